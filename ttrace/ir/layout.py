@@ -1,0 +1,366 @@
+"""How shards cover a logical tensor: meshes, blocks, replicas, pending sums."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ttrace.errors import LayoutError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """A named device mesh and the place of one rank on it.
+
+    Attributes:
+        name: E.g. ``dense`` or ``expert``; a run may have several meshes over the
+            same ranks.
+        sizes: Size of each axis, by axis name, outermost first.
+        coords: This rank's coordinate on each axis, by axis name.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    coords: Mapping[str, int]
+
+    def __post_init__(self):
+        if set(self.sizes) != set(self.coords):
+            raise LayoutError(
+                "a mesh has other axes than its coordinates",
+                where=f"mesh {self.name}",
+                expected=", ".join(self.sizes),
+                got=", ".join(self.coords),
+                remedy="give one coordinate for every axis",
+            )
+        for axis, size in self.sizes.items():
+            if not 0 <= self.coords[axis] < size:
+                raise LayoutError(
+                    "a rank lies outside its mesh",
+                    where=f"mesh {self.name}, axis {axis}",
+                    expected=f"0..{size - 1}",
+                    got=self.coords[axis],
+                    remedy="check the process groups that the coordinates come from",
+                )
+
+    def to_json(self) -> dict:
+        return {
+            "name": self.name,
+            "sizes": dict(self.sizes),
+            "coords": dict(self.coords),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "Mesh":
+        return cls(name=value["name"], sizes=value["sizes"], coords=value["coords"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A hyper-rectangle of a logical tensor.
+
+    Attributes:
+        start: First index per dim.
+        extent: Number of indices per dim; may hold zeros only for an empty tensor.
+    """
+
+    start: tuple[int, ...]
+    extent: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.extent)
+
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """One past the last index per dim."""
+        return tuple(s + e for s, e in zip(self.start, self.extent, strict=True))
+
+    def intersect(self, other: "Region") -> "Region | None":
+        """The common part, or None where the two do not meet."""
+        start = tuple(map(max, self.start, other.start))
+        stop = tuple(map(min, self.stop, other.stop))
+        if any(low >= high for low, high in zip(start, stop, strict=True)):
+            return None
+        extent = tuple(h - low for low, h in zip(start, stop, strict=True))
+        return Region(start=start, extent=extent)
+
+    def slices_within(self, outer: "Region") -> tuple[slice, ...]:
+        """Where this region lies in an array that holds exactly ``outer``."""
+        return tuple(
+            slice(s - o, s - o + e)
+            for s, o, e in zip(self.start, outer.start, self.extent, strict=True)
+        )
+
+    def subtract(self, other: "Region") -> list["Region"]:
+        """Disjoint regions that cover this one without ``other``, at most 2 per dim."""
+        common = self.intersect(other)
+        if common is None:
+            return [self]
+        pieces = []
+        start, extent = list(self.start), list(self.extent)
+        for dim, (low, high) in enumerate(zip(common.start, common.stop, strict=True)):
+            stop = start[dim] + extent[dim]
+            for piece_start, piece_stop in ((start[dim], low), (high, stop)):
+                if piece_start < piece_stop:
+                    piece_extent = list(extent)
+                    piece_extent[dim] = piece_stop - piece_start
+                    piece_origin = list(start)
+                    piece_origin[dim] = piece_start
+                    pieces.append(
+                        Region(start=tuple(piece_origin), extent=tuple(piece_extent))
+                    )
+            start[dim], extent[dim] = low, high - low
+        return pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One region of the logical tensor and where a shard's own array holds it.
+
+    Attributes:
+        region: The part of the logical tensor.
+        local_start: First index in the shard's array, one number per dim of that
+            array. Where the array has fewer dims than the logical tensor (a flat
+            range of a flattened parameter), the block lies contiguously, in C
+            order, from ``local_start[0]`` on.
+    """
+
+    region: Region
+    local_start: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLayout:
+    """Which part of a logical tensor one rank holds.
+
+    Elements of the local array that no block covers are padding and are not
+    compared.
+
+    Attributes:
+        global_shape: Shape of the logical tensor.
+        local_shape: Shape of the shard's own array. Either as many dims as the
+            logical tensor, or one (a flat range).
+        blocks: Disjoint regions and their place in the local array.
+        mesh: Name of the mesh whose axes the layout speaks of.
+        partial_axes: Axes over which the shards must be summed to give the logical
+            tensor. Overlaps along any other axis are replicas and must agree.
+        dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
+    """
+
+    global_shape: tuple[int, ...]
+    local_shape: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    mesh: str
+    partial_axes: tuple[str, ...] = ()
+    dims: str = ""
+
+    def __post_init__(self):
+        flat = len(self.local_shape) != len(self.global_shape)
+        if flat and len(self.local_shape) != 1:
+            raise LayoutError(
+                "a shard has another number of dims than its logical tensor",
+                expected=f"{len(self.global_shape)} dims, or 1 for a flat range",
+                got=f"local shape {list(self.local_shape)}, "
+                f"global shape {list(self.global_shape)}",
+                remedy="record the shard unreshaped, or as a flat range",
+            )
+        for block in self.blocks:
+            outside = any(
+                start < 0 or stop > size
+                for start, stop, size in zip(
+                    block.region.start,
+                    block.region.stop,
+                    self.global_shape,
+                    strict=True,
+                )
+            )
+            extent = (block.region.size,) if flat else block.region.extent
+            outside = outside or any(
+                start < 0 or start + length > size
+                for start, length, size in zip(
+                    block.local_start, extent, self.local_shape, strict=True
+                )
+            )
+            if outside:
+                raise LayoutError(
+                    "a block reaches outside its tensor",
+                    expected=f"global shape {list(self.global_shape)}, "
+                    f"local shape {list(self.local_shape)}",
+                    got=f"extent {list(block.region.extent)} at global "
+                    f"{list(block.region.start)}, local {list(block.local_start)}",
+                    remedy="check the shard's shape against the sharded axis sizes",
+                )
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the local array is a flat range of a tensor with more dims."""
+        return len(self.local_shape) != len(self.global_shape)
+
+    def to_json(self) -> dict:
+        value: dict = {
+            "global_shape": list(self.global_shape),
+            "local_shape": list(self.local_shape),
+            "blocks": [
+                [list(b.region.start), list(b.region.extent), list(b.local_start)]
+                for b in self.blocks
+            ],
+            "mesh": self.mesh,
+        }
+        if self.partial_axes:
+            value["partial_axes"] = list(self.partial_axes)
+        if self.dims:
+            value["dims"] = self.dims
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "ShardLayout":
+        return cls(
+            global_shape=tuple(value["global_shape"]),
+            local_shape=tuple(value["local_shape"]),
+            blocks=tuple(
+                Block(
+                    region=Region(start=tuple(start), extent=tuple(extent)),
+                    local_start=tuple(local_start),
+                )
+                for start, extent, local_start in value["blocks"]
+            ),
+            mesh=value["mesh"],
+            partial_axes=tuple(value.get("partial_axes", ())),
+            dims=value.get("dims", ""),
+        )
+
+
+def whole(
+    shape: tuple[int, ...], mesh: str, *, partial_axes: tuple[str, ...] = ()
+) -> ShardLayout:
+    """The layout of a rank that holds the whole logical tensor.
+
+    Args:
+        shape: Shape of the tensor.
+        mesh: Name of the mesh.
+        partial_axes: Axes over which the ranks' arrays must still be summed.
+    """
+    start = (0,) * len(shape)
+    return ShardLayout(
+        global_shape=shape,
+        local_shape=shape,
+        blocks=(Block(region=Region(start=start, extent=shape), local_start=start),),
+        mesh=mesh,
+        partial_axes=partial_axes,
+    )
+
+
+def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
+    """The part ``[start, stop)`` of a shard that was flattened in C order.
+
+    This is how distributed optimizers (ZeRO) cut a parameter: the parameter's local
+    array is flattened into a bucket and each rank owns a range of it.
+
+    Args:
+        layout: Layout of the unflattened shard.
+        start: First element of the range, in the flattened local array.
+        stop: One past the last element.
+
+    Raises:
+        LayoutError: The range reaches outside the shard, or the shard is itself flat.
+    """
+    size = math.prod(layout.local_shape)
+    if layout.is_flat or not 0 <= start <= stop <= size:
+        raise LayoutError(
+            "not a flat range of a shard",
+            expected=f"0 <= start <= stop <= {size}, of a shard that is not flat",
+            got=f"[{start}, {stop}) of local shape {list(layout.local_shape)}",
+            remedy="check the bucket ranges against the parameter's shape",
+        )
+    strides = _c_strides(layout.local_shape)
+    blocks = []
+    for piece in _regions_of_range(layout.local_shape, start, stop):
+        for block in layout.blocks:
+            held = Region(start=block.local_start, extent=block.region.extent)
+            common = piece.intersect(held)
+            if common is None:
+                continue
+            # A block narrower than the flattened rows is contiguous row by row only.
+            for run in _contiguous_runs(common, layout.local_shape):
+                offset = sum(map(int.__mul__, run.start, strides)) - start
+                shift = map(int.__sub__, run.start, block.local_start)
+                blocks.append(
+                    Block(
+                        region=Region(
+                            start=tuple(map(int.__add__, block.region.start, shift)),
+                            extent=run.extent,
+                        ),
+                        local_start=(offset,),
+                    )
+                )
+    return ShardLayout(
+        global_shape=layout.global_shape,
+        local_shape=(stop - start,),
+        blocks=tuple(blocks),
+        mesh=layout.mesh,
+        partial_axes=layout.partial_axes,
+        dims=f"({layout.dims})[{start}:{stop}]" if layout.dims else "",
+    )
+
+
+def _c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def _regions_of_range(shape: tuple[int, ...], start: int, stop: int) -> list[Region]:
+    """Cuts a flat range into at most ``2 * ndim - 1`` contiguous regions."""
+    if start >= stop:
+        return []
+    if len(shape) <= 1:
+        return [
+            Region(start=(start,) * len(shape), extent=(stop - start,) * len(shape))
+        ]
+    row = math.prod(shape[1:])
+    first_full, last_full = -(-start // row), stop // row
+    if first_full > last_full:  # within one row
+        inner = [(start // row, start % row, start % row + stop - start)]
+    else:
+        inner = []
+        if start % row:
+            inner.append((start // row, start % row, row))
+    regions = [
+        _prepend(index, r)
+        for index, lo, hi in inner
+        for r in _regions_of_range(shape[1:], lo, hi)
+    ]
+    if first_full > last_full:
+        return regions
+    if first_full < last_full:
+        regions.append(
+            Region(
+                start=(first_full,) + (0,) * (len(shape) - 1),
+                extent=(last_full - first_full,) + shape[1:],
+            )
+        )
+    if stop % row:
+        tail = _regions_of_range(shape[1:], 0, stop % row)
+        regions += [_prepend(last_full, region) for region in tail]
+    return regions
+
+
+def _prepend(index: int, region: Region) -> Region:
+    return Region(start=(index, *region.start), extent=(1, *region.extent))
+
+
+def _contiguous_runs(region: Region, shape: tuple[int, ...]) -> list[Region]:
+    """Cuts a region of a C-ordered array into parts that are contiguous in it."""
+    full_from = len(shape)
+    while full_from and region.extent[full_from - 1] == shape[full_from - 1]:
+        full_from -= 1
+    outer = max(full_from - 1, 0)
+    runs = []
+    for index in itertools.product(*map(range, region.extent[:outer])):
+        origin = tuple(map(int.__add__, region.start[:outer], index))
+        runs.append(
+            Region(
+                start=origin + region.start[outer:],
+                extent=(1,) * outer + region.extent[outer:],
+            )
+        )
+    return runs

@@ -1,0 +1,153 @@
+"""Identity of one logical tensor, its text form, and patterns over that text."""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ttrace.errors import TensorIdError
+
+ROOT_MODULE = "@root"
+"""Stands for the model itself, whose module path is empty."""
+
+
+class Kind(StrEnum):
+    """What a tensor is, in the order in which a step produces them.
+
+    The vocabulary is closed: every frontend maps its own notions to these.
+    """
+
+    PARAM = "param"
+    INPUT = "input"
+    OUTPUT = "output"
+    LOSS = "loss"
+    GRAD_OUTPUT = "grad_output"
+    GRAD_INPUT = "grad_input"
+    PARAM_GRAD = "param_grad"
+    MAIN_GRAD = "main_grad"
+    GRAD_NORM = "grad_norm"
+    LEARNING_RATE = "learning_rate"
+    OPTIMIZER_STATE = "optimizer_state"
+    UPDATED_PARAM = "updated_param"
+    OP = "op"
+    COLLECTIVE = "collective"
+
+
+class Pass(StrEnum):
+    """Whether a forward ran for the first time or was recomputed for backward."""
+
+    FORWARD = "forward"
+    RECOMPUTE = "recompute"
+
+
+_NAME = re.compile(r"[^/\s]+")
+_TEXT = re.compile(
+    r"step(?P<step>\d+)"
+    r"(?:/mb(?P<microbatch>\d+))?"
+    r"/(?P<module>[^/\s]+)"
+    r"/(?P<kind>[a-z_]+)"
+    r"(?:/(?!call\d+$|call\d+/recompute$|recompute$)(?P<slot>[^/\s]+))?"
+    r"(?:/call(?P<call>\d+))?"
+    r"(?P<recompute>/recompute)?"
+)
+_RESERVED_SLOT = re.compile(r"call\d+|recompute")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorId:
+    """Canonical identity of a logical tensor, equal in reference and candidate.
+
+    The text form ``step0/mb1/decoder.layers.3.mlp/output/0`` round-trips; parts
+    that hold their default are left out. Patterns (``fnmatch``, where ``*`` also
+    matches ``/``) run over it.
+
+    Attributes:
+        step: Training step, counted from 0 where tracing began.
+        microbatch: Global micro-batch index (equal to what one device would
+            count), or None for tensors of the whole step.
+        module: Module path with global layer numbers, e.g.
+            ``decoder.layers.3.mlp``; ``@root`` for the model itself.
+        kind: What the tensor is.
+        slot: Position or name of an argument or output (``0``, ``1.mask``), or the
+            parameter's own name (``weight``); None for scalars of the step.
+        call: Nth call of the module within this micro-batch and pass.
+        pass_: First forward, or its recomputation.
+    """
+
+    step: int
+    module: str
+    kind: Kind
+    microbatch: int | None = None
+    slot: str | None = None
+    call: int = 0
+    pass_: Pass = Pass.FORWARD
+
+    def __post_init__(self):
+        for name in ("module", "slot"):
+            value = getattr(self, name)
+            if value is not None and not _NAME.fullmatch(value):
+                raise TensorIdError(
+                    f"the {name} of a tensor id is malformed",
+                    expected="one or more characters, no '/' and no white space",
+                    got=repr(value),
+                    remedy=f"give the {name} another name in the frontend",
+                )
+        if self.slot is not None and _RESERVED_SLOT.fullmatch(self.slot):
+            raise TensorIdError(
+                "the slot of a tensor id is a reserved word",
+                where=self.module,
+                got=repr(self.slot),
+                remedy="name the slot otherwise than 'recompute' or 'call<n>'",
+            )
+        if self.step < 0 or self.call < 0 or (self.microbatch or 0) < 0:
+            raise TensorIdError(
+                "a tensor id counts below zero",
+                where=self.module,
+                got=f"step {self.step}, micro-batch {self.microbatch}, "
+                f"call {self.call}",
+                remedy="count steps, micro-batches and calls from 0",
+            )
+
+    def __str__(self) -> str:
+        parts = [f"step{self.step}"]
+        if self.microbatch is not None:
+            parts.append(f"mb{self.microbatch}")
+        parts += [self.module, self.kind.value]
+        if self.slot is not None:
+            parts.append(self.slot)
+        if self.call:
+            parts.append(f"call{self.call}")
+        if self.pass_ is Pass.RECOMPUTE:
+            parts.append("recompute")
+        return "/".join(parts)
+
+    def matches(self, pattern: str) -> bool:
+        """Says whether the text form matches a shell pattern (``*`` spans ``/``)."""
+        return fnmatch.fnmatchcase(str(self), pattern)
+
+
+def parse_tensor_id(text: str) -> TensorId:
+    """Reads the text form of a tensor id back.
+
+    Raises:
+        TensorIdError: The text is not of that form, or names no known kind.
+    """
+    match = _TEXT.fullmatch(text)
+    kinds = [kind.value for kind in Kind]
+    if match is None or match["kind"] not in kinds:
+        raise TensorIdError(
+            "not a tensor id",
+            expected="step<n>[/mb<n>]/<module>/<kind>[/<slot>][/call<n>][/recompute], "
+            f"with a kind out of {', '.join(kinds)}",
+            got=repr(text),
+            remedy="copy an id from 'ttrace show' or from a report",
+        )
+    return TensorId(
+        step=int(match["step"]),
+        microbatch=None if match["microbatch"] is None else int(match["microbatch"]),
+        module=match["module"],
+        kind=Kind(match["kind"]),
+        slot=match["slot"],
+        call=int(match["call"] or 0),
+        pass_=Pass.RECOMPUTE if match["recompute"] else Pass.FORWARD,
+    )

@@ -1,0 +1,198 @@
+"""The records of a trace: plain values, no arrays, no files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+
+SCHEMA_VERSION = 1
+"""Version of the trace format; a reader refuses any other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """What one rank captured of one logical tensor.
+
+    Attributes:
+        id: Identity of the logical tensor.
+        rank: Global rank of the process that captured it.
+        sequence: Position in this rank's order of capture, from 0.
+        dtype: Dtype name of the stored array (see ``ttrace.ir.dtypes``).
+        layout: Which part of the logical tensor the array is.
+        scale: Known factor of this run's values over the mathematical ones (e.g.
+            the loss is divided by the local number of micro-batches); the
+            comparison divides by it. Comes from the configuration, never from data.
+        exact_replicas: Replicas must agree in every bit, not only within tolerance.
+    """
+
+    id: TensorId
+    rank: int
+    sequence: int
+    dtype: str
+    layout: ShardLayout
+    scale: float = 1.0
+    exact_replicas: bool = False
+
+    def __post_init__(self):
+        dtype_named(self.dtype)
+
+    def to_json(self) -> dict:
+        value = {
+            "id": str(self.id),
+            "sequence": self.sequence,
+            "dtype": self.dtype,
+            "layout": self.layout.to_json(),
+        }
+        if self.scale != 1.0:
+            value["scale"] = self.scale
+        if self.exact_replicas:
+            value["exact_replicas"] = True
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping, *, rank: int) -> "ShardRecord":
+        return cls(
+            id=parse_tensor_id(value["id"]),
+            rank=rank,
+            sequence=value["sequence"],
+            dtype=value["dtype"],
+            layout=ShardLayout.from_json(value["layout"]),
+            scale=value.get("scale", 1.0),
+            exact_replicas=value.get("exact_replicas", False),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedRecord:
+    """A tensor that a frontend saw and could not record.
+
+    Attributes:
+        id: Identity of the tensor.
+        rank: Global rank that saw it.
+        sequence: Position in this rank's order of capture.
+        reason: One sentence for the report, e.g. ``no layout rule for ...``.
+    """
+
+    id: TensorId
+    rank: int
+    sequence: int
+    reason: str
+
+    def to_json(self) -> dict:
+        return {"id": str(self.id), "sequence": self.sequence, "skipped": self.reason}
+
+    @classmethod
+    def from_json(cls, value: Mapping, *, rank: int) -> "SkippedRecord":
+        return cls(
+            id=parse_tensor_id(value["id"]),
+            rank=rank,
+            sequence=value["sequence"],
+            reason=value["skipped"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankInfo:
+    """What one rank says about its run when it opens its part of a trace.
+
+    Attributes:
+        run_id: Shared by all ranks of one run and by no other run.
+        rank: Global rank, from 0.
+        world_size: Number of processes of the run.
+        recorded_ranks: Ranks that record at all (a filter may leave some out), sorted.
+        framework: Frontend that recorded, e.g. ``torch`` or ``megatron``.
+        versions: Version of every package that matters, by package name.
+        meshes: The device meshes of the run, each with this rank's coordinates.
+        settings: What changes numbers or explains differences: precision flags,
+            parallel sizes, dtypes; by name, values as text, number or boolean.
+        capture: The filters that were on, by name, as text.
+        perturbation: Draw number of the injected noise, or None for a plain run.
+    """
+
+    run_id: str
+    rank: int
+    world_size: int
+    recorded_ranks: tuple[int, ...]
+    framework: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    meshes: tuple[Mesh, ...] = ()
+    settings: Mapping[str, str | int | float | bool | None] = field(
+        default_factory=dict
+    )
+    capture: Mapping[str, str] = field(default_factory=dict)
+    perturbation: int | None = None
+
+    def mesh(self, name: str) -> Mesh:
+        """The mesh of that name, with this rank's coordinates on it.
+
+        Raises:
+            KeyError: The rank knows no such mesh.
+        """
+        for mesh in self.meshes:
+            if mesh.name == name:
+                return mesh
+        raise KeyError(name)
+
+    def to_json(self) -> dict:
+        return {
+            "run_id": self.run_id,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "recorded_ranks": list(self.recorded_ranks),
+            "framework": self.framework,
+            "versions": dict(self.versions),
+            "meshes": [mesh.to_json() for mesh in self.meshes],
+            "settings": dict(self.settings),
+            "capture": dict(self.capture),
+            "perturbation": self.perturbation,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "RankInfo":
+        return cls(
+            run_id=value["run_id"],
+            rank=value["rank"],
+            world_size=value["world_size"],
+            recorded_ranks=tuple(value["recorded_ranks"]),
+            framework=value["framework"],
+            versions=value["versions"],
+            meshes=tuple(map(Mesh.from_json, value["meshes"])),
+            settings=value["settings"],
+            capture=value["capture"],
+            perturbation=value["perturbation"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRecord:
+    """One logical tensor of a trace: all shards of it, in rank order.
+
+    Attributes:
+        id: Identity of the tensor.
+        shards: What each rank captured; at least one.
+    """
+
+    id: TensorId
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def global_shape(self) -> tuple[int, ...]:
+        """Shape of the logical tensor, as the first shard states it."""
+        return self.shards[0].layout.global_shape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceInfo:
+    """Everything a trace holds, without its arrays.
+
+    Attributes:
+        ranks: One entry per recorded rank, sorted by rank.
+        tensors: Every logical tensor by id, in order of capture.
+        skipped: Tensors seen and not recorded, by id; the first reason counts.
+    """
+
+    ranks: tuple[RankInfo, ...]
+    tensors: Mapping[TensorId, TensorRecord]
+    skipped: Mapping[TensorId, SkippedRecord]
