@@ -1,0 +1,152 @@
+"""Which tensors a run records: patterns and index ranges, as values and as text."""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+from ttrace.errors import UsageError
+from ttrace.ir.tensor_id import Kind, TensorId
+
+OPT_IN_KINDS = frozenset({Kind.OP, Kind.COLLECTIVE})
+"""Kinds that are recorded only when asked for by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureFilter:
+    """Selects tensors by module, kind, step, micro-batch and rank.
+
+    Attributes:
+        modules: Shell patterns over the module path; one must match.
+        kinds: Kinds to record, or None for all but the opt-in ones.
+        steps: Steps to record, or None for all.
+        microbatches: Global micro-batches to record, or None for all. Tensors of the
+            whole step have none and are not filtered by it.
+        ranks: Ranks that record, or None for all.
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    kinds: frozenset[Kind] | None = None
+    steps: frozenset[int] | None = None
+    microbatches: frozenset[int] | None = None
+    ranks: frozenset[int] | None = None
+
+    def wants(self, tensor_id: TensorId) -> bool:
+        """Whether a tensor is to be recorded (on the ranks that record)."""
+        return (
+            self.wants_kind(tensor_id.kind)
+            and self.wants_step(tensor_id.step)
+            and self.wants_module(tensor_id.module)
+            and (
+                self.microbatches is None
+                or tensor_id.microbatch is None
+                or tensor_id.microbatch in self.microbatches
+            )
+        )
+
+    def wants_kind(self, kind: Kind) -> bool:
+        """Whether tensors of a kind are recorded at all."""
+        if self.kinds is None:
+            return kind not in OPT_IN_KINDS
+        return kind in self.kinds
+
+    def wants_step(self, step: int) -> bool:
+        """Whether anything is recorded in a step."""
+        return self.steps is None or step in self.steps
+
+    def wants_module(self, module: str) -> bool:
+        """Whether tensors of a module are recorded at all."""
+        return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules)
+
+    def recorded_ranks(self, world_size: int) -> tuple[int, ...]:
+        """The ranks of a run that record.
+
+        Raises:
+            UsageError: None of them would.
+        """
+        ranks = tuple(
+            r for r in range(world_size) if self.ranks is None or r in self.ranks
+        )
+        if not ranks:
+            raise UsageError(
+                "no rank of this run is to be recorded",
+                expected=f"ranks of 0..{world_size - 1}",
+                got=format_indices(self.ranks),
+                remedy="correct --ranks",
+            )
+        return ranks
+
+    def to_json(self) -> dict[str, str]:
+        """The filter as options and their text; those that select all are left out."""
+        options = {
+            "modules": None if self.modules == ("*",) else ",".join(self.modules),
+            "kinds": None if self.kinds is None else ",".join(sorted(self.kinds)),
+            "steps": format_indices(self.steps),
+            "microbatches": format_indices(self.microbatches),
+            "ranks": format_indices(self.ranks),
+        }
+        return {name: text for name, text in options.items() if text is not None}
+
+    @classmethod
+    def from_json(cls, options: dict[str, str]) -> "CaptureFilter":
+        """Reads what ``to_json`` wrote, or what the command line was given.
+
+        Raises:
+            UsageError: A kind is unknown or a range malformed.
+        """
+        return cls(
+            modules=tuple(options.get("modules", "*").split(",")),
+            kinds=parse_kinds(options["kinds"]) if "kinds" in options else None,
+            **{
+                name: parse_indices(options[name], option=name)
+                for name in ("steps", "microbatches", "ranks")
+                if name in options
+            },
+        )
+
+
+def parse_kinds(text: str) -> frozenset[Kind]:
+    """Reads ``main_grad,param``.
+
+    Raises:
+        UsageError: A name is not a kind.
+    """
+    known = {kind.value for kind in Kind}
+    names = text.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(
+            "unknown kind of tensor",
+            where="--kinds",
+            expected=", ".join(kind.value for kind in Kind),
+            got=", ".join(map(repr, unknown)),
+            remedy="name kinds out of this list, separated by commas",
+        )
+    return frozenset(map(Kind, names))
+
+
+def parse_indices(text: str, *, option: str) -> frozenset[int]:
+    """Reads ``0,2-4`` (ends included).
+
+    Raises:
+        UsageError: The text is not of that form.
+    """
+    indices: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise UsageError(
+                "not a list of numbers",
+                where=f"--{option}",
+                expected="numbers and ranges, e.g. 0,2-4",
+                got=repr(text),
+                remedy="separate them by commas, without blanks",
+            )
+        indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(indices)
+
+
+def format_indices(indices: frozenset[int] | None) -> str | None:
+    """Writes indices as ``parse_indices`` reads them; None for None."""
+    if indices is None:
+        return None
+    return ",".join(map(str, sorted(indices)))
