@@ -1,0 +1,34 @@
+"""``ttrace check``: the whole job, from two commands to a verdict."""
+
+import argparse
+from pathlib import Path
+
+from ttrace.cli.terminal import announce, capture_from, output_console, progress_bar
+from ttrace.compare.backend import load_backend
+from ttrace.judge.tolerance import TolerancePolicy
+from ttrace.report.text import print_report
+from ttrace.run.commands import split_command
+from ttrace.stages import CheckRequest, check
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the commands, prints the report; the exit code is its verdict."""
+    policy = TolerancePolicy()
+    if args.multiplier is not None:
+        policy = TolerancePolicy(multiplier=args.multiplier)
+    request = CheckRequest(
+        reference=split_command(args.reference, option="--reference"),
+        candidate=split_command(args.candidate, option="--candidate"),
+        out=Path(args.out),
+        num_draws=args.draws,
+        policy=policy,
+        capture=capture_from(args),
+        allow=args.allow,
+        timeout_s=args.timeout,
+        overwrite=args.overwrite,
+    )
+    backend = load_backend(args.backend)
+    with progress_bar("comparing") as progress:
+        report = check(request, backend, on_stage=announce, progress=progress)
+    print_report(report, output_console(), json_path=request.report_path)
+    return report.verdict.exit_code

@@ -1,0 +1,209 @@
+"""The options of every subcommand; imports nothing slow, so that --help is quick."""
+
+import argparse
+from typing import NoReturn
+
+from absl.flags import argparse_flags
+
+DEFAULT_TIMEOUT_S = 1800.0
+
+
+class Parser(argparse_flags.ArgumentParser):
+    """Says what to do next when an option is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n  to do:    see '{self.prog} --help'\n")
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="ttrace",
+        description="Tells whether two training runs compute the same thing, where "
+        "they first differ, and why.",
+        epilog="Exit codes: 0 pass; 1 diverged; 2 usage error, failed command, "
+        "incomplete trace, or the two runs were set up differently.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Subparser
+    )
+    _add_check(commands)
+    _add_record(commands)
+    _add_compare(commands)
+    _add_tolerance(commands)
+    _add_replicas(commands)
+    _add_show(commands)
+    _add_demo(commands)
+    return parser
+
+
+class _Subparser(Parser):
+    """A parser without absl's own flags: those stand before the subcommand."""
+
+    def __init__(self, **kwargs):
+        super().__init__(inherited_absl_flags=None, **kwargs)
+
+
+def _add_check(commands) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="the whole job: record both runs, estimate tolerances, compare",
+        description="Records the reference, the candidate and perturbed runs of the "
+        "reference, estimates tolerances from them, compares, and reports.",
+    )
+    parser.add_argument("--reference", required=True, metavar="CMD")
+    parser.add_argument("--candidate", required=True, metavar="CMD")
+    parser.add_argument(
+        "--out",
+        default="ttrace-check",
+        metavar="DIR",
+        help="folder for traces, logs and reports (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--draws",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="perturbed runs of the reference (default: %(default)s; 0: judge by "
+        "dtype and depth, uncalibrated)",
+    )
+    _add_run_options(parser)
+    _add_judge_options(parser)
+    _add_backend(parser)
+
+
+def _add_record(commands) -> None:
+    parser = commands.add_parser(
+        "record",
+        help="run a command whose script has a ttrace frontend call, and record it",
+    )
+    parser.add_argument("--out", required=True, metavar="TRACE")
+    parser.add_argument(
+        "--perturb",
+        type=_count,
+        metavar="N",
+        help="inject rounding noise; N tells one draw from another",
+    )
+    _add_run_options(parser)
+    parser.add_argument(
+        "cmd", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command to run"
+    )
+
+
+def _add_compare(commands) -> None:
+    parser = commands.add_parser("compare", help="compare two recorded traces")
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("candidate", metavar="CANDIDATE")
+    parser.add_argument(
+        "--tolerance", metavar="FILE", help="made by 'ttrace tolerance' or 'check'"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report there")
+    _add_judge_options(parser)
+    _add_backend(parser)
+
+
+def _add_tolerance(commands) -> None:
+    parser = commands.add_parser(
+        "tolerance", help="estimate tolerances from perturbed runs of a reference"
+    )
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("perturbed", nargs="+", metavar="PERTURBED")
+    parser.add_argument("--out", required=True, metavar="FILE")
+    _add_backend(parser)
+
+
+def _add_replicas(commands) -> None:
+    parser = commands.add_parser(
+        "replicas", help="compare the copies within one trace; needs no reference"
+    )
+    parser.add_argument("trace", metavar="TRACE")
+    _add_backend(parser)
+
+
+def _add_show(commands) -> None:
+    parser = commands.add_parser(
+        "show", help="what a trace holds, also an incomplete one"
+    )
+    parser.add_argument("trace", metavar="TRACE")
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        metavar="PATTERN",
+        help="only tensors whose id matches, e.g. '*/main_grad/*'",
+    )
+
+
+def _add_demo(commands) -> None:
+    parser = commands.add_parser(
+        "demo", help="find a live bug of megatron-core, and pass a correct layout"
+    )
+    parser.add_argument(
+        "--out", default="demo", metavar="DIR", help="(default: %(default)s)"
+    )
+    _add_backend(parser)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is recorded, and how")
+    group.add_argument(
+        "--modules", metavar="PATTERNS", help="e.g. 'decoder.layers.0.*,*.router'"
+    )
+    group.add_argument("--kinds", metavar="KINDS", help="e.g. main_grad,param")
+    group.add_argument("--steps", metavar="RANGES", help="e.g. 0,2-4")
+    group.add_argument("--microbatches", metavar="RANGES", help="global indices")
+    group.add_argument("--ranks", metavar="RANGES", help="ranks that record")
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="SECONDS",
+        help="after which a command counts as hanging (default: %(default)g)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace traces that are there"
+    )
+
+
+def _add_judge_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it is judged")
+    group.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that may be unmatched; may be given several times",
+    )
+    group.add_argument(
+        "--multiplier",
+        type=_positive,
+        metavar="X",
+        help="safety factor on the measured noise",
+    )
+
+
+def _add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help="what computes: jax, numpy, or auto (jax where it is installed)",
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _seconds(text: str) -> float:
+    return _positive(text)

@@ -1,0 +1,38 @@
+"""``ttrace record``: one run of one command."""
+
+import argparse
+from pathlib import Path
+
+from ttrace.cli.terminal import announce, capture_from
+from ttrace.errors import UsageError
+from ttrace.run.record import Recording, record
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and says what was recorded."""
+    command = args.cmd[1:] if args.cmd[:1] == ["--"] else args.cmd
+    if not command:
+        raise UsageError(
+            "there is no command to record",
+            expected="ttrace record --out TRACE -- CMD",
+            remedy="put the command behind '--'",
+        )
+    out = Path(args.out)
+    trace = record(
+        Recording(
+            name="recorded",
+            command=command,
+            out=out,
+            log=out.with_name(out.name + ".log"),
+            capture=capture_from(args),
+            perturbation=args.perturb,
+            timeout_s=args.timeout,
+        ),
+        overwrite=args.overwrite,
+    )
+    info = trace.info
+    announce(
+        f"{out}: {len(info.tensors)} tensors of {len(info.ranks)} ranks recorded, "
+        f"{len(info.skipped)} skipped"
+    )
+    return 0

@@ -1,0 +1,52 @@
+"""``ttrace replicas``: the copies within one trace, against each other."""
+
+import argparse
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from ttrace.cli.terminal import output_console, progress_bar
+from ttrace.compare.backend import load_backend
+from ttrace.compare.replicas import ReplicaCheck, check_replicas
+from ttrace.errors import UsageError
+from ttrace.store.reader import open_trace
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the copies that disagree; 1 if there are any, 2 if nothing has copies."""
+    path = Path(args.trace)
+    trace = open_trace(path)
+    with progress_bar("comparing copies") as progress:
+        checks = check_replicas(trace, load_backend(args.backend), progress=progress)
+    if not checks:
+        raise UsageError(
+            "no tensor of this trace has copies on several ranks",
+            where=path,
+            remedy="record a run that replicates something (data or tensor parallel)",
+        )
+    bad = [check for check in checks if not check.agrees]
+    console = output_console()
+    console.print(
+        f"{len(checks) - len(bad)} of {len(checks)} tensors with copies agree"
+    )
+    if bad:
+        console.print(_table(bad))
+    return 1 if bad else 0
+
+
+def _table(bad: list[ReplicaCheck]) -> Table:
+    table = Table(title="copies that differ", title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("spread", justify="right")
+    table.add_column("allowed", justify="right")
+    table.add_column("ranks", overflow="fold")
+    for check in bad:
+        ranks = (f"{result.rank} from {result.against}" for result in check.results)
+        table.add_row(
+            escape(str(check.record.id)),
+            "incomplete sum" if check.cover.missing_partials else f"{check.spread:.3g}",
+            "0" if check.exact else f"{check.allowed_spread:.3g}",
+            ", ".join(ranks),
+        )
+    return table

@@ -1,0 +1,104 @@
+"""What the subcommands share on the terminal: consoles, stages, progress, files."""
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ttrace.errors import StorageFullError
+from ttrace.run.filters import CaptureFilter
+
+_WIDTH_WITHOUT_TERMINAL = 120
+"""Columns where no terminal says: wide enough for a table in a CI log."""
+
+_QUIET_S = 2.0
+"""A progress bar appears for what takes longer."""
+
+
+def output_console() -> Console:
+    """The console for results."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_WITHOUT_TERMINAL)
+    return console
+
+
+def status_console() -> Console:
+    """The console for what is going on; standard error, so that results stay clean."""
+    return Console(stderr=True, highlight=False)
+
+
+def announce(message: str) -> None:
+    """Says what begins."""
+    status_console().print(f"ttrace: {message}", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback (done, total) that draws a bar after two seconds.
+
+    Nothing is drawn where standard error is no terminal.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=status_console(),
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+    started = time.monotonic()
+    live = False
+
+    def update(done: int, total: int) -> None:
+        nonlocal live
+        if not live and time.monotonic() - started > _QUIET_S:
+            live = bar.console.is_terminal
+            if live:
+                bar.start()
+        if live:
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if live:
+            bar.stop()
+
+
+def capture_from(args: argparse.Namespace) -> CaptureFilter:
+    """The capture filter that the options describe.
+
+    Raises:
+        UsageError: A kind or a range is malformed.
+    """
+    names = ("modules", "kinds", "steps", "microbatches", "ranks")
+    options = {name: getattr(args, name) for name in names}
+    return CaptureFilter.from_json(
+        {name: text for name, text in options.items() if text is not None}
+    )
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write a file into a message.
+
+    Raises:
+        StorageFullError: The file could not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if isinstance(error, StorageFullError):
+            raise
+        raise StorageFullError(
+            f"a file cannot be written ({error.strerror})",
+            where=path,
+            remedy="make room or choose another place",
+        ) from error

@@ -1,0 +1,75 @@
+"""The copies within one trace, compared with each other; needs no reference."""
+
+from dataclasses import dataclass
+
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import Progress, ReplicaResult, run_replicas
+from ttrace.compare.plan import Cover, cover
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.trace import TensorRecord
+from ttrace.store.reader import Trace
+
+_ALLOWED_EPSILONS = 16.0
+"""Replicated activations come out of the same reduced values and mostly agree in every
+bit; kernels that choose another order of summation per rank may move the last ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaCheck:
+    """The copies of one tensor.
+
+    Attributes:
+        record: The tensor.
+        cover: How its shards cover it.
+        results: Every copy against the one it should equal.
+    """
+
+    record: TensorRecord
+    cover: Cover
+    results: tuple[ReplicaResult, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every copy agrees and no pending sum lacks an addend."""
+        if self.cover.missing_partials:
+            return False
+        if self.exact:
+            return all(result.stats.num_unequal == 0 for result in self.results)
+        return self.spread <= self.allowed_spread
+
+    @property
+    def allowed_spread(self) -> float:
+        """Copies of activations may differ by rounding: a few storage epsilons."""
+        epsilon = dtype_named(self.record.shards[0].dtype).epsilon
+        return _ALLOWED_EPSILONS * (epsilon or 0.0)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the copies must agree in every bit."""
+        return self.record.shards[0].exact_replicas
+
+    @property
+    def spread(self) -> float:
+        """Largest relative difference of two copies."""
+        return max((result.spread for result in self.results), default=0.0)
+
+
+def check_replicas(
+    trace: Trace, backend: Backend, *, progress: Progress | None = None
+) -> list[ReplicaCheck]:
+    """Compares the copies of every tensor that has some, in order of capture.
+
+    Tensors whose pending sum lacks an addend are listed too, without results.
+    """
+    records = []
+    covers = []
+    for record in trace.info.tensors.values():
+        covered = cover(record, trace.info)
+        if covered.replicas or covered.missing_partials:
+            records.append(record)
+            covers.append(covered)
+    results = run_replicas(covers, trace, backend, progress=progress)
+    return [
+        ReplicaCheck(record=record, cover=covered, results=own)
+        for record, covered, own in zip(records, covers, results, strict=True)
+    ]

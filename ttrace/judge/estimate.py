@@ -1,0 +1,77 @@
+"""Measures rounding noise: a reference against perturbed runs of itself."""
+
+from collections.abc import Sequence
+
+from ttrace.compare.align import align
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import Progress, run_plan
+from ttrace.compare.plan import plan_comparison
+from ttrace.errors import UsageError
+from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
+from ttrace.store.reader import Trace
+
+
+def estimate_tolerance(
+    reference: Trace,
+    perturbed: Sequence[Trace],
+    backend: Backend,
+    *,
+    policy: TolerancePolicy | None = None,
+    progress: Progress | None = None,
+) -> ToleranceTable:
+    """Compares every perturbed run with the reference, tensor by tensor.
+
+    The inputs of the perturbed runs differ from the reference's on purpose and are
+    not checked. A tensor counts only where every perturbed run has it.
+
+    Raises:
+        UsageError: A trace was not perturbed, or the reference was, or two perturbed
+            runs drew the same noise.
+    """
+    _check_roles(reference, perturbed)
+    draws: dict[TensorId, list[float]] = {}
+    norms: dict[TensorId, float] = {}
+    for trace in perturbed:
+        matches = align(reference.info, trace.info).matches
+        plan = plan_comparison(matches, reference.info, trace.info)
+        for result in run_plan(plan, reference, trace, backend, progress=progress):
+            draws.setdefault(result.plan.id, []).append(result.stats.difference_norm)
+            norms[result.plan.id] = result.stats.reference_norm
+    return ToleranceTable(
+        policy=policy or TolerancePolicy(),
+        reference_run=reference.info.ranks[0].run_id,
+        noise={
+            tensor_id: NoiseEstimate(
+                draws=tuple(norms_of_draws), reference_norm=norms[tensor_id]
+            )
+            for tensor_id, norms_of_draws in draws.items()
+            if len(norms_of_draws) == len(perturbed)
+        },
+    )
+
+
+def _check_roles(reference: Trace, perturbed: Sequence[Trace]) -> None:
+    if reference.info.ranks[0].perturbation is not None:
+        raise UsageError(
+            "the reference is itself a perturbed run",
+            where=reference.path,
+            remedy="give the plain run first, then the perturbed ones",
+        )
+    seen: dict[int, Trace] = {}
+    for trace in perturbed:
+        draw = trace.info.ranks[0].perturbation
+        if draw is None:
+            raise UsageError(
+                "this run was not perturbed",
+                where=trace.path,
+                remedy="record it with 'ttrace record --perturb N'",
+            )
+        if draw in seen:
+            raise UsageError(
+                "two perturbed runs drew the same noise",
+                where=f"{seen[draw].path} and {trace.path}",
+                got=f"--perturb {draw} in both",
+                remedy="record each with a number of its own",
+            )
+        seen[draw] = trace

@@ -1,0 +1,223 @@
+"""How large an error rounding explains, per tensor, and how that was derived.
+
+Values and their JSON file; measuring the noise lies in ``ttrace.judge.estimate``.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+
+SCHEMA_VERSION = 1
+"""Version of the tolerance file; a reader refuses any other."""
+
+
+class Estimator(StrEnum):
+    """Where a tolerance comes from."""
+
+    PERTURBED = "perturbed"
+    """From runs of the reference with injected rounding noise."""
+
+    UNCALIBRATED = "uncalibrated"
+    """From dtype and depth alone; no run was perturbed, or not for this tensor."""
+
+    EXACT = "exact"
+    """Nothing may differ: what the run was given, or values that are no floats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TolerancePolicy:
+    """The numbers that turn measured noise into a tolerance.
+
+    Attributes:
+        multiplier: Safety factor on the largest noise of all draws. A correct layout
+            sums in another order and so makes an error of the noise's own size, one
+            more draw of it.
+        small_tensor_elements: The norm of a tensor of n elements is itself a draw
+            that scatters by about 1/sqrt(n); few draws of it can be small by chance.
+            The multiplier grows by the factor 1 + small_tensor_elements / n.
+        floor_epsilons: The least tolerance, in epsilons of the storage dtype (the
+            coarser one of both sides): one rounding on each side.
+        depth_epsilons: Without noise runs: epsilons of the compute dtype, times the
+            square root of the number of modules that ran before.
+    """
+
+    multiplier: float = 6.0
+    small_tensor_elements: float = 30.0
+    floor_epsilons: float = 1.0
+    depth_epsilons: float = 16.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """The largest error of one tensor that counts as rounding.
+
+    Attributes:
+        difference_norm: In units of the tensor: Frobenius norm of the difference.
+            Divided by the reference's norm it is the tolerated ``rel_err``; as a norm
+            it also serves tensors that are zero.
+        estimator: Where it comes from.
+        derivation: The same in words, with numbers.
+    """
+
+    difference_norm: float
+    estimator: Estimator
+    derivation: str
+
+    def relative_to(self, reference_norm: float) -> float:
+        """The tolerated ``rel_err`` for a reference of that norm."""
+        if self.difference_norm == 0:
+            return 0.0
+        return self.difference_norm / reference_norm if reference_norm else math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseEstimate:
+    """What the perturbed runs of a reference say about one tensor.
+
+    Attributes:
+        draws: Frobenius norm of (perturbed - reference), one per perturbed run.
+        reference_norm: Frobenius norm of the reference.
+    """
+
+    draws: tuple[float, ...]
+    reference_norm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToleranceTable:
+    """All that is needed to give every tensor of a comparison its tolerance.
+
+    Attributes:
+        policy: The numbers used.
+        noise: Measured noise, by tensor id; empty when nothing was perturbed.
+        reference_run: Run id of the reference that the noise was measured on.
+    """
+
+    policy: TolerancePolicy = field(default_factory=TolerancePolicy)
+    noise: Mapping[TensorId, NoiseEstimate] = field(default_factory=dict)
+    reference_run: str | None = None
+
+    def tolerance_for(
+        self,
+        tensor_id: TensorId,
+        *,
+        num_elements: int,
+        reference_norm: float,
+        storage_dtypes: tuple[str, str],
+        compute_epsilon: float,
+        depth: int,
+    ) -> Tolerance:
+        """The tolerance of one tensor.
+
+        Args:
+            tensor_id: Its identity in the reference.
+            num_elements: Number of elements compared.
+            reference_norm: Frobenius norm of the reference.
+            storage_dtypes: Dtype names of both sides.
+            compute_epsilon: Epsilon of the coarsest dtype that the runs compute in.
+            depth: Number of module outputs that came before it.
+        """
+        epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
+        storage_epsilon = max((e for e in epsilons if e is not None), default=0.0)
+        policy = self.policy
+        floor = policy.floor_epsilons * storage_epsilon * reference_norm
+        if tensor_id in self.noise:
+            draws = self.noise[tensor_id].draws
+            multiplier = policy.multiplier * (
+                1 + policy.small_tensor_elements / max(num_elements, 1)
+            )
+            estimated = multiplier * max(draws)
+            estimator = Estimator.PERTURBED
+            derivation = (
+                f"{multiplier:.3g} x the largest of {len(draws)} noise draws "
+                f"({max(draws):.3g})"
+            )
+        elif storage_epsilon == 0:
+            return Tolerance(
+                difference_norm=0.0,
+                estimator=Estimator.EXACT,
+                derivation="integers and booleans must be equal",
+            )
+        else:
+            coarsest = max(compute_epsilon, storage_epsilon)
+            factor = policy.depth_epsilons * math.sqrt(depth + 1)
+            estimated = factor * coarsest * reference_norm
+            estimator = Estimator.UNCALIBRATED
+            derivation = (
+                f"{policy.depth_epsilons:.3g} epsilons ({coarsest:.3g}) x sqrt of "
+                f"{depth + 1} modules"
+            )
+        if floor > estimated:
+            derivation = (
+                f"{policy.floor_epsilons:.3g} epsilon of the storage dtype "
+                f"({storage_epsilon:.3g}); above {derivation}"
+            )
+        return Tolerance(
+            difference_norm=max(floor, estimated),
+            estimator=estimator,
+            derivation=derivation,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON."""
+        value = {
+            "schema_version": SCHEMA_VERSION,
+            "policy": asdict(self.policy),
+            "reference_run": self.reference_run,
+            "noise": {
+                str(tensor_id): {
+                    "draws": estimate.draws,
+                    "reference_norm": estimate.reference_norm,
+                }
+                for tensor_id, estimate in self.noise.items()
+            },
+        }
+        path.write_text(json.dumps(value, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "ToleranceTable":
+        """Reads what ``save`` wrote.
+
+        Raises:
+            TraceNotFoundError: There is no such file.
+            SchemaVersionError: It was written in another format.
+            TraceError: It is not a tolerance file.
+        """
+        remedy = "make it again with 'ttrace tolerance'"
+        if not path.is_file():
+            raise TraceNotFoundError(
+                "there is no tolerance file here", where=path, remedy=remedy
+            )
+        try:
+            value = json.loads(path.read_text())
+            version = value["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise SchemaVersionError(
+                    "a tolerance file of another version",
+                    where=path,
+                    expected=f"schema version {SCHEMA_VERSION}",
+                    got=version,
+                    remedy=remedy,
+                )
+            return cls(
+                policy=TolerancePolicy(**value["policy"]),
+                reference_run=value["reference_run"],
+                noise={
+                    parse_tensor_id(text): NoiseEstimate(
+                        draws=tuple(estimate["draws"]),
+                        reference_norm=estimate["reference_norm"],
+                    )
+                    for text, estimate in value["noise"].items()
+                },
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TraceError(
+                f"not a tolerance file ({error})", where=path, remedy=remedy
+            ) from error

@@ -1,0 +1,231 @@
+"""Turns verdicts into a report: totals, first divergence, set-up, sentences."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ttrace.compare.align import differing_settings
+from ttrace.compare.execute import TensorResult
+from ttrace.ir.tensor_id import Kind
+from ttrace.ir.trace import TensorRecord
+from ttrace.judge.diagnosis import diagnose
+from ttrace.judge.tolerance import Estimator
+from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+from ttrace.report.report import (
+    Counts,
+    FirstDivergence,
+    Outcome,
+    Report,
+    RunSetup,
+    Setup,
+    TensorReport,
+)
+from ttrace.store.reader import Trace
+
+_PHASES = {
+    Kind.PARAM: "set-up",
+    Kind.INPUT: "forward",
+    Kind.OUTPUT: "forward",
+    Kind.LOSS: "forward",
+    Kind.GRAD_OUTPUT: "backward",
+    Kind.GRAD_INPUT: "backward",
+    Kind.PARAM_GRAD: "backward",
+}
+"""Phase of a step by kind; the optimizer's for all others."""
+
+
+def build_report(
+    verdicts: Sequence[TensorVerdict],
+    reference: Trace,
+    candidate: Trace,
+    *,
+    backend: str,
+) -> Report:
+    """Sums the verdicts up."""
+    statuses = count_statuses(verdicts)
+    counts = Counts(
+        total=len(verdicts),
+        passed=statuses[Status.PASSED],
+        failed=statuses[Status.FAILED],
+        unmatched=statuses[Status.UNMATCHED],
+        skipped=statuses[Status.SKIPPED],
+        skipped_reasons=Counter(
+            verdict.reason for verdict in verdicts if verdict.status is Status.SKIPPED
+        ),
+    )
+    first = _first_divergence(verdicts)
+    outcome = _outcome(verdicts, counts)
+    return Report(
+        verdict=outcome,
+        summary=_summary(outcome, verdicts, counts, first),
+        backend=backend,
+        counts=counts,
+        first_divergence=first,
+        diagnosis=diagnose(verdicts, candidate.info),
+        tensors=tuple(map(_tensor_report, verdicts)),
+        setup=_setup(verdicts, reference, candidate),
+    )
+
+
+def _outcome(verdicts: Sequence[TensorVerdict], counts: Counts) -> Outcome:
+    untrusted = any(
+        verdict.cause is Cause.NONFINITE_REFERENCE
+        or (verdict.setup and verdict.status is Status.FAILED)
+        for verdict in verdicts
+    )
+    if untrusted or not counts.passed + counts.failed:
+        return Outcome.ERROR
+    return Outcome.DIVERGED if counts.failed + counts.unmatched else Outcome.PASS
+
+
+def _first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
+    """The first failed tensor; the first unmatched one where none failed."""
+    for status in (Status.FAILED, Status.UNMATCHED):
+        for verdict in verdicts:
+            if verdict.status is status:
+                tensor_id = verdict.id
+                place = f"step {tensor_id.step}"
+                if tensor_id.microbatch is not None:
+                    place += f", micro-batch {tensor_id.microbatch}"
+                what = tensor_id.kind.value
+                if tensor_id.slot is not None:
+                    what += f" {tensor_id.slot}"
+                return FirstDivergence(
+                    id=str(tensor_id),
+                    module=tensor_id.module,
+                    kind=tensor_id.kind.value,
+                    phase=_PHASES.get(tensor_id.kind, "optimizer"),
+                    sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
+                )
+    return None
+
+
+def _summary(
+    outcome: Outcome,
+    verdicts: Sequence[TensorVerdict],
+    counts: Counts,
+    first: FirstDivergence | None,
+) -> str:
+    if outcome is Outcome.PASS:
+        return f"All {counts.passed} compared tensors agree within their tolerance."
+    if not counts.passed + counts.failed:
+        return (
+            "Nothing could be compared: the two traces have no tensor in common. "
+            "Check that both were recorded from the same model, with filters that "
+            "overlap."
+        )
+    assert first is not None
+    if outcome is Outcome.DIVERGED:
+        bad = counts.failed + counts.unmatched
+        return f"{bad} of {counts.total} tensors diverge. First: {first.sentence}."
+    for verdict in verdicts:
+        if verdict.cause is Cause.NONFINITE_REFERENCE:
+            return (
+                f"The reference cannot be trusted. {verdict.id}: {verdict.reason}. "
+                "Repair the reference run first."
+            )
+    setup = next(v for v in verdicts if v.setup and v.status is Status.FAILED)
+    return (
+        "Set-up differs: the two runs were not given the same. First: "
+        f"{setup.id}: {setup.reason}. Start both from the same parameters and data; "
+        "what follows may be a consequence."
+    )
+
+
+def _tensor_report(verdict: TensorVerdict) -> TensorReport:
+    bare = TensorReport(
+        id=str(verdict.id),
+        kind=verdict.id.kind.value,
+        status=verdict.status.value,
+        reason=verdict.reason,
+    )
+    if verdict.result is None or verdict.tolerance is None:
+        return bare
+    result, stats = verdict.result, verdict.result.stats
+    records = (result.plan.match.reference, result.plan.match.candidate)
+    return replace(
+        bare,
+        shape=records[0].global_shape,
+        dtypes=(records[0].shards[0].dtype, records[1].shards[0].dtype),
+        layouts=(_describe_layout(records[0]), _describe_layout(records[1])),
+        scales=(records[0].shards[0].scale, records[1].shards[0].scale),
+        rel_err=stats.rel_err,
+        tolerance=verdict.tolerance.relative_to(stats.reference_norm),
+        tolerance_from=verdict.tolerance.estimator.value,
+        tolerance_derivation=verdict.tolerance.derivation,
+        margin=verdict.margin,
+        reference_norm=stats.reference_norm,
+        max_abs_err=stats.max_abs_diff,
+        max_abs_err_at=result.max_abs_diff_at,
+        cosine=stats.cosine,
+        scale_fit=_scale_fit(result),
+        num_unequal=stats.num_unequal,
+        num_elements=stats.count,
+        nan=(stats.num_nan_reference, stats.num_nan_candidate),
+        inf=(stats.num_inf_reference, stats.num_inf_candidate),
+        replica_spread=max(
+            (replica.spread for replica in result.candidate_replicas), default=None
+        ),
+        rank_rel_err={
+            str(rank): part.rel_err for rank, part in sorted(result.rank_stats.items())
+        },
+    )
+
+
+def _scale_fit(result: TensorResult) -> float | None:
+    stats = result.stats
+    if stats.reference_norm == 0:
+        return None
+    return stats.cosine * (stats.candidate_norm / stats.reference_norm)
+
+
+def _describe_layout(record: TensorRecord) -> str:
+    layout = record.shards[0].layout
+    dims = layout.dims or " ".join(map(str, layout.local_shape)) or "scalar"
+    ranks = f"{len(record.shards)} rank" + ("s" if len(record.shards) > 1 else "")
+    return f"{dims} ({ranks})"
+
+
+def _setup(
+    verdicts: Sequence[TensorVerdict], reference: Trace, candidate: Trace
+) -> Setup:
+    sides = tuple(map(_run_setup, (reference, candidate)))
+    differences = differing_settings(sides[0].versions, sides[1].versions)
+    differences |= differing_settings(sides[0].settings, sides[1].settings)
+    return Setup(
+        reference=sides[0],
+        candidate=sides[1],
+        differences=differences,
+        tensors=tuple(
+            str(verdict.id)
+            for verdict in verdicts
+            if verdict.setup and verdict.status is Status.FAILED
+        ),
+    )
+
+
+def _run_setup(trace: Trace) -> RunSetup:
+    rank_info = trace.info.ranks[0]
+    return RunSetup(
+        path=str(trace.path),
+        framework=rank_info.framework,
+        world_size=rank_info.world_size,
+        versions=rank_info.versions,
+        meshes={mesh.name: dict(mesh.sizes) for mesh in rank_info.meshes},
+        settings=rank_info.settings,
+        capture=rank_info.capture,
+    )
+
+
+def is_calibrated(report: Report) -> bool:
+    """Whether any tolerance rests on measured noise."""
+    return any(
+        tensor.tolerance_from == Estimator.PERTURBED.value for tensor in report.tensors
+    )
+
+
+def largest_margin(report: Report) -> float:
+    """The margin of the tensor that came closest to its tolerance, or crossed it."""
+    margins = (tensor.margin for tensor in report.tensors)
+    return max((m for m in margins if m is not None), default=math.nan)

@@ -1,0 +1,123 @@
+"""Renders a report for a terminal; only renders."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ttrace.report.build import is_calibrated, largest_margin
+from ttrace.report.report import Outcome, Report, TensorReport
+
+_MAX_ROWS = 12
+"""Rows of a table of tensors; the JSON report has them all."""
+
+_STYLES = {
+    Outcome.PASS: "bold green",
+    Outcome.DIVERGED: "bold red",
+    Outcome.ERROR: "bold yellow",
+}
+
+
+def print_report(
+    report: Report, console: Console, *, json_path: Path | None = None
+) -> None:
+    """Prints verdict, totals, first divergence, diagnosis and the worst tensors."""
+    console.print(render_report(report))
+    if json_path is not None:
+        console.print(f"report: {json_path}", soft_wrap=True, highlight=False)
+
+
+def render_report(report: Report) -> RenderableType:
+    """The report as one rich renderable."""
+    parts: list[RenderableType] = [
+        Text.assemble(
+            ("verdict: ", "bold"), (report.verdict.value, _STYLES[report.verdict])
+        ),
+        Text(report.summary),
+        Text(_counts_line(report)),
+    ]
+    parts += (
+        Text(f"skipped {count}: {reason}", style="dim")
+        for reason, count in report.counts.skipped_reasons.items()
+    )
+    if not is_calibrated(report):
+        parts.append(
+            Text(
+                "tolerances are uncalibrated: estimated from dtype and depth, not "
+                "from noise (ttrace check, or --tolerance)",
+                style="yellow",
+            )
+        )
+    parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
+    parts += _differences(report)
+    failed = [tensor for tensor in report.tensors if tensor.status == "failed"]
+    if failed:
+        parts.append(_tensor_table("first failed tensors", failed))
+    unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
+    if unmatched:
+        parts.append(_reason_table("unmatched tensors", unmatched))
+    return Group(*parts)
+
+
+def _counts_line(report: Report) -> str:
+    counts = report.counts
+    return (
+        f"{counts.passed} passed, {counts.failed} failed, {counts.unmatched} "
+        f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
+        f"margin {largest_margin(report):.3g} (error / tolerance); "
+        f"{report.backend} backend"
+    )
+
+
+def _differences(report: Report) -> Iterable[RenderableType]:
+    if report.setup.tensors:
+        yield Text(
+            f"set-up: {len(report.setup.tensors)} initial parameters or inputs "
+            f"differ, first {report.setup.tensors[0]}",
+            style="yellow",
+        )
+    if report.setup.differences:
+        pairs = (
+            f"{name} {reference} -> {candidate}"
+            for name, (reference, candidate) in report.setup.differences.items()
+        )
+        yield Text("settings that differ: " + ", ".join(pairs), style="dim")
+
+
+def _tensor_table(title: str, tensors: list[TensorReport]) -> Table:
+    table = Table(title=_title(title, tensors), title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    for column in ("rel_err", "tolerance", "margin"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for tensor in tensors[:_MAX_ROWS]:
+        table.add_row(
+            escape(tensor.id),
+            _figure(tensor.rel_err),
+            _figure(tensor.tolerance),
+            _figure(tensor.margin),
+            escape(tensor.reason),
+        )
+    return table
+
+
+def _reason_table(title: str, tensors: list[TensorReport]) -> Table:
+    table = Table(title=_title(title, tensors), title_justify="left")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for tensor in tensors[:_MAX_ROWS]:
+        table.add_row(escape(tensor.id), escape(tensor.reason))
+    return table
+
+
+def _title(title: str, tensors: list[TensorReport]) -> str:
+    if len(tensors) <= _MAX_ROWS:
+        return title
+    return f"{title} ({_MAX_ROWS} of {len(tensors)})"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

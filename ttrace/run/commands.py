@@ -1,0 +1,143 @@
+"""Runs the user's commands: their output kept, their processes ended in every case."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttrace.errors import CommandError, UsageError
+
+_TAIL_LINES = 40
+"""Lines of a failed command's output that go into the message."""
+
+_GRACE_S = 5.0
+"""Seconds between asking processes to end and killing them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRun:
+    """A command to run.
+
+    Attributes:
+        name: What it is to the user, e.g. ``candidate``.
+        command: Program and arguments; no shell reads them.
+        environment: Variables added to ours.
+        log: File that gets its output, standard error included.
+        timeout_s: Seconds after which it counts as hanging; None waits for ever.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    timeout_s: float | None = None
+
+
+def split_command(text: str, *, option: str) -> list[str]:
+    """Splits a command line as a shell would, without running one.
+
+    Raises:
+        UsageError: It is empty, or a quote is not closed.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"the command cannot be split into words ({error})",
+            where=option,
+            got=text,
+            remedy="close every quote",
+        ) from error
+    if not words:
+        raise UsageError(
+            "the command is empty", where=option, remedy="give the command to run"
+        )
+    return words
+
+
+def run_command(run: CommandRun) -> None:
+    """Runs a command to its end, in a process group of its own.
+
+    Whatever happens (failure, time limit, Ctrl-C), no process of the group is left.
+
+    Raises:
+        CommandError: The program does not exist, ended with an error, or ran into the
+            time limit. The message holds the end of its output.
+    """
+    run.log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with run.log.open("wb") as log:
+        try:
+            process = subprocess.Popen(
+                run.command,
+                env={**os.environ, **run.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandError(
+                f"the {run.name} command cannot be started ({error.strerror})",
+                where=shlex.join(run.command),
+                remedy="check the program's name and that it may be executed",
+            ) from error
+        try:
+            code = process.wait(run.timeout_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end_group(process)
+    if code == 0:
+        return
+    took_s = time.monotonic() - started
+    if code is None:
+        what = f"the {run.name} command did not end within {run.timeout_s:g} s"
+        remedy = "find out what it waits for, or give it more time with --timeout"
+    else:
+        what = f"the {run.name} command failed after {took_s:.0f} s ({_describe(code)})"
+        remedy = "make it run on its own first"
+    raise CommandError(
+        what,
+        where=shlex.join(run.command),
+        got=f"this output (whole: {run.log})\n{_tail(run.log)}",
+        remedy=remedy,
+    )
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """Ends what the command left behind: first politely, then not."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        deadline = time.monotonic() + _GRACE_S
+        while time.monotonic() < deadline:
+            process.poll()
+            if not _group_lives(process.pid):
+                break
+            time.sleep(0.05)
+    process.wait()
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _describe(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    return "\n".join(f"    | {line}" for line in lines) or "    | (none)"

@@ -1,0 +1,151 @@
+"""The stages of the main job, from commands to a report; each can be run alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ttrace.compare.align import align
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import Progress, run_plan
+from ttrace.compare.plan import plan_comparison
+from ttrace.judge.estimate import estimate_tolerance
+from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.verdict import judge
+from ttrace.report.build import build_report
+from ttrace.report.report import Report
+from ttrace.run.filters import CaptureFilter
+from ttrace.run.record import Recording, record
+from ttrace.store.reader import Trace
+
+
+def compare_traces(
+    reference: Trace,
+    candidate: Trace,
+    backend: Backend,
+    *,
+    tolerances: ToleranceTable | None = None,
+    allow: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Report:
+    """Aligns, compares and judges two traces.
+
+    Args:
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+        tolerances: What rounding explains; None judges by dtype and depth, and the
+            report says so.
+        allow: Patterns of tensor ids that may be unmatched.
+        progress: Called as the comparison proceeds.
+
+    Raises:
+        CorruptTraceError: The bytes of a tensor are not those that were written.
+    """
+    alignment = align(reference.info, candidate.info)
+    plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    results = run_plan(plan, reference, candidate, backend, progress=progress)
+    verdicts = judge(
+        alignment,
+        results,
+        tolerances or ToleranceTable(),
+        reference.info,
+        candidate.info,
+        allow=allow,
+    )
+    return build_report(verdicts, reference, candidate, backend=backend.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """The whole job.
+
+    Attributes:
+        reference: Command of the trusted run: program and arguments.
+        candidate: Command of the run under test.
+        out: Folder for traces, logs, tolerance file and reports.
+        num_draws: Number of perturbed runs of the reference.
+        policy: The numbers that turn noise into tolerances.
+        capture: Which tensors to record.
+        allow: Patterns of tensor ids that may be unmatched.
+        timeout_s: Seconds after which a command counts as hanging.
+        overwrite: Replace the traces of an earlier check.
+    """
+
+    reference: Sequence[str]
+    candidate: Sequence[str]
+    out: Path
+    num_draws: int = 3
+    policy: TolerancePolicy = field(default_factory=TolerancePolicy)
+    capture: CaptureFilter = field(default_factory=CaptureFilter)
+    allow: Sequence[str] = ()
+    timeout_s: float | None = None
+    overwrite: bool = False
+
+    @property
+    def report_path(self) -> Path:
+        return self.out / "report.json"
+
+    @property
+    def tolerance_path(self) -> Path:
+        return self.out / "tolerance.json"
+
+
+def check(
+    request: CheckRequest,
+    backend: Backend,
+    *,
+    on_stage: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Report:
+    """Records reference, perturbed references and candidate, and compares them.
+
+    Args:
+        request: What to run.
+        backend: Computes the statistics.
+        on_stage: Told what begins, in words.
+        progress: Called as comparisons proceed.
+
+    Raises:
+        TraceExistsError: ``out`` holds traces and may not be overwritten.
+        CommandError: A command failed, hung, or recorded nothing.
+        TraceError: A recorded trace is incomplete or corrupt.
+    """
+
+    def recorded(name: str, command: Sequence[str], draw: int | None = None) -> Trace:
+        recording = Recording(
+            name=name,
+            command=command,
+            out=request.out / name,
+            log=request.out / "logs" / f"{name}.log",
+            capture=request.capture,
+            perturbation=draw,
+            timeout_s=request.timeout_s,
+        )
+        return record(recording, overwrite=request.overwrite)
+
+    on_stage("recording the reference")
+    reference = recorded("reference", request.reference)
+    on_stage("recording the candidate")
+    candidate = recorded("candidate", request.candidate)
+    perturbed = []
+    for draw in range(1, request.num_draws + 1):
+        on_stage(f"recording the reference with noise, {draw} of {request.num_draws}")
+        perturbed.append(recorded(f"perturbed-{draw}", request.reference, draw))
+    tolerances = ToleranceTable(policy=request.policy)
+    if perturbed:
+        on_stage("measuring the noise")
+        tolerances = estimate_tolerance(
+            reference, perturbed, backend, policy=request.policy, progress=progress
+        )
+        tolerances.save(request.tolerance_path)
+    on_stage("comparing")
+    report = compare_traces(
+        reference,
+        candidate,
+        backend,
+        tolerances=tolerances,
+        allow=request.allow,
+        progress=progress,
+    )
+    report.save(request.report_path)
+    return report
