@@ -66,6 +66,15 @@ class Region:
     start: tuple[int, ...]
     extent: tuple[int, ...]
 
+    def __post_init__(self):
+        if len(self.start) != len(self.extent) or any(e < 0 for e in self.extent):
+            raise LayoutError(
+                "not a region",
+                expected="a start and an extent of at least 0 for every dim",
+                got=f"start {list(self.start)}, extent {list(self.extent)}",
+                remedy="check where the numbers come from",
+            )
+
     @property
     def size(self) -> int:
         """Number of elements."""
@@ -156,8 +165,7 @@ class ShardLayout:
     dims: str = ""
 
     def __post_init__(self):
-        flat = len(self.local_shape) != len(self.global_shape)
-        if flat and len(self.local_shape) != 1:
+        if self.is_flat and len(self.local_shape) != 1:
             raise LayoutError(
                 "a shard has another number of dims than its logical tensor",
                 expected=f"{len(self.global_shape)} dims, or 1 for a flat range",
@@ -166,29 +174,18 @@ class ShardLayout:
                 remedy="record the shard unreshaped, or as a flat range",
             )
         for block in self.blocks:
-            outside = any(
-                start < 0 or stop > size
-                for start, stop, size in zip(
-                    block.region.start,
-                    block.region.stop,
-                    self.global_shape,
-                    strict=True,
-                )
-            )
-            extent = (block.region.size,) if flat else block.region.extent
-            outside = outside or any(
-                start < 0 or start + length > size
-                for start, length, size in zip(
-                    block.local_start, extent, self.local_shape, strict=True
-                )
-            )
-            if outside:
+            region = block.region
+            held = (region.size,) if self.is_flat else region.extent
+            if not (
+                _fits(region.start, region.extent, self.global_shape)
+                and _fits(block.local_start, held, self.local_shape)
+            ):
                 raise LayoutError(
                     "a block reaches outside its tensor",
                     expected=f"global shape {list(self.global_shape)}, "
                     f"local shape {list(self.local_shape)}",
-                    got=f"extent {list(block.region.extent)} at global "
-                    f"{list(block.region.start)}, local {list(block.local_start)}",
+                    got=f"extent {list(region.extent)} at global "
+                    f"{list(region.start)}, local {list(block.local_start)}",
                     remedy="check the shard's shape against the sharded axis sizes",
                 )
 
@@ -229,6 +226,15 @@ class ShardLayout:
             partial_axes=tuple(value.get("partial_axes", ())),
             dims=value.get("dims", ""),
         )
+
+
+def _fits(
+    start: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...]
+) -> bool:
+    return len(start) == len(extent) == len(shape) and all(
+        0 <= s and s + e <= length
+        for s, e, length in zip(start, extent, shape, strict=True)
+    )
 
 
 def whole(
@@ -273,94 +279,109 @@ def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
             got=f"[{start}, {stop}) of local shape {list(layout.local_shape)}",
             remedy="check the bucket ranges against the parameter's shape",
         )
-    strides = _c_strides(layout.local_shape)
-    blocks = []
-    for piece in _regions_of_range(layout.local_shape, start, stop):
-        for block in layout.blocks:
-            held = Region(start=block.local_start, extent=block.region.extent)
-            common = piece.intersect(held)
-            if common is None:
-                continue
-            # A block narrower than the flattened rows is contiguous row by row only.
-            for run in _contiguous_runs(common, layout.local_shape):
-                offset = sum(map(int.__mul__, run.start, strides)) - start
-                shift = map(int.__sub__, run.start, block.local_start)
-                blocks.append(
-                    Block(
-                        region=Region(
-                            start=tuple(map(int.__add__, block.region.start, shift)),
-                            extent=run.extent,
-                        ),
-                        local_start=(offset,),
-                    )
-                )
+    # Flattened, a region is contiguous only if it is part of one row, or full rows: the
+    # range is cut into such pieces first, their overlaps with the blocks once more.
+    blocks = [
+        Block(
+            region=Region(
+                start=_add(block.region.start, _subtract(run.start, block.local_start)),
+                extent=run.extent,
+            ),
+            local_start=(_flat_index(run.start, layout.local_shape) - start,),
+        )
+        for piece in _regions_of_range(layout.local_shape, start, stop)
+        for block in layout.blocks
+        for run in _contiguous_runs(_overlap(piece, block), layout.local_shape)
+    ]
     return ShardLayout(
         global_shape=layout.global_shape,
         local_shape=(stop - start,),
         blocks=tuple(blocks),
         mesh=layout.mesh,
         partial_axes=layout.partial_axes,
-        dims=f"({layout.dims})[{start}:{stop}]" if layout.dims else "",
+        dims=_flat_dims(layout.dims, start, stop),
     )
 
 
-def _c_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
+def _flat_dims(dims: str, start: int, stop: int) -> str:
+    """``f[tp] h partial[dp]`` -> ``(f[tp] h)[start:stop] partial[dp]``."""
+    if not dims or dims.startswith("partial["):
+        return ""
+    sharded, partial, axes = dims.partition(" partial[")
+    if sharded.startswith("("):  # a range of a range
+        return f"{sharded[:-1]},{start}:{stop}]{partial}{axes}"
+    return f"({sharded})[{start}:{stop}]{partial}{axes}"
 
 
 def _regions_of_range(shape: tuple[int, ...], start: int, stop: int) -> list[Region]:
-    """Cuts a flat range into at most ``2 * ndim - 1`` contiguous regions."""
+    """Cuts a range of a flattened array into at most ``2 * ndim - 1`` regions."""
     if start >= stop:
         return []
-    if len(shape) <= 1:
+    if len(shape) < 2:
         return [
             Region(start=(start,) * len(shape), extent=(stop - start,) * len(shape))
         ]
     row = math.prod(shape[1:])
-    first_full, last_full = -(-start // row), stop // row
-    if first_full > last_full:  # within one row
-        inner = [(start // row, start % row, start % row + stop - start)]
-    else:
-        inner = []
-        if start % row:
-            inner.append((start // row, start % row, row))
-    regions = [
-        _prepend(index, r)
-        for index, lo, hi in inner
-        for r in _regions_of_range(shape[1:], lo, hi)
+
+    def within_one_row(low: int, high: int) -> list[Region]:
+        index, offset = divmod(low, row)
+        inner = _regions_of_range(shape[1:], offset, offset + high - low)
+        return [
+            Region(start=(index, *region.start), extent=(1, *region.extent))
+            for region in inner
+        ]
+
+    # An incomplete first row, full rows, an incomplete last row; each may be missing.
+    full_start = min(stop, -(-start // row) * row)
+    full_stop = max(full_start, stop // row * row)
+    full_rows = []
+    if full_start < full_stop:
+        full_rows.append(
+            Region(
+                start=(full_start // row, *(0 for _ in shape[1:])),
+                extent=((full_stop - full_start) // row, *shape[1:]),
+            )
+        )
+    return [
+        *within_one_row(start, full_start),
+        *full_rows,
+        *within_one_row(full_stop, stop),
     ]
-    if first_full > last_full:
-        return regions
-    if first_full < last_full:
-        regions.append(
-            Region(
-                start=(first_full,) + (0,) * (len(shape) - 1),
-                extent=(last_full - first_full,) + shape[1:],
-            )
-        )
-    if stop % row:
-        tail = _regions_of_range(shape[1:], 0, stop % row)
-        regions += [_prepend(last_full, region) for region in tail]
-    return regions
 
 
-def _prepend(index: int, region: Region) -> Region:
-    return Region(start=(index, *region.start), extent=(1, *region.extent))
+def _overlap(region: Region, block: Block) -> Region | None:
+    """The part of a region of the local array that a block fills."""
+    return region.intersect(Region(start=block.local_start, extent=block.region.extent))
 
 
-def _contiguous_runs(region: Region, shape: tuple[int, ...]) -> list[Region]:
+def _contiguous_runs(region: Region | None, shape: tuple[int, ...]) -> list[Region]:
     """Cuts a region of a C-ordered array into parts that are contiguous in it."""
-    full_from = len(shape)
-    while full_from and region.extent[full_from - 1] == shape[full_from - 1]:
-        full_from -= 1
-    outer = max(full_from - 1, 0)
-    runs = []
-    for index in itertools.product(*map(range, region.extent[:outer])):
-        origin = tuple(map(int.__add__, region.start[:outer], index))
-        runs.append(
-            Region(
-                start=origin + region.start[outer:],
-                extent=(1,) * outer + region.extent[outer:],
-            )
+    if region is None:
+        return []
+    num_cut = len(shape)  # leading dims that are cut to single indices
+    while num_cut and region.extent[num_cut - 1] == shape[num_cut - 1]:
+        num_cut -= 1
+    num_cut = max(num_cut - 1, 0)  # the last dim that is not full need not be cut
+    extent = (1,) * num_cut + region.extent[num_cut:]
+    return [
+        Region(start=index + region.start[num_cut:], extent=extent)
+        for index in itertools.product(
+            *map(range, region.start[:num_cut], region.stop[:num_cut])
         )
-    return runs
+    ]
+
+
+def _flat_index(index: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    """Position of an element in the flattened array."""
+    position = 0
+    for i, length in zip(index, shape, strict=True):
+        position = position * length + i
+    return position
+
+
+def _add(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def _subtract(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a - b for a, b in zip(left, right, strict=True))

@@ -50,7 +50,11 @@ _TEXT = re.compile(
     r"(?:/call(?P<call>\d+))?"
     r"(?P<recompute>/recompute)?"
 )
-_RESERVED_SLOT = re.compile(r"call\d+|recompute")
+_RESERVED = {
+    "module": re.compile(r"mb\d+"),
+    "slot": re.compile(r"call\d+|recompute"),
+}
+"""Words that would be read back as another part of the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +96,15 @@ class TensorId:
                     got=repr(value),
                     remedy=f"give the {name} another name in the frontend",
                 )
-        if self.slot is not None and _RESERVED_SLOT.fullmatch(self.slot):
-            raise TensorIdError(
-                "the slot of a tensor id is a reserved word",
-                where=self.module,
-                got=repr(self.slot),
-                remedy="name the slot otherwise than 'recompute' or 'call<n>'",
-            )
+            if value is not None and _RESERVED[name].fullmatch(value):
+                raise TensorIdError(
+                    f"the {name} of a tensor id is a reserved word",
+                    where=self.module,
+                    expected="not 'mb<n>' as module, not 'call<n>' or 'recompute' "
+                    "as slot",
+                    got=repr(value),
+                    remedy=f"give the {name} another name in the frontend",
+                )
         if self.step < 0 or self.call < 0 or (self.microbatch or 0) < 0:
             raise TensorIdError(
                 "a tensor id counts below zero",

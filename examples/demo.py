@@ -1,0 +1,94 @@
+"""What ``ttrace demo`` runs: a live bug of megatron-core, and a correct layout."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import Progress
+from ttrace.report.report import Outcome, Report
+from ttrace.stages import CheckRequest, check
+
+_MODEL = (
+    "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "
+    "--vocab-size 64 --num-experts 4 --moe-router-topk 2 --disable-bias-linear "
+    "--micro-batch-size 2 --global-batch-size 4 --train-iters 1"
+).split()
+
+_TENSOR_PARALLEL = ["--tensor-model-parallel-size", "2", "--sequence-parallel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One candidate of the demo.
+
+    Attributes:
+        name: Name of its folder.
+        title: What it shows, in words.
+        layout: Options that only the candidate gets.
+        expected: The verdict that ttrace must come to.
+    """
+
+    name: str
+    title: str
+    layout: tuple[str, ...]
+    expected: Outcome
+
+
+SCENARIOS = (
+    Scenario(
+        name="bug",
+        title="MoE GPT, TP=2 with sequence parallelism, expert TP=1, EP=1: "
+        "megatron-core 0.16.1 reduces the experts' gradients over the wrong group "
+        "(repaired in Megatron-LM PR 5916)",
+        layout=(
+            *_TENSOR_PARALLEL,
+            *("--expert-tensor-parallel-size", "1"),
+            *("--expert-model-parallel-size", "1"),
+        ),
+        expected=Outcome.DIVERGED,
+    ),
+    Scenario(
+        name="clean",
+        title="the same model, TP=2 with sequence parallelism, EP=2",
+        layout=(
+            *_TENSOR_PARALLEL,
+            *("--expert-tensor-parallel-size", "1"),
+            *("--expert-model-parallel-size", "2"),
+        ),
+        expected=Outcome.PASS,
+    ),
+)
+
+
+def run_scenario(
+    scenario: Scenario,
+    out: Path,
+    backend: Backend,
+    *,
+    on_stage: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Report:
+    """Runs the main job for one scenario: one process against two.
+
+    Args:
+        scenario: Which.
+        out: Folder for its traces, logs and report; an earlier demo is replaced.
+        backend: Computes the statistics.
+        on_stage: Told what begins, in words.
+        progress: Called as comparisons proceed.
+
+    Raises:
+        TtraceError: A run failed, or its trace cannot be read.
+    """
+    script = ["-m", "ttrace.examples.megatron_gpt.train"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    request = CheckRequest(
+        reference=[sys.executable, *script, *_MODEL],
+        candidate=[sys.executable, *launcher, *script, *_MODEL, *scenario.layout],
+        out=out,
+        timeout_s=600,
+        overwrite=True,
+    )
+    return check(request, backend, on_stage=on_stage, progress=progress)

@@ -1,0 +1,48 @@
+"""``ttrace demo``: the main job twice, on real Megatron-Core runs."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from ttrace.cli.terminal import announce, output_console, progress_bar
+from ttrace.compare.backend import load_backend
+from ttrace.errors import MissingExtraError
+from ttrace.report.text import print_report
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs every scenario; 0 if and only if each came out as expected."""
+    for package in ("torch", "megatron"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"the demo trains with {package}, which is not installed",
+                remedy="pip install ttrace[megatron]",
+            )
+    from ttrace.examples.demo import SCENARIOS, run_scenario
+
+    console = output_console()
+    backend = load_backend(args.backend)
+    closing = []
+    as_expected = True
+    for scenario in SCENARIOS:
+        console.print(f"\n{scenario.name}: {scenario.title}", markup=False)
+        out = Path(args.out) / scenario.name
+        with progress_bar("comparing") as progress:
+            report = run_scenario(
+                scenario, out, backend, on_stage=announce, progress=progress
+            )
+        json_path = out / "report.json"
+        print_report(report, console, json_path=json_path)
+        met = report.verdict is scenario.expected
+        as_expected = as_expected and met
+        closing.append(
+            f"{scenario.name}: {report.verdict.value}"
+            + ("" if met else f", but {scenario.expected.value} was expected")
+            + f" ({json_path})"
+        )
+        if report.first_divergence is not None:
+            closing.append(f"  first divergence: {report.first_divergence.sentence}")
+    console.print()
+    for line in closing:
+        console.print(line, markup=False, soft_wrap=True)
+    return 0 if as_expected else 1

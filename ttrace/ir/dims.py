@@ -1,0 +1,429 @@
+"""Dims text: how a tensor is sharded, written for people, lowered to blocks.
+
+``s[cp:zigzag,tp] b h`` reads: three dims; ``s`` is cut zig-zag over the axis ``cp``,
+what each rank then holds of it is cut evenly over ``tp``; all else is replicated.
+
+Grammar::
+
+    text      = [ dims | flat ] [ "partial[" axis { "," axis } "]" ]
+    dims      = dim { blank dim }
+    dim       = name [ "[" split { "," split } "]" ]      name: letters, digits, _; or 1
+    split     = axis [ ":" modifier ]                     axis: letters, digits, _ -
+    modifier  = "zigzag" | "chunk" | "uneven"
+              | "parts(" n { "," n } ")" | "sizes(" n { "," n } ")" | "padded(" n ")"
+    flat      = "(" dims ")[" cut { "," cut } "]"         cut: split, or start:stop
+
+**Dims** are named in the order of the shape. A name is for the reader, except for
+``1``, which is a dim of length 1. Text without dims is a scalar.
+
+**Axes** split the dim they stand at. Several apply from left to right, the outermost
+first: each splits what the ones before it left in the local array, in its local order.
+An axis that is not named holds replicas. An axis may appear once in a text.
+
+**Modifiers** say how an axis of size ``n`` splits a dim:
+
+=================== =============================================================
+``h[tp]``           evenly; the length must be divisible
+``s[cp:zigzag]``    into 2n chunks, rank r holds chunks r and 2n-1-r (causal
+                    attention under context parallelism)
+``f[tp:parts(2)]``  the dim is two equal parts one after the other, and each is split
+                    evenly (gate and up projection in one matrix)
+``f[tp:parts(64,32,32)]``  the same for parts of these sizes (query, key, value)
+``h[dp:chunk]``     ranges of ceil(length / n), the last ones short or empty
+                    (``torch.chunk``, FSDP2, DTensor)
+``h[dp:uneven]``    lengths differ by at most one, the longer ones come first
+                    (``numpy.array_split``)
+``e[ep:sizes(3,5)]``  these sizes
+``v[tp:padded(128)]``  evenly, after padding the dim to a multiple of 128 n
+                    (vocabulary); the shape is given without padding, the padded rows
+                    are in the local array and belong to no block
+=================== =============================================================
+
+**Flat**: ``(f[tp] h)[dp:chunk]`` is the local array of ``f[tp] h``, flattened in C
+order and cut into ranges over ``dp``; the local array is 1-D (ZeRO, FSDP1). It takes
+the modifiers that leave one range, and explicit ranges such as ``(f[tp] h)[0:4096]``.
+
+**Partial**: ``partial[tp]`` at the end: the arrays must be summed over ``tp`` to give
+the tensor.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ttrace.errors import LayoutError
+from ttrace.ir.layout import Block, Mesh, Region, ShardLayout, flat_range
+from ttrace.ir.splits import (
+    AXIS_NAME,
+    Cover,
+    Modifier,
+    Segment,
+    Split,
+    require_axis_name,
+)
+
+_PARTIAL = "partial"
+_NAME = re.compile(r"[A-Za-z_]\w*|1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dim:
+    """One dim of the text.
+
+    Attributes:
+        name: Its name, or ``1``.
+        splits: The axes that split it, outermost first.
+    """
+
+    name: str
+    splits: tuple[Split, ...] = ()
+
+    def __post_init__(self):
+        if not _NAME.fullmatch(self.name) or self.name == _PARTIAL:
+            raise LayoutError(
+                "not the name of a dim",
+                expected=f"letters, digits and _, no digit first, not {_PARTIAL}; or 1",
+                got=repr(self.name),
+                remedy="rename the dim",
+            )
+        if self.name == "1" and self.splits:
+            raise LayoutError(
+                "a dim of length 1 cannot be split",
+                got=str(self),
+                remedy="give the dim a name, or take the axes away",
+            )
+
+    def __str__(self) -> str:
+        return self.name + _bracketed(self.splits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatCut:
+    """An explicit range of a flattened local array.
+
+    Attributes:
+        start: First element.
+        stop: One past the last.
+    """
+
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """A parsed dims text; ``str()`` of it is the canonical text.
+
+    Attributes:
+        dims: One entry per dim of the logical tensor.
+        flat_cuts: How the flattened local array is cut, outermost first; empty if it
+            is not flattened.
+        partial_axes: Axes over which the arrays must still be summed.
+    """
+
+    dims: tuple[Dim, ...]
+    flat_cuts: tuple[Split | FlatCut, ...] = ()
+    partial_axes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for axis in self.partial_axes:
+            require_axis_name(axis)
+        axes = [split.axis for split in self._splits()] + list(self.partial_axes)
+        for axis in axes:
+            if axes.count(axis) > 1:
+                raise LayoutError(
+                    "the same axis appears twice in a dims text",
+                    where=f"dims {self}",
+                    got=axis,
+                    remedy="an axis either splits one dim or is partial: name it once",
+                )
+        for cut in self.flat_cuts:
+            if isinstance(cut, Split) and not cut.is_one_range:
+                raise LayoutError(
+                    "a flattened array is cut into single ranges",
+                    where=f"dims {self}",
+                    expected=f"{cut.axis} alone, or with chunk, uneven, sizes(...) or "
+                    "padded(...)",
+                    got=str(cut),
+                    remedy=f"put {cut} at the dim that it splits, inside the "
+                    "parentheses",
+                )
+
+    def __str__(self) -> str:
+        text = " ".join(map(str, self.dims))
+        if self.flat_cuts:
+            text = f"({text}){_bracketed(self.flat_cuts)}"
+        if self.partial_axes:
+            text += f" {_PARTIAL}[{','.join(self.partial_axes)}]"
+        return text.strip()
+
+    def lower(self, global_shape: tuple[int, ...], mesh: Mesh) -> ShardLayout:
+        """The blocks that a rank holds of a logical tensor.
+
+        Args:
+            global_shape: Shape of the logical tensor, without padding.
+            mesh: The mesh of the axes, with the coordinates of the rank.
+
+        Raises:
+            LayoutError: Text, shape and mesh contradict each other.
+        """
+        self._require_axes(mesh)
+        self._require_dims(global_shape)
+        covers = [
+            _split_dim(dim, length, mesh)
+            for dim, length in zip(self.dims, global_shape, strict=True)
+        ]
+        layout = ShardLayout(
+            global_shape=tuple(global_shape),
+            local_shape=tuple(cover.length for cover in covers),
+            blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
+            mesh=mesh.name,
+            partial_axes=self.partial_axes,
+        )
+        if self.flat_cuts:
+            layout = self._cut_flat(layout, mesh)
+        return replace(layout, dims=str(self))
+
+    def lower_local(self, local_shape: tuple[int, ...], mesh: Mesh) -> ShardLayout:
+        """The same as ``lower``, from the shape of the rank's own array.
+
+        Args:
+            local_shape: Shape of the local array.
+            mesh: The mesh of the axes, with the coordinates of the rank.
+
+        Raises:
+            LayoutError: Text, shape and mesh contradict each other, or the global
+                shape does not follow from them (``chunk``, ``uneven``, ``padded``,
+                flattened arrays).
+        """
+        self._require_axes(mesh)
+        if self.flat_cuts:
+            raise self._not_known(f"local shape {list(local_shape)}")
+        self._require_dims(local_shape)
+        global_shape = []
+        for dim, local_length in zip(self.dims, local_shape, strict=True):
+            length = local_length
+            for split in reversed(dim.splits):
+                before = split.length_before(length, mesh.sizes[split.axis])
+                if before is None:
+                    raise self._not_known(f"dim {dim} of local length {local_length}")
+                length = before
+            global_shape.append(length)
+        layout = self.lower(tuple(global_shape), mesh)
+        if layout.local_shape != tuple(local_shape):
+            raise LayoutError(
+                "the local shape is not that of this rank",
+                where=f"dims {self}, {_place(mesh)}",
+                expected=list(layout.local_shape),
+                got=list(local_shape),
+                remedy="correct the sizes in the dims text, or the coordinates",
+            )
+        return layout
+
+    def _splits(self) -> Iterator[Split]:
+        for dim in self.dims:
+            yield from dim.splits
+        yield from (cut for cut in self.flat_cuts if isinstance(cut, Split))
+
+    def _require_axes(self, mesh: Mesh) -> None:
+        for axis in (*(split.axis for split in self._splits()), *self.partial_axes):
+            if axis not in mesh.sizes:
+                raise LayoutError(
+                    "the dims text names an axis that the mesh does not have",
+                    where=f"dims {self}, mesh {mesh.name}",
+                    expected=f"one of {', '.join(mesh.sizes)}",
+                    got=axis,
+                    remedy="correct the axis, or choose the mesh that has it",
+                )
+
+    def _require_dims(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != len(self.dims):
+            raise LayoutError(
+                "the dims text has another number of dims than the tensor",
+                where=f"dims {self}",
+                expected=f"{len(self.dims)} dims",
+                got=f"shape {list(shape)}",
+                remedy="name every dim of the tensor once, in the order of its shape",
+            )
+        for dim, length in zip(self.dims, shape, strict=True):
+            if dim.name == "1" and length != 1:
+                raise LayoutError(
+                    "a dim that is written 1 has another length",
+                    where=f"dims {self}",
+                    expected=1,
+                    got=f"{length} in shape {list(shape)}",
+                    remedy="give the dim a name",
+                )
+
+    def _not_known(self, got: str) -> LayoutError:
+        return LayoutError(
+            "the global shape does not follow from the local one",
+            where=f"dims {self}",
+            got=got,
+            remedy="give the global shape",
+        )
+
+    def _cut_flat(self, layout: ShardLayout, mesh: Mesh) -> ShardLayout:
+        size = math.prod(layout.local_shape)
+        held = range(size)
+        for cut in self.flat_cuts:
+            if isinstance(cut, Split):
+                (part,) = cut.ranges(
+                    len(held),
+                    mesh.sizes[cut.axis],
+                    mesh.coords[cut.axis],
+                    where=f"flat array of {self}, axis {cut.axis} of mesh {mesh.name}",
+                )
+            else:
+                part = range(cut.start, cut.stop)
+                if not 0 <= cut.start <= cut.stop <= len(held):
+                    raise LayoutError(
+                        "a range reaches outside the flattened array",
+                        where=f"dims {self}",
+                        expected=f"0 <= start <= stop <= {len(held)}",
+                        got=str(cut),
+                        remedy="correct the range, or the shape",
+                    )
+            held = range(held.start + part.start, held.start + part.stop)
+        flat = flat_range(layout, min(held.start, size), min(held.stop, size))
+        return replace(flat, local_shape=(len(held),))  # longer if it is padded
+
+
+def _split_dim(dim: Dim, length: int, mesh: Mesh) -> Cover:
+    everything = Segment(global_start=0, local_start=0, extent=length)
+    cover = Cover(length=length, segments=(everything,))
+    for split in dim.splits:
+        where = f"dim {dim} of length {length}, axis {split.axis} of mesh {mesh.name}"
+        size, coord = mesh.sizes[split.axis], mesh.coords[split.axis]
+        cover = cover.take(split.ranges(cover.length, size, coord, where=where))
+    if length == 0:  # an empty tensor is one empty block, on every rank
+        return replace(cover, segments=(everything,))
+    return cover
+
+
+def _block(segments: tuple[Segment, ...]) -> Block:
+    return Block(
+        region=Region(
+            start=tuple(segment.global_start for segment in segments),
+            extent=tuple(segment.extent for segment in segments),
+        ),
+        local_start=tuple(segment.local_start for segment in segments),
+    )
+
+
+def _bracketed(cuts: tuple[Split | FlatCut, ...]) -> str:
+    return f"[{','.join(map(str, cuts))}]" if cuts else ""
+
+
+def _place(mesh: Mesh) -> str:
+    coords = ", ".join(f"{axis} {coord}" for axis, coord in mesh.coords.items())
+    return f"mesh {mesh.name} at {coords}"
+
+
+_PARTIAL_TEXT = re.compile(rf"(?:^|(?<=\s)){_PARTIAL}\[(?P<axes>[^\[\]]*)\]$")
+_FLAT_TEXT = re.compile(r"\((?P<dims>.*)\)\[(?P<cuts>[^\[\]]*)\]", re.DOTALL)
+_DIM_TEXT = re.compile(
+    rf"\s*(?P<name>{_NAME.pattern})(?:\[(?P<splits>[^\[\]]*)\])?(?=\s|$)"
+)
+_CUT_TEXT = re.compile(
+    rf"\s*(?:(?P<start>\d+)\s*:\s*(?P<stop>\d+)|(?P<axis>{AXIS_NAME.pattern})"
+    r"(?:\s*:\s*(?P<modifier>[a-z]+)(?P<call>\((?P<numbers>[^()]*)\))?)?)\s*(?:,|$)"
+)
+
+
+def parse_dims(text: str) -> Dims:
+    """Reads a dims text; the grammar is in the docstring of this module.
+
+    Raises:
+        LayoutError: The text does not follow the grammar, or names an axis twice.
+    """
+    body = text.strip()
+    partial_axes: tuple[str, ...] = ()
+    if match := _PARTIAL_TEXT.search(body):
+        partial_axes = tuple(axis.strip() for axis in match["axes"].split(","))
+        body = body[: match.start()].rstrip()
+        if not all(map(AXIS_NAME.fullmatch, partial_axes)):
+            raise _syntax_error(text, match[0], "partial[axis] or partial[a,b]")
+    flat_cuts: tuple[Split | FlatCut, ...] = ()
+    if body.startswith("("):
+        match = _FLAT_TEXT.fullmatch(body)
+        if match is None:
+            raise _syntax_error(
+                text, body, "(dims)[axis], with nothing before or after"
+            )
+        body = match["dims"]
+        flat_cuts = tuple(_parse_cuts(match["cuts"], text))
+    return Dims(
+        dims=tuple(_parse_dim_list(body, text)),
+        flat_cuts=flat_cuts,
+        partial_axes=partial_axes,
+    )
+
+
+def _parse_dim_list(body: str, text: str) -> Iterator[Dim]:
+    position = 0
+    while body[position:].strip():
+        match = _DIM_TEXT.match(body, position)
+        if match is None:
+            raise _syntax_error(
+                text,
+                body[position:].strip(),
+                "dims separated by blanks: name, name[axis] or name[axis:modifier]",
+            )
+        if match["name"] == _PARTIAL:
+            raise _syntax_error(
+                text, match[0].strip(), "partial[axis] as the last word"
+            )
+        splits = []
+        if match["splits"] is not None:
+            for cut in _parse_cuts(match["splits"], text):
+                if isinstance(cut, FlatCut):
+                    raise _syntax_error(text, str(cut), "an axis")
+                splits.append(cut)
+        yield Dim(name=match["name"], splits=tuple(splits))
+        position = match.end()
+
+
+def _parse_cuts(cuts: str, text: str) -> Iterator[Split | FlatCut]:
+    position = 0
+    while True:
+        match = _CUT_TEXT.match(cuts, position)
+        if match is None:
+            raise _syntax_error(text, f"[{cuts}]", "axis or axis:modifier, with commas")
+        if match["start"] is not None:
+            yield FlatCut(start=int(match["start"]), stop=int(match["stop"]))
+        else:
+            yield _parse_split(match, text)
+        if not match[0].endswith(","):
+            return
+        position = match.end()
+
+
+def _parse_split(match: re.Match[str], text: str) -> Split:
+    word = match["modifier"]
+    if word is None:
+        return Split(axis=match["axis"])
+    words = [modifier.value for modifier in Modifier if modifier is not Modifier.EVEN]
+    if word not in words:
+        raise _syntax_error(text, word, f"a modifier out of {', '.join(words)}")
+    numbers = match["numbers"].split(",") if match["call"] else []
+    if not all(re.fullmatch(r"\s*\d+\s*", number) for number in numbers):
+        raise _syntax_error(text, match["call"], "whole numbers in parentheses")
+    return Split(
+        axis=match["axis"], modifier=Modifier(word), numbers=tuple(map(int, numbers))
+    )
+
+
+def _syntax_error(text: str, got: str, expected: str) -> LayoutError:
+    return LayoutError(
+        "not a dims text",
+        where=repr(text),
+        expected=expected,
+        got=repr(got),
+        remedy="write it like 's[cp:zigzag,tp] b h' or '(f[tp] h)[dp:chunk]'",
+    )

@@ -1,0 +1,284 @@
+"""How one axis splits one dim: modifiers, their arithmetic, and what is left.
+
+The text around them and the lowering of whole tensors lie in ``ttrace.ir.dims``.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ttrace.errors import LayoutError
+
+
+class Modifier(StrEnum):
+    """Which elements of a dim a coordinate on the axis holds.
+
+    With ``length`` the length of the dim and ``n`` the size of the axis:
+
+    ============ ==================================================================
+    ``even``     ``n`` equal ranges; what an axis without a modifier means
+    ``zigzag``   ``2n`` equal chunks; coordinate r holds chunks r and ``2n - 1 - r``
+    ``parts``    the dim is a concatenation, each part of it split evenly on its own
+    ``chunk``    ranges of ``ceil(length / n)``; the last may be short or empty
+    ``uneven``   ranges that differ by at most one; the first are the longer ones
+    ``sizes``    ranges of the given sizes
+    ``padded``   ``even``, after padding the dim to a multiple of ``k * n``
+    ============ ==================================================================
+    """
+
+    EVEN = "even"
+    ZIGZAG = "zigzag"
+    PARTS = "parts"
+    CHUNK = "chunk"
+    UNEVEN = "uneven"
+    SIZES = "sizes"
+    PADDED = "padded"
+
+
+AXIS_NAME = re.compile(r"[A-Za-z_][\w-]*")
+"""What a dims text accepts as the name of a mesh axis."""
+
+
+def require_axis_name(axis: str) -> None:
+    """Refuses a name that no dims text could hold.
+
+    Raises:
+        LayoutError: It is not made of letters, digits, ``_`` and ``-``.
+    """
+    if not AXIS_NAME.fullmatch(axis):
+        raise LayoutError(
+            "not the name of a mesh axis",
+            expected="letters, digits, _ and -, no digit first",
+            got=repr(axis),
+            remedy="rename the axis",
+        )
+
+
+_NUMBERS = {
+    Modifier.PARTS: "a number of parts or the size of each: parts(2), parts(64,32,32)",
+    Modifier.SIZES: "one size per coordinate on the axis: sizes(3,5)",
+    Modifier.PADDED: "one number, at least 1: padded(128)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """One axis that splits a dim, or a flattened array.
+
+    Attributes:
+        axis: Name of the mesh axis.
+        modifier: How it splits.
+        numbers: Arguments of ``parts`` (one number: how many equal parts; more: the
+            size of each part), ``sizes`` (one per coordinate) and ``padded`` (one).
+    """
+
+    axis: str
+    modifier: Modifier = Modifier.EVEN
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        require_axis_name(self.axis)
+        smallest = 0 if self.modifier is Modifier.SIZES else 1
+        sound = all(number >= smallest for number in self.numbers)
+        match self.modifier:
+            case Modifier.PARTS | Modifier.SIZES:
+                sound = sound and len(self.numbers) > 0
+            case Modifier.PADDED:
+                sound = sound and len(self.numbers) == 1
+            case _:
+                sound = not self.numbers
+        if not sound:
+            raise LayoutError(
+                "a modifier with the wrong numbers",
+                where=f"axis {self.axis}",
+                expected=_NUMBERS.get(self.modifier, f"{self.modifier}, no numbers"),
+                got=_call(self.modifier, self.numbers),
+                remedy="correct the dims text",
+            )
+
+    def __str__(self) -> str:
+        if self.modifier is Modifier.EVEN:
+            return self.axis
+        return f"{self.axis}:{_call(self.modifier, self.numbers)}"
+
+    @property
+    def is_one_range(self) -> bool:
+        """Whether every coordinate holds a single range."""
+        return self.modifier not in (Modifier.ZIGZAG, Modifier.PARTS)
+
+    def ranges(self, length: int, size: int, coord: int, *, where: str) -> list[range]:
+        """What one coordinate holds, in the order of its local array.
+
+        Args:
+            length: Length of what is split.
+            size: Size of the axis.
+            coord: Coordinate on the axis.
+            where: The place, for messages.
+
+        Returns:
+            Disjoint ranges. Only those of ``padded`` reach beyond ``length``.
+
+        Raises:
+            LayoutError: The length cannot be split in that way.
+        """
+        match self.modifier:
+            case Modifier.EVEN:
+                each = self._divide(length, size, where)
+                return [_nth(coord, each)]
+            case Modifier.ZIGZAG:
+                if size == 1:
+                    return [range(length)]
+                each = self._divide(length, 2 * size, where)
+                return [_nth(coord, each), _nth(2 * size - 1 - coord, each)]
+            case Modifier.PARTS:
+                ranges = []
+                for part in _consecutive(self._part_lengths(length, where)):
+                    each = self._divide(len(part), size, where)
+                    ranges.append(part[coord * each : (coord + 1) * each])
+                return ranges
+            case Modifier.CHUNK:
+                return [range(length)[_as_slice(_nth(coord, -(-length // size)))]]
+            case Modifier.UNEVEN:
+                each, longer = divmod(length, size)
+                sizes = [each + (index < longer) for index in range(size)]
+                return [_consecutive(sizes)[coord]]
+            case Modifier.SIZES:
+                self._require_total(length, where)
+                if len(self.numbers) != size:
+                    raise LayoutError(
+                        "as many sizes are needed as the axis is long",
+                        where=where,
+                        expected=f"{size} sizes",
+                        got=_call(self.modifier, self.numbers),
+                        remedy="give one size per coordinate on the axis",
+                    )
+                return [_consecutive(self.numbers)[coord]]
+            case Modifier.PADDED:
+                multiple = self.numbers[0] * size
+                padded = -(-length // multiple) * multiple
+                return [_nth(coord, padded // size)]
+
+    def length_before(self, local_length: int, size: int) -> int | None:
+        """The length that a split left ``local_length`` of; None if it is not known."""
+        match self.modifier:
+            case Modifier.EVEN | Modifier.ZIGZAG:
+                return local_length * size
+            case Modifier.PARTS if len(self.numbers) == 1:
+                return local_length * size
+            case Modifier.PARTS | Modifier.SIZES:
+                return sum(self.numbers)
+            case Modifier.CHUNK | Modifier.UNEVEN if size == 1:
+                return local_length
+            case _:
+                return None
+
+    def _part_lengths(self, length: int, where: str) -> Sequence[int]:
+        if len(self.numbers) == 1:
+            (num_parts,) = self.numbers
+            return [self._divide(length, num_parts, where)] * num_parts
+        self._require_total(length, where)
+        return self.numbers
+
+    def _require_total(self, length: int, where: str) -> None:
+        if sum(self.numbers) != length:
+            raise LayoutError(
+                f"the {self.modifier} do not add up to the dim",
+                where=where,
+                expected=length,
+                got=f"{' + '.join(map(str, self.numbers))} = {sum(self.numbers)}",
+                remedy="correct the numbers in the dims text, or the shape",
+            )
+
+    def _divide(self, length: int, divisor: int, where: str) -> int:
+        if length % divisor:
+            raise LayoutError(
+                f"{self} does not divide its dim",
+                where=where,
+                expected=f"a length divisible by {divisor}",
+                got=length,
+                remedy="correct the shape, or say chunk, uneven, sizes(...) or "
+                "padded(...) after the axis",
+            )
+        return length // divisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A range of a dim and where the local array holds it.
+
+    Attributes:
+        global_start: First index in the logical tensor.
+        local_start: First index in the local array.
+        extent: Number of indices.
+    """
+
+    global_start: int
+    local_start: int
+    extent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cover:
+    """What a rank holds along one dim.
+
+    Attributes:
+        length: Length of the local array; what no segment covers is padding.
+        segments: Disjoint, in local order, neighbours joined.
+    """
+
+    length: int
+    segments: tuple[Segment, ...]
+
+    def take(self, ranges: Sequence[range]) -> "Cover":
+        """What is left when these ranges of the local array are kept, in their order.
+
+        Args:
+            ranges: Disjoint; where they reach beyond the array, padding is added.
+        """
+        segments: list[Segment] = []
+        length = 0
+        for kept in ranges:
+            for segment in self.segments:
+                start = max(segment.local_start, kept.start)
+                stop = min(segment.local_start + segment.extent, kept.stop)
+                if start >= stop:
+                    continue
+                piece = Segment(
+                    global_start=segment.global_start + start - segment.local_start,
+                    local_start=length + start - kept.start,
+                    extent=stop - start,
+                )
+                if segments and _continues(segments[-1], piece):
+                    last = segments.pop()
+                    piece = replace(last, extent=last.extent + piece.extent)
+                segments.append(piece)
+            length += len(kept)
+        return Cover(length=length, segments=tuple(segments))
+
+
+def _continues(first: Segment, second: Segment) -> bool:
+    return (
+        first.global_start + first.extent == second.global_start
+        and first.local_start + first.extent == second.local_start
+    )
+
+
+def _call(modifier: Modifier, numbers: tuple[int, ...]) -> str:
+    return f"{modifier}({','.join(map(str, numbers))})" if numbers else f"{modifier}"
+
+
+def _nth(index: int, each: int) -> range:
+    return range(index * each, (index + 1) * each)
+
+
+def _as_slice(elements: range) -> slice:
+    return slice(elements.start, elements.stop)
+
+
+def _consecutive(lengths: Sequence[int]) -> list[range]:
+    stops = itertools.accumulate(lengths)
+    return [
+        range(stop - length, stop) for length, stop in zip(lengths, stops, strict=True)
+    ]
