@@ -1,0 +1,131 @@
+"""The files of one rank, as they are written; no threads, no queue."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from ttrace.errors import TraceError, TraceExistsError
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import SCHEMA_VERSION, RankInfo, ShardRecord, SkippedRecord
+from ttrace.store.completion import Completion, encode_completion
+from ttrace.store.files import (
+    COMPLETE,
+    FAILURE,
+    INDEX,
+    MANIFEST,
+    encode_document,
+    hash_bytes,
+    rank_folder_name,
+    replacing,
+    segment_file_name,
+    sync,
+    writing_error,
+)
+from ttrace.store.index import IndexGroup, StoredShard, encode_group
+from ttrace.store.segments import plan_segment, stored_bytes, write_segment
+
+
+class RankFolder:
+    """One rank's folder of a trace being written.
+
+    Attributes:
+        path: The folder; nothing outside it is written.
+    """
+
+    def __init__(self, trace: Path, info: RankInfo):
+        """Creates the folder, with the manifest and an empty index in it.
+
+        Raises:
+            TraceExistsError: The folder is there already.
+            StorageFullError: It cannot be written.
+        """
+        self.path = trace / rank_folder_name(info.rank)
+        self._rank = info.rank
+        manifest = encode_document({"schema_version": SCHEMA_VERSION, **info.to_json()})
+        self._manifest_hash = hash_bytes(manifest)
+        self._index_hash = xxhash.xxh3_64()
+        self._num_records = self._num_skipped = self._num_segments = 0
+        try:
+            self.path.mkdir(parents=True)
+            with replacing(self.path / MANIFEST) as file:
+                file.write(manifest)
+            (self.path / INDEX).touch()
+        except (FileExistsError, NotADirectoryError):
+            raise TraceExistsError(
+                "there is something where a rank's trace should go",
+                where=self.path,
+                remedy="remove it, or record elsewhere with --out",
+            ) from None
+        except OSError as error:
+            raise writing_error(error, self.path) from error
+
+    def append(
+        self,
+        records: Sequence[ShardRecord],
+        skipped: Sequence[SkippedRecord],
+        hand_over: Callable[[Iterable[TensorId]], Iterable[np.ndarray]],
+    ) -> None:
+        """Writes a segment, then the lines of the index that name it.
+
+        Args:
+            records: Shards, in order of capture.
+            skipped: Skipped tensors, in order of capture.
+            hand_over: Yields the arrays of the ids it is given, in that order; each
+                is dropped before the next is asked for.
+
+        Raises:
+            OSError: The disk does not take it; the index names nothing of it then.
+        """
+        segment, shards = None, ()
+        if records:
+            plan = plan_segment(segment_file_name(self._num_segments), records)
+            segment = plan.segment
+            hashes = write_segment(self.path, plan, hand_over(plan.offsets))
+            hash_of = dict(zip(plan.offsets, hashes, strict=True))
+            shards = tuple(
+                StoredShard(
+                    record=record,
+                    segment=segment.name,
+                    offset=plan.offsets[record.id],
+                    nbytes=stored_bytes(record),
+                    hash=hash_of[record.id],
+                )
+                for record in records
+            )
+        lines = encode_group(
+            IndexGroup(segment=segment, shards=shards, skipped=tuple(skipped))
+        )
+        with open(self.path / INDEX, "ab") as file:
+            file.write(lines)
+        self._index_hash.update(lines)
+        self._num_records += len(shards)
+        self._num_skipped += len(skipped)
+        self._num_segments += segment is not None
+
+    def complete(self) -> None:
+        """Marks the rank complete, after all else has reached the disk.
+
+        Raises:
+            OSError: The disk does not take it; the rank stays incomplete.
+        """
+        completion = Completion(
+            rank=self._rank,
+            num_records=self._num_records,
+            num_skipped=self._num_skipped,
+            num_segments=self._num_segments,
+            manifest_xxh3_64=self._manifest_hash,
+            index_xxh3_64=self._index_hash.hexdigest(),
+        )
+        sync(self.path / INDEX)
+        sync(self.path)
+        with replacing(self.path / COMPLETE) as file:
+            file.write(encode_completion(completion))
+        sync(self.path)
+
+    def note_failure(self, failure: TraceError) -> None:
+        """Leaves the reason why the rank stays incomplete, if the disk still can."""
+        with contextlib.suppress(OSError), replacing(self.path / FAILURE) as file:
+            file.write(encode_document({"reason": failure.what}))

@@ -1,0 +1,156 @@
+"""Opens a trace: what it holds, whether it is whole, and its arrays on demand."""
+
+import collections
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import ShardRecord, TraceInfo
+from ttrace.store.files import RECORD_AGAIN, hash_bytes
+from ttrace.store.index import StoredShard
+from ttrace.store.merging import merge_parts
+from ttrace.store.ranks import RankPart, read_rank
+from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
+from ttrace.store.segments import map_segment
+
+_MAPPED_SEGMENTS = 32
+"""Segments kept mapped without an array in use; each holds a file descriptor."""
+
+
+class Trace:
+    """A trace on disk, open for reading.
+
+    ``load`` may be called from any thread.
+
+    Attributes:
+        path: Its folder.
+        info: Everything it holds but the arrays.
+        incomplete: What is missing, in words; empty unless it was opened with
+            ``allow_incomplete``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parts: Sequence[RankPart],
+        *,
+        incomplete: Sequence[str] = (),
+        verify: bool = True,
+    ):
+        """Puts the parts of the ranks together; see ``open_trace``."""
+        self.path = path
+        self.info: TraceInfo = merge_parts(parts)
+        self.incomplete = tuple(incomplete)
+        self._verify = verify
+        self._verified: set[tuple[int, TensorId]] = set()
+        self._parts = {part.info.rank: part for part in parts}
+        self._stored: Mapping[tuple[int, TensorId], StoredShard] = {
+            (part.info.rank, stored.record.id): stored
+            for part in parts
+            for stored in part.shards
+        }
+        self._mapped: collections.OrderedDict[tuple[int, str], np.ndarray] = (
+            collections.OrderedDict()
+        )
+        self._mapping = threading.Lock()
+
+    def load(self, shard: ShardRecord) -> np.ndarray:
+        """Gives the values of a shard, as a view of the mapped file.
+
+        The first load of a shard reads all of it to check its hash, unless the
+        trace was opened without ``verify``; nothing is copied.
+
+        Returns:
+            A read-only array of the record's dtype and local shape.
+
+        Raises:
+            UsageError: The shard is not of this trace.
+            CorruptTraceError: Its bytes are not those that were written.
+            TraceError: The system does not let us read them.
+        """
+        key = (shard.rank, shard.id)
+        stored = self._stored.get(key)
+        if stored is None or stored.record != shard:
+            raise UsageError(
+                "a shard was looked up in a trace that does not hold it",
+                where=self.path,
+                got=f"{shard.id}, rank {shard.rank}",
+                remedy="take the shards from the info of the same trace",
+            )
+        content = self._content(shard.rank, stored.segment)
+        data = content[stored.offset : stored.offset + stored.nbytes]
+        if self._verify and key not in self._verified:
+            found = hash_bytes(data)
+            if found != stored.hash:
+                raise CorruptTraceError(
+                    "the bytes of a tensor are not those that were written",
+                    where=f"{shard.id}, rank {shard.rank}, "
+                    f"{self._parts[shard.rank].folder / stored.segment}",
+                    expected=f"xxh3_64 {stored.hash}",
+                    got=f"xxh3_64 {found}",
+                    remedy=RECORD_AGAIN,
+                )
+            self._verified.add(key)
+        dtype = dtype_named(shard.dtype).numpy
+        return data.view(dtype).reshape(shard.layout.local_shape)
+
+    def _content(self, rank: int, name: str) -> np.ndarray:
+        """All bytes of a segment; recently used ones stay mapped."""
+        with self._mapping:
+            key = (rank, name)
+            if key not in self._mapped:
+                part = self._parts[rank]
+                self._mapped[key] = map_segment(part.folder / name, part.segments[name])
+                if len(self._mapped) > _MAPPED_SEGMENTS:
+                    self._mapped.popitem(last=False)
+            self._mapped.move_to_end(key)
+            return self._mapped[key]
+
+
+def open_trace(
+    path: str | Path, *, allow_incomplete: bool = False, verify: bool = True
+) -> Trace:
+    """Opens a trace.
+
+    Manifests and indexes are read and checked now, segments when they are needed.
+
+    Args:
+        path: Folder of the trace.
+        allow_incomplete: Read what is safely there where ranks are missing, still
+            being written or cut off, and say so in ``Trace.incomplete``.
+        verify: Check the hash of each tensor when it is first loaded.
+
+    Raises:
+        TraceNotFoundError: There is no trace.
+        IncompleteTraceError: It is still being written, was cut off, or lacks a rank.
+        CorruptTraceError: Its bytes are not those that were written.
+        SchemaVersionError: It was written in another format.
+        LayoutError: Its ranks disagree about the shape of a tensor.
+        TraceError: It mixes runs, has a rank twice, or cannot be read.
+    """
+    path = Path(path)
+    infos, missing = find_ranks(path)
+    check_same_run(infos)
+    missing += missing_ranks(infos)
+    parts = [read_rank(folder, info) for folder, info in infos.items()]
+    missing += [reason for part in parts for reason in part.missing]
+    if missing and not (allow_incomplete and parts):
+        raise IncompleteTraceError(
+            "the trace is incomplete",
+            where=path,
+            expected="a complete.json from every recorded rank",
+            got=_shortened(missing),
+            remedy="wait until the run has ended, or record it again; "
+            "'ttrace show' lists what is there",
+        )
+    return Trace(path, parts, incomplete=missing, verify=verify)
+
+
+def _shortened(reasons: Sequence[str], most: int = 8) -> str:
+    more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
+    return "; ".join(reasons[:most]) + more
