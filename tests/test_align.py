@@ -1,8 +1,8 @@
 """Alignment: who meets whom, in which order, and why somebody stands alone."""
 
 import numpy as np
-from trace_factory import memory_trace
 
+from tests.trace_factory import Tensor, memory_trace
 from ttrace.compare.align import (
     Match,
     Side,
@@ -62,13 +62,11 @@ def test_pipeline_stages_keep_their_order():
     """Positions count per rank: the second stage's are as low as the first's."""
     first = [f"step0/mb0/layers.{n}/output/0" for n in (0, 1)]
     second = [f"step0/mb0/layers.{n}/output/0" for n in (2, 3)]
-    staged = memory_trace(dict.fromkeys(first + second, ONE), {"pp": 2})
-    for tensor_id, record in staged.info.tensors.items():
-        rank = 0 if str(tensor_id) in first else 1
-        only = tuple(
-            shard for shard in record.shards if shard.rank == rank
-        )  # each stage has its own layers
-        object.__setattr__(record, "shards", only)
+    staged = memory_trace(
+        {text: Tensor(full=ONE, holders=(0,)) for text in first}
+        | {text: Tensor(full=ONE, holders=(1,)) for text in second},
+        {"pp": 2},
+    )
     assert ids(align(staged.info, staged.info)) == first + second
 
 

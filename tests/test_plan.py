@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from trace_factory import MESH, Tensor, memory_trace
 
+from tests.trace_factory import MESH, Tensor, memory_trace
 from ttrace.compare.align import align
 from ttrace.compare.plan import cover, plan_comparison
 from ttrace.errors import LayoutError

@@ -163,9 +163,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: nn.Sequential(nn.Dropout(0.3), ResidualMlp(), nn.Dropout(0.3)),
     "checkpoint_reentrant": lambda: Checkpointed(reentrant=True),
     "checkpoint": lambda: Checkpointed(reentrant=False),
-    "encoder_layer": lambda: nn.TransformerEncoderLayer(
-        WIDTH, 2, 16, batch_first=True
-    ),
+    "encoder_layer": lambda: nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True),
     "lstm": Recurrent,
     "autocast": Autocast,
     "bfloat16": lambda: nn.Sequential(ParallelBlock(), ResidualMlp()).bfloat16(),
@@ -212,7 +210,7 @@ def train(
                 results += [loss.detach(), x.grad]
                 if session is not None:
                     session.loss(loss)
-            results += [p.grad.clone() for p in model.parameters()]
+            results += [p.grad + 0 for p in model.parameters() if p.grad is not None]
             optimizer.step()
             optimizer.zero_grad()
             results += [p.detach().clone() for p in model.parameters()]

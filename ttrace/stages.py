@@ -14,7 +14,7 @@ from ttrace.judge.verdict import judge
 from ttrace.report.build import build_report
 from ttrace.report.report import Report
 from ttrace.run.filters import CaptureFilter
-from ttrace.run.record import Recording, record
+from ttrace.run.record import Recording, prepare_folder, record
 from ttrace.store.reader import Trace
 
 
@@ -109,6 +109,7 @@ def check(
         TraceExistsError: ``out`` holds traces and may not be overwritten.
         CommandError: A command failed, hung, or recorded nothing.
         TraceError: A recorded trace is incomplete or corrupt.
+        StorageFullError: A log, the tolerances or the report cannot be written.
     """
 
     def recorded(name: str, command: Sequence[str], draw: int | None = None) -> Trace:
@@ -121,16 +122,20 @@ def check(
             perturbation=draw,
             timeout_s=request.timeout_s,
         )
-        return record(recording, overwrite=request.overwrite)
+        return record(recording)
 
+    draws = range(1, request.num_draws + 1)
+    for name in ("reference", "candidate", *map(_perturbed_name, draws)):
+        # All of them now, and not after an hour of recording the first ones.
+        prepare_folder(request.out / name, overwrite=request.overwrite)
     on_stage("recording the reference")
     reference = recorded("reference", request.reference)
     on_stage("recording the candidate")
     candidate = recorded("candidate", request.candidate)
     perturbed = []
-    for draw in range(1, request.num_draws + 1):
+    for draw in draws:
         on_stage(f"recording the reference with noise, {draw} of {request.num_draws}")
-        perturbed.append(recorded(f"perturbed-{draw}", request.reference, draw))
+        perturbed.append(recorded(_perturbed_name(draw), request.reference, draw))
     tolerances = ToleranceTable(policy=request.policy)
     if perturbed:
         on_stage("measuring the noise")
@@ -149,3 +154,7 @@ def check(
     )
     report.save(request.report_path)
     return report
+
+
+def _perturbed_name(draw: int) -> str:
+    return f"perturbed-{draw}"

@@ -4,10 +4,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ttrace.cli.terminal import output_console, progress_bar, writing
+from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.report.text import print_report
+from ttrace.report.text import print_report, print_report_path
 from ttrace.stages import compare_traces
 from ttrace.store.reader import open_trace
 
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
             allow=args.allow,
             progress=progress,
         )
-    json_path = None
+    console = output_console()
+    print_report(report, console)
     if args.json is not None:
-        json_path = Path(args.json)
-        with writing(json_path):
-            report.save(json_path)
-    print_report(report, output_console(), json_path=json_path)
+        # Printed first: a full disk must not take the verdict along.
+        report.save(Path(args.json))
+        print_report_path(Path(args.json), console)
     return report.verdict.exit_code

@@ -1,6 +1,7 @@
 """Entry point: parses, calls one subcommand, and answers with the exit codes."""
 
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ EXIT_ERROR = 2
 """Usage error, failed command, unreadable trace, or a failure of ttrace itself."""
 
 
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells answer it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
@@ -25,14 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # --help, or a wrong option
+        return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+    try:
         flags.FLAGS.mark_as_parsed()
         command = importlib.import_module(f"ttrace.cli.{args.command}_command")
         return command.run(args)
-    except SystemExit as stop:  # argparse: --help, or a wrong option
-        return stop.code if isinstance(stop.code, int) else EXIT_ERROR
+    except SystemExit:  # by a library; rich does so where nobody reads its output
+        return EXIT_ERROR
     except KeyboardInterrupt:
         print("ttrace: interrupted", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     except TtraceError as error:
         print(f"ttrace: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -48,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The ``ttrace`` program."""
+    # As Ctrl-C does, so that the commands it runs are ended with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
 
 

@@ -1,6 +1,7 @@
 """The options of every subcommand; imports nothing slow, so that --help is quick."""
 
 import argparse
+import math
 from typing import NoReturn
 
 from absl.flags import argparse_flags
@@ -155,7 +156,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ranks", metavar="RANGES", help="ranks that record")
     group.add_argument(
         "--timeout",
-        type=_seconds,
+        type=_positive,
         default=DEFAULT_TIMEOUT_S,
         metavar="SECONDS",
         help="after which a command counts as hanging (default: %(default)g)",
@@ -192,18 +193,16 @@ def _add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below zero")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
-
-
-def _seconds(text: str) -> float:
-    return _positive(text)

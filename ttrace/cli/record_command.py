@@ -18,12 +18,13 @@ def run(args: argparse.Namespace) -> int:
             remedy="put the command behind '--'",
         )
     out = Path(args.out)
+    beside = out.resolve()
     trace = record(
         Recording(
             name="recorded",
             command=command,
             out=out,
-            log=out.with_name(out.name + ".log"),
+            log=beside.parent / f"{beside.name}.log",
             capture=capture_from(args),
             perturbation=args.perturb,
             timeout_s=args.timeout,

@@ -1,15 +1,13 @@
-"""What the subcommands share on the terminal: consoles, stages, progress, files."""
+"""What the subcommands share on the terminal: consoles, stages, progress."""
 
 import argparse
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttrace.errors import StorageFullError
 from ttrace.run.filters import CaptureFilter
 
 _WIDTH_WITHOUT_TERMINAL = 120
@@ -82,23 +80,3 @@ def capture_from(args: argparse.Namespace) -> CaptureFilter:
     return CaptureFilter.from_json(
         {name: text for name, text in options.items() if text is not None}
     )
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write a file into a message.
-
-    Raises:
-        StorageFullError: The file could not be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        if isinstance(error, StorageFullError):
-            raise
-        raise StorageFullError(
-            f"a file cannot be written ({error.strerror})",
-            where=path,
-            remedy="make room or choose another place",
-        ) from error

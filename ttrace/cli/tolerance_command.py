@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ttrace.cli.terminal import announce, progress_bar, writing
+from ttrace.cli.terminal import announce, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.store.reader import open_trace
@@ -18,8 +18,7 @@ def run(args: argparse.Namespace) -> int:
             reference, perturbed, load_backend(args.backend), progress=progress
         )
     out = Path(args.out)
-    with writing(out):
-        table.save(out)
+    table.save(out)
     announce(
         f"{out}: noise of {len(table.noise)} tensors from {len(perturbed)} perturbed "
         f"run{'s' if len(perturbed) > 1 else ''}"

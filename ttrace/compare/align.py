@@ -1,12 +1,13 @@
 """Lines the tensors of two traces up by identity; touches no array and no block."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.run.filters import CaptureFilter
+from ttrace.store.order import merge_orders
 
 
 class Side(StrEnum):
@@ -63,7 +64,8 @@ class Alignment:
 
     Attributes:
         entries: In order of the dataflow: that of the reference, each tensor that
-            only the candidate has right behind its predecessor there.
+            only the candidate has right behind its predecessor there (see
+            ``ttrace.store.order``).
     """
 
     entries: tuple[Match | Unmatched | Skipped, ...]
@@ -80,76 +82,72 @@ def align(reference: TraceInfo, candidate: TraceInfo) -> Alignment:
     A recomputed forward has no counterpart in a reference that does not recompute: it
     is matched with the reference's first forward, which it must repeat.
     """
-    entries: dict[TensorId, Match | Unmatched | Skipped] = {}
-    for tensor_id in _merge_orders(_all_ids(reference), _all_ids(candidate)):
-        entry = _align_one(tensor_id, reference, candidate)
-        if entry is not None:
-            entries[tensor_id] = entry
-    return Alignment(entries=tuple(entries.values()))
+    runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
+    order = merge_orders(run.order() for run in runs)
+    return Alignment(entries=tuple(_align_one(tensor_id, *runs) for tensor_id in order))
+
+
+class _Run:
+    """One of the two runs, with what explains the absence of a tensor from it."""
+
+    def __init__(self, side: Side, info: TraceInfo):
+        self.side = side
+        self.info = info
+        self._filter = CaptureFilter.from_json(dict(info.ranks[0].capture))
+
+    def order(self) -> list[TensorId]:
+        """Recorded and skipped ids, in order of capture."""
+        by_rank: dict[int, list[tuple[int, TensorId]]] = {}
+        for record in self.info.tensors.values():
+            for shard in record.shards:
+                by_rank.setdefault(shard.rank, []).append((shard.sequence, record.id))
+        for skipped in self.info.skipped.values():
+            by_rank.setdefault(skipped.rank, []).append((skipped.sequence, skipped.id))
+        return merge_orders(
+            [tensor_id for _, tensor_id in sorted(by_rank[rank], key=lambda x: x[0])]
+            for rank in sorted(by_rank)
+        )
+
+    def why_absent(self, tensor_id: TensorId) -> str | None:
+        """Why the run did not record a tensor, or None if nothing explains it."""
+        if tensor_id in self.info.skipped:
+            reason = self.info.skipped[tensor_id].reason
+        elif not self._filter.wants(tensor_id):
+            reason = "left out by a capture filter"
+        elif is_rank_filtered(self.info):
+            reason = "not held by the ranks that were recorded"
+        else:
+            return None
+        return f"{self.side}: {reason}"
 
 
 def _align_one(
-    tensor_id: TensorId, reference: TraceInfo, candidate: TraceInfo
+    tensor_id: TensorId, reference: _Run, candidate: _Run
 ) -> Match | Unmatched | Skipped:
-    of_reference = reference.tensors.get(tensor_id)
-    of_candidate = candidate.tensors.get(tensor_id)
-    if tensor_id.pass_ is Pass.RECOMPUTE:
-        if of_reference is None:
+    of_reference = reference.info.tensors.get(tensor_id)
+    of_candidate = candidate.info.tensors.get(tensor_id)
+    reason = None
+    if of_reference is None:
+        reason = reference.why_absent(tensor_id)
+        if tensor_id.pass_ is Pass.RECOMPUTE:
             first_forward = replace(tensor_id, pass_=Pass.FORWARD)
-            of_reference = reference.tensors.get(first_forward)
-        elif of_candidate is None:
-            return Skipped(
-                id=tensor_id,
-                reason="recomputed in the reference only; nothing to check",
-            )
+            of_reference = reference.info.tensors.get(first_forward)
+            reason = reason or reference.why_absent(first_forward)
     if of_reference is not None and of_candidate is not None:
         return Match(id=tensor_id, reference=of_reference, candidate=of_candidate)
-    for side, info, record in (
-        (Side.REFERENCE, reference, of_reference),
-        (Side.CANDIDATE, candidate, of_candidate),
-    ):
-        if record is not None:
-            continue
-        if tensor_id in info.skipped:
-            return Skipped(
-                id=tensor_id, reason=f"{side}: {info.skipped[tensor_id].reason}"
-            )
-        if not _capture_filter(info).wants(tensor_id):
-            return Skipped(id=tensor_id, reason=f"{side}: left out by a capture filter")
+    if reason is None and of_candidate is None:
+        reason = candidate.why_absent(tensor_id)
+        if reason is None and tensor_id.pass_ is Pass.RECOMPUTE:
+            reason = "recomputed in the reference only; nothing to check"
+    if reason is not None:
+        return Skipped(id=tensor_id, reason=reason)
     present = Side.CANDIDATE if of_reference is None else Side.REFERENCE
     return Unmatched(id=tensor_id, present=present)
 
 
-def _capture_filter(info: TraceInfo) -> CaptureFilter:
-    return CaptureFilter.from_json(dict(info.ranks[0].capture))
-
-
-def _all_ids(info: TraceInfo) -> list[TensorId]:
-    """Recorded and skipped ids in order of capture."""
-    position: dict[TensorId, tuple[int, int]] = {}
-    for order, record in enumerate(info.tensors.values()):
-        position[record.id] = (record.shards[0].sequence, order)
-    for order, skipped in enumerate(info.skipped.values()):
-        position.setdefault(skipped.id, (skipped.sequence, order))
-    return sorted(position, key=position.__getitem__)
-
-
-def _merge_orders(
-    first: Iterable[TensorId], second: Iterable[TensorId]
-) -> Iterable[TensorId]:
-    """Both orders in one: that of ``first``, newcomers behind their predecessor."""
-    followers: dict[TensorId | None, list[TensorId]] = {}
-    known = dict.fromkeys(first)
-    previous: TensorId | None = None
-    for tensor_id in second:
-        if tensor_id in known:
-            previous = tensor_id
-        else:
-            followers.setdefault(previous, []).append(tensor_id)
-    yield from followers.get(None, ())
-    for tensor_id in known:
-        yield tensor_id
-        yield from followers.get(tensor_id, ())
+def is_rank_filtered(info: TraceInfo) -> bool:
+    """Whether some ranks of the run were left out on purpose."""
+    return len(info.ranks) < info.ranks[0].world_size
 
 
 def differing_settings(

@@ -1,5 +1,6 @@
 """Carries a plan out: reads blocks, feeds a backend, merges statistics per tensor."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,11 +30,28 @@ class ReplicaResult:
 
     @property
     def spread(self) -> float:
-        """Relative Frobenius difference of the two copies; infinite if one has NaN."""
-        nonfinite = (
-            self.stats.num_nonfinite_candidate != self.stats.num_nonfinite_reference
-        )
-        return float("inf") if nonfinite else self.stats.rel_err
+        """Relative Frobenius difference of the two copies.
+
+        Infinite if one has a NaN, or if they differ and one has an infinity.
+        """
+        return math.inf if self._is_not_finite else self.stats.rel_err
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the two copies are numbers and equal, every one of them."""
+        return self.stats.num_unequal == 0 and not self._is_not_finite
+
+    def agrees_within(self, difference_norm: float) -> bool:
+        """Whether the Frobenius norm of the difference is at most that."""
+        return not self._is_not_finite and self.stats.difference_norm <= difference_norm
+
+    @property
+    def _is_not_finite(self) -> bool:
+        stats = self.stats
+        if stats.num_nan_reference or stats.num_nan_candidate:
+            return True
+        num_infinities = stats.num_inf_reference + stats.num_inf_candidate
+        return num_infinities > 0 and stats.num_unequal > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +167,12 @@ def _read(operand: Operand, region: Region, trace: Trace) -> np.ndarray:
     ]
     if len(views) == 1:
         return views[0]
-    # Summed in float64: exact for the addends, whatever their dtype and order.
-    return np.add.reduce([view.astype(np.float64) for view in views])
+    # In the widest dtype, so that the sum adds no rounding that a verdict could see.
+    wide = np.float64
+    if all(view.dtype.kind in "iub" for view in views):
+        wide = np.uint64 if views[0].dtype.kind == "u" else np.int64
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinities are counted
+        return np.add.reduce([view.astype(wide) for view in views])
 
 
 def _merge(

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ttrace.compare.align import Match
+from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
@@ -42,6 +43,11 @@ class Operand:
     def region(self) -> Region:
         return self.terms[0].block.region
 
+    @property
+    def scale(self) -> float:
+        """Known factor of its values over the mathematical ones."""
+        return self.terms[0].shard.scale
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairPlan:
@@ -52,13 +58,16 @@ class PairPlan:
         reference: The side in the denominator. Of two replicas: the one of the
             lowest rank.
         candidate: The other side.
-        factor: Multiplies the candidate (see ``ShardRecord.scale``).
     """
 
     region: Region
     reference: Operand
     candidate: Operand
-    factor: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        """Brings the candidate to the scale of the reference."""
+        return self.reference.scale / self.candidate.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +140,6 @@ def _plan_tensor(
     shapes_differ = match.reference.global_shape != match.candidate.global_shape
     pairs = []
     if not shapes_differ:
-        factor = match.reference.shards[0].scale / match.candidate.shards[0].scale
         for candidate_region, candidate_operand in candidate_cover.pieces:
             for reference_region, reference_operand in reference_cover.pieces:
                 common = reference_region.intersect(candidate_region)
@@ -141,7 +149,6 @@ def _plan_tensor(
                             region=common,
                             reference=reference_operand,
                             candidate=candidate_operand,
-                            factor=factor,
                         )
                     )
     return TensorPlan(
@@ -191,34 +198,67 @@ def cover(record: TensorRecord, info: TraceInfo) -> Cover:
 
 def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], bool]:
     """The blocks of all shards, partial ones joined into one operand each."""
-    infos = {rank_info.rank: rank_info for rank_info in info.ranks}
+    meshes = {rank_info.rank: rank_info.mesh for rank_info in info.ranks}
     groups: dict[object, list[ShardRecord]] = {}
-    missing = False
     for shard in record.shards:
-        if not shard.layout.partial_axes:
-            groups[shard.rank] = [shard]
-            continue
-        mesh = infos[shard.rank].mesh(shard.layout.mesh)
-        kept = tuple(
-            (axis, coord)
-            for axis, coord in mesh.coords.items()
-            if axis not in shard.layout.partial_axes
-        )
-        groups.setdefault((shard.layout.mesh, kept), []).append(shard)
+        key: object = shard.rank
+        layout = shard.layout
+        if layout.partial_axes:
+            coords = meshes[shard.rank](layout.mesh).coords
+            kept = {
+                axis: coord
+                for axis, coord in coords.items()
+                if axis not in layout.partial_axes
+            }
+            key = (layout.mesh, layout.partial_axes, tuple(kept.items()))
+        groups.setdefault(key, []).append(shard)
     operands = []
+    missing = False
     for shards in groups.values():
         layout = shards[0].layout
-        if layout.partial_axes:
-            sizes = infos[shards[0].rank].mesh(layout.mesh).sizes
-            expected = math.prod(sizes[axis] for axis in layout.partial_axes)
-            if len(shards) != expected:
-                missing = True
-                continue
-        for index in range(len(layout.blocks)):
-            if layout.blocks[index].region.size:
-                terms = tuple(
-                    Term(shard=shard, block=shard.layout.blocks[index])
-                    for shard in shards
+        sizes = meshes[shards[0].rank](layout.mesh).sizes if layout.partial_axes else {}
+        num_addends = math.prod(sizes[axis] for axis in layout.partial_axes)
+        if len(shards) < num_addends:
+            missing = True
+            continue
+        _check_addends(shards, num_addends)
+        for blocks in zip(*(shard.layout.blocks for shard in shards), strict=True):
+            if blocks[0].region.size:
+                terms = zip(shards, blocks, strict=True)
+                operands.append(
+                    Operand(terms=tuple(Term(shard=s, block=b) for s, b in terms))
                 )
-                operands.append(Operand(terms=terms))
     return operands, missing
+
+
+def _check_addends(shards: list[ShardRecord], num_addends: int) -> None:
+    """What is summed must be the same part of the tensor, each addend once."""
+    first = shards[0]
+    held = [block.region for block in first.layout.blocks]
+    where = f"{first.id}, partial over {', '.join(first.layout.partial_axes)}"
+    if len(shards) > num_addends:
+        raise LayoutError(
+            "several ranks have the same place on a mesh, so that a sum over it is "
+            "not defined",
+            where=where,
+            expected=f"{num_addends} ranks",
+            got=f"ranks {', '.join(str(shard.rank) for shard in shards)}",
+            remedy="give the mesh the axis that tells these ranks apart",
+        )
+    for shard in shards[1:]:
+        if [block.region for block in shard.layout.blocks] != held:
+            raise LayoutError(
+                "ranks whose arrays are to be summed hold different parts",
+                where=where,
+                expected=f"the blocks of rank {first.rank}",
+                got=f"other blocks on rank {shard.rank}",
+                remedy="correct the layout that the frontend gives this tensor",
+            )
+        if shard.scale != first.scale:
+            raise LayoutError(
+                "ranks whose arrays are to be summed have different scales",
+                where=where,
+                expected=f"scale {first.scale:g}, as on rank {first.rank}",
+                got=f"scale {shard.scale:g} on rank {shard.rank}",
+                remedy="correct the scale that the frontend gives this tensor",
+            )

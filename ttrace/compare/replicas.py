@@ -1,7 +1,8 @@
 """The copies within one trace, compared with each other; needs no reference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, ReplicaResult, run_replicas
 from ttrace.compare.plan import Cover, cover
@@ -34,7 +35,7 @@ class ReplicaCheck:
         if self.cover.missing_partials:
             return False
         if self.exact:
-            return all(result.stats.num_unequal == 0 for result in self.results)
+            return all(result.is_exact for result in self.results)
         return self.spread <= self.allowed_spread
 
     @property
@@ -59,12 +60,16 @@ def check_replicas(
 ) -> list[ReplicaCheck]:
     """Compares the copies of every tensor that has some, in order of capture.
 
-    Tensors whose pending sum lacks an addend are listed too, without results.
+    Tensors whose pending sum lacks an addend are listed too, without results; but not
+    where ranks were left out on purpose.
     """
     records = []
     covers = []
+    filtered = is_rank_filtered(trace.info)
     for record in trace.info.tensors.values():
         covered = cover(record, trace.info)
+        if filtered:
+            covered = replace(covered, missing_partials=False)
         if covered.replicas or covered.missing_partials:
             records.append(record)
             covers.append(covered)

@@ -1,7 +1,7 @@
 """Rules that say what is wrong, from verdicts alone; each is one small function."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.trace import TraceInfo
@@ -9,6 +9,9 @@ from ttrace.judge.verdict import Status, TensorVerdict, replicas_agree
 
 _MAX_IDS = 20
 """Tensor ids named per diagnosis; the report has them all."""
+
+_COSINE_SLACK = 1e-6
+"""How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +44,11 @@ def _replicas_differ(
     failed: Sequence[TensorVerdict], candidate: TraceInfo
 ) -> Diagnosis | None:
     """Copies that a reduction or broadcast should have made equal are not."""
-    infos = {info.rank: info for info in candidate.ranks}
-    axes: Counter[str] = Counter()
+    meshes = {info.rank: info.mesh for info in candidate.ranks}
+    axes: set[str] = set()
     ids, spread = [], 0.0
     for verdict in failed:
-        if verdict.result is None:
+        if verdict.result is None or verdict.tolerance is None:
             continue
         shard = verdict.result.plan.match.candidate.shards[0]
         bad = [
@@ -59,42 +62,72 @@ def _replicas_differ(
             continue
         ids.append(str(verdict.id))
         spread = max(spread, max(replica.spread for replica in bad))
-        for replica in bad:
-            here = infos[replica.rank].mesh(shard.layout.mesh).coords
-            there = infos[replica.against].mesh(shard.layout.mesh).coords
-            axes.update(axis for axis in here if here[axis] != there[axis])
+        axes |= _blamed_axes(
+            _differing_axes(
+                meshes[replica.rank](shard.layout.mesh).coords,
+                meshes[replica.against](shard.layout.mesh).coords,
+            )
+            for replica in bad
+        )
     if not ids:
         return None
     over = "+".join(sorted(axes))
     return Diagnosis(
         code="replicas_differ",
-        sentence=f"copies of {len(ids)} tensors that must agree over {over} do not: a "
-        f"reduction over {over} is missing, or runs over the wrong group",
+        sentence=f"copies of {_tensors(len(ids))} that must agree over {over} do not: "
+        f"a reduction over {over} is missing, or runs over the wrong group",
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=tuple(ids[:_MAX_IDS]),
     )
 
 
+def _differing_axes(
+    here: Mapping[str, int], there: Mapping[str, int]
+) -> frozenset[str]:
+    return frozenset(axis for axis in here if here[axis] != there[axis])
+
+
+def _blamed_axes(combinations: Iterable[frozenset[str]]) -> set[str]:
+    """The axes of the smallest combinations along which copies differ.
+
+    Copies that differ from rank 0 over tp also do so over tp and dp together; that
+    says nothing about dp.
+    """
+    distinct = set(combinations)
+    smallest = [
+        combination
+        for combination in distinct
+        if not any(other < combination for other in distinct)
+    ]
+    return set().union(*smallest)
+
+
 def _scaled(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
     """Failed tensors that are a constant times the reference."""
-    factors: Counter[float] = Counter()
     ids: dict[float, list[str]] = {}
     for verdict in failed:
         if verdict.result is None or verdict.margin is None or verdict.margin <= 1:
             continue
         stats = verdict.result.stats
-        if stats.count < 2 or stats.reference_norm == 0 or stats.cosine < 1 - 1e-6:
+        if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
             continue
-        factor = float(f"{stats.candidate_norm / stats.reference_norm:.3g}")
+        if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+            continue
+        ratio = stats.candidate_norm / stats.reference_norm
+        factor = float(f"{math.copysign(ratio, stats.cosine):.3g}")
         if factor != 1:
-            factors[factor] += 1
             ids.setdefault(factor, []).append(str(verdict.id))
-    if not factors:
+    if not ids:
         return None
-    factor, count = factors.most_common(1)[0]
+    factor = max(ids, key=lambda factor: len(ids[factor]))
+    are = "are" if len(ids[factor]) > 1 else "is"
     return Diagnosis(
         code="scaled",
-        sentence=f"{count} tensors are {factor:g} times the reference",
+        sentence=f"{_tensors(len(ids[factor]))} {are} {factor:g} times the reference",
         evidence={"factor": factor},
         tensor_ids=tuple(ids[factor][:_MAX_IDS]),
     )
+
+
+def _tensors(num: int) -> str:
+    return f"{num} tensor" + ("s" if num != 1 else "")

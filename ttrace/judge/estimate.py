@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ttrace.compare.align import align
 from ttrace.compare.backend import Backend
-from ttrace.compare.execute import Progress, run_plan
+from ttrace.compare.execute import Progress, TensorResult, run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.errors import UsageError
 from ttrace.ir.tensor_id import TensorId
@@ -23,11 +23,12 @@ def estimate_tolerance(
     """Compares every perturbed run with the reference, tensor by tensor.
 
     The inputs of the perturbed runs differ from the reference's on purpose and are
-    not checked. A tensor counts only where every perturbed run has it.
+    not checked. A tensor counts only where every perturbed run has all of it that the
+    reference has, in finite numbers; any other is left to the uncalibrated estimate.
 
     Raises:
         UsageError: A trace was not perturbed, or the reference was, or two perturbed
-            runs drew the same noise.
+            runs drew the same noise, or the runs have no tensor in common.
     """
     _check_roles(reference, perturbed)
     draws: dict[TensorId, list[float]] = {}
@@ -36,8 +37,19 @@ def estimate_tolerance(
         matches = align(reference.info, trace.info).matches
         plan = plan_comparison(matches, reference.info, trace.info)
         for result in run_plan(plan, reference, trace, backend, progress=progress):
-            draws.setdefault(result.plan.id, []).append(result.stats.difference_norm)
-            norms[result.plan.id] = result.stats.reference_norm
+            if _is_measured(result):
+                of_tensor = draws.setdefault(result.plan.id, [])
+                of_tensor.append(result.stats.difference_norm)
+                norms[result.plan.id] = result.stats.reference_norm
+    if not draws:
+        raise UsageError(
+            "no noise could be measured: the reference and its perturbed runs have no "
+            "tensor in common",
+            where=reference.path,
+            got=", ".join(str(trace.path) for trace in perturbed),
+            remedy="record the reference and the perturbed runs with the same command "
+            "and the same filters",
+        )
     return ToleranceTable(
         policy=policy or TolerancePolicy(),
         reference_run=reference.info.ranks[0].run_id,
@@ -48,6 +60,17 @@ def estimate_tolerance(
             for tensor_id, norms_of_draws in draws.items()
             if len(norms_of_draws) == len(perturbed)
         },
+    )
+
+
+def _is_measured(result: TensorResult) -> bool:
+    stats, plan = result.stats, result.plan
+    num_held = sum(region.size for region, _ in plan.reference_cover.pieces)
+    return (
+        0 < stats.count == num_held
+        and not plan.shapes_differ
+        and not stats.num_nonfinite_reference
+        and not stats.num_nonfinite_candidate
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.run.output_file import write_output
 
 SCHEMA_VERSION = 1
 """Version of the tolerance file; a reader refuses any other."""
@@ -53,6 +54,10 @@ class TolerancePolicy:
     floor_epsilons: float = 1.0
     depth_epsilons: float = 16.0
 
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            _check_number(value, f"{name} of the tolerance policy")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
@@ -88,6 +93,12 @@ class NoiseEstimate:
 
     draws: tuple[float, ...]
     reference_norm: float
+
+    def __post_init__(self):
+        if not self.draws:
+            raise ValueError("a noise estimate without draws")
+        for value in (*self.draws, self.reference_norm):
+            _check_number(value, "a norm of the noise estimate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +177,11 @@ class ToleranceTable:
         )
 
     def save(self, path: Path) -> None:
-        """Writes the table as JSON."""
+        """Writes the table as JSON.
+
+        Raises:
+            StorageFullError: It could not be written.
+        """
         value = {
             "schema_version": SCHEMA_VERSION,
             "policy": asdict(self.policy),
@@ -179,7 +194,7 @@ class ToleranceTable:
                 for tensor_id, estimate in self.noise.items()
             },
         }
-        path.write_text(json.dumps(value, indent=1) + "\n")
+        write_output(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "ToleranceTable":
@@ -196,7 +211,7 @@ class ToleranceTable:
                 "there is no tolerance file here", where=path, remedy=remedy
             )
         try:
-            value = json.loads(path.read_text())
+            value = json.loads(path.read_text(encoding="utf-8"))
             version = value["schema_version"]
             if version != SCHEMA_VERSION:
                 raise SchemaVersionError(
@@ -217,7 +232,16 @@ class ToleranceTable:
                     for text, estimate in value["noise"].items()
                 },
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             raise TraceError(
-                f"not a tolerance file ({error})", where=path, remedy=remedy
+                "not a tolerance file",
+                where=path,
+                got=f"{type(error).__name__}: {error}",
+                remedy=remedy,
             ) from error
+
+
+def _check_number(value: float, what: str) -> None:
+    """A NaN among the numbers would let every error pass."""
+    if not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+        raise ValueError(f"{what} is {value!r}, not a number of at least 0")

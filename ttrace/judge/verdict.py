@@ -6,12 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ttrace.compare.align import Alignment, Match, Side, Skipped, Unmatched
+from ttrace.compare.align import (
+    Alignment,
+    Match,
+    Side,
+    Skipped,
+    Unmatched,
+    is_rank_filtered,
+)
 from ttrace.compare.execute import ReplicaResult, TensorResult
-from ttrace.compare.plan import Cover
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import SkippedRecord, TraceInfo
 from ttrace.judge.tolerance import Estimator, Tolerance, ToleranceTable
 
 GIVEN_ALIKE = Tolerance(
@@ -38,7 +44,7 @@ class Cause(StrEnum):
     """The difference exceeds the tolerance."""
 
     REPLICAS = "replicas"
-    """Copies of the candidate that must agree do not."""
+    """Copies that must agree do not."""
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
@@ -57,7 +63,7 @@ class TensorVerdict:
     Attributes:
         id: Its identity.
         status: What became of it.
-        reason: One sentence; empty for a plain pass.
+        reason: One sentence; empty for a plain pass of the whole tensor.
         cause: Why it failed; None unless it did.
         setup: It belongs to what the runs were given (initial parameters, inputs): a
             difference here is not a bug of the computation.
@@ -97,29 +103,21 @@ def judge(
         allow: Patterns of ids that may be unmatched; they count as skipped.
     """
     by_id = {result.plan.id: result for result in results}
-    compute_epsilon = max(map(_compute_epsilon, (reference, candidate)))
-    first_step = min((entry.id.step for entry in alignment.entries), default=0)
+    sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
+    context = _Context(
+        tolerances=tolerances,
+        compute_epsilon=max(map(_compute_epsilon, (reference, candidate))),
+        first_step=min((entry.id.step for entry in alignment.entries), default=0),
+        filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
+        skipped={side: info.skipped for side, info in sides},
+    )
     verdicts = []
     depth = 0
     for entry in alignment.entries:
         if entry.id.kind is Kind.OUTPUT:
             depth += 1
         if isinstance(entry, Match):
-            verdict = _judge_match(
-                by_id[entry.id],
-                tolerances,
-                compute_epsilon=compute_epsilon,
-                depth=depth,
-                setup=_is_setup(entry.id, first_step),
-                filtered_sides={
-                    side
-                    for side, info in (
-                        (Side.REFERENCE, reference),
-                        (Side.CANDIDATE, candidate),
-                    )
-                    if len(info.ranks) < info.ranks[0].world_size
-                },
-            )
+            verdict = _judge_match(by_id[entry.id], context, depth=depth)
         elif isinstance(entry, Skipped):
             verdict = TensorVerdict(
                 id=entry.id, status=Status.SKIPPED, reason=entry.reason
@@ -128,6 +126,25 @@ def judge(
             verdict = _judge_unmatched(entry)
         verdicts.append(_apply_allow(verdict, allow))
     return tuple(verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What all tensors of a comparison are judged by.
+
+    Attributes:
+        tolerances: What rounding explains.
+        compute_epsilon: Epsilon of the coarsest dtype of either run's outputs.
+        first_step: The first step of either run.
+        filtered_sides: Runs that left ranks out on purpose.
+        skipped: What the ranks of either run saw and did not record.
+    """
+
+    tolerances: ToleranceTable
+    compute_epsilon: float
+    first_step: int
+    filtered_sides: frozenset[Side]
+    skipped: Mapping[Side, Mapping[TensorId, SkippedRecord]]
 
 
 def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
@@ -152,17 +169,12 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
 
 
 def _judge_match(
-    result: TensorResult,
-    tolerances: ToleranceTable,
-    *,
-    compute_epsilon: float,
-    depth: int,
-    setup: bool,
-    filtered_sides: set[Side],
+    result: TensorResult, context: _Context, *, depth: int
 ) -> TensorVerdict:
     plan, stats = result.plan, result.stats
     of_reference = plan.match.reference
     of_candidate = plan.match.candidate
+    setup = _is_setup(plan.id, context.first_step)
     if plan.shapes_differ:
         return TensorVerdict(
             id=plan.id,
@@ -172,25 +184,19 @@ def _judge_match(
             reason=f"logical shapes differ: {list(of_reference.global_shape)} in the "
             f"reference, {list(of_candidate.global_shape)} in the candidate",
         )
-    gap = _coverage_gap(plan.reference_cover, plan.candidate_cover, filtered_sides)
-    if gap is not None:
-        return TensorVerdict(id=plan.id, status=Status.UNMATCHED, reason=gap)
-    if stats.count == 0 and math.prod(of_reference.global_shape):
-        return TensorVerdict(
-            id=plan.id,
-            status=Status.SKIPPED,
-            reason="the recorded ranks have no part of it in common",
-        )
+    incomparable = _why_incomparable(result, context)
+    if incomparable is not None:
+        return incomparable
     dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
     if setup and dtypes[0] == dtypes[1]:
         tolerance = GIVEN_ALIKE
     else:
-        tolerance = tolerances.tolerance_for(
+        tolerance = context.tolerances.tolerance_for(
             of_reference.id,
             num_elements=stats.count,
             reference_norm=stats.reference_norm,
             storage_dtypes=dtypes,
-            compute_epsilon=compute_epsilon,
+            compute_epsilon=context.compute_epsilon,
             depth=depth,
         )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
@@ -206,6 +212,7 @@ def _judge_match(
         return replace(
             verdict,
             cause=Cause.NONFINITE_REFERENCE,
+            margin=math.inf,
             reason=f"{stats.num_nonfinite_reference} of {stats.count} values of the "
             f"reference are NaN or infinite "
             f"({stats.num_nonfinite_candidate} of the candidate)",
@@ -227,63 +234,98 @@ def _judge_match(
         return replace(verdict, cause=Cause.ERROR, reason=reason)
     if replicas is not None:
         return replace(verdict, cause=Cause.REPLICAS, reason=replicas)
-    return replace(verdict, status=Status.PASSED)
-
-
-def _worst_replica(result: TensorResult, tolerance: Tolerance) -> str | None:
-    """Says which copies of the candidate disagree, or None."""
-    exact = result.plan.match.candidate.shards[0].exact_replicas
-    bad = [
-        replica
-        for replica in result.candidate_replicas
-        if not replicas_agree(replica, tolerance, exact=exact)
-    ]
-    if not bad:
-        return None
-    worst = max(bad, key=lambda replica: replica.spread)
-    return (
-        f"replicas differ: rank {worst.rank} from rank {worst.against} by "
-        f"{worst.spread:.3g}"
-        + (f", and {len(bad) - 1} more copies" if len(bad) > 1 else "")
+    num_elements = math.prod(of_reference.global_shape)
+    in_part = stats.count < num_elements
+    return replace(
+        verdict,
+        status=Status.PASSED,
+        reason=f"in part: the recorded ranks have {stats.count} of {num_elements} "
+        "elements in common"
+        if in_part
+        else "",
     )
 
 
+def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict | None:
+    """The verdict on a tensor whose elements are not there to compare, or None."""
+    plan = result.plan
+    for side, cover in (
+        (Side.REFERENCE, plan.reference_cover),
+        (Side.CANDIDATE, plan.candidate_cover),
+    ):
+        if side in context.filtered_sides:
+            continue
+        if not (cover.num_uncovered or cover.missing_partials):
+            continue
+        skipped = context.skipped[side].get(plan.id)
+        if skipped is not None:
+            return TensorVerdict(
+                id=plan.id,
+                status=Status.SKIPPED,
+                reason=f"{side}, on some ranks: {skipped.reason}",
+            )
+        why = (
+            "a rank's addend of a pending sum is missing"
+            if cover.missing_partials
+            else "no rank holds them"
+        )
+        return TensorVerdict(
+            id=plan.id,
+            status=Status.UNMATCHED,
+            reason=f"{cover.num_uncovered} elements are missing in the {side}: {why}",
+        )
+    if result.stats.count:
+        return None
+    is_empty = math.prod(plan.match.reference.global_shape) == 0
+    return TensorVerdict(
+        id=plan.id,
+        status=Status.SKIPPED,
+        reason="it has no elements"
+        if is_empty
+        else "the recorded ranks have no part of it in common",
+    )
+
+
+def _worst_replica(result: TensorResult, tolerance: Tolerance) -> str | None:
+    """Says which copies disagree, the candidate's before the reference's, or None."""
+    match = result.plan.match
+    for side, record, replicas in (
+        (Side.CANDIDATE, match.candidate, result.candidate_replicas),
+        (Side.REFERENCE, match.reference, result.reference_replicas),
+    ):
+        exact = record.shards[0].exact_replicas
+        bad = [r for r in replicas if not replicas_agree(r, tolerance, exact=exact)]
+        if bad:
+            worst = max(bad, key=lambda replica: replica.spread)
+            more = f", and {len(bad) - 1} more copies" if len(bad) > 1 else ""
+            return (
+                f"replicas differ in the {side}: rank {worst.rank} from rank "
+                f"{worst.against} by {worst.spread:.3g}{more}"
+            )
+    return None
+
+
 def replicas_agree(
-    replica: ReplicaResult, tolerance: Tolerance | None, *, exact: bool
+    replica: ReplicaResult, tolerance: Tolerance, *, exact: bool
 ) -> bool:
     """Whether a copy agrees with the one that stands for its piece.
 
     Args:
         replica: The copy.
-        tolerance: What rounding explains, for activations; None allows nothing.
+        tolerance: What rounding explains, for activations.
         exact: Every bit must agree (parameters and reduced gradients do in every
             correct run: all replicas apply the same reduced values).
     """
-    if exact or tolerance is None:
-        return replica.stats.num_unequal == 0
-    if math.isinf(replica.spread):
-        return False
-    return replica.stats.difference_norm <= tolerance.difference_norm
-
-
-def _coverage_gap(
-    reference: Cover, candidate: Cover, filtered_sides: set[Side]
-) -> str | None:
-    for side, cover in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
-        if cover.num_uncovered and side not in filtered_sides:
-            why = (
-                "a rank's addend of a pending sum is missing"
-                if cover.missing_partials
-                else "no rank holds them"
-            )
-            return f"{cover.num_uncovered} elements are missing in the {side}: {why}"
-    return None
+    if exact:
+        return replica.is_exact
+    return replica.agrees_within(tolerance.difference_norm)
 
 
 def _ratio(error: float, tolerance: float) -> float:
     if error == 0:
         return 0.0
-    return error / tolerance if tolerance else math.inf
+    # An error beyond float64 is no rounding, even where the tolerance overflows too.
+    return error / tolerance if tolerance and math.isfinite(error) else math.inf
 
 
 def _is_setup(tensor_id: TensorId, first_step: int) -> bool:

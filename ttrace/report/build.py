@@ -1,16 +1,14 @@
 """Turns verdicts into a report: totals, first divergence, set-up, sentences."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.align import differing_settings
 from ttrace.compare.execute import TensorResult
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.tensor_id import Kind, Pass
 from ttrace.ir.trace import TensorRecord
 from ttrace.judge.diagnosis import diagnose
-from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 from ttrace.report.report import (
     Counts,
@@ -24,13 +22,14 @@ from ttrace.report.report import (
 from ttrace.store.reader import Trace
 
 _PHASES = {
-    Kind.PARAM: "set-up",
     Kind.INPUT: "forward",
     Kind.OUTPUT: "forward",
     Kind.LOSS: "forward",
     Kind.GRAD_OUTPUT: "backward",
     Kind.GRAD_INPUT: "backward",
     Kind.PARAM_GRAD: "backward",
+    Kind.OP: "any",
+    Kind.COLLECTIVE: "any",
 }
 """Phase of a step by kind; the optimizer's for all others."""
 
@@ -50,8 +49,8 @@ def build_report(
         failed=statuses[Status.FAILED],
         unmatched=statuses[Status.UNMATCHED],
         skipped=statuses[Status.SKIPPED],
-        skipped_reasons=Counter(
-            verdict.reason for verdict in verdicts if verdict.status is Status.SKIPPED
+        skipped_reasons=dict(
+            Counter(v.reason for v in verdicts if v.status is Status.SKIPPED)
         ),
     )
     first = _first_divergence(verdicts)
@@ -84,21 +83,35 @@ def _first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | No
     for status in (Status.FAILED, Status.UNMATCHED):
         for verdict in verdicts:
             if verdict.status is status:
-                tensor_id = verdict.id
-                place = f"step {tensor_id.step}"
-                if tensor_id.microbatch is not None:
-                    place += f", micro-batch {tensor_id.microbatch}"
-                what = tensor_id.kind.value
-                if tensor_id.slot is not None:
-                    what += f" {tensor_id.slot}"
-                return FirstDivergence(
-                    id=str(tensor_id),
-                    module=tensor_id.module,
-                    kind=tensor_id.kind.value,
-                    phase=_PHASES.get(tensor_id.kind, "optimizer"),
-                    sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
-                )
+                return _divergence(verdict)
     return None
+
+
+def _divergence(verdict: TensorVerdict) -> FirstDivergence:
+    tensor_id = verdict.id
+    place = f"step {tensor_id.step}"
+    if tensor_id.microbatch is not None:
+        place += f", micro-batch {tensor_id.microbatch}"
+    what = tensor_id.kind.value
+    if tensor_id.slot is not None:
+        what += f" {tensor_id.slot}"
+    if tensor_id.call:
+        what += f" (call {tensor_id.call})"
+    if tensor_id.pass_ is Pass.RECOMPUTE:
+        what += " (recomputed)"
+    if verdict.setup:
+        phase = "set-up"
+    elif tensor_id.pass_ is Pass.RECOMPUTE:
+        phase = "backward"
+    else:
+        phase = _PHASES.get(tensor_id.kind, "optimizer")
+    return FirstDivergence(
+        id=str(tensor_id),
+        module=tensor_id.module,
+        kind=tensor_id.kind.value,
+        phase=phase,
+        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
+    )
 
 
 def _summary(
@@ -111,14 +124,16 @@ def _summary(
         return f"All {counts.passed} compared tensors agree within their tolerance."
     if not counts.passed + counts.failed:
         return (
-            "Nothing could be compared: the two traces have no tensor in common. "
-            "Check that both were recorded from the same model, with filters that "
-            "overlap."
+            f"Nothing could be compared: of {counts.total} tensors in the two traces, "
+            f"{counts.unmatched} are unmatched and {counts.skipped} skipped. Check "
+            "that both were recorded from the same model, with filters that overlap."
         )
     assert first is not None
     if outcome is Outcome.DIVERGED:
-        bad = counts.failed + counts.unmatched
-        return f"{bad} of {counts.total} tensors diverge. First: {first.sentence}."
+        bad = f"{counts.failed} of {counts.total} tensors diverge"
+        if counts.unmatched:
+            bad += f", {counts.unmatched} are unmatched"
+        return f"{bad}. First: {first.sentence}."
     for verdict in verdicts:
         if verdict.cause is Cause.NONFINITE_REFERENCE:
             return (
@@ -216,16 +231,3 @@ def _run_setup(trace: Trace) -> RunSetup:
         settings=rank_info.settings,
         capture=rank_info.capture,
     )
-
-
-def is_calibrated(report: Report) -> bool:
-    """Whether any tolerance rests on measured noise."""
-    return any(
-        tensor.tolerance_from == Estimator.PERTURBED.value for tensor in report.tensors
-    )
-
-
-def largest_margin(report: Report) -> float:
-    """The margin of the tensor that came closest to its tolerance, or crossed it."""
-    margins = (tensor.margin for tensor in report.tensors)
-    return max((m for m in margins if m is not None), default=math.nan)

@@ -13,9 +13,13 @@ from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.judge.diagnosis import Diagnosis
+from ttrace.judge.tolerance import Estimator
+from ttrace.run.output_file import write_output
 
 SCHEMA_VERSION = 1
 """Version of the report format; a reader refuses any other."""
+
+_REMEDY = "make it again with 'ttrace compare'"
 
 
 class Outcome(StrEnum):
@@ -48,21 +52,25 @@ class Counts:
 
     def __post_init__(self):
         # Nothing may be lost between the traces and the report.
-        assert self.total == sum(
-            (self.passed, self.failed, self.unmatched, self.skipped)
-        )
-        assert self.skipped == sum(self.skipped_reasons.values())
+        by_status = self.passed + self.failed + self.unmatched + self.skipped
+        if self.total != by_status or self.skipped != sum(
+            self.skipped_reasons.values()
+        ):
+            raise ValueError(f"counts that do not add up: {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstDivergence:
-    """The first tensor, in order of the dataflow, that is not as it should be.
+    """The first tensor, in order of the dataflow, that failed.
+
+    Where none failed, the first one that is unmatched.
 
     Attributes:
         id: Its text form.
         module: The module (or the parameter's owner).
         kind: What the tensor is.
-        phase: ``set-up``, ``forward``, ``backward`` or ``optimizer``.
+        phase: ``set-up``, ``forward``, ``backward``, ``optimizer``, or ``any`` for what
+            occurs in several (single ops, collectives).
         sentence: The same in words, with figures.
     """
 
@@ -81,7 +89,7 @@ class TensorReport:
         id: Text form of the tensor id.
         kind: What it is.
         status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
-        reason: Why; empty for a plain pass.
+        reason: Why; empty for a plain pass of the whole tensor.
         shape: Shape of the logical tensor.
         dtypes: Dtype in the reference and in the candidate.
         layouts: How each side's shards lie, in words.
@@ -192,6 +200,29 @@ class Report:
     tensors: tuple[TensorReport, ...]
     setup: Setup
 
+    @property
+    def num_uncalibrated(self) -> int:
+        """Compared tensors whose tolerance rests on no measured noise."""
+        return sum(
+            tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
+        )
+
+    @property
+    def num_compared_in_part(self) -> int:
+        """Compared tensors of which the recorded ranks lack some elements."""
+        return sum(
+            tensor.num_elements is not None
+            and tensor.shape is not None
+            and tensor.num_elements < math.prod(tensor.shape)
+            for tensor in self.tensors
+        )
+
+    @property
+    def largest_margin(self) -> float | None:
+        """Of the tensor that came closest to its tolerance, or crossed it farthest."""
+        margins = (tensor.margin for tensor in self.tensors)
+        return max((m for m in margins if m is not None), default=None)
+
     def to_json(self) -> dict:
         """The report as JSON values; infinities and NaN as text, None left out."""
         value = {"schema_version": SCHEMA_VERSION, **asdict(self)}
@@ -202,8 +233,13 @@ class Report:
         return _encode(value)
 
     def save(self, path: Path) -> None:
-        """Writes the report as JSON."""
-        path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        """Writes the report as JSON.
+
+        Raises:
+            StorageFullError: It could not be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_output(path, text + "\n")
 
     @classmethod
     def from_json(cls, value: Mapping) -> "Report":
@@ -211,15 +247,16 @@ class Report:
 
         Raises:
             SchemaVersionError: It was written in another format.
+            ValueError, LookupError, TypeError: It is not what ``to_json`` makes.
         """
-        value = _decode(value)
-        if value.get("schema_version") != SCHEMA_VERSION:
+        if value["schema_version"] != SCHEMA_VERSION:
             raise SchemaVersionError(
                 "a report of another version",
                 expected=f"schema version {SCHEMA_VERSION}",
-                got=value.get("schema_version"),
-                remedy="make it again with 'ttrace compare'",
+                got=value["schema_version"],
+                remedy=_REMEDY,
             )
+        value = _decode(value)
         first = value["first_divergence"]
         setup = value["setup"]
         return cls(
@@ -253,18 +290,26 @@ class Report:
             SchemaVersionError: It was written in another format.
             TraceError: It is not a report.
         """
-        remedy = "make it again with 'ttrace compare'"
         if not path.is_file():
             raise TraceNotFoundError(
-                "there is no report here", where=path, remedy=remedy
+                "there is no report here", where=path, remedy=_REMEDY
             )
         try:
-            return cls.from_json(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, SchemaVersionError):
-                raise
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except SchemaVersionError as error:
+            raise SchemaVersionError(
+                error.what,
+                where=path,
+                expected=error.expected,
+                got=error.got,
+                remedy=error.remedy,
+            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             raise TraceError(
-                f"not a report ({error})", where=path, remedy=remedy
+                "not a report",
+                where=path,
+                got=f"{type(error).__name__}: {error}",
+                remedy=_REMEDY,
             ) from error
 
 

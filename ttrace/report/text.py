@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ttrace.report.build import is_calibrated, largest_margin
 from ttrace.report.report import Outcome, Report, TensorReport
 
 _MAX_ROWS = 12
@@ -27,7 +26,12 @@ def print_report(
     """Prints verdict, totals, first divergence, diagnosis and the worst tensors."""
     console.print(render_report(report))
     if json_path is not None:
-        console.print(f"report: {json_path}", soft_wrap=True, highlight=False)
+        print_report_path(json_path, console)
+
+
+def print_report_path(json_path: Path, console: Console) -> None:
+    """Says where the whole report lies, in a line that can be copied."""
+    console.print(f"report: {json_path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def render_report(report: Report) -> RenderableType:
@@ -39,18 +43,7 @@ def render_report(report: Report) -> RenderableType:
         Text(report.summary),
         Text(_counts_line(report)),
     ]
-    parts += (
-        Text(f"skipped {count}: {reason}", style="dim")
-        for reason, count in report.counts.skipped_reasons.items()
-    )
-    if not is_calibrated(report):
-        parts.append(
-            Text(
-                "tolerances are uncalibrated: estimated from dtype and depth, not "
-                "from noise (ttrace check, or --tolerance)",
-                style="yellow",
-            )
-        )
+    parts += _caveats(report)
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     parts += _differences(report)
     failed = [tensor for tensor in report.tensors if tensor.status == "failed"]
@@ -67,9 +60,32 @@ def _counts_line(report: Report) -> str:
     return (
         f"{counts.passed} passed, {counts.failed} failed, {counts.unmatched} "
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
-        f"margin {largest_margin(report):.3g} (error / tolerance); "
+        f"margin {_figure(report.largest_margin)} (error / tolerance); "
         f"{report.backend} backend"
     )
+
+
+def _caveats(report: Report) -> Iterable[RenderableType]:
+    """What was not compared, and what was judged by less than measured noise."""
+    reasons = sorted(report.counts.skipped_reasons.items(), key=lambda x: -x[1])
+    for reason, count in reasons[:_MAX_ROWS]:
+        yield Text(f"skipped {count}: {reason}", style="dim")
+    if len(reasons) > _MAX_ROWS:
+        rest = sum(count for _, count in reasons[_MAX_ROWS:])
+        yield Text(f"skipped {rest}: for other reasons", style="dim")
+    if report.num_compared_in_part:
+        yield Text(
+            f"{report.num_compared_in_part} tensors compared in part only: not all "
+            "ranks were recorded",
+            style="yellow",
+        )
+    if report.num_uncalibrated:
+        yield Text(
+            f"tolerances of {report.num_uncalibrated} tensors are uncalibrated: "
+            "estimated from dtype and depth, not from noise (ttrace check, or "
+            "--tolerance)",
+            style="yellow",
+        )
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:

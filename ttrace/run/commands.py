@@ -1,6 +1,5 @@
 """Runs the user's commands: their output kept, their processes ended in every case."""
 
-import contextlib
 import os
 import shlex
 import signal
@@ -9,14 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from ttrace.errors import CommandError, UsageError
+from ttrace.errors import CommandError, StorageFullError, UsageError
 
 _TAIL_LINES = 40
 """Lines of a failed command's output that go into the message."""
 
+_TAIL_BYTES = 16_384
+"""Most that is read of a log for these lines: logs may be huge."""
+
 _GRACE_S = 5.0
 """Seconds between asking processes to end and killing them."""
+
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +73,10 @@ def run_command(run: CommandRun) -> None:
     Raises:
         CommandError: The program does not exist, ended with an error, or ran into the
             time limit. The message holds the end of its output.
+        StorageFullError: The log cannot be written.
     """
-    run.log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with run.log.open("wb") as log:
+    with _open_log(run.log) as log:
         try:
             process = subprocess.Popen(
                 run.command,
@@ -110,34 +115,55 @@ def run_command(run: CommandRun) -> None:
     )
 
 
+def _open_log(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        raise StorageFullError(
+            f"the log of a command cannot be written ({error.strerror})",
+            where=path,
+            remedy="make room, or choose another place with --out",
+        ) from error
+
+
 def _end_group(process: subprocess.Popen) -> None:
     """Ends what the command left behind: first politely, then not."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
         deadline = time.monotonic() + _GRACE_S
-        while time.monotonic() < deadline:
-            process.poll()
-            if not _group_lives(process.pid):
-                break
-            time.sleep(0.05)
+        _signal_group(process.pid, sign)
+        while _group_lives(process) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if not _group_lives(process):
+            break
     process.wait()
 
 
-def _group_lives(group: int) -> bool:
+def _group_lives(process: subprocess.Popen) -> bool:
+    process.poll()  # reaps the leader, which would count as alive
+    return _signal_group(process.pid, 0)
+
+
+def _signal_group(group: int, sign: int) -> bool:
+    """Signals every process of a group; False where there is none to signal."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
+        os.killpg(group, sign)
+    except (ProcessLookupError, PermissionError):  # macOS forbids it for zombies
         return False
     return True
 
 
 def _describe(code: int) -> str:
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        known = -code in set(signal.Signals)
+        return f"killed by {signal.Signals(-code).name if known else -code}"
     return f"exit code {code}"
 
 
 def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    lines = text.splitlines()[-_TAIL_LINES:]
     return "\n".join(f"    | {line}" for line in lines) or "    | (none)"

@@ -11,6 +11,10 @@ OPT_IN_KINDS = frozenset({Kind.OP, Kind.COLLECTIVE})
 """Kinds that are recorded only when asked for by name."""
 
 
+_MAX_INDEX = 10_000_000
+"""Ranges are held as sets: a slip of the finger must not fill the memory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureFilter:
     """Selects tensors by module, kind, step, micro-batch and rank.
@@ -128,7 +132,7 @@ def parse_indices(text: str, *, option: str) -> frozenset[int]:
     """Reads ``0,2-4`` (ends included).
 
     Raises:
-        UsageError: The text is not of that form.
+        UsageError: The text is not of that form, or a number beyond any real run.
     """
     indices: set[int] = set()
     for part in text.split(","):
@@ -141,7 +145,16 @@ def parse_indices(text: str, *, option: str) -> frozenset[int]:
                 got=repr(text),
                 remedy="separate them by commas, without blanks",
             )
-        indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > _MAX_INDEX:
+            raise UsageError(
+                "a number in a list of numbers is too large",
+                where=f"--{option}",
+                expected=f"at most {_MAX_INDEX}",
+                got=last,
+                remedy="correct it, or leave the option out to record all",
+            )
+        indices.update(range(first, last + 1))
     return frozenset(indices)
 
 

@@ -61,7 +61,7 @@ def request_from_environment(environment: Mapping[str, str]) -> RecordRequest | 
             capture=CaptureFilter.from_json(value["capture"]),
             perturbation=value["perturbation"],
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             f"{RECORD_VARIABLE} does not hold what 'ttrace record' puts there",
             got=text,

@@ -1,0 +1,275 @@
+"""Statistics of many blocks as columns, and their sums per pair; numpy only."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from ttrace.compare.stats import PairStats
+
+SIDES = ("reference", "candidate", "difference")
+COUNTS = (
+    "num_unequal",
+    "num_nan_reference",
+    "num_nan_candidate",
+    "num_inf_reference",
+    "num_inf_candidate",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """The arithmetic of a kernel.
+
+    Attributes:
+        values: Floating dtype of values.
+        bits: Integer dtype of the same width.
+        mantissa_bits: Explicit ones.
+        bias: Of the exponent.
+    """
+
+    values: np.dtype
+    bits: np.dtype
+    mantissa_bits: int
+    bias: int
+
+    @property
+    def infinity_bits(self) -> int:
+        return (2 * self.bias + 1) << self.mantissa_bits
+
+    @property
+    def magnitude_mask(self) -> int:
+        return self.infinity_bits | ((1 << self.mantissa_bits) - 1)
+
+    def scale_field(self, maxima: Any, clip: Callable[..., Any]) -> Any:
+        """Exponent fields of the scales that bring maxima, as bits, near 1."""
+        field = 2 * self.bias - (maxima >> self.mantissa_bits)
+        return clip(field, 1, 2 * self.bias - 1)
+
+    def scale_exponents(self, maxima: np.ndarray) -> np.ndarray:
+        """The powers of two by which a kernel scales blocks with these maxima."""
+        return self.scale_field(maxima, np.clip) - self.bias
+
+
+NARROW = Precision(
+    values=np.dtype(np.float32), bits=np.dtype(np.int32), mantissa_bits=23, bias=127
+)
+WIDE = Precision(
+    values=np.dtype(np.float64), bits=np.dtype(np.int64), mantissa_bits=52, bias=1023
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockTable:
+    """One row per block.
+
+    Attributes:
+        sums: Side -> sum of squares, in units of ``4**exponent``; float64.
+        exponents: Side -> exponent; int32.
+        products: Inner product, in units of ``2**(both exponents)``; float64.
+        maxima: Side -> largest absolute value; float64. Of the difference: rounded
+            to the arithmetic of the kernel.
+        counts: Name -> number of elements; int64.
+        max_difference_at: Where in the block that is first; int64.
+        inexact: Whether the largest difference may have been rounded, so that
+            another element with the same rounded value may be the largest.
+    """
+
+    sums: dict[str, np.ndarray]
+    exponents: dict[str, np.ndarray]
+    products: np.ndarray
+    maxima: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+    max_difference_at: np.ndarray
+    inexact: np.ndarray
+
+    def replace(self, row: int, stats: PairStats, *, rounded_to: np.dtype) -> None:
+        """Overwrites a block by what the oracle says of it."""
+        norms = (stats.reference_norm, stats.candidate_norm, stats.difference_norm)
+        with np.errstate(over="ignore"):
+            max_abs_diff = float(np.array(stats.max_abs_diff).astype(rounded_to))
+        maxima = (stats.max_abs_reference, stats.max_abs_candidate, max_abs_diff)
+        mantissas = dict.fromkeys(SIDES, 0.0)
+        for side, norm, maximum in zip(SIDES, norms, maxima, strict=True):
+            mantissas[side], self.exponents[side][row] = np.frexp(norm)
+            self.sums[side][row] = mantissas[side] ** 2
+            self.maxima[side][row] = maximum
+        self.products[row] = (
+            stats.cosine * mantissas["reference"] * mantissas["candidate"]
+        )
+        for name in COUNTS:
+            self.counts[name][row] = getattr(stats, name)
+        self.max_difference_at[row] = stats.max_abs_diff_at or 0
+        self.inexact[row] = rounded_to != np.float64
+
+    def reduce(
+        self, starts: np.ndarray, counts: list[int], block_elements: int
+    ) -> tuple[list[PairStats], np.ndarray]:
+        """Sums the rows of each pair.
+
+        Args:
+            starts: First row of each pair, ascending; every pair has a row.
+            counts: Number of elements of each pair.
+            block_elements: Number of elements of each row but the last of a pair.
+
+        Returns:
+            The statistics, and of which pairs the largest difference and its
+            position remain to be found in the blocks ``rows_with_maximum``.
+        """
+        owner = np.zeros(len(self.products), np.intp)
+        owner[starts[1:]] = 1
+        owner = np.cumsum(owner)
+        columns: dict[str, np.ndarray] = {}
+        shifts, units = {}, {}
+        for side in SIDES:
+            exponents = np.where(self.sums[side] > 0, self.exponents[side], -(1 << 20))
+            top = np.maximum.reduceat(exponents, starts)
+            shifts[side] = exponents - top[owner]
+            sums = np.add.reduceat(np.ldexp(self.sums[side], 2 * shifts[side]), starts)
+            units[side] = np.sqrt(sums)
+            with np.errstate(over="ignore"):
+                columns[f"{side}_norm"] = np.ldexp(units[side], top)
+        products = np.add.reduceat(
+            np.ldexp(self.products, shifts["reference"] + shifts["candidate"]), starts
+        )
+        columns["cosine"] = _cosine(products, units, columns)
+        for side in ("reference", "candidate"):
+            columns[f"max_abs_{side}"] = np.maximum.reduceat(self.maxima[side], starts)
+        for name in COUNTS:
+            columns[name] = np.add.reduceat(self.counts[name], starts)
+
+        largest = np.maximum.reduceat(self.maxima["difference"], starts)
+        rows = np.flatnonzero(self.maxima["difference"] == largest[owner])
+        first = rows[np.searchsorted(rows, starts)]
+        positions = (first - starts) * block_elements + self.max_difference_at[first]
+        is_open = np.zeros(len(starts), bool)
+        is_open[owner[rows[self.inexact[rows]]]] = True
+        columns["max_abs_diff"] = largest
+        columns["max_abs_diff_at"] = np.where(largest > 0, positions, -1)
+
+        records = zip(*(column.tolist() for column in columns.values()), strict=True)
+        results = []
+        for count, record in zip(counts, records, strict=True):
+            *values, position = record
+            results.append(
+                PairStats(
+                    count=count,
+                    max_abs_diff_at=None if position < 0 else position,
+                    **dict(zip(columns, values, strict=False)),
+                )
+            )
+        return results, is_open & (largest > 0)
+
+    def rows_with_maximum(self, start: int, stop: int) -> list[int]:
+        """Blocks one of which holds the first largest difference of a pair.
+
+        All whose difference was rounded to the maximum, and the first that has it
+        exactly, in order.
+        """
+        differences = self.maxima["difference"][start:stop]
+        rows = start + np.flatnonzero(differences == differences.max())
+        exact = rows[~self.inexact[rows]]
+        return sorted([*rows[self.inexact[rows]].tolist(), *exact[:1].tolist()])
+
+
+def make_table(
+    precision: Precision,
+    factor: float,
+    bits: Mapping[str, np.ndarray],
+    sums: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    num_blocks: int,
+) -> tuple[BlockTable, np.ndarray]:
+    """Rows of the first blocks of a chunk, and which of them are not to be trusted.
+
+    Args:
+        precision: Of the kernel.
+        factor: That multiplied the candidate; a power of two.
+        bits: What the kernel said of the elements, see ``jax_kernels``.
+        sums: Its sums of scaled squares. Both: of the reference only, if equal.
+        counts: Of what is not finite; empty if that was not looked at.
+        num_blocks: How many blocks of the chunk are in use.
+    """
+    bits = {name: column[:num_blocks] for name, column in bits.items()}
+    maxima, exponents, squares = {}, {}, {}
+    for side in SIDES:
+        key = side if side in sums else "reference"
+        largest = bits[f"max_{key}"]
+        maxima[side] = largest.view(precision.values).astype(np.float64)
+        exponents[side] = -precision.scale_exponents(largest).astype(np.int32)
+        squares[side] = sums[key][:num_blocks].sum(axis=1, dtype=np.float64)
+    if "difference" in sums:
+        products = sums["product"][:num_blocks].sum(axis=1, dtype=np.float64)
+        unequal = bits["num_unequal"].astype(np.int64)
+        inexact = bits["num_inexact"] > 0
+        is_lost = bits["num_lost"] > 0
+        positions = bits["max_difference_at"].astype(np.int64)
+        smallest = bits["min_candidate"] + bits["min_candidate"].dtype.type(1)
+    else:
+        products = squares["reference"].copy()
+        squares["difference"] = np.zeros(num_blocks)
+        maxima["difference"] = np.zeros(num_blocks)
+        unequal = np.zeros(num_blocks, np.int64)
+        positions = np.zeros(num_blocks, np.int64)
+        inexact = is_lost = np.zeros(num_blocks, bool)
+        smallest = np.zeros(num_blocks, bits["min_reference"].dtype)
+
+    first_normal = 1 << precision.mantissa_bits
+    doubtful = bits["min_reference"] < first_normal - 1
+    doubtful |= (smallest > 0) & (smallest < first_normal)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        maxima["candidate"] = maxima["candidate"] * factor
+        exponents["candidate"] += math.frexp(factor)[1] - 1
+        scaled = smallest.view(precision.values).astype(np.float64) * factor
+    doubtful |= (smallest > 0) & (scaled < math.ldexp(1.0, 1 - precision.bias))
+    for side in ("reference", "candidate"):
+        # Also where it is not a number.
+        doubtful |= ~(maxima[side] < math.ldexp(1.0, precision.bias - 1))
+    # Differences that were flushed to zero matter only if all are almost that small.
+    tiny = np.where(is_lost, precision.mantissa_bits, 0) + 1 - precision.bias
+    largest = maxima["difference"]
+    doubtful |= (largest < np.ldexp(1.0, tiny)) & (is_lost | (largest > 0))
+
+    found = dict.fromkeys(COUNTS, np.zeros(num_blocks, np.int64)) | {
+        name: column[:num_blocks].astype(np.int64) for name, column in counts.items()
+    }
+    found["num_unequal"] = found["num_unequal"] + unequal
+    return BlockTable(
+        sums=squares,
+        exponents=exponents,
+        products=products,
+        maxima=maxima,
+        counts={name: column.copy() for name, column in found.items()},
+        max_difference_at=positions,
+        inexact=inexact & (precision is NARROW),
+    ), doubtful
+
+
+def concatenate(tables: list[BlockTable]) -> BlockTable:
+    def join(name: str) -> Any:
+        parts = [getattr(table, name) for table in tables]
+        if isinstance(parts[0], np.ndarray):
+            return np.concatenate(parts)
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    return BlockTable(**{field.name: join(field.name) for field in fields(BlockTable)})
+
+
+def _cosine(
+    products: np.ndarray, units: dict[str, np.ndarray], norms: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Cosines from inner products; where both sides are close, from the norms alone.
+
+    By the law of cosines, 1 - cosine = (|d|^2 - (|r| - |c|)^2) / (2 |r| |c|), which
+    loses nothing to rounding where the difference d is small.
+    """
+    r, c, d = (norms[f"{side}_norm"] for side in SIDES)
+    scale = units["reference"] * units["candidate"]
+    usable = scale > 0
+    cosine = np.divide(products, scale, out=np.zeros_like(scale), where=usable)
+    close = usable & (d < 0.1 * np.minimum(r, c))
+    r, c, d = r[close], c[close], d[close]
+    cosine[close] = 1 - ((d / r) * (d / c) - ((r - c) / r) * ((r - c) / c)) / 2
+    return np.clip(cosine, -1.0, 1.0)

@@ -1,0 +1,253 @@
+"""Command line of the example, with Megatron-LM's own option names, and its checks."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ttrace.errors import UsageError
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; argparse itself ends the process on a syntax error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ttrace.examples.megatron_gpt.train",
+        description="Trains a small GPT on megatron-core; without CUDA on CPU and gloo",
+    )
+    _add_model(parser.add_argument_group("model"))
+    _add_parallelism(parser.add_argument_group("parallelism"))
+    _add_training(parser.add_argument_group("training"))
+    return parser.parse_args(argv)
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--num-layers", type=int, default=2)
+    add("--hidden-size", type=int, default=64)
+    add("--num-attention-heads", type=int, default=4)
+    add("--num-query-groups", type=int, help="as many as heads if not given")
+    add("--seq-length", type=int, default=32)
+    add("--vocab-size", type=int, default=128)
+    add(
+        "--make-vocab-size-divisible-by",
+        type=int,
+        default=1,
+        help="rows are added to the embedding until this divides them; give the same "
+        "number to runs that are to be compared",
+    )
+    add("--swiglu", action="store_true")
+    add("--normalization", choices=("LayerNorm", "RMSNorm"), default="LayerNorm")
+    add("--qk-layernorm", action="store_true")
+    add(
+        "--position-embedding-type",
+        choices=("learned_absolute", "rope"),
+        default="learned_absolute",
+    )
+    add("--untie-embeddings-and-output-weights", action="store_true")
+    add("--disable-bias-linear", action="store_true")
+    add("--num-experts", type=int, help="a mixture of experts in every layer")
+    add("--moe-router-topk", type=int, default=2)
+    add(
+        "--moe-token-dispatcher-type",
+        choices=("alltoall", "allgather"),
+        default="alltoall",
+    )
+
+
+def _add_parallelism(group: argparse._ArgumentGroup) -> None:
+    # What the sizes leave of the world size is data parallelism.
+    add = group.add_argument
+    add("--tensor-model-parallel-size", type=int, default=1)
+    add("--sequence-parallel", action="store_true")
+    add("--expert-model-parallel-size", type=int, default=1)
+    add(
+        "--expert-tensor-parallel-size",
+        type=int,
+        help="the tensor parallel size if not given",
+    )
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--micro-batch-size", type=int, default=2)
+    add("--global-batch-size", type=int, default=8)
+    add("--train-iters", type=int, default=2)
+    add("--optimizer", choices=("adam", "sgd"), default="adam")
+    add("--lr", type=float, default=1e-2)
+    add("--clip-grad", type=float, default=1.0)
+    add("--bf16", action="store_true")
+    add("--recompute-granularity", choices=("full", "selective"))
+    add("--recompute-method", choices=("uniform", "block"))
+    add("--recompute-num-layers", type=int)
+    add("--seed", type=int, default=0, help="of the parameters and of the tokens")
+    add(
+        "--patch",
+        type=Path,
+        metavar="FILE.py",
+        help="functions of this file are called while the model is built: "
+        "before_build(args), after_build(args, models), "
+        "after_wrap(args, config, chunks, optimizer)",
+    )
+
+
+def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
+    """Fills in what follows from other options, and checks that all fit together.
+
+    Adds ``data_parallel_size``, ``num_microbatches`` and ``padded_vocab_size``.
+
+    Args:
+        args: Parsed options; changed in place.
+        world_size: Number of processes of the run.
+
+    Raises:
+        UsageError: Two options contradict each other, or the number of processes.
+    """
+    _require_positive(args)
+    if args.num_query_groups is None:
+        args.num_query_groups = args.num_attention_heads
+    if args.expert_tensor_parallel_size is None:
+        args.expert_tensor_parallel_size = args.tensor_model_parallel_size
+    divisor = args.make_vocab_size_divisible_by
+    args.padded_vocab_size = -(-args.vocab_size // divisor) * divisor
+    _check_parallelism(args, world_size)
+    args.data_parallel_size = world_size // args.tensor_model_parallel_size
+    _check_batches(args)
+    args.num_microbatches = args.global_batch_size // (
+        args.micro_batch_size * args.data_parallel_size
+    )
+    if args.num_experts is not None:
+        _check_experts(args, world_size)
+    elif args.expert_model_parallel_size > 1:
+        raise UsageError(
+            "expert parallelism without experts",
+            where=f"--expert-model-parallel-size {args.expert_model_parallel_size}",
+            remedy="give --num-experts, or leave the option out",
+        )
+    _check_recompute(args)
+
+
+def _require_positive(args: argparse.Namespace) -> None:
+    may_be_zero = ("seed", "clip_grad", "train_iters", "lr")
+    for name, value in vars(args).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if value < 0 or (value == 0 and name not in may_be_zero):
+            raise UsageError(
+                "an option is out of range",
+                where=_option(name),
+                expected="0 or more" if name in may_be_zero else "1 or more",
+                got=value,
+                remedy="correct the number",
+            )
+
+
+def _check_parallelism(args: argparse.Namespace, world_size: int) -> None:
+    tensor = args.tensor_model_parallel_size
+    by = f"--tensor-model-parallel-size {tensor}"
+    if world_size % tensor:
+        raise UsageError(
+            "the number of processes is not divisible by the parallel sizes",
+            where=by,
+            expected=f"a multiple of {tensor} processes",
+            got=world_size,
+            remedy=f"start it by torchrun --nproc-per-node {tensor}, or change it",
+        )
+    _require_multiple(args, "hidden_size", args.num_attention_heads, "attention heads")
+    _require_multiple(
+        args, "num_attention_heads", args.num_query_groups, "--num-query-groups"
+    )
+    _require_multiple(args, "num_attention_heads", tensor, by)
+    _require_multiple(args, "num_query_groups", tensor, by)
+    _require_multiple(args, "padded_vocab_size", tensor, by)
+    if args.sequence_parallel:
+        _require_multiple(args, "seq_length", tensor, by)
+
+
+def _check_batches(args: argparse.Namespace) -> None:
+    num_samples = args.micro_batch_size * args.data_parallel_size
+    _require_multiple(
+        args,
+        "global_batch_size",
+        num_samples,
+        f"micro-batch size {args.micro_batch_size} x data-parallel size "
+        f"{args.data_parallel_size}",
+    )
+
+
+def _check_experts(args: argparse.Namespace, world_size: int) -> None:
+    expert, tensor = args.expert_model_parallel_size, args.expert_tensor_parallel_size
+    if world_size % (expert * tensor):
+        raise UsageError(
+            "the number of processes is not divisible by the parallel sizes of experts",
+            where=f"--expert-model-parallel-size {expert}, "
+            f"--expert-tensor-parallel-size {tensor}",
+            expected=f"a multiple of {expert * tensor} processes",
+            got=world_size,
+            remedy="change the sizes, or the number of processes",
+        )
+    _require_multiple(
+        args, "num_experts", expert, f"--expert-model-parallel-size {expert}"
+    )
+    _require_multiple(
+        args, "hidden_size", tensor, f"--expert-tensor-parallel-size {tensor}"
+    )
+    if args.moe_router_topk > args.num_experts:
+        raise UsageError(
+            "a token cannot go to more experts than there are",
+            where="--moe-router-topk",
+            expected=f"1..{args.num_experts}",
+            got=args.moe_router_topk,
+            remedy="lower it, or raise --num-experts",
+        )
+    if args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
+        raise UsageError(
+            "Megatron trains experts under tensor parallelism only with sequence "
+            "parallelism",
+            where="--num-experts, --tensor-model-parallel-size",
+            remedy="add --sequence-parallel",
+        )
+    if not args.disable_bias_linear:
+        # Megatron adds those of local experts in place to a view: autograd refuses.
+        raise UsageError(
+            "experts cannot have biases",
+            where="--num-experts",
+            remedy="add --disable-bias-linear",
+        )
+
+
+def _check_recompute(args: argparse.Namespace) -> None:
+    if args.recompute_granularity == "full" and (
+        args.recompute_method is None or args.recompute_num_layers is None
+    ):
+        raise UsageError(
+            "full recomputation needs to know which layers",
+            where="--recompute-granularity full",
+            remedy="add --recompute-method uniform --recompute-num-layers 1",
+        )
+    if args.recompute_granularity != "full" and (
+        args.recompute_method is not None or args.recompute_num_layers is not None
+    ):
+        raise UsageError(
+            "a method and a number of layers belong to full recomputation",
+            where="--recompute-method, --recompute-num-layers",
+            remedy="add --recompute-granularity full, or leave them out",
+        )
+
+
+def _require_multiple(
+    args: argparse.Namespace, name: str, divisor: int, what: str
+) -> None:
+    value = getattr(args, name)
+    if value % divisor:
+        raise UsageError(
+            f"{_option(name)} is not divisible by {what}",
+            where=_option(name),
+            expected=f"a multiple of {divisor}",
+            got=value,
+            remedy="change one of the two",
+        )
+
+
+def _option(name: str) -> str:
+    if name == "padded_vocab_size":
+        return "--vocab-size (padded by --make-vocab-size-divisible-by)"
+    return "--" + name.replace("_", "-")

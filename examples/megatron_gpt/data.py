@@ -1,0 +1,83 @@
+"""Tokens as a function of step and global sample index, whatever rank asks for them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ttrace.generate import Integers, generate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """One micro-batch; all are ``[micro_batch_size, seq_length]``.
+
+    Attributes:
+        tokens: Token ids.
+        labels: The token after each of them.
+        position_ids: Place of each token in its sample.
+        loss_mask: 1 where a token counts, float32.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    loss_mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSource:
+    """Makes the micro-batches of one data-parallel rank.
+
+    Micro-batch ``i`` of data-parallel rank ``r`` is micro-batch ``i * size + r`` of a
+    run without data parallelism.
+
+    Attributes:
+        vocab_size: Token ids are below it.
+        seq_length: Tokens per sample.
+        micro_batch_size: Samples per micro-batch.
+        num_microbatches: Micro-batches per step and data-parallel rank.
+        data_parallel_rank: This rank's place.
+        data_parallel_size: Number of data-parallel ranks.
+        seed: Another seed gives other tokens.
+        device: Where the tensors go.
+    """
+
+    vocab_size: int
+    seq_length: int
+    micro_batch_size: int
+    num_microbatches: int
+    data_parallel_rank: int
+    data_parallel_size: int
+    seed: int
+    device: torch.device
+
+    def micro_batches(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of one step, in order."""
+        for local in range(self.num_microbatches):
+            index = local * self.data_parallel_size + self.data_parallel_rank
+            first = index * self.micro_batch_size
+            samples = [
+                self._sample(step, sample)
+                for sample in range(first, first + self.micro_batch_size)
+            ]
+            yield self._batch(torch.stack(samples).to(self.device))
+
+    def _sample(self, step: int, sample: int) -> torch.Tensor:
+        ids = generate(
+            f"tokens/step{step}/sample{sample}",
+            Integers(high=self.vocab_size),
+            (self.seq_length + 1,),
+            seed=self.seed,
+        )
+        return torch.from_numpy(ids)
+
+    def _batch(self, ids: torch.Tensor) -> Batch:
+        tokens, labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        positions = torch.arange(self.seq_length, device=self.device)
+        return Batch(
+            tokens=tokens,
+            labels=labels,
+            position_ids=positions.expand_as(tokens).contiguous(),
+            loss_mask=torch.ones(tokens.shape, device=self.device),
+        )

@@ -1,0 +1,59 @@
+"""``--patch FILE.py``: code that changes a run while it is built, e.g. to plant a bug.
+
+Nothing undoes what a patch does: it belongs into a process of its own.
+"""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from ttrace.errors import UsageError
+
+HOOKS = {
+    "before_build": "before_build(args)",
+    "after_build": "after_build(args, models)",
+    "after_wrap": "after_wrap(args, config, chunks, optimizer)",
+}
+"""The functions that a patch may define, and what each is given."""
+
+
+class Patch:
+    """The functions of a patch file; without a file every call does nothing.
+
+    Args:
+        path: The file, or None.
+
+    Raises:
+        UsageError: The file does not exist, or defines none of the functions.
+    """
+
+    def __init__(self, path: Path | None):
+        self._module = None if path is None else _load(path)
+
+    def call(self, hook: str, *args: object) -> None:
+        """Calls a function of the patch, if it defines it."""
+        function = getattr(self._module, hook, None)
+        if function is not None:
+            function(*args)
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"ttrace_patch_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(
+            "there is no such patch",
+            where="--patch",
+            expected="a Python file",
+            got=path,
+            remedy="correct the path",
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not any(callable(getattr(module, hook, None)) for hook in HOOKS):
+        raise UsageError(
+            "the patch defines no function that would be called",
+            where=path,
+            expected=f"one or more of {', '.join(HOOKS.values())}",
+            remedy="rename its functions",
+        )
+    return module

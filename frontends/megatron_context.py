@@ -1,0 +1,55 @@
+"""What of a run's configuration decides how its tensors are laid out."""
+
+from dataclasses import dataclass
+
+from ttrace.errors import UsageError
+from ttrace.frontends.megatron_meshes import MegatronMeshes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardingContext:
+    """The facts that layout rules may look at.
+
+    Attributes:
+        meshes: Where this rank stands.
+        sequence_parallel: Activations between the tensor-parallel regions are cut
+            along the sequence; false where the tensor-parallel size is 1.
+        gated_linear_unit: The first linear of an MLP holds gate and up projection.
+        num_query_groups: Number of key and value heads of the model.
+        vocab_size: Rows of the vocabulary that stand for tokens.
+        padded_vocab_size: Rows that the model has; the last ones may be padding.
+    """
+
+    meshes: MegatronMeshes
+    sequence_parallel: bool = False
+    gated_linear_unit: bool = False
+    num_query_groups: int = 1
+    vocab_size: int = 1
+    padded_vocab_size: int = 1
+
+    def __post_init__(self):
+        if not 0 < self.vocab_size <= self.padded_vocab_size:
+            raise UsageError(
+                "the vocabulary is larger than the model's embedding",
+                where="vocab_size",
+                expected=f"1..{self.padded_vocab_size}",
+                got=self.vocab_size,
+                remedy="give trace() the number of tokens before padding",
+            )
+
+    @property
+    def splits_kv_heads(self) -> bool:
+        """Every tensor-parallel rank has its own key and value heads."""
+        return self.num_query_groups % self.meshes.tp == 0
+
+    def vocabulary_dim(self, *, sharded: bool) -> str:
+        """Dims text of a vocabulary dim.
+
+        Args:
+            sharded: It is cut over ``tp``; padding can only be told apart then.
+        """
+        if not sharded:
+            return "v"
+        if self.vocab_size == self.padded_vocab_size:
+            return "v[tp]"
+        return f"v[tp:padded({self.padded_vocab_size // self.meshes.tp})]"

@@ -1,0 +1,182 @@
+"""Layouts of Megatron's parameters and of their gradients.
+
+What is cut, and where, is read from the attributes that Megatron puts on parameters.
+Whether the gradient of one micro-batch is a share of a sum follows from the class of
+the module that owns the parameter, never from the ``sequence_parallel`` attribute: a
+module that lost it is a bug to be found, not a layout.
+"""
+
+from dataclasses import dataclass
+
+from ttrace.errors import UsageError
+from ttrace.frontends.megatron_context import ShardingContext
+from ttrace.frontends.megatron_matching import is_a
+from ttrace.frontends.megatron_names import WORD_EMBEDDINGS, OwnedParameter
+from ttrace.frontends.torch_description import NoLayout
+from ttrace.ir.dims import parse_dims
+from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.tensor_id import Kind
+
+_PARALLEL_CLASSES = (
+    "*ColumnParallelLinear",
+    "*RowParallelLinear",
+    "VocabParallelEmbedding",
+)
+_GROUPED_CLASSES = ("GroupedMLP", "TEGroupedMLP", "*GroupedLinear")
+_NORMS = ("*Norm",)
+_HEAD_NORMS = ("q_layernorm", "k_layernorm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reduction:
+    """What one micro-batch's gradient of a parameter still lacks.
+
+    Attributes:
+        mesh: The mesh to speak of.
+        partial_axes: Axes over which it must be summed.
+    """
+
+    mesh: Mesh
+    partial_axes: tuple[str, ...] = ()
+
+
+def parameter_layout(
+    owned: OwnedParameter, kind: Kind, context: ShardingContext
+) -> ShardLayout | NoLayout:
+    """Layout of a parameter, its gradient or its optimizer state.
+
+    Args:
+        owned: The parameter.
+        kind: ``param_grad`` is the gradient of one micro-batch before any reduction;
+            all other kinds are replicas wherever they are not cut.
+        context: The run.
+
+    Raises:
+        UsageError: Megatron did not say how the parameter is cut.
+    """
+    if is_a(owned.owner.module, *_GROUPED_CLASSES):
+        return NoLayout(
+            reason="the experts of one rank lie in one grouped parameter "
+            f"({type(owned.owner.module).__name__}), which cannot be cut into experts "
+            "yet"
+        )
+    meshes = context.meshes
+    home = meshes.expert if owned.owner.in_experts else meshes.dense
+    reduction: _Reduction | NoLayout = _Reduction(mesh=home)
+    if kind is Kind.PARAM_GRAD:
+        reduction = _pending_reduction(owned, context)
+    if isinstance(reduction, NoLayout):
+        return reduction
+    dims, global_shape = _dims(owned, context)
+    if reduction.partial_axes:
+        dims += f" partial[{','.join(reduction.partial_axes)}]"
+    return parse_dims(dims).lower(global_shape, reduction.mesh)
+
+
+def _dims(
+    owned: OwnedParameter, context: ShardingContext
+) -> tuple[str, tuple[int, ...]]:
+    parameter = owned.named.parameter
+    shape = list(parameter.shape)
+    names = [f"d{dim}" for dim in range(len(shape))]
+    cut = _cut_dim(owned, context)
+    if cut is None:
+        return " ".join(names), tuple(shape)
+    axis, size = ("etp", context.meshes.expert.sizes["etp"])
+    if not owned.owner.in_experts:
+        axis, size = ("tp", context.meshes.tp)
+    shape[cut] *= size
+    names[cut] += f"[{axis}]"
+    if _is_vocabulary(owned) and shape[cut] == context.padded_vocab_size:
+        names[cut] = context.vocabulary_dim(sharded=True)
+        shape[cut] = context.vocab_size
+    elif context.gated_linear_unit and _name(owned) == "linear_fc1":
+        # Each rank holds its part of the gate above its part of the up projection.
+        names[cut] = f"d{cut}[{axis}:parts(2)]"
+    return " ".join(names), tuple(shape)
+
+
+def _cut_dim(owned: OwnedParameter, context: ShardingContext) -> int | None:
+    parameter = owned.named.parameter
+    if getattr(parameter, "tensor_model_parallel", False):
+        return int(getattr(parameter, "partition_dim"))  # noqa: B009, set by Megatron
+    meshes = context.meshes
+    size = meshes.expert.sizes["etp"] if owned.owner.in_experts else meshes.tp
+    owner = owned.owner.module
+    if size > 1 and owned.named.slot == "weight" and is_a(owner, *_PARALLEL_CLASSES):
+        raise UsageError(
+            "a tensor-parallel parameter does not say how it is cut",
+            where=f"{owned.named.module}.{owned.named.slot} ({type(owner).__name__})",
+            expected="the attributes tensor_model_parallel and partition_dim, which "
+            "Megatron sets where it initializes parameters",
+            got="none",
+            remedy="build the model with perform_initialization=True",
+        )
+    if size > 1 and is_a(owner, "*DotProductAttention"):
+        return 0  # softmax_offset, one number per head; Megatron leaves it unmarked
+    return None
+
+
+def _is_vocabulary(owned: OwnedParameter) -> bool:
+    return owned.named.module in (WORD_EMBEDDINGS, "output_layer")
+
+
+def _name(owned: OwnedParameter) -> str:
+    return owned.owner.path.rpartition(".")[2]
+
+
+def _pending_reduction(
+    owned: OwnedParameter, context: ShardingContext
+) -> _Reduction | NoLayout:
+    if owned.owner.in_experts:
+        return _reduction_of_expert(context)
+    dense = context.meshes.dense
+    complete = _Reduction(mesh=dense)
+    partial = _Reduction(mesh=dense, partial_axes=("tp",))
+    if context.meshes.tp == 1 or _cut_dim(owned, context) is not None:
+        return complete
+    owner = owned.owner.module
+    if _name(owned) in _HEAD_NORMS:
+        # They normalize this rank's heads, whether or not the sequence is cut.
+        if context.splits_kv_heads:
+            return partial
+        return NoLayout(
+            reason="key and value heads are held by several tensor-parallel ranks, so "
+            "the gradient is neither a replica nor a share"
+        )
+    if is_a(owner, "Embedding") or not context.sequence_parallel:
+        # Embeddings are looked up before the sequence is cut.
+        return complete
+    if is_a(owner, *_NORMS, "Router", *_PARALLEL_CLASSES, "SharedExpertMLP"):
+        return partial
+    return NoLayout(
+        reason=f"whether {type(owner).__name__} sees the whole sequence under sequence "
+        "parallelism is not known, so neither is whether its gradient is a share"
+    )
+
+
+def _reduction_of_expert(context: ShardingContext) -> _Reduction | NoLayout:
+    """An expert's gradient comes from the tokens of its group of ``ep x etp`` ranks."""
+    dense, expert = context.meshes.dense, context.meshes.expert
+    group, tp, dp = (
+        expert.sizes["ep"] * expert.sizes["etp"],
+        context.meshes.tp,
+        context.meshes.dp,
+    )
+    if group == tp or (dp == 1 and expert.sizes["edp"] == 1):
+        return _Reduction(mesh=expert)
+    if dp == 1:
+        return _Reduction(mesh=expert, partial_axes=("edp",))
+    if group == 1:
+        # Axis edp would span other micro-batches too; without ep and etp the ranks
+        # that see the same micro-batch are those along tp.
+        return _Reduction(mesh=dense, partial_axes=("tp",))
+    if group > tp:
+        return NoLayout(
+            reason="experts are shared by data-parallel ranks, so the gradient of one "
+            "backward mixes several micro-batches"
+        )
+    return NoLayout(
+        reason=f"of the {tp} tensor-parallel ranks that see a micro-batch only every "
+        f"{group}th holds a given expert"
+    )

@@ -1,0 +1,62 @@
+"""A sink that keeps what a frontend records in memory: for tests and notebooks."""
+
+import numpy as np
+
+from ttrace.errors import TensorIdError
+from ttrace.ir.trace import ShardRecord, SkippedRecord
+
+
+class MemorySink:
+    """Keeps the records of one rank by the text of their tensor ids.
+
+    Args:
+        keeps_arrays: Keep the arrays too, not only count their bytes.
+
+    Attributes:
+        records: What was recorded, in order.
+        arrays: The arrays of the records.
+        skipped: The reason, by id.
+        num_bytes: Total size of the arrays.
+        ending: None while open, ``"closed"``, or the reason of an abort.
+        failure: Set it to an exception to simulate a full disk.
+    """
+
+    def __init__(self, *, keeps_arrays: bool = True):
+        self.records: dict[str, ShardRecord] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self.skipped: dict[str, str] = {}
+        self.num_bytes = 0
+        self.ending: str | None = None
+        self.failure: Exception | None = None
+        self._keeps_arrays = keeps_arrays
+
+    def add(self, record: ShardRecord, array: np.ndarray) -> None:
+        """Takes a shard.
+
+        Raises:
+            TensorIdError: The id was recorded or skipped before.
+        """
+        text = str(record.id)
+        if text in self.records or text in self.skipped:
+            raise TensorIdError(
+                "a tensor id came twice",
+                where=text,
+                remedy="tell the two apart by slot or call number",
+            )
+        assert array.shape == record.layout.local_shape
+        self.records[text] = record
+        self.num_bytes += array.nbytes
+        if self._keeps_arrays:
+            self.arrays[text] = array
+
+    def skip(self, record: SkippedRecord) -> None:
+        """Takes the note that a tensor was not recorded; the first reason counts."""
+        self.skipped.setdefault(str(record.id), record.reason)
+
+    def close(self) -> None:
+        """Ends well."""
+        self.ending = "closed"
+
+    def abort(self, reason: str) -> None:
+        """Ends for a reason."""
+        self.ending = reason

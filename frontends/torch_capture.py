@@ -1,0 +1,147 @@
+"""Captures a run of any plain torch model.
+
+What is recorded, and how it is counted:
+
+- A micro-batch is one forward of the model (an evaluation counts too; put it into
+  ``with trace.paused():``). A module that is called outside the model's forward belongs
+  to the micro-batch that began last.
+- Gradients belong to the micro-batch of the forward that made their graph. One backward
+  pass serves one micro-batch.
+- ``grad_output`` is the total gradient of an output. ``grad_input`` is the module's
+  share of the gradient of its input, as far as it comes from the module's outputs.
+- What no gradient reaches has none recorded.
+- ``main_grad`` is ``parameter.grad`` as the optimizer is given it. A script that clips
+  gradients calls ``trace.main_grads()`` first.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from ttrace.frontends.torch_description import ModelDescription, PlainDescription
+from ttrace.frontends.torch_optimizer import OptimizerTap
+from ttrace.frontends.torch_session import CaptureSession
+from ttrace.run.switchboard import request_from_environment
+
+
+class PlainTrace:
+    """What a training script tells ttrace; does nothing in a plain run.
+
+    Args:
+        session: Takes the records, or None in a plain run.
+        optimizers: Those of the script.
+    """
+
+    def __init__(
+        self,
+        session: CaptureSession | None = None,
+        optimizers: tuple[OptimizerTap, ...] = (),
+    ):
+        self._session = session
+        self._optimizers = optimizers
+
+    def step(self) -> None:
+        """Ends a training step."""
+        if self._session is not None:
+            self._session.step()
+
+    def loss(
+        self,
+        value: torch.Tensor | float,
+        *,
+        microbatch: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        """Records the loss of a micro-batch.
+
+        Args:
+            value: A scalar.
+            microbatch: Counted from 0 in each step; where None, the one whose forward
+                ran last.
+            scale: Known factor over the mathematical value, e.g. that of a gradient
+                scaler; 1 where None.
+        """
+        if self._session is not None:
+            self._session.loss(value, microbatch=microbatch, scale=scale)
+
+    def main_grads(self) -> None:
+        """Records the gradients as they are, for a script that clips them next."""
+        for optimizer in self._optimizers:
+            optimizer.record_gradients()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Neither records nor counts what runs inside, such as an evaluation."""
+        if self._session is None:
+            yield
+        else:
+            with self._session.paused():
+                yield
+
+
+@contextlib.contextmanager
+def trace(
+    model: torch.nn.Module,
+    *optimizers: torch.optim.Optimizer,
+    description: ModelDescription | None = None,
+) -> Iterator[PlainTrace]:
+    """Records a training loop, if the process was started by ``ttrace record``.
+
+    Otherwise nothing happens at all. An exception inside the ``with`` block leaves the
+    trace incomplete.
+
+    Args:
+        model: The model; a DistributedDataParallel wrapper is looked through.
+        optimizers: What updates its parameters.
+        description: Names and layouts; where None, every rank is taken to hold whole
+            tensors and to run its own micro-batches.
+
+    Raises:
+        UsageError: The switchboard variable is malformed, or a filter leaves no rank.
+        TraceError: The trace cannot be created.
+    """
+    request = request_from_environment(os.environ)
+    if request is None:
+        yield PlainTrace()
+        return
+    rank, world_size = place_in_run(os.environ)
+    session = CaptureSession(
+        description
+        or PlainDescription(
+            model, data_parallel_rank=rank, data_parallel_size=world_size
+        ),
+        request,
+        rank=rank,
+        world_size=world_size,
+    )
+    taps = []
+    for optimizer in optimizers:
+        groups = sum(map(OptimizerTap.num_groups, taps))
+        taps.append(OptimizerTap(optimizer, session, first_group=groups))
+    session.start()
+    for tap in taps:
+        tap.attach()
+    try:
+        yield PlainTrace(session, tuple(taps))
+    except BaseException as error:
+        session.abort(f"the run ended with {type(error).__name__}: {error}")
+        raise
+    else:
+        session.close()
+    finally:
+        for tap in taps:
+            tap.detach()
+
+
+def place_in_run(environment: Mapping[str, str]) -> tuple[int, int]:
+    """This process's rank and the number of processes.
+
+    Args:
+        environment: Consulted (``RANK``, ``WORLD_SIZE``) where torch.distributed is
+            not initialized.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(environment.get("RANK", 0)), int(environment.get("WORLD_SIZE", 1))

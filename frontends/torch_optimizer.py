@@ -1,0 +1,130 @@
+"""Hooks on a torch optimizer: what a step is given, and what it makes of it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from ttrace.frontends.torch_arrays import unobserved
+from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_session import CaptureSession
+from ttrace.ir.tensor_id import Kind
+
+
+class OptimizerTap:
+    """Records the optimizer's side of a step.
+
+    Before the step: ``main_grad`` (``parameter.grad``), ``grad_norm`` (their total
+    2-norm, summed in float64: one more pass over the gradients, and right only where
+    every rank holds whole tensors) and ``learning_rate``. After it: ``updated_param``
+    and ``optimizer_state``.
+
+    Args:
+        optimizer: The optimizer.
+        session: Takes the records.
+        first_group: Number of its first parameter group, where there are several
+            optimizers.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        session: CaptureSession,
+        *,
+        first_group: int = 0,
+    ):
+        self._optimizer = optimizer
+        self._session = session
+        self._first_group = first_group
+        self._step_with_gradients = -1
+        self._handles: list[RemovableHandle] = []
+
+    def num_groups(self) -> int:
+        """How many parameter groups it has."""
+        return len(self._optimizer.param_groups)
+
+    def attach(self) -> None:
+        """Puts the hooks on."""
+        self._handles = [
+            self._optimizer.register_step_pre_hook(self._before),
+            self._optimizer.register_step_post_hook(self._after),
+        ]
+
+    def detach(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def record_gradients(self) -> None:
+        """Records ``main_grad`` and ``grad_norm``, at most once in a step."""
+        session = self._session
+        if self._step_with_gradients == session.step_number:
+            return
+        self._step_with_gradients = session.step_number
+        own = self._own_parameters()
+        session.record_parameters(
+            Kind.MAIN_GRAD,
+            lambda named: named.parameter.grad if id(named.parameter) in own else None,
+        )
+        if session.wants(Kind.GRAD_NORM):
+            norm = self._total_norm()
+            slot = f"group{self._first_group}" if self._first_group else None
+            if norm is not None:
+                session.record_scalar(Kind.GRAD_NORM, norm, slot=slot)
+
+    def _before(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.record_gradients()
+        if self._session.wants(Kind.LEARNING_RATE):
+            for index, group in enumerate(self._optimizer.param_groups):
+                if "lr" in group:
+                    self._session.record_scalar(
+                        Kind.LEARNING_RATE,
+                        group["lr"],
+                        slot=f"group{self._first_group + index}",
+                    )
+
+    def _after(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        own = self._own_parameters()
+        self._session.record_parameters(
+            Kind.UPDATED_PARAM,
+            lambda named: named.parameter if id(named.parameter) in own else None,
+        )
+        self._session.record_optimizer_state(self._state)
+
+    def _own_parameters(self) -> dict[int, torch.Tensor]:
+        return {
+            id(parameter): parameter
+            for group in self._optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+    def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
+        # Looking a parameter up in the optimizer's defaultdict would add it.
+        state = self._optimizer.state.get(named.parameter, {})
+        return {
+            name: value
+            for name, value in state.items()
+            if isinstance(value, (torch.Tensor, float, int))
+        }
+
+    def _total_norm(self) -> float | None:
+        """None where there is no gradient, or one that is not a plain dense tensor."""
+        gradients = [
+            parameter.grad
+            for parameter in self._own_parameters().values()
+            if parameter.grad is not None
+        ]
+        if not gradients or any(
+            type(gradient) is not torch.Tensor or gradient.layout != torch.strided
+            for gradient in gradients
+        ):
+            return None
+        with unobserved():
+            norms = [
+                torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+                for gradient in gradients
+            ]
+        return math.hypot(*norms)

@@ -1,0 +1,202 @@
+"""Turns observed torch tensors into records of a trace, or into visible skips."""
+
+import threading
+from typing import Protocol
+
+import numpy as np
+import torch
+from absl import logging
+
+from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
+from ttrace.frontends.torch_arrays import RecentCopies
+from ttrace.frontends.torch_description import (
+    ModelDescription,
+    NamedParameter,
+    NoLayout,
+)
+from ttrace.ir.layout import ShardLayout
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import ShardRecord, SkippedRecord
+
+EXACT_REPLICAS = frozenset({Kind.PARAM, Kind.MAIN_GRAD, Kind.UPDATED_PARAM})
+"""Kinds whose replicas must agree in every bit."""
+
+
+class TraceSink(Protocol):
+    """Where records go; ``ttrace.store.writer.TraceWriter`` is one."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why recording stopped, or None while all is well."""
+        ...
+
+    def add(self, record: ShardRecord, array: np.ndarray) -> None:
+        """Takes a shard; the array does not change any more."""
+        ...
+
+    def skip(self, record: SkippedRecord) -> None:
+        """Takes the note that a tensor was seen and not recorded."""
+        ...
+
+    def close(self) -> None:
+        """Marks the rank complete."""
+        ...
+
+    def abort(self, reason: str) -> None:
+        """Leaves the rank incomplete."""
+        ...
+
+
+class Recorder:
+    """Records tensors of one rank. Never raises into the training step.
+
+    A tensor that cannot be stored, or whose layout does not fit it, is skipped with
+    the reason. Where the sink fails, recording stops with one warning.
+
+    Args:
+        description: Layouts and scales.
+        sink: Takes the records.
+        rank: Of this process.
+
+    Attributes:
+        num_recorded: Tensors recorded so far; skipped ones do not count.
+        is_active: Whether the sink still takes records.
+    """
+
+    def __init__(self, description: ModelDescription, sink: TraceSink, *, rank: int):
+        self.num_recorded = 0
+        self.is_active = True
+        self._description = description
+        self._sink = sink
+        self._rank = rank
+        self._sequence = 0
+        self._copies = RecentCopies()
+        self._has_warned_of_repeats = False
+        # The backward of each device runs its hooks in a thread of its own.
+        self._lock = threading.RLock()
+
+    def activation(
+        self, id_: TensorId, module: torch.nn.Module, tensor: torch.Tensor
+    ) -> None:
+        """Records an input or output of a module, or the gradient of one."""
+        assert id_.slot is not None
+        try:
+            layout = self._description.activation_layout(
+                id_.module, module, id_.kind, id_.slot, tuple(tensor.shape)
+            )
+        except TtraceError as error:
+            layout = NoLayout(reason=error.what)
+        self.tensor(id_, tensor, layout)
+
+    def parameter(
+        self,
+        id_: TensorId,
+        named: NamedParameter,
+        tensor: torch.Tensor | np.ndarray,
+    ) -> None:
+        """Records a parameter, or what has its layout."""
+        try:
+            layout = self._description.parameter_layout(named, id_.kind)
+        except TtraceError as error:
+            layout = NoLayout(reason=error.what)
+        self.tensor(id_, tensor, layout)
+
+    def tensor(
+        self,
+        id_: TensorId,
+        tensor: torch.Tensor | np.ndarray,
+        layout: ShardLayout | NoLayout,
+        *,
+        scale: float | None = None,
+    ) -> None:
+        """Records a tensor of a known layout.
+
+        Args:
+            id_: Its identity.
+            tensor: Its value. A tensor is copied before the call returns; an array is
+                handed over.
+            layout: What part of the logical tensor it is, or why that is unknown.
+            scale: Known factor over the mathematical value; None for what the
+                description says of the kind.
+        """
+        shape = tuple(tensor.shape)
+        if isinstance(layout, NoLayout):
+            self.skip(id_, layout.reason)
+        elif layout.local_shape != shape:
+            self.skip(
+                id_,
+                f"its shape is {list(shape)}, its layout is for "
+                f"{list(layout.local_shape)}",
+            )
+        elif self.is_active:
+            with self._lock:
+                if isinstance(tensor, torch.Tensor):
+                    try:
+                        tensor = self._copies.array_of(tensor)
+                    except DtypeError as error:
+                        self.skip(id_, error.what)
+                        return
+                self._add(id_, tensor, layout, scale)
+
+    def skip(self, id_: TensorId, reason: str) -> None:
+        """Notes that a tensor was seen and not recorded."""
+        with self._lock:
+            if self.is_active:
+                record = SkippedRecord(
+                    id=id_, rank=self._rank, sequence=self._sequence, reason=reason
+                )
+                self._hand_over(record, None)
+
+    def _add(
+        self,
+        id_: TensorId,
+        array: np.ndarray,
+        layout: ShardLayout,
+        scale: float | None,
+    ) -> None:
+        record = ShardRecord(
+            id=id_,
+            rank=self._rank,
+            sequence=self._sequence,
+            dtype=array.dtype.name,
+            layout=layout,
+            scale=self._description.scale(id_.kind) if scale is None else scale,
+            exact_replicas=id_.kind in EXACT_REPLICAS,
+        )
+        if self._hand_over(record, array):
+            self.num_recorded += 1
+
+    def _hand_over(
+        self, record: ShardRecord | SkippedRecord, array: np.ndarray | None
+    ) -> bool:
+        try:
+            if isinstance(record, ShardRecord):
+                assert array is not None
+                self._sink.add(record, array)
+            else:
+                self._sink.skip(record)
+            failure = self._sink.failure
+        except TensorIdError:
+            self._warn_of_repeat(record.id)
+            return False
+        except (OSError, DtypeError, LayoutError) as error:
+            failure = error
+        self._sequence += 1
+        if failure is not None:
+            self.is_active = False
+            logging.warning(
+                "ttrace: recording stopped, training goes on; the trace stays "
+                "incomplete.\n%s",
+                failure,
+            )
+        return failure is None
+
+    def _warn_of_repeat(self, id_: TensorId) -> None:
+        if not self._has_warned_of_repeats:
+            self._has_warned_of_repeats = True
+            logging.warning(
+                "ttrace: %s came twice and only the first one is recorded (later "
+                "ones are not reported again). Is trace.step() missing at the end of a "
+                "step, or did two backward passes run through one graph?",
+                id_,
+            )

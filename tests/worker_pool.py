@@ -1,0 +1,202 @@
+"""Processes of one world size that stay alive and run one ``main(argv)`` after another.
+
+Starting two processes that import torch and Megatron takes seconds, a step takes
+milliseconds. Workers meet over a file and gloo's own ports, so pools never clash.
+
+Run as a script, this file is a worker.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+STARTUP_TIMEOUT_S = 120
+GRACE_S = 10
+"""What the other ranks get after one has failed: they may wait for it forever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one rank ended.
+
+    Attributes:
+        status: Exit status, or None if the call did not return.
+        output: What it printed.
+        error: Traceback or other reason where the call did not return.
+    """
+
+    status: int | None
+    output: str = ""
+    error: str = ""
+
+
+class WorkerPool:
+    """A process per rank; started at the first run, and anew after a failed one.
+
+    Args:
+        world_size: Number of ranks.
+    """
+
+    def __init__(self, world_size: int):
+        self.world_size = world_size
+        self._workers: list[subprocess.Popen[str]] = []
+        self._replies: queue.Queue[tuple[int, Outcome]] = queue.Queue()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def run(
+        self,
+        module: str,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = 60,
+    ) -> list[Outcome]:
+        """Calls ``module.main(argv)`` on every rank.
+
+        Args:
+            module: Name of the module.
+            argv: Its arguments, the same on all ranks.
+            environment: Variables to set for the call.
+            timeout_s: For all ranks to return, besides starting the workers.
+
+        Returns:
+            One outcome per rank.
+        """
+        if not self._workers:
+            self._start()
+            timeout_s += STARTUP_TIMEOUT_S
+        job = json.dumps(
+            {"module": module, "argv": list(argv), "environment": environment or {}}
+        )
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(job + "\n")
+            worker.stdin.flush()
+        outcomes = self._collect(timeout_s)
+        if any(outcome.status is None for outcome in outcomes):
+            self.close()  # a rank may hang, and Megatron's state be half taken down
+        return outcomes
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.communicate()
+        self._workers.clear()
+        self._replies = queue.Queue()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        rendezvous = str(Path(self._folder.name) / "rendezvous")
+        for rank in range(self.world_size):
+            variables = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(self.world_size),
+                "OMP_NUM_THREADS": "1",
+            }
+            read_end, write_end = os.pipe()
+            worker = subprocess.Popen(
+                [sys.executable, __file__, rendezvous, str(write_end)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                pass_fds=[write_end],
+                env={**os.environ, **variables},
+            )
+            os.close(write_end)
+            self._workers.append(worker)
+            threading.Thread(
+                target=_forward_replies,
+                args=(rank, read_end, self._replies),
+                daemon=True,
+            ).start()
+
+    def _collect(self, timeout_s: float) -> list[Outcome]:
+        deadline = time.monotonic() + timeout_s
+        outcomes: dict[int, Outcome] = {}
+        while len(outcomes) < self.world_size:
+            try:
+                left_s = max(deadline - time.monotonic(), 0)
+                rank, outcome = self._replies.get(timeout=left_s)
+            except queue.Empty:
+                break
+            outcomes[rank] = outcome
+            if outcome.status is None:
+                deadline = min(deadline, time.monotonic() + GRACE_S)
+        late = Outcome(status=None, error="did not return in time")
+        return [outcomes.get(rank, late) for rank in range(self.world_size)]
+
+
+def _forward_replies(
+    rank: int, read_end: int, replies: "queue.Queue[tuple[int, Outcome]]"
+) -> None:
+    with open(read_end) as lines:
+        for line in lines:
+            replies.put((rank, Outcome(**json.loads(line))))
+    replies.put((rank, Outcome(status=None, error="the worker died")))
+
+
+def _serve(rendezvous: str, write_end: int) -> None:
+    import torch.distributed as dist
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(rendezvous, world_size)  # pyright: ignore
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    with open(write_end, "w") as replies:
+        for line in sys.stdin:
+            replies.write(json.dumps(_call(**json.loads(line))) + "\n")
+            replies.flush()
+
+
+def _call(
+    module: str, argv: list[str], environment: dict[str, str]
+) -> dict[str, str | int | None]:
+    status: int | None = None
+    error = ""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            status = importlib.import_module(module).main(argv)
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+        except BaseException:
+            error = traceback.format_exc()
+    os.environ.clear()
+    os.environ.update(before)
+    return {"status": status, "output": printed.getvalue(), "error": error}
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,30 @@
+"""Writes the files a user asks for (reports, tolerances): whole, or with a message."""
+
+from pathlib import Path
+
+from ttrace.errors import StorageFullError
+from ttrace.store.files import replacing
+
+
+def write_output(path: Path, text: str) -> None:
+    """Writes a text file, and the folders above it.
+
+    The file takes its name only once it is whole. What is there and no regular file,
+    e.g. ``/dev/stdout``, is written to and not replaced.
+
+    Raises:
+        StorageFullError: It could not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        with replacing(path.resolve()) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise StorageFullError(
+            f"a file cannot be written ({error.strerror})",
+            where=path,
+            remedy="make room, or choose another place",
+        ) from error
