@@ -192,6 +192,18 @@ def make_table(
         counts: Of what is not finite; empty if that was not looked at.
         num_blocks: How many blocks of the chunk are in use.
     """
+    with np.errstate(all="ignore"):  # of blocks that are not to be trusted
+        return _make_table(precision, factor, bits, sums, counts, num_blocks)
+
+
+def _make_table(
+    precision: Precision,
+    factor: float,
+    bits: Mapping[str, np.ndarray],
+    sums: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    num_blocks: int,
+) -> tuple[BlockTable, np.ndarray]:
     bits = {name: column[:num_blocks] for name, column in bits.items()}
     maxima, exponents, squares = {}, {}, {}
     for side in SIDES:
@@ -219,10 +231,9 @@ def make_table(
     first_normal = 1 << precision.mantissa_bits
     doubtful = bits["min_reference"] < first_normal - 1
     doubtful |= (smallest > 0) & (smallest < first_normal)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        maxima["candidate"] = maxima["candidate"] * factor
-        exponents["candidate"] += math.frexp(factor)[1] - 1
-        scaled = smallest.view(precision.values).astype(np.float64) * factor
+    maxima["candidate"] = maxima["candidate"] * factor
+    exponents["candidate"] += math.frexp(factor)[1] - 1
+    scaled = smallest.view(precision.values).astype(np.float64) * factor
     doubtful |= (smallest > 0) & (scaled < math.ldexp(1.0, 1 - precision.bias))
     for side in ("reference", "candidate"):
         # Also where it is not a number.

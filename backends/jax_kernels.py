@@ -321,8 +321,8 @@ def _decode(chunk: Chunk, name: str) -> tuple[Chunk, Chunk | None]:
     has a denormal float32 on its way, which CPUs flush.
     """
     if name in ("int64", "uint64"):
-        high = (chunk >> 32).astype(np.float64) * 2.0**32
-        return high, (chunk & 0xFFFFFFFF).astype(np.float64)
+        low = lax.rem(chunk, jnp.full_like(chunk, 2**32))
+        return (chunk - low).astype(np.float64), low.astype(np.float64)
     if name == "bfloat16":
         return lax.bitcast_convert_type(
             chunk.astype(np.uint32) << 16, np.dtype(np.float32)

@@ -77,9 +77,9 @@ def is_power_of_two(factor: float) -> bool:
 Values = tuple[np.ndarray, np.ndarray | None]
 """``high`` and ``low``, float64 ``[num_elements]``: the value is their sum.
 
-Only 64-bit integers have ``low``: high is a multiple of 2**32, so that both parts,
-the differences of both parts, and hence the difference of two values rounded once,
-are what exact arithmetic gives.
+Only 64-bit integers have ``low``, the remainder by 2**32, of the sign of the value:
+both parts, the differences of both parts, and hence the difference of two integers
+rounded once, are what exact arithmetic gives.
 """
 
 
@@ -89,10 +89,15 @@ def exact_values(pair: ArrayPair, start: int, stop: int) -> tuple[Values, Values
     if pair.factor != 1.0:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             high, low = candidate
-            if low is None or not is_power_of_two(pair.factor):
-                candidate = _total(candidate) * pair.factor, None
-            else:
+            # Parts that both overflow would add up to NaN.
+            if (
+                low is not None
+                and is_power_of_two(pair.factor)
+                and pair.factor < 2.0**900
+            ):
                 candidate = high * pair.factor, low * pair.factor
+            else:
+                candidate = _total(candidate) * pair.factor, None
     return _exact_values(pair.reference, start, stop), candidate
 
 
@@ -116,8 +121,8 @@ def _exact_values(array: np.ndarray, start: int, stop: int) -> Values:
     if array.dtype in (np.int64, np.uint64):
         integers = np.empty(stop - start, array.dtype)
         copy_range(array, start, stop, integers)
-        upper, lower = np.divmod(integers, array.dtype.type(2**32))
-        return upper.astype(np.float64) * 2.0**32, lower.astype(np.float64)
+        low = np.fmod(integers, array.dtype.type(2**32))
+        return (integers - low).astype(np.float64), low.astype(np.float64)
     values = np.empty(stop - start, np.float64)
     with np.errstate(invalid="ignore"):  # signalling NaNs
         copy_range(array, start, stop, values)

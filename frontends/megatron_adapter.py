@@ -17,8 +17,8 @@ from megatron.core.pipeline_parallel import schedules
 
 from ttrace.frontends.megatron_description import MegatronDescription
 from ttrace.frontends.megatron_rules import Rule
+from ttrace.frontends.megatron_session import MegatronSession
 from ttrace.frontends.torch_description import NamedParameter, NoLayout
-from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.switchboard import request_from_environment
 
@@ -30,7 +30,7 @@ class MegatronTrace:
         session: The recording, or None in a plain run.
     """
 
-    def __init__(self, session: CaptureSession | None):
+    def __init__(self, session: MegatronSession | None):
         self._session = session
 
     def step(self) -> None:
@@ -79,7 +79,7 @@ def trace(
     if request is None:
         yield MegatronTrace(None)
         return
-    session = CaptureSession(
+    session = MegatronSession(
         MegatronDescription(
             model_chunks, optimizer=optimizer, rules=rules, vocab_size=vocab_size
         ),
@@ -98,8 +98,9 @@ def trace(
 
 
 @contextlib.contextmanager
-def _observed_optimizer(optimizer: Any, session: CaptureSession) -> Iterator[None]:
+def _observed_optimizer(optimizer: Any, session: MegatronSession) -> Iterator[None]:
     original = optimizer.step
+    is_wrapped_already = "step" in vars(optimizer)
 
     @functools.wraps(original)
     def step(*args, **kwargs):
@@ -114,11 +115,14 @@ def _observed_optimizer(optimizer: Any, session: CaptureSession) -> Iterator[Non
     try:
         yield
     finally:
-        del optimizer.step  # uncovers the method of the class
+        if is_wrapped_already:
+            optimizer.step = original
+        else:
+            del optimizer.step  # uncovers the method of the class
 
 
 @contextlib.contextmanager
-def _observed_loss(session: CaptureSession) -> Iterator[None]:
+def _observed_loss(session: MegatronSession) -> Iterator[None]:
     # The schedules divide the loss in place and return nothing of it but what the
     # user's function chose to report.
     original = schedules.forward_step_calc_loss
@@ -127,6 +131,7 @@ def _observed_loss(session: CaptureSession) -> Iterator[None]:
     @functools.wraps(original)
     def calc_loss(*args, **kwargs):
         bound = signature.bind(*args, **kwargs)
+        session.expect_microbatches(bound.arguments["num_microbatches"])
         if bound.arguments["loss_func"] is not None:
             bound.arguments["loss_func"] = _observed_loss_func(
                 bound.arguments["loss_func"], session
@@ -141,7 +146,7 @@ def _observed_loss(session: CaptureSession) -> Iterator[None]:
 
 
 def _observed_loss_func(
-    loss_func: Callable[..., Any], session: CaptureSession
+    loss_func: Callable[..., Any], session: MegatronSession
 ) -> Callable[..., Any]:
     @functools.wraps(loss_func)
     def observed(*args, **kwargs):
@@ -172,7 +177,7 @@ def _parameter(named: NamedParameter) -> torch.Tensor:
     return named.parameter
 
 
-def _record_learning_rates(optimizer: Any, session: CaptureSession) -> None:
+def _record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
     # Megatron makes more groups of parameters under some layouts than under others, all
     # with the rates of a few kinds.
     rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
@@ -181,7 +186,10 @@ def _record_learning_rates(optimizer: Any, session: CaptureSession) -> None:
         session.record_scalar(Kind.LEARNING_RATE, rate, slot=slot)
 
 
-def _record_grad_norm(optimizer: Any, result: Any, session: CaptureSession) -> None:
+def _record_grad_norm(optimizer: Any, result: Any, session: MegatronSession) -> None:
     # Megatron computes the norm only where it clips, and not after an overflow.
     if optimizer.config.clip_grad > 0 and result[1] is not None:
-        session.record_scalar(Kind.GRAD_NORM, result[1])
+        # Computed in float32, though some optimizers return it as a Python float: what
+        # float32 rounds must not count as exact.
+        norm = torch.as_tensor(result[1], dtype=torch.float32)
+        session.record_scalar(Kind.GRAD_NORM, norm)

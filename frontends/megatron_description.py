@@ -156,6 +156,29 @@ class MegatronDescription:
         dense = self._context.meshes.dense
         return local * dense.sizes["dp"] + dense.coords["dp"]
 
+    def foreign_microbatches(self, num_local: int) -> list[int]:
+        """Global indices of the micro-batches of a step that other ranks have.
+
+        Args:
+            num_local: Number of micro-batches of this rank.
+        """
+        own = {self.global_microbatch(local) for local in range(num_local)}
+        num_all = num_local * self._context.meshes.dp
+        return [index for index in range(num_all) if index not in own]
+
+    def mixed_gradients(self) -> list[tuple[NamedParameter, str]]:
+        """Expert parameters whose gradients mix micro-batches, each with the reason."""
+        layouts = (
+            (owned.named, self._parameter_layout(parameter, Kind.PARAM_GRAD))
+            for parameter, owned in self._parameters.items()
+            if owned.owner.in_experts
+        )
+        return [
+            (named, layout.reason)
+            for named, layout in layouts
+            if isinstance(layout, NoLayout)
+        ]
+
     def meshes(self) -> tuple[Mesh, ...]:
         return (self._context.meshes.dense, self._context.meshes.expert)
 

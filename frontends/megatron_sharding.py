@@ -80,11 +80,10 @@ def _dims(
     shape = list(parameter.shape)
     names = [f"d{dim}" for dim in range(len(shape))]
     cut = _cut_dim(owned, context)
-    if cut is None:
+    axis, size = _tensor_axis(owned, context)
+    if cut is None or (size == 1 and owned.owner.in_experts):
+        # Uncut experts may be described on the dense mesh, which has no axis etp.
         return " ".join(names), tuple(shape)
-    axis, size = ("etp", context.meshes.expert.sizes["etp"])
-    if not owned.owner.in_experts:
-        axis, size = ("tp", context.meshes.tp)
     shape[cut] *= size
     names[cut] += f"[{axis}]"
     if _is_vocabulary(owned) and shape[cut] == context.padded_vocab_size:
@@ -100,8 +99,7 @@ def _cut_dim(owned: OwnedParameter, context: ShardingContext) -> int | None:
     parameter = owned.named.parameter
     if getattr(parameter, "tensor_model_parallel", False):
         return int(getattr(parameter, "partition_dim"))  # noqa: B009, set by Megatron
-    meshes = context.meshes
-    size = meshes.expert.sizes["etp"] if owned.owner.in_experts else meshes.tp
+    _, size = _tensor_axis(owned, context)
     owner = owned.owner.module
     if size > 1 and owned.named.slot == "weight" and is_a(owner, *_PARALLEL_CLASSES):
         raise UsageError(
@@ -115,6 +113,13 @@ def _cut_dim(owned: OwnedParameter, context: ShardingContext) -> int | None:
     if size > 1 and is_a(owner, "*DotProductAttention"):
         return 0  # softmax_offset, one number per head; Megatron leaves it unmarked
     return None
+
+
+def _tensor_axis(owned: OwnedParameter, context: ShardingContext) -> tuple[str, int]:
+    """The axis over which tensor parallelism would cut a parameter, and its size."""
+    if owned.owner.in_experts:
+        return "etp", context.meshes.expert.sizes["etp"]
+    return "tp", context.meshes.tp
 
 
 def _is_vocabulary(owned: OwnedParameter) -> bool:

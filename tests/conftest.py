@@ -34,3 +34,11 @@ def golden(request):
         )
 
     return check
+
+
+@pytest.fixture
+def ttrace(capsys):
+    """Runs the command line: ``answer = ttrace("compare", reference, candidate)``."""
+    from tests.command_line import CommandLine
+
+    return CommandLine(capsys)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from tests.trace_factory import Tensor, memory_trace
 
+from tests.trace_factory import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UsageError
 from ttrace.ir.tensor_id import parse_tensor_id

@@ -258,15 +258,15 @@ class TestExperts:
     """An expert gets its tokens from ep x etp ranks."""
 
     @staticmethod
-    def weight(etp: int) -> OwnedParameter:
+    def weight() -> OwnedParameter:
         path = "decoder.layers.0.mlp.experts.local_experts.0.linear_fc1"
-        dim = 0 if etp > 1 else None
+        # Megatron marks them as cut even where the axis has size 1.
         owner = ColumnParallelLinear()
-        return owned(owner, (4, 8), path, dim=dim, in_experts=True)
+        return owned(owner, (4, 8), path, dim=0, in_experts=True)
 
     def test_they_are_cut_over_their_own_tensor_parallel_axis(self):
         run = context(tp=2, sp=True, etp=2, tp_rank=1)
-        layout = layout_of(self.weight(etp=2), Kind.PARAM, run)
+        layout = layout_of(self.weight(), Kind.PARAM, run)
         assert layout.mesh == "expert"
         assert layout.global_shape == (8, 8)
         assert rows(layout) == [(4, 8)]
@@ -284,7 +284,7 @@ class TestExperts:
         ],
     )
     def test_shares_follow_from_who_sends_tokens(self, sizes, mesh, partial_axes):
-        weight = self.weight(sizes["etp"])
+        weight = self.weight()
         layout = layout_of(weight, Kind.PARAM_GRAD, context(sp=True, **sizes))
         assert (layout.mesh, layout.partial_axes) == (mesh, partial_axes)
         replica = layout_of(weight, Kind.MAIN_GRAD, context(sp=True, **sizes))
@@ -299,7 +299,7 @@ class TestExperts:
     )
     def test_what_cannot_be_said_is_skipped(self, sizes, reason):
         run = context(sp=True, **sizes)
-        layout = parameter_layout(self.weight(etp=1), Kind.PARAM_GRAD, run)
+        layout = parameter_layout(self.weight(), Kind.PARAM_GRAD, run)
         assert isinstance(layout, NoLayout) and reason in layout.reason
 
 

@@ -67,6 +67,13 @@ def test_never_below_the_rounding_of_the_coarser_storage():
     assert "epsilon of the storage dtype (0.00781)" in found.derivation
 
 
+def test_the_floor_of_a_scalar_holds_several_roundings():
+    policy = {"floor_epsilons": 1.0, "floor_small_tensor_elements": 3.0}
+    found = tolerance(table(0.0, **policy), num_elements=1)
+    assert found.difference_norm == 4 * EPSILON * 2.0
+    assert "4 epsilon of the storage dtype" in found.derivation
+
+
 def test_zero_noise_of_integers_tolerates_nothing():
     found = tolerance(table(0.0), storage_dtypes=("int64", "int64"))
     assert found.difference_norm == 0.0

@@ -33,7 +33,7 @@ def switch_on(monkeypatch, tmp_path):
     return set_request
 
 
-def train(num_steps: int = 2, fails_in_step: int | None = None) -> nn.Module:
+def train(num_steps: int = 2, fails_in_step: int | None = None) -> nn.Sequential:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -77,7 +77,8 @@ def test_a_training_loop_ends_up_on_disk(switch_on):
     assert kinds_of(trace) == set(Kind) - {Kind.OP, Kind.COLLECTIVE}
     by_text = {str(id_): record for id_, record in trace.info.tensors.items()}
     (shard,) = by_text["step1/2/updated_param/weight"].shards
-    assert torch.equal(torch.tensor(trace.load(shard)), model[2].weight)
+    weight = dict(model.named_parameters())["2.weight"]
+    assert torch.equal(torch.tensor(trace.load(shard)), weight)
     assert shard.exact_replicas
     (rank,) = trace.info.ranks
     assert rank.framework == "torch"

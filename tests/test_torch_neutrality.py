@@ -1,13 +1,17 @@
 """Tracing changes nothing: losses, gradients and parameters stay equal in every bit."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import PlainDescription
@@ -132,6 +136,19 @@ class Checkpointed(nn.Module):
         return self.dropout(self.layers[1](x)) + self.layers[2](x)
 
 
+class SelectiveCheckpoint(nn.Module):
+    """Keeps some results and counts operations: it must not count those of capture."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(ParallelBlock(), nn.Dropout(0.1), ResidualMlp())
+
+    def forward(self, x):
+        kept = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+        contexts = functools.partial(create_selective_checkpoint_contexts, kept)
+        return checkpoint(self.block, x, use_reentrant=False, context_fn=contexts)
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -163,6 +180,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: nn.Sequential(nn.Dropout(0.3), ResidualMlp(), nn.Dropout(0.3)),
     "checkpoint_reentrant": lambda: Checkpointed(reentrant=True),
     "checkpoint": lambda: Checkpointed(reentrant=False),
+    "selective_checkpoint": SelectiveCheckpoint,
     "encoder_layer": lambda: nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True),
     "lstm": Recurrent,
     "autocast": Autocast,

@@ -151,12 +151,17 @@ def write_trace(
     """The same through the writer and the reader."""
     for info in rank_infos(sizes, **fields):
         with TraceWriter(path, info) as writer:
-            for record, array in _captured(tensors, info):
-                writer.add(record, array)
+            record_tensors(writer, tensors, info)
             if info.rank == info.recorded_ranks[0]:
                 for note in _skipped(skipped, info, len(tensors)):
                     writer.skip(note)
     return open_trace(path)
+
+
+def record_tensors(writer: TraceWriter, tensors: Tensors, info: RankInfo) -> None:
+    """Gives one rank's shards to its writer."""
+    for record, array in _captured(tensors, info):
+        writer.add(record, array)
 
 
 def _captured(

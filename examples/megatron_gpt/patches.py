@@ -4,6 +4,7 @@ Nothing undoes what a patch does: it belongs into a process of its own.
 """
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -48,6 +49,7 @@ def _load(path: Path) -> ModuleType:
             remedy="correct the path",
         )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
     if not any(callable(getattr(module, hook, None)) for hook in HOOKS):
         raise UsageError(

@@ -42,7 +42,7 @@ def _table(bad: list[ReplicaCheck]) -> Table:
     table.add_column("allowed", justify="right")
     table.add_column("ranks", overflow="fold")
     for check in bad:
-        ranks = (f"{result.rank} from {result.against}" for result in check.results)
+        ranks = (f"{copy.rank} from {copy.against}" for copy in check.differing)
         table.add_row(
             escape(str(check.record.id)),
             "incomplete sum" if check.cover.missing_partials else f"{check.spread:.3g}",

@@ -32,11 +32,18 @@ class ReplicaCheck:
     @property
     def agrees(self) -> bool:
         """Whether every copy agrees and no pending sum lacks an addend."""
-        if self.cover.missing_partials:
-            return False
-        if self.exact:
-            return all(result.is_exact for result in self.results)
-        return self.spread <= self.allowed_spread
+        return not (self.cover.missing_partials or self.differing)
+
+    @property
+    def differing(self) -> tuple[ReplicaResult, ...]:
+        """The copies that do not agree."""
+        return tuple(
+            result
+            for result in self.results
+            if not (
+                result.is_exact if self.exact else result.spread <= self.allowed_spread
+            )
+        )
 
     @property
     def allowed_spread(self) -> float:

@@ -71,14 +71,12 @@ class PairStats:
         """Statistics of both parts together; associative up to rounding."""
         reference_norm = math.hypot(self.reference_norm, other.reference_norm)
         candidate_norm = math.hypot(self.candidate_norm, other.candidate_norm)
-        cosine = 0.0
-        for part in (self, other):
-            if part.reference_norm and part.candidate_norm:
-                cosine += (
-                    part.cosine
-                    * (part.reference_norm / reference_norm)
-                    * (part.candidate_norm / candidate_norm)
-                )
+        cosine = sum(
+            part.cosine
+            * _share(part.reference_norm, reference_norm)
+            * _share(part.candidate_norm, candidate_norm)
+            for part in (self, other)
+        )
         if other.max_abs_diff > self.max_abs_diff:
             assert other.max_abs_diff_at is not None
             max_abs_diff_at = self.count + other.max_abs_diff_at
@@ -89,7 +87,7 @@ class PairStats:
             reference_norm=reference_norm,
             candidate_norm=candidate_norm,
             difference_norm=math.hypot(self.difference_norm, other.difference_norm),
-            cosine=cosine,
+            cosine=max(-1.0, min(1.0, cosine)),
             max_abs_diff=max(self.max_abs_diff, other.max_abs_diff),
             max_abs_diff_at=max_abs_diff_at,
             max_abs_reference=max(self.max_abs_reference, other.max_abs_reference),
@@ -100,3 +98,12 @@ class PairStats:
             num_inf_reference=self.num_inf_reference + other.num_inf_reference,
             num_inf_candidate=self.num_inf_candidate + other.num_inf_candidate,
         )
+
+
+def _share(part: float, whole: float) -> float:
+    """Norm of a part over that of the whole, also where that is 0 or overflowed."""
+    if part == 0:
+        return 0.0
+    if math.isinf(whole):
+        return float(math.isinf(part))
+    return part / whole

@@ -45,6 +45,8 @@ class TolerancePolicy:
             The multiplier grows by the factor 1 + small_tensor_elements / n.
         floor_epsilons: The least tolerance, in epsilons of the storage dtype (the
             coarser one of both sides): one rounding on each side.
+        floor_small_tensor_elements: The floor grows by 1 + this / n: over many elements
+            roundings average out, a scalar may get several of one sign.
         depth_epsilons: Without noise runs: epsilons of the compute dtype, times the
             square root of the number of modules that ran before.
     """
@@ -52,6 +54,7 @@ class TolerancePolicy:
     multiplier: float = 6.0
     small_tensor_elements: float = 30.0
     floor_epsilons: float = 1.0
+    floor_small_tensor_elements: float = 3.0
     depth_epsilons: float = 16.0
 
     def __post_init__(self):
@@ -138,7 +141,10 @@ class ToleranceTable:
         epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
         storage_epsilon = max((e for e in epsilons if e is not None), default=0.0)
         policy = self.policy
-        floor = policy.floor_epsilons * storage_epsilon * reference_norm
+        num_epsilons = policy.floor_epsilons * (
+            1 + policy.floor_small_tensor_elements / max(num_elements, 1)
+        )
+        floor = num_epsilons * storage_epsilon * reference_norm
         if tensor_id in self.noise:
             draws = self.noise[tensor_id].draws
             multiplier = policy.multiplier * (
@@ -167,7 +173,7 @@ class ToleranceTable:
             )
         if floor > estimated:
             derivation = (
-                f"{policy.floor_epsilons:.3g} epsilon of the storage dtype "
+                f"{num_epsilons:.3g} epsilon of the storage dtype "
                 f"({storage_epsilon:.3g}); above {derivation}"
             )
         return Tolerance(

@@ -130,10 +130,9 @@ def _summary(
         )
     assert first is not None
     if outcome is Outcome.DIVERGED:
-        bad = f"{counts.failed} of {counts.total} tensors diverge"
-        if counts.unmatched:
-            bad += f", {counts.unmatched} are unmatched"
-        return f"{bad}. First: {first.sentence}."
+        bad = ((counts.failed, "diverge"), (counts.unmatched, "unmatched"))
+        numbers = ", ".join(f"{number} {word}" for number, word in bad if number)
+        return f"Of {counts.total} tensors: {numbers}. First: {first.sentence}."
     for verdict in verdicts:
         if verdict.cause is Cause.NONFINITE_REFERENCE:
             return (

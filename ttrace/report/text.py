@@ -75,15 +75,14 @@ def _caveats(report: Report) -> Iterable[RenderableType]:
         yield Text(f"skipped {rest}: for other reasons", style="dim")
     if report.num_compared_in_part:
         yield Text(
-            f"{report.num_compared_in_part} tensors compared in part only: not all "
-            "ranks were recorded",
+            "compared in part only, as not all ranks were recorded: "
+            f"{report.num_compared_in_part} tensors",
             style="yellow",
         )
     if report.num_uncalibrated:
         yield Text(
-            f"tolerances of {report.num_uncalibrated} tensors are uncalibrated: "
-            "estimated from dtype and depth, not from noise (ttrace check, or "
-            "--tolerance)",
+            "uncalibrated tolerances, from dtype and depth and not from noise (use "
+            f"ttrace check, or --tolerance): {report.num_uncalibrated} tensors",
             style="yellow",
         )
 

@@ -5,12 +5,14 @@ import shlex
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ttrace.errors import CommandError, StorageFullError, UsageError
+from ttrace.run.processes import end_processes
 
 _TAIL_LINES = 40
 """Lines of a failed command's output that go into the message."""
@@ -20,8 +22,6 @@ _TAIL_BYTES = 16_384
 
 _GRACE_S = 5.0
 """Seconds between asking processes to end and killing them."""
-
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +66,10 @@ def split_command(text: str, *, option: str) -> list[str]:
 
 
 def run_command(run: CommandRun) -> None:
-    """Runs a command to its end, in a process group of its own.
+    """Runs a command to its end, in a session of its own.
 
-    Whatever happens (failure, time limit, Ctrl-C), no process of the group is left.
+    Whatever happens (success, failure, time limit, Ctrl-C), no process that it started
+    is left.
 
     Raises:
         CommandError: The program does not exist, ended with an error, or ran into the
@@ -76,11 +77,12 @@ def run_command(run: CommandRun) -> None:
         StorageFullError: The log cannot be written.
     """
     started = time.monotonic()
+    mark = f"TTRACE_COMMAND_{uuid.uuid4().hex}"
     with _open_log(run.log) as log:
         try:
             process = subprocess.Popen(
                 run.command,
-                env={**os.environ, **run.environment},
+                env={**os.environ, **run.environment, mark: "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,7 +99,8 @@ def run_command(run: CommandRun) -> None:
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            _end_group(process)
+            end_processes(process.pid, mark, grace_s=_GRACE_S)
+            process.wait()
     if code == 0:
         return
     took_s = time.monotonic() - started
@@ -125,32 +128,6 @@ def _open_log(path: Path) -> BinaryIO:
             where=path,
             remedy="make room, or choose another place with --out",
         ) from error
-
-
-def _end_group(process: subprocess.Popen) -> None:
-    """Ends what the command left behind: first politely, then not."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + _GRACE_S
-        _signal_group(process.pid, sign)
-        while _group_lives(process) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        if not _group_lives(process):
-            break
-    process.wait()
-
-
-def _group_lives(process: subprocess.Popen) -> bool:
-    process.poll()  # reaps the leader, which would count as alive
-    return _signal_group(process.pid, 0)
-
-
-def _signal_group(group: int, sign: int) -> bool:
-    """Signals every process of a group; False where there is none to signal."""
-    try:
-        os.killpg(group, sign)
-    except (ProcessLookupError, PermissionError):  # macOS forbids it for zombies
-        return False
-    return True
 
 
 def _describe(code: int) -> str:

@@ -9,16 +9,17 @@ from ttrace.store.files import replacing
 def write_output(path: Path, text: str) -> None:
     """Writes a text file, and the folders above it.
 
-    The file takes its name only once it is whole. What is there and no regular file,
-    e.g. ``/dev/stdout``, is written to and not replaced.
+    The file takes its name only once it is whole. Devices and pipes, e.g.
+    ``/dev/stdout``, are written to and not replaced.
 
     Raises:
         StorageFullError: It could not be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
             return
         with replacing(path.resolve()) as file:
             file.write(text.encode())

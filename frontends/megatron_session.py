@@ -1,0 +1,65 @@
+"""A capture session that also accounts for gradients which no rank can record.
+
+Where experts are shared by data-parallel ranks, one backward brings an expert the
+tokens of several micro-batches. Hooks skip that gradient for the micro-batch of their
+own rank. For those of the other ranks, where this rank's experts do not exist, it would
+be missing without a word.
+"""
+
+from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.torch_session import CaptureSession
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.run.switchboard import RecordRequest
+
+
+class MegatronSession(CaptureSession):
+    """Records one rank of a Megatron run.
+
+    Args:
+        description: Names, layouts and scales of the model.
+        request: What to record, and where.
+        rank: Global rank of this process.
+        world_size: Number of processes of the run.
+    """
+
+    def __init__(
+        self,
+        description: MegatronDescription,
+        request: RecordRequest,
+        *,
+        rank: int,
+        world_size: int,
+    ):
+        super().__init__(description, request, rank=rank, world_size=world_size)
+        self._mixed = description.mixed_gradients()
+        self._foreign_microbatches = description.foreign_microbatches
+        self._num_microbatches = 0
+
+    def expect_microbatches(self, num_local: int) -> None:
+        """Says how many micro-batches the running step has on this rank."""
+        self._num_microbatches = num_local
+
+    def step(self) -> None:
+        self._skip_mixed_gradients()
+        super().step()
+
+    def close(self) -> None:
+        self._skip_mixed_gradients()
+        super().close()
+
+    def _skip_mixed_gradients(self) -> None:
+        num_local, self._num_microbatches = self._num_microbatches, 0
+        recorder = self._capture.recorder
+        if recorder is None or not self.wants(Kind.PARAM_GRAD):
+            return
+        for microbatch in self._foreign_microbatches(num_local):
+            for named, reason in self._mixed:
+                id_ = TensorId(
+                    step=self.step_number,
+                    microbatch=microbatch,
+                    module=named.module,
+                    kind=Kind.PARAM_GRAD,
+                    slot=named.slot,
+                )
+                if self._request.capture.wants(id_):
+                    recorder.skip(id_, reason)

@@ -1,0 +1,229 @@
+"""What capture costs: a training step with and without it, by kinds and by sink.
+
+Run ``python tests/benchmarks/bench_capture.py``. The model is a small GPT, every step
+is recorded, and the figure is the median step. In memory means that arrays are copied
+and dropped. On disk, the step bears its part of what is written after the last one.
+"""
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich.console
+import rich.table
+import torch
+from torch import nn
+
+from ttrace.frontends.memory_sink import MemorySink
+from ttrace.frontends.torch_description import PlainDescription
+from ttrace.frontends.torch_optimizer import OptimizerTap
+from ttrace.frontends.torch_recorder import TraceSink
+from ttrace.frontends.torch_session import CaptureSession
+from ttrace.ir.tensor_id import Kind
+from ttrace.run.filters import CaptureFilter
+from ttrace.run.switchboard import RecordRequest
+
+GROUPS: dict[str, frozenset[Kind] | None] = {
+    "forward": frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS}),
+    "gradients of activations": frozenset({Kind.GRAD_INPUT, Kind.GRAD_OUTPUT}),
+    "parameters": frozenset(
+        {
+            Kind.PARAM_GRAD,
+            Kind.MAIN_GRAD,
+            Kind.GRAD_NORM,
+            Kind.LEARNING_RATE,
+            Kind.OPTIMIZER_STATE,
+            Kind.UPDATED_PARAM,
+        }
+    ),
+    "outputs only": frozenset({Kind.OUTPUT}),
+    "everything": None,
+}
+"""Kinds that are measured together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """Size of the model and of a step.
+
+    Attributes:
+        num_layers: Transformer blocks.
+        width: Of the residual stream.
+        num_heads: Attention heads.
+        length: Tokens of a sequence.
+        batch: Sequences of a step.
+        vocabulary: Different tokens.
+    """
+
+    num_layers: int = 6
+    width: int = 384
+    num_heads: int = 6
+    length: int = 256
+    batch: int = 8
+    vocabulary: int = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One row of the table.
+
+    Attributes:
+        name: What was recorded, and where to.
+        step_s: Median seconds of a step.
+        num_tensors: Records of one step.
+        num_bytes: Bytes of the records of one step.
+    """
+
+    name: str
+    step_s: float
+    num_tensors: int
+    num_bytes: int
+
+
+class Attention(nn.Module):
+    def __init__(self, size: Size):
+        super().__init__()
+        self.num_heads = size.num_heads
+        self.qkv = nn.Linear(size.width, 3 * size.width)
+        self.out = nn.Linear(size.width, size.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    def __init__(self, size: Size):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(size.width), nn.LayerNorm(size.width)
+        self.attention = Attention(size)
+        self.mlp = nn.Sequential(
+            nn.Linear(size.width, 4 * size.width),
+            nn.GELU(),
+            nn.Linear(4 * size.width, size.width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Gpt(nn.Module):
+    def __init__(self, size: Size):
+        super().__init__()
+        self.embedding = nn.Embedding(size.vocabulary, size.width)
+        self.layers = nn.Sequential(*(Layer(size) for _ in range(size.num_layers)))
+        self.norm = nn.LayerNorm(size.width)
+        self.head = nn.Linear(size.width, size.vocabulary, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.layers(self.embedding(tokens))))
+
+
+def measure(
+    name: str,
+    size: Size,
+    num_steps: int,
+    *,
+    kinds: frozenset[Kind] | None = None,
+    sink: TraceSink | None = None,
+    out: Path | None = None,
+) -> Result:
+    """Times training steps.
+
+    Args:
+        name: Of the row.
+        size: Of the model.
+        num_steps: Steps after one that warms up.
+        kinds: What to record; None for everything.
+        sink: Takes the records; where it and ``out`` are None, nothing is recorded.
+        out: Folder for a trace on disk, which is complete before the clock stops.
+    """
+    torch.manual_seed(0)
+    model = Gpt(size)
+    optimizer = torch.optim.AdamW(model.parameters())
+    tokens = torch.randint(size.vocabulary, (size.batch, size.length + 1))
+    session = None
+    if sink is not None or out is not None:
+        session = CaptureSession(
+            PlainDescription(model),
+            RecordRequest(out=out or Path(), capture=CaptureFilter(kinds=kinds)),
+            rank=0,
+            world_size=1,
+            sink=sink,
+        )
+        session.start()
+        OptimizerTap(optimizer, session).attach()
+    seconds = []
+    for _ in range(1 + num_steps):
+        start = time.perf_counter()
+        logits = model(tokens[:, :-1]).flatten(0, 1)
+        loss = nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if session is not None:
+            session.loss(loss)
+            session.step()
+        seconds.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    if session is not None:
+        session.close()
+    closing_s = (time.perf_counter() - start) / num_steps if out is not None else 0.0
+    memory = sink if isinstance(sink, MemorySink) else MemorySink()
+    return Result(
+        name=name,
+        step_s=statistics.median(seconds[1:]) + closing_s,
+        num_tensors=len(memory.records) // (1 + num_steps),
+        num_bytes=memory.num_bytes // (1 + num_steps),
+    )
+
+
+def run(size: Size, num_steps: int) -> list[Result]:
+    """All rows; the first one is the step without capture."""
+    results = [measure("no capture", size, num_steps)]
+    for name, kinds in GROUPS.items():
+        sink = MemorySink(keeps_arrays=False)
+        results.append(measure(name, size, num_steps, kinds=kinds, sink=sink))
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for name in ("outputs only", "everything"):
+            row, out = f"{name}, to disk", Path(folder) / name
+            kinds = GROUPS[name]
+            results.append(measure(row, size, num_steps, kinds=kinds, out=out))
+    return results
+
+
+def table(results: list[Result]) -> rich.table.Table:
+    """The rows with their ratio to the first one."""
+    shown = rich.table.Table("recorded", "step", "ratio", "tensors", "MB")
+    for result in results:
+        shown.add_row(
+            result.name,
+            f"{result.step_s * 1e3:.0f} ms",
+            f"{result.step_s / results[0].step_s:.2f}",
+            str(result.num_tensors or ""),
+            f"{result.num_bytes / 1e6:.0f}" if result.num_bytes else "",
+        )
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=6)
+    arguments = parser.parse_args()
+    size = Size(num_layers=arguments.layers)
+    rich.console.Console().print(table(run(size, arguments.steps)))
+
+
+if __name__ == "__main__":
+    main()
