@@ -62,7 +62,7 @@ def test_never_below_the_rounding_of_the_coarser_storage():
     found = tolerance(
         table(1e-12, floor_epsilons=1.0), storage_dtypes=("float32", "bfloat16")
     )
-    assert found.difference_norm == 2.0**-7 * 2.0
+    assert found.difference_norm == pytest.approx(2.0**-7 * 2.0)
     assert found.estimator is Estimator.PERTURBED
     assert "epsilon of the storage dtype (0.00781)" in found.derivation
 
