@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.worker_pool import Outcome, WorkerPool
 
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
+from ttrace.examples.bug_zoo import megatron_bugs  # noqa: E402
+from ttrace.examples.worker_pool import Outcome, WorkerPool  # noqa: E402
 from ttrace.ir.tensor_id import Kind, TensorId  # noqa: E402
 from ttrace.ir.trace import TensorRecord  # noqa: E402
 from ttrace.ir.views import block_view  # noqa: E402
@@ -26,8 +27,8 @@ from ttrace.run.switchboard import RecordRequest  # noqa: E402
 from ttrace.store.reader import Trace, open_trace  # noqa: E402
 
 MODULE = "ttrace.examples.megatron_gpt.train"
-BUGS = Path(__file__).with_name("bugs")
-NO_PATCH = Path(__file__).with_name("worker_pool.py")
+BUGS = Path(megatron_bugs.__path__[0])
+NO_PATCH = BUGS / "__init__.py"
 
 SMALL = "--num-layers 2 --train-iters 1 --global-batch-size 4".split()
 LLAMA = (

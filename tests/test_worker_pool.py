@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.worker_pool import WorkerPool
+from ttrace.examples.worker_pool import WorkerPool
 
 pytest.importorskip("torch")
 
@@ -45,7 +45,7 @@ def test_a_refusal_leaves_the_pool_in_use(pool):
     ("what", "reason"), [("raise", "on purpose"), ("die", "the worker died")]
 )
 def test_a_failing_rank_is_named_and_the_pool_recovers(pool, monkeypatch, what, reason):
-    monkeypatch.setattr("tests.worker_pool.GRACE_S", 1)
+    monkeypatch.setattr("ttrace.examples.worker_pool.GRACE_S", 1)
     first, second = pool.run(_MODULE, [what])
     assert first.status is None and second.status is None
     assert reason in second.error

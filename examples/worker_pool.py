@@ -3,7 +3,7 @@
 Starting two processes that import torch and Megatron takes seconds, a step takes
 milliseconds. Workers meet over a file and gloo's own ports, so pools never clash.
 
-Run as a script, this file is a worker.
+Run as a module, this file is a worker.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ from types import TracebackType
 STARTUP_TIMEOUT_S = 120
 GRACE_S = 10
 """What the other ranks get after one has failed: they may wait for it forever."""
+
+_THIS = "ttrace.examples.worker_pool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class WorkerPool:
             }
             read_end, write_end = os.pipe()
             worker = subprocess.Popen(
-                [sys.executable, __file__, rendezvous, str(write_end)],
+                [sys.executable, "-P", "-m", _THIS, rendezvous, str(write_end)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

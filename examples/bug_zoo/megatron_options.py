@@ -1,0 +1,17 @@
+"""Models and layouts of the Megatron example that the bugs are put into."""
+
+DENSE = tuple(
+    "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "
+    "--vocab-size 64 --global-batch-size 4".split()
+)
+"""GPT-2's kind: learned positions, layernorm, GELU, biases, tied embeddings."""
+
+EXPERTS = (*DENSE, *"--num-experts 4 --disable-bias-linear".split())
+"""The same with four experts per layer, two of them for each token."""
+
+TP2 = tuple("--tensor-model-parallel-size 2".split())
+TP2_SP = (*TP2, "--sequence-parallel")
+EP2 = tuple("--expert-model-parallel-size 2 --expert-tensor-parallel-size 1".split())
+ETP1 = tuple("--expert-model-parallel-size 1 --expert-tensor-parallel-size 1".split())
+DP2 = ()
+"""What the sizes leave of the processes is data parallelism."""

@@ -1,0 +1,170 @@
+"""The main job on workers that stay alive: reference, noise runs, candidate, report.
+
+What ``ttrace check`` does with commands, for many layouts of few models: a reference is
+recorded once, and starting processes costs nothing but the first time.
+"""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from ttrace.compare.backend import Backend
+from ttrace.errors import CommandError
+from ttrace.examples.worker_pool import Outcome, WorkerPool
+from ttrace.judge.estimate import estimate_tolerance
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.report.report import Report
+from ttrace.run.switchboard import RecordRequest
+from ttrace.stages import compare_traces
+from ttrace.store.reader import Trace, open_trace
+
+_MAX_ERROR_LINES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One run of a training script.
+
+    Attributes:
+        script: Module whose ``main(argv)`` trains and returns an exit status.
+        options: Its command line.
+        world_size: Number of processes.
+        patches: Files to give to ``--patch``. They change the process that they run in,
+            so such a run gets processes of its own.
+    """
+
+    script: str
+    options: tuple[str, ...]
+    world_size: int = 1
+    patches: tuple[Path, ...] = ()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The whole command line."""
+        patches = (("--patch", str(path)) for path in self.patches)
+        return (*self.options, *itertools.chain.from_iterable(patches))
+
+    def __str__(self) -> str:
+        return f"{self.script} {' '.join(self.argv)} (processes: {self.world_size})"
+
+
+class MainJob:
+    """Checks candidates against references; a context manager, which ends its workers.
+
+    Args:
+        backend: Computes the statistics.
+        folder: For the traces; a temporary one if None, removed at the end.
+        num_draws: Noise runs per reference.
+        timeout_s: Seconds after which a run counts as hanging.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        folder: Path | None = None,
+        *,
+        num_draws: int = 3,
+        timeout_s: float = 120,
+    ):
+        self._backend = backend
+        self._own_folder = None if folder else tempfile.TemporaryDirectory()
+        self._folder = folder or Path(getattr(self._own_folder, "name", ""))
+        self._num_draws = num_draws
+        self._timeout_s = timeout_s
+        self._pools: dict[int, WorkerPool] = {}
+        self._numbers = itertools.count()
+        self._references: dict[Launch, tuple[Trace, ToleranceTable]] = {}
+
+    def check(self, reference: Launch, candidate: Launch) -> Report:
+        """Compares two runs; the reference is recorded once for all its candidates.
+
+        Raises:
+            CommandError: A run failed, or did not end in time.
+            TraceError: A recorded trace is incomplete or corrupt.
+        """
+        trusted, tolerances = self._reference(reference)
+        trace = self._record(candidate)
+        report = compare_traces(trusted, trace, self._backend, tolerances=tolerances)
+        shutil.rmtree(trace.path)
+        return report
+
+    def close(self) -> None:
+        """Ends the workers, and removes the traces if their folder is temporary."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+    def __enter__(self) -> "MainJob":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _reference(self, launch: Launch) -> tuple[Trace, ToleranceTable]:
+        if launch not in self._references:
+            draws: Sequence[int | None] = (None, *range(1, self._num_draws + 1))
+            reference, *perturbed = self._record_all(launch, draws)
+            tolerances = estimate_tolerance(reference, perturbed, self._backend)
+            for trace in perturbed:
+                shutil.rmtree(trace.path)
+            self._references[launch] = (reference, tolerances)
+        return self._references[launch]
+
+    def _record(self, launch: Launch) -> Trace:
+        return self._record_all(launch, (None,))[0]
+
+    def _record_all(
+        self, launch: Launch, perturbations: Sequence[int | None]
+    ) -> list[Trace]:
+        if not launch.patches:
+            pool = self._pools.setdefault(
+                launch.world_size, WorkerPool(launch.world_size)
+            )
+            return [self._record_once(pool, launch, draw) for draw in perturbations]
+        with WorkerPool(launch.world_size) as fresh:
+            return [self._record_once(fresh, launch, draw) for draw in perturbations]
+
+    def _record_once(
+        self, pool: WorkerPool, launch: Launch, perturbation: int | None
+    ) -> Trace:
+        out = self._folder / f"run-{next(self._numbers)}"
+        out.mkdir()
+        outcomes = pool.run(
+            launch.script,
+            launch.argv,
+            environment=RecordRequest(
+                out=out, perturbation=perturbation
+            ).to_environment(),
+            timeout_s=self._timeout_s,
+        )
+        if any(outcome.status != 0 for outcome in outcomes):
+            raise _failure(launch, outcomes)
+        return open_trace(out)
+
+
+def _failure(launch: Launch, outcomes: Sequence[Outcome]) -> CommandError:
+    # The rank that waited in vain for a failed one ends later, or not at all.
+    rank, outcome = max(
+        enumerate(outcomes),
+        key=lambda item: (item[1].status != 0, bool(item[1].error), -item[0]),
+    )
+    text = (outcome.output + outcome.error).strip() or "(nothing printed)"
+    status = "no exit status" if outcome.status is None else outcome.status
+    return CommandError(
+        "a training run failed",
+        where=f"rank {rank} of {launch}",
+        expected="exit status 0",
+        got="\n".join((f"{status}", *text.splitlines()[-_MAX_ERROR_LINES:])),
+        remedy="run it alone, under torchrun, to see all that it prints",
+    )
