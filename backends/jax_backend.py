@@ -2,38 +2,32 @@
 
 import contextlib
 import importlib
-import math
 import os
-import queue
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import numpy as np
 
 from ttrace.backends import jax_kernels
-from ttrace.backends.block_table import (
-    NARROW,
-    WIDE,
-    BlockTable,
-    Precision,
-    concatenate,
-    make_table,
+from ttrace.backends.block_table import WIDE, BlockTable, concatenate, make_table
+from ttrace.backends.chunks import (
+    BLOCK_ELEMENTS,
+    CHUNK_BLOCKS,
+    Lane,
+    Segment,
+    Stages,
+    Stream,
+    bitwise_equal,
+    choose_lane,
+    pack_candidates,
+    pack_references,
 )
-from ttrace.backends.jax_kernels import BLOCK_ELEMENTS, CHUNK_BLOCKS, CHUNK_ELEMENTS
-from ttrace.backends.numpy_backend import (
-    check_pair,
-    compare_range,
-    copy_range,
-    exact_values,
-    is_power_of_two,
-    subtract,
-)
+from ttrace.backends.numpy_backend import compare_range, exact_values, subtract
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
-from ttrace.ir.dtypes import DTYPES
 
 BATCH_BYTES = 128 << 20
 BATCH_PAIRS = 4096
@@ -72,12 +66,11 @@ class JaxBackend:
         """
         self._num_threads = num_threads or min(8, os.cpu_count() or 1)
         self._min_wide_elements = min_wide_elements
-        self._oracle_lane = _Lane(reference="", candidate="", factor=1.0)
 
     def compare(self, pairs: Iterable[ArrayPair]) -> Iterator[PairStats]:
         """See ``Backend``; reads ahead by up to two batches of ``BATCH_BYTES``."""
         with ThreadPoolExecutor(self._num_threads) as pool:
-            stages = _Stages(self._num_threads)
+            stages = Stages(self._num_threads)
             collect: Callable[[], list[PairStats]] = list
             for batch in _batches(pairs):
                 collect_next = self._submit(batch, pool, stages)
@@ -86,24 +79,23 @@ class JaxBackend:
             yield from collect()
 
     def _submit(
-        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, stages: "_Stages"
+        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, stages: "Stages"
     ) -> Callable[[], list[PairStats]]:
         """Starts the comparison of a batch; returns what waits for its results."""
-        lanes: dict[_Lane, list[int]] = defaultdict(list)
+        lanes: dict[Lane, list[int]] = defaultdict(list)
+        oracle = []
         for index, pair in enumerate(batch):
-            lanes[self._choose_lane(pair)].append(index)
-        oracle = [
-            (
-                index,
-                pool.submit(
-                    compare_range, batch[index], 0, batch[index].reference.size
-                ),
-            )
-            for index in lanes.pop(self._oracle_lane, [])
-        ]
+            size = pair.reference.size
+            lane = choose_lane(pair.reference.dtype, pair.candidate.dtype, pair.factor)
+            if lane is None or (
+                lane.precision is WIDE and size < self._min_wide_elements
+            ):
+                oracle.append((index, pool.submit(compare_range, pair, 0, size)))
+            else:
+                lanes[lane].append(index)
         started = []
         for lane, indices in lanes.items():
-            stream = _Stream(lane, [batch[index] for index in indices])
+            stream = Stream(lane, [batch[index] for index in indices])
             chunks = range(0, stream.num_blocks, CHUNK_BLOCKS)
             futures = [pool.submit(_run_chunk, stream, c, stages) for c in chunks]
             started.append((indices, stream, futures))
@@ -114,138 +106,11 @@ class JaxBackend:
                 results[index] = future.result()
             for indices, stream, futures in started:
                 table = concatenate([future.result() for future in futures])
-                for index, stats in zip(indices, stream.collect(table), strict=True):
+                for index, stats in zip(indices, _collect(stream, table), strict=True):
                     results[index] = stats
             return results
 
         return collect
-
-    def _choose_lane(self, pair: ArrayPair) -> "_Lane":
-        size = check_pair(pair)
-        names = [pair.reference.dtype.name, pair.candidate.dtype.name]
-        factor = pair.factor
-        exponent = math.frexp(factor)[1] if is_power_of_two(factor) else None
-        narrow = (
-            all(name in jax_kernels.NARROW_DTYPES for name in names)
-            and exponent is not None
-            and abs(exponent) <= 60
-        )
-        if narrow:
-            return _Lane(reference=names[0], candidate=names[1], factor=factor)
-        if size < self._min_wide_elements or (exponent and abs(exponent) > 1000):
-            return self._oracle_lane
-        wide = [name if name in ("int64", "uint64") else "float64" for name in names]
-        if exponent is None:
-            return _Lane(reference=wide[0], candidate="float64", factor=1.0)
-        return _Lane(reference=wide[0], candidate=wide[1], factor=factor)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lane:
-    """What pairs must share to share a chunk: the dtypes and the factor of a kernel."""
-
-    reference: str
-    candidate: str
-    factor: float
-
-    @property
-    def precision(self) -> Precision:
-        if self.reference in jax_kernels.NARROW_DTYPES:
-            return NARROW
-        return WIDE
-
-    @property
-    def is_split(self) -> bool:
-        """Whether kernels keep a value in two parts."""
-        return not {"int64", "uint64"}.isdisjoint((self.reference, self.candidate))
-
-    @property
-    def may_be_equal(self) -> bool:
-        return self.reference == self.candidate and self.factor == 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Segment:
-    """Elements [start, stop) of a pair, and where they begin in a chunk."""
-
-    pair: ArrayPair
-    start: int
-    stop: int
-    offset: int
-
-
-class _Stream:
-    """Blocks of several pairs, one pair after the other, each from a new block."""
-
-    def __init__(self, lane: _Lane, pairs: list[ArrayPair]):
-        self.lane = lane
-        self.pairs = pairs
-        sizes = np.array([pair.reference.size for pair in pairs])
-        # An empty pair has a block too, of zeros, so that every pair has a row.
-        ends = np.cumsum(np.maximum(-(-sizes // BLOCK_ELEMENTS), 1))
-        self.ends = ends
-        self.starts = np.concatenate([[0], ends[:-1]])
-        self.num_blocks = int(ends[-1])
-
-    def segments(self, first_block: int) -> list[_Segment]:
-        """What lies in the chunk that begins with a block."""
-        end_block = first_block + CHUNK_BLOCKS
-        segments = []
-        index = int(np.searchsorted(self.ends, first_block, side="right"))
-        while index < len(self.pairs) and self.starts[index] < end_block:
-            pair, pair_block = self.pairs[index], int(self.starts[index])
-            begin = max(first_block, pair_block)
-            segments.append(
-                _Segment(
-                    pair=pair,
-                    start=(begin - pair_block) * BLOCK_ELEMENTS,
-                    stop=min(
-                        pair.reference.size, (end_block - pair_block) * BLOCK_ELEMENTS
-                    ),
-                    offset=(begin - first_block) * BLOCK_ELEMENTS,
-                )
-            )
-            index += 1
-        return segments
-
-    def collect(self, table: BlockTable) -> list[PairStats]:
-        """Statistics of each pair from those of all blocks."""
-        counts = [pair.reference.size for pair in self.pairs]
-        results, is_open = table.reduce(self.starts, counts, BLOCK_ELEMENTS)
-        for index in np.flatnonzero(is_open).tolist():
-            start, end = int(self.starts[index]), int(self.ends[index])
-            blocks = [row - start for row in table.rows_with_maximum(start, end)]
-            value, position = _locate_maximum(self.pairs[index], blocks)
-            results[index] = replace(
-                results[index], max_abs_diff=value, max_abs_diff_at=position
-            )
-        return results
-
-
-class _Stages:
-    """Buffers in which chunks are packed; one for each thread, lent for a chunk."""
-
-    def __init__(self, num_stages: int):
-        self._free: queue.SimpleQueue[tuple[np.ndarray, np.ndarray]] = (
-            queue.SimpleQueue()
-        )
-        for _ in range(num_stages):
-            self._free.put((_aligned_bytes(), _aligned_bytes()))
-
-    @contextlib.contextmanager
-    def lend(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        stage = self._free.get()
-        try:
-            yield stage
-        finally:
-            self._free.put(stage)
-
-
-def _aligned_bytes() -> np.ndarray:
-    """Room for a chunk, aligned such that jax on a CPU takes it without a copy."""
-    buffer = np.empty(CHUNK_ELEMENTS * 8 + 64, np.uint8)
-    offset = -buffer.ctypes.data % 64
-    return buffer[offset : offset + CHUNK_ELEMENTS * 8]
 
 
 def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
@@ -260,22 +125,15 @@ def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
         yield batch
 
 
-def _run_chunk(stream: _Stream, first_block: int, stages: _Stages) -> BlockTable:
+def _run_chunk(stream: Stream, first_block: int, stages: Stages) -> BlockTable:
     """Computes the rows of one chunk of a stream."""
     lane = stream.lane
     segments = stream.segments(first_block)
     num_blocks = min(CHUNK_BLOCKS, stream.num_blocks - first_block)
     x64 = lane.precision is WIDE
     with stages.lend() as buffers, _x64_scope(x64):
-        reference = _pack(
-            [(s, s.pair.reference) for s in segments], lane.reference, buffers[0]
-        )
-        candidate = _pack(
-            [(s, s.pair.candidate) for s in segments],
-            lane.candidate,
-            buffers[1],
-            scaled=True,
-        )
+        reference = pack_references(segments, lane, buffers[0])
+        candidate = pack_candidates(segments, lane, buffers[1])
         table, doubtful = _run_kernels(lane, reference, candidate, num_blocks)
     for row in np.flatnonzero(doubtful).tolist():
         stats = _compare_block(segments, row)
@@ -284,14 +142,14 @@ def _run_chunk(stream: _Stream, first_block: int, stages: _Stages) -> BlockTable
 
 
 def _run_kernels(
-    lane: _Lane, reference: np.ndarray, candidate: np.ndarray, num_blocks: int
+    lane: Lane, reference: np.ndarray, candidate: np.ndarray, num_blocks: int
 ) -> tuple[BlockTable, np.ndarray]:
     """Rows of a chunk, and which of them only the oracle can tell.
 
     Waits for the device, so that the buffers behind the chunk are free again.
     """
     factor = np.array(lane.factor, lane.precision.values)
-    if lane.may_be_equal and _bitwise_equal(reference, candidate):
+    if lane.may_be_equal and bitwise_equal(reference, candidate):
         kernel = jax_kernels.make_kernel(lane.reference, None)
         bits, sums = jax.device_get(kernel(reference))
     else:
@@ -310,60 +168,20 @@ def _run_kernels(
     return make_table(lane.precision, lane.factor, bits, sums, counts, num_blocks)
 
 
-def _pack(
-    parts: list[tuple[_Segment, np.ndarray]],
-    name: str,
-    buffer: np.ndarray,
-    *,
-    scaled: bool = False,
-) -> np.ndarray:
-    """The elements of a chunk as the dtype ``name``, padded by zeros.
-
-    ``scaled``: applies factors that are no power of two, which kernels cannot
-    without rounding differently from device to device.
-    """
-    carrier = np.dtype(jax_kernels.CARRIERS[name])
-    chunk = buffer[: CHUNK_ELEMENTS * carrier.itemsize].view(carrier)
-    end = 0
-    for segment, array in parts:
-        native = array.dtype == DTYPES[name].numpy
-        if native:
-            array = array.view(carrier)
-        odd_factor = scaled and not is_power_of_two(segment.pair.factor)
-        size = segment.stop - segment.start
-        if (
-            size == CHUNK_ELEMENTS
-            and native
-            and array.flags.c_contiguous
-            and not odd_factor
-        ):
-            return array.reshape(-1)[segment.start : segment.stop]
-        chunk[end : segment.offset] = 0
-        end = segment.offset + size
-        out = chunk[segment.offset : end]
-        with np.errstate(all="ignore"):
-            copy_range(array, segment.start, segment.stop, out)
-            if odd_factor:
-                out *= segment.pair.factor
-    chunk[end:] = 0
-    return chunk
+def _collect(stream: Stream, table: BlockTable) -> list[PairStats]:
+    """Statistics of each pair from those of all blocks."""
+    results, is_open = table.reduce(stream.starts, stream.sizes, BLOCK_ELEMENTS)
+    for index in np.flatnonzero(is_open).tolist():
+        start, end = int(stream.starts[index]), int(stream.ends[index])
+        blocks = [row - start for row in table.rows_with_maximum(start, end)]
+        value, position = _locate_maximum(stream.pairs[index], blocks)
+        results[index] = replace(
+            results[index], max_abs_diff=value, max_abs_diff_at=position
+        )
+    return results
 
 
-def _bitwise_equal(left: np.ndarray, right: np.ndarray) -> bool:
-    """Compares bytes; stops early, for what differs mostly does so soon."""
-    left, right = left.view(np.uint8), right.view(np.uint8)
-    start, step = 0, 4096
-    while start < left.size:
-        stop = min(start + step, left.size)
-        if not np.array_equal(
-            left[start:stop].view(np.uint64), right[start:stop].view(np.uint64)
-        ):
-            return False
-        start, step = stop, min(8 * step, 1 << 18)
-    return True
-
-
-def _compare_block(segments: list[_Segment], row: int) -> PairStats:
+def _compare_block(segments: list[Segment], row: int) -> PairStats:
     begin = row * BLOCK_ELEMENTS
     segment = next(s for s in reversed(segments) if s.offset <= begin)
     start = segment.start + begin - segment.offset

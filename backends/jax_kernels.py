@@ -18,10 +18,13 @@ import numpy as np
 from jax import lax
 
 from ttrace.backends.block_table import NARROW, WIDE, Precision
+from ttrace.backends.chunks import (
+    BLOCK_ELEMENTS,
+    CHUNK_BLOCKS,
+    NARROW_DTYPES,
+    SPLIT_DTYPES,
+)
 
-BLOCK_ELEMENTS = 4096
-CHUNK_BLOCKS = 256
-CHUNK_ELEMENTS = BLOCK_ELEMENTS * CHUNK_BLOCKS
 _FOLDS = (8, 16)
 """How many rows a block is summed over, stage by stage, before the host takes over."""
 
@@ -32,26 +35,6 @@ _SMALL_FLOATS = {
     "float8_e5m2": (5, 2, True),
 }
 """Name -> bits of exponent, bits of mantissa, whether it has infinities."""
-
-CARRIERS = {
-    "float32": "float32",
-    "bfloat16": "uint16",
-    "float16": "uint16",
-    "float8_e4m3fn": "uint8",
-    "float8_e5m2": "uint8",
-    "int8": "int8",
-    "int16": "int16",
-    "uint8": "uint8",
-    "uint16": "uint16",
-    "bool": "uint8",
-    "float64": "float64",
-    "int64": "int64",
-    "uint64": "uint64",
-}
-"""Dtype name -> the dtype of equal width under which its bits reach the device."""
-
-NARROW_DTYPES = frozenset(CARRIERS) - {"float64", "int64", "uint64"}
-"""Dtypes whose every value is a float32."""
 
 Chunk = Any
 """A jax array of one chunk, or what is sliced from it; kept loose for tracers."""
@@ -320,7 +303,7 @@ def _decode(chunk: Chunk, name: str) -> tuple[Chunk, Chunk | None]:
     Bit tricks, for XLA converts small floats one by one on CPUs; and none of them
     has a denormal float32 on its way, which CPUs flush.
     """
-    if name in ("int64", "uint64"):
+    if name in SPLIT_DTYPES:
         low = lax.rem(chunk, jnp.full_like(chunk, 2**32))
         return (chunk - low).astype(np.float64), low.astype(np.float64)
     if name == "bfloat16":

@@ -12,6 +12,10 @@ What is recorded, and how it is counted:
 - What no gradient reaches has none recorded.
 - ``main_grad`` is ``parameter.grad`` as the optimizer is given it. A script that clips
   gradients calls ``trace.main_grads()`` first.
+
+Tracing changes no bit of a training step. Outside of training there is one exception:
+torch leaves its fused inference path of ``nn.TransformerEncoderLayer`` where a module
+has hooks. Modules inside ``torch.compile`` are not looked into.
 """
 
 import contextlib

@@ -115,6 +115,7 @@ def some_report(**changes) -> Report:
             reference=_run("reference", 1, {"tp": 1}),
             candidate=_run("candidate", 2, {"tp": 2}),
             differences={"torch": ("2.6.0", "2.7.0"), "tp": (1, 2)},
+            binding=(),
             tensors=(),
         ),
     }

@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from ttrace.backends.chunks import BLOCK_ELEMENTS, CHUNK_ELEMENTS
 from ttrace.backends.jax_backend import JaxBackend
-from ttrace.backends.jax_kernels import BLOCK_ELEMENTS, CHUNK_ELEMENTS
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats

@@ -200,6 +200,26 @@ def test_both_runs_and_what_differs():
     assert (setup.reference.world_size, setup.candidate.world_size) == (1, 2)
 
 
+def test_settings_that_change_the_mathematics_are_a_set_up_difference():
+    reference = memory_trace({A: VALUES}, settings={"num_layers": 4, "bf16": False})
+    candidate = memory_trace({A: VALUES}, settings={"num_layers": 3, "bf16": True})
+    report = report_of(reference, candidate)
+    assert report.verdict is Outcome.ERROR
+    assert report.setup.binding == ("num_layers",)
+    assert report.summary.startswith(
+        "Set-up differs: num_layers is 4 in the reference and 3 in the candidate."
+    )
+    assert report.counts.passed == 1
+
+
+def test_a_binding_setting_that_one_run_does_not_know_is_no_difference():
+    report = report_of(
+        memory_trace({A: VALUES}, settings={"num_layers": 4}), {A: VALUES}
+    )
+    assert report.verdict is Outcome.PASS
+    assert report.setup.binding == ()
+
+
 def test_skipped_reasons_are_counted():
     skipped = {B: "no layout rule", C: "no layout rule"}
     report = report_of(memory_trace({A: VALUES}, skipped=skipped), {A: VALUES})

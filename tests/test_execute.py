@@ -360,6 +360,19 @@ def test_a_known_scale_is_divided_out():
     assert wrong.stats.rel_err == pytest.approx(2)
 
 
+def test_the_largest_difference_of_all_parts_is_placed():
+    """Parts are merged in order; a later, smaller difference must not win."""
+    full = np.zeros((4, 2), np.float32)
+    for largest in (0, 3):
+        changed = full.copy()
+        changed[0, 1], changed[3, 0] = (5, 2) if largest == 0 else (2, 5)
+        result = only_result(
+            (full, None), (Tensor(full=changed, dims="r[a] c"), {"a": 4})
+        )
+        assert result.max_abs_diff_at == ((0, 1) if largest == 0 else (3, 0))
+        assert result.stats.max_abs_diff == 5
+
+
 def test_scalars_and_empty_tensors():
     two, three = np.array(2, np.float32), np.array(3, np.float32)
     scalar = only_result((two, None), (three, None))

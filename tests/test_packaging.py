@@ -1,4 +1,4 @@
-"""The built wheel: its contents, and the installed program in an environment of its own.
+"""The built wheel: its contents, and the program installed from it elsewhere.
 
 The environment is new and holds nothing but the wheel; the dependencies are borrowed
 from the running one through a path file, which does not activate this checkout's own

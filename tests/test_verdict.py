@@ -207,7 +207,10 @@ def test_missing_addend_of_a_copy_is_unmatched_too():
     trace = memory_trace({ID: tensor, PARAM: ONES}, {"dp": 2, "tp": 2})
     verdict = verdict_of(memory_trace({ID: ONES, PARAM: ONES}), trace)
     assert verdict.status is Status.UNMATCHED
-    assert "addend of a pending sum is missing" in verdict.reason
+    assert verdict.reason == (
+        "a copy is missing in the candidate: a rank's addend of a pending sum is "
+        "missing"
+    )
 
 
 def test_part_that_ranks_skipped_is_skipped_with_their_reason():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ttrace.ir.tensor_id import Pass, TensorId
-from ttrace.ir.trace import TensorRecord, TraceInfo
+from ttrace.ir.trace import BINDING_SETTINGS, TensorRecord, TraceInfo
 from ttrace.run.filters import CaptureFilter
 from ttrace.store.order import merge_orders
 
@@ -157,3 +157,17 @@ def differing_settings(
     names = dict.fromkeys((*reference, *candidate))
     pairs = {name: (reference.get(name), candidate.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def binding_differences(
+    reference: Mapping[str, object], candidate: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
+    """The settings that change the mathematics and have another value in each run.
+
+    A setting that one of the frontends does not know is no difference.
+    """
+    return {
+        name: pair
+        for name, pair in differing_settings(reference, candidate).items()
+        if name in BINDING_SETTINGS and name in reference and name in candidate
+    }

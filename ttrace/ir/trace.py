@@ -11,6 +11,24 @@ SCHEMA_VERSION = 1
 """Version of the trace format; a reader refuses any other."""
 
 
+BINDING_SETTINGS = frozenset(
+    {
+        "calculate_per_token_loss",
+        "float32_matmul_precision",
+        "hidden_size",
+        "moe_router_topk",
+        "num_attention_heads",
+        "num_layers",
+        "num_moe_experts",
+        "num_query_groups",
+    }
+)
+"""Names of settings that change the mathematics: runs that differ in one compute
+different things, and no comparison can tell a bug from that. Frontends record them
+under these names, as far as they know them; dtypes and parallel sizes are not among
+them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
     """What one rank captured of one logical tensor.

@@ -200,50 +200,56 @@ def _judge_match(
             depth=depth,
         )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
+    failure = _failure(result, tolerance, margin)
     verdict = TensorVerdict(
         id=plan.id,
-        status=Status.FAILED,
+        status=Status.PASSED if failure is None else Status.FAILED,
         setup=setup,
         result=result,
         tolerance=tolerance,
         margin=margin,
     )
-    if stats.num_nonfinite_reference:
+    if failure is not None:
+        cause, reason = failure
+        # What is not finite has no part in the error that the margin is made of.
+        nonfinite = cause in (Cause.NONFINITE_REFERENCE, Cause.NONFINITE_CANDIDATE)
         return replace(
             verdict,
-            cause=Cause.NONFINITE_REFERENCE,
-            margin=math.inf,
-            reason=f"{stats.num_nonfinite_reference} of {stats.count} values of the "
-            f"reference are NaN or infinite "
-            f"({stats.num_nonfinite_candidate} of the candidate)",
+            cause=cause,
+            reason=reason,
+            margin=math.inf if nonfinite else margin,
+        )
+    num_elements = math.prod(of_reference.global_shape)
+    if stats.count < num_elements:
+        reason = (
+            f"in part: the recorded ranks have {stats.count} of {num_elements} "
+            "elements in common"
+        )
+        return replace(verdict, reason=reason)
+    return verdict
+
+
+def _failure(
+    result: TensorResult, tolerance: Tolerance, margin: float
+) -> tuple[Cause, str] | None:
+    """Why a compared tensor fails, with a sentence; None if it passes."""
+    stats = result.stats
+    if stats.num_nonfinite_reference:
+        return Cause.NONFINITE_REFERENCE, (
+            f"{stats.num_nonfinite_reference} of {stats.count} values of the reference "
+            f"are NaN or infinite ({stats.num_nonfinite_candidate} of the candidate)"
         )
     if stats.num_nonfinite_candidate:
-        return replace(
-            verdict,
-            cause=Cause.NONFINITE_CANDIDATE,
-            margin=math.inf,
-            reason=f"{stats.num_nonfinite_candidate} of {stats.count} values of the "
-            "candidate are NaN or infinite, none of the reference",
+        return Cause.NONFINITE_CANDIDATE, (
+            f"{stats.num_nonfinite_candidate} of {stats.count} values of the candidate "
+            "are NaN or infinite, none of the reference"
         )
     replicas = _worst_replica(result, tolerance)
     if margin > 1:
         limit = tolerance.relative_to(stats.reference_norm)
         reason = f"rel_err {stats.rel_err:.3g} exceeds the tolerance {limit:.3g}"
-        if replicas is not None:
-            reason += f"; {replicas}"
-        return replace(verdict, cause=Cause.ERROR, reason=reason)
-    if replicas is not None:
-        return replace(verdict, cause=Cause.REPLICAS, reason=replicas)
-    num_elements = math.prod(of_reference.global_shape)
-    in_part = stats.count < num_elements
-    return replace(
-        verdict,
-        status=Status.PASSED,
-        reason=f"in part: the recorded ranks have {stats.count} of {num_elements} "
-        "elements in common"
-        if in_part
-        else "",
-    )
+        return Cause.ERROR, reason if replicas is None else f"{reason}; {replicas}"
+    return None if replicas is None else (Cause.REPLICAS, replicas)
 
 
 def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict | None:
@@ -264,15 +270,20 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
                 status=Status.SKIPPED,
                 reason=f"{side}, on some ranks: {skipped.reason}",
             )
-        why = (
-            "a rank's addend of a pending sum is missing"
-            if cover.missing_partials
-            else "no rank holds them"
+        if cover.missing_partials:
+            why = "a rank's addend of a pending sum is missing"
+        else:
+            why = "no rank holds them"
+        num_missing = cover.num_uncovered
+        what = (
+            f"{num_missing} elements are missing"
+            if num_missing
+            else "a copy is missing"
         )
         return TensorVerdict(
             id=plan.id,
             status=Status.UNMATCHED,
-            reason=f"{cover.num_uncovered} elements are missing in the {side}: {why}",
+            reason=f"{what} in the {side}: {why}",
         )
     if result.stats.count:
         return None

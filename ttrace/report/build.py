@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ttrace.compare.align import differing_settings
+from ttrace.compare.align import binding_differences, differing_settings
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.tensor_id import Kind, Pass
 from ttrace.ir.trace import TensorRecord
@@ -54,26 +54,26 @@ def build_report(
         ),
     )
     first = _first_divergence(verdicts)
-    outcome = _outcome(verdicts, counts)
+    setup = _setup(verdicts, reference, candidate)
+    outcome = _outcome(verdicts, counts, setup)
     return Report(
         verdict=outcome,
-        summary=_summary(outcome, verdicts, counts, first),
+        summary=_summary(outcome, verdicts, counts, first, setup),
         backend=backend,
         counts=counts,
         first_divergence=first,
         diagnosis=diagnose(verdicts, candidate.info),
         tensors=tuple(map(_tensor_report, verdicts)),
-        setup=_setup(verdicts, reference, candidate),
+        setup=setup,
     )
 
 
-def _outcome(verdicts: Sequence[TensorVerdict], counts: Counts) -> Outcome:
-    untrusted = any(
-        verdict.cause is Cause.NONFINITE_REFERENCE
-        or (verdict.setup and verdict.status is Status.FAILED)
-        for verdict in verdicts
-    )
-    if untrusted or not counts.passed + counts.failed:
+def _outcome(
+    verdicts: Sequence[TensorVerdict], counts: Counts, setup: Setup
+) -> Outcome:
+    untrusted = any(v.cause is Cause.NONFINITE_REFERENCE for v in verdicts)
+    nothing_compared = not counts.passed + counts.failed
+    if untrusted or nothing_compared or setup.tensors or setup.binding:
         return Outcome.ERROR
     return Outcome.DIVERGED if counts.failed + counts.unmatched else Outcome.PASS
 
@@ -119,6 +119,7 @@ def _summary(
     verdicts: Sequence[TensorVerdict],
     counts: Counts,
     first: FirstDivergence | None,
+    setup: Setup,
 ) -> str:
     if outcome is Outcome.PASS:
         return f"All {counts.passed} compared tensors agree within their tolerance."
@@ -127,6 +128,16 @@ def _summary(
             f"Nothing could be compared: of {counts.total} tensors in the two traces, "
             f"{counts.unmatched} are unmatched and {counts.skipped} skipped. Check "
             "that both were recorded from the same model, with filters that overlap."
+        )
+    if setup.binding:
+        pairs = (
+            f"{name} is {setup.differences[name][0]} in the reference and "
+            f"{setup.differences[name][1]} in the candidate"
+            for name in setup.binding
+        )
+        return (
+            f"Set-up differs: {', '.join(pairs)}. This changes the mathematics; make "
+            "it equal in both runs. What follows may be a consequence."
         )
     assert first is not None
     if outcome is Outcome.DIVERGED:
@@ -139,10 +150,10 @@ def _summary(
                 f"The reference cannot be trusted. {verdict.id}: {verdict.reason}. "
                 "Repair the reference run first."
             )
-    setup = next(v for v in verdicts if v.setup and v.status is Status.FAILED)
+    given = next(v for v in verdicts if v.setup and v.status is Status.FAILED)
     return (
         "Set-up differs: the two runs were not given the same. First: "
-        f"{setup.id}: {setup.reason}. Start both from the same parameters and data; "
+        f"{given.id}: {given.reason}. Start both from the same parameters and data; "
         "what follows may be a consequence."
     )
 
@@ -211,6 +222,7 @@ def _setup(
         reference=sides[0],
         candidate=sides[1],
         differences=differences,
+        binding=tuple(binding_differences(sides[0].settings, sides[1].settings)),
         tensors=tuple(
             str(verdict.id)
             for verdict in verdicts

@@ -167,12 +167,14 @@ class Setup:
 
     Attributes:
         differences: Settings and versions that differ, with both values.
+        binding: Names of those among them that change the mathematics.
         tensors: Ids of initial parameters and inputs that differ, first one first.
     """
 
     reference: RunSetup
     candidate: RunSetup
     differences: Mapping[str, tuple[object, object]]
+    binding: tuple[str, ...]
     tensors: tuple[str, ...]
 
 
@@ -277,6 +279,7 @@ class Report:
                     name: (pair[0], pair[1])
                     for name, pair in setup["differences"].items()
                 },
+                binding=tuple(setup["binding"]),
                 tensors=tuple(setup["tensors"]),
             ),
         )
