@@ -26,6 +26,16 @@ class NoLayout:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """The answer for a tensor that is recorded under another name, or by another rank.
+
+    For example what a stage of a pipeline returns: the output of its last layer under
+    the path of the whole model, which is not what the whole model returns. Nothing is
+    recorded and nothing skipped.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NamedParameter:
     """A parameter under its canonical name.
@@ -41,6 +51,22 @@ class NamedParameter:
     parameter: torch.nn.Parameter
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FlatPart:
+    """What a rank holds of a tensor of which it holds no more than a flat range.
+
+    Distributed optimizers (ZeRO) flatten a rank's parameters into buckets, and each
+    data-parallel rank owns a range of every bucket.
+
+    Attributes:
+        start: First element, in the rank's own array of the parameter, flattened.
+        values: ``[num_elements]``, from there on.
+    """
+
+    start: int
+    values: torch.Tensor
+
+
 class ModelDescription(Protocol):
     """Canonical names, layouts and scales of one model on one rank."""
 
@@ -51,7 +77,12 @@ class ModelDescription(Protocol):
         """Every module under its canonical path, the model itself as ``@root``.
 
         A module object that appears under several paths is yielded once, first path.
+        Model chunks of a pipeline rank may have modules of the same path.
         """
+        ...
+
+    def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
+        """Calls of a module in a micro-batch that another rank makes, before ours."""
         ...
 
     def parameters(self) -> Iterator[NamedParameter]:
@@ -65,7 +96,7 @@ class ModelDescription(Protocol):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
+    ) -> ShardLayout | NoLayout | Elsewhere:
         """Layout of a module's input, output, or the gradient of one.
 
         Called for every captured tensor; should be cheap or cached.
@@ -129,6 +160,9 @@ class PlainDescription:
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in self._model.named_modules():
             yield path or ROOT_MODULE, module
+
+    def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
+        return 0
 
     def parameters(self) -> Iterator[NamedParameter]:
         for name, parameter in self._model.named_parameters():

@@ -10,15 +10,19 @@ from absl import logging
 from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
 from ttrace.frontends.torch_arrays import RecentCopies
 from ttrace.frontends.torch_description import (
+    Elsewhere,
+    FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
 )
-from ttrace.ir.layout import ShardLayout
+from ttrace.ir.layout import ShardLayout, flat_range
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord
 
-EXACT_REPLICAS = frozenset({Kind.PARAM, Kind.MAIN_GRAD, Kind.UPDATED_PARAM})
+EXACT_REPLICAS = frozenset(
+    {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
+)
 """Kinds whose replicas must agree in every bit."""
 
 
@@ -86,20 +90,26 @@ class Recorder:
             )
         except TtraceError as error:
             layout = NoLayout(reason=error.what)
-        self.tensor(id_, tensor, layout)
+        if not isinstance(layout, Elsewhere):
+            self.tensor(id_, tensor, layout)
 
     def parameter(
         self,
         id_: TensorId,
         named: NamedParameter,
-        tensor: torch.Tensor | np.ndarray,
+        tensor: torch.Tensor | np.ndarray | FlatPart,
     ) -> None:
-        """Records a parameter, or what has its layout."""
+        """Records a parameter, or what has its layout, or a flat range of that."""
+        part = tensor if isinstance(tensor, FlatPart) else None
+        values = tensor.values if isinstance(tensor, FlatPart) else tensor
         try:
             layout = self._description.parameter_layout(named, id_.kind)
+            if part is not None and isinstance(layout, ShardLayout):
+                stop = part.start + part.values.numel()
+                layout = flat_range(layout, part.start, stop)
         except TtraceError as error:
             layout = NoLayout(reason=error.what)
-        self.tensor(id_, tensor, layout)
+        self.tensor(id_, values, layout)
 
     def tensor(
         self,

@@ -4,6 +4,7 @@ Framework adapters drive it: they give it a description of the model and tell it
 hooks on modules cannot see (main gradients, updated parameters, the end of a step).
 """
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from absl import logging
 
 from ttrace.frontends.torch_calls import CallCounter
 from ttrace.frontends.torch_description import (
+    FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
@@ -32,6 +34,10 @@ _PER_MICROBATCH = MODULE_KINDS | {Kind.LOSS, Kind.PARAM_GRAD}
 """Kinds for which forwards of the model must be counted."""
 
 Layout = ShardLayout | NoLayout
+
+HeldTensor = torch.Tensor | FlatPart | NoLayout | None
+"""What a rank holds of a parameter's tensor: the whole of its shard, a flat range of
+it, a reason to skip it, or nothing."""
 
 
 class CaptureSession:
@@ -216,15 +222,15 @@ class CaptureSession:
     def record_parameters(
         self,
         kind: Kind,
-        getter: Callable[[NamedParameter], torch.Tensor | NoLayout | None],
+        getter: Callable[[NamedParameter], HeldTensor],
     ) -> None:
         """Records one tensor per parameter.
 
         Args:
             kind: ``main_grad``, ``updated_param`` or another kind of the whole step.
             getter: The tensor that this rank holds for a parameter, in the layout that
-                the description gives for the kind; a reason to skip it; or None where
-                this rank holds nothing.
+                the description gives for the kind; a flat range of it; a reason to
+                skip it; or None where this rank holds nothing.
         """
         self._flush_gradients()  # they come first in the order of a step
         if self.wants(kind):
@@ -233,18 +239,27 @@ class CaptureSession:
 
     def record_optimizer_state(
         self,
-        getter: Callable[[NamedParameter], Mapping[str, torch.Tensor | float] | None],
+        getter: Callable[
+            [NamedParameter], Mapping[str, HeldTensor | float] | NoLayout | None
+        ],
     ) -> None:
         """Records the optimizer's state, in slots such as ``weight.exp_avg``.
 
         Args:
             getter: The state that this rank holds for a parameter, by name: tensors in
-                the layout that the description gives for the kind, and scalars. None
-                where this rank holds nothing.
+                the layout that the description gives for the kind, flat ranges of
+                them, and scalars. A reason to skip it. None where this rank holds
+                nothing.
         """
         if self.wants(Kind.OPTIMIZER_STATE):
             for named in self._description.parameters():
-                for name, value in (getter(named) or {}).items():
+                state = getter(named) or {}
+                if isinstance(state, NoLayout):
+                    self._record_parameter(
+                        Kind.OPTIMIZER_STATE, named, named.slot, state
+                    )
+                    continue
+                for name, value in state.items():
                     slot = clean_name(f"{named.slot}.{name}")
                     self._record_parameter(Kind.OPTIMIZER_STATE, named, slot, value)
 
@@ -253,13 +268,14 @@ class CaptureSession:
         kind: Kind,
         named: NamedParameter,
         slot: str,
-        value: torch.Tensor | float | NoLayout | None,
+        value: HeldTensor | float,
     ) -> None:
         id_ = TensorId(step=self.step_number, module=named.module, kind=kind, slot=slot)
         if isinstance(value, NoLayout):
             self._record(id_, 0.0, value)
-        elif isinstance(value, torch.Tensor) and (
-            value.dim() or not named.parameter.dim()
+        elif isinstance(value, FlatPart) or (
+            isinstance(value, torch.Tensor)
+            and (value.dim() or not named.parameter.dim())
         ):
             self._record(id_, value, named)
         elif value is not None:
@@ -268,7 +284,7 @@ class CaptureSession:
     def _record(
         self,
         id_: TensorId,
-        value: torch.Tensor | float,
+        value: torch.Tensor | FlatPart | float,
         place: NamedParameter | Layout,
         *,
         scale: float | None = None,
@@ -278,10 +294,12 @@ class CaptureSession:
             return
         recorder = self._capture.recorder
         assert recorder is not None
-        array = value if isinstance(value, torch.Tensor) else np.array(float(value))
         if isinstance(place, NamedParameter):
-            recorder.parameter(id_, place, array)
+            assert isinstance(value, torch.Tensor | FlatPart)
+            recorder.parameter(id_, place, value)
         else:
+            assert not isinstance(value, FlatPart)
+            array = value if isinstance(value, torch.Tensor) else np.array(float(value))
             recorder.tensor(id_, array, place, scale=scale)
 
     def _scalar_layout(self) -> Layout:
@@ -295,7 +313,10 @@ class CaptureSession:
         counts = records and any(map(capture_filter.wants_kind, _PER_MICROBATCH))
         noise = self._capture.noise is not None
         roots = None if self._roots is None else set(map(id, self._roots))
+        chunks: collections.Counter[str] = collections.Counter()
         for path, module in self._description.modules():
+            chunk = chunks[path]
+            chunks[path] += 1
             is_root = path == ROOT_MODULE if roots is None else id(module) in roots
             wanted = records and capture_filter.wants_module(path)
             if noise or (wanted and kinds) or (is_root and counts):
@@ -306,6 +327,8 @@ class CaptureSession:
                         self._capture,
                         kinds=kinds if wanted else frozenset(),
                         is_root=is_root,
+                        chunk=chunk,
+                        num_earlier=self._description.num_earlier_calls(path, module),
                     )
                 )
         if records and capture_filter.wants_kind(Kind.PARAM_GRAD):

@@ -9,13 +9,14 @@ from torch import nn
 from ttrace.errors import LayoutError, StorageFullError
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import (
+    FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
     PlainDescription,
 )
 from ttrace.frontends.torch_session import CaptureSession
-from ttrace.ir.layout import ShardLayout, flat_range, whole
+from ttrace.ir.layout import Region, ShardLayout, flat_range, whole
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.filters import CaptureFilter
 from ttrace.run.switchboard import RecordRequest
@@ -262,6 +263,36 @@ def test_an_adapter_records_what_hooks_do_not_see():
     losses = {text: r.scale for text, r in sink.records.items() if "loss" in text}
     assert losses == {"step0/mb0/@root/loss": 4.0, "step0/mb1/@root/loss": 0.5}
     assert sink.arrays["step0/@root/learning_rate/group0"].dtype == np.float64
+
+
+def test_a_flat_range_of_a_parameter_is_recorded_as_blocks():
+    model, sink = nn.Linear(2, 3), MemorySink()
+    session = started(model, sink)
+
+    def part(named: NamedParameter) -> FlatPart:
+        # Of the weight [3, 2] the last three elements; one too many of the bias [3].
+        return FlatPart(start=3, values=named.parameter.flatten()[-3:])
+
+    session.record_parameters(Kind.UPDATED_PARAM, part)
+    session.record_optimizer_state(
+        lambda named: (
+            {"exp_avg": part(named)}
+            if named.slot == "weight"
+            else NoLayout(reason="held elsewhere")
+        )
+    )
+    session.close()
+    for text in ("updated_param/weight", "optimizer_state/weight.exp_avg"):
+        record = sink.records[f"step0/@root/{text}"]
+        assert [b.region for b in record.layout.blocks] == [
+            Region(start=(1, 1), extent=(1, 1)),
+            Region(start=(2, 0), extent=(1, 2)),
+        ]
+        assert record.exact_replicas
+    assert sink.skipped == {
+        "step0/@root/updated_param/bias": "not a flat range of a shard",
+        "step0/@root/optimizer_state/bias": "held elsewhere",
+    }
 
 
 def test_what_is_not_wanted_is_not_asked_for():
