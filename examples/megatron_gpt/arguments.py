@@ -82,9 +82,11 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add(
         "--patch",
         type=Path,
+        action="append",
+        default=[],
         metavar="FILE.py",
-        help="functions of this file are called while the model is built: "
-        "before_build(args), after_build(args, models), "
+        help="may be given several times; functions of this file are called while the "
+        "model is built: before_build(args), after_build(args, models), "
         "after_wrap(args, config, chunks, optimizer)",
     )
 

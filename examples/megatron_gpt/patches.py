@@ -5,6 +5,7 @@ Nothing undoes what a patch does: it belongs into a process of its own.
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -19,23 +20,24 @@ HOOKS = {
 
 
 class Patch:
-    """The functions of a patch file; without a file every call does nothing.
+    """The functions of patch files; without a file every call does nothing.
 
     Args:
-        path: The file, or None.
+        paths: The files, in the order in which they are applied.
 
     Raises:
-        UsageError: The file does not exist, or defines none of the functions.
+        UsageError: A file does not exist, or defines none of the functions.
     """
 
-    def __init__(self, path: Path | None):
-        self._module = None if path is None else _load(path)
+    def __init__(self, paths: Sequence[Path]):
+        self._modules = [_load(path) for path in paths]
 
     def call(self, hook: str, *args: object) -> None:
-        """Calls a function of the patch, if it defines it."""
-        function = getattr(self._module, hook, None)
-        if function is not None:
-            function(*args)
+        """Calls this function of every file that defines it."""
+        for module in self._modules:
+            function = getattr(module, hook, None)
+            if function is not None:
+                function(*args)
 
 
 def _load(path: Path) -> ModuleType:

@@ -35,6 +35,7 @@ def build_parser() -> Parser:
     _add_replicas(commands)
     _add_show(commands)
     _add_demo(commands)
+    _add_zoo(commands)
     return parser
 
 
@@ -145,6 +146,27 @@ def _add_demo(commands) -> None:
     _add_backend(parser)
 
 
+def _add_zoo(commands) -> None:
+    parser = commands.add_parser(
+        "zoo", help="real bugs of distributed training: list them, or find them"
+    )
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, parser_class=_Subparser
+    )
+    actions.add_parser("list", help="name, title, source and layout of every bug")
+    run = actions.add_parser(
+        "run",
+        help="run reference, clean twin and bug, and say what was found",
+        description="Runs each bug beside a correct run of the same layout. Exit code "
+        "0 if every bug is found in the right place and every correct run passes.",
+    )
+    run.add_argument(
+        "names", nargs="*", metavar="NAME", help="all bugs if none is given"
+    )
+    run.add_argument("--json", metavar="FILE", help="write the results there")
+    _add_backend(run, default="numpy")
+
+
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is recorded, and how")
     group.add_argument(
@@ -183,12 +205,13 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_backend(parser: argparse.ArgumentParser) -> None:
+def _add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
     parser.add_argument(
         "--backend",
-        default="auto",
+        default=default,
         metavar="NAME",
-        help="what computes: jax, numpy, or auto (jax where it is installed)",
+        help="what computes: jax, numpy, or auto: jax where it is installed (default: "
+        "%(default)s)",
     )
 
 

@@ -1,0 +1,114 @@
+"""What running one bug showed, and its JSON form."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from ttrace.examples.bug_zoo.bug import Bug
+from ttrace.report.report import Outcome, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BugResult:
+    """One row of the table.
+
+    Attributes:
+        name: Of the bug.
+        source: Where it was reported.
+        clean: Verdict on the clean twin: ``pass``, ``diverged`` or ``error``.
+        found: Whether the buggy run diverged.
+        first_divergence: Id of the first tensor that did, or None.
+        kind: What that tensor is.
+        module_right: Whether it is where the bug must be seen first.
+        margin: Its relative error over its tolerance, where figures were compared.
+        diagnosis: Codes of the diagnoses, strongest first.
+        diagnosis_right: Whether the expected one is among them; None if none is.
+        seconds: How long its runs took, the reference among them if nobody had
+            recorded it before.
+        reason: Why it was not found, or what failed; empty otherwise.
+    """
+
+    name: str
+    source: str
+    clean: str
+    found: bool
+    first_divergence: str | None
+    kind: str | None
+    module_right: bool
+    margin: float | None
+    diagnosis: tuple[str, ...]
+    diagnosis_right: bool | None
+    seconds: float
+    reason: str = ""
+
+    @property
+    def as_expected(self) -> bool:
+        """Found in the right place, and no false alarm on the twin."""
+        return self.clean == Outcome.PASS and self.found and self.module_right
+
+    def to_json(self) -> dict:
+        """All fields by name."""
+        value = asdict(self)
+        # JSON has no infinity: a margin over a tolerance of zero.
+        if self.margin is not None and self.margin == float("inf"):
+            value["margin"] = "Infinity"
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "BugResult":
+        """Reads what ``to_json`` made; fields of later versions are left out.
+
+        Raises:
+            LookupError, TypeError, ValueError: It is not what ``to_json`` makes.
+        """
+        known = {f.name: value[f.name] for f in fields(cls)}
+        known["diagnosis"] = tuple(known["diagnosis"])
+        if known["margin"] is not None:
+            known["margin"] = float(known["margin"])
+        return cls(**known)
+
+
+def judge_bug(bug: Bug, clean: Report, buggy: Report, *, seconds: float) -> BugResult:
+    """Says whether a bug was found, and in the right place."""
+    found = buggy.verdict is Outcome.DIVERGED
+    first = buggy.first_divergence
+    codes = tuple(diagnosis.code for diagnosis in buggy.diagnosis)
+    margins = {tensor.id: tensor.margin for tensor in buggy.tensors}
+    problems = []
+    if clean.verdict is not Outcome.PASS:
+        problems.append(f"clean twin: {clean.summary}")
+    if not found:
+        problems.append(bug.not_found or f"buggy run: {buggy.summary}")
+    return BugResult(
+        name=bug.name,
+        source=bug.source,
+        clean=clean.verdict.value,
+        found=found,
+        first_divergence=first.id if first else None,
+        kind=first.kind if first else None,
+        module_right=first is not None and bug.is_seen_at(first.module, first.kind),
+        margin=margins.get(first.id) if first else None,
+        diagnosis=codes,
+        diagnosis_right=None if bug.diagnosis is None else bug.diagnosis in codes,
+        seconds=round(seconds, 1),
+        reason="; ".join(problems),
+    )
+
+
+def failed_bug(
+    bug: Bug, clean: Report | None, error: Exception, *, seconds: float
+) -> BugResult:
+    """The row of a bug one of whose runs failed; ``clean`` is None if it was that."""
+    return BugResult(
+        name=bug.name,
+        source=bug.source,
+        clean=(clean.verdict if clean else Outcome.ERROR).value,
+        found=False,
+        first_divergence=None,
+        kind=None,
+        module_right=False,
+        margin=None,
+        diagnosis=(),
+        diagnosis_right=None if bug.diagnosis is None else False,
+        seconds=round(seconds, 1),
+        reason=str(error),
+    )

@@ -1,0 +1,67 @@
+"""Runs a bug: its reference, its clean twin, and the bug itself."""
+
+import importlib
+import time
+from pathlib import Path
+
+from ttrace.errors import TtraceError
+from ttrace.examples.bug_zoo.bug import Bug
+from ttrace.examples.bug_zoo.registry import Exhibit
+from ttrace.examples.bug_zoo.result import BugResult, failed_bug, judge_bug
+from ttrace.examples.main_job import Launch, MainJob
+
+
+def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
+    """Checks the clean twin, then the bug, against the same reference.
+
+    Where a run fails, the row says so.
+    """
+    bug = exhibit.bug
+    started = time.monotonic()
+    clean = None
+    try:
+        reference = reference_launch(bug)
+        clean = job.check(reference, clean_launch(bug))
+        buggy = job.check(reference, buggy_launch(exhibit))
+    except TtraceError as error:
+        return failed_bug(bug, clean, error, seconds=time.monotonic() - started)
+    return judge_bug(bug, clean, buggy, seconds=time.monotonic() - started)
+
+
+def reference_launch(bug: Bug) -> Launch:
+    """The trusted run: one process."""
+    return Launch(
+        script=bug.script,
+        options=bug.reference_options,
+        patches=_common_patches(bug),
+    )
+
+
+def clean_launch(bug: Bug) -> Launch:
+    """The correct run that is laid out like the buggy one."""
+    return Launch(
+        script=bug.script,
+        options=(*bug.reference_options, *bug.twin_layout),
+        world_size=bug.world_size,
+        patches=_common_patches(bug),
+    )
+
+
+def buggy_launch(exhibit: Exhibit) -> Launch:
+    """The run with the bug in it."""
+    bug = exhibit.bug
+    own = (exhibit.path,) if exhibit.is_patch else ()
+    return Launch(
+        script=bug.script,
+        options=(*bug.reference_options, *bug.layout),
+        world_size=bug.world_size,
+        patches=(*_common_patches(bug), *own),
+    )
+
+
+def _common_patches(bug: Bug) -> tuple[Path, ...]:
+    if bug.common_patch is None:
+        return ()
+    path = importlib.import_module(bug.common_patch).__file__
+    assert path is not None  # a module of the package, not a namespace
+    return (Path(path),)
