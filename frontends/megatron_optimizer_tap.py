@@ -1,0 +1,88 @@
+"""Observes Megatron's optimizer: what its step is given, and what it makes of it."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ttrace.frontends.megatron_optimizer import OptimizerHoldings
+from ttrace.frontends.megatron_param_gather import ParameterGathers, gathers_in_forward
+from ttrace.frontends.megatron_session import MegatronSession
+from ttrace.frontends.torch_description import NamedParameter
+from ttrace.ir.tensor_id import Kind
+
+
+@contextlib.contextmanager
+def observed_optimizer(
+    optimizer: Any,
+    model_chunks: Sequence[torch.nn.Module],
+    holdings: OptimizerHoldings,
+    session: MegatronSession,
+) -> Iterator[None]:
+    """Records the optimizer's side of every step while it lasts.
+
+    Before the step: ``main_grad`` and ``learning_rate``; after it: ``grad_norm``,
+    ``updated_param`` and ``optimizer_state``.
+
+    Args:
+        optimizer: Megatron's optimizer.
+        model_chunks: What it trains.
+        holdings: What it holds on this rank.
+        session: Takes the records.
+    """
+    original = optimizer.step
+    is_wrapped_already = "step" in vars(optimizer)
+    gathers = None
+    if gathers_in_forward(model_chunks):
+        gathers = ParameterGathers(model_chunks, holdings, session)
+
+    @functools.wraps(original)
+    def step(*args, **kwargs):
+        if gathers is not None:
+            gathers.flush()
+        session.record_parameters(Kind.MAIN_GRAD, holdings.main_grad)
+        _record_learning_rates(optimizer, session)
+        result = original(*args, **kwargs)
+        _record_grad_norm(optimizer, result, session)
+        if gathers is None:
+            session.record_parameters(Kind.UPDATED_PARAM, _parameter)
+        else:
+            gathers.begin()
+        session.record_optimizer_state(holdings.state)
+        return result
+
+    optimizer.step = step
+    try:
+        with contextlib.nullcontext() if gathers is None else gathers.observed():
+            yield
+        if gathers is not None:
+            gathers.flush()
+    finally:
+        if is_wrapped_already:
+            optimizer.step = original
+        else:
+            del optimizer.step  # uncovers the method of the class
+
+
+def _parameter(named: NamedParameter) -> torch.Tensor:
+    return named.parameter
+
+
+def _record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
+    # Megatron makes more groups of parameters under some layouts than under others, all
+    # with the rates of a few kinds.
+    rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
+    for index, rate in enumerate(rates):
+        slot = None if len(rates) == 1 else f"rate{index}"
+        session.record_scalar(Kind.LEARNING_RATE, rate, slot=slot)
+
+
+def _record_grad_norm(optimizer: Any, result: Any, session: MegatronSession) -> None:
+    # Megatron computes the norm only where it clips, and not after an overflow.
+    if optimizer.config.clip_grad > 0 and result[1] is not None:
+        # Computed in float32, though some optimizers return it as a Python float: what
+        # float32 rounds must not count as exact.
+        norm = torch.as_tensor(result[1], dtype=torch.float32)
+        session.record_scalar(Kind.GRAD_NORM, norm)
