@@ -15,3 +15,9 @@ EP2 = tuple("--expert-model-parallel-size 2 --expert-tensor-parallel-size 1".spl
 ETP1 = tuple("--expert-model-parallel-size 1 --expert-tensor-parallel-size 1".split())
 DP2 = ()
 """What the sizes leave of the processes is data parallelism."""
+
+FULL_RECOMPUTE = tuple(
+    "--recompute-granularity full --recompute-method uniform "
+    "--recompute-num-layers 1".split()
+)
+"""Every layer's forward is computed again for its backward."""
