@@ -418,7 +418,7 @@ def test_spread_of_copies(first, second, exact, spread):
     trace.arrays[1, ID][:] = second
     ((record),) = trace.info.tensors.values()
     ((replica,),) = run_replicas(
-        [cover(record, trace.info)], trace, load_backend("numpy")
+        [cover(record, trace.info).replicas], trace, load_backend("numpy")
     )
     assert (replica.rank, replica.against) == (1, 0)
     assert replica.is_exact is exact

@@ -232,7 +232,8 @@ def test_a_flat_range_lies_in_its_shard(start, stop):
         flat_range(whole((8, 4), "m"), start, stop)
     assert str(error.value) == (
         "not a flat range of a shard\n"
-        "  expected: 0 <= start <= stop <= 32, of a shard that is not flat\n"
+        "  expected: 0 <= start <= stop <= 32, of a shard that is neither flat nor "
+        "indexed\n"
         f"  got:      [{start}, {stop}) of local shape [8, 4]\n"
         "  to do:    check the bucket ranges against the parameter's shape"
     )

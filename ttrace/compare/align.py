@@ -60,7 +60,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
-    """Every tensor of either trace, once.
+    """Every tensor of either trace, once; indices of rows are layouts, not tensors.
 
     Attributes:
         entries: In order of the dataflow: that of the reference, each tensor that
@@ -84,7 +84,13 @@ def align(reference: TraceInfo, candidate: TraceInfo) -> Alignment:
     """
     runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
     order = merge_orders(run.order() for run in runs)
-    return Alignment(entries=tuple(_align_one(tensor_id, *runs) for tensor_id in order))
+    return Alignment(
+        entries=tuple(
+            _align_one(tensor_id, *runs)
+            for tensor_id in order
+            if not tensor_id.is_index
+        )
+    )
 
 
 class _Run:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttrace.compare.backend import ArrayPair, Backend
-from ttrace.compare.plan import ComparePlan, Cover, Operand, PairPlan, TensorPlan
+from ttrace.compare.indexed import RowMatch, line_up
+from ttrace.compare.plan import ComparePlan, Operand, PairPlan, TensorPlan
+from ttrace.compare.rows import RowPair, read_rows, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
 from ttrace.ir.views import block_view
@@ -66,6 +68,7 @@ class TensorResult:
             for, by rank.
         reference_replicas: Copies in the reference.
         candidate_replicas: Copies in the candidate.
+        rows: Which rows the two runs have, where that depends on data; else None.
     """
 
     plan: TensorPlan
@@ -74,10 +77,14 @@ class TensorResult:
     rank_stats: dict[int, PairStats]
     reference_replicas: tuple[ReplicaResult, ...]
     candidate_replicas: tuple[ReplicaResult, ...]
+    rows: RowMatch | None = None
 
 
 Progress = Callable[[int, int], None]
 """Called with the number of elements done and the total, after each pair."""
+
+Pair = PairPlan | RowPair
+"""Two operands, over a region that was planned or over rows that were found."""
 
 
 def run_plan(
@@ -95,120 +102,192 @@ def run_plan(
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
     """
-    jobs = [
-        (pair, reference, candidate) for tensor in plan.tensors for pair in tensor.pairs
-    ]
-    jobs += [
-        (pair, trace, trace)
+    by_blocks = [
+        _Work(
+            plan=tensor,
+            pairs=tensor.pairs,
+            reference_replicas=tensor.reference_cover.replicas,
+            candidate_replicas=tensor.candidate_cover.replicas,
+        )
         for tensor in plan.tensors
-        for trace, cover in (
-            (reference, tensor.reference_cover),
-            (candidate, tensor.candidate_cover),
-        )
-        for pair in cover.replicas
+        if tensor.index_dim is None
     ]
-    stats = _compare(jobs, backend, progress)
-    pair_stats = [[next(stats) for _ in tensor.pairs] for tensor in plan.tensors]
-    results = []
-    for tensor, of_pairs in zip(plan.tensors, pair_stats, strict=True):
-        total, at = _merge(tensor.pairs, of_pairs)
-        results.append(
-            TensorResult(
-                plan=tensor,
-                stats=total,
-                max_abs_diff_at=at,
-                rank_stats=_by_rank(tensor.pairs, of_pairs),
-                reference_replicas=_replicas(tensor.reference_cover.replicas, stats),
-                candidate_replicas=_replicas(tensor.candidate_cover.replicas, stats),
-            )
+    indexed = [tensor for tensor in plan.tensors if tensor.index_dim is not None]
+    num_elements = sum(work.size for work in by_blocks)
+    num_elements += sum(_num_planned(tensor) for tensor in indexed)
+    meter = _Meter(progress, num_elements)
+    results = _run(by_blocks, reference, candidate, backend, meter)
+    for tensor in indexed:  # one at a time: indices are held in memory
+        lined_up = line_up(tensor, reference, candidate)
+        work = _Work(
+            plan=tensor,
+            pairs=lined_up.pairs,
+            reference_replicas=lined_up.reference_replicas,
+            candidate_replicas=lined_up.candidate_replicas,
+            rows=lined_up.rows,
         )
-    return results
+        results += _run([work], reference, candidate, backend, meter)
+    by_id = {result.plan.id: result for result in results}
+    return [by_id[tensor.id] for tensor in plan.tensors]
 
 
 def run_replicas(
-    covers: Sequence[Cover],
+    replicas: Iterable[Sequence[Pair]],
     trace: Trace,
     backend: Backend,
     *,
     progress: Progress | None = None,
 ) -> list[tuple[ReplicaResult, ...]]:
-    """Compares the copies of several tensors within one trace, cover by cover."""
-    jobs = [(pair, trace, trace) for covered in covers for pair in covered.replicas]
-    stats = _compare(jobs, backend, progress)
-    return [_replicas(covered.replicas, stats) for covered in covers]
+    """Compares copies within one trace, tensor by tensor.
+
+    Args:
+        replicas: The copies of each tensor.
+        trace: Holds them.
+        backend: Computes the statistics.
+        progress: Called as the comparison proceeds.
+    """
+    replicas = list(replicas)
+    jobs = [(pair, trace, trace) for pairs in replicas for pair in pairs]
+    meter = _Meter(progress, sum(pair.size for pair, _, _ in jobs))
+    stats = _compare(jobs, backend, meter)
+    return [_replicas(pairs, stats) for pairs in replicas]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Work:
+    """The pairs of one tensor.
+
+    Attributes:
+        plan: What they come from.
+        pairs: Candidate against reference.
+        reference_replicas: Copies within the reference.
+        candidate_replicas: Copies within the candidate.
+        rows: See ``TensorResult``.
+    """
+
+    plan: TensorPlan
+    pairs: Sequence[Pair]
+    reference_replicas: Sequence[Pair]
+    candidate_replicas: Sequence[Pair]
+    rows: RowMatch | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all pairs."""
+        pairs = (*self.pairs, *self.reference_replicas, *self.candidate_replicas)
+        return sum(pair.size for pair in pairs)
+
+
+class _Meter:
+    """Tells a ``Progress`` of pairs that are done."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress = progress
+        self._total = total
+        self._done = 0
+
+    def add(self, num_elements: int) -> None:
+        # How many elements an indexed tensor has is estimated before it is read.
+        self._done = min(self._done + num_elements, self._total)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _num_planned(tensor: TensorPlan) -> int:
+    return sum(region.size for region, _ in tensor.candidate_cover.pieces)
+
+
+def _run(
+    works: Sequence[_Work],
+    reference: Trace,
+    candidate: Trace,
+    backend: Backend,
+    meter: _Meter,
+) -> list[TensorResult]:
+    jobs = [(pair, reference, candidate) for work in works for pair in work.pairs]
+    jobs += [
+        (pair, trace, trace)
+        for work in works
+        for trace, replicas in (
+            (reference, work.reference_replicas),
+            (candidate, work.candidate_replicas),
+        )
+        for pair in replicas
+    ]
+    stats = _compare(jobs, backend, meter)
+    pair_stats = [[next(stats) for _ in work.pairs] for work in works]
+    results = []
+    for work, of_pairs in zip(works, pair_stats, strict=True):
+        total, at = _merge(work.pairs, of_pairs)
+        results.append(
+            TensorResult(
+                plan=work.plan,
+                stats=total,
+                max_abs_diff_at=at,
+                rank_stats=_by_rank(work.pairs, of_pairs),
+                reference_replicas=_replicas(work.reference_replicas, stats),
+                candidate_replicas=_replicas(work.candidate_replicas, stats),
+                rows=work.rows,
+            )
+        )
+    return results
 
 
 def _compare(
-    jobs: list[tuple[PairPlan, Trace, Trace]],
-    backend: Backend,
-    progress: Progress | None,
+    jobs: list[tuple[Pair, Trace, Trace]], backend: Backend, meter: _Meter
 ) -> Iterator[PairStats]:
-    arrays = (
-        ArrayPair(
-            reference=_read(pair.reference, pair.region, reference),
-            candidate=_read(pair.candidate, pair.region, candidate),
-            factor=pair.factor,
-        )
-        for pair, reference, candidate in jobs
-    )
-    total = sum(pair.region.size for pair, _, _ in jobs)
-    done = 0
+    arrays = (_read(pair, reference, candidate) for pair, reference, candidate in jobs)
     for stats, (pair, _, _) in zip(backend.compare(arrays), jobs, strict=True):
-        done += pair.region.size
-        if progress is not None:
-            progress(done, total)
+        meter.add(pair.size)
         yield stats
 
 
-def _read(operand: Operand, region: Region, trace: Trace) -> np.ndarray:
-    views = [
-        block_view(trace.load(term.shard), term.shard.layout, term.block, region)
-        for term in operand.terms
-    ]
-    if len(views) == 1:
-        return views[0]
-    # In the widest dtype, so that the sum adds no rounding that a verdict could see.
-    wide = np.float64
-    if all(view.dtype.kind in "iub" for view in views):
-        wide = np.uint64 if views[0].dtype.kind == "u" else np.int64
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinities are counted
-        return np.add.reduce([view.astype(wide) for view in views])
+def _read(pair: Pair, reference: Trace, candidate: Trace) -> ArrayPair:
+    if isinstance(pair, RowPair):
+        return read_rows(pair, reference, candidate)
+    return ArrayPair(
+        reference=_read_blocks(pair.reference, pair.region, reference),
+        candidate=_read_blocks(pair.candidate, pair.region, candidate),
+        factor=pair.factor,
+    )
+
+
+def _read_blocks(operand: Operand, region: Region, trace: Trace) -> np.ndarray:
+    return sum_terms(
+        [
+            block_view(trace.load(term.shard), term.shard.layout, term.block, region)
+            for term in operand.terms
+        ]
+    )
 
 
 def _merge(
-    pairs: Iterable[PairPlan], stats: Iterable[PairStats]
+    pairs: Iterable[Pair], stats: Iterable[PairStats]
 ) -> tuple[PairStats, tuple[int, ...] | None]:
     total, at = PairStats(), None
     for pair, part in zip(pairs, stats, strict=True):
         if part.max_abs_diff > total.max_abs_diff:
             assert part.max_abs_diff_at is not None
-            index = np.unravel_index(part.max_abs_diff_at, pair.region.extent)
-            at = tuple(
-                int(start + offset)
-                for start, offset in zip(pair.region.start, index, strict=True)
-            )
+            at = pair.global_index(part.max_abs_diff_at)
         total = total.merge(part)
     return total, at
 
 
-def _by_rank(
-    pairs: Iterable[PairPlan], stats: Iterable[PairStats]
-) -> dict[int, PairStats]:
+def _by_rank(pairs: Iterable[Pair], stats: Iterable[PairStats]) -> dict[int, PairStats]:
     by_rank: dict[int, PairStats] = {}
     for pair, part in zip(pairs, stats, strict=True):
-        rank = pair.candidate.rank
+        rank, _ = pair.ranks
         by_rank[rank] = by_rank[rank].merge(part) if rank in by_rank else part
     return by_rank
 
 
 def _replicas(
-    pairs: Iterable[PairPlan], stats: Iterator[PairStats]
+    pairs: Iterable[Pair], stats: Iterator[PairStats]
 ) -> tuple[ReplicaResult, ...]:
     """One result per pair of ranks; the blocks of a shard are merged."""
     merged: dict[tuple[int, int], PairStats] = {}
     for pair in pairs:
-        ranks = (pair.candidate.rank, pair.reference.rank)
-        merged[ranks] = merged.get(ranks, PairStats()).merge(next(stats))
+        merged[pair.ranks] = merged.get(pair.ranks, PairStats()).merge(next(stats))
     return tuple(
         ReplicaResult(rank=rank, against=against, stats=part)
         for (rank, against), part in merged.items()

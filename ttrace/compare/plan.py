@@ -1,6 +1,7 @@
 """Which blocks are compared with which: replicas, pending sums, gaps; no arrays."""
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,6 +70,24 @@ class PairPlan:
         """Brings the candidate to the scale of the reference."""
         return self.reference.scale / self.candidate.scale
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.region.size
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """First rank of the candidate's side, and of the reference's."""
+        return self.candidate.rank, self.reference.rank
+
+    def global_index(self, flat: int) -> tuple[int, ...]:
+        """Index in the logical tensor of an element of the region, in C order."""
+        offsets = []
+        for extent in reversed(self.region.extent):
+            flat, offset = divmod(flat, extent)
+            offsets.append(offset)
+        return tuple(map(operator.add, self.region.start, reversed(offsets)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cover:
@@ -99,6 +118,9 @@ class TensorPlan:
         candidate_cover: How the candidate's shards cover it.
         shapes_differ: The two logical shapes are not the same, so that nothing can
             be compared.
+        index_dim: The dim whose rows recorded tensors name, in one run or both; None
+            where all is known from blocks. Then there are no pairs and no replicas
+            yet: ``ttrace.compare.indexed`` finds them once those tensors are read.
     """
 
     match: Match
@@ -106,6 +128,7 @@ class TensorPlan:
     reference_cover: Cover
     candidate_cover: Cover
     shapes_differ: bool
+    index_dim: int | None = None
 
     @property
     def id(self) -> TensorId:
@@ -135,9 +158,19 @@ def plan_comparison(
 def _plan_tensor(
     match: Match, reference: TraceInfo, candidate: TraceInfo
 ) -> TensorPlan:
+    shapes_differ = match.reference.global_shape != match.candidate.global_shape
+    index_dim = index_dim_of(match.reference, match.candidate)
+    if index_dim is not None:
+        return TensorPlan(
+            match=match,
+            pairs=(),
+            reference_cover=row_cover(match.reference, reference),
+            candidate_cover=row_cover(match.candidate, candidate),
+            shapes_differ=shapes_differ,
+            index_dim=index_dim,
+        )
     reference_cover = cover(match.reference, reference)
     candidate_cover = cover(match.candidate, candidate)
-    shapes_differ = match.reference.global_shape != match.candidate.global_shape
     pairs = []
     if not shapes_differ:
         for candidate_region, candidate_operand in candidate_cover.pieces:
@@ -196,6 +229,44 @@ def cover(record: TensorRecord, info: TraceInfo) -> Cover:
     )
 
 
+def index_dim_of(*records: TensorRecord) -> int | None:
+    """The dim whose rows recorded tensors name, or None if there is none.
+
+    Raises:
+        LayoutError: Several dims are meant.
+    """
+    dims = {
+        shard.layout.index.dim
+        for record in records
+        for shard in record.shards
+        if shard.layout.index is not None
+    }
+    if len(dims) > 1:
+        raise LayoutError(
+            "shards of one tensor are indexed along different dims",
+            where=records[0].id,
+            expected="one dim",
+            got=f"dims {', '.join(map(str, sorted(dims)))}",
+            remedy="correct the layout that the frontend gives this tensor",
+        )
+    return next(iter(dims), None)
+
+
+def row_cover(record: TensorRecord, info: TraceInfo) -> Cover:
+    """The blocks of a tensor whose rows recorded tensors name.
+
+    Which of them are copies, and whether any are missing, is not known yet; along the
+    indexed dim their regions count local rows.
+    """
+    operands, missing = _operands(record, info)
+    return Cover(
+        pieces=tuple((operand.region, operand) for operand in operands),
+        replicas=(),
+        num_uncovered=0,
+        missing_partials=missing,
+    )
+
+
 def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], bool]:
     """The blocks of all shards, partial ones joined into one operand each."""
     meshes = {rank_info.rank: rank_info.mesh for rank_info in info.ranks}
@@ -210,14 +281,17 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
                 for axis, coord in coords.items()
                 if axis not in layout.partial_axes
             }
-            key = (layout.mesh, layout.partial_axes, tuple(kept.items()))
+            sums_over = (layout.mesh, layout.partial_axes, layout.num_addends)
+            key = (*sums_over, tuple(kept.items()))
         groups.setdefault(key, []).append(shard)
     operands = []
     missing = False
     for shards in groups.values():
         layout = shards[0].layout
         sizes = meshes[shards[0].rank](layout.mesh).sizes if layout.partial_axes else {}
-        num_addends = math.prod(sizes[axis] for axis in layout.partial_axes)
+        num_addends = layout.num_addends or math.prod(
+            sizes[axis] for axis in layout.partial_axes
+        )
         if len(shards) < num_addends:
             missing = True
             continue

@@ -1,11 +1,13 @@
 """The copies within one trace, compared with each other; needs no reference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.backend import Backend
-from ttrace.compare.execute import Progress, ReplicaResult, run_replicas
-from ttrace.compare.plan import Cover, cover
+from ttrace.compare.execute import Pair, Progress, ReplicaResult, run_replicas
+from ttrace.compare.indexed import row_replicas
+from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.trace import TensorRecord
 from ttrace.store.reader import Trace
@@ -72,15 +74,25 @@ def check_replicas(
     """
     records = []
     covers = []
+    replicas: list[Sequence[Pair]] = []
     filtered = is_rank_filtered(trace.info)
     for record in trace.info.tensors.values():
-        covered = cover(record, trace.info)
+        if record.id.is_index:
+            continue
+        index_dim = index_dim_of(record)
+        if index_dim is None:
+            covered = cover(record, trace.info)
+            pairs = covered.replicas
+        else:
+            covered = row_cover(record, trace.info)
+            pairs = row_replicas(covered, trace, index_dim)
         if filtered:
             covered = replace(covered, missing_partials=False)
-        if covered.replicas or covered.missing_partials:
+        if pairs or covered.missing_partials:
             records.append(record)
             covers.append(covered)
-    results = run_replicas(covers, trace, backend, progress=progress)
+            replicas.append(pairs)
+    results = run_replicas(replicas, trace, backend, progress=progress)
     return [
         ReplicaCheck(record=record, cover=covered, results=own)
         for record, covered, own in zip(records, covers, results, strict=True)

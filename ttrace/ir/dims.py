@@ -8,6 +8,7 @@ Grammar::
     text      = [ dims | flat ] [ "partial[" axis { "," axis } "]" ]
     dims      = dim { blank dim }
     dim       = name [ "[" split { "," split } "]" ]      name: letters, digits, _; or 1
+              | name "[@index]"                           at most one dim
     split     = axis [ ":" modifier ]                     axis: letters, digits, _ -
     modifier  = "zigzag" | "chunk" | "uneven"
               | "parts(" n { "," n } ")" | "sizes(" n { "," n } ")" | "padded(" n ")"
@@ -43,6 +44,10 @@ An axis that is not named holds replicas. An axis may appear once in a text.
 order and cut into ranges over ``dp``; the local array is 1-D (ZeRO, FSDP1). It takes
 the modifiers that leave one range, and explicit ranges such as ``(f[tp] h)[0:4096]``.
 
+**Index**: ``x[@index] h`` has rows in an order that depends on data, such as tokens
+that were dispatched to an expert. A recorded tensor says which index each row is (see
+``ttrace.ir.row_index``), and not every index need be there.
+
 **Partial**: ``partial[tp]`` at the end: the arrays must be summed over ``tp`` to give
 the tensor.
 """
@@ -55,64 +60,21 @@ from dataclasses import dataclass, replace
 
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout, flat_range
+from ttrace.ir.row_index import RowIndex
 from ttrace.ir.splits import (
     AXIS_NAME,
+    DIM_NAME,
+    INDEX,
+    PARTIAL,
     Cover,
+    Dim,
+    FlatCut,
     Modifier,
     Segment,
     Split,
+    bracketed,
     require_axis_name,
 )
-
-_PARTIAL = "partial"
-_NAME = re.compile(r"[A-Za-z_]\w*|1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dim:
-    """One dim of the text.
-
-    Attributes:
-        name: Its name, or ``1``.
-        splits: The axes that split it, outermost first.
-    """
-
-    name: str
-    splits: tuple[Split, ...] = ()
-
-    def __post_init__(self):
-        if not _NAME.fullmatch(self.name) or self.name == _PARTIAL:
-            raise LayoutError(
-                "not the name of a dim",
-                expected=f"letters, digits and _, no digit first, not {_PARTIAL}; or 1",
-                got=repr(self.name),
-                remedy="rename the dim",
-            )
-        if self.name == "1" and self.splits:
-            raise LayoutError(
-                "a dim of length 1 cannot be split",
-                got=str(self),
-                remedy="give the dim a name, or take the axes away",
-            )
-
-    def __str__(self) -> str:
-        return self.name + _bracketed(self.splits)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlatCut:
-    """An explicit range of a flattened local array.
-
-    Attributes:
-        start: First element.
-        stop: One past the last.
-    """
-
-    start: int
-    stop: int
-
-    def __str__(self) -> str:
-        return f"{self.start}:{self.stop}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +104,14 @@ class Dims:
                     got=axis,
                     remedy="an axis either splits one dim or is partial: name it once",
                 )
+        indexed = [dim for dim in self.dims if dim.is_indexed]
+        if len(indexed) > (0 if self.flat_cuts else 1):
+            raise LayoutError(
+                "a tensor has at most one indexed dim, and is then not flattened",
+                where=f"dims {self}",
+                got=", ".join(map(str, indexed)),
+                remedy=f"name one dim with {INDEX}, without parentheses",
+            )
         for cut in self.flat_cuts:
             if isinstance(cut, Split) and not cut.is_one_range:
                 raise LayoutError(
@@ -157,9 +127,9 @@ class Dims:
     def __str__(self) -> str:
         text = " ".join(map(str, self.dims))
         if self.flat_cuts:
-            text = f"({text}){_bracketed(self.flat_cuts)}"
+            text = f"({text}){bracketed(self.flat_cuts)}"
         if self.partial_axes:
-            text += f" {_PARTIAL}[{','.join(self.partial_axes)}]"
+            text += f" {PARTIAL}[{','.join(self.partial_axes)}]"
         return text.strip()
 
     def lower(self, global_shape: tuple[int, ...], mesh: Mesh) -> ShardLayout:
@@ -174,20 +144,46 @@ class Dims:
         """
         self._require_axes(mesh)
         self._require_dims(global_shape)
-        covers = [
-            _split_dim(dim, length, mesh)
-            for dim, length in zip(self.dims, global_shape, strict=True)
-        ]
-        layout = ShardLayout(
-            global_shape=tuple(global_shape),
-            local_shape=tuple(cover.length for cover in covers),
-            blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
-            mesh=mesh.name,
-            partial_axes=self.partial_axes,
-        )
+        if self.index_dim is not None:
+            raise self._not_known(f"global shape {list(global_shape)}, without rows")
+        layout = self._lower(tuple(global_shape), mesh)
         if self.flat_cuts:
             layout = self._cut_flat(layout, mesh)
-        return replace(layout, dims=str(self))
+        return layout
+
+    def lower_indexed(
+        self,
+        local_shape: tuple[int, ...],
+        mesh: Mesh,
+        *,
+        index: RowIndex,
+        num_indices: int,
+    ) -> ShardLayout:
+        """The layout of rows whose order depends on data.
+
+        Args:
+            local_shape: Shape of the local array.
+            mesh: The mesh of the axes, with the coordinates of the rank.
+            index: Which index each row is; of the indexed dim of this text.
+            num_indices: Length of that dim of the logical tensor.
+
+        Raises:
+            LayoutError: Text, index, shape and mesh contradict each other.
+        """
+        self._require_axes(mesh)
+        self._require_dims(local_shape)
+        if self.index_dim != index.dim:
+            raise LayoutError(
+                "the dims text indexes another dim than the index",
+                where=f"dims {self}",
+                expected=f"{INDEX} at dim {index.dim}",
+                got="none" if self.index_dim is None else f"dim {self.index_dim}",
+                remedy="correct the dims text",
+            )
+        global_shape = list(self._global_shape(local_shape, mesh))
+        global_shape[index.dim] = num_indices
+        num_rows = local_shape[index.dim]
+        return self._lower(tuple(global_shape), mesh, index=index, num_rows=num_rows)
 
     def lower_local(self, local_shape: tuple[int, ...], mesh: Mesh) -> ShardLayout:
         """The same as ``lower``, from the shape of the rank's own array.
@@ -205,16 +201,7 @@ class Dims:
         if self.flat_cuts:
             raise self._not_known(f"local shape {list(local_shape)}")
         self._require_dims(local_shape)
-        global_shape = []
-        for dim, local_length in zip(self.dims, local_shape, strict=True):
-            length = local_length
-            for split in reversed(dim.splits):
-                before = split.length_before(length, mesh.sizes[split.axis])
-                if before is None:
-                    raise self._not_known(f"dim {dim} of local length {local_length}")
-                length = before
-            global_shape.append(length)
-        layout = self.lower(tuple(global_shape), mesh)
+        layout = self.lower(self._global_shape(local_shape, mesh), mesh)
         if layout.local_shape != tuple(local_shape):
             raise LayoutError(
                 "the local shape is not that of this rank",
@@ -224,6 +211,48 @@ class Dims:
                 remedy="correct the sizes in the dims text, or the coordinates",
             )
         return layout
+
+    @property
+    def index_dim(self) -> int | None:
+        """The dim whose rows a recorded tensor names, or None."""
+        return next((i for i, dim in enumerate(self.dims) if dim.is_indexed), None)
+
+    def _lower(
+        self,
+        global_shape: tuple[int, ...],
+        mesh: Mesh,
+        *,
+        index: RowIndex | None = None,
+        num_rows: int = 0,
+    ) -> ShardLayout:
+        """Blocks of an array that is not flattened; ``num_rows`` in the indexed dim."""
+        covers = [
+            _everything(num_rows) if dim.is_indexed else _split_dim(dim, length, mesh)
+            for dim, length in zip(self.dims, global_shape, strict=True)
+        ]
+        return ShardLayout(
+            global_shape=global_shape,
+            local_shape=tuple(cover.length for cover in covers),
+            blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
+            mesh=mesh.name,
+            partial_axes=self.partial_axes,
+            index=index,
+            dims=str(self),
+        )
+
+    def _global_shape(
+        self, local_shape: tuple[int, ...], mesh: Mesh
+    ) -> tuple[int, ...]:
+        global_shape = []
+        for dim, local_length in zip(self.dims, local_shape, strict=True):
+            length = local_length
+            for split in reversed(dim.splits):
+                before = split.length_before(length, mesh.sizes[split.axis])
+                if before is None:
+                    raise self._not_known(f"dim {dim} of local length {local_length}")
+                length = before
+            global_shape.append(length)
+        return tuple(global_shape)
 
     def _splits(self) -> Iterator[Split]:
         for dim in self.dims:
@@ -291,19 +320,25 @@ class Dims:
                     )
             held = range(held.start + part.start, held.start + part.stop)
         flat = flat_range(layout, min(held.start, size), min(held.stop, size))
-        return replace(flat, local_shape=(len(held),))  # longer if it is padded
+        # Longer if it is padded.
+        return replace(flat, local_shape=(len(held),), dims=str(self))
 
 
 def _split_dim(dim: Dim, length: int, mesh: Mesh) -> Cover:
-    everything = Segment(global_start=0, local_start=0, extent=length)
-    cover = Cover(length=length, segments=(everything,))
+    everything = _everything(length)
+    cover = everything
     for split in dim.splits:
         where = f"dim {dim} of length {length}, axis {split.axis} of mesh {mesh.name}"
         size, coord = mesh.sizes[split.axis], mesh.coords[split.axis]
         cover = cover.take(split.ranges(cover.length, size, coord, where=where))
     if length == 0:  # an empty tensor is one empty block, on every rank
-        return replace(cover, segments=(everything,))
+        return replace(cover, segments=everything.segments)
     return cover
+
+
+def _everything(length: int) -> Cover:
+    segment = Segment(global_start=0, local_start=0, extent=length)
+    return Cover(length=length, segments=(segment,))
 
 
 def _block(segments: tuple[Segment, ...]) -> Block:
@@ -316,19 +351,15 @@ def _block(segments: tuple[Segment, ...]) -> Block:
     )
 
 
-def _bracketed(cuts: tuple[Split | FlatCut, ...]) -> str:
-    return f"[{','.join(map(str, cuts))}]" if cuts else ""
-
-
 def _place(mesh: Mesh) -> str:
     coords = ", ".join(f"{axis} {coord}" for axis, coord in mesh.coords.items())
     return f"mesh {mesh.name} at {coords}"
 
 
-_PARTIAL_TEXT = re.compile(rf"(?:^|(?<=\s)){_PARTIAL}\[(?P<axes>[^\[\]]*)\]$")
+_PARTIAL_TEXT = re.compile(rf"(?:^|(?<=\s)){PARTIAL}\[(?P<axes>[^\[\]]*)\]$")
 _FLAT_TEXT = re.compile(r"\((?P<dims>.*)\)\[(?P<cuts>[^\[\]]*)\]", re.DOTALL)
 _DIM_TEXT = re.compile(
-    rf"\s*(?P<name>{_NAME.pattern})(?:\[(?P<splits>[^\[\]]*)\])?(?=\s|$)"
+    rf"\s*(?P<name>{DIM_NAME.pattern})(?:\[(?P<splits>[^\[\]]*)\])?(?=\s|$)"
 )
 _CUT_TEXT = re.compile(
     rf"\s*(?:(?P<start>\d+)\s*:\s*(?P<stop>\d+)|(?P<axis>{AXIS_NAME.pattern})"
@@ -375,17 +406,18 @@ def _parse_dim_list(body: str, text: str) -> Iterator[Dim]:
                 body[position:].strip(),
                 "dims separated by blanks: name, name[axis] or name[axis:modifier]",
             )
-        if match["name"] == _PARTIAL:
+        if match["name"] == PARTIAL:
             raise _syntax_error(
                 text, match[0].strip(), "partial[axis] as the last word"
             )
         splits = []
-        if match["splits"] is not None:
+        is_indexed = (match["splits"] or "").strip() == INDEX
+        if match["splits"] is not None and not is_indexed:
             for cut in _parse_cuts(match["splits"], text):
                 if isinstance(cut, FlatCut):
                     raise _syntax_error(text, str(cut), "an axis")
                 splits.append(cut)
-        yield Dim(name=match["name"], splits=tuple(splits))
+        yield Dim(name=match["name"], splits=tuple(splits), is_indexed=is_indexed)
         position = match.end()
 
 

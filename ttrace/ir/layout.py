@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ttrace.errors import LayoutError
+from ttrace.ir.row_index import RowIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +155,13 @@ class ShardLayout:
         mesh: Name of the mesh whose axes the layout speaks of.
         partial_axes: Axes over which the shards must be summed to give the logical
             tensor. Overlaps along any other axis are replicas and must agree.
+        num_addends: How many shards make up such a sum; None where every place along
+            ``partial_axes`` adds one. Fewer where some have none to add: of a weight
+            that the first and the last stage of a pipeline share, the stages between.
+        index: Along one dim, which index of the logical tensor each local one is, where
+            that depends on data; None where blocks say it. Along that dim the blocks
+            count local indices and hold all of them, and the logical tensor need not
+            be covered.
         dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
     """
 
@@ -162,9 +170,31 @@ class ShardLayout:
     blocks: tuple[Block, ...]
     mesh: str
     partial_axes: tuple[str, ...] = ()
+    num_addends: int | None = None
+    index: RowIndex | None = None
     dims: str = ""
 
     def __post_init__(self):
+        if self.index is not None and (
+            self.is_flat or self.index.dim >= len(self.global_shape)
+        ):
+            raise LayoutError(
+                "an index of rows needs a dim of its tensor",
+                where=self.index.id,
+                expected=f"a dim below {len(self.global_shape)}, of an array that is "
+                "not flattened",
+                got=f"dim {self.index.dim}, local shape {list(self.local_shape)}",
+                remedy="record the shard unreshaped",
+            )
+        if self.num_addends is not None and not (
+            self.partial_axes and self.num_addends > 0
+        ):
+            raise LayoutError(
+                "a number of addends that no sum can have",
+                expected="at least 1, and partial axes to sum over",
+                got=f"{self.num_addends}, partial axes {list(self.partial_axes)}",
+                remedy="leave it out where every place along the partial axes adds one",
+            )
         if self.is_flat and len(self.local_shape) != 1:
             raise LayoutError(
                 "a shard has another number of dims than its logical tensor",
@@ -177,7 +207,7 @@ class ShardLayout:
             region = block.region
             held = (region.size,) if self.is_flat else region.extent
             if not (
-                _fits(region.start, region.extent, self.global_shape)
+                _fits(region.start, region.extent, self._counted_shape)
                 and _fits(block.local_start, held, self.local_shape)
             ):
                 raise LayoutError(
@@ -194,6 +224,15 @@ class ShardLayout:
         """Whether the local array is a flat range of a tensor with more dims."""
         return len(self.local_shape) != len(self.global_shape)
 
+    @property
+    def _counted_shape(self) -> tuple[int, ...]:
+        """What the regions of the blocks count: the logical tensor, but local rows."""
+        if self.index is None:
+            return self.global_shape
+        shape = list(self.global_shape)
+        shape[self.index.dim] = self.local_shape[self.index.dim]
+        return tuple(shape)
+
     def to_json(self) -> dict:
         value: dict = {
             "global_shape": list(self.global_shape),
@@ -206,6 +245,10 @@ class ShardLayout:
         }
         if self.partial_axes:
             value["partial_axes"] = list(self.partial_axes)
+        if self.num_addends is not None:
+            value["num_addends"] = self.num_addends
+        if self.index is not None:
+            value["index"] = self.index.to_json()
         if self.dims:
             value["dims"] = self.dims
         return value
@@ -224,6 +267,8 @@ class ShardLayout:
             ),
             mesh=value["mesh"],
             partial_axes=tuple(value.get("partial_axes", ())),
+            num_addends=value.get("num_addends"),
+            index=RowIndex.from_json(value["index"]) if "index" in value else None,
             dims=value.get("dims", ""),
         )
 
@@ -272,10 +317,12 @@ def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
         LayoutError: The range reaches outside the shard, or the shard is itself flat.
     """
     size = math.prod(layout.local_shape)
-    if layout.is_flat or not 0 <= start <= stop <= size:
+    is_plain = not layout.is_flat and layout.index is None
+    if not (is_plain and 0 <= start <= stop <= size):
         raise LayoutError(
             "not a flat range of a shard",
-            expected=f"0 <= start <= stop <= {size}, of a shard that is not flat",
+            expected=f"0 <= start <= stop <= {size}, of a shard that is neither flat "
+            "nor indexed",
             got=f"[{start}, {stop}) of local shape {list(layout.local_shape)}",
             remedy="check the bucket ranges against the parameter's shape",
         )
@@ -299,6 +346,7 @@ def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
         blocks=tuple(blocks),
         mesh=layout.mesh,
         partial_axes=layout.partial_axes,
+        num_addends=layout.num_addends,
         dims=_flat_dims(layout.dims, start, stop),
     )
 

@@ -1,4 +1,4 @@
-"""How one axis splits one dim: modifiers, their arithmetic, and what is left.
+"""One dim of a text and how axes split it: modifiers, their arithmetic, what is left.
 
 The text around them and the lowering of whole tensors lie in ``ttrace.ir.dims``.
 """
@@ -36,6 +36,15 @@ class Modifier(StrEnum):
     SIZES = "sizes"
     PADDED = "padded"
 
+
+PARTIAL = "partial"
+"""The word that begins the list of axes to sum over; no dim has that name."""
+
+INDEX = "@index"
+"""Stands where axes stand, at a dim whose rows a recorded tensor names."""
+
+DIM_NAME = re.compile(r"[A-Za-z_]\w*|1")
+"""What a dims text accepts as the name of a dim."""
 
 AXIS_NAME = re.compile(r"[A-Za-z_][\w-]*")
 """What a dims text accepts as the name of a mesh axis."""
@@ -202,6 +211,68 @@ class Split:
                 "padded(...) after the axis",
             )
         return length // divisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dim:
+    """One dim of the text.
+
+    Attributes:
+        name: Its name, or ``1``.
+        splits: The axes that split it, outermost first.
+        is_indexed: A recorded tensor says which index each row is; no axis splits it.
+    """
+
+    name: str
+    splits: tuple[Split, ...] = ()
+    is_indexed: bool = False
+
+    def __post_init__(self):
+        if not DIM_NAME.fullmatch(self.name) or self.name == PARTIAL:
+            raise LayoutError(
+                "not the name of a dim",
+                expected=f"letters, digits and _, no digit first, not {PARTIAL}; or 1",
+                got=repr(self.name),
+                remedy="rename the dim",
+            )
+        if self.name == "1" and (self.splits or self.is_indexed):
+            raise LayoutError(
+                "a dim of length 1 cannot be split",
+                got=str(self),
+                remedy="give the dim a name, or take the axes away",
+            )
+        if self.splits and self.is_indexed:
+            raise LayoutError(
+                "a dim is split by axes or indexed, not both",
+                got=self.name + bracketed(self.splits),
+                remedy=f"keep either the axes or {INDEX}",
+            )
+
+    def __str__(self) -> str:
+        if self.is_indexed:
+            return f"{self.name}[{INDEX}]"
+        return self.name + bracketed(self.splits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatCut:
+    """An explicit range of a flattened local array.
+
+    Attributes:
+        start: First element.
+        stop: One past the last.
+    """
+
+    start: int
+    stop: int
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.stop}"
+
+
+def bracketed(cuts: tuple[Split | FlatCut, ...]) -> str:
+    """The list of cuts behind a dim or an array; nothing if there are none."""
+    return f"[{','.join(map(str, cuts))}]" if cuts else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ from ttrace.errors import TensorIdError
 ROOT_MODULE = "@root"
 """Stands for the model itself, whose module path is empty."""
 
+INDEX_SLOT = "@index"
+"""Slot of a tensor that numbers the rows of others (see ``ttrace.ir.row_index``)."""
+
 
 class Kind(StrEnum):
     """What a tensor is, in the order in which a step produces them.
@@ -113,6 +116,11 @@ class TensorId:
                 f"call {self.call}",
                 remedy="count steps, micro-batches and calls from 0",
             )
+
+    @property
+    def is_index(self) -> bool:
+        """Part of the layout of other tensors, and not compared itself."""
+        return self.slot == INDEX_SLOT
 
     def __str__(self) -> str:
         parts = [f"step{self.step}"]

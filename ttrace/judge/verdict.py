@@ -15,9 +15,11 @@ from ttrace.compare.align import (
     is_rank_filtered,
 )
 from ttrace.compare.execute import ReplicaResult, TensorResult
+from ttrace.compare.indexed import RowMatch
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo
+from ttrace.judge.routing import rows_in_part, rows_problem
 from ttrace.judge.tolerance import Estimator, Tolerance, ToleranceTable
 
 GIVEN_ALIKE = Tolerance(
@@ -45,6 +47,9 @@ class Cause(StrEnum):
 
     REPLICAS = "replicas"
     """Copies that must agree do not."""
+
+    ROUTING = "routing"
+    """The two runs have different rows of a tensor whose rows depend on data."""
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
@@ -200,7 +205,7 @@ def _judge_match(
             depth=depth,
         )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
-    failure = _failure(result, tolerance, margin)
+    failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
     verdict = TensorVerdict(
         id=plan.id,
         status=Status.PASSED if failure is None else Status.FAILED,
@@ -219,6 +224,8 @@ def _judge_match(
             reason=reason,
             margin=math.inf if nonfinite else margin,
         )
+    if result.rows is not None:
+        return replace(verdict, reason=rows_in_part(result.rows))
     num_elements = math.prod(of_reference.global_shape)
     if stats.count < num_elements:
         reason = (
@@ -230,9 +237,16 @@ def _judge_match(
 
 
 def _failure(
-    result: TensorResult, tolerance: Tolerance, margin: float
+    result: TensorResult, tolerance: Tolerance, margin: float, *, complete: bool
 ) -> tuple[Cause, str] | None:
-    """Why a compared tensor fails, with a sentence; None if it passes."""
+    """Why a compared tensor fails, with a sentence; None if it passes.
+
+    Args:
+        result: The figures.
+        tolerance: What is tolerated.
+        margin: Error over tolerance.
+        complete: Neither run left ranks out.
+    """
     stats = result.stats
     if stats.num_nonfinite_reference:
         return Cause.NONFINITE_REFERENCE, (
@@ -244,6 +258,10 @@ def _failure(
             f"{stats.num_nonfinite_candidate} of {stats.count} values of the candidate "
             "are NaN or infinite, none of the reference"
         )
+    if result.rows is not None and complete:
+        problem = rows_problem(result.rows)
+        if problem is not None:
+            return Cause.ROUTING, problem
     replicas = _worst_replica(result, tolerance)
     if margin > 1:
         limit = tolerance.relative_to(stats.reference_norm)
@@ -287,6 +305,8 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
         )
     if result.stats.count:
         return None
+    if result.rows is not None:
+        return _without_common_rows(plan.id, result.rows, context)
     is_empty = math.prod(plan.match.reference.global_shape) == 0
     return TensorVerdict(
         id=plan.id,
@@ -294,6 +314,21 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
         reason="it has no elements"
         if is_empty
         else "the recorded ranks have no part of it in common",
+    )
+
+
+def _without_common_rows(
+    tensor_id: TensorId, rows: RowMatch, context: _Context
+) -> TensorVerdict:
+    problem = None if context.filtered_sides else rows_problem(rows)
+    if problem is not None:
+        return TensorVerdict(
+            id=tensor_id, status=Status.FAILED, cause=Cause.ROUTING, reason=problem
+        )
+    return TensorVerdict(
+        id=tensor_id,
+        status=Status.SKIPPED,
+        reason=rows_in_part(rows) or "neither run has any row of it",
     )
 
 
