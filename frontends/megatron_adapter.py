@@ -16,9 +16,10 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import schedules
 
 from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.megatron_optimizer import OptimizerHoldings
+from ttrace.frontends.megatron_optimizer_tap import observed_optimizer
 from ttrace.frontends.megatron_rules import Rule
 from ttrace.frontends.megatron_session import MegatronSession
-from ttrace.frontends.torch_description import NamedParameter, NoLayout
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.switchboard import request_from_environment
 
@@ -71,54 +72,34 @@ def trace(
         The object whose ``step()`` is to be called at the end of every step.
 
     Raises:
-        UsageError: The version of Megatron, the parallel layout or the model is not
-            supported. Only where something is recorded.
+        UsageError: The version of Megatron, the parallel layout, the model or the
+            optimizer is not supported. Only where something is recorded.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
     if request is None:
         yield MegatronTrace(None)
         return
+    is_single = isinstance(model_chunks, torch.nn.Module)
+    chunks = [model_chunks] if is_single else list(model_chunks)
+    description = MegatronDescription(
+        chunks, optimizer=optimizer, rules=rules, vocab_size=vocab_size
+    )
+    holdings = OptimizerHoldings(optimizer, chunks)
     session = MegatronSession(
-        MegatronDescription(
-            model_chunks, optimizer=optimizer, rules=rules, vocab_size=vocab_size
-        ),
-        request,
-        rank=dist.get_rank(),
-        world_size=dist.get_world_size(),
+        description, request, rank=dist.get_rank(), world_size=dist.get_world_size()
     )
     session.start()
     try:
-        with _observed_optimizer(optimizer, session), _observed_loss(session):
+        with (
+            observed_optimizer(optimizer, chunks, holdings, session),
+            _observed_loss(session),
+        ):
             yield MegatronTrace(session)
     except BaseException as error:
         session.abort(f"the training script ended with {type(error).__name__}")
         raise
     session.close()
-
-
-@contextlib.contextmanager
-def _observed_optimizer(optimizer: Any, session: MegatronSession) -> Iterator[None]:
-    original = optimizer.step
-    is_wrapped_already = "step" in vars(optimizer)
-
-    @functools.wraps(original)
-    def step(*args, **kwargs):
-        session.record_parameters(Kind.MAIN_GRAD, _main_grad)
-        _record_learning_rates(optimizer, session)
-        result = original(*args, **kwargs)
-        _record_grad_norm(optimizer, result, session)
-        session.record_parameters(Kind.UPDATED_PARAM, _parameter)
-        return result
-
-    optimizer.step = step
-    try:
-        yield
-    finally:
-        if is_wrapped_already:
-            optimizer.step = original
-        else:
-            del optimizer.step  # uncovers the method of the class
 
 
 @contextlib.contextmanager
@@ -152,44 +133,7 @@ def _observed_loss_func(
     def observed(*args, **kwargs):
         outputs = loss_func(*args, **kwargs)
         if session.wants(Kind.LOSS) and isinstance(outputs, tuple):
-            loss = outputs[0].detach().clone()
-            if len(outputs) == 3:  # sum over tokens, number of tokens, what to report
-                loss = loss / torch.clamp(outputs[1].detach(), min=1)
-            session.loss(loss)
+            session.loss_outputs(outputs)
         return outputs
 
     return observed
-
-
-def _main_grad(named: NamedParameter) -> torch.Tensor | NoLayout | None:
-    if not named.parameter.requires_grad:
-        return None
-    main_grad = getattr(named.parameter, "main_grad", None)
-    if main_grad is None:
-        return NoLayout(
-            reason="the parameter has no main_grad: the model is not wrapped in "
-            "Megatron's DistributedDataParallel"
-        )
-    return main_grad
-
-
-def _parameter(named: NamedParameter) -> torch.Tensor:
-    return named.parameter
-
-
-def _record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
-    # Megatron makes more groups of parameters under some layouts than under others, all
-    # with the rates of a few kinds.
-    rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
-    for index, rate in enumerate(rates):
-        slot = None if len(rates) == 1 else f"rate{index}"
-        session.record_scalar(Kind.LEARNING_RATE, rate, slot=slot)
-
-
-def _record_grad_norm(optimizer: Any, result: Any, session: MegatronSession) -> None:
-    # Megatron computes the norm only where it clips, and not after an overflow.
-    if optimizer.config.clip_grad > 0 and result[1] is not None:
-        # Computed in float32, though some optimizers return it as a Python float: what
-        # float32 rounds must not count as exact.
-        norm = torch.as_tensor(result[1], dtype=torch.float32)
-        session.record_scalar(Kind.GRAD_NORM, norm)

@@ -18,6 +18,8 @@ class ShardingContext:
         num_query_groups: Number of key and value heads of the model.
         vocab_size: Rows of the vocabulary that stand for tokens.
         padded_vocab_size: Rows that the model has; the last ones may be padding.
+        copied_modules: Paths of the modules whose parameters the last pipeline stage
+            has too: the embedding, for tied logits or multi-token prediction.
     """
 
     meshes: MegatronMeshes
@@ -26,6 +28,7 @@ class ShardingContext:
     num_query_groups: int = 1
     vocab_size: int = 1
     padded_vocab_size: int = 1
+    copied_modules: frozenset[str] = frozenset()
 
     def __post_init__(self):
         if not 0 < self.vocab_size <= self.padded_vocab_size:

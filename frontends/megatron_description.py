@@ -9,24 +9,28 @@ from typing import Any
 import torch
 from megatron.core.utils import get_model_config
 
-from ttrace.errors import UsageError
 from ttrace.frontends.megatron_context import ShardingContext
+from ttrace.frontends.megatron_loss import LossTensor, loss_tensors
 from ttrace.frontends.megatron_meshes import (
     meshes_of_this_rank,
-    require_supported_layout,
     require_supported_version,
 )
 from ttrace.frontends.megatron_names import (
-    CanonicalModule,
     OwnedParameter,
-    canonical_modules,
     canonical_parameters,
     unwrap,
 )
 from ttrace.frontends.megatron_rule_table import RULES
 from ttrace.frontends.megatron_rules import Rule, activation_layout
 from ttrace.frontends.megatron_sharding import parameter_layout
-from ttrace.frontends.torch_description import NamedParameter, NoLayout
+from ttrace.frontends.megatron_stages import (
+    PlacedModule,
+    copied_modules,
+    placed_modules,
+    require_distinct,
+    stages_of,
+)
+from ttrace.frontends.torch_description import Elsewhere, NamedParameter, NoLayout
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 
@@ -42,6 +46,8 @@ _SETTINGS = (
     "recompute_method",
     "recompute_num_layers",
     "calculate_per_token_loss",
+    "mtp_num_layers",
+    "mtp_loss_scaling_factor",
     "attention_softmax_in_fp32",
     "gradient_accumulation_fusion",
     "num_layers",
@@ -86,14 +92,12 @@ class MegatronDescription:
             else list(model_chunks)
         )
         meshes = meshes_of_this_rank()
-        require_supported_layout(meshes, num_chunks=len(chunks))
-        (chunk,) = chunks
-        _require_replicated_optimizer(chunk)
-        self._model = unwrap(chunk)
-        self._config = get_model_config(self._model)
+        models = list(map(unwrap, chunks))
+        stages = stages_of(models, meshes.dense)
+        self._config = get_model_config(models[0])
         self._optimizer = optimizer
         self._rules = (*rules, *RULES)
-        padded_vocab_size = int(getattr(self._model, "vocab_size", vocab_size or 1))
+        padded_vocab_size = int(getattr(models[0], "vocab_size", vocab_size or 1))
         self._context = ShardingContext(
             meshes=meshes,
             sequence_parallel=self._config.sequence_parallel and meshes.tp > 1,
@@ -101,23 +105,33 @@ class MegatronDescription:
             num_query_groups=self._config.num_query_groups or 1,
             vocab_size=padded_vocab_size if vocab_size is None else vocab_size,
             padded_vocab_size=padded_vocab_size,
+            copied_modules=copied_modules(models[0], self._config),
         )
         ep_rank = meshes.expert.coords["ep"]
-        self._modules: dict[str, CanonicalModule] = {
-            module.path: module
-            for module in canonical_modules(self._model, ep_rank=ep_rank)
+        self._modules: dict[torch.nn.Module, PlacedModule] = {
+            placed.canonical.module: placed
+            for placed in placed_modules(models, stages, ep_rank=ep_rank)
         }
+        parameters = [
+            owned
+            for model in models
+            for owned in canonical_parameters(model, ep_rank=ep_rank)
+        ]
+        require_distinct(parameters)
+        self._unused = [owned.named for owned in parameters if owned.is_unused]
         self._parameters: dict[torch.nn.Parameter, OwnedParameter] = {
-            owned.named.parameter: owned
-            for owned in canonical_parameters(self._model, ep_rank=ep_rank)
+            owned.named.parameter: owned for owned in parameters if not owned.is_unused
         }
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._activation_layout = functools.cache(self._find_activation_layout)
         self._parameter_layout = functools.cache(self._find_parameter_layout)
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
-        for path, canonical in self._modules.items():
-            yield path, canonical.module
+        for module, placed in self._modules.items():
+            yield placed.canonical.path, module
+
+    def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
+        return self._modules[module].stage.num_earlier_calls(path)
 
     def parameters(self) -> Iterator[NamedParameter]:
         for owned in self._parameters.values():
@@ -130,7 +144,7 @@ class MegatronDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
+    ) -> ShardLayout | NoLayout | Elsewhere:
         return self._activation_layout(path, module, kind, slot, tuple(local_shape))
 
     def parameter_layout(
@@ -146,7 +160,7 @@ class MegatronDescription:
         if kind in _BACKWARD_KINDS:
             scale *= self._loss_scale()
             if not self._config.calculate_per_token_loss:
-                scale *= self._context.meshes.dp
+                scale *= self._context.meshes.dp * self._context.meshes.cp
         elif kind is Kind.MAIN_GRAD:
             # Recorded when the optimizer takes it, before it removes its loss scale.
             scale *= self._loss_scale()
@@ -165,6 +179,18 @@ class MegatronDescription:
         own = {self.global_microbatch(local) for local in range(num_local)}
         num_all = num_local * self._context.meshes.dp
         return [index for index in range(num_all) if index not in own]
+
+    def unused_parameters(self) -> list[NamedParameter]:
+        """Parameters of this rank that no computation reads."""
+        return self._unused
+
+    def losses(self, outputs: tuple[Any, ...]) -> list[LossTensor]:
+        """What the outputs of Megatron's loss function say about the loss."""
+        return loss_tensors(
+            outputs,
+            self._context.meshes.dense,
+            is_per_token=self._config.calculate_per_token_loss,
+        )
 
     def mixed_gradients(self) -> list[tuple[NamedParameter, str]]:
         """Expert parameters whose gradients mix micro-batches, each with the reason."""
@@ -220,9 +246,11 @@ class MegatronDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
-        canonical = self._modules.get(path)
-        if canonical is not None and canonical.in_experts:
+    ) -> ShardLayout | NoLayout | Elsewhere:
+        placed = self._modules.get(module)
+        if placed is not None and not placed.is_recorded(kind, slot):
+            return Elsewhere()
+        if placed is not None and placed.canonical.in_experts:
             return NoLayout(
                 reason="tokens inside experts are in an order that depends on the "
                 "routing, which is not recorded yet"
@@ -242,18 +270,7 @@ class MegatronDescription:
         return parameter_layout(self._parameters[parameter], kind, self._context)
 
     def _loss_scale(self) -> float:
-        if self._optimizer is None or not self._config.fp16:
+        # 1, but for float16 and where the script asks for another one.
+        if self._optimizer is None:
             return 1.0
         return float(self._optimizer.get_loss_scale())
-
-
-def _require_replicated_optimizer(chunk: torch.nn.Module) -> None:
-    ddp_config = getattr(chunk, "ddp_config", None)
-    if getattr(ddp_config, "use_distributed_optimizer", False):
-        raise UsageError(
-            "a distributed optimizer (ZeRO) cannot be traced yet",
-            where="megatron_adapter.trace",
-            expected="use_distributed_optimizer=False",
-            got="use_distributed_optimizer=True",
-            remedy="trace the run without it",
-        )

@@ -67,6 +67,16 @@ class MegatronMeshes:
         """Data-parallel size."""
         return self.dense.sizes["dp"]
 
+    @property
+    def cp(self) -> int:
+        """Context-parallel size."""
+        return self.dense.sizes["cp"]
+
+    @property
+    def pp(self) -> int:
+        """Number of pipeline ranks."""
+        return self.dense.sizes["pp"]
+
 
 def meshes_of_this_rank() -> MegatronMeshes:
     """Reads the meshes from Megatron's parallel state.
@@ -110,29 +120,3 @@ def require_supported_version(version: str = megatron.core.__version__) -> None:
             got=version,
             remedy=f"install megatron-core=={TESTED_VERSIONS[-1]}",
         )
-
-
-def require_supported_layout(meshes: MegatronMeshes, num_chunks: int) -> None:
-    """Refuses parallelism whose tensors could not be named or laid out correctly.
-
-    Args:
-        meshes: The meshes of the run.
-        num_chunks: Model chunks per rank; more than one under virtual pipelining.
-
-    Raises:
-        UsageError: The run uses pipeline or context parallelism.
-    """
-    found = {
-        "pipeline parallelism": meshes.dense.sizes["pp"],
-        "context parallelism": meshes.dense.sizes["cp"],
-        "virtual pipeline parallelism": num_chunks,
-    }
-    for what, size in found.items():
-        if size > 1:
-            raise UsageError(
-                f"{what} cannot be traced yet",
-                where="megatron_adapter.trace",
-                expected=f"{what} of size 1",
-                got=size,
-                remedy="trace tensor, sequence, data and expert parallelism",
-            )

@@ -13,8 +13,17 @@ import torch
 from ttrace.frontends.torch_description import NamedParameter
 from ttrace.ir.tensor_id import ROOT_MODULE
 
-WORD_EMBEDDINGS = "embedding.word_embeddings"
+EMBEDDING = "embedding"
+"""Path of the embeddings of a GPT model."""
+
+LAYERS = "decoder"
+"""Path of its stack of layers."""
+
+WORD_EMBEDDINGS = f"{EMBEDDING}.word_embeddings"
 """Owns the weight that a tied output layer uses too."""
+
+OUTPUT_LAYER = "output_layer"
+"""Path of the linear that computes the logits."""
 
 _LAST_IN_FORWARD = "linear_proj"
 """Attention registers its output projection first, and calls it last."""
@@ -42,10 +51,12 @@ class OwnedParameter:
     Attributes:
         named: The parameter under its canonical name.
         owner: The module that owns it, under its own path.
+        is_unused: No computation reads it.
     """
 
     named: NamedParameter
     owner: CanonicalModule
+    is_unused: bool = False
 
 
 def unwrap(chunk: torch.nn.Module) -> torch.nn.Module:
@@ -79,16 +90,22 @@ def canonical_parameters(
     """
     is_tied = bool(getattr(model, "share_embeddings_and_output_weights", False))
     seen: set[torch.nn.Parameter] = set()
+    has_embedding = False
     for owner in canonical_modules(model, ep_rank=ep_rank):
         for slot, parameter in owner.module.named_parameters(recurse=False):
             if parameter in seen:
                 continue
             seen.add(parameter)
             module = owner.path
-            if is_tied and module == "output_layer" and slot == "weight":
-                module = WORD_EMBEDDINGS
+            is_unused = False
+            if is_tied and module == OUTPUT_LAYER and slot == "weight":
+                # With multi-token prediction the last stage has a copy of the embedding
+                # too, and computes logits with that one.
+                is_unused = has_embedding
+                module = module if is_unused else WORD_EMBEDDINGS
+            has_embedding |= module == WORD_EMBEDDINGS
             named = NamedParameter(module=module, slot=slot, parameter=parameter)
-            yield OwnedParameter(named=named, owner=owner)
+            yield OwnedParameter(named=named, owner=owner, is_unused=is_unused)
 
 
 def _walk(

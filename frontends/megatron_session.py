@@ -6,10 +6,25 @@ own rank. For those of the other ranks, where this rank's experts do not exist, 
 be missing without a word.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
 from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.torch_description import FlatPart, NamedParameter
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.run.switchboard import RecordRequest
+
+ParameterWriter = Callable[[NamedParameter, torch.Tensor | FlatPart], None]
+"""Records what this rank holds of a parameter now."""
+
+
+_UNUSED = (
+    "no computation reads it: with multi-token prediction the last stage computes "
+    "logits with its copy of the embedding"
+)
 
 
 class MegatronSession(CaptureSession):
@@ -31,13 +46,61 @@ class MegatronSession(CaptureSession):
         world_size: int,
     ):
         super().__init__(description, request, rank=rank, world_size=world_size)
+        self._losses = description.losses
+        self._unused = description.unused_parameters()
         self._mixed = description.mixed_gradients()
         self._foreign_microbatches = description.foreign_microbatches
         self._num_microbatches = 0
 
+    def start(self) -> None:
+        super().start()
+        recorder = self._capture.recorder
+        for named in self._unused:
+            id_ = TensorId(
+                step=self.step_number,
+                module=named.module,
+                kind=Kind.PARAM,
+                slot=named.slot,
+            )
+            if recorder is not None and self._request.capture.wants(id_):
+                recorder.skip(id_, _UNUSED)
+
+    def loss_outputs(self, outputs: tuple[Any, ...]) -> None:
+        """Records the loss of the micro-batch whose forward ran last.
+
+        Args:
+            outputs: What Megatron's loss function returned, before Megatron divides it.
+        """
+        for loss in self._losses(outputs):
+            self.loss(loss.value, slot=loss.slot, scale=loss.scale, layout=loss.layout)
+
     def expect_microbatches(self, num_local: int) -> None:
         """Says how many micro-batches the running step has on this rank."""
         self._num_microbatches = num_local
+
+    def parameters(self) -> Iterator[NamedParameter]:
+        """Every parameter of this rank, in the order of a forward pass."""
+        return self._description.parameters()
+
+    def parameter_writer(self, kind: Kind) -> ParameterWriter | None:
+        """Records tensors of the step that runs now, also after it has ended.
+
+        Args:
+            kind: A kind of the whole step.
+
+        Returns:
+            The function that takes them; None where they are not wanted.
+        """
+        recorder, step = self._capture.recorder, self.step_number
+        if recorder is None or not self.wants(kind):
+            return None
+
+        def write(named: NamedParameter, value: torch.Tensor | FlatPart) -> None:
+            id_ = TensorId(step=step, module=named.module, kind=kind, slot=named.slot)
+            if self._request.capture.wants(id_):
+                recorder.parameter(id_, named, value)
+
+        return write
 
     def step(self) -> None:
         self._skip_mixed_gradients()

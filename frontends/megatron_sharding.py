@@ -6,12 +6,17 @@ the module that owns the parameter, never from the ``sequence_parallel`` attribu
 module that lost it is a bug to be found, not a layout.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from ttrace.errors import UsageError
 from ttrace.frontends.megatron_context import ShardingContext
 from ttrace.frontends.megatron_matching import is_a
-from ttrace.frontends.megatron_names import WORD_EMBEDDINGS, OwnedParameter
+from ttrace.frontends.megatron_names import (
+    OUTPUT_LAYER,
+    WORD_EMBEDDINGS,
+    OwnedParameter,
+)
 from ttrace.frontends.torch_description import NoLayout
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
@@ -34,10 +39,12 @@ class _Reduction:
     Attributes:
         mesh: The mesh to speak of.
         partial_axes: Axes over which it must be summed.
+        num_addends: Number of ranks that have a share, where not all have one.
     """
 
     mesh: Mesh
     partial_axes: tuple[str, ...] = ()
+    num_addends: int | None = None
 
 
 def parameter_layout(
@@ -70,7 +77,8 @@ def parameter_layout(
     dims, global_shape = _dims(owned, context)
     if reduction.partial_axes:
         dims += f" partial[{','.join(reduction.partial_axes)}]"
-    return parse_dims(dims).lower(global_shape, reduction.mesh)
+    layout = parse_dims(dims).lower(global_shape, reduction.mesh)
+    return replace(layout, num_addends=reduction.num_addends)
 
 
 def _dims(
@@ -123,7 +131,7 @@ def _tensor_axis(owned: OwnedParameter, context: ShardingContext) -> tuple[str, 
 
 
 def _is_vocabulary(owned: OwnedParameter) -> bool:
-    return owned.named.module in (WORD_EMBEDDINGS, "output_layer")
+    return owned.named.module in (WORD_EMBEDDINGS, OUTPUT_LAYER)
 
 
 def _name(owned: OwnedParameter) -> str:
@@ -135,25 +143,44 @@ def _pending_reduction(
 ) -> _Reduction | NoLayout:
     if owned.owner.in_experts:
         return _reduction_of_expert(context)
-    dense = context.meshes.dense
-    complete = _Reduction(mesh=dense)
-    partial = _Reduction(mesh=dense, partial_axes=("tp",))
+    over_tp = _is_share_of_tensor_ranks(owned, context)
+    if isinstance(over_tp, NoLayout):
+        return over_tp
+    meshes = context.meshes
+    is_copied = meshes.pp > 1 and owned.named.module in context.copied_modules
+    addends = {
+        # Of the pipeline's ranks the first and the last one use the weight.
+        "pp": 2 if is_copied else 1,
+        "cp": meshes.cp,  # each has seen a part of the sequence
+        "tp": meshes.tp if over_tp else 1,
+    }
+    return _Reduction(
+        mesh=meshes.dense,
+        partial_axes=tuple(axis for axis, number in addends.items() if number > 1),
+        num_addends=math.prod(addends.values()) if is_copied else None,
+    )
+
+
+def _is_share_of_tensor_ranks(
+    owned: OwnedParameter, context: ShardingContext
+) -> bool | NoLayout:
+    """Whether the gradients of the ranks along ``tp`` must be summed."""
     if context.meshes.tp == 1 or _cut_dim(owned, context) is not None:
-        return complete
+        return False
     owner = owned.owner.module
     if _name(owned) in _HEAD_NORMS:
         # They normalize this rank's heads, whether or not the sequence is cut.
         if context.splits_kv_heads:
-            return partial
+            return True
         return NoLayout(
             reason="key and value heads are held by several tensor-parallel ranks, so "
             "the gradient is neither a replica nor a share"
         )
     if is_a(owner, "Embedding") or not context.sequence_parallel:
         # Embeddings are looked up before the sequence is cut.
-        return complete
+        return False
     if is_a(owner, *_NORMS, "Router", *_PARALLEL_CLASSES, "SharedExpertMLP"):
-        return partial
+        return True
     return NoLayout(
         reason=f"whether {type(owner).__name__} sees the whole sequence under sequence "
         "parallelism is not known, so neither is whether its gradient is a share"
@@ -163,25 +190,27 @@ def _pending_reduction(
 def _reduction_of_expert(context: ShardingContext) -> _Reduction | NoLayout:
     """An expert's gradient comes from the tokens of its group of ``ep x etp`` ranks."""
     dense, expert = context.meshes.dense, context.meshes.expert
-    group, tp, dp = (
+    group, tokens, dp = (
         expert.sizes["ep"] * expert.sizes["etp"],
-        context.meshes.tp,
+        context.meshes.tp * context.meshes.cp,  # ranks that share a micro-batch
         context.meshes.dp,
     )
-    if group == tp or (dp == 1 and expert.sizes["edp"] == 1):
+    if group == tokens or (dp == 1 and expert.sizes["edp"] == 1):
         return _Reduction(mesh=expert)
     if dp == 1:
         return _Reduction(mesh=expert, partial_axes=("edp",))
     if group == 1:
         # Axis edp would span other micro-batches too; without ep and etp the ranks
-        # that see the same micro-batch are those along tp.
-        return _Reduction(mesh=dense, partial_axes=("tp",))
-    if group > tp:
+        # that see the same micro-batch are those along cp and tp.
+        sizes = {"cp": context.meshes.cp, "tp": context.meshes.tp}
+        axes = tuple(axis for axis, size in sizes.items() if size > 1)
+        return _Reduction(mesh=dense, partial_axes=axes)
+    if group > tokens:
         return NoLayout(
             reason="experts are shared by data-parallel ranks, so the gradient of one "
             "backward mixes several micro-batches"
         )
     return NoLayout(
-        reason=f"of the {tp} tensor-parallel ranks that see a micro-batch only every "
+        reason=f"of the {tokens} ranks that see a micro-batch only every "
         f"{group}th holds a given expert"
     )

@@ -28,12 +28,15 @@ class ModuleCall:
         pass_: First forward or recomputation.
         is_repeat: The same recomputation ran before (nested checkpoints); its tensors
             have been recorded.
+        chunk: Which of the modules of that path: every model chunk of a pipeline
+            rank has a root of its own.
     """
 
     step: int
     microbatch: int
     path: str
     number: int
+    chunk: int = 0
     pass_: Pass = Pass.FORWARD
     is_repeat: bool = False
 
@@ -54,6 +57,10 @@ class ModuleCall:
         )
 
 
+_Place = tuple[str, int]
+"""A module: its path, and which of the modules of that path it is."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Region:
     """A stretch of a micro-batch's forward that one checkpoint recomputes.
@@ -61,12 +68,12 @@ class _Region:
     Attributes:
         key: Tells regions apart: the graph task and the node that asked for it.
         start: Position of its first call, or None where that could not be found.
-        calls: Calls seen so far in this recomputation, by path.
+        calls: Calls seen so far in this recomputation, by place.
     """
 
     key: Hashable
     start: int | None
-    calls: collections.Counter[str] = field(default_factory=collections.Counter)
+    calls: collections.Counter[_Place] = field(default_factory=collections.Counter)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,19 +83,20 @@ class _MicroBatch:
     Attributes:
         index: Its global index.
         length: Calls so far.
-        positions: Position of every call, by path; ascending.
-        inputs: Number of the last call, by path and input.
-        recomputed: Recomputed calls, by path and number.
+        positions: Position of every call, by place; ascending. Those that another
+            process makes come first, at -1.
+        inputs: Number of the last call, by place and input.
+        recomputed: Recomputed calls, by place and number.
         differentiated: Calls whose outputs carry a gradient graph, likewise.
         region: The recomputation that is running, or ran last.
     """
 
     index: int
     length: int = 0
-    positions: dict[str, list[int]] = field(default_factory=dict)
-    inputs: dict[tuple[str, Hashable], int] = field(default_factory=dict)
-    recomputed: set[tuple[str, int]] = field(default_factory=set)
-    differentiated: set[tuple[str, int]] = field(default_factory=set)
+    positions: dict[_Place, list[int]] = field(default_factory=dict)
+    inputs: dict[tuple[_Place, Hashable], int] = field(default_factory=dict)
+    recomputed: set[tuple[_Place, int]] = field(default_factory=set)
+    differentiated: set[tuple[_Place, int]] = field(default_factory=set)
     region: _Region | None = None
 
 
@@ -145,24 +153,39 @@ class CallCounter:
         if call.step == self.step:
             self._backward = self._batch(call.microbatch)
 
-    def begin_call(self, path: str, input_key: Hashable) -> ModuleCall:
+    def begin_call(
+        self,
+        path: str,
+        input_key: Hashable,
+        *,
+        chunk: int = 0,
+        num_earlier: int = 0,
+    ) -> ModuleCall:
         """A module is about to run forward.
 
         Args:
             path: Its canonical path.
             input_key: Recognizes the same input again in the recomputation; None
                 where there is nothing to recognize.
+            chunk: Which of this process's modules of that path; they count apart.
+            num_earlier: Calls of the module in a micro-batch that another process
+                makes, before the first one here.
         """
+        place = (path, chunk)
         if is_recomputing():
-            return self._begin_recomputed(path, input_key)
+            return self._begin_recomputed(place, input_key, num_earlier)
         batch = self._current
-        positions = batch.positions.setdefault(path, [])
+        positions = batch.positions.setdefault(place, [-1] * num_earlier)
         positions.append(batch.length)
         batch.length += 1
         number = len(positions) - 1
-        batch.inputs[path, input_key] = number
+        batch.inputs[place, input_key] = number
         return ModuleCall(
-            step=self.step, microbatch=batch.index, path=path, number=number
+            step=self.step,
+            microbatch=batch.index,
+            path=path,
+            number=number,
+            chunk=chunk,
         )
 
     def claim_gradients(self, call: ModuleCall) -> bool:
@@ -172,7 +195,7 @@ class CallCounter:
         others the first forward has it, and that of the recomputation is thrown away.
         """
         claimed = self._batch(call.microbatch).differentiated
-        key = (call.path, call.number)
+        key = ((call.path, call.chunk), call.number)
         is_first = key not in claimed
         claimed.add(key)
         return is_first
@@ -185,42 +208,50 @@ class CallCounter:
     def _batch(self, index: int) -> _MicroBatch:
         return self._batches.setdefault(index, _MicroBatch(index=index))
 
-    def _begin_recomputed(self, path: str, input_key: Hashable) -> ModuleCall:
+    def _begin_recomputed(
+        self, place: _Place, input_key: Hashable, num_earlier: int
+    ) -> ModuleCall:
         batch = self._backward
-        number = self._recomputed_number(batch, path, input_key)
-        is_repeat = (path, number) in batch.recomputed
-        batch.recomputed.add((path, number))
-        batch.inputs[path, input_key] = number
+        number = self._recomputed_number(batch, place, input_key, num_earlier)
+        is_repeat = (place, number) in batch.recomputed
+        batch.recomputed.add((place, number))
+        batch.inputs[place, input_key] = number
+        path, chunk = place
         return ModuleCall(
             step=self.step,
             microbatch=batch.index,
             path=path,
             number=number,
+            chunk=chunk,
             pass_=Pass.RECOMPUTE,
             is_repeat=is_repeat,
         )
 
     def _recomputed_number(
-        self, batch: _MicroBatch, path: str, input_key: Hashable
+        self,
+        batch: _MicroBatch,
+        place: _Place,
+        input_key: Hashable,
+        num_earlier: int,
     ) -> int:
-        positions = batch.positions.get(path, [])
+        positions = batch.positions.get(place, [])
         region = batch.region
         key = _region_key()
         if region is None or region.key != key:
             # Backward runs through the regions in reverse, each of them forwards. The
             # first call of a region has the input that the checkpoint kept.
             start = None
-            if input_key is not None and (path, input_key) in batch.inputs:
-                number = batch.inputs[path, input_key]
+            if input_key is not None and (place, input_key) in batch.inputs:
+                number = batch.inputs[place, input_key]
                 start = positions[number] if number < len(positions) else None
             region = batch.region = _Region(key=key, start=start)
-        nth = region.calls[path]
-        region.calls[path] += 1
+        nth = region.calls[place]
+        region.calls[place] += 1
         if region.start is not None:
             return bisect.bisect_left(positions, region.start) + nth
-        if len(positions) == 1:
-            return 0
-        return sum(recomputed == path for recomputed, _ in batch.recomputed)
+        if len(positions) == num_earlier + 1:
+            return num_earlier
+        return num_earlier + sum(seen == place for seen, _ in batch.recomputed)
 
 
 def _region_key() -> Hashable:

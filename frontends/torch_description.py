@@ -142,6 +142,9 @@ class PlainDescription:
 
     framework = "torch"
 
+    holds_whole_model = True
+    """Every rank holds all parameters, whole: what it sums over them is the model's."""
+
     def __init__(
         self,
         model: torch.nn.Module,

@@ -87,6 +87,8 @@ class ModuleTap:
         capture: Shared by the session's hooks.
         kinds: Kinds to record of this module.
         is_root: A forward of this module is a micro-batch.
+        chunk: Which of the modules of that path: one per model chunk.
+        num_earlier: Calls in a micro-batch that another process makes before.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class ModuleTap:
         *,
         kinds: frozenset[Kind],
         is_root: bool,
+        chunk: int = 0,
+        num_earlier: int = 0,
     ):
         self._path = path
         # Graphs hold the tap; through the module they could hold themselves.
@@ -104,6 +108,8 @@ class ModuleTap:
         self._capture = capture
         self._kinds = kinds
         self._is_root = is_root
+        self._chunk = chunk
+        self._num_earlier = num_earlier
         self._open: list[_OpenCall] = []
         self._handles: list[RemovableHandle] = []
 
@@ -141,7 +147,12 @@ class ModuleTap:
         if is_outermost_root and not is_recomputing():
             capture.calls.begin_microbatch(self)
         inputs = list(named_arguments(args, kwargs))
-        call = capture.calls.begin_call(self._path, _recognizable(inputs))
+        call = capture.calls.begin_call(
+            self._path,
+            _recognizable(inputs),
+            chunk=self._chunk,
+            num_earlier=self._num_earlier,
+        )
         changed = None
         if capture.noise is not None and is_outermost_root:
             changed = capture.noise.on_inputs(call, module, args, kwargs)

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ttrace.errors import TtraceError
 from ttrace.frontends.torch_arrays import unobserved
 from ttrace.frontends.torch_calls import ModuleCall
-from ttrace.frontends.torch_description import ModelDescription, NoLayout
+from ttrace.frontends.torch_description import Elsewhere, ModelDescription, NoLayout
 from ttrace.frontends.torch_tree import map_tensors
 from ttrace.generate import hash_key
 from ttrace.ir.layout import Region, ShardLayout, whole
@@ -52,7 +52,7 @@ class NoisePoint:
 
     id: TensorId
     draw: int
-    layout: ShardLayout | NoLayout
+    layout: ShardLayout | NoLayout | Elsewhere
 
     def stepped(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor, every element moved to a neighbouring number.
@@ -71,7 +71,7 @@ class NoisePoint:
         """+1, -1, or 0 where no block says what the element is; ``tensor.shape``."""
         shape = tuple(tensor.shape)
         layout = self.layout
-        if isinstance(layout, NoLayout) or layout.local_shape != shape:
+        if not isinstance(layout, ShardLayout) or layout.local_shape != shape:
             layout = whole(shape, "local")
         first = dataclasses.replace(self.id, pass_=Pass.FORWARD)
         key = hash_key(f"noise/{first}", self.draw)

@@ -172,6 +172,7 @@ class CaptureSession:
         self,
         value: torch.Tensor | float,
         *,
+        slot: str | None = None,
         microbatch: int | None = None,
         scale: float | None = None,
         layout: Layout | None = None,
@@ -180,6 +181,7 @@ class CaptureSession:
 
         Args:
             value: A scalar; a Python number is recorded as float64.
+            slot: Sets several of a micro-batch apart.
             microbatch: This rank's nth micro-batch of the step; where None, the one
                 whose forward ran last.
             scale: Known factor over the mathematical value; where None, what the
@@ -195,6 +197,7 @@ class CaptureSession:
             microbatch=index,
             module=ROOT_MODULE,
             kind=Kind.LOSS,
+            slot=slot,
         )
         self._record(id_, value, layout or self._scalar_layout(), scale=scale)
 

@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ttrace.errors import UsageError
+from ttrace.examples.megatron_gpt.pipeline_options import (
+    add_pipeline_options,
+    check_interleaving,
+    resolve_pipeline_options,
+)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -15,6 +20,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     _add_model(parser.add_argument_group("model"))
     _add_parallelism(parser.add_argument_group("parallelism"))
+    _add_data_parallelism(parser.add_argument_group("data parallelism"))
+    add_pipeline_options(parser.add_argument_group("pipeline, context and loss"))
     _add_training(parser.add_argument_group("training"))
     return parser.parse_args(argv)
 
@@ -44,8 +51,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     add("--untie-embeddings-and-output-weights", action="store_true")
     add("--disable-bias-linear", action="store_true")
+    add("--hidden-dropout", type=float, default=0.0)
+    add("--attention-dropout", type=float, default=0.0)
     add("--num-experts", type=int, help="a mixture of experts in every layer")
     add("--moe-router-topk", type=int, default=2)
+    add("--moe-aux-loss-coeff", type=float, default=0.0)
     add(
         "--moe-token-dispatcher-type",
         choices=("alltoall", "allgather"),
@@ -66,6 +76,18 @@ def _add_parallelism(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_data_parallelism(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--use-distributed-optimizer", action="store_true")
+    add("--overlap-grad-reduce", action="store_true")
+    add("--overlap-param-gather", action="store_true")
+    add(
+        "--ddp-bucket-size",
+        type=int,
+        help="in elements; buckets are cut only with --overlap-grad-reduce",
+    )
+
+
 def _add_training(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--micro-batch-size", type=int, default=2)
@@ -73,11 +95,19 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add("--train-iters", type=int, default=2)
     add("--optimizer", choices=("adam", "sgd"), default="adam")
     add("--lr", type=float, default=1e-2)
+    add("--min-lr", type=float, help="of the last step; --lr if not given")
+    add("--weight-decay", type=float, default=0.01)
     add("--clip-grad", type=float, default=1.0)
     add("--bf16", action="store_true")
+    add("--fp16", action="store_true")
+    add("--loss-scale", type=float, help="constant; dynamic in fp16 if not given")
+    add("--initial-loss-scale", type=float, default=2.0**32)
+    add("--loss-scale-window", type=int, default=1000)
+    add("--hysteresis", type=int, default=2)
     add("--recompute-granularity", choices=("full", "selective"))
     add("--recompute-method", choices=("uniform", "block"))
     add("--recompute-num-layers", type=int)
+    add("--recompute-modules", nargs="+", metavar="MODULE")
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
     add(
         "--patch",
@@ -94,7 +124,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
 def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
     """Fills in what follows from other options, and checks that all fit together.
 
-    Adds ``data_parallel_size``, ``num_microbatches`` and ``padded_vocab_size``.
+    Adds ``data_parallel_size``, ``num_microbatches``, ``padded_vocab_size`` and
+    ``virtual_pipeline_model_parallel_size``.
 
     Args:
         args: Parsed options; changed in place.
@@ -111,11 +142,13 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
     divisor = args.make_vocab_size_divisible_by
     args.padded_vocab_size = -(-args.vocab_size // divisor) * divisor
     _check_parallelism(args, world_size)
-    args.data_parallel_size = world_size // args.tensor_model_parallel_size
+    resolve_pipeline_options(args)
+    args.data_parallel_size = world_size // _model_parallel_size(args)
     _check_batches(args)
     args.num_microbatches = args.global_batch_size // (
         args.micro_batch_size * args.data_parallel_size
     )
+    check_interleaving(args)
     if args.num_experts is not None:
         _check_experts(args, world_size)
     elif args.expert_model_parallel_size > 1:
@@ -125,10 +158,14 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
             remedy="give --num-experts, or leave the option out",
         )
     _check_recompute(args)
+    _check_optimizer(args)
 
 
 def _require_positive(args: argparse.Namespace) -> None:
-    may_be_zero = ("seed", "clip_grad", "train_iters", "lr")
+    may_be_zero = (
+        *("seed", "clip_grad", "train_iters", "lr", "min_lr", "weight_decay"),
+        *("hidden_dropout", "attention_dropout", "moe_aux_loss_coeff"),
+    )
     for name, value in vars(args).items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -142,16 +179,27 @@ def _require_positive(args: argparse.Namespace) -> None:
             )
 
 
+def _model_parallel_size(args: argparse.Namespace) -> int:
+    return (
+        args.tensor_model_parallel_size
+        * args.pipeline_model_parallel_size
+        * args.context_parallel_size
+    )
+
+
 def _check_parallelism(args: argparse.Namespace, world_size: int) -> None:
     tensor = args.tensor_model_parallel_size
     by = f"--tensor-model-parallel-size {tensor}"
-    if world_size % tensor:
+    size = _model_parallel_size(args)
+    if world_size % size:
         raise UsageError(
             "the number of processes is not divisible by the parallel sizes",
-            where=by,
-            expected=f"a multiple of {tensor} processes",
+            where=f"{by}, --pipeline-model-parallel-size "
+            f"{args.pipeline_model_parallel_size}, --context-parallel-size "
+            f"{args.context_parallel_size}",
+            expected=f"a multiple of {size} processes",
             got=world_size,
-            remedy=f"start it by torchrun --nproc-per-node {tensor}, or change it",
+            remedy=f"start it by torchrun --nproc-per-node {size}, or change them",
         )
     _require_multiple(args, "hidden_size", args.num_attention_heads, "attention heads")
     _require_multiple(
@@ -177,12 +225,13 @@ def _check_batches(args: argparse.Namespace) -> None:
 
 def _check_experts(args: argparse.Namespace, world_size: int) -> None:
     expert, tensor = args.expert_model_parallel_size, args.expert_tensor_parallel_size
-    if world_size % (expert * tensor):
+    num_stages = args.pipeline_model_parallel_size
+    if world_size % (expert * tensor * num_stages):
         raise UsageError(
             "the number of processes is not divisible by the parallel sizes of experts",
             where=f"--expert-model-parallel-size {expert}, "
             f"--expert-tensor-parallel-size {tensor}",
-            expected=f"a multiple of {expert * tensor} processes",
+            expected=f"a multiple of {expert * tensor * num_stages} processes",
             got=world_size,
             remedy="change the sizes, or the number of processes",
         )
@@ -225,6 +274,12 @@ def _check_recompute(args: argparse.Namespace) -> None:
             where="--recompute-granularity full",
             remedy="add --recompute-method uniform --recompute-num-layers 1",
         )
+    if args.recompute_granularity != "selective" and args.recompute_modules:
+        raise UsageError(
+            "modules are chosen in selective recomputation only",
+            where="--recompute-modules",
+            remedy="add --recompute-granularity selective, or leave it out",
+        )
     if args.recompute_granularity != "full" and (
         args.recompute_method is not None or args.recompute_num_layers is not None
     ):
@@ -232,6 +287,38 @@ def _check_recompute(args: argparse.Namespace) -> None:
             "a method and a number of layers belong to full recomputation",
             where="--recompute-method, --recompute-num-layers",
             remedy="add --recompute-granularity full, or leave them out",
+        )
+
+
+def _check_optimizer(args: argparse.Namespace) -> None:
+    if args.bf16 and args.fp16:
+        raise UsageError(
+            "a model has one precision",
+            where="--bf16, --fp16",
+            remedy="leave one of them out",
+        )
+    if args.min_lr is not None and args.min_lr > args.lr:
+        raise UsageError(
+            "the learning rate cannot rise",
+            where="--min-lr",
+            expected=f"0..{args.lr}, which is --lr",
+            got=args.min_lr,
+            remedy="lower it, or raise --lr",
+        )
+    if args.use_distributed_optimizer and args.optimizer != "adam":
+        raise UsageError(
+            "Megatron's distributed optimizer only works with Adam",
+            where=f"--use-distributed-optimizer, --optimizer {args.optimizer}",
+            remedy="leave one of them out",
+        )
+    if args.overlap_param_gather and not (
+        args.use_distributed_optimizer and args.overlap_grad_reduce
+    ):
+        raise UsageError(
+            "only a distributed optimizer gathers parameters, and Megatron overlaps "
+            "that only together with the reduction of the gradients",
+            where="--overlap-param-gather",
+            remedy="add --use-distributed-optimizer --overlap-grad-reduce",
         )
 
 

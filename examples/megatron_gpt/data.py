@@ -40,6 +40,9 @@ class TokenSource:
         data_parallel_rank: This rank's place.
         data_parallel_size: Number of data-parallel ranks.
         seed: Another seed gives other tokens.
+        loss_mask: Which tokens count: ``none`` is masked, every other one (``even``:
+            as many in every part of the sequence), or a few at the start of each
+            sample, of which no two have as many (``uneven``).
         device: Where the tensors go.
     """
 
@@ -51,6 +54,7 @@ class TokenSource:
     data_parallel_size: int
     seed: int
     device: torch.device
+    loss_mask: str = "none"
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """The micro-batches of one step, in order."""
@@ -61,7 +65,7 @@ class TokenSource:
                 self._sample(step, sample)
                 for sample in range(first, first + self.micro_batch_size)
             ]
-            yield self._batch(torch.stack(samples).to(self.device))
+            yield self._batch(torch.stack(samples).to(self.device), first)
 
     def _sample(self, step: int, sample: int) -> torch.Tensor:
         ids = generate(
@@ -72,12 +76,21 @@ class TokenSource:
         )
         return torch.from_numpy(ids)
 
-    def _batch(self, ids: torch.Tensor) -> Batch:
+    def _batch(self, ids: torch.Tensor, first: int) -> Batch:
         tokens, labels = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         positions = torch.arange(self.seq_length, device=self.device)
         return Batch(
             tokens=tokens,
             labels=labels,
             position_ids=positions.expand_as(tokens).contiguous(),
-            loss_mask=torch.ones(tokens.shape, device=self.device),
+            loss_mask=self._loss_mask(first).to(self.device),
         )
+
+    def _loss_mask(self, first: int) -> torch.Tensor:
+        mask = torch.ones(self.micro_batch_size, self.seq_length)
+        if self.loss_mask == "even":
+            mask[:, ::2] = 0
+        elif self.loss_mask == "uneven":
+            for row in range(self.micro_batch_size):
+                mask[row, : 1 + (first + row) % (self.seq_length // 2)] = 0
+        return mask

@@ -1,6 +1,7 @@
 """The training loop: plain Megatron, and the lines that make it traceable."""
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +12,12 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_batch_on_this_cp_rank
 
 from ttrace.examples.megatron_gpt.arguments import resolve_arguments
 from ttrace.examples.megatron_gpt.data import Batch, TokenSource
-from ttrace.examples.megatron_gpt.model import build_models, make_config, wrap_models
+from ttrace.examples.megatron_gpt.model import build_models, make_config
+from ttrace.examples.megatron_gpt.optimization import make_scheduler, wrap_models
 from ttrace.examples.megatron_gpt.patches import Patch
 from ttrace.examples.megatron_gpt.process_groups import (
     default_process_group,
@@ -45,6 +48,7 @@ def _train(args: argparse.Namespace) -> None:
     patch.call("after_build", args, models)
     chunks, optimizer = wrap_models(args, config, models)
     patch.call("after_wrap", args, config, chunks, optimizer)
+    scheduler = make_scheduler(args, optimizer)
 
     tokens = TokenSource(
         vocab_size=args.vocab_size,
@@ -55,13 +59,15 @@ def _train(args: argparse.Namespace) -> None:
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
         seed=args.seed,
         device=torch.device(torch.cuda.current_device()),
+        loss_mask=args.loss_mask,
     )
     with megatron_adapter.trace(chunks, optimizer, vocab_size=args.vocab_size) as trace:
         for step in range(args.train_iters):
-            loss, grad_norm = train_step(
-                chunks, optimizer, tokens.micro_batches(step), args
-            )
+            # Every model chunk of a pipeline rank asks for the micro-batches itself.
+            micro_batches = [tokens.micro_batches(step) for _ in chunks]
+            loss, grad_norm = train_step(chunks, optimizer, micro_batches, args)
             trace.step()
+            scheduler.step(increment=1)
             if dist.get_rank() == 0:
                 print(f"step {step} loss {loss:.7f} grad_norm {grad_norm:.7f}")
 
@@ -69,10 +75,16 @@ def _train(args: argparse.Namespace) -> None:
 def train_step(
     chunks: list[DistributedDataParallel],
     optimizer: Any,
-    micro_batches: Iterator[Batch],
+    micro_batches: list[Iterator[Batch]],
     args: argparse.Namespace,
 ) -> tuple[float, float]:
     """One step.
+
+    Args:
+        chunks: The model chunks of this rank.
+        optimizer: Megatron's optimizer.
+        micro_batches: The micro-batches of this rank, once per chunk.
+        args: Options of the run.
 
     Returns:
         The loss over all samples of the step, and the norm of the gradient.
@@ -82,7 +94,7 @@ def train_step(
     optimizer.zero_grad()
     losses = get_forward_backward_func()(
         forward_step_func=forward_step,
-        data_iterator=micro_batches,
+        data_iterator=micro_batches if len(chunks) > 1 else micro_batches[0],
         model=list(chunks),
         num_microbatches=get_num_microbatches(),
         seq_length=args.seq_length,
@@ -90,23 +102,62 @@ def train_step(
         forward_only=False,
     )
     _, grad_norm, _ = optimizer.step()
-    total = torch.stack([loss["loss"] for loss in losses]).mean()
-    dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
-    num_ranks = parallel_state.get_data_parallel_world_size()
-    return total.item() / num_ranks, float(grad_norm or 0.0)
+    return mean_loss(losses, args), float(grad_norm or 0.0)
+
+
+def mean_loss(losses: list[dict[str, torch.Tensor]], args: argparse.Namespace) -> float:
+    """The loss over all samples of a step, known to every rank.
+
+    Args:
+        losses: What ``loss_func`` reported of each micro-batch; empty but on the last
+            pipeline stage.
+        args: Options of the run.
+    """
+    mean = torch.zeros(())
+    if losses:
+        # [num_microbatches, 2]: sum over tokens, number of tokens
+        sums = torch.stack([loss["loss"] for loss in losses])
+        dist.all_reduce(sums, group=parallel_state.get_context_parallel_group())
+        if args.calculate_per_token_loss:
+            sums = sums.sum(0, keepdim=True)
+            dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+        mean = (sums[:, 0] / sums[:, 1]).mean()
+        dist.all_reduce(mean, group=parallel_state.get_data_parallel_group())
+        mean /= parallel_state.get_data_parallel_world_size()
+    mean = mean.to(torch.cuda.current_device())
+    stages: Any = parallel_state.get_pipeline_model_parallel_group()
+    dist.broadcast(
+        mean, parallel_state.get_pipeline_model_parallel_last_rank(), group=stages
+    )
+    return mean.item()
 
 
 def forward_step(
     micro_batches: Iterator[Batch], model: torch.nn.Module
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], LossResult]]:
     """Megatron's forward step function: output of one micro-batch, and its loss."""
-    batch = next(micro_batches)
-    output = model(batch.tokens, batch.position_ids, None, labels=batch.labels)
+    batch = part_of_context_rank(next(micro_batches))
+    output = model(
+        batch.tokens,
+        batch.position_ids,
+        None,
+        labels=batch.labels,
+        loss_mask=batch.loss_mask,
+    )
     return output, functools.partial(loss_func, batch.loss_mask)
+
+
+def part_of_context_rank(batch: Batch) -> Batch:
+    """This rank's part of every sample: in zig-zag order, if there are several."""
+    parts = get_batch_on_this_cp_rank(
+        {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    )
+    return Batch(**{name: part.contiguous() for name, part in parts.items()})
 
 
 def loss_func(loss_mask: torch.Tensor, output: torch.Tensor) -> LossResult:
     """Sum of the losses of the tokens ``[b, s]``, number of tokens, what to report."""
     total = torch.sum(output.float() * loss_mask)
     num_tokens = loss_mask.sum().to(torch.int)
-    return total, num_tokens, {"loss": total.detach() / num_tokens}
+    report = torch.stack([total.detach(), num_tokens.to(total.dtype)])
+    return total, num_tokens, {"loss": report}

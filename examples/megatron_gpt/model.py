@@ -1,27 +1,15 @@
-"""The model of the example: configuration, layers, initial parameters, optimizer."""
+"""The model of the example: configuration, layers, initial parameters."""
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.optimizer import (
-    MegatronOptimizer,
-    OptimizerConfig,
-    get_megatron_optimizer,
-)
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from ttrace.examples.megatron_gpt.layers import layer_specs, mtp_specs
 from ttrace.frontends.megatron_description import MegatronDescription
 from ttrace.frontends.torch_description import NamedParameter
 from ttrace.frontends.torch_initialization import initialize_parameters
@@ -30,15 +18,18 @@ from ttrace.generate import Bell, Distribution
 
 def make_config(args: argparse.Namespace) -> TransformerConfig:
     """Megatron's configuration; kernels that need CUDA or extra packages are off."""
-    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    dtype = _compute_dtype(args)
     experts: dict[str, Any] = {}
     if args.num_experts is not None:
         experts = {
             "num_moe_experts": args.num_experts,
             "moe_ffn_hidden_size": 2 * args.hidden_size,
             "moe_router_topk": args.moe_router_topk,
-            "moe_router_load_balancing_type": "none",
-            "moe_router_dtype": "fp32" if args.bf16 else None,
+            "moe_router_load_balancing_type": (
+                "aux_loss" if args.moe_aux_loss_coeff else "none"
+            ),
+            "moe_aux_loss_coeff": args.moe_aux_loss_coeff,
+            "moe_router_dtype": None if dtype is torch.float32 else "fp32",
             "moe_token_dispatcher_type": args.moe_token_dispatcher_type,
             "expert_model_parallel_size": args.expert_model_parallel_size,
             "expert_tensor_parallel_size": args.expert_tensor_parallel_size,
@@ -56,17 +47,23 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
             torch.nn.functional.silu if args.swiglu else torch.nn.functional.gelu
         ),
         add_bias_linear=not args.disable_bias_linear,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
+        hidden_dropout=args.hidden_dropout,
+        attention_dropout=args.attention_dropout,
         tensor_model_parallel_size=args.tensor_model_parallel_size,
         sequence_parallel=args.sequence_parallel,
+        context_parallel_size=args.context_parallel_size,
+        **_pipeline(args),
+        mtp_num_layers=args.mtp_num_layers,
+        calculate_per_token_loss=args.calculate_per_token_loss,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=args.bf16,
+        fp16=args.fp16,
         attention_softmax_in_fp32=True,
         recompute_granularity=args.recompute_granularity,
         recompute_method=args.recompute_method,
         recompute_num_layers=args.recompute_num_layers,
+        recompute_modules=args.recompute_modules,
         # Without it parameters are made on the GPU in another random order per layout;
         # with it they also get the attributes that say how they are cut.
         use_cpu_initialization=True,
@@ -83,75 +80,67 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
     )
 
 
-class SequenceParallelNorm:
-    """Torch's norm, with the mark that sequence parallelism needs on its parameters.
-
-    Megatron's ``WrappedTorchNorm`` refuses sequence parallelism; its other norms come
-    from Apex and TransformerEngine, and mark their parameters in this way.
-    """
-
-    def __new__(
-        cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs
-    ) -> Any:
-        norms = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}
-        norm = norms[config.normalization](normalized_shape=hidden_size, eps=eps)
-        for parameter in norm.parameters():
-            setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010
-        return norm
-
-
-def layer_specs(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """Megatron's local layers, with the norm above."""
-    local: Any = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm
-    )
-    attention = local.submodules.self_attention
-    if config.qk_layernorm:
-        attention = _with(
-            attention,
-            q_layernorm=SequenceParallelNorm,
-            k_layernorm=SequenceParallelNorm,
-        )
-    layer = _with(
-        local,
-        self_attention=attention,
-        input_layernorm=SequenceParallelNorm,
-        pre_mlp_layernorm=SequenceParallelNorm,
-    )
-    norm: Any = SequenceParallelNorm
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * config.num_layers, layer_norm=norm
-    )
+def _pipeline(args: argparse.Namespace) -> dict[str, Any]:
+    overlaps = args.overlap_p2p_communication
+    return {
+        "pipeline_model_parallel_size": args.pipeline_model_parallel_size,
+        "virtual_pipeline_model_parallel_size": (
+            args.virtual_pipeline_model_parallel_size
+        ),
+        "num_layers_in_first_pipeline_stage": args.decoder_first_pipeline_num_layers,
+        "num_layers_in_last_pipeline_stage": args.decoder_last_pipeline_num_layers,
+        "overlap_p2p_comm": overlaps,
+        "batch_p2p_comm": not overlaps,
+        # An overlapped send of gloo still reads the tensor when Megatron would free it.
+        "deallocate_pipeline_outputs": not overlaps,
+    }
 
 
-def _with(spec: Any, **submodules) -> ModuleSpec:
-    return dataclasses.replace(
-        spec, submodules=dataclasses.replace(spec.submodules, **submodules)
-    )
+def _compute_dtype(args: argparse.Namespace) -> torch.dtype:
+    if args.fp16:
+        return torch.float16
+    return torch.bfloat16 if args.bf16 else torch.float32
 
 
 def build_models(
     args: argparse.Namespace, config: TransformerConfig
 ) -> list[torch.nn.Module]:
-    """The model chunks of this rank, with their initial parameters; one, so far."""
-    layers: Any = layer_specs(config)
-    model = GPTModel(
+    """The model chunks of this rank, with their initial parameters."""
+    num_chunks = config.virtual_pipeline_model_parallel_size
+    vp_stages = [None] if num_chunks is None else list(range(num_chunks))
+    models = [_build_chunk(args, config, vp_stage) for vp_stage in vp_stages]
+    initialize_parameters(
+        MegatronDescription(models, vocab_size=args.vocab_size),
+        initial_distribution,
+        seed=args.seed,
+    )
+    for model in models:
+        model.cuda(torch.cuda.current_device())
+    if args.bf16 or args.fp16:
+        return [Float16Module(config, model) for model in models]
+    return models
+
+
+def _build_chunk(
+    args: argparse.Namespace, config: TransformerConfig, vp_stage: int | None
+) -> torch.nn.Module:
+    layers: Any = layer_specs(config, vp_stage)
+    mtp: Any = mtp_specs(config, vp_stage)
+    place: Any = {"ignore_virtual": False, "vp_stage": vp_stage}
+    return GPTModel(
         config,
         layers,
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(**place),
+        post_process=parallel_state.is_pipeline_last_stage(**place),
         position_embedding_type=args.position_embedding_type,
         share_embeddings_and_output_weights=(
             not args.untie_embeddings_and_output_weights
         ),
+        mtp_block_spec=mtp,
+        vp_stage=vp_stage,
     )
-    initialize_parameters(
-        MegatronDescription(model, vocab_size=args.vocab_size),
-        initial_distribution,
-        seed=args.seed,
-    )
-    model.cuda(torch.cuda.current_device())
-    return [Float16Module(config, model) if args.bf16 else model]
 
 
 def initial_distribution(named: NamedParameter) -> Distribution:
@@ -173,30 +162,3 @@ def initial_distribution(named: NamedParameter) -> Distribution:
     ):
         return Bell(scale=2.0**-6)
     return Bell(scale=2.0**-5)
-
-
-def wrap_models(
-    args: argparse.Namespace,
-    config: TransformerConfig,
-    models: list[torch.nn.Module],
-) -> tuple[list[DistributedDataParallel], MegatronOptimizer]:
-    """Gradient buffers, data parallelism and the optimizer around the models."""
-    ddp_config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, check_for_nan_in_grad=True
-    )
-    chunks = [DistributedDataParallel(config, ddp_config, model) for model in models]
-    optimizer = get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer=args.optimizer,
-            lr=args.lr,
-            min_lr=args.lr,
-            weight_decay=0.01,
-            clip_grad=args.clip_grad,
-            bf16=args.bf16,
-            params_dtype=config.params_dtype,
-        ),
-        list(chunks),
-    )
-    config.finalize_model_grads_func = finalize_model_grads
-    config.grad_scale_func = optimizer.scale_loss
-    return chunks, optimizer

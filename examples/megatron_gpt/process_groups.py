@@ -48,6 +48,11 @@ def model_parallelism(args: argparse.Namespace) -> Iterator[None]:
     experts = args.num_experts is not None
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=args.tensor_model_parallel_size,
+        pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=(
+            args.virtual_pipeline_model_parallel_size
+        ),
+        context_parallel_size=args.context_parallel_size,
         expert_model_parallel_size=args.expert_model_parallel_size,
         expert_tensor_parallel_size=(
             args.expert_tensor_parallel_size if experts else None

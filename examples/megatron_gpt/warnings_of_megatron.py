@@ -15,6 +15,8 @@ _EXPECTED = (
     (DeprecationWarning, "MLP requires ffn_hidden_size, but it was not provided.*"),
     # Its row-parallel linear passes no group on, and warns of that.
     (DeprecationWarning, "Warning: tp_group is None, using default tp group.*"),
+    # The distributed optimizer asks its views of float32 parameters for gradients.
+    (UserWarning, "The .grad attribute of a Tensor that is not a leaf.*"),
     # Advice for TransformerEngine.
     (UserWarning, "If you are using transformer_engine as the transformer impl.*"),
     # Megatron still calls them by their old names.

@@ -1,0 +1,103 @@
+"""The layers of the example: Megatron's local ones, and what they lack on a CPU."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_mtp_block_spec,
+)
+from megatron.core.transformer.multi_token_prediction import (
+    MultiTokenPredictionBlockSubmodules,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from ttrace.examples.megatron_gpt.cp_attention import ContextParallelAttention
+
+
+class SequenceParallelNorm:
+    """Torch's norm, with the mark that sequence parallelism needs on its parameters.
+
+    Megatron's ``WrappedTorchNorm`` refuses sequence parallelism; its other norms come
+    from Apex and TransformerEngine, and mark their parameters in this way.
+    """
+
+    def __new__(
+        cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **kwargs
+    ) -> Any:
+        norms = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}
+        norm = norms[config.normalization](normalized_shape=hidden_size, eps=eps)
+        for parameter in norm.parameters():
+            setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010
+        return norm
+
+
+def layer_specs(
+    config: TransformerConfig, vp_stage: int | None
+) -> TransformerBlockSubmodules:
+    """The layers of one model chunk.
+
+    Args:
+        config: Megatron's configuration.
+        vp_stage: Number of the chunk on its rank; None without virtual stages.
+    """
+    norm: Any = SequenceParallelNorm
+    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(
+        layer_specs=[_layer_spec(config)] * num_layers, layer_norm=norm
+    )
+
+
+def mtp_specs(
+    config: TransformerConfig, vp_stage: int | None
+) -> MultiTokenPredictionBlockSubmodules | None:
+    """The layers of multi-token prediction; None on chunks that have none.
+
+    Args:
+        config: Megatron's configuration.
+        vp_stage: As in ``layer_specs``.
+    """
+    if not config.mtp_num_layers:
+        return None
+    block: Any = get_gpt_mtp_block_spec(
+        config, _layer_spec(config), use_transformer_engine=False, vp_stage=vp_stage
+    )
+    if block is None:
+        return None
+    norms = dict.fromkeys(("enorm", "hnorm", "layer_norm"), SequenceParallelNorm)
+    return MultiTokenPredictionBlockSubmodules(
+        layer_specs=[_with(layer, **norms) for layer in block.layer_specs]
+    )
+
+
+def _layer_spec(config: TransformerConfig) -> ModuleSpec:
+    local: Any = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm
+    )
+    attention = local.submodules.self_attention
+    if config.qk_layernorm:
+        attention = _with(
+            attention,
+            q_layernorm=SequenceParallelNorm,
+            k_layernorm=SequenceParallelNorm,
+        )
+    if config.context_parallel_size > 1:
+        attention = _with(attention, core_attention=ContextParallelAttention)
+    return _with(
+        local,
+        self_attention=attention,
+        input_layernorm=SequenceParallelNorm,
+        pre_mlp_layernorm=SequenceParallelNorm,
+    )
+
+
+def _with(spec: Any, **submodules) -> ModuleSpec:
+    return dataclasses.replace(
+        spec, submodules=dataclasses.replace(spec.submodules, **submodules)
+    )
