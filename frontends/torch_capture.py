@@ -70,10 +70,15 @@ class PlainTrace:
         if self._session is not None:
             self._session.loss(value, microbatch=microbatch, scale=scale)
 
-    def main_grads(self) -> None:
-        """Records the gradients as they are, for a script that clips them next."""
+    def main_grads(self, *, grad_norm: torch.Tensor | float | None = None) -> None:
+        """Records the gradients as they are, for a script that clips them next.
+
+        Args:
+            grad_norm: Their norm over all ranks, where no rank can tell it alone; for
+                a script with one optimizer.
+        """
         for optimizer in self._optimizers:
-            optimizer.record_gradients()
+            optimizer.record_gradients(grad_norm)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -111,11 +116,12 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
-    session = CaptureSession(
-        description
-        or PlainDescription(
+    if description is None:
+        description = PlainDescription(
             model, data_parallel_rank=rank, data_parallel_size=world_size
-        ),
+        )
+    session = CaptureSession(
+        description,
         request,
         rank=rank,
         world_size=world_size,
@@ -123,7 +129,15 @@ def trace(
     taps = []
     for optimizer in optimizers:
         groups = sum(map(OptimizerTap.num_groups, taps))
-        taps.append(OptimizerTap(optimizer, session, first_group=groups))
+        taps.append(
+            OptimizerTap(
+                optimizer,
+                session,
+                first_group=groups,
+                holds_whole_model=isinstance(description, PlainDescription)
+                and description.holds_whole_model,
+            )
+        )
     session.start()
     for tap in taps:
         tap.attach()

@@ -8,24 +8,30 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_arrays import unobserved
-from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_description import NamedParameter, NoLayout
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind
+
+_NO_NORM = NoLayout(
+    reason="a rank has only a part of the gradients; the script did not give their "
+    "norm to trace.main_grads()"
+)
 
 
 class OptimizerTap:
     """Records the optimizer's side of a step.
 
     Before the step: ``main_grad`` (``parameter.grad``), ``grad_norm`` (their total
-    2-norm, summed in float64: one more pass over the gradients, and right only where
-    every rank holds whole tensors) and ``learning_rate``. After it: ``updated_param``
-    and ``optimizer_state``.
+    2-norm, summed in float64: one more pass over the gradients) and ``learning_rate``.
+    After it: ``updated_param`` and ``optimizer_state``.
 
     Args:
         optimizer: The optimizer.
         session: Takes the records.
         first_group: Number of its first parameter group, where there are several
             optimizers.
+        holds_whole_model: This rank has all parameters, whole; if not, the norm is
+            skipped unless the script gives it.
     """
 
     def __init__(
@@ -34,10 +40,12 @@ class OptimizerTap:
         session: CaptureSession,
         *,
         first_group: int = 0,
+        holds_whole_model: bool = True,
     ):
         self._optimizer = optimizer
         self._session = session
         self._first_group = first_group
+        self._holds_whole_model = holds_whole_model
         self._step_with_gradients = -1
         self._handles: list[RemovableHandle] = []
 
@@ -58,8 +66,12 @@ class OptimizerTap:
             handle.remove()
         self._handles.clear()
 
-    def record_gradients(self) -> None:
-        """Records ``main_grad`` and ``grad_norm``, at most once in a step."""
+    def record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
+        """Records ``main_grad`` and ``grad_norm``, at most once in a step.
+
+        Args:
+            grad_norm: The norm, where the script knows it; computed if None.
+        """
         session = self._session
         if self._step_with_gradients == session.step_number:
             return
@@ -70,9 +82,12 @@ class OptimizerTap:
             lambda named: named.parameter.grad if id(named.parameter) in own else None,
         )
         if session.wants(Kind.GRAD_NORM):
-            norm = self._total_norm()
             slot = f"group{self._first_group}" if self._first_group else None
-            if norm is not None:
+            if grad_norm is not None:
+                session.record_scalar(Kind.GRAD_NORM, grad_norm, slot=slot)
+            elif not self._holds_whole_model:
+                session.record_scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=_NO_NORM)
+            elif (norm := self._total_norm()) is not None:
                 session.record_scalar(Kind.GRAD_NORM, norm, slot=slot)
 
     def _before(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
