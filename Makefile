@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types bench clean
+.PHONY: help setup demo test check format lint types bench matrix zoo clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
 	@echo "make test    set up, then run the whole test suite"
 	@echo "make check   format, lint, types and tests, as CI does"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
+	@echo "make matrix  every correct layout of the example must pass (minutes)"
+	@echo "make zoo     every bug of the zoo must be found; rewrites its table (minutes)"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
@@ -45,6 +47,14 @@ types: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/bench_compare.py
 	$(BIN)/python tests/benchmarks/bench_capture.py
+
+matrix: setup
+	$(BIN)/python -m ttrace.examples.layout_matrix
+
+zoo: setup
+	@mkdir -p out
+	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
+	  $(BIN)/python tests/zoo_table.py out/zoo.json README.md && exit $$status
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,10 @@ from ttrace.errors import UsageError
 from ttrace.examples.bug_zoo.bug import Bug
 from ttrace.examples.megatron_gpt.patches import HOOKS
 
-PACKAGES = ("ttrace.examples.bug_zoo.megatron_bugs",)
+PACKAGES = (
+    "ttrace.examples.bug_zoo.megatron_bugs",
+    "ttrace.examples.bug_zoo.plain_torch",
+)
 """Each module directly in them defines ``BUG``, and the functions of a patch.
 
 They import frameworks in their functions only, so that listing needs none. What several

@@ -4,6 +4,8 @@ Each tensor-parallel rank has the share that comes from its own columns; the all
 over the ranks is missing in one layer.
 """
 
+import functools
+
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2
 from ttrace.ir.tensor_id import Kind
@@ -25,4 +27,11 @@ BUG = Bug(
 
 def after_build(args, models):
     for model in models:
-        model.decoder.layers[1].mlp.linear_fc1.allreduce_dgrad = False
+        linear = model.decoder.layers[1].mlp.linear_fc1
+        linear._forward_impl = functools.partial(
+            _without_reduction, linear._forward_impl
+        )
+
+
+def _without_reduction(forward, *, allreduce_dgrad, **kwargs):
+    return forward(allreduce_dgrad=False, **kwargs)

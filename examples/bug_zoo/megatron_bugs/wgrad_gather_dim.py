@@ -17,6 +17,8 @@ BUG = Bug(
     model=DENSE,
     layout=TP2_SP,
     first_seen=(
+        # Tied to the embedding, its weight is an argument, not a parameter.
+        place("output_layer", Kind.GRAD_INPUT),
         place("decoder.layers.*.mlp.linear_fc1", Kind.PARAM_GRAD),
         place("decoder.layers.*.self_attention.linear_qkv", Kind.PARAM_GRAD),
     ),

@@ -1,0 +1,76 @@
+"""``python -m ttrace.examples.layout_matrix [PATTERN...]``: correct layouts must pass.
+
+Prints one row per case; exit code 0 if all pass, 1 if any does not, 2 if no case has a
+name that matches.
+"""
+
+import argparse
+import fnmatch
+import sys
+import time
+from collections.abc import Sequence
+
+from ttrace.compare.backend import load_backend
+from ttrace.examples.layout_matrix.cases import all_cases
+from ttrace.examples.layout_matrix.runner import CaseResult, run_case
+from ttrace.examples.main_job import MainJob
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the cases whose names match, and prints as it goes."""
+    parser = argparse.ArgumentParser(prog="python -m ttrace.examples.layout_matrix")
+    parser.add_argument(
+        "patterns",
+        nargs="*",
+        metavar="PATTERN",
+        help="of case names, model/layout/precision/samples, e.g. 'moe*/*/fp32/*'",
+    )
+    patterns = parser.parse_args(argv).patterns or ["*"]
+    cases = [
+        case
+        for case in all_cases()
+        if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
+    ]
+    if not cases:
+        print(f"no case matches {' '.join(patterns)}", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    print(f"{'case':<38} {'verdict':<9} compared skipped unmatched margin seconds")
+    results = []
+    with MainJob(load_backend("numpy")) as job:
+        for case in cases:
+            results.append(run_case(case, job))
+            print(row(results[-1]), flush=True)
+    for result in results:
+        if not result.passed:
+            print(f"\n{result.name}: {result.reason}")
+    print(f"\n{summary(results)}, {time.monotonic() - started:.0f} s")
+    return 0 if all(result.passed for result in results) else 1
+
+
+def row(result: CaseResult) -> str:
+    """One line of the table."""
+    margin = "-" if result.margin is None else f"{result.margin:.3f}"
+    return (
+        f"{result.name:<38} {result.verdict:<9} {result.num_compared:>8} "
+        f"{result.num_skipped:>7} {result.num_unmatched:>9} {margin:>6} "
+        f"{result.seconds:>7.1f}"
+    )
+
+
+def summary(results: Sequence[CaseResult]) -> str:
+    """The figures in one line."""
+    passed = sum(result.passed for result in results)
+    text = f"{passed} of {len(results)} layouts pass"
+    largest = max(
+        (result for result in results if result.margin is not None),
+        key=lambda result: result.margin or 0.0,
+        default=None,
+    )
+    if largest is not None:
+        text += f"; largest margin {largest.margin:.3f} ({largest.name}, {largest.at})"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The cases: layouts x models x precisions, as data."""
+
+from dataclasses import dataclass
+
+_SIZES = (
+    "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "
+    "--vocab-size 64 --train-iters 1"
+)
+_LLAMA = (
+    "--swiglu --normalization RMSNorm --position-embedding-type rope --qk-layernorm "
+    "--num-query-groups 2 --untie-embeddings-and-output-weights --disable-bias-linear "
+    "--vocab-size 61 --make-vocab-size-divisible-by 4"
+)
+_MOE = "--num-experts 4 --disable-bias-linear"
+_MOE_GATHER = f"{_MOE} --moe-token-dispatcher-type allgather"
+_FULL = (
+    "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
+)
+_BLOCK = (
+    "--recompute-granularity full --recompute-method block --recompute-num-layers 1"
+)
+
+MODELS = {
+    "gpt": "",
+    "gpt-sgd": "--optimizer sgd",
+    "llama": _LLAMA,
+    "moe": _MOE,
+    "moe-gather": _MOE_GATHER,
+    "moe-llama": f"{_LLAMA} {_MOE}",
+    "gpt-full": _FULL,
+    "gpt-block": _BLOCK,
+    "gpt-selective": "--recompute-granularity selective",
+    "llama-full": f"{_LLAMA} {_FULL}",
+    "moe-full": f"{_MOE} {_FULL}",
+}
+"""Options that reference and candidate share."""
+
+_TP2 = "--tensor-model-parallel-size 2"
+_SP = "--sequence-parallel"
+_TP4 = "--tensor-model-parallel-size 4"
+_EP2 = "--expert-model-parallel-size 2"
+_ETP1 = "--expert-tensor-parallel-size 1"
+_ETP2 = "--expert-tensor-parallel-size 2"
+
+LAYOUTS = {
+    "tp2": (2, _TP2),
+    "tp2-sp": (2, f"{_TP2} {_SP}"),
+    "dp2": (2, ""),
+    "tp4": (4, _TP4),
+    "tp4-sp": (4, f"{_TP4} {_SP}"),
+    "tp2-sp-dp2": (4, f"{_TP2} {_SP}"),
+    "dp4": (4, ""),
+    "ep2": (2, _EP2),
+    "tp2-sp-ep2-etp1": (2, f"{_TP2} {_SP} {_EP2} {_ETP1}"),
+    "tp2-sp-etp2": (2, f"{_TP2} {_SP} {_ETP2}"),
+    "tp2-sp-dp2-ep2-etp1": (4, f"{_TP2} {_SP} {_EP2} {_ETP1}"),
+    "tp2-sp-dp2-ep2-etp2": (4, f"{_TP2} {_SP} {_EP2} {_ETP2}"),
+}
+"""Number of processes, and options that only the candidate gets."""
+
+PRECISIONS = {"fp32": "", "bf16": "--bf16", "fp16": "--fp16 --initial-loss-scale 1024"}
+
+_BATCH = "--micro-batch-size 1 --global-batch-size {}"
+
+_TABLE = (
+    # model, layouts, precisions, global batch size
+    ("gpt", "tp2 tp2-sp dp2 tp4-sp tp2-sp-dp2 dp4", "fp32 bf16", 4),
+    ("gpt", "tp4", "fp32", 4),
+    ("gpt", "tp2-sp dp2", "fp32", 8),
+    ("gpt-sgd", "tp2-sp dp2", "fp32 bf16", 4),
+    ("llama", "tp2 tp2-sp dp2 tp2-sp-dp2", "fp32 bf16", 4),
+    ("llama", "dp4", "fp32", 4),
+    ("moe", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32 bf16", 4),
+    ("moe", "tp2-sp-dp2-ep2-etp1 tp2-sp-dp2-ep2-etp2", "fp32", 4),
+    ("moe-gather", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32", 4),
+    ("moe-llama", "ep2 tp2-sp-ep2-etp1", "fp32 bf16", 4),
+    ("gpt-full", "tp2 tp2-sp dp2", "fp32", 4),
+    ("gpt-full", "tp2-sp", "bf16", 4),
+    ("gpt-block", "tp2-sp", "fp32", 4),
+    ("gpt-selective", "tp2 tp2-sp", "fp32", 4),
+    ("llama-full", "tp2-sp-dp2", "fp32", 4),
+    ("moe-full", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A correct layout of a model.
+
+    Attributes:
+        name: Model, layout, precision and number of samples, e.g.
+            ``gpt/tp2-sp/bf16/4``.
+        model: Options of reference and candidate, precision included.
+        layout: Options that only the candidate gets.
+        world_size: Its number of processes.
+    """
+
+    name: str
+    model: tuple[str, ...]
+    layout: tuple[str, ...]
+    world_size: int
+
+
+def all_cases() -> tuple[Case, ...]:
+    """Every case, those with the same reference and size one after the other."""
+    return tuple(
+        _case(model, layout, precision, num_samples)
+        for model, layouts, precisions, num_samples in _TABLE
+        for precision in precisions.split()
+        for layout in layouts.split()
+    )
+
+
+def _case(model: str, layout: str, precision: str, num_samples: int) -> Case:
+    world_size, options = LAYOUTS[layout]
+    shared = (_SIZES, MODELS[model], PRECISIONS[precision], _BATCH.format(num_samples))
+    return Case(
+        name=f"{model}/{layout}/{precision}/{num_samples}",
+        model=tuple(" ".join(shared).split()),
+        layout=tuple(options.split()),
+        world_size=world_size,
+    )

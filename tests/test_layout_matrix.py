@@ -1,0 +1,116 @@
+"""The matrix of correct layouts: its data, its table, and a small part of it run."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.examples.layout_matrix.__main__ import main, row, summary
+from ttrace.examples.layout_matrix.cases import LAYOUTS, MODELS, PRECISIONS, all_cases
+from ttrace.examples.layout_matrix.runner import CaseResult, run_case
+from ttrace.examples.main_job import MainJob
+
+CASES = {case.name: case for case in all_cases()}
+
+RESULT = CaseResult(
+    name="gpt/tp2/fp32/4",
+    verdict="pass",
+    num_compared=476,
+    num_skipped=2,
+    num_unmatched=0,
+    margin=0.51,
+    at="step0/mb0/@root/output/0",
+    seconds=1.26,
+    reason="",
+)
+
+
+def test_there_are_at_least_sixty_cases_of_distinct_names():
+    assert len(CASES) == len(all_cases()) >= 60
+
+
+def test_every_model_layout_and_precision_is_used():
+    parts = [name.split("/") for name in CASES]
+    assert {part[0] for part in parts} == set(MODELS)
+    assert {part[1] for part in parts} == set(LAYOUTS)
+    assert {part[2] for part in parts} == set(PRECISIONS)
+
+
+def test_options_are_those_of_the_example():
+    pytest.importorskip("torch")
+    from ttrace.examples.megatron_gpt.arguments import (
+        parse_arguments,
+        resolve_arguments,
+    )
+
+    for case in CASES.values():
+        args = parse_arguments([*case.model, *case.layout])
+        resolve_arguments(args, case.world_size)
+        alone = parse_arguments(case.model)
+        resolve_arguments(alone, 1)
+        shared = set(vars(args)) - {
+            option.removeprefix("--").replace("-", "_") for option in case.layout
+        }
+        derived = {"data_parallel_size", "num_microbatches", "patch"}
+        resolved = {
+            "expert_tensor_parallel_size",
+            "virtual_pipeline_model_parallel_size",
+        }
+        for name in shared - derived - resolved:
+            assert getattr(args, name) == getattr(alone, name), (case.name, name)
+
+
+@pytest.mark.parametrize("name", ["gpt/tp2-sp/fp32/4", "moe/tp2-sp-ep2-etp1/fp32/4"])
+def test_case_passes(name, job):
+    result = run_case(CASES[name], job)
+    assert result.passed, result.reason
+    assert result.num_compared > 300
+    assert result.margin is not None and 0 < result.margin < 1
+    assert result.at.startswith("step0/")
+
+
+def test_failed_run_is_a_row_that_says_so(job):
+    case = CASES["gpt/tp2-sp/fp32/4"]
+    wrong = dataclasses.replace(case, layout=(*case.layout, "--lr", "-1"))
+    result = run_case(wrong, job)
+    assert result.verdict == "error" and not result.passed
+    assert "an option is out of range" in result.reason
+
+
+@pytest.fixture(scope="module")
+def job():
+    pytest.importorskip("megatron.core")
+    with MainJob(NumpyBackend()) as main_job:
+        yield main_job
+
+
+def test_unmatched_tensors_are_no_pass():
+    assert RESULT.passed
+    assert not dataclasses.replace(RESULT, num_unmatched=1).passed
+    assert not dataclasses.replace(RESULT, verdict="diverged").passed
+
+
+def test_row_and_summary():
+    assert re.fullmatch(
+        r"gpt/tp2/fp32/4 +pass +476 +2 +0 +0\.510 +1\.3", row(RESULT)
+    ), row(RESULT)
+    other = dataclasses.replace(RESULT, verdict="diverged", margin=2.5, at="x")
+    none = dataclasses.replace(RESULT, verdict="error", margin=None)
+    assert summary([RESULT, other, none]) == (
+        "1 of 3 layouts pass; largest margin 2.500 (gpt/tp2/fp32/4, x)"
+    )
+    assert " - " in row(none)
+
+
+def test_unknown_case_is_a_usage_error(capsys):
+    assert main(["no/such/case"]) == 2
+    assert capsys.readouterr().err == "no case matches no/such/case\n"
+
+
+def test_make_runs_it():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    assert "\nmatrix: setup\n\t$(BIN)/python -m ttrace.examples.layout_matrix\n" in (
+        makefile
+    )
