@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import schedules
 
 from ttrace.frontends.megatron_description import MegatronDescription
-from ttrace.frontends.megatron_optimizer import OptimizerHoldings
+from ttrace.frontends.megatron_holdings import OptimizerHoldings
 from ttrace.frontends.megatron_optimizer_tap import observed_optimizer
 from ttrace.frontends.megatron_rules import Rule
 from ttrace.frontends.megatron_session import MegatronSession

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_optimizer import OptimizerHoldings
+from ttrace.frontends.megatron_holdings import OptimizerHoldings
 from ttrace.frontends.megatron_param_gather import ParameterGathers, gathers_in_forward
 from ttrace.frontends.megatron_session import MegatronSession
 from ttrace.frontends.torch_description import NamedParameter

@@ -183,6 +183,14 @@ def _let_gloo_take_unequal_sizes() -> None:
     _replace(dist, {"all_gather": all_gather_any, "reduce_scatter": reduce_scatter_any})
 
 
+class _NoFp8:
+    """TransformerEngine's state of FP8, where that is off."""
+
+    @staticmethod
+    def is_fp8_enabled() -> bool:
+        return False
+
+
 def _complete_megatron() -> None:
     from megatron.core.tensor_parallel import random
     from megatron.core.transformer.moe import moe_utils, token_dispatcher
@@ -200,6 +208,18 @@ def _complete_megatron() -> None:
     # Imported from TransformerEngine and tested for None, but not defined without it.
     if not hasattr(moe_utils, "te_general_gemm"):
         _replace(moe_utils, {"te_general_gemm": None})
+    # Asked whether FP8 is on by checkpoints that discard their output.
+    if not hasattr(random, "FP8GlobalStateManager"):
+        _replace(
+            random,
+            {
+                "FP8GlobalStateManager": _NoFp8,
+                "fp8_autocast": lambda *args, **kwargs: contextlib.nullcontext(),
+                "activation_recompute_forward": lambda *args, **kwargs: (
+                    contextlib.nullcontext()
+                ),
+            },
+        )
 
     # Split sizes become numbers only where they lie on a GPU; gloo wants numbers too.
     def split_sizes(tensor, as_numpy=False, record_stream=False):
