@@ -5,15 +5,14 @@ compared with those of the run on one process. This is what verifies the layout 
 a rule that is wrong for any module shows as an error of order 1.
 """
 
-import collections
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.assembled import assemble, errors
 
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
@@ -21,8 +20,6 @@ pytest.importorskip("megatron.core")
 from ttrace.examples.bug_zoo import megatron_bugs  # noqa: E402
 from ttrace.examples.worker_pool import Outcome, WorkerPool  # noqa: E402
 from ttrace.ir.tensor_id import Kind, TensorId  # noqa: E402
-from ttrace.ir.trace import TensorRecord  # noqa: E402
-from ttrace.ir.views import block_view  # noqa: E402
 from ttrace.run.switchboard import RecordRequest  # noqa: E402
 from ttrace.store.reader import Trace, open_trace  # noqa: E402
 
@@ -127,70 +124,6 @@ def runs(tmp_path_factory) -> Iterator[Runs]:
     runs = Runs(tmp_path_factory.mktemp("traces"))
     yield runs
     runs.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Assembled:
-    """A logical tensor, put together from its shards.
-
-    Attributes:
-        values: In float64, with the recorded scale removed.
-        is_covered: Whether every element was held by some rank.
-        spread: Largest relative difference between replicas.
-    """
-
-    values: np.ndarray
-    is_covered: bool
-    spread: float
-
-
-def assemble(trace: Trace, record: TensorRecord) -> Assembled:
-    """Put together without the comparison engine, on purpose."""
-    copies = collections.defaultdict(lambda: np.zeros(record.global_shape))
-    covers = collections.defaultdict(lambda: np.zeros(record.global_shape, bool))
-    infos = {info.rank: info for info in trace.info.ranks}
-    for shard in record.shards:
-        coords = infos[shard.rank].mesh(shard.layout.mesh).coords
-        partial = shard.layout.partial_axes
-        place = tuple(c for axis, c in coords.items() if axis not in partial)
-        local = np.asarray(trace.load(shard), dtype=np.float64) / shard.scale
-        for block in shard.layout.blocks:
-            where = tuple(map(slice, block.region.start, block.region.stop))
-            copies[place][where] += block_view(local, shard.layout, block)
-            covers[place][where] = True
-    values = np.zeros(record.global_shape)
-    for place, copy in copies.items():
-        values[covers[place]] = copy[covers[place]]
-    spread = max(
-        relative_error(a[both], b[both])
-        for (p, a), (q, b) in itertools.product(copies.items(), repeat=2)
-        if (both := covers[p] & covers[q]).any() or p == q
-    )
-    return Assembled(
-        values=values,
-        is_covered=bool(np.logical_or.reduce(list(covers.values())).all()),
-        spread=spread,
-    )
-
-
-def relative_error(reference: np.ndarray, candidate: np.ndarray) -> float:
-    norm = float(np.linalg.norm(reference))
-    return float(np.linalg.norm(candidate - reference)) / (norm or 1.0)
-
-
-def errors(
-    reference: Trace, candidate: Trace, wanted: Callable[[TensorId], bool]
-) -> dict[TensorId, float]:
-    """Relative error of every tensor that both runs hold."""
-    found = {}
-    for id_, record in reference.info.tensors.items():
-        other = candidate.info.tensors.get(id_)
-        if other is not None and wanted(id_):
-            assert other.global_shape == record.global_shape, id_
-            found[id_] = relative_error(
-                assemble(reference, record).values, assemble(candidate, other).values
-            )
-    return found
 
 
 def spreads(trace: Trace, kind: Kind) -> dict[str, float]:
