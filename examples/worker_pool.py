@@ -7,6 +7,7 @@ Run as a module, this file is a worker.
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -197,6 +198,9 @@ def _call(
             error = traceback.format_exc()
     os.environ.clear()
     os.environ.update(before)
+    # A process group keeps its dozens of threads until nothing refers to it, and models
+    # refer to theirs in circles: a long-lived worker would drown in threads.
+    gc.collect()
     return {"status": status, "output": printed.getvalue(), "error": error}
 
 

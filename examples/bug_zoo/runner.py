@@ -1,6 +1,6 @@
 """Runs a bug: its reference, its clean twin, and the bug itself."""
 
-import importlib
+import importlib.util
 import time
 from pathlib import Path
 
@@ -62,6 +62,7 @@ def buggy_launch(exhibit: Exhibit) -> Launch:
 def _common_patches(bug: Bug) -> tuple[Path, ...]:
     if bug.common_patch is None:
         return ()
-    path = importlib.import_module(bug.common_patch).__file__
-    assert path is not None  # a module of the package, not a namespace
-    return (Path(path),)
+    # Found, but not imported: it needs a framework, and is for the workers.
+    spec = importlib.util.find_spec(bug.common_patch)
+    assert spec is not None and spec.origin is not None, bug.common_patch
+    return (Path(spec.origin),)

@@ -12,7 +12,8 @@ from ttrace.examples.bug_zoo.result import BugResult
 def list_table(exhibits: Sequence[Exhibit]) -> Table:
     """Name, title, source and layout of each bug."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("bug", "what is wrong", "source", "layout"):
+    table.add_column("bug", no_wrap=True)
+    for column in ("what is wrong", "source", "layout"):
         table.add_column(column, overflow="fold")
     for exhibit in exhibits:
         bug = exhibit.bug

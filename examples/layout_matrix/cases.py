@@ -32,6 +32,14 @@ MODELS = {
     "gpt-selective": "--recompute-granularity selective",
     "llama-full": f"{_LLAMA} {_FULL}",
     "moe-full": f"{_MOE} {_FULL}",
+    "moe-aux": f"{_MOE} --moe-aux-loss-coeff 0.01",
+    "gpt4": "--num-layers 4",
+    "llama4": f"{_LLAMA} --num-layers 4",
+    "gpt4-full": f"--num-layers 4 {_FULL}",
+    "gpt3": "--num-layers 3",
+    "gpt-masked": "--calculate-per-token-loss --loss-mask uneven",
+    "gpt-even": "--loss-mask even",
+    "mtp": "--mtp-num-layers 1 --position-embedding-type rope",
 }
 """Options that reference and candidate share."""
 
@@ -41,6 +49,10 @@ _TP4 = "--tensor-model-parallel-size 4"
 _EP2 = "--expert-model-parallel-size 2"
 _ETP1 = "--expert-tensor-parallel-size 1"
 _ETP2 = "--expert-tensor-parallel-size 2"
+_PP2 = "--pipeline-model-parallel-size 2"
+_VPP2 = "--num-layers-per-virtual-pipeline-stage 1 --overlap-p2p-communication"
+_CP2 = "--context-parallel-size 2"
+_ZERO = "--use-distributed-optimizer"
 
 LAYOUTS = {
     "tp2": (2, _TP2),
@@ -55,6 +67,23 @@ LAYOUTS = {
     "tp2-sp-etp2": (2, f"{_TP2} {_SP} {_ETP2}"),
     "tp2-sp-dp2-ep2-etp1": (4, f"{_TP2} {_SP} {_EP2} {_ETP1}"),
     "tp2-sp-dp2-ep2-etp2": (4, f"{_TP2} {_SP} {_EP2} {_ETP2}"),
+    "pp2": (2, _PP2),
+    "pp2-uneven": (2, f"{_PP2} --decoder-first-pipeline-num-layers 1"),
+    "pp2-vpp2": (2, f"{_PP2} {_VPP2}"),
+    "pp4": (4, "--pipeline-model-parallel-size 4"),
+    "pp2-dp2": (4, _PP2),
+    "tp2-sp-pp2": (4, f"{_TP2} {_SP} {_PP2}"),
+    "ep2-pp2": (4, f"{_EP2} {_PP2}"),
+    "cp2": (2, _CP2),
+    "cp2-dp2": (4, _CP2),
+    "cp2-pp2": (4, f"{_CP2} {_PP2}"),
+    "tp2-sp-cp2": (4, f"{_TP2} {_SP} {_CP2}"),
+    "dp2-overlap": (2, "--overlap-grad-reduce"),
+    "dp2-zero": (2, _ZERO),
+    "dp2-zero-overlap": (2, f"{_ZERO} --overlap-grad-reduce --overlap-param-gather"),
+    "tp2-sp-dp2-zero": (4, f"{_TP2} {_SP} {_ZERO}"),
+    "pp2-dp2-zero": (4, f"{_PP2} {_ZERO}"),
+    "ep2-zero": (2, f"{_EP2} {_ZERO}"),
 }
 """Number of processes, and options that only the candidate gets."""
 
@@ -80,6 +109,24 @@ _TABLE = (
     ("gpt-selective", "tp2 tp2-sp", "fp32", 4),
     ("llama-full", "tp2-sp-dp2", "fp32", 4),
     ("moe-full", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+    ("moe-aux", "dp2 ep2 tp2-sp-ep2-etp1", "fp32", 4),
+    ("gpt", "tp2-sp dp2 pp2", "fp16", 4),
+    ("gpt", "pp2 pp2-dp2 tp2-sp-pp2", "fp32 bf16", 4),
+    ("gpt", "cp2 cp2-dp2 tp2-sp-cp2 cp2-pp2", "fp32", 4),
+    ("gpt", "cp2", "bf16", 4),
+    ("gpt", "dp2-overlap dp2-zero dp2-zero-overlap", "fp32 bf16", 4),
+    ("gpt", "tp2-sp-dp2-zero pp2-dp2-zero", "fp32", 4),
+    ("gpt", "dp2-zero", "fp16", 4),
+    ("gpt3", "pp2-uneven", "fp32", 4),
+    ("gpt4", "pp2-vpp2 pp4", "fp32 bf16", 4),
+    ("gpt4-full", "pp2-vpp2", "fp32", 4),
+    ("llama", "pp2 cp2 tp2-sp-cp2 tp2-sp-pp2", "fp32", 4),
+    ("llama", "pp2 cp2 dp2-zero", "bf16", 4),
+    ("llama4", "pp2-vpp2", "fp32", 4),
+    ("moe", "ep2-pp2 pp2 ep2-zero", "fp32", 4),
+    ("mtp", "tp2-sp dp2 pp2", "fp32", 4),
+    ("gpt-masked", "dp2 cp2 tp2-sp-pp2", "fp32", 4),
+    ("gpt-even", "dp2 cp2", "fp32", 4),
 )
 
 

@@ -1,0 +1,103 @@
+"""``ttrace zoo``: list, run, errors, JSON."""
+
+import json
+
+import pytest
+
+from ttrace.cli import zoo_command
+from ttrace.cli.main import main
+from ttrace.examples.bug_zoo import runner
+from ttrace.examples.bug_zoo.registry import load_zoo
+from ttrace.examples.bug_zoo.result import BugResult
+from ttrace.examples.bug_zoo.table import summary
+
+FOUND = BugResult(
+    name="final_layernorm",
+    source="Megatron-LM #1446",
+    clean="pass",
+    found=True,
+    first_divergence="step0/decoder.final_layernorm/main_grad/weight",
+    kind="main_grad",
+    module_right=True,
+    margin=float("inf"),
+    diagnosis=("replicas_differ",),
+    diagnosis_right=True,
+    seconds=1.5,
+)
+MISSED = BugResult(
+    name="router_weight",
+    source="Megatron-LM #599, PR 619",
+    clean="pass",
+    found=False,
+    first_divergence=None,
+    kind=None,
+    module_right=False,
+    margin=None,
+    diagnosis=(),
+    diagnosis_right=False,
+    seconds=2.0,
+    reason="buggy run: All agree.",
+)
+
+
+@pytest.fixture
+def results(monkeypatch):
+    """Stands in for the runs: the result of each bug by name."""
+    pytest.importorskip("megatron.core")
+    given = {"final_layernorm": FOUND, "router_weight": MISSED}
+    monkeypatch.setattr(runner, "run_bug", lambda exhibit, job: given[exhibit.bug.name])
+    monkeypatch.setattr(zoo_command, "announce", lambda message: None)
+    return given
+
+
+def test_list_names_every_bug_with_its_source(capsys):
+    assert main(["zoo", "list"]) == 0
+    printed = capsys.readouterr().out
+    for exhibit in load_zoo():
+        assert exhibit.bug.name in printed
+    for word in ("#1446", "wrong", "sequence-parallel", "bf16"):
+        assert word in printed
+
+
+def test_unknown_name_is_a_usage_error(capsys):
+    assert main(["zoo", "run", "no_such_bug"]) == 2
+    printed = capsys.readouterr().err
+    assert "there is no such bug in the zoo" in printed
+    assert "no_such_bug" in printed and "see 'ttrace zoo list'" in printed
+
+
+def test_action_is_required(capsys):
+    assert main(["zoo"]) == 2
+    assert "ACTION" in capsys.readouterr().err
+
+
+def test_run_succeeds_if_every_bug_is_found(results, capsys):
+    assert main(["zoo", "run", "final_layernorm"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 1 bugs found, 1 first seen in the right place" in printed
+    assert "1 of 1 clean twins pass" in printed
+
+
+def test_missed_bug_stays_in_the_table_with_the_reason(results, capsys):
+    assert main(["zoo", "run", "final_layernorm", "router_weight"]) == 1
+    printed = capsys.readouterr().out
+    assert "router_weight: buggy run: All agree." in printed
+    assert "1 of 2 bugs found" in printed
+
+
+def test_json_is_a_list_of_objects(results, tmp_path):
+    path = tmp_path / "zoo.json"
+    main(["zoo", "run", "router_weight", "final_layernorm", "--json", str(path)])
+    values = json.loads(path.read_text())
+    assert [value["name"] for value in values] == ["router_weight", "final_layernorm"]
+    required = "name source clean found first_divergence module_right seconds".split()
+    for value in values:
+        assert set(required) <= set(value)
+    assert values[1]["margin"] == "Infinity"
+    assert [BugResult.from_json(value) for value in values] == [MISSED, FOUND]
+
+
+def test_false_alarm_is_a_failure():
+    alarmed = BugResult.from_json({**FOUND.to_json(), "clean": "diverged"})
+    assert FOUND.as_expected and not alarmed.as_expected
+    assert summary([FOUND, alarmed, MISSED]).endswith("2 of 3 clean twins pass")
