@@ -10,7 +10,9 @@ import torch
 from megatron.core.utils import get_model_config
 
 from ttrace.frontends.megatron_context import ShardingContext
+from ttrace.frontends.megatron_experts import ExpertRows
 from ttrace.frontends.megatron_loss import LossTensor, loss_tensors
+from ttrace.frontends.megatron_matching import is_a
 from ttrace.frontends.megatron_meshes import (
     meshes_of_this_rank,
     require_supported_version,
@@ -179,6 +181,16 @@ class MegatronDescription:
         own = {self.global_microbatch(local) for local in range(num_local)}
         num_all = num_local * self._context.meshes.dp
         return [index for index in range(num_all) if index not in own]
+
+    def expert_rows(self) -> list[ExpertRows]:
+        """The routed experts of this rank, layer by layer."""
+        return [
+            ExpertRows(
+                f"{placed.canonical.path}.experts", module, self._config, self._context
+            )
+            for module, placed in self._modules.items()
+            if is_a(module, "BaseMoELayer")
+        ]
 
     def unused_parameters(self) -> list[NamedParameter]:
         """Parameters of this rank that no computation reads."""

@@ -2,14 +2,12 @@
 
 import fnmatch
 
-import torch
 
-
-def is_a(module: torch.nn.Module, *patterns: str) -> bool:
+def is_a(module: object, *patterns: str) -> bool:
     """Whether the class of a module, or a base of it, has a name out of these patterns.
 
     Args:
-        module: The module.
+        module: The module, or a part of it that is none itself.
         patterns: Shell patterns over class names, without package.
     """
     return any(

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 
 from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.megatron_recorder import MegatronRecorder
 from ttrace.frontends.torch_description import FlatPart, NamedParameter
+from ttrace.frontends.torch_hooks import MODULE_KINDS
+from ttrace.frontends.torch_recorder import Recorder, TraceSink
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.run.switchboard import RecordRequest
@@ -51,9 +54,13 @@ class MegatronSession(CaptureSession):
         self._mixed = description.mixed_gradients()
         self._foreign_microbatches = description.foreign_microbatches
         self._num_microbatches = 0
+        self._expert_rows = description.expert_rows
+        self._row_recorder: MegatronRecorder | None = None
 
     def start(self) -> None:
         super().start()
+        if self._row_recorder is not None:
+            self._row_recorder.attach()
         recorder = self._capture.recorder
         for named in self._unused:
             id_ = TensorId(
@@ -104,11 +111,33 @@ class MegatronSession(CaptureSession):
 
     def step(self) -> None:
         self._skip_mixed_gradients()
+        if self._row_recorder is not None:
+            self._row_recorder.forget_calls()
         super().step()
 
     def close(self) -> None:
         self._skip_mixed_gradients()
         super().close()
+
+    def _make_recorder(self, sink: TraceSink) -> Recorder:
+        capture = self._request.capture
+        if not any(map(capture.wants_kind, MODULE_KINDS)):
+            return super()._make_recorder(sink)
+        self._row_recorder = MegatronRecorder(
+            self._description,
+            sink,
+            rank=self._rank,
+            capture=self._capture,
+            layers=self._expert_rows(),
+            wants=capture.wants,
+            is_filtered=capture.microbatches is not None,
+        )
+        return self._row_recorder
+
+    def _end(self) -> Recorder | None:
+        if self._row_recorder is not None:
+            self._row_recorder.detach()
+        return super()._end()
 
     def _skip_mixed_gradients(self) -> None:
         num_local, self._num_microbatches = self._num_microbatches, 0

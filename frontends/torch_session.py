@@ -104,7 +104,7 @@ class CaptureSession:
         if self._rank in info.recorded_ranks:
             if self._sink is None:
                 self._sink = TraceWriter(self._request.out, info)
-            self._recorder = Recorder(self._description, self._sink, rank=self._rank)
+            self._recorder = self._make_recorder(self._sink)
         if self._request.perturbation is not None:
             self._capture.noise = Noise(self._description, self._request.perturbation)
         self._is_open = True
@@ -366,6 +366,10 @@ class CaptureSession:
     def _flush_gradients(self) -> None:
         if self._gradients is not None:
             self._gradients.flush()
+
+    def _make_recorder(self, sink: TraceSink) -> Recorder:
+        """The recorder of this rank; frameworks may bring one of their own."""
+        return Recorder(self._description, sink, rank=self._rank)
 
     def _end(self) -> Recorder | None:
         """Takes all hooks off; the recorder, or None where it had ended before."""
