@@ -17,8 +17,8 @@ from ttrace.frontends.megatron_rules import Direction, Rule
 
 _IDS = "b s[cp:zigzag]"
 _HIDDEN = "s[cp:zigzag,sp] b h"
-_MASK = "b 1 s t"
-_BIAS = {"dims": "h", "gradient_dims": "h partial[sp]"}
+_MASK = "b 1 s[cp:zigzag] t"
+_BIAS = {"dims": "h", "gradient_dims": "h partial[cp,sp]"}
 """A bias that is returned to be added later, to activations cut along the sequence."""
 
 
@@ -32,6 +32,10 @@ def _is_gated(module: torch.nn.Module, context: ShardingContext) -> bool:
 
 def _cuts_the_sequence(module: torch.nn.Module, context: ShardingContext) -> bool:
     return bool(getattr(module, "reduce_scatter_embeddings", False))
+
+
+def _holds_whole_sequence(module: torch.nn.Module, context: ShardingContext) -> bool:
+    return context.meshes.cp == 1 and not context.sequence_parallel
 
 
 def _splits_kv_heads(module: torch.nn.Module, context: ShardingContext) -> bool:
@@ -91,11 +95,11 @@ _ATTENTION = (
     ),
     _takes("*DotProductAttention", _MASK, slot="3"),
     _gives("*DotProductAttention", "s[cp:zigzag] b o[tp]"),
-    _takes("FusedScaleMaskSoftmax", "b n[tp] s t"),
+    _takes("FusedScaleMaskSoftmax", "b n[tp] s[cp:zigzag] t"),
     _takes("FusedScaleMaskSoftmax", _MASK, slot="1|mask"),
-    _gives("FusedScaleMaskSoftmax", "b n[tp] s t"),
-    _takes("Dropout", "b n[tp] s t", path="*.attention_dropout"),
-    _gives("Dropout", "b n[tp] s t", path="*.attention_dropout"),
+    _gives("FusedScaleMaskSoftmax", "b n[tp] s[cp:zigzag] t"),
+    _takes("Dropout", "b n[tp] s[cp:zigzag] t", path="*.attention_dropout"),
+    _gives("Dropout", "b n[tp] s[cp:zigzag] t", path="*.attention_dropout"),
     _takes("Attention", _HIDDEN, slot="0|hidden_states"),
     _gives("Attention", _HIDDEN),
     _gives("Attention", slot="1", **_BIAS),
@@ -103,7 +107,13 @@ _ATTENTION = (
 
 _LINEARS = (
     # A tied output layer is given the embedding as an argument.
-    _takes("*ColumnParallelLinear", "v[tp] h", path="output_layer", slot="1|weight"),
+    _takes(
+        "*ColumnParallelLinear",
+        "v[tp] h",
+        path="output_layer",
+        slot="1|weight",
+        gradient_dims="v[tp] h partial[cp]",
+    ),
     _takes("*ColumnParallelLinear", _HIDDEN),
     _gives("*ColumnParallelLinear", "s[cp:zigzag] b o", when=_gathers_output),
     _gives("*ColumnParallelLinear", "s[cp:zigzag] b v[tp]", path="output_layer"),
@@ -118,10 +128,16 @@ _LINEARS = (
         "f[tp:parts(2)]",
         path="*.linear_fc1",
         slot="1",
+        gradient_dims="f[tp:parts(2)] partial[cp]",
         when=_is_gated,
     ),
     _gives("*ColumnParallelLinear", "s[cp:zigzag] b o[tp]"),
-    _gives("*ColumnParallelLinear", "o[tp]", slot="1"),
+    _gives(
+        "*ColumnParallelLinear",
+        "o[tp]",
+        slot="1",
+        gradient_dims="o[tp] partial[cp]",
+    ),
     _takes("*RowParallelLinear", "s[cp:zigzag] b i[tp]"),
     _gives("*RowParallelLinear", _HIDDEN),
     _gives("*RowParallelLinear", slot="1", **_BIAS),
@@ -137,6 +153,19 @@ _MLP = (
     _gives("Router", "x[cp:zigzag,sp] e", slot="0|1"),
     _takes("BaseMoELayer", _HIDDEN, slot="0|hidden_states"),
     _gives("BaseMoELayer", _HIDDEN),
+)
+
+_MULTI_TOKEN_PREDICTION = (
+    _takes("MultiTokenPrediction*", _IDS, slot="input_ids|position_ids"),
+    _takes("MultiTokenPrediction*", _HIDDEN, slot="hidden_states"),
+    _gives("MultiTokenPredictionLayer", _HIDDEN),
+    _gives("MultiTokenPredictionLayer", _IDS, slot="1|2"),
+    _gives("MultiTokenPredictionBlock", "s b h", when=_holds_whole_sequence),
+    _gives(
+        "MultiTokenPredictionBlock",
+        skipped="it holds the outputs of 'decoder' and of the layers of 'mtp', one "
+        "after the other along a sequence that is cut; they are compared on their own",
+    ),
 )
 
 _LAYERS = tuple(
@@ -155,6 +184,7 @@ RULES: tuple[Rule, ...] = (
     *_ATTENTION,
     *_LINEARS,
     *_MLP,
+    *_MULTI_TOKEN_PREDICTION,
     *_LAYERS,
 )
 """In the order in which they are asked: the special ones before the general."""

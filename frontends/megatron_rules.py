@@ -209,8 +209,11 @@ def _resolve(dims: Dims, context: ShardingContext) -> Dims:
         ]
         return replace(dim, splits=tuple(splits))
 
+    partial_axes = itertools.chain(*map(resolved, dims.partial_axes))
     return replace(
         dims,
         dims=tuple(map(without_sp, dims.dims)),
-        partial_axes=tuple(itertools.chain(*map(resolved, dims.partial_axes))),
+        partial_axes=tuple(
+            axis for axis in partial_axes if context.meshes.dense.sizes[axis] > 1
+        ),
     )

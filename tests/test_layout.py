@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,6 +103,7 @@ def test_a_mesh_round_trips_through_json():
     [
         whole((4, 8), "dense"),
         whole((), "dense", partial_axes=("dp",)),
+        replace(whole((4,), "dense", partial_axes=("pp", "cp")), num_addends=4),
         parse_dims("f[tp:parts(2)] h partial[dp]").lower((16, 4), MESH),
         parse_dims("(f[tp] h)[dp:chunk]").lower((16, 5), MESH),
         parse_dims("f[tp:chunk]").lower((2,), MESH),
@@ -109,6 +111,12 @@ def test_a_mesh_round_trips_through_json():
 )
 def test_a_layout_round_trips_through_json(layout):
     assert ShardLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+@pytest.mark.parametrize(("axes", "number"), [((), 2), (("pp",), 0)])
+def test_a_number_of_addends_needs_a_sum(axes, number):
+    with pytest.raises(LayoutError, match="a number of addends that no sum can have"):
+        replace(whole((4,), "dense", partial_axes=axes), num_addends=number)
 
 
 def test_a_whole_layout():

@@ -151,7 +151,7 @@ def test_every_tensor_equals_that_of_one_process(runs, name):
     )
     assert worst[1] < ROUNDING, f"{worst[0]}: {worst[1]:.1e}"
     for id_, record in candidate.info.tensors.items():
-        assert assemble(candidate, record).is_covered, id_
+        assert id_.is_index or assemble(candidate, record).is_covered, id_
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -310,6 +310,6 @@ class TestMistakes:
         assert all(outcome.output == "" for outcome in outcomes[1:])
 
     def test_an_unknown_option_is_explained_by_argparse(self, runs):
-        (outcome,) = runs.call(1, "--pipeline-model-parallel-size", "2")
+        (outcome,) = runs.call(1, "--no-such-option", "2")
         assert outcome.status == 2
         assert "unrecognized arguments" in outcome.output

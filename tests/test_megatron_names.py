@@ -115,6 +115,24 @@ def test_a_tied_output_layer_has_the_name_of_the_embedding():
     assert "output_layer.weight" in names(is_tied=False)
 
 
+def test_a_tied_output_layer_beside_the_embedding_is_unused():
+    # The last stage of a pipeline with multi-token prediction has both.
+    model = Model(is_tied=True)
+    embedding = nn.Module()
+    embedding.word_embeddings = nn.Embedding(1, 1)
+    del model.output_layer
+    model.embedding, model.output_layer = embedding, nn.Linear(1, 1, bias=False)
+    found = {
+        f"{owned.named.module}.{owned.named.slot}": owned.is_unused
+        for owned in canonical_parameters(model, ep_rank=0)
+        if owned.named.module.startswith(("embedding", "output_layer"))
+    }
+    assert found == {
+        "embedding.word_embeddings.weight": False,
+        "output_layer.weight": True,
+    }
+
+
 def test_parameters_come_in_the_order_of_a_forward():
     modules = [
         owned.named.module

@@ -11,7 +11,6 @@ from ttrace.errors import LayoutError, UsageError  # noqa: E402
 from ttrace.frontends.megatron_context import ShardingContext  # noqa: E402
 from ttrace.frontends.megatron_meshes import (  # noqa: E402
     MegatronMeshes,
-    require_supported_layout,
     require_supported_version,
 )
 from ttrace.frontends.megatron_names import (  # noqa: E402
@@ -72,6 +71,7 @@ def context(*, sp=False, **sizes) -> ShardingContext:
             "num_query_groups",
             "vocab_size",
             "padded_vocab_size",
+            "copied_modules",
         )
         if name in sizes
     }
@@ -245,6 +245,30 @@ class TestGradientsOfOneMicroBatch:
         layout = parameter_layout(weight, Kind.PARAM_GRAD, run)
         assert isinstance(layout, NoLayout)
 
+    @pytest.mark.parametrize("sp", [True, False])
+    def test_where_the_sequence_is_cut_over_cp_all_are_shares(self, sp):
+        run = context(tp=2, cp=2, sp=sp)
+        weight = owned(ColumnParallelLinear(), (4, 8), dim=0)
+        layout = layout_of(weight, Kind.PARAM_GRAD, run)
+        assert (layout.partial_axes, layout.num_addends) == (("cp",), None)
+        norm = owned(nn.LayerNorm(4), (4,), path="decoder.final_layernorm")
+        axes = ("cp", "tp") if sp else ("cp",)
+        assert layout_of(norm, Kind.PARAM_GRAD, run).partial_axes == axes
+        assert layout_of(norm, Kind.MAIN_GRAD, run).partial_axes == ()
+
+    @pytest.mark.parametrize(("cp", "axes"), [(1, ("pp",)), (2, ("pp", "cp"))])
+    def test_of_a_weight_in_both_end_stages_two_stages_hold_shares(self, cp, axes):
+        run = context(
+            pp=4, cp=cp, copied_modules=frozenset({"embedding.word_embeddings"})
+        )
+        weight = owned(nn.Embedding(4, 8), (4, 8), path="embedding.word_embeddings")
+        layout = layout_of(weight, Kind.PARAM_GRAD, run)
+        assert (layout.partial_axes, layout.num_addends) == (axes, 2 * cp)
+        replica = layout_of(weight, Kind.MAIN_GRAD, run)
+        assert (replica.partial_axes, replica.num_addends) == ((), None)
+        other = owned(nn.Embedding(4, 8), (4, 8), path="embedding.position_embeddings")
+        assert layout_of(other, Kind.PARAM_GRAD, run).partial_axes == axes[1:]
+
     def test_of_unknown_modules_they_are_skipped_where_it_matters(self):
         weight = owned(class_named("MyAdapter")(), (4,), "decoder.adapter")
         run = context(tp=2, sp=True)
@@ -281,6 +305,10 @@ class TestExperts:
             ({"tp": 2, "etp": 1, "dp": 2}, "dense", ("tp",)),
             ({"tp": 2, "etp": 2, "dp": 2}, "expert", ()),
             ({"dp": 2, "etp": 1}, "expert", ()),
+            ({"cp": 2, "etp": 1}, "expert", ("edp",)),
+            ({"cp": 2, "ep": 2, "etp": 1}, "expert", ()),
+            ({"cp": 2, "dp": 2, "etp": 1}, "dense", ("cp",)),
+            ({"tp": 2, "cp": 2, "dp": 2, "etp": 1}, "dense", ("cp", "tp")),
         ],
     )
     def test_shares_follow_from_who_sends_tokens(self, sizes, mesh, partial_axes):
@@ -437,15 +465,3 @@ class TestWhatIsSupported:
             require_supported_version("0.9.0")
         assert "expected: megatron-core 0.16.1" in str(caught.value)
         assert "got:      0.9.0" in str(caught.value)
-
-    @pytest.mark.parametrize(
-        ("sizes", "num_chunks", "what"),
-        [
-            ({"pp": 2}, 1, "pipeline parallelism"),
-            ({"cp": 2}, 1, "context parallelism"),
-            ({}, 2, "virtual pipeline parallelism"),
-        ],
-    )
-    def test_other_parallelism_is_refused(self, sizes, num_chunks, what):
-        with pytest.raises(UsageError, match=f"{what} cannot be traced yet"):
-            require_supported_layout(meshes(**sizes), num_chunks)

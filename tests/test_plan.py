@@ -91,6 +91,22 @@ def test_missing_addend_leaves_its_part_uncovered():
     assert covered.num_uncovered == FULL.size // 2
 
 
+@pytest.mark.parametrize(
+    ("holders", "is_missing"), [((0, 3), False), ((0,), True), ((3,), True)]
+)
+def test_a_sum_of_which_only_some_ranks_have_an_addend(holders, is_missing):
+    """A weight that the first and the last of four pipeline stages share."""
+
+    def shared(mesh: Mesh) -> ShardLayout:
+        return replace(whole((4, 6), mesh.name, partial_axes=("pp",)), num_addends=2)
+
+    covered = cover_of(one(shared, {"pp": 4}, holders=holders))
+    assert covered.missing_partials is is_missing
+    assert covered.num_uncovered == (FULL.size if is_missing else 0)
+    ranks = [t.shard.rank for _, operand in covered.pieces for t in operand.terms]
+    assert ranks == ([] if is_missing else [0, 3])
+
+
 def test_missing_rank_leaves_its_part_uncovered():
     covered = cover_of(one("a b[tp]", {"tp": 3}, holders=(0, 2)))
     assert covered.num_uncovered == FULL.size // 3

@@ -29,6 +29,25 @@ def test_several_roots_count_apart():
     assert seen == [0, 1, 0, 2, 1]
 
 
+def test_modules_of_several_chunks_count_apart():
+    calls = counter()
+    seen = []
+    for chunk in (0, 0, 1, 1):
+        calls.begin_microbatch(chunk)
+        call = calls.begin_call("@root", None, chunk=chunk)
+        assert calls.claim_gradients(call)
+        seen.append((call.microbatch, call.number))
+    assert seen == [(0, 0), (1, 0), (0, 0), (1, 0)]
+
+
+def test_calls_that_another_process_makes_come_first():
+    calls = counter()
+    for _ in range(2):
+        calls.begin_microbatch("root")
+        numbers = [calls.begin_call("m", None, num_earlier=2).number for _ in "ab"]
+        assert numbers == [2, 3]
+
+
 def test_calls_before_any_microbatch_belong_to_the_first():
     call = counter(size=2, rank=1).begin_call("m", None)
     assert (call.microbatch, call.number, call.pass_) == (1, 0, Pass.FORWARD)

@@ -111,6 +111,15 @@ def _check_stages(args: argparse.Namespace) -> None:
             where="--overlap-p2p-communication",
             remedy="add --num-layers-per-virtual-pipeline-stage, or leave it out",
         )
+    if per_chunk is not None and num_stages == 2 and not args.overlap_p2p_communication:
+        # As Megatron-LM refuses it too: the messages of a batch are matched by their
+        # order, and activations are taken for gradients.
+        raise UsageError(
+            "two stages exchange several messages per batch of communication",
+            where="--pipeline-model-parallel-size 2, "
+            "--num-layers-per-virtual-pipeline-stage",
+            remedy="add --overlap-p2p-communication, or take more stages",
+        )
     if per_chunk is not None and (first is not None or last is not None):
         raise UsageError(
             "stages of uneven size cannot be virtual ones in this example",
