@@ -12,7 +12,7 @@ from ttrace.frontends.torch_session import CaptureSession
 from ttrace.run.switchboard import RecordRequest
 
 
-def tapped(model: nn.Module, optimizer: torch.optim.Optimizer):
+def tapped(model: nn.Module, optimizer: torch.optim.Optimizer, **options):
     sink = MemorySink()
     session = CaptureSession(
         PlainDescription(model),
@@ -21,7 +21,7 @@ def tapped(model: nn.Module, optimizer: torch.optim.Optimizer):
         world_size=1,
         sink=sink,
     )
-    tap = OptimizerTap(optimizer, session)
+    tap = OptimizerTap(optimizer, session, **options)
     session.start()
     tap.attach()
     return session, tap, sink
@@ -103,3 +103,18 @@ def test_a_norm_is_left_out_where_gradients_are_sparse():
     session.close()
     assert "step0/@root/grad_norm" not in sink.records
     assert "step0/@root/main_grad/weight" in sink.skipped
+
+
+def test_a_norm_of_a_part_of_the_gradients_is_never_computed():
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    session, tap, sink = tapped(model, optimizer, holds_whole_model=False)
+    model(torch.tensor([3.0, 4.0])).sum().backward()
+    optimizer.step()
+    session.step()
+    tap.record_gradients(torch.tensor(7.0))
+    optimizer.step()
+    session.close()
+    assert "trace.main_grads()" in sink.skipped["step0/@root/grad_norm"]
+    assert sink.arrays["step1/@root/grad_norm"] == 7.0
+    assert "step0/@root/main_grad/weight" in sink.records
