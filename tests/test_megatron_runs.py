@@ -13,10 +13,12 @@ from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.errors import CommandError
 from ttrace.examples.bug_zoo.bug import MEGATRON_SCRIPT
 from ttrace.examples.bug_zoo.megatron_options import (
+    CP2,
     DENSE,
     DP2,
     EP2,
     EXPERTS,
+    PP2,
     TP2,
     TP2_SP,
 )
@@ -24,6 +26,12 @@ from ttrace.examples.main_job import Launch, MainJob
 from ttrace.report.report import Outcome
 
 pytest.importorskip("megatron.core")
+
+
+VPP = (
+    *("--num-layers-per-virtual-pipeline-stage", "1"),
+    "--overlap-p2p-communication",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,9 @@ def launch(*options: str, world_size: int = 1) -> Launch:
         pytest.param(DENSE, DP2, id="dp2"),
         pytest.param(EXPERTS, (*TP2_SP, *EP2), id="moe-tp2-sp-ep2"),
         pytest.param((*DENSE, "--bf16"), TP2_SP, id="tp2-sp-bf16"),
+        pytest.param(DENSE, PP2, id="pp2"),
+        pytest.param((*DENSE, "--num-layers", "4"), (*PP2, *VPP), id="pp2-vpp2"),
+        pytest.param(DENSE, CP2, id="cp2"),
     ],
 )
 def test_correct_layout_passes(job, model, layout):
