@@ -55,7 +55,7 @@ def test_list_names_every_bug_with_its_source(capsys):
     printed = capsys.readouterr().out
     for exhibit in load_zoo():
         assert exhibit.bug.name in printed
-    for word in ("#1446", "wrong", "sequence-parallel", "bf16"):
+    for word in ("#1446", "wrong", "sequence-parallel", "fp8"):
         assert word in printed
 
 

@@ -168,6 +168,8 @@ def before_build(args: Any) -> None:
     trace = megatron_adapter.trace
 
     def trace_with_rules(*positional: Any, **named: Any) -> Any:
-        return trace(*positional, rules=_RULES, **named)
+        # A second run in the same process comes through here twice.
+        named.setdefault("rules", _RULES)
+        return trace(*positional, **named)
 
     loop.megatron_adapter.trace = trace_with_rules

@@ -21,3 +21,7 @@ FULL_RECOMPUTE = tuple(
     "--recompute-num-layers 1".split()
 )
 """Every layer's forward is computed again for its backward."""
+
+PP2 = tuple("--pipeline-model-parallel-size 2".split())
+CP2 = tuple("--context-parallel-size 2".split())
+ZERO = ("--use-distributed-optimizer",)

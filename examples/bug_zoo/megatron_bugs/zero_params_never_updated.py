@@ -1,0 +1,26 @@
+"""The distributed optimizer's step does not reach the model's parameters.
+
+Its FP32 copies are updated; writing them back to the BF16 parameters is left out.
+"""
+
+from ttrace.examples.bug_zoo.bug import Bug, Precision, place
+from ttrace.examples.bug_zoo.megatron_options import DENSE, ZERO
+from ttrace.ir.tensor_id import Kind
+
+BUG = Bug(
+    name="zero_params_never_updated",
+    title="ZeRO: parameters are never updated",
+    source="Megatron-LM #565",
+    breaks="parameters after the step",
+    model=DENSE,
+    layout=ZERO,
+    precision=Precision.BF16,
+    first_seen=(place("*", Kind.UPDATED_PARAM),),
+    paper_row=9,
+)
+
+
+def before_build(args):
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    DistributedOptimizer._copy_main_params_to_model_params = lambda self: None
