@@ -29,7 +29,6 @@ UNUSED = {"output_layer": "no computation reads it"}
 LAYOUTS = {
     "pp2": (2, PP2, []),
     "pp2 untied": (2, PP2, UNTIED),
-    "pp2, bf16": (2, PP2, ["--bf16"]),
     "pp3 uneven": (3, [*PP3, *UNEVEN], []),
     "pp4": (4, PP4, []),
     "pp2 vpp2, overlapped": (2, [*PP2, *VPP, *OVERLAP], []),

@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel.random import (
     initialize_rng_tracker,
     model_parallel_cuda_manual_seed,
 )
+from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper
 
 
 @contextlib.contextmanager
@@ -73,6 +74,7 @@ def model_parallelism(args: argparse.Namespace) -> Iterator[None]:
     finally:
         initialize_rng_tracker(force_reset=True)
         destroy_num_microbatches_calculator()
+        MTPLossLoggingHelper.tracker.clear()  # sized by the model that came first
         _destroy_groups()
 
 
