@@ -181,7 +181,7 @@ class PlainDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
+    ) -> ShardLayout | NoLayout | Elsewhere:
         return whole(local_shape, self._mesh.name)
 
     def parameter_layout(

@@ -21,6 +21,7 @@ import torch
 
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_description import (
+    Elsewhere,
     NamedParameter,
     NoLayout,
     PlainDescription,
@@ -32,7 +33,7 @@ from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
 _REST = "..."
 
-DimsRules = Mapping[str, str | NoLayout]
+DimsRules = Mapping[str, str | NoLayout | Elsewhere]
 """Dims text by pattern, or why there is none. The first pattern that matches counts.
 
 A pattern without ``/`` is matched against the module path (``blocks.*.norm1``), any
@@ -50,7 +51,8 @@ class DimsDescription(PlainDescription):
     Args:
         model: The model, possibly wrapped in DistributedDataParallel.
         mesh: The axes that the texts speak of, with this rank's coordinates.
-        activations: Of inputs, outputs and their gradients.
+        activations: Of inputs, outputs and their gradients. ``Elsewhere`` for what a
+            pipeline stage is given by the one before, as input of the model.
         parameters: Of parameters, their gradients and optimizer state.
         microbatch_axis: Axis whose ranks have micro-batches of their own; None where
             all ranks work on the same ones.
@@ -59,7 +61,8 @@ class DimsDescription(PlainDescription):
             pipeline stages that count their layers from 0.
 
     Raises:
-        LayoutError: A text cannot be read, or names an axis that the mesh lacks.
+        LayoutError: A text cannot be read, or names an axis that the mesh lacks, or
+            a parameter is said to be elsewhere.
     """
 
     holds_whole_model = False
@@ -85,6 +88,8 @@ class DimsDescription(PlainDescription):
             for pattern, text in rules.items():
                 if isinstance(text, str):
                     _require_axes(pattern, text, mesh)
+                elif isinstance(text, Elsewhere) and rules is self._parameters:
+                    raise _elsewhere(pattern)
         if microbatch_axis is not None and microbatch_axis not in mesh.sizes:
             raise _no_such_axis("microbatch_axis", microbatch_axis, mesh)
         # Asked for every captured tensor, and the same in every micro-batch and step.
@@ -108,14 +113,16 @@ class DimsDescription(PlainDescription):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
+    ) -> ShardLayout | NoLayout | Elsewhere:
         return self._layout("activations", path, kind, slot, tuple(local_shape))
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind
     ) -> ShardLayout | NoLayout:
         shape = tuple(named.parameter.shape)
-        return self._layout("parameters", named.module, kind, named.slot, shape)
+        layout = self._layout("parameters", named.module, kind, named.slot, shape)
+        assert not isinstance(layout, Elsewhere)  # refused where the rules are given
+        return layout
 
     def scale(self, kind: Kind) -> float:
         return self._scales.get(kind, 1.0)
@@ -133,13 +140,13 @@ class DimsDescription(PlainDescription):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout:
+    ) -> ShardLayout | NoLayout | Elsewhere:
         rules = self._activations if which == "activations" else self._parameters
         whole_text = f"{path}/{kind}/{slot}"
         for pattern, text in rules.items():
             if not fnmatch.fnmatchcase(whole_text if "/" in pattern else path, pattern):
                 continue
-            if isinstance(text, NoLayout):
+            if not isinstance(text, str):
                 return text
             dims = parse_dims(_with_rest(text, len(local_shape)))
             return dims.lower_local(local_shape, self._mesh)
@@ -163,6 +170,16 @@ def _require_axes(pattern: str, text: str, mesh: Mesh) -> None:
     for axis in (*(split.axis for split in splits), *dims.partial_axes):
         if axis not in mesh.sizes:
             raise _no_such_axis(f"{pattern}: {text}", axis, mesh)
+
+
+def _elsewhere(pattern: str) -> LayoutError:
+    return LayoutError(
+        "a parameter of this rank's model cannot be elsewhere",
+        where=f"parameters, {pattern}",
+        expected="dims text, or NoLayout with a reason to skip it",
+        got="Elsewhere()",
+        remedy="leave a parameter that is not there out of the model",
+    )
 
 
 def _no_such_axis(where: str, axis: str, mesh: Mesh) -> LayoutError:

@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.torch_description import ModelDescription, NoLayout
+from ttrace.frontends.torch_description import (
+    Elsewhere,
+    ModelDescription,
+    NoLayout,
+)
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
@@ -37,7 +41,7 @@ def test_a_pattern_without_slash_is_that_of_a_module_in_all_kinds():
     for kind in (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT):
         layout = activation(description, "1.0", kind, 2, 3)
         assert layout == lowered("b f[tp]", (2, 3))
-        assert layout.global_shape == (2, 6)
+        assert isinstance(layout, ShardLayout) and layout.global_shape == (2, 6)
         assert activation(description, "1", kind, 2, 3) == lowered("b f", (2, 3))
 
 
@@ -102,6 +106,21 @@ def test_what_no_pattern_matches_is_skipped_and_so_is_what_has_a_reason():
     assert activation(description, "0", Kind.OUTPUT, 2) is reason
     assert activation(description, "1.0", Kind.OUTPUT, 2) == NoLayout(
         reason="no pattern of activations matches 1.0/output/0"
+    )
+
+
+def test_what_a_stage_is_given_can_be_elsewhere_but_not_a_parameter():
+    description = described({"@root/*input/*": Elsewhere(), "*": "..."})
+    for kind in (Kind.INPUT, Kind.GRAD_INPUT):
+        assert activation(description, "@root", kind, 2) == Elsewhere()
+    with pytest.raises(LayoutError) as error:
+        described(parameters={"0": Elsewhere()})
+    assert str(error.value) == (
+        "a parameter of this rank's model cannot be elsewhere\n"
+        "  where:    parameters, 0\n"
+        "  expected: dims text, or NoLayout with a reason to skip it\n"
+        "  got:      Elsewhere()\n"
+        "  to do:    leave a parameter that is not there out of the model"
     )
 
 

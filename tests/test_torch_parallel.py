@@ -50,18 +50,13 @@ def test_two_processes_compute_what_one_does(job, parallelism):
         ),
     )
     assert report.verdict is Outcome.PASS, report.summary
-    assert report.counts.failed == report.counts.unmatched == 0
+    assert report.counts.passed == report.counts.total
     kinds = {tensor.kind for tensor in report.tensors if tensor.status == "passed"}
     assert kinds == {
         *("param", "input", "output", "loss", "grad_output", "grad_input"),
         *("param_grad", "main_grad", "grad_norm", "learning_rate"),
         *("optimizer_state", "updated_param"),
     }
-    skipped = [tensor.id for tensor in report.tensors if tensor.status == "skipped"]
-    if parallelism is Parallelism.PIPELINE:  # what the second stage was given
-        assert skipped == [f"step0/mb{n}/@root/grad_input/0" for n in range(4)]
-    else:
-        assert not skipped
 
 
 @pytest.mark.parametrize("name", ["ring_gradients_stay", "layernorm_hook_averages"])

@@ -2,7 +2,7 @@
 
 from ttrace.examples.torch_parallel.model import Gpt
 from ttrace.examples.torch_parallel.place import Parallelism, Place
-from ttrace.frontends.torch_description import NoLayout
+from ttrace.frontends.torch_description import Elsewhere
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
 from ttrace.ir.tensor_id import Kind
 
@@ -12,10 +12,6 @@ _SEQUENCE = {
     "embedding.positions": "s[sp] h",
     "*": "b s[sp] ...",
 }
-_NOT_OF_THE_MODEL = NoLayout(
-    reason="what passes between pipeline stages is neither input nor output of the "
-    "model"
-)
 
 ACTIVATIONS: dict[Parallelism, DimsRules] = {
     Parallelism.DATA: _WHOLE,
@@ -55,10 +51,11 @@ PARAMETERS: dict[Parallelism, DimsRules] = {
 def describe(model: Gpt, place: Place) -> DimsDescription:
     """The description of this rank's model."""
     activations = dict(ACTIVATIONS[place.parallelism])
+    # What passes between stages is neither input nor output of the model.
     if not place.is_first_stage:
-        activations = {"@root/*input/*": _NOT_OF_THE_MODEL, **activations}
+        activations = {"@root/*input/*": Elsewhere(), **activations}
     if not place.is_last_stage:
-        activations = {"@root/*output/*": _NOT_OF_THE_MODEL, **activations}
+        activations = {"@root/*output/*": Elsewhere(), **activations}
     # The loss is multiplied by the number of ranks whose gradients are averaged.
     backward = (Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD)
     return DimsDescription(
