@@ -73,12 +73,14 @@ class Lane:
 
 @functools.lru_cache(maxsize=1024)
 def choose_lane(reference: np.dtype, candidate: np.dtype, factor: float) -> Lane | None:
-    """The lane of a pair; None if no kernel can apply the factor exactly.
+    """The lane of a pair; None for what no kernel takes: foreign bytes, odd scales.
 
     Raises:
         DtypeError: A dtype that ttrace does not compare.
     """
     names = [dtype_named(dtype.name).name for dtype in (reference, candidate)]
+    if not (reference.isnative and candidate.isnative):
+        return None
     exponent = math.frexp(factor)[1] if is_power_of_two(factor) else None
     if NARROW_DTYPES.issuperset(names) and exponent is not None and abs(exponent) <= 60:
         return Lane(reference=names[0], candidate=names[1], factor=factor)

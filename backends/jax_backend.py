@@ -25,7 +25,12 @@ from ttrace.backends.chunks import (
     pack_candidates,
     pack_references,
 )
-from ttrace.backends.numpy_backend import compare_range, exact_values, subtract
+from ttrace.backends.numpy_backend import (
+    compare_all,
+    compare_range,
+    exact_values,
+    subtract,
+)
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
 
@@ -39,31 +44,31 @@ class JaxBackend:
     """Compares on the device jax has, in float32 wherever that loses nothing.
 
     The elements of all pairs of two dtypes form one stream of blocks, cut into
-    chunks of one size, so that each kernel compiles once whatever the shapes. A
-    chunk goes one of three ways, each with the same result:
+    chunks of one size, so that each kernel compiles once whatever the shapes. What
+    happens to a chunk depends on its values, and gives the same result:
 
-    * bitwise equal on the host: only the reference is reduced on the device;
-    * as usual: one kernel computes everything but the position of the maximum,
-      which the host looks up in the one block that holds it;
-    * single blocks with denormals, or near the limits of the arithmetic, which the
-      kernel reports as such: the numpy backend computes them.
+    * Bitwise equal, as the host sees soon: only the reference goes to the device.
+    * As usual: one kernel computes everything. Only where the largest difference
+      was rounded, the host searches the blocks that may hold it.
+    * Many blocks have NaNs or infinities: a kernel takes them out first.
+    * Single blocks have them, or denormals, or values near the limits of the
+      arithmetic: the numpy backend computes these blocks.
 
-    Pairs of float64 or wide integers take the same way in float64, in a scope of
-    jax's x64 mode; small ones of these are not worth a compilation and are left to
-    the numpy backend. Which way a pair goes never changes counts or positions, and
-    sums by less than 1e-6.
+    Float64 and wide integers go the same way in a scope of jax's x64 mode; a few of
+    them are not worth a compilation and are left to the numpy backend. Which way a
+    pair goes never changes counts, maxima or positions, and norms by less than 1e-6.
+
+    Args:
+        num_threads: That pack chunks and wait for kernels; None: one per processor.
+        min_wide_elements: Fewer elements than this of one dtype that needs float64,
+            in one batch, are left to the numpy backend.
     """
 
     name = "jax"
 
     def __init__(
-        self, *, num_threads: int | None = None, min_wide_elements: int = 1 << 17
+        self, *, num_threads: int | None = None, min_wide_elements: int = 1 << 20
     ):
-        """Args:
-        num_threads: That stage chunks and wait for kernels.
-        min_wide_elements: Pairs that need float64 and have fewer elements are left
-            to the numpy backend.
-        """
         self._num_threads = num_threads or min(8, os.cpu_count() or 1)
         self._min_wide_elements = min_wide_elements
 
@@ -79,23 +84,20 @@ class JaxBackend:
             yield from collect()
 
     def _submit(
-        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, stages: "Stages"
+        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, stages: Stages
     ) -> Callable[[], list[PairStats]]:
         """Starts the comparison of a batch; returns what waits for its results."""
-        lanes: dict[Lane, list[int]] = defaultdict(list)
-        oracle = []
+        lanes: dict[Lane | None, list[int]] = defaultdict(list)
         for index, pair in enumerate(batch):
-            size = pair.reference.size
+            assert pair.reference.shape == pair.candidate.shape, "pairs have one shape"
             lane = choose_lane(pair.reference.dtype, pair.candidate.dtype, pair.factor)
-            if lane is None or (
-                lane.precision is WIDE and size < self._min_wide_elements
-            ):
-                oracle.append((index, pool.submit(compare_range, pair, 0, size)))
-            else:
-                lanes[lane].append(index)
-        started = []
+            lanes[lane].append(index)
+        started, oracle = [], []
         for lane, indices in lanes.items():
-            stream = Stream(lane, [batch[index] for index in indices])
+            stream = None if lane is None else self._plan(lane, batch, indices)
+            if stream is None:
+                oracle += [(i, pool.submit(compare_all, batch[i])) for i in indices]
+                continue
             chunks = range(0, stream.num_blocks, CHUNK_BLOCKS)
             futures = [pool.submit(_run_chunk, stream, c, stages) for c in chunks]
             started.append((indices, stream, futures))
@@ -111,6 +113,14 @@ class JaxBackend:
             return results
 
         return collect
+
+    def _plan(
+        self, lane: Lane, batch: list[ArrayPair], indices: list[int]
+    ) -> Stream | None:
+        stream = Stream(lane, [batch[index] for index in indices])
+        if lane.precision is WIDE and sum(stream.sizes) < self._min_wide_elements:
+            return None
+        return stream
 
 
 def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
@@ -131,7 +141,7 @@ def _run_chunk(stream: Stream, first_block: int, stages: Stages) -> BlockTable:
     segments = stream.segments(first_block)
     num_blocks = min(CHUNK_BLOCKS, stream.num_blocks - first_block)
     x64 = lane.precision is WIDE
-    with stages.lend() as buffers, _x64_scope(x64):
+    with stages.lend() as buffers, _x64_scope(x64), jax.debug_nans(False):
         reference = pack_references(segments, lane, buffers[0])
         candidate = pack_candidates(segments, lane, buffers[1])
         table, doubtful = _run_kernels(lane, reference, candidate, num_blocks)

@@ -8,18 +8,18 @@ Axes, all combined unless a comment says otherwise:
   two-dimensional; for one dtype of each kernel several chunks;
 * memory: contiguous, and for one family strided, transposed and broadcast views;
 * values: see ``FAMILIES``;
-* factors: 1, 0.5, 3 and 1/3, the latter three for a part of the dtypes.
+* factors: 1; and for a part of the dtypes also 0.5, 3, 1/3, -1, extreme ones.
 
 Counts, positions and maxima are compared exactly, norms within 1e-6 relative. The
 cosine is compared within 1e-6 absolute, not relative: it may be 0 by cancellation.
 
-Not compared: payloads of NaNs, which no statistic shows; byte-swapped arrays, which
-no trace holds; other devices than the one jax chooses here.
+Not compared: payloads of NaNs, which no statistic shows; devices other than CPUs.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 import pytest
 
@@ -128,6 +128,22 @@ FAMILIES: dict[str, Family] = {
         np.full(n, 1.5e-38),
         1.5e-38 + 1e-40 * np.arange(n) / max(n, 1),
     ),
+    "denormal against normal": lambda rng, n: (
+        1e-40 * rng.standard_normal(n),
+        rng.standard_normal(n),
+    ),
+    "normal against denormal": lambda rng, n: (
+        rng.standard_normal(n),
+        1e-40 * rng.standard_normal(n),
+    ),
+    "zero against denormal": lambda rng, n: (
+        np.zeros(n),
+        1e-40 * rng.standard_normal(n),
+    ),
+    "float64 denormal against normal": lambda rng, n: (
+        1e-310 * rng.standard_normal(n),
+        rng.standard_normal(n),
+    ),
     "float16 denormal": functools.partial(_noisy, scale=1e-7),
     "float8 denormal": functools.partial(_noisy, scale=2e-3),
     "float64 tiny": functools.partial(_noisy, scale=1e-300),
@@ -212,7 +228,9 @@ def test_dtypes_shapes_values(reference: str, candidate: str) -> None:
     _check(_make_pairs(reference, candidate, 1.0), LABELS)
 
 
-@pytest.mark.parametrize("factor", [0.5, 3.0, 1 / 3, -1.0, 2.0**70, 2.0**-70])
+@pytest.mark.parametrize(
+    "factor", [0.5, 2.0**50, 2.0**-50, 3.0, 1 / 3, -1.0, 2.0**70, 2.0**-70]
+)
 @pytest.mark.parametrize(
     ("reference", "candidate"),
     [
@@ -236,6 +254,10 @@ def test_extreme_factors(factor: float) -> None:
         _check([ArrayPair(reference=r, candidate=c, factor=factor)], [name])
 
 
+def _swap_bytes(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder())
+
+
 @pytest.mark.parametrize("name", list(DTYPES))
 def test_views(name: str) -> None:
     rng = np.random.default_rng(0)
@@ -248,6 +270,7 @@ def test_views(name: str) -> None:
         lambda x: x.reshape(300, 400)[3:290, 5:-7],
         lambda x: x.reshape(20, 30, 200).transpose(2, 0, 1)[::3],
         lambda x: np.broadcast_to(x[:3, None], (3, 5000)),
+        lambda x: x if name.startswith("b") or "8" in name else _swap_bytes(x),
     ]
     pairs = [ArrayPair(reference=view(r), candidate=view(c)) for view in views]
     _check(pairs, list(range(len(views))))
@@ -355,10 +378,30 @@ def test_ordinary_values_never_reach_the_oracle(
     def fail(*_: object) -> None:
         raise AssertionError("ordinary values went to the numpy backend")
 
-    monkeypatch.setattr("ttrace.backends.jax_backend.compare_range", fail)
+    for function in ("compare_range", "compare_all"):
+        monkeypatch.setattr(f"ttrace.backends.jax_backend.{function}", fail)
     actual = JaxBackend(min_wide_elements=0).compare(pairs)
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
         _assert_same(a, e, families[i // 2])
+
+
+def test_new_shapes_compile_nothing() -> None:
+    compiled = []
+
+    def listen(event: str, duration_secs: float, **_: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    list(JaxBackend().compare(_make_pairs("int16", "float8_e5m2", 1.0)[:1]))
+    assert len(compiled) == 1
+    for size in (3, 777, 5000, 300_000):
+        reference = np.ones((1, size), np.int16)
+        candidate = np.zeros((1, size), DTYPES["float8_e5m2"].numpy)
+        pair = ArrayPair(reference=reference, candidate=candidate, factor=0.25)
+        (stats,) = JaxBackend().compare([pair])
+        assert stats.num_unequal == size
+    assert len(compiled) == 1
 
 
 def test_closing_early_and_errors_leave_no_threads() -> None:
