@@ -124,7 +124,7 @@ class Fp8Product:
         is_delayed: Recipe of its quantizers.
     """
 
-    def __init__(self, linear: torch.nn.Module, *, is_delayed: bool):
+    def __init__(self, linear: Any, *, is_delayed: bool):
         self._multiply = linear._forward_impl
         self.linear = linear
         linear.add_module("input_quantizer", Quantizer(is_delayed=is_delayed))

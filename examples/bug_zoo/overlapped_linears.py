@@ -78,7 +78,7 @@ class SplitLinear:
         make_buffers: Makes the buffers of backward.
     """
 
-    def __init__(self, linear: torch.nn.Module):
+    def __init__(self, linear: Any):
         self._multiply = linear._forward_impl
         self.make_buffers: MakeBuffers = make_buffers
 

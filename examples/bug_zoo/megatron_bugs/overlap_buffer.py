@@ -29,9 +29,8 @@ BUG = Bug(
 def after_build(args, models):
     for model in models:
         for module in model.modules():
-            product = getattr(module, "_forward_impl", None)
-            if hasattr(product, "make_buffers"):
-                product.make_buffers = _one_buffer
+            if hasattr(getattr(module, "_forward_impl", None), "make_buffers"):
+                module._forward_impl.make_buffers = _one_buffer
 
 
 def _one_buffer(num, like):

@@ -31,5 +31,5 @@ def before_build(args):
         rank = parallel_state.get_pipeline_model_parallel_rank()
         return rank * (config.num_layers // config.pipeline_model_parallel_size)
 
-    for module in (transformer_block, transformer_layer):
-        module.get_transformer_layer_offset = offset
+    transformer_block.get_transformer_layer_offset = offset
+    transformer_layer.get_transformer_layer_offset = offset

@@ -29,8 +29,8 @@ def before_build(args):
 
     postprocess = MoEAlltoAllTokenDispatcher.dispatch_postprocess
 
-    def postprocess_with_stale_counts(self, tokens, probs):
-        tokens, counts, probs = postprocess(self, tokens, probs)
+    def postprocess_with_stale_counts(self, global_input_tokens, global_probs):
+        tokens, counts, probs = postprocess(self, global_input_tokens, global_probs)
         stale = getattr(self, "_counts_before", counts)
         self._counts_before = counts
         return tokens, stale, probs

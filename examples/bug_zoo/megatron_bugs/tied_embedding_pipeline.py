@@ -5,6 +5,7 @@ the gradient, and the all-reduce that adds them is missing.
 """
 
 import importlib
+from typing import Any
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, PP2
@@ -24,7 +25,8 @@ BUG = Bug(
 
 def before_build(args):
     # The package has a function of the same name.
-    module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+    name = "megatron.core.distributed.finalize_model_grads"
+    module: Any = importlib.import_module(name)
     module._allreduce_word_embedding_grads = _do_nothing
 
 

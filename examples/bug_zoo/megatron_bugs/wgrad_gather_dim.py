@@ -35,6 +35,7 @@ def before_build(args):
         handle = gather(output, input_, group=group, async_op=async_op)
         if torch._C._current_graph_task_id() == -1:  # not in backward
             return handle
+        assert handle is not None  # backward gathers asynchronously
         handle.wait()
         parts = output.clone().chunk(group.size(), dim=0)
         output.copy_(torch.cat(parts, dim=1).view(output.shape))

@@ -5,6 +5,7 @@ over the pipeline's ends, which keeps both copies equal, goes somewhere else.
 """
 
 import importlib
+from typing import Any
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, PP2, ZERO
@@ -26,7 +27,8 @@ BUG = Bug(
 
 def before_build(args):
     # The package has a function of the same name.
-    module = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+    name = "megatron.core.distributed.finalize_model_grads"
+    module: Any = importlib.import_module(name)
     module._get_main_grad_attr = _attribute_that_nobody_reads
 
 
