@@ -265,7 +265,7 @@ class MegatronDescription:
         if placed is not None and placed.canonical.in_experts:
             return NoLayout(
                 reason="tokens inside experts are in an order that depends on the "
-                "routing, which is not recorded yet"
+                "routing of each call"
             )
         return activation_layout(
             self._rules, path, module, kind, slot, local_shape, self._context

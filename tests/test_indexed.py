@@ -2,12 +2,13 @@
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from tests.trace_factory import MESH, MemoryTrace, Tensor, memory_trace
+from tests.routed_traces import FULL, ID, INDEX, NUM_POSITIONS, Held, routed, sent
+from tests.trace_factory import MemoryTrace, Tensor, memory_trace
 from ttrace.compare import rows as rows_module
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
@@ -15,19 +16,8 @@ from ttrace.compare.execute import run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.replicas import check_replicas
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
-from ttrace.ir.layout import ShardLayout
-from ttrace.ir.row_index import IndexPart, RowIndex
-from ttrace.ir.tensor_id import INDEX_SLOT, parse_tensor_id
-from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
-from ttrace.testing import cut_partial
-
-ID = "step0/mb0/experts.3/input/0"
-INDEX = f"step0/mb0/experts/input/{INDEX_SLOT}"
-
-NUM_POSITIONS = 24
-FULL = np.random.default_rng(0).permutation(NUM_POSITIONS * 4) + 1.0
-FULL = FULL.reshape(NUM_POSITIONS, 4).astype(np.float32)
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.trace import TensorRecord, TraceInfo
 
 USES = ("h", "h[tp]", "h partial[tp]")
 """What the ranks along tp hold of a row: copies, columns, addends."""
@@ -37,52 +27,6 @@ MESHES = [
     for dp, tp in itertools.product((1, 2, 3, 4, 8), (1, 2, 4))
     if dp * tp <= 8
 ]
-
-Held = Mapping[int, Sequence[int]]
-"""The positions of a rank's rows by coordinate along dp; -1 is padding."""
-
-
-def routed(held: Held, sizes: Mapping[str, int], columns: str = "h", **fields):
-    """A trace in which every rank recorded the positions of its own rows."""
-    base = memory_trace({ID: Tensor(full=FULL)}, sizes, **fields)
-    shards, numbers, arrays = [], [], {}
-    for info in base.info.ranks:
-        mesh = info.mesh(MESH)
-        positions = np.array(held[mesh.coords["dp"]], dtype=np.int64)
-        local = np.where((positions >= 0)[:, None], FULL[positions], np.nan)
-        plain = parse_dims(f"x {columns}").lower(local.shape, mesh)
-        array = cut_partial(local.astype(np.float32), plain, mesh)
-        index = RowIndex(dim=0, id=INDEX, parts=(IndexPart(rank=info.rank),))
-        layout = parse_dims(f"x[@index] {columns}").lower_indexed(
-            array.shape, mesh, index=index, num_indices=NUM_POSITIONS
-        )
-        shards.append(shard_of(ID, info.rank, layout, "float32"))
-        numbers.append(shard_of(INDEX, info.rank, index_layout(positions), "int64"))
-        arrays[info.rank, ID], arrays[info.rank, INDEX] = array, positions
-    return with_records(base, {ID: shards, INDEX: numbers}, arrays)
-
-
-def shard_of(text: str, rank: int, layout: ShardLayout, dtype: str) -> ShardRecord:
-    id_ = parse_tensor_id(text)
-    return ShardRecord(id=id_, rank=rank, sequence=0, dtype=dtype, layout=layout)
-
-
-def index_layout(numbers: np.ndarray) -> ShardLayout:
-    return ShardLayout(
-        global_shape=(8 * NUM_POSITIONS,),
-        local_shape=numbers.shape,
-        blocks=(),
-        mesh=MESH,
-    )
-
-
-def with_records(base: MemoryTrace, shards, arrays) -> MemoryTrace:
-    tensors = {
-        parse_tensor_id(text): TensorRecord(id=parse_tensor_id(text), shards=tuple(own))
-        for text, own in shards.items()
-    }
-    info = TraceInfo(ranks=base.info.ranks, tensors=tensors, skipped={})
-    return MemoryTrace(info, arrays)
 
 
 def compare(reference, candidate, backend="numpy"):
@@ -170,36 +114,27 @@ def test_a_token_that_is_routed_differently(backend):
     assert rows is not None and not rows.agree
     assert (rows.num_common, rows.first_position) == (3, 1)
     assert (rows.num_reference_only, rows.num_candidate_only) == (1, 1)
-    assert (result.stats.count, result.stats.num_unequal) == (12, 0)
+    # Each of the two counts as zeros in the run that lacks it.
+    assert (result.stats.count, result.stats.num_unequal) == (20, 8)
+    alone = FULL[[1, 2]]
+    assert result.stats.difference_norm == pytest.approx(np.linalg.norm(alone))
+    assert result.max_abs_diff_at is not None
+    at = (1 + alone.max(axis=1).argmax(), alone.max(axis=0).argmax())
+    assert result.max_abs_diff_at == at
 
 
-def sent(numbers: Mapping[int, Sequence[int]], order: Sequence[int], num_rows=None):
-    """Rank 0 holds the rows that the ranks sent to expert 3, in the order given."""
-    base = memory_trace({ID: Tensor(full=FULL)}, {"dp": len(numbers), "tp": 1})
-    start = 3 * NUM_POSITIONS
-    chosen = (start, start + NUM_POSITIONS)
-    index = RowIndex(
-        dim=0,
-        id=INDEX,
-        parts=tuple(IndexPart(rank=rank, numbers=chosen) for rank in order),
-        origin=start,
-    )
-    rows = [n - start for r in order for n in numbers[r] if chosen[0] <= n < chosen[1]]
-    array = FULL[rows][:num_rows]
-    layout = parse_dims("x[@index] h").lower_indexed(
-        array.shape,
-        base.info.ranks[0].mesh(MESH),
-        index=index,
-        num_indices=NUM_POSITIONS,
-    )
-    arrays = {(0, ID): array}
-    index_shards = []
-    for rank, own in numbers.items():
-        arrays[rank, INDEX] = np.array(own, dtype=np.int64)
-        layout_of_own = index_layout(arrays[rank, INDEX])
-        index_shards.append(shard_of(INDEX, rank, layout_of_own, "int64"))
-    shards = {ID: [shard_of(ID, 0, layout, "float32")], INDEX: index_shards}
-    return with_records(base, shards, arrays)
+def test_scales_of_rows_that_only_one_run_has():
+    reference = routed({0: [3]}, {"dp": 1, "tp": 1})
+    candidate = routed({0: [3, 5]}, {"dp": 1, "tp": 1}, scale=2.0)
+    result = compare(reference, candidate)
+    assert result.stats.difference_norm == pytest.approx(np.linalg.norm(FULL[5]))
+
+
+def test_ranks_that_were_left_out_say_nothing_about_the_other_rows():
+    reference = routed({0: [3, 1]}, {"dp": 1, "tp": 1})
+    candidate = routed({0: [3], 1: [1]}, {"dp": 2, "tp": 1}, recorded=(0,))
+    result = compare(reference, candidate)
+    assert (result.stats.count, result.stats.num_unequal) == (4, 0)
 
 
 def test_rows_that_other_ranks_numbered():

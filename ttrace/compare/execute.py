@@ -9,7 +9,7 @@ import numpy as np
 from ttrace.compare.backend import ArrayPair, Backend
 from ttrace.compare.indexed import RowMatch, line_up
 from ttrace.compare.plan import ComparePlan, Operand, PairPlan, TensorPlan
-from ttrace.compare.rows import RowPair, read_rows, sum_terms
+from ttrace.compare.rows import LoneRows, RowPair, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
 from ttrace.ir.views import block_view
@@ -83,8 +83,11 @@ class TensorResult:
 Progress = Callable[[int, int], None]
 """Called with the number of elements done and the total, after each pair."""
 
-Pair = PairPlan | RowPair
+Copy = PairPlan | RowPair
 """Two operands, over a region that was planned or over rows that were found."""
+
+Pair = Copy | LoneRows
+"""The same, or rows that only one run has."""
 
 
 def run_plan(
@@ -132,7 +135,7 @@ def run_plan(
 
 
 def run_replicas(
-    replicas: Iterable[Sequence[Pair]],
+    replicas: Iterable[Sequence[Copy]],
     trace: Trace,
     backend: Backend,
     *,
@@ -167,8 +170,8 @@ class _Work:
 
     plan: TensorPlan
     pairs: Sequence[Pair]
-    reference_replicas: Sequence[Pair]
-    candidate_replicas: Sequence[Pair]
+    reference_replicas: Sequence[Copy]
+    candidate_replicas: Sequence[Copy]
     rows: RowMatch | None = None
 
     @property
@@ -234,7 +237,7 @@ def _run(
 
 
 def _compare(
-    jobs: list[tuple[Pair, Trace, Trace]], backend: Backend, meter: _Meter
+    jobs: Sequence[tuple[Pair, Trace, Trace]], backend: Backend, meter: _Meter
 ) -> Iterator[PairStats]:
     arrays = (_read(pair, reference, candidate) for pair, reference, candidate in jobs)
     for stats, (pair, _, _) in zip(backend.compare(arrays), jobs, strict=True):
@@ -243,8 +246,8 @@ def _compare(
 
 
 def _read(pair: Pair, reference: Trace, candidate: Trace) -> ArrayPair:
-    if isinstance(pair, RowPair):
-        return read_rows(pair, reference, candidate)
+    if not isinstance(pair, PairPlan):
+        return pair.arrays(reference, candidate)
     return ArrayPair(
         reference=_read_blocks(pair.reference, pair.region, reference),
         candidate=_read_blocks(pair.candidate, pair.region, candidate),
@@ -277,12 +280,14 @@ def _by_rank(pairs: Iterable[Pair], stats: Iterable[PairStats]) -> dict[int, Pai
     by_rank: dict[int, PairStats] = {}
     for pair, part in zip(pairs, stats, strict=True):
         rank, _ = pair.ranks
+        if rank is None:
+            continue
         by_rank[rank] = by_rank[rank].merge(part) if rank in by_rank else part
     return by_rank
 
 
 def _replicas(
-    pairs: Iterable[Pair], stats: Iterator[PairStats]
+    pairs: Iterable[Copy], stats: Iterator[PairStats]
 ) -> tuple[ReplicaResult, ...]:
     """One result per pair of ranks; the blocks of a shard are merged."""
     merged: dict[tuple[int, int], PairStats] = {}

@@ -2,19 +2,30 @@
 
 Reads the indices of rows, and decides from them what is compared with what. Values are
 read later, as the pairs are carried out (``ttrace.compare.rows``).
+
+A row that only one run has counts as zeros in the other: its whole norm is error. So
+what noise routes elsewhere is measured with the noise, and nothing else is tolerated.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.plan import Cover, Operand, TensorPlan, Term
-from ttrace.compare.rows import RowPair, Rows, common_rows, in_chunks, rows_without
+from ttrace.compare.rows import (
+    LoneRows,
+    RowPair,
+    Rows,
+    common_rows,
+    in_chunks,
+    rows_without,
+)
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Region
 from ttrace.ir.row_index import PADDING, RowIndex
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.ir.trace import ShardRecord
+from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.store.reader import Trace
 
 
@@ -49,13 +60,14 @@ class LinedUp:
     """What is to be compared of one tensor.
 
     Attributes:
-        pairs: Candidate against reference.
+        pairs: Candidate against reference; last the rows that only one of them has.
+            These are left out where ranks were, or where rows of a rank are not known.
         reference_replicas: Copies within the reference.
         candidate_replicas: Copies within the candidate.
         rows: Which rows the two runs have.
     """
 
-    pairs: tuple[RowPair, ...]
+    pairs: tuple[RowPair | LoneRows, ...]
     reference_replicas: tuple[RowPair, ...]
     candidate_replicas: tuple[RowPair, ...]
     rows: RowMatch
@@ -81,7 +93,7 @@ def line_up(plan: TensorPlan, reference: Trace, candidate: Trace) -> LinedUp:
     assert plan.index_dim is not None
     of_reference = _Side(plan.reference_cover, reference, plan.index_dim)
     of_candidate = _Side(plan.candidate_cover, candidate, plan.index_dim)
-    pairs = [
+    pairs: list[RowPair | LoneRows] = [
         pair
         for piece in of_candidate.pieces
         for other in of_reference.pieces
@@ -92,6 +104,20 @@ def line_up(plan: TensorPlan, reference: Trace, candidate: Trace) -> LinedUp:
     only_there = np.setdiff1d(there, here, assume_unique=True)
     differing = [int(only[0]) for only in (only_here, only_there) if only.size]
     contradictions = of_reference.contradictions + of_candidate.contradictions
+    is_complete = not (
+        is_rank_filtered(reference.info)
+        or is_rank_filtered(candidate.info)
+        or plan.reference_cover.missing_partials
+        or plan.candidate_cover.missing_partials
+    )
+    if is_complete and not contradictions:
+        factor = _scale(plan.match.reference) / _scale(plan.match.candidate)
+        for side, only in ((of_reference, only_here), (of_candidate, only_there)):
+            pairs += [
+                LoneRows(rows=rows, in_candidate=side is of_candidate, factor=factor)
+                for piece in side.pieces
+                for rows in piece.take(np.isin(piece.positions, only)).chunks()
+            ]
     return LinedUp(
         pairs=tuple(pairs),
         reference_replicas=tuple(of_reference.replicas),
@@ -114,6 +140,10 @@ def row_replicas(cover: Cover, trace: Trace, index_dim: int) -> tuple[RowPair, .
         LayoutError: See ``line_up``.
     """
     return tuple(_Side(cover, trace, index_dim).replicas)
+
+
+def _scale(record: TensorRecord) -> float:
+    return record.shards[0].scale
 
 
 class _Side:

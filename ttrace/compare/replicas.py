@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.backend import Backend
-from ttrace.compare.execute import Pair, Progress, ReplicaResult, run_replicas
+from ttrace.compare.execute import Copy, Progress, ReplicaResult, run_replicas
 from ttrace.compare.indexed import row_replicas
 from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
 from ttrace.ir.dtypes import dtype_named
@@ -74,7 +74,7 @@ def check_replicas(
     """
     records = []
     covers = []
-    replicas: list[Sequence[Pair]] = []
+    replicas: list[Sequence[Copy]] = []
     filtered = is_rank_filtered(trace.info)
     for record in trace.info.tensors.values():
         if record.id.is_index:

@@ -51,6 +51,21 @@ class Rows:
             columns=columns or self.columns,
         )
 
+    def global_index(self, flat: int) -> tuple[int, ...]:
+        """Index in the logical tensor of an element, in C order."""
+        shape = list(self.columns.extent)
+        shape[self.dim] = self.positions.size
+        offsets = np.unravel_index(flat, shape)
+        index = [s + int(i) for s, i in zip(self.columns.start, offsets, strict=True)]
+        index[self.dim] = int(self.positions[offsets[self.dim]])
+        return tuple(index)
+
+    def chunks(self) -> Iterator["Rows"]:
+        """The same rows, in parts of a bounded number of elements."""
+        num_rows = max(1, CHUNK_ELEMENTS // self.columns.size)
+        for start in range(0, self.positions.size, num_rows):
+            yield self.take(slice(start, start + num_rows))
+
     def read(self, trace: Trace) -> list[np.ndarray]:
         """The values of every term, ``columns.extent`` with the rows in ``dim``."""
         return [
@@ -96,14 +111,54 @@ class RowPair:
 
     def global_index(self, flat: int) -> tuple[int, ...]:
         """Index in the logical tensor of an element of the pair."""
-        rows = self.reference
-        shape = list(rows.columns.extent)
-        shape[rows.dim] = rows.positions.size
-        index = [int(i) for i in np.unravel_index(flat, shape)]
-        row = index[rows.dim]
-        index = [s + i for s, i in zip(rows.columns.start, index, strict=True)]
-        index[rows.dim] = int(rows.positions[row])
-        return tuple(index)
+        return self.reference.global_index(flat)
+
+    def arrays(self, reference: Trace, candidate: Trace) -> ArrayPair:
+        """Gathers the values."""
+        return ArrayPair(
+            reference=sum_terms(self.reference.read(reference)),
+            candidate=sum_terms(self.candidate.read(candidate)),
+            factor=self.factor,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoneRows:
+    """Rows that one run lacks, which count as zeros there.
+
+    Attributes:
+        rows: The rows of the run that has them.
+        in_candidate: That run is the candidate.
+        factor: Brings the candidate to the scale of the reference.
+    """
+
+    rows: Rows
+    in_candidate: bool
+    factor: float
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.rows.size
+
+    @property
+    def ranks(self) -> tuple[int | None, int | None]:
+        """As of a ``RowPair``; None for the run that lacks the rows."""
+        rank = self.rows.operand.rank
+        return (rank, None) if self.in_candidate else (None, rank)
+
+    def global_index(self, flat: int) -> tuple[int, ...]:
+        """Index in the logical tensor of an element of the rows."""
+        return self.rows.global_index(flat)
+
+    def arrays(self, reference: Trace, candidate: Trace) -> ArrayPair:
+        """Gathers the values, and zeros to set against them."""
+        if self.in_candidate:
+            values = sum_terms(self.rows.read(candidate))
+            zeros = np.zeros_like(values)
+            return ArrayPair(reference=zeros, candidate=values, factor=self.factor)
+        values = sum_terms(self.rows.read(reference))
+        return ArrayPair(reference=values, candidate=np.zeros_like(values))
 
 
 def common_rows(reference: Rows, candidate: Rows) -> RowPair | None:
@@ -139,23 +194,10 @@ def rows_without(rows: Rows, common: RowPair | None) -> list[Rows]:
 
 def in_chunks(pair: RowPair | None) -> Iterator[RowPair]:
     """Cuts a pair into such that gather a bounded number of elements."""
-    if pair is None:
-        return
-    num_rows = max(1, CHUNK_ELEMENTS // pair.reference.columns.size)
-    for start in range(0, pair.reference.positions.size, num_rows):
-        chosen = slice(start, start + num_rows)
-        yield RowPair(
-            reference=pair.reference.take(chosen), candidate=pair.candidate.take(chosen)
-        )
-
-
-def read_rows(pair: RowPair, reference: Trace, candidate: Trace) -> ArrayPair:
-    """Gathers the values of a pair."""
-    return ArrayPair(
-        reference=sum_terms(pair.reference.read(reference)),
-        candidate=sum_terms(pair.candidate.read(candidate)),
-        factor=pair.factor,
-    )
+    if pair is not None:
+        chunks = zip(pair.reference.chunks(), pair.candidate.chunks(), strict=True)
+        for reference, candidate in chunks:
+            yield RowPair(reference=reference, candidate=candidate)
 
 
 def sum_terms(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -66,8 +66,8 @@ def estimate_tolerance(
 def _is_measured(result: TensorResult) -> bool:
     stats, plan = result.stats, result.plan
     if result.rows is not None:
-        # Noise may route a token elsewhere; the others still show what it does.
-        is_whole = stats.count > 0
+        # Rows that noise routes elsewhere are a part of the error, not a gap.
+        is_whole = stats.count > 0 and not result.rows.contradiction
     else:
         num_held = sum(region.size for region, _ in plan.reference_cover.pieces)
         is_whole = 0 < stats.count == num_held

@@ -19,7 +19,7 @@ from ttrace.compare.indexed import RowMatch
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo
-from ttrace.judge.routing import rows_in_part, rows_problem
+from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
 from ttrace.judge.tolerance import Estimator, Tolerance, ToleranceTable
 
 GIVEN_ALIKE = Tolerance(
@@ -49,7 +49,7 @@ class Cause(StrEnum):
     """Copies that must agree do not."""
 
     ROUTING = "routing"
-    """The two runs have different rows of a tensor whose rows depend on data."""
+    """Rows that depend on data are not the same, and noise does not explain it."""
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
@@ -225,7 +225,11 @@ def _judge_match(
             margin=math.inf if nonfinite else margin,
         )
     if result.rows is not None:
-        return replace(verdict, reason=rows_in_part(result.rows))
+        if context.filtered_sides:
+            note = rows_in_part(result.rows)
+        else:
+            note = rows_difference(result.rows)
+        return replace(verdict, reason=note or "")
     num_elements = math.prod(of_reference.global_shape)
     if stats.count < num_elements:
         reason = (
@@ -259,13 +263,17 @@ def _failure(
             "are NaN or infinite, none of the reference"
         )
     if result.rows is not None and complete:
-        problem = rows_problem(result.rows)
-        if problem is not None:
-            return Cause.ROUTING, problem
+        obstacle = rows_obstacle(result.rows)
+        if obstacle is not None:
+            return Cause.ROUTING, obstacle
     replicas = _worst_replica(result, tolerance)
     if margin > 1:
         limit = tolerance.relative_to(stats.reference_norm)
         reason = f"rel_err {stats.rel_err:.3g} exceeds the tolerance {limit:.3g}"
+        if result.rows is not None and complete:
+            difference = rows_difference(result.rows)
+            if difference is not None:
+                return Cause.ROUTING, f"{difference}; {reason}"
         return Cause.ERROR, reason if replicas is None else f"{reason}; {replicas}"
     return None if replicas is None else (Cause.REPLICAS, replicas)
 
@@ -320,10 +328,10 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
 def _without_common_rows(
     tensor_id: TensorId, rows: RowMatch, context: _Context
 ) -> TensorVerdict:
-    problem = None if context.filtered_sides else rows_problem(rows)
-    if problem is not None:
+    obstacle = None if context.filtered_sides else rows_obstacle(rows)
+    if obstacle is not None:
         return TensorVerdict(
-            id=tensor_id, status=Status.FAILED, cause=Cause.ROUTING, reason=problem
+            id=tensor_id, status=Status.FAILED, cause=Cause.ROUTING, reason=obstacle
         )
     return TensorVerdict(
         id=tensor_id,
