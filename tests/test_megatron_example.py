@@ -34,6 +34,7 @@ LLAMA = (
     "--vocab-size 125 --make-vocab-size-divisible-by 4"
 ).split()
 EXPERTS = "--num-experts 4 --disable-bias-linear".split()
+ZERO = ["--use-distributed-optimizer"]
 TP = "--tensor-model-parallel-size 2".split()
 SP = [*TP, "--sequence-parallel"]
 ONE_ETP = "--expert-tensor-parallel-size 1".split()
@@ -191,7 +192,11 @@ def test_nothing_is_missing_and_skips_have_a_known_reason(runs, name):
             ), skipped
 
 
-@pytest.mark.parametrize("options", [SP, RECOMPUTE], ids=["tp2 sp", "dp2, recomputed"])
+@pytest.mark.parametrize(
+    "options",
+    [SP, RECOMPUTE, [*EXPERTS, *EP, *ONE_ETP, *RECOMPUTE]],
+    ids=["tp2 sp", "dp2, recomputed", "experts dp2 ep2, recomputed"],
+)
 def test_recording_changes_nothing(runs, options):
     two_steps = [*options, "--train-iters", "2"]
     recorded = runs.output(2, *two_steps, environment=runs.request().to_environment())
@@ -297,6 +302,11 @@ class TestMistakes:
             (1, ["--num-experts", "4"], "experts cannot have biases"),
             (2, [*TP, *EXPERTS], "only with sequence parallelism"),
             (1, ["--recompute-granularity", "full"], "which layers"),
+            (1, ["--recompute-modules", "mlp"], "in selective recomputation only"),
+            (1, ["--bf16", "--fp16"], "a model has one precision"),
+            (1, ["--min-lr", "1"], "the learning rate cannot rise"),
+            (1, [*ZERO, "--optimizer", "sgd"], "only works with Adam"),
+            (1, [*ZERO, "--overlap-param-gather"], "add --use-distributed-optimizer"),
             (1, ["--num-layers", "0"], "--num-layers"),
             (1, ["--patch", "no_such_file.py"], "there is no such patch"),
             (1, ["--patch", str(NO_PATCH)], "defines no function that would be called"),
