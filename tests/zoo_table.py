@@ -16,20 +16,27 @@ END = "<!-- zoo: end -->"
 
 
 def render(results: list[BugResult]) -> str:
-    """The table in Markdown, and the figures in one line above it."""
-    titles = {exhibit.bug.name: exhibit.bug for exhibit in load_zoo()}
+    """The table of all registered bugs in Markdown, below the figures in one line.
+
+    A bug without a result is a row that says so.
+    """
+    by_name = {result.name: result for result in results}
     lines = [
         f"{summary(results)}.",
         "",
         "| bug | what is wrong | source | first divergence | found |",
         "|---|---|---|---|---|",
     ]
-    for result in sorted(results, key=lambda result: result.name):
-        found = "yes" if result.as_expected else f"**no**: {reason(result)}"
-        first = f"`{result.first_divergence}`" if result.first_divergence else "-"
+    for exhibit in load_zoo():
+        bug = exhibit.bug
+        result = by_name.get(bug.name)
+        first, found = "-", "not run"
+        if result is not None:
+            found = "yes" if result.as_expected else f"**no**: {reason(result)}"
+            if result.first_divergence is not None:
+                first = f"`{result.first_divergence}`"
         lines.append(
-            f"| `{result.name}` | {titles[result.name].title} | {result.source} "
-            f"| {first} | {found} |"
+            f"| `{bug.name}` | {bug.title} | {bug.source} | {first} | {found} |"
         )
     return "\n".join(lines)
 
