@@ -4,8 +4,8 @@ Letters: s sequence (t: of the keys), b batch, h hidden, n heads, d head dim, o 
 output and input features of a linear, f features inside an MLP, v vocabulary, e
 experts, x tokens (s and b flattened, s outermost).
 
-Verified on megatron-core 0.16.1: every activation of a tensor- and sequence-parallel
-run, cut by its rule, was compared with that of one process.
+Verified on megatron-core 0.16.1: every activation of tensor-, sequence-, pipeline- and
+context-parallel runs, cut by its rule, was compared with that of one process.
 """
 
 from typing import Any

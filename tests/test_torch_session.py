@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 from ttrace.errors import LayoutError, StorageFullError
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import (
+    Elsewhere,
     FlatPart,
     ModelDescription,
     NamedParameter,
@@ -212,6 +214,53 @@ def test_layouts_that_do_not_fit_are_skipped_with_the_reason():
         "step0/mb0/@root/output/0": "does not divide",
         "step0/mb0/@root/output/1": "its shape is [2], its layout is for [2, 1]",
     }
+
+
+class Staged(PlainDescription):
+    """Two model chunks; only the second one returns what the whole model returns."""
+
+    def __init__(self, chunks: list[nn.Module]):
+        super().__init__(chunks[0])
+        self._chunks = chunks
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        for chunk in self._chunks:
+            yield "@root", chunk
+
+    def num_earlier_calls(self, path: str, module: nn.Module) -> int:
+        return 3
+
+    def activation_layout(
+        self,
+        path: str,
+        module: nn.Module,
+        kind: Kind,
+        slot: str,
+        local_shape: tuple[int, ...],
+    ) -> ShardLayout | Elsewhere:
+        if module is self._chunks[0] and kind is not Kind.INPUT:
+            return Elsewhere()
+        if module is self._chunks[1] and kind is Kind.INPUT:
+            return Elsewhere()
+        return whole(local_shape, "dense")
+
+
+def test_chunks_of_a_pipeline_rank_stand_for_one_model():
+    chunks: list[nn.Module] = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    sink = MemorySink()
+    session = started(chunks[0], sink, description=Staged(chunks))
+    sent = [chunks[0](torch.ones(1, 2)).detach() for _ in range(2)]
+    for hidden in sent:
+        chunks[1](hidden)
+    session.close()
+    activations = [text for text in sink.records if "put/" in text]
+    assert activations == [
+        "step0/mb0/@root/input/0/call3",
+        "step0/mb1/@root/input/0/call3",
+        "step0/mb0/@root/output/0/call3",
+        "step0/mb1/@root/output/0/call3",
+    ]
+    assert not sink.skipped
 
 
 # What adapters tell.
