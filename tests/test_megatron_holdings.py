@@ -51,8 +51,9 @@ def chunk(**parameters: torch.nn.Parameter) -> torch.nn.Module:
     return module
 
 
-def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
-    new = torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A parameter with the ``main_grad`` that Megatron puts on it."""
+    new: Any = torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
     new.main_grad = torch.arange(new.numel(), dtype=torch.float32).view(shape)
     return new
 
