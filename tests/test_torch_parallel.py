@@ -29,7 +29,7 @@ OPTIONS = ("--train-iters", "1", "--uneven-lengths")
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[MainJob]:
-    with MainJob(NumpyBackend()) as main_job:
+    with MainJob(NumpyBackend(), timeout_s=300) as main_job:
         yield main_job
 
 
