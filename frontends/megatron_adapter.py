@@ -16,10 +16,10 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import schedules
 
 from ttrace.frontends.megatron_description import MegatronDescription
-from ttrace.frontends.megatron_holdings import OptimizerHoldings
-from ttrace.frontends.megatron_optimizer_tap import observed_optimizer
+from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.optimizer_tap import observed_optimizer
+from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.megatron_rules import Rule
-from ttrace.frontends.megatron_session import MegatronSession
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.switchboard import request_from_environment
 

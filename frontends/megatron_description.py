@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from megatron.core.utils import get_model_config
 
-from ttrace.frontends.megatron_context import ShardingContext
-from ttrace.frontends.megatron_experts import ExpertRows
-from ttrace.frontends.megatron_loss import LossTensor, loss_tensors
-from ttrace.frontends.megatron_matching import is_a
-from ttrace.frontends.megatron_meshes import (
+from ttrace.frontends.megatron_parts.context import ShardingContext
+from ttrace.frontends.megatron_parts.experts import ExpertRows
+from ttrace.frontends.megatron_parts.loss import LossTensor, loss_tensors
+from ttrace.frontends.megatron_parts.matching import is_a
+from ttrace.frontends.megatron_parts.meshes import (
     meshes_of_this_rank,
     require_supported_version,
 )
-from ttrace.frontends.megatron_names import (
+from ttrace.frontends.megatron_parts.names import (
     OwnedParameter,
     canonical_parameters,
     unwrap,
 )
-from ttrace.frontends.megatron_rule_table import RULES
-from ttrace.frontends.megatron_rules import Rule, activation_layout
-from ttrace.frontends.megatron_sharding import parameter_layout
-from ttrace.frontends.megatron_stages import (
+from ttrace.frontends.megatron_parts.rule_table import RULES
+from ttrace.frontends.megatron_parts.sharding import parameter_layout
+from ttrace.frontends.megatron_parts.stages import (
     PlacedModule,
     copied_modules,
     placed_modules,
     require_distinct,
     stages_of,
 )
+from ttrace.frontends.megatron_rules import Rule, activation_layout
 from ttrace.frontends.torch_description import Elsewhere, NamedParameter, NoLayout
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind

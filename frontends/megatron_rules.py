@@ -3,7 +3,7 @@
 A rule says of the inputs or outputs of a class of modules which dims they have and
 which axes cut them. The first rule that fits decides; what none fits is skipped, with
 the reason in the report. The table for Megatron's own modules is in
-``megatron_rule_table``; a user's rules are asked first.
+``megatron_parts.rule_table``; a user's rules are asked first.
 """
 
 import itertools
@@ -14,8 +14,8 @@ from enum import StrEnum
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.megatron_context import ShardingContext
-from ttrace.frontends.megatron_matching import is_a, matches
+from ttrace.frontends.megatron_parts.context import ShardingContext
+from ttrace.frontends.megatron_parts.matching import is_a, matches
 from ttrace.frontends.torch_description import NoLayout
 from ttrace.ir.dims import Dim, Dims, parse_dims
 from ttrace.ir.layout import ShardLayout

@@ -24,8 +24,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from ttrace.frontends.hooks.optimizers import OptimizerTap
 from ttrace.frontends.torch_description import ModelDescription, PlainDescription
-from ttrace.frontends.torch_optimizer import OptimizerTap
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.run.switchboard import request_from_environment
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from absl import logging
 
-from ttrace.frontends.torch_calls import CallCounter
+from ttrace.frontends.hooks.calls import CallCounter
+from ttrace.frontends.hooks.modules import MODULE_KINDS, Capture, ModuleTap
+from ttrace.frontends.hooks.noise import Noise
+from ttrace.frontends.hooks.parameters import ParameterGradients
+from ttrace.frontends.hooks.recorder import Recorder, TraceSink
+from ttrace.frontends.hooks.tree import clean_name
 from ttrace.frontends.torch_description import (
     FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
 )
-from ttrace.frontends.torch_hooks import MODULE_KINDS, Capture, ModuleTap
-from ttrace.frontends.torch_noise import Noise
-from ttrace.frontends.torch_parameter_hooks import ParameterGradients
-from ttrace.frontends.torch_recorder import Recorder, TraceSink
-from ttrace.frontends.torch_tree import clean_name
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.ir.trace import RankInfo

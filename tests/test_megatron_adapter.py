@@ -16,7 +16,7 @@ warnings_of_megatron.quiet()
 from megatron.core.pipeline_parallel import schedules  # noqa: E402
 
 from ttrace.frontends import megatron_adapter  # noqa: E402
-from ttrace.frontends.megatron_loss import loss_tensors  # noqa: E402
+from ttrace.frontends.megatron_parts.loss import loss_tensors  # noqa: E402
 from ttrace.frontends.torch_description import NamedParameter  # noqa: E402
 from ttrace.ir.layout import Mesh  # noqa: E402
 from ttrace.ir.tensor_id import Kind  # noqa: E402
@@ -90,8 +90,8 @@ class Session:
 class Holdings:
     """An optimizer that holds whole parameters."""
 
-    def main_grad(self, named: NamedParameter) -> torch.Tensor:
-        return named.parameter.main_grad
+    def main_grad(self, named: NamedParameter):
+        return getattr(named.parameter, "main_grad")  # noqa: B009, set by Megatron
 
     def state(self, named: NamedParameter) -> dict[str, float]:
         return {"step": named.parameter.item()}

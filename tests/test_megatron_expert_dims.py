@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from ttrace.frontends.megatron_expert_dims import (  # noqa: E402
+from ttrace.frontends.megatron_parts.expert_dims import (  # noqa: E402
     ExpertModule,
     is_token_count,
     parse_expert_path,

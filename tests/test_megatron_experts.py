@@ -19,14 +19,14 @@ from ttrace.examples.bug_zoo.megatron_options import (  # noqa: E402
     TP2_SP,
 )
 from ttrace.examples.main_job import Launch, MainJob  # noqa: E402
-from ttrace.frontends.megatron_context import ShardingContext  # noqa: E402
-from ttrace.frontends.megatron_dispatch import (  # noqa: E402
+from ttrace.frontends.megatron_parts.context import ShardingContext  # noqa: E402
+from ttrace.frontends.megatron_parts.dispatch import (  # noqa: E402
     microbatch_offsets,
     rows_per_sender,
     why_unknown,
 )
-from ttrace.frontends.megatron_experts import ExpertRows, RoutedTokens  # noqa: E402
-from ttrace.frontends.megatron_meshes import MegatronMeshes  # noqa: E402
+from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens  # noqa: E402
+from ttrace.frontends.megatron_parts.meshes import MegatronMeshes  # noqa: E402
 from ttrace.frontends.torch_description import NoLayout  # noqa: E402
 from ttrace.ir.layout import Mesh  # noqa: E402
 from ttrace.ir.row_index import IndexPart  # noqa: E402
@@ -215,11 +215,11 @@ INDEX = parse_tensor_id(f"step0/mb0/{PATH}/input/@index")
 
 def expert_rows(monkeypatch, *senders: tuple[int, int]) -> ExpertRows:
     """Experts 2 and 3 of four, under cp2; senders by rank and micro-batch offset."""
-    from ttrace.frontends import megatron_experts
-    from ttrace.frontends.megatron_dispatch import Sender
+    from ttrace.frontends.megatron_parts import experts
+    from ttrace.frontends.megatron_parts.dispatch import Sender
 
     found = tuple(Sender(rank=r, microbatch_offset=offset) for r, offset in senders)
-    monkeypatch.setattr(megatron_experts, "senders", lambda dispatcher: found)
+    monkeypatch.setattr(experts, "senders", lambda dispatcher: found)
     meshes = MegatronMeshes(
         dense=mesh("dense", pp=1, dp=2, cp=2, tp=1),
         expert=mesh("expert", pp=1, edp=1, ep=2, etp=2),

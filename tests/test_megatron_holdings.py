@@ -25,7 +25,7 @@ from megatron.core.optimizer.optimizer import (  # noqa: E402
 )
 
 from ttrace.errors import UsageError  # noqa: E402
-from ttrace.frontends.megatron_holdings import OptimizerHoldings  # noqa: E402
+from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings  # noqa: E402
 from ttrace.frontends.torch_description import (  # noqa: E402
     FlatPart,
     NamedParameter,

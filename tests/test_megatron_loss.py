@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ttrace.frontends.megatron_loss import loss_tensors  # noqa: E402
+from ttrace.frontends.megatron_parts.loss import loss_tensors  # noqa: E402
 from ttrace.frontends.torch_description import NoLayout  # noqa: E402
 from ttrace.ir.layout import Mesh, ShardLayout  # noqa: E402
 

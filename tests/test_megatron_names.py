@@ -7,7 +7,7 @@ pytest.importorskip("megatron.core")
 
 from torch import nn  # noqa: E402
 
-from ttrace.frontends.megatron_names import (  # noqa: E402
+from ttrace.frontends.megatron_parts.names import (  # noqa: E402
     canonical_modules,
     canonical_parameters,
     unwrap,

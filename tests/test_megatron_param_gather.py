@@ -13,7 +13,7 @@ from ttrace.examples.megatron_gpt import warnings_of_megatron  # noqa: E402
 
 warnings_of_megatron.quiet()
 
-from ttrace.frontends.megatron_param_gather import (  # noqa: E402
+from ttrace.frontends.megatron_parts.param_gather import (  # noqa: E402
     ParameterGathers,
     gathers_in_forward,
 )

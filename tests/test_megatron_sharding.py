@@ -8,22 +8,22 @@ pytest.importorskip("megatron.core")
 from torch import nn  # noqa: E402
 
 from ttrace.errors import LayoutError, UsageError  # noqa: E402
-from ttrace.frontends.megatron_context import ShardingContext  # noqa: E402
-from ttrace.frontends.megatron_meshes import (  # noqa: E402
+from ttrace.frontends.megatron_parts.context import ShardingContext  # noqa: E402
+from ttrace.frontends.megatron_parts.meshes import (  # noqa: E402
     MegatronMeshes,
     require_supported_version,
 )
-from ttrace.frontends.megatron_names import (  # noqa: E402
+from ttrace.frontends.megatron_parts.names import (  # noqa: E402
     CanonicalModule,
     OwnedParameter,
 )
-from ttrace.frontends.megatron_rule_table import RULES  # noqa: E402
+from ttrace.frontends.megatron_parts.rule_table import RULES  # noqa: E402
+from ttrace.frontends.megatron_parts.sharding import parameter_layout  # noqa: E402
 from ttrace.frontends.megatron_rules import (  # noqa: E402
     Direction,
     Rule,
     activation_layout,
 )
-from ttrace.frontends.megatron_sharding import parameter_layout  # noqa: E402
 from ttrace.frontends.torch_description import NamedParameter, NoLayout  # noqa: E402
 from ttrace.ir.layout import Mesh, Region, ShardLayout  # noqa: E402
 from ttrace.ir.tensor_id import Kind  # noqa: E402

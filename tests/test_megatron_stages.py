@@ -10,8 +10,8 @@ pytest.importorskip("megatron.core")
 from torch import nn  # noqa: E402
 
 from ttrace.errors import UsageError  # noqa: E402
-from ttrace.frontends.megatron_names import canonical_parameters  # noqa: E402
-from ttrace.frontends.megatron_stages import (  # noqa: E402
+from ttrace.frontends.megatron_parts.names import canonical_parameters  # noqa: E402
+from ttrace.frontends.megatron_parts.stages import (  # noqa: E402
     Stage,
     copied_modules,
     placed_modules,

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+from ttrace.frontends.hooks.optimizers import OptimizerTap
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import PlainDescription
-from ttrace.frontends.torch_optimizer import OptimizerTap
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.run.switchboard import RecordRequest
 

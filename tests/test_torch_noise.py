@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ttrace.frontends.hooks.noise import NoisePoint, gets_noise, hash_words
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import NoLayout, PlainDescription
-from ttrace.frontends.torch_noise import NoisePoint, gets_noise, hash_words
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.generate import hash_key
 from ttrace.generate import hash_words as reference_hash_words

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from ttrace.frontends.hooks.optimizers import OptimizerTap
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import PlainDescription
-from ttrace.frontends.torch_optimizer import OptimizerTap
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.run.switchboard import RecordRequest
 

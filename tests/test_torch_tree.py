@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ttrace.frontends.torch_tree import (
+from ttrace.frontends.hooks.tree import (
     MAX_DEPTH,
     clean_name,
     map_tensors,

@@ -18,10 +18,10 @@ import rich.table
 import torch
 from torch import nn
 
+from ttrace.frontends.hooks.optimizers import OptimizerTap
+from ttrace.frontends.hooks.recorder import TraceSink
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import PlainDescription
-from ttrace.frontends.torch_optimizer import OptimizerTap
-from ttrace.frontends.torch_recorder import TraceSink
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.filters import CaptureFilter

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_holdings import OptimizerHoldings
-from ttrace.frontends.megatron_session import MegatronSession, ParameterWriter
+from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.session import MegatronSession, ParameterWriter
 from ttrace.frontends.torch_description import NamedParameter
 from ttrace.ir.tensor_id import Kind
 

@@ -8,7 +8,7 @@ import torch
 from absl import logging
 
 from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
-from ttrace.frontends.torch_arrays import RecentCopies
+from ttrace.frontends.hooks.arrays import RecentCopies
 from ttrace.frontends.torch_description import (
     Elsewhere,
     FlatPart,

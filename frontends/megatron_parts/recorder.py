@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.megatron_experts import ExpertRows, RoutedTokens, RowRecord
-from ttrace.frontends.torch_arrays import unobserved
-from ttrace.frontends.torch_calls import is_recomputing
+from ttrace.frontends.hooks.arrays import unobserved
+from ttrace.frontends.hooks.calls import is_recomputing
+from ttrace.frontends.hooks.modules import Capture
+from ttrace.frontends.hooks.recorder import Recorder, TraceSink
+from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens, RowRecord
 from ttrace.frontends.torch_description import ModelDescription, NoLayout
-from ttrace.frontends.torch_hooks import Capture
-from ttrace.frontends.torch_recorder import Recorder, TraceSink
 from ttrace.ir.tensor_id import INDEX_SLOT, Kind, Pass, TensorId
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_holdings import OptimizerHoldings
-from ttrace.frontends.megatron_param_gather import ParameterGathers, gathers_in_forward
-from ttrace.frontends.megatron_session import MegatronSession
+from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.param_gather import (
+    ParameterGathers,
+    gathers_in_forward,
+)
+from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.torch_description import NamedParameter
 from ttrace.ir.tensor_id import Kind
 

@@ -8,9 +8,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.errors import DtypeError
-from ttrace.frontends.torch_arrays import array_of, tensor_of, unobserved
+from ttrace.frontends.hooks.arrays import array_of, tensor_of, unobserved
+from ttrace.frontends.hooks.modules import Capture
 from ttrace.frontends.torch_description import NamedParameter
-from ttrace.frontends.torch_hooks import Capture
 from ttrace.ir.tensor_id import Kind, TensorId
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_context import ShardingContext
+from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_rules import Direction, Rule
 
 _IDS = "b s[cp:zigzag]"

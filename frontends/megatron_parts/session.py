@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from ttrace.frontends.hooks.modules import MODULE_KINDS
+from ttrace.frontends.hooks.recorder import Recorder, TraceSink
 from ttrace.frontends.megatron_description import MegatronDescription
-from ttrace.frontends.megatron_recorder import MegatronRecorder
+from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
 from ttrace.frontends.torch_description import FlatPart, NamedParameter
-from ttrace.frontends.torch_hooks import MODULE_KINDS
-from ttrace.frontends.torch_recorder import Recorder, TraceSink
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.run.switchboard import RecordRequest

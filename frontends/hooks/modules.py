@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_calls import CallCounter, ModuleCall, is_recomputing
-from ttrace.frontends.torch_gradients import (
+from ttrace.frontends.hooks.calls import CallCounter, ModuleCall, is_recomputing
+from ttrace.frontends.hooks.gradients import (
     InputEdge,
     input_edges,
     observe_shares,
     sequence_number,
 )
-from ttrace.frontends.torch_noise import Noise
-from ttrace.frontends.torch_recorder import Recorder
-from ttrace.frontends.torch_tree import named_arguments, named_tensors
+from ttrace.frontends.hooks.noise import Noise
+from ttrace.frontends.hooks.recorder import Recorder
+from ttrace.frontends.hooks.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
 
 MODULE_KINDS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ttrace.errors import UsageError
-from ttrace.frontends.megatron_names import (
+from ttrace.frontends.megatron_parts.names import (
     EMBEDDING,
     LAYERS,
     WORD_EMBEDDINGS,

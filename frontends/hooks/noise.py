@@ -15,10 +15,10 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ttrace.errors import TtraceError
-from ttrace.frontends.torch_arrays import unobserved
-from ttrace.frontends.torch_calls import ModuleCall
+from ttrace.frontends.hooks.arrays import unobserved
+from ttrace.frontends.hooks.calls import ModuleCall
+from ttrace.frontends.hooks.tree import map_tensors
 from ttrace.frontends.torch_description import Elsewhere, ModelDescription, NoLayout
-from ttrace.frontends.torch_tree import map_tensors
 from ttrace.generate import hash_key
 from ttrace.ir.layout import Region, ShardLayout, whole
 from ttrace.ir.tensor_id import Kind, Pass, TensorId

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_arrays import unobserved
+from ttrace.frontends.hooks.arrays import unobserved
 from ttrace.frontends.torch_description import NamedParameter, NoLayout
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind

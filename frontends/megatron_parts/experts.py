@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.megatron_context import ShardingContext
-from ttrace.frontends.megatron_dispatch import (
+from ttrace.frontends.megatron_parts.context import ShardingContext
+from ttrace.frontends.megatron_parts.dispatch import (
     Sender,
     rows_per_sender,
     senders,
     why_unknown,
 )
-from ttrace.frontends.megatron_expert_dims import (
+from ttrace.frontends.megatron_parts.expert_dims import (
     ExpertModule,
     is_token_count,
     parse_expert_path,

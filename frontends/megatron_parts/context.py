@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ttrace.errors import UsageError
-from ttrace.frontends.megatron_meshes import MegatronMeshes
+from ttrace.frontends.megatron_parts.meshes import MegatronMeshes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, replace
 
 from ttrace.errors import UsageError
-from ttrace.frontends.megatron_context import ShardingContext
-from ttrace.frontends.megatron_matching import is_a
-from ttrace.frontends.megatron_names import (
+from ttrace.frontends.megatron_parts.context import ShardingContext
+from ttrace.frontends.megatron_parts.matching import is_a
+from ttrace.frontends.megatron_parts.names import (
     OUTPUT_LAYER,
     WORD_EMBEDDINGS,
     OwnedParameter,
