@@ -28,7 +28,7 @@ def test_demo_finds_the_live_bug_and_passes_the_correct_layout(
     # before them agrees, the loss included.
     failed = [tensor for tensor in bug.tensors if tensor.status == "failed"]
     assert {tensor.kind for tensor in failed} == {
-        *("main_grad", "grad_norm", "updated_param")
+        *("main_grad", "grad_norm", "optimizer_state", "updated_param")
     }
     assert all("local_experts" in t.id for t in failed if t.kind == "main_grad")
     assert bug.first_divergence is not None
