@@ -16,7 +16,7 @@ from ttrace.frontends.hooks.calls import CallCounter
 from ttrace.frontends.hooks.modules import MODULE_KINDS, Capture, ModuleTap
 from ttrace.frontends.hooks.noise import Noise
 from ttrace.frontends.hooks.parameters import ParameterGradients
-from ttrace.frontends.hooks.recorder import Recorder, TraceSink
+from ttrace.frontends.hooks.recorder import Recorder
 from ttrace.frontends.hooks.tree import clean_name
 from ttrace.frontends.torch_description import (
     FlatPart,
@@ -28,6 +28,7 @@ from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.ir.trace import RankInfo
 from ttrace.run.switchboard import RecordRequest
+from ttrace.store.sink import TraceSink
 from ttrace.store.writer import TraceWriter
 
 _PER_MICROBATCH = MODULE_KINDS | {Kind.LOSS, Kind.PARAM_GRAD}

@@ -1,7 +1,6 @@
 """Turns observed torch tensors into records of a trace, or into visible skips."""
 
 import threading
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,36 +18,12 @@ from ttrace.frontends.torch_description import (
 from ttrace.ir.layout import ShardLayout, flat_range
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord
+from ttrace.store.sink import TraceSink
 
 EXACT_REPLICAS = frozenset(
     {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
 )
 """Kinds whose replicas must agree in every bit."""
-
-
-class TraceSink(Protocol):
-    """Where records go; ``ttrace.store.writer.TraceWriter`` is one."""
-
-    @property
-    def failure(self) -> Exception | None:
-        """Why recording stopped, or None while all is well."""
-        ...
-
-    def add(self, record: ShardRecord, array: np.ndarray) -> None:
-        """Takes a shard; the array does not change any more."""
-        ...
-
-    def skip(self, record: SkippedRecord) -> None:
-        """Takes the note that a tensor was seen and not recorded."""
-        ...
-
-    def close(self) -> None:
-        """Marks the rank complete."""
-        ...
-
-    def abort(self, reason: str) -> None:
-        """Leaves the rank incomplete."""
-        ...
 
 
 class Recorder:

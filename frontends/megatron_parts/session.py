@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from ttrace.frontends.hooks.modules import MODULE_KINDS
-from ttrace.frontends.hooks.recorder import Recorder, TraceSink
+from ttrace.frontends.hooks.recorder import Recorder
 from ttrace.frontends.megatron_description import MegatronDescription
 from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
 from ttrace.frontends.torch_description import FlatPart, NamedParameter
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.run.switchboard import RecordRequest
+from ttrace.store.sink import TraceSink
 
 ParameterWriter = Callable[[NamedParameter, torch.Tensor | FlatPart], None]
 """Records what this rank holds of a parameter now."""

@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from ttrace.frontends.hooks.optimizers import OptimizerTap
-from ttrace.frontends.hooks.recorder import TraceSink
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.frontends.torch_description import PlainDescription
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.filters import CaptureFilter
 from ttrace.run.switchboard import RecordRequest
+from ttrace.store.sink import TraceSink
 
 GROUPS: dict[str, frozenset[Kind] | None] = {
     "forward": frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS}),
