@@ -1,0 +1,78 @@
+"""What a JAX process says of itself: versions, and settings that change numbers."""
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping
+
+import jax
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "equinox")
+
+_PRECISIONS = {
+    "highest": "highest",
+    "float32": "highest",
+    "F32_F32_F32": "highest",
+    "high": "high",
+    "tensorfloat32": "high",
+    "bfloat16_3x": "high",
+    "TF32_TF32_F32": "high",
+    "BF16_BF16_F32_X3": "high",
+    "default": "medium",
+    "fastest": "medium",
+    "bfloat16": "medium",
+    "BF16_BF16_F32": "medium",
+}
+"""``jax_default_matmul_precision`` in the words of torch's setting of that name."""
+
+_DEFAULT_PRECISIONS = {"cpu": "highest", "gpu": "high", "tpu": "medium"}
+"""What a platform does where nothing is said: GPUs use TF32, TPUs bfloat16."""
+
+
+def versions() -> dict[str, str]:
+    """The version of every installed package that computes the step."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
+    """Flags that change numbers, by name.
+
+    ``float32_matmul_precision`` binds: runs that differ in it are set up differently.
+    A precision that ttrace does not know is given as it is.
+
+    Args:
+        strict: The step is compiled without excess precision, whatever the flags say.
+    """
+    platform_name = jax.default_backend()
+    stated = jax.config.jax_default_matmul_precision
+    if stated is None:
+        precision = _DEFAULT_PRECISIONS.get(platform_name, "platform default")
+    else:
+        precision = _PRECISIONS.get(str(stated), str(stated))
+    return {
+        "platform": platform_name,
+        "float32_matmul_precision": precision,
+        "jax_default_matmul_precision": None if stated is None else str(stated),
+        "jax_enable_x64": bool(jax.config.jax_enable_x64),
+        "jax_threefry_partitionable": bool(jax.config.jax_threefry_partitionable),
+        "xla_allow_excess_precision": not strict
+        and allows_excess_precision(os.environ),
+    }
+
+
+def allows_excess_precision(environment: Mapping[str, str]) -> bool:
+    """Whether XLA may keep float32 where the program says bfloat16; on by default.
+
+    Args:
+        environment: Consulted for ``XLA_FLAGS``; the last mention counts.
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    mentions = re.findall(r"--xla_allow_excess_precision(?:=(\S+))?(?=\s|$)", flags)
+    return not mentions or mentions[-1].lower() not in ("false", "0")
