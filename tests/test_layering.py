@@ -18,6 +18,7 @@ FLOORS = (
     "store",
     "run",
     "compare",
+    "mapping",
     "judge",
     "report",
     "stages",

@@ -57,6 +57,10 @@ class LayoutError(TtraceError, ValueError):
     """Shapes, blocks, axes or dims text contradict each other."""
 
 
+class MapError(TtraceError, ValueError):
+    """A map file is malformed, or does not fit the traces that it is to line up."""
+
+
 class TraceError(TtraceError):
     """Base of all that can be wrong with a trace on disk."""
 

@@ -11,6 +11,8 @@ from ttrace.compare.plan import plan_comparison
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.verdict import judge
+from ttrace.mapping.apply import map_traces
+from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.report import Report
 from ttrace.run.filters import CaptureFilter
@@ -25,6 +27,7 @@ def compare_traces(
     *,
     tolerances: ToleranceTable | None = None,
     allow: Sequence[str] = (),
+    map_file: MapFile | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Aligns, compares and judges two traces.
@@ -36,11 +39,16 @@ def compare_traces(
         tolerances: What rounding explains; None judges by dtype and depth, and the
             report says so.
         allow: Patterns of tensor ids that may be unmatched.
+        map_file: What the reference calls the candidate's tensors, and how they lie;
+            None if they have the same names and dims.
         progress: Called as the comparison proceeds.
 
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
+        MapError: The map does not fit the traces.
     """
+    if map_file is not None:
+        reference, candidate = map_traces(map_file, reference, candidate)
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
@@ -52,7 +60,13 @@ def compare_traces(
         candidate.info,
         allow=allow,
     )
-    return build_report(verdicts, reference, candidate, backend=backend.name)
+    return build_report(
+        verdicts,
+        reference,
+        candidate,
+        backend=backend.name,
+        map_file=map_file,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +81,8 @@ class CheckRequest:
         policy: The numbers that turn noise into tolerances.
         capture: Which tensors to record.
         allow: Patterns of tensor ids that may be unmatched.
+        map_file: What the reference calls the candidate's tensors, and how they lie;
+            None if they have the same names and dims.
         timeout_s: Seconds after which a command counts as hanging.
         overwrite: Replace the traces of an earlier check.
     """
@@ -78,6 +94,7 @@ class CheckRequest:
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     allow: Sequence[str] = ()
+    map_file: MapFile | None = None
     timeout_s: float | None = None
     overwrite: bool = False
 
@@ -109,6 +126,7 @@ def check(
         TraceExistsError: ``out`` holds traces and may not be overwritten.
         CommandError: A command failed, hung, or recorded nothing.
         TraceError: A recorded trace is incomplete or corrupt.
+        MapError: The map does not fit the recorded traces.
         StorageFullError: A log, the tolerances or the report cannot be written.
     """
 
@@ -150,6 +168,7 @@ def check(
         backend,
         tolerances=tolerances,
         allow=request.allow,
+        map_file=request.map_file,
         progress=progress,
     )
     report.save(request.report_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ttrace.cli.terminal import announce, capture_from, output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import TolerancePolicy
+from ttrace.mapping.map_file import read_map
 from ttrace.report.text import print_report
 from ttrace.run.commands import split_command
 from ttrace.stages import CheckRequest, check
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         policy=policy,
         capture=capture_from(args),
         allow=args.allow,
+        map_file=None if args.map is None else read_map(args.map),
         timeout_s=args.timeout,
         overwrite=args.overwrite,
     )

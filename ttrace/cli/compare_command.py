@@ -7,6 +7,7 @@ from pathlib import Path
 from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import ToleranceTable
+from ttrace.mapping.map_file import read_map
 from ttrace.report.text import print_report, print_report_path
 from ttrace.stages import compare_traces
 from ttrace.store.reader import open_trace
@@ -22,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if args.multiplier is not None:
         policy = replace(tolerances.policy, multiplier=args.multiplier)
         tolerances = replace(tolerances, policy=policy)
+    map_file = None if args.map is None else read_map(args.map)
     with progress_bar("comparing") as progress:
         report = compare_traces(
             reference,
@@ -29,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
             load_backend(args.backend),
             tolerances=tolerances,
             allow=args.allow,
+            map_file=map_file,
             progress=progress,
         )
     console = output_console()

@@ -198,6 +198,12 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
         help="tensors that may be unmatched; may be given several times",
     )
     group.add_argument(
+        "--map",
+        metavar="FILE",
+        help="what the reference calls the candidate's tensors, and how they lie; "
+        "'ttrace map' proposes one",
+    )
+    group.add_argument(
         "--multiplier",
         type=_positive,
         metavar="X",

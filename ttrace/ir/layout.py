@@ -336,9 +336,9 @@ def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
             ),
             local_start=(_flat_index(run.start, layout.local_shape) - start,),
         )
-        for piece in _regions_of_range(layout.local_shape, start, stop)
+        for piece in regions_of_range(layout.local_shape, start, stop)
         for block in layout.blocks
-        for run in _contiguous_runs(_overlap(piece, block), layout.local_shape)
+        for run in contiguous_runs(_overlap(piece, block), layout.local_shape)
     ]
     return ShardLayout(
         global_shape=layout.global_shape,
@@ -361,7 +361,7 @@ def _flat_dims(dims: str, start: int, stop: int) -> str:
     return f"({sharded})[{start}:{stop}]{partial}{axes}"
 
 
-def _regions_of_range(shape: tuple[int, ...], start: int, stop: int) -> list[Region]:
+def regions_of_range(shape: tuple[int, ...], start: int, stop: int) -> list[Region]:
     """Cuts a range of a flattened array into at most ``2 * ndim - 1`` regions."""
     if start >= stop:
         return []
@@ -373,7 +373,7 @@ def _regions_of_range(shape: tuple[int, ...], start: int, stop: int) -> list[Reg
 
     def within_one_row(low: int, high: int) -> list[Region]:
         index, offset = divmod(low, row)
-        inner = _regions_of_range(shape[1:], offset, offset + high - low)
+        inner = regions_of_range(shape[1:], offset, offset + high - low)
         return [
             Region(start=(index, *region.start), extent=(1, *region.extent))
             for region in inner
@@ -402,7 +402,7 @@ def _overlap(region: Region, block: Block) -> Region | None:
     return region.intersect(Region(start=block.local_start, extent=block.region.extent))
 
 
-def _contiguous_runs(region: Region | None, shape: tuple[int, ...]) -> list[Region]:
+def contiguous_runs(region: Region | None, shape: tuple[int, ...]) -> list[Region]:
     """Cuts a region of a C-ordered array into parts that are contiguous in it."""
     if region is None:
         return []

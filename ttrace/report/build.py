@@ -10,9 +10,11 @@ from ttrace.ir.tensor_id import Kind, Pass
 from ttrace.ir.trace import TensorRecord
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+from ttrace.mapping.rules import MapFile
 from ttrace.report.report import (
     Counts,
     FirstDivergence,
+    MapSetup,
     Outcome,
     Report,
     RunSetup,
@@ -40,8 +42,17 @@ def build_report(
     candidate: Trace,
     *,
     backend: str,
+    map_file: MapFile | None = None,
 ) -> Report:
-    """Sums the verdicts up."""
+    """Sums the verdicts up.
+
+    Args:
+        verdicts: One per tensor.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Name of what computed the figures.
+        map_file: The map that lined the tensors up, or None.
+    """
     statuses = count_statuses(verdicts)
     counts = Counts(
         total=len(verdicts),
@@ -54,7 +65,7 @@ def build_report(
         ),
     )
     first = _first_divergence(verdicts)
-    setup = _setup(verdicts, reference, candidate)
+    setup = _setup(verdicts, reference, candidate, map_file)
     outcome = _outcome(verdicts, counts, setup)
     return Report(
         verdict=outcome,
@@ -213,7 +224,10 @@ def _describe_layout(record: TensorRecord) -> str:
 
 
 def _setup(
-    verdicts: Sequence[TensorVerdict], reference: Trace, candidate: Trace
+    verdicts: Sequence[TensorVerdict],
+    reference: Trace,
+    candidate: Trace,
+    map_file: MapFile | None,
 ) -> Setup:
     sides = tuple(map(_run_setup, (reference, candidate)))
     differences = differing_settings(sides[0].versions, sides[1].versions)
@@ -228,6 +242,15 @@ def _setup(
             for verdict in verdicts
             if verdict.setup and verdict.status is Status.FAILED
         ),
+        map=None if map_file is None else _map_setup(map_file),
+    )
+
+
+def _map_setup(map_file: MapFile) -> MapSetup:
+    return MapSetup(
+        path=str(map_file.path),
+        num_rules=len(map_file.rules),
+        num_unsure=map_file.num_unsure,
     )
 
 

@@ -162,6 +162,21 @@ class RunSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapSetup:
+    """The map that gave the candidate's tensors the reference's names and dims.
+
+    Attributes:
+        path: Its file.
+        num_rules: Rules of it.
+        num_unsure: Rules that are marked as unsure.
+    """
+
+    path: str
+    num_rules: int
+    num_unsure: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """Both runs and what they do not have in common.
 
@@ -169,6 +184,7 @@ class Setup:
         differences: Settings and versions that differ, with both values.
         binding: Names of those among them that change the mathematics.
         tensors: Ids of initial parameters and inputs that differ, first one first.
+        map: The map that lined the tensors up; None if there was none.
     """
 
     reference: RunSetup
@@ -176,6 +192,7 @@ class Setup:
     differences: Mapping[str, tuple[object, object]]
     binding: tuple[str, ...]
     tensors: tuple[str, ...]
+    map: MapSetup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +298,7 @@ class Report:
                 },
                 binding=tuple(setup["binding"]),
                 tensors=tuple(setup["tensors"]),
+                map=MapSetup(**setup["map"]) if setup.get("map") else None,
             ),
         )
 

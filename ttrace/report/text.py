@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ttrace.report.report import Outcome, Report, TensorReport
+from ttrace.report.report import MapSetup, Outcome, Report, TensorReport
 
 _MAX_ROWS = 12
 """Rows of a table of tensors; the JSON report has them all."""
@@ -88,6 +88,8 @@ def _caveats(report: Report) -> Iterable[RenderableType]:
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:
+    if report.setup.map is not None:
+        yield _map_line(report.setup.map)
     if report.setup.tensors:
         yield Text(
             f"set-up: {len(report.setup.tensors)} initial parameters or inputs "
@@ -100,6 +102,13 @@ def _differences(report: Report) -> Iterable[RenderableType]:
             for name, (reference, candidate) in report.setup.differences.items()
         )
         yield Text("settings that differ: " + ", ".join(pairs), style="dim")
+
+
+def _map_line(map_setup: MapSetup) -> Text:
+    line = f"lined up by {map_setup.path}, {map_setup.num_rules} rules"
+    if not map_setup.num_unsure:
+        return Text(line, style="dim")
+    return Text(f"{line}, {map_setup.num_unsure} of them unsure", style="yellow")
 
 
 def _tensor_table(title: str, tensors: list[TensorReport]) -> Table:

@@ -1,0 +1,351 @@
+"""Applies a map to two traces: the candidate as the reference would have it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ttrace.compare.align import Side
+from ttrace.errors import MapError
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
+from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
+from ttrace.mapping.groups import Group, Part, StateNames, find_groups
+from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
+from ttrace.mapping.rearrange import GridTensor
+from ttrace.mapping.rules import MapFile
+from ttrace.run.filters import CaptureFilter
+from ttrace.store.reader import Trace
+
+
+def map_traces(
+    map_file: MapFile, reference: Trace, candidate: Trace
+) -> tuple[Trace, Trace]:
+    """Presents the candidate under the reference's ids and in its shapes.
+
+    Both traces come back changed: the reference without padding, and without what the
+    map ignores. Nothing is read but what the traces say of themselves.
+
+    Raises:
+        MapError: The map does not fit the traces.
+    """
+    return _Mapping(map_file, reference, candidate).traces()
+
+
+class _Side:
+    """What becomes of one trace: its tensors, what is skipped of it, and its plans."""
+
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        self.tensors: dict[TensorId, TensorRecord] = {}
+        self.skipped: dict[TensorId, SkippedRecord] = dict(trace.info.skipped)
+        self.plans: dict[tuple[int, TensorId], ShardPlan] = {}
+
+    def add(
+        self, tensor_id: TensorId, shards: Sequence[tuple[ShardRecord, ShardPlan]]
+    ) -> None:
+        """Adds a tensor; of shards with a layout, and what they come from."""
+        self.tensors[tensor_id] = TensorRecord(
+            id=tensor_id, shards=tuple(shard for shard, _ in shards)
+        )
+        for shard, plan in shards:
+            self.plans[shard.rank, tensor_id] = plan
+
+    def keep(self, tensor_id: TensorId, name: TensorId | None = None) -> None:
+        """Adds a recorded tensor as it is, perhaps under another name."""
+        shards = self.trace.info.tensors[tensor_id].shards
+        self.add(
+            name or tensor_id,
+            [
+                (replace(shard, id=name or tensor_id), ShardPlan(sources=(shard,)))
+                for shard in shards
+            ],
+        )
+
+    def skip(self, tensor_id: TensorId, reason: str, like: TensorId | None = None):
+        """Notes that a tensor is not compared."""
+        seen = self._first(like or tensor_id)
+        self.skipped.setdefault(
+            tensor_id,
+            SkippedRecord(id=tensor_id, rank=seen[0], sequence=seen[1], reason=reason),
+        )
+
+    def view(self, *, named_alike: bool) -> Trace:
+        """The trace, with what has become of it."""
+        ranks = self.trace.info.ranks
+        if not named_alike:
+            # Its patterns speak of other names; what they left out is skipped by now.
+            ranks = tuple(
+                replace(
+                    info,
+                    capture={k: v for k, v in info.capture.items() if k != "modules"},
+                )
+                for info in ranks
+            )
+        info = TraceInfo(ranks=ranks, tensors=self.tensors, skipped=self.skipped)
+        return MappedTrace(self.trace, info, self.plans)
+
+    def _first(self, tensor_id: TensorId) -> tuple[int, int]:
+        """Rank and sequence of a tensor, recorded or skipped."""
+        record = self.trace.info.tensors.get(tensor_id)
+        if record is not None:
+            return record.shards[0].rank, record.shards[0].sequence
+        skipped = self.trace.info.skipped.get(tensor_id)
+        if skipped is not None:
+            return skipped.rank, skipped.sequence
+        return self.trace.info.ranks[0].rank, 1 << 62  # behind all that is known
+
+
+class _Mapping:
+    """Applies a map to two traces."""
+
+    def __init__(self, map_file: MapFile, reference: Trace, candidate: Trace):
+        self._map = map_file
+        self._states = StateNames(map_file, reference.info)
+        self._groups = find_groups(map_file, reference.info, candidate.info)
+        self._reference = _Side(reference)
+        self._candidate = _Side(candidate)
+        self._ignored = {
+            Side.REFERENCE: self._find_ignored(Side.REFERENCE, reference.info),
+            Side.CANDIDATE: self._find_ignored(Side.CANDIDATE, candidate.info),
+        }
+        self._made_by: dict[TensorId, str] = {}
+
+    def traces(self) -> tuple[Trace, Trace]:
+        for tensor_id in self._reference.trace.info.tensors:
+            if tensor_id in self._ignored[Side.REFERENCE]:
+                self._reference.skip(
+                    tensor_id, self._ignored[Side.REFERENCE][tensor_id]
+                )
+            else:
+                self._reference.keep(tensor_id)
+        owners = {
+            tensor_id: group
+            for group in self._groups
+            for tensor_id in group.candidate.values()
+        }
+        done: set[int] = set()
+        info = self._candidate.trace.info
+        for tensor_id in dict.fromkeys((*info.tensors, *info.skipped)):
+            group = owners.get(tensor_id)
+            if group is None:
+                self._keep_name(tensor_id)
+            elif id(group) not in done:
+                done.add(id(group))
+                self._map_group(group)
+        self._explain_absent()
+        return (
+            self._reference.view(named_alike=True),
+            self._candidate.view(named_alike=False),
+        )
+
+    def _find_ignored(self, side: Side, info: TraceInfo) -> dict[TensorId, str]:
+        ignored = {}
+        for rule in self._map.ignored:
+            if rule.side is not side:
+                continue
+            ids = [id_ for id_ in (*info.tensors, *info.skipped) if rule.matches(id_)]
+            if not ids and not info.ranks[0].capture:
+                raise MapError(
+                    f"a map ignores what the {side} does not have",
+                    where=rule.place,
+                    expected=f"a tensor that matches {rule.pattern}",
+                    got=f"none of {len(info.tensors)} tensors",
+                    remedy="correct the pattern, or take the entry out",
+                )
+            reason = f"ignored by the map: {rule.reason}"
+            ignored |= {id_: reason for id_ in ids if id_ not in ignored}
+        return ignored
+
+    def _keep_name(self, tensor_id: TensorId) -> None:
+        """A tensor that no rule names keeps its name."""
+        reason = self._ignored[Side.CANDIDATE].get(tensor_id)
+        if reason is not None:
+            self._candidate.skip(tensor_id, reason)
+        elif tensor_id in self._candidate.trace.info.tensors:
+            self._claim(tensor_id, f"{tensor_id} itself, that no rule names")
+            self._candidate.keep(tensor_id)
+
+    def _map_group(self, group: Group) -> None:
+        recorded = self._candidate.trace.info.tensors
+        parts = {p: i for p, i in group.candidate.items() if i in recorded}
+        reasons = [
+            self._ignored[Side.CANDIDATE][i]
+            for i in group.candidate.values()
+            if i in self._ignored[Side.CANDIDATE]
+        ]
+        if reasons:
+            return self._skip_group(group, reasons[0])
+        skipped = self._candidate.trace.info.skipped
+        reasons = [skipped[i].reason for i in group.candidate.values() if i in skipped]
+        if reasons:
+            # On some ranks, or all: whether anything is missing shows in the plan.
+            self._skip_group(group, reasons[0])
+        if not parts:
+            return
+        if group.rule.only_renames:
+            self._rename(group, parts)
+        else:
+            self._rearrange(group, parts, is_known_incomplete=bool(reasons))
+
+    def _rename(self, group: Group, parts: Mapping[Part, TensorId]) -> None:
+        ((part, tensor_id),) = parts.items()
+        name = group.reference_id(part)
+        self._claim(name, group.rule.place)
+        self._candidate.keep(tensor_id, name)
+
+    def _rearrange(
+        self,
+        group: Group,
+        parts: Mapping[Part, TensorId],
+        *,
+        is_known_incomplete: bool,
+    ) -> None:
+        recorded = self._reference.trace.info.tensors
+        shapes = {
+            part: recorded[tensor_id].global_shape
+            for part, tensor_id in group.reference.items()
+            if tensor_id in recorded
+        }
+        own_shapes = {
+            part: self._candidate.trace.info.tensors[tensor_id].global_shape
+            for part, tensor_id in parts.items()
+        }
+        if _is_other_state(group, shapes, own_shapes):
+            if {*shapes.values(), *own_shapes.values()} == {()} and len(parts) == 1:
+                self._rename(group, parts)
+            else:
+                self._skip_group(
+                    group, "this optimizer state has other dims than its parameter"
+                )
+            return
+        grid = place_on_grid(group, shapes, own_shapes)
+        if grid is None:
+            if not is_known_incomplete:
+                for tensor_id in parts.values():
+                    self._keep_name(tensor_id)
+            return
+        check_shapes(group, grid, shapes)
+        for part, target in grid.reference.items():
+            name = group.reference_id(part)
+            self._claim(name, group.rule.place)
+            self._make(group, name, target, grid, parts)
+        self._take_padding_off(group, grid)
+
+    def _make(
+        self,
+        group: Group,
+        name: TensorId,
+        target: GridTensor,
+        grid: GroupGrid,
+        parts: Mapping[Part, TensorId],
+    ) -> None:
+        """Makes a tensor of the reference out of the candidate's parts."""
+        recorded = self._candidate.trace.info.tensors
+        by_rank: dict[int, list[tuple[GridTensor, ShardRecord]]] = {}
+        for part, tensor_id in sorted(parts.items(), key=lambda x: _order(x[0])):
+            for shard in recorded[tensor_id].shards:
+                by_rank.setdefault(shard.rank, []).append((grid.candidate[part], shard))
+        shards = []
+        for rank in sorted(by_rank):
+            made = merge_shards(name, target, by_rank[rank], str(group.rule.transform))
+            if isinstance(made, str):
+                return self._candidate.skip(name, made, by_rank[rank][0][1].id)
+            if made is not None:
+                shards.append(made)
+        if shards:
+            self._candidate.add(name, shards)
+
+    def _take_padding_off(self, group: Group, grid: GroupGrid) -> None:
+        for part, source in grid.padded_reference.items():
+            tensor_id = group.reference[part]
+            if not source.padding or tensor_id not in self._reference.tensors:
+                continue
+            shards = []
+            for shard in self._reference.trace.info.tensors[tensor_id].shards:
+                made = merge_shards(
+                    tensor_id,
+                    replace(source, padding={}),
+                    [(source, shard)],
+                    shard.layout.dims,
+                )
+                assert not isinstance(made, str), "a single shard merges with itself"
+                if made is not None:
+                    shards.append(made)
+            self._reference.add(tensor_id, shards)
+
+    def _skip_group(self, group: Group, reason: str) -> None:
+        """Skips what a group would make, under the names of the reference."""
+        like = next(iter(group.candidate.values()))
+        targets = list(group.reference.values())
+        if not targets and not group.rule.stacked(Side.REFERENCE):
+            targets = [
+                group.reference_id(Part(member=member, indices=()))
+                for member in range(len(group.rule.reference))
+            ]
+        for tensor_id in targets or group.candidate.values():
+            self._candidate.skip(tensor_id, reason, like)
+        for tensor_id in group.candidate.values():
+            if tensor_id not in targets:
+                self._candidate.skipped.pop(tensor_id, None)
+
+    def _claim(self, tensor_id: TensorId, place: str) -> None:
+        if tensor_id in self._made_by:
+            raise MapError(
+                "two tensors of the candidate become one of the reference",
+                where=f"{self._made_by[tensor_id]} and {place}",
+                expected="one tensor, or parts that are joined",
+                got=tensor_id,
+                remedy="make a pattern narrower, rename one of them, or [[ignore]] it",
+            )
+        self._made_by[tensor_id] = place
+
+    def _explain_absent(self) -> None:
+        """Skips what the candidate's filter left out, by the candidate's own names."""
+        info = self._candidate.trace.info
+        wants = CaptureFilter.from_json(dict(info.ranks[0].capture)).wants
+        groups = {
+            tensor_id: group
+            for group in self._groups
+            for tensor_id in group.reference.values()
+        }
+        for tensor_id in self._reference.tensors:
+            if tensor_id in self._candidate.tensors:
+                continue
+            if tensor_id in groups:
+                names = self._names_in_candidate(groups[tensor_id], tensor_id)
+            else:
+                names = [tensor_id]
+            if not any(map(wants, names)):
+                self._candidate.skip(tensor_id, "left out by a capture filter")
+
+    def _names_in_candidate(self, group: Group, tensor_id: TensorId) -> list[TensorId]:
+        """What a tensor of the reference might be called in the candidate."""
+        states: tuple[str | None, ...] = (None,)
+        if group.key.state is not None:
+            states = self._states.in_candidate(group.key.state)
+        num_stacked = len(group.rule.stacked(Side.CANDIDATE))
+        return list(group.candidate.values()) or [
+            group.candidate_id(Part(member=member, indices=(0,) * num_stacked), state)
+            for member in range(len(group.rule.candidate))
+            for state in states
+        ]
+
+
+def _is_other_state(
+    group: Group,
+    reference: Mapping[Part, tuple[int, ...]],
+    candidate: Mapping[Part, tuple[int, ...]],
+) -> bool:
+    """Whether an optimizer keeps something that is not shaped like its parameter."""
+    transform = group.rule.transform
+    assert transform is not None
+    kind = group.key.kind or group.rule.candidate[0].kind
+    return kind is Kind.OPTIMIZER_STATE and (
+        any(len(shape) != len(transform.reference.dims) for shape in reference.values())
+        or any(
+            len(shape) != len(transform.candidate.dims) for shape in candidate.values()
+        )
+    )
+
+
+def _order(part: Part) -> tuple[tuple[int, ...], int]:
+    return part.indices, part.member

@@ -1,0 +1,266 @@
+"""Applies the names of a map: which tensors of the two traces belong together."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ttrace.compare.align import Side
+from ttrace.errors import MapError
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.mapping.names import Binding, NamePattern
+from ttrace.mapping.rules import MapFile, TensorRule, listed, other_side
+from ttrace.run.filters import CaptureFilter
+
+KNOWN_STATES = {"exp_avg": "mu", "exp_avg_sq": "nu", "momentum_buffer": "trace"}
+"""What torch's optimizers and optax call the same moments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Which of the tensors of a group one is.
+
+    Attributes:
+        member: Number in the list of patterns.
+        indices: What the stacked placeholders stand for, in the order of their names.
+    """
+
+    member: int
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Tensors of both runs that are made of the same elements.
+
+    Attributes:
+        rule: The rule that brings them together.
+        key: What its patterns leave open, without stacked placeholders; the name of
+            the state as the reference has it.
+        reference: The reference's tensors; may be empty.
+        candidate: The candidate's; may be empty.
+    """
+
+    rule: TensorRule
+    key: Binding
+    reference: dict[Part, TensorId] = field(default_factory=dict)
+    candidate: dict[Part, TensorId] = field(default_factory=dict)
+
+    def reference_id(self, part: Part) -> TensorId:
+        """The id of a part of the reference, recorded or not.
+
+        Raises:
+            MapError: The rule makes no id of it.
+        """
+        return self._filled(Side.REFERENCE, part, self.key)
+
+    def candidate_id(self, part: Part, state: str | None) -> TensorId:
+        """The id of a part of the candidate, recorded or not.
+
+        Raises:
+            MapError: The rule makes no id of it.
+        """
+        return self._filled(Side.CANDIDATE, part, replace(self.key, state=state))
+
+    def _filled(self, side: Side, part: Part, key: Binding) -> TensorId:
+        stacked = zip(self.rule.stacked(side), map(str, part.indices), strict=True)
+        pattern = self.rule.patterns(side)[part.member]
+        try:
+            return pattern.fill(replace(key, values=(*key.values, *stacked)))
+        except ValueError as error:
+            raise MapError(
+                "a rule makes no tensor id of what it matched",
+                where=self.rule.place,
+                expected="numbers where the pattern has a call, names elsewhere",
+                got=f"{pattern} with "
+                + ", ".join(f"{name} = {value}" for name, value in key.values),
+                remedy="correct the placeholders of the rule",
+            ) from error
+
+
+class StateNames:
+    """Translates names of optimizers' states between the two sides."""
+
+    def __init__(self, map_file: MapFile, reference: TraceInfo):
+        self._given = {name: own for own, name in map_file.states.items()}
+        self._of_candidate = dict(map_file.states)
+        self._known = {
+            _state_of(tensor_id)
+            for tensor_id in (*reference.tensors, *reference.skipped)
+            if tensor_id.kind is Kind.OPTIMIZER_STATE
+        }
+
+    def in_reference(self, name: str) -> str:
+        """What the reference calls a state of the candidate.
+
+        The map says so; or it has the same name there, or that of the same moment.
+        """
+        if name in self._given or name in self._known:
+            return self._given.get(name, name)
+        for torch_name, optax_name in KNOWN_STATES.items():
+            pair = (torch_name, optax_name)
+            if name in pair:
+                (other,) = set(pair) - {name}
+                return other if other in self._known else name
+        return name
+
+    def in_candidate(self, name: str) -> tuple[str, ...]:
+        """What the candidate may call a state of the reference."""
+        names = {self._of_candidate.get(name, name)}
+        for pair in KNOWN_STATES.items():
+            if name in pair:
+                names |= set(pair)
+        return tuple(sorted(names))
+
+
+def find_groups(
+    map_file: MapFile, reference: TraceInfo, candidate: TraceInfo
+) -> list[Group]:
+    """Groups the tensors, recorded and skipped, that rules match.
+
+    Raises:
+        MapError: A rule matches nothing that no filter explains, or two rules match the
+            same tensor of the candidate.
+    """
+    states = StateNames(map_file, reference)
+    ids = {
+        Side.REFERENCE: _ids(reference),
+        Side.CANDIDATE: _ids(candidate),
+    }
+    renamed: dict[Side, Callable[[str], str]] = {
+        Side.REFERENCE: lambda name: name,
+        Side.CANDIDATE: states.in_reference,
+    }
+    groups = []
+    owner: dict[TensorId, TensorRule] = {}
+    for rule in map_file.rules:
+        of_rule: dict[Binding, Group] = {}
+        for side in Side:
+            matched = _matches(rule, side, ids[side], renamed[side])
+            for tensor_id, part, key in matched:
+                group = of_rule.setdefault(key, Group(rule=rule, key=key))
+                tensors = group.reference if side is Side.REFERENCE else group.candidate
+                if side is Side.CANDIDATE and tensor_id in owner:
+                    raise _matched_twice(tensor_id, owner[tensor_id], rule)
+                if side is Side.CANDIDATE:
+                    owner[tensor_id] = rule
+                tensors[part] = tensor_id
+        groups += of_rule.values()
+        _check_matched(rule, list(of_rule.values()), ids, reference, candidate)
+    return groups
+
+
+def _ids(info: TraceInfo) -> tuple[TensorId, ...]:
+    return tuple(dict.fromkeys((*info.tensors, *info.skipped)))
+
+
+def _matches(
+    rule: TensorRule,
+    side: Side,
+    ids: Iterable[TensorId],
+    state_in_reference: Callable[[str], str],
+) -> Iterable[tuple[TensorId, Part, Binding]]:
+    stacked = rule.stacked(side)
+    for tensor_id in ids:
+        if rule.kinds is not None and tensor_id.kind not in rule.kinds:
+            continue
+        for member, pattern in enumerate(rule.patterns(side)):
+            binding = pattern.match(tensor_id)
+            if binding is None:
+                continue
+            values = [binding.value(name) for name in stacked]
+            if not all(value.isdecimal() for value in values):
+                continue
+            state = binding.state
+            if state is not None:
+                state = state_in_reference(state)
+            key = replace(binding, values=binding.without(stacked), state=state)
+            yield tensor_id, Part(member=member, indices=tuple(map(int, values))), key
+
+
+def _check_matched(
+    rule: TensorRule,
+    groups: Iterable[Group],
+    ids: Mapping[Side, Iterable[TensorId]],
+    reference: TraceInfo,
+    candidate: TraceInfo,
+) -> None:
+    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    has = {
+        Side.REFERENCE: any(group.reference for group in groups),
+        Side.CANDIDATE: any(group.candidate for group in groups),
+    }
+    for side in Side:
+        if has[side] or not _could_match(rule, side, ids[side], infos[side]):
+            continue
+        other = other_side(side)
+        if _any_match(rule.patterns(side), ids[other]) and _any_match(
+            rule.patterns(other), ids[side]
+        ):
+            raise MapError(
+                "the map's sides are swapped: the reference has the tensors of the "
+                "candidate's patterns, and the candidate those of the reference's",
+                where=rule.place,
+                got=f"{rule.patterns(side)[0]} in the {other}",
+                remedy="exchange the two traces, or make the map again with "
+                "'ttrace map'",
+            )
+        raise MapError(
+            f"a rule matches nothing in the {side}",
+            where=rule.place,
+            expected=" or ".join(map(str, rule.patterns(side)))
+            + (f", of kind {listed(rule.kinds)}" if rule.kinds else ""),
+            got=_nearest(rule.patterns(side)[0], ids[side]),
+            remedy="correct the pattern, or take the rule out; 'ttrace show' lists "
+            "the ids of a trace",
+        )
+
+
+def _could_match(
+    rule: TensorRule, side: Side, ids: Iterable[TensorId], info: TraceInfo
+) -> bool:
+    """Whether the trace is one in which the rule should match."""
+    capture = dict(info.ranks[0].capture)
+    if {"modules", "ranks"} & capture.keys():
+        return False  # which names are left out, patterns with placeholders cannot tell
+    kinds = {p.kind for p in rule.patterns(side) if p.kind is not None}
+    wanted = kinds or set(rule.kinds or Kind)
+    if not any(map(CaptureFilter.from_json(capture).wants_kind, wanted)):
+        return False
+    if "kinds" in capture and not kinds and rule.kinds is None:
+        return False
+    return any(tensor_id.kind in wanted for tensor_id in ids)
+
+
+def _any_match(patterns: Iterable[NamePattern], ids: Iterable[TensorId]) -> bool:
+    return any(
+        pattern.match(tensor_id) is not None
+        for pattern in patterns
+        for tensor_id in ids
+    )
+
+
+def _nearest(pattern: NamePattern, ids: Iterable[TensorId]) -> str:
+    """The id that has most in common with a pattern's text, as a hint."""
+    words = set(str(pattern).replace("/", ".").split("."))
+    best = max(
+        ids,
+        key=lambda id_: len(words & set(str(id_).replace("/", ".").split("."))),
+        default=None,
+    )
+    return "nothing at all" if best is None else f"for example {best}"
+
+
+def _matched_twice(
+    tensor_id: TensorId, first: TensorRule, second: TensorRule
+) -> MapError:
+    return MapError(
+        "a tensor of the candidate is matched twice",
+        where=f"{first.place} and {second.place}",
+        expected="one rule, and one pattern of it",
+        got=tensor_id,
+        remedy="make one of the patterns narrower, or limit its kinds",
+    )
+
+
+def _state_of(tensor_id: TensorId) -> str:
+    return (tensor_id.slot or "").partition(".")[2]
