@@ -1,0 +1,58 @@
+"""Entry point of the port: trains the same model in flax, on a mesh of devices.
+
+``python -m ttrace.examples.jax_port.jax_train --model llama --flavor nnx --mesh 2x4``
+
+On a machine without so many devices, the host's CPU is divided into them.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ttrace.errors import UsageError
+from ttrace.examples.jax_port.arguments import parse_jax_arguments, require_divisible
+from ttrace.examples.jax_port.devices import provide_devices
+from ttrace.examples.megatron_gpt.patches import Patch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains once; may be called again in the same process.
+
+    What a ``--patch`` changed stays changed.
+
+    Args:
+        argv: Options; those of the process if None.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake of the user.
+    """
+    try:
+        run(parse_jax_arguments(argv))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Builds the model and trains it; a patch may change it before.
+
+    Raises:
+        UsageError: The options, the devices or a patch cannot be used.
+    """
+    require_divisible(args, args.mesh)
+    provide_devices(args.mesh.size)
+    # Only now: the modules of the ports make no array, but import what could.
+    from ttrace.examples.jax_port.training import build_training
+
+    patch = Patch(args.patch)
+    patch.call("before_build", args)
+    training = build_training(args)
+    patch.call("after_build", args, [training])
+    for step in range(args.train_iters):
+        loss = training.step(training.batch(step))
+        print(f"step {step} loss {float(loss):.7f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
