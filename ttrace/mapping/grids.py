@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ttrace.compare.align import Side
 from ttrace.errors import MapError
-from ttrace.mapping.axes import (
+from ttrace.ir.axes import (
     Shape,
     ShapeContradiction,
     solve_sizes,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.ir.axes import AxisPattern
 from ttrace.ir.layout import (
     Block,
     Region,
@@ -25,7 +26,6 @@ from ttrace.ir.layout import (
     regions_of_range,
 )
 from ttrace.ir.views import block_view
-from ttrace.mapping.axes import AxisPattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

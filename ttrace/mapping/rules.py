@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ttrace.compare.align import Side
 from ttrace.errors import MapError
+from ttrace.ir.axes import Transform
 from ttrace.ir.tensor_id import Kind, TensorId
-from ttrace.mapping.axes import Transform
 from ttrace.mapping.names import NamePattern
 
 
