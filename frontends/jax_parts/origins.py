@@ -1,0 +1,204 @@
+"""Arrays made of elements of tensors with other names and shapes: plans, no arrays.
+
+A port holds the same parameters in another shape: transposed, split into heads, three
+of them cut out of one matrix, layers stacked for a scan.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ttrace.errors import UsageError
+from ttrace.ir.axes import (
+    AxisPattern,
+    Shape,
+    ShapeContradiction,
+    parse_transform,
+    solve_sizes,
+)
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which elements of which tensors an array holds.
+
+    A query kernel ``[l, d, n, e]`` of stacked layers, out of one fused matrix for each
+    layer: ``Origin(name="h.{l}.attn.c_attn.weight", transform="l d n e -> d (q n e)",
+    sizes={"q": 3}, at={"q": 0})``.
+
+    Attributes:
+        name: Name of the tensor. A placeholder is an axis of the array that the tensor
+            does not have: each index of it is a tensor of its own, from 0.
+        transform: From the dims of the array to those of the tensor, in the notation of
+            map files (``ttrace.ir.axes``); empty if they are the same.
+        sizes: Lengths of axes that the array's shape does not determine; of an axis
+            that the tensor has more of than the array: how many the tensor has.
+        at: Where the array begins on an axis of the tensor; 0 if left out. An axis that
+            the array does not have at all must be given.
+    """
+
+    name: str
+    transform: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    at: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedAxis:
+    """One axis of a dim of the array.
+
+    Attributes:
+        length: Its length in the array.
+        stride: Elements of the tensor between two indices; 0 if it has no such axis.
+        member_stride: Tensors between two indices; 0 but for placeholders.
+    """
+
+    length: int
+    stride: int
+    member_stride: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Positions:
+    """Where in C order every element of an array lies in its tensor.
+
+    Attributes:
+        size: Number of elements of each tensor.
+        dims: The axes of each dim of the array, outermost first.
+        first: Position of the array's first element.
+    """
+
+    size: int
+    dims: tuple[tuple[PlacedAxis, ...], ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginPlan:
+    """Where every element of an array comes from.
+
+    Attributes:
+        names: The tensors.
+        positions: The places in them.
+    """
+
+    names: tuple[str, ...]
+    positions: Positions
+
+
+def plan_origin(origin: Origin, shape: tuple[int, ...]) -> OriginPlan:
+    """Works out positions from names and shapes.
+
+    Args:
+        origin: What the array is made of.
+        shape: Shape of the array.
+
+    Raises:
+        MapError: The transform is malformed.
+        UsageError: Shape, sizes and transform contradict each other, or leave
+            something open.
+    """
+    if origin.transform:
+        transform = parse_transform(origin.transform, where=origin.name)
+        left, right = transform.candidate, transform.reference
+    else:
+        axes = tuple((f"d{number}",) for number in range(len(shape)))
+        left = right = AxisPattern(dims=axes)
+    # What the tensor has more of says nothing about the array.
+    known = {axis: size for axis, size in origin.sizes.items() if axis not in origin.at}
+    whole_shape = Shape(dims=left.dims, lengths=shape, name="the array")
+    try:
+        lengths = solve_sizes([whole_shape], known)
+    except ShapeContradiction as contradiction:
+        raise _error(origin, shape, str(contradiction)) from contradiction
+    _check(origin, shape, left, right, lengths)
+    sizes = lengths | dict(origin.sizes)
+    strides = _strides(right.axes, sizes)
+    members = tuple(dict.fromkeys(_PLACEHOLDER.findall(origin.name)))
+    member_strides = _strides(members, lengths)
+    return OriginPlan(
+        names=tuple(
+            origin.name.format_map(dict(zip(members, indices, strict=True)))
+            for indices in itertools.product(
+                *(range(lengths[axis]) for axis in members)
+            )
+        ),
+        positions=Positions(
+            size=math.prod(sizes[axis] for axis in right.axes),
+            dims=tuple(
+                tuple(
+                    PlacedAxis(
+                        length=lengths[axis],
+                        stride=strides.get(axis, 0),
+                        member_stride=member_strides.get(axis, 0),
+                    )
+                    for axis in dim
+                )
+                for dim in left.dims
+            ),
+            first=sum(start * strides[axis] for axis, start in origin.at.items()),
+        ),
+    )
+
+
+def _check(
+    origin: Origin,
+    shape: tuple[int, ...],
+    left: AxisPattern,
+    right: AxisPattern,
+    lengths: Mapping[str, int],
+) -> None:
+    members = set(_PLACEHOLDER.findall(origin.name))
+    only_left = set(left.axes) - set(right.axes)
+    if members != only_left:
+        raise _error(
+            origin,
+            shape,
+            f"axes {_listed(only_left)} are the array's alone, the name has "
+            f"placeholders {_listed(members)}",
+        )
+    for axis in left.axes:
+        if axis not in lengths:
+            raise _error(origin, shape, f"the size of axis {axis} is not known")
+    for axis in (*origin.sizes, *origin.at):
+        if axis not in {*left.axes, *right.axes}:
+            raise _error(origin, shape, f"no side of the transform has axis {axis}")
+    for axis in right.axes:
+        if (
+            axis not in left.axes
+            and not {axis} <= origin.sizes.keys() & origin.at.keys()
+        ):
+            raise _error(origin, shape, f"sizes and at do not both say axis {axis}")
+    for axis, start in origin.at.items():
+        stop = start + (lengths[axis] if axis in left.axes else 1)
+        size = origin.sizes.get(axis, 0)
+        if axis not in right.axes or not 0 <= start < stop <= size:
+            raise _error(
+                origin, shape, f"[{start}, {stop}) of axis {axis}, which has {size}"
+            )
+
+
+def _strides(axes: tuple[str, ...], sizes: Mapping[str, int]) -> dict[str, int]:
+    strides, stride = {}, 1
+    for axis in reversed(axes):
+        strides[axis] = stride
+        stride *= sizes[axis]
+    return strides
+
+
+def _listed(axes: set[str]) -> str:
+    return ", ".join(sorted(axes)) or "none"
+
+
+def _error(origin: Origin, shape: tuple[int, ...], got: str) -> UsageError:
+    return UsageError(
+        "an array cannot be made of the tensors that its origin names",
+        where=f"{origin.name}, {origin.transform or 'no transform'}",
+        expected=f"a transform and sizes that fit an array of shape {list(shape)}",
+        got=got,
+        remedy="correct the origin",
+    )
