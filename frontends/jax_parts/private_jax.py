@@ -4,12 +4,14 @@ Nothing else imports ``jax._src``. What is public in ``jax.extend`` and
 ``jax.interpreters`` lies here as well where it belongs to the same subject.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax._src import ad_checkpoint, custom_derivatives, pjit, source_info_util
+from jax._src import api as _api
 from jax._src import api_util as _api_util
 from jax._src import core as _core
 from jax._src import linear_util as _linear_util
@@ -33,6 +35,7 @@ remat_p = ad_checkpoint.remat_p
 shard_map_p = _shard_map.shard_map_p
 custom_jvp_call_p = custom_derivatives.custom_jvp_call_p
 custom_vjp_call_p = custom_derivatives.custom_vjp_call_p
+closed_call_p = _core.closed_call_p
 
 
 def require_tested_version(version: str = jax.__version__) -> None:
@@ -142,6 +145,29 @@ def retrace(
     return jex_core.ClosedJaxpr(jaxpr, consts)
 
 
+def jit_params_with(
+    params: Mapping[str, Any],
+    jaxpr: jex_core.ClosedJaxpr,
+    *,
+    num_more_ins: int,
+    num_more_outs: int,
+) -> dict[str, Any]:
+    """The parameters of a ``jit`` equation, for another jaxpr with more behind.
+
+    Args:
+        params: Of the original.
+        jaxpr: Takes and returns what the original does, and then more.
+        num_more_ins: Number of its additional arguments.
+        num_more_outs: Number of its additional results; their sharding is free.
+    """
+    new = {**params, "jaxpr": jaxpr}
+    for names, number in (("in", num_more_ins), ("out", num_more_outs)):
+        new[f"{names}_shardings"] += (UNSPECIFIED,) * number
+        new[f"{names}_layouts"] += (None,) * number
+    new["donated_invars"] += (False,) * num_more_ins
+    return new
+
+
 def consts_as_arguments(jaxpr: jex_core.ClosedJaxpr) -> jex_core.Jaxpr:
     """An open jaxpr without constants, which are its first arguments instead."""
     return _partial_eval.convert_constvars_jaxpr(jaxpr.jaxpr)
@@ -155,3 +181,158 @@ def with_leading_dim(aval: Any, length: int) -> Any:
 def zeros(aval: Any) -> Any:
     """Zeros of exactly that type: sharding and varying axes included."""
     return ad.instantiate_zeros(ad.Zero(aval))
+
+
+@contextlib.contextmanager
+def differentiating(
+    around: Callable[[Callable[..., Any], bool], Callable[..., Any]],
+) -> Iterator[None]:
+    """Changes every function that reverse mode is about to differentiate.
+
+    ``jax.grad``, ``jax.value_and_grad`` and ``jax.vjp`` meet here, also where a script
+    has made its gradient function before.
+
+    Args:
+        around: Given a function of the differentiated arguments, and whether it returns
+            a pair with something beside, the function to differentiate.
+    """
+    is_wrapped = hasattr(_api, "_vjp")  # until 0.9 it takes what linear_util wraps
+    name = "_vjp" if is_wrapped else "vjp"
+    original = getattr(_api, name)
+
+    def vjp(function: Any, *primals: Any, has_aux: bool = False, **others: Any) -> Any:
+        if is_wrapped:
+            changed = around(function.call_wrapped, has_aux)
+            changed = _linear_util.wrap_init(changed, debug_info=function.debug_info)
+        else:
+            changed = around(function, has_aux)
+        return original(changed, *primals, has_aux=has_aux, **others)
+
+    owners = [owner for owner in (_api, jax) if vars(owner).get(name) is original]
+    for owner in owners:
+        setattr(owner, name, vjp)
+    try:
+        yield
+    finally:
+        for owner in owners:
+            setattr(owner, name, original)
+
+
+def varying_axes(aval: Any) -> tuple[str, ...]:
+    """Mesh axes over which a value inside ``shard_map`` differs, as its type says.
+
+    Empty outside, and where ``check_vma`` is off: there, nothing is known.
+    """
+    manual = aval.mat if hasattr(aval, "mat") else aval
+    axes = manual.varying if hasattr(manual, "varying") else manual.vma
+    return tuple(axis for axis in aval.sharding.mesh.axis_names if axis in axes)
+
+
+def is_unreduced(aval: Any) -> bool:
+    """Whether a type says that a value still has to be summed over devices."""
+    spec = aval.sharding.spec
+    return bool(spec.unreduced or spec.reduced)
+
+
+def varying_over(x: Any, axes: Sequence[str]) -> Any:
+    """The value, typed to differ over these mesh axes at least."""
+    known = varying_axes(jax.typeof(x))
+    missing = tuple(axis for axis in axes if axis not in known)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def manual_axes(eqn: Any) -> tuple[str, ...]:
+    """The mesh axes that a ``shard_map`` equation makes manual, in mesh order."""
+    params = eqn.params
+    axes = params.get("newly_manual_axes", params.get("manual_axes"))
+    return tuple(axis for axis in params["mesh"].axis_names if axis in axes)
+
+
+NO_EXCESS_PRECISION = {"xla_allow_excess_precision": False}
+"""Compiler options with which XLA rounds wherever the program says so."""
+
+_OPTIONS = "compiler_options_kvs"
+
+Handler = Callable[[jex_core.Primitive, Sequence[Any], dict[str, Any]], Any]
+"""Given a primitive, its concrete arguments and its parameters: its results, or
+``NotImplemented`` to have JAX evaluate it."""
+
+
+def compiler_options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The compiler options of a call of a jitted function; none of any other call."""
+    return dict(params.get(_OPTIONS, ()))
+
+
+def with_compiler_options(
+    params: dict[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parameters of a call with other compiler options, if it can have any."""
+    if _OPTIONS not in params:
+        return params
+    return {**params, _OPTIONS: tuple(options.items())}
+
+
+def compiled_with(
+    program: jex_core.ClosedJaxpr, options: Mapping[str, Any]
+) -> jex_core.ClosedJaxpr:
+    """A program that runs its calls of jitted functions with these options."""
+    eqns = [
+        eqn.replace(params=with_compiler_options(eqn.params, options))
+        for eqn in program.jaxpr.eqns
+    ]
+    return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
+
+
+@contextlib.contextmanager
+def intercepting(handler: Handler) -> Iterator[None]:
+    """Shows a handler every primitive that is about to be evaluated, before JAX does.
+
+    What is inside of a jitted function is not evaluated one by one: the handler is
+    shown the call of the function, in every way that leads there, and decides.
+
+    Args:
+        handler: Not called for what it does itself.
+
+    Raises:
+        UsageError: A transformation of JAX is on: values are not concrete.
+    """
+    with _core.take_current_trace() as trace:
+        if not isinstance(trace, _core.EvalTrace):
+            raise UsageError(
+                "a traced step was called inside a function that JAX is transforming",
+                expected="a call from plain Python, with concrete arrays",
+                got=f"a call under {type(trace).__name__}",
+                remedy="give jax_capture.trace the outermost step, with its jit and "
+                "grad inside",
+            )
+        with _core.set_current_trace(_Interceptor(trace, handler)):
+            yield
+
+
+class _Interceptor(_core.EvalTrace):
+    """Evaluates as JAX does outside of any transformation."""
+
+    def __init__(self, evaluation: _core.EvalTrace, handler: Handler):
+        super().__init__()
+        # NNX lets variables be changed at the level of their making only, and tells
+        # levels apart by this. Values here are concrete, as they are out there.
+        self._weakref = evaluation._weakref
+        self._handler = handler
+
+    def process_primitive(self, primitive: Any, args: Any, params: Any, /) -> Any:
+        result = self._handler(primitive, args, params)
+        if result is NotImplemented:
+            return super().process_primitive(primitive, args, params)
+        return result
+
+    def process_custom_jvp_call(
+        self, primitive: Any, fun: Any, jvp: Any, tracers: Any, /, **_: Any
+    ) -> Any:
+        with _core.set_current_trace(self):
+            return fun.call_wrapped(*tracers)
+
+    def process_custom_vjp_call(
+        self, primitive: Any, fun: Any, fwd: Any, bwd: Any, tracers: Any, /, **_: Any
+    ) -> Any:
+        with _core.set_current_trace(self):
+            return fun.call_wrapped(*tracers)

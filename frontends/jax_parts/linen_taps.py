@@ -1,0 +1,62 @@
+"""Calls of flax linen modules, tapped while a program is traced."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+
+from ttrace.frontends.jax_parts.module_calls import tapped_call
+from ttrace.frontends.jax_parts.patching import exclusively
+
+_CALL = "__call__"
+_NOT_CALLS = frozenset({"setup", "__init__", "__post_init__"})
+
+
+@contextlib.contextmanager
+def linen_taps() -> Iterator[None]:
+    """Taps what linen modules are given and return, under their own paths.
+
+    A module's path is that of its parameters, as linen makes it: attributes and fields
+    by name (``h_0.attn``), lifted modules by their class (``ScanBlock_0``) unless they
+    have a name. What is in an ``nn.scan`` is tapped in every iteration.
+
+    Of the methods only ``__call__`` is tapped, and whatever method ``apply`` was given,
+    as the call of the model. Initialization is not.
+
+    Raises:
+        UsageError: The taps are on already.
+    """
+    calls = _Calls()
+    with exclusively("the taps on linen modules"), nn.intercept_methods(calls):
+        yield
+
+
+class _Calls:
+    """The interceptor; linen keeps one stack of them per thread."""
+
+    def __init__(self):
+        self._depth = 0
+
+    def __call__(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        module, name = context.module, context.method_name
+        is_call = name == _CALL or (self._depth == 0 and name not in _NOT_CALLS)
+        if not is_call or module.scope is None or module.is_initializing():
+            return call(*args, **kwargs)
+        self._depth += 1
+        try:
+            return tapped_call(
+                ".".join(module.path),
+                call,
+                args,
+                kwargs,
+                is_root=self._depth == 1,
+            )
+        finally:
+            self._depth -= 1

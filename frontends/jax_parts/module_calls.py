@@ -1,0 +1,76 @@
+"""A call of a module, tapped: the values handed in and the values returned."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.core import Tracer
+
+from ttrace.frontends.jax_parts.sites import value_site
+from ttrace.frontends.jax_parts.tap import is_tappable, tap_value
+from ttrace.frontends.slots import SlotWalk
+from ttrace.ir.tensor_id import Kind
+
+_OPAQUE_BASES = (
+    ("flax.linen", "Module"),
+    ("flax.nnx", "Pytree"),
+    ("flax.nnx", "Variable"),
+    ("equinox", "Module"),
+)
+"""Classes whose instances are models and their parts, never values."""
+
+
+def _is_opaque(value: Any) -> bool:
+    for module, name in _OPAQUE_BASES:
+        base = getattr(sys.modules.get(module), name, None)
+        if isinstance(base, type) and isinstance(value, base):
+            return True
+    return False
+
+
+ARRAYS = SlotWalk(is_leaf=is_tappable, is_opaque=_is_opaque)
+"""Names the arrays that modules take and return as the torch side names tensors."""
+
+
+def tapped_call(
+    path: str,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    is_root: bool,
+) -> Any:
+    """Calls a module with its inputs and outputs tapped.
+
+    Args:
+        path: Module path; empty for the model itself.
+        call: The module's own method, bound.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        is_root: The call is in no other module's call; its inputs get noise.
+
+    Returns:
+        What the call returns, of the same structure.
+    """
+
+    def tap_input(slot: str, value: Any) -> Any:
+        site = value_site(path, Kind.INPUT, slot, noise=is_root)
+        return tap_in_program(site, value)
+
+    def tap_output(slot: str, value: Any) -> Any:
+        return tap_in_program(value_site(path, Kind.OUTPUT, slot), value)
+
+    # As one structure each, for an argument must not be taken for a lone output.
+    args = ARRAYS.map_leaves(args, tap_input)
+    kwargs = ARRAYS.map_leaves(dict(kwargs), tap_input)
+    return ARRAYS.map_leaves(call(*args, **kwargs), tap_output)
+
+
+def tap_in_program(site: Any, value: Any) -> Any:
+    """Names a value, and leaves a constant what it is.
+
+    A module may look at the numbers of an array that is no part of the program that is
+    being traced; the tap makes no tracer of it.
+    """
+    tapped = tap_value(site, value)
+    return tapped if isinstance(value, Tracer) else value

@@ -1,0 +1,167 @@
+"""The optimizer's side of a step, tapped at the boundary of optax.
+
+Outside of optax nothing is known: a script that adds updates to its parameters itself
+has no ``updated_param``.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from ttrace.frontends.jax_parts.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.param_taps import param_site, tap_params
+from ttrace.frontends.jax_parts.patching import (
+    Missed,
+    OneThread,
+    everywhere,
+    exclusively,
+    replaced,
+)
+from ttrace.frontends.jax_parts.sites import value_site
+from ttrace.frontends.jax_parts.state_names import state_names
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+
+_RATE = "learning_rate"
+
+
+@contextlib.contextmanager
+def optax_taps() -> Iterator[list[Missed]]:
+    """Taps what optimizers are given and what they make of it, while a step is traced.
+
+    ``main_grad`` is what the outermost ``update`` is given: before clipping, where that
+    is a link of the chain, and every mini-step of ``optax.MultiSteps``. After it come
+    ``optimizer_state`` and, from the state of ``optax.inject_hyperparams``,
+    ``learning_rate``. ``optax.apply_updates`` gives ``updated_param``. ``param``, the
+    parameters before, is tapped at whichever of the two sees them first. The
+    ``apply_gradients`` of a ``TrainState`` and the ``update`` of ``nnx.Optimizer`` call
+    both.
+
+    Yields:
+        A list that fills with what could not be tapped.
+
+    Raises:
+        UsageError: The taps are on already.
+    """
+    taps = _OptaxTaps()
+    transformation = optax.GradientTransformation
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exclusively("the taps on optimizers"))
+        for owner, name, value in (
+            (transformation, "update", taps.field(vars(transformation)["update"])),
+            (optax.MultiSteps, "update", taps.method(optax.MultiSteps.update)),
+        ):
+            stack.enter_context(replaced(owner, name, value))
+        apply = optax.apply_updates
+        stack.enter_context(everywhere(apply, taps.around_apply(apply)))
+        yield taps.missed
+
+
+class _OptaxTaps:
+    def __init__(self):
+        self.missed: list[Missed] = []
+        self._thread = OneThread()
+        self._is_inside = False
+        self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
+
+    def field(self, original: Any) -> property:
+        """The field ``update`` of a named tuple; hands out a tapped function."""
+
+        def get(transformation: Any) -> Callable[..., Any]:
+            return self._around_update(original.__get__(transformation))
+
+        return property(get)
+
+    def method(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A method ``update``, tapped."""
+
+        @functools.wraps(original)
+        def update(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = functools.partial(original, optimizer)
+            return self._around_update(bound)(*args, **kwargs)
+
+        return update
+
+    def around_apply(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``apply_updates``, tapped."""
+
+        @functools.wraps(original)
+        def apply_updates(params: Any, updates: Any) -> Any:
+            if self._is_inside or not self._thread.is_here():
+                return original(params, updates)
+            return tap_params(
+                Kind.UPDATED_PARAM, original(self._params(params), updates)
+            )
+
+        return apply_updates
+
+    def _around_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> Any:
+            if self._is_inside or not self._thread.is_here():
+                return original(updates, state, params, **extra_args)
+            self._is_inside = True
+            try:
+                updates = tap_params(Kind.MAIN_GRAD, updates)
+                names = updates if params is None else params
+                params = self._params(params)
+                updates, state = original(updates, state, params, **extra_args)
+                self._tap_learning_rates(state)
+                return updates, _tap_state(state, names)
+            finally:
+                self._is_inside = False
+
+        return update
+
+    def _params(self, params: Any) -> Any:
+        """The parameters, tapped unless they have been."""
+        leaves = jax.tree.leaves(params)
+        if all(id(leaf) in self._seen for leaf in leaves):
+            return params
+        tapped = tap_params(Kind.PARAM, params)
+        self._seen |= {id(leaf): leaf for leaf in (*leaves, *jax.tree.leaves(tapped))}
+        return tapped
+
+    def _tap_learning_rates(self, state: Any) -> None:
+        rates = list(_learning_rates(state))
+        for index, rate in enumerate(rates):
+            tap_in_program(
+                value_site(ROOT_MODULE, Kind.LEARNING_RATE, f"group{index}"), rate
+            )
+        if not rates:
+            reason = (
+                "the optimizer keeps its learning rate to itself; make it with "
+                "optax.inject_hyperparams"
+            )
+            missed = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
+            if missed not in self.missed:
+                self.missed.append(missed)
+
+
+def _tap_state(state: Any, params: Any) -> Any:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    names = state_names((path for path, _ in leaves), params)
+    return jax.tree.unflatten(
+        structure,
+        [
+            tap_in_program(param_site(Kind.OPTIMIZER_STATE, *name), leaf)
+            for name, (_, leaf) in zip(names, leaves, strict=True)
+        ],
+    )
+
+
+def _learning_rates(state: Any) -> Iterator[Any]:
+    """The rates in the states of ``inject_hyperparams``, in the order of the chain."""
+
+    def is_injected(node: Any) -> bool:
+        hyperparams = getattr(node, "hyperparams", None)
+        return isinstance(hyperparams, Mapping) and _RATE in hyperparams
+
+    for node in jax.tree.leaves(state, is_leaf=is_injected):
+        if is_injected(node):
+            yield node.hyperparams[_RATE]
+            yield from _learning_rates(node.inner_state)
