@@ -4,6 +4,7 @@ It lowers to nothing, so a tapped program computes what it computes without. Onl
 harvest (``ttrace.frontends.jax_parts.harvest``) makes it visible.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
@@ -47,8 +48,10 @@ def _cotangent(ct: Any, params: dict[str, Any]) -> Any:
 
 
 def _batched(x: Any, dim: int, params: dict[str, Any]) -> Any:
-    moved = tuple(d + (d >= dim) for d in params["batch_dims"])
-    return tap_p.bind(x, **{**params, "batch_dims": (dim, *moved)})
+    site, moved = params["site"], [d + (d >= dim) for d in params["batch_dims"]]
+    if site.spec is not None:
+        site = dataclasses.replace(site, spec=(None, *site.spec))
+    return tap_p.bind(x, **{**params, "site": site, "batch_dims": (dim, *moved)})
 
 
 tap_p = private_jax.define_identity(

@@ -1,0 +1,104 @@
+"""The harvest: tapped values and cotangents become outputs of the program.
+
+Works on the jaxpr of a whole step, gradients and optimizer included, and rebuilds it
+with extra outputs wherever wanted taps are. Everything else is bound again as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import numbering, private_jax
+from ttrace.frontends.jax_parts.captured import Capture, Event
+from ttrace.frontends.jax_parts.harvest_rules import RULES
+from ttrace.frontends.jax_parts.harvester import Harvester, Wants
+
+MAX_ITERATIONS = 16
+"""Iterations of a ``while`` loop that leave the program, if nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Harvest:
+    """A program that hands out its tapped values.
+
+    Attributes:
+        jaxpr: The program; its outputs are those of the original, then the extra ones.
+        num_outs: Number of outputs of the original.
+        events: The taps in it.
+        is_noisy: The last argument is a number that changes the noise.
+    """
+
+    jaxpr: jex_core.ClosedJaxpr
+    num_outs: int
+    events: tuple[Event, ...]
+    is_noisy: bool
+
+    def run(self, *args: Any, step: int = 0) -> tuple[list[Any], list[Any]]:
+        """Runs the program, as the original would have run.
+
+        Args:
+            args: The flat arguments of the original.
+            step: Number of the training step; each has noise of its own.
+
+        Returns:
+            The flat outputs of the original, and the extra ones for ``captures``.
+        """
+        salt = [np.uint32(step)] if self.is_noisy else []
+        outs = jex_core.jaxpr_as_fun(self.jaxpr)(*args, *salt)
+        return outs[: self.num_outs], outs[self.num_outs :]
+
+    def captures(self, extras: Sequence[Any]) -> list[Capture]:
+        """The captures of one run, in the order in which they were computed.
+
+        Args:
+            extras: From ``run``.
+        """
+        return numbering.captures(self.events, extras)
+
+
+def plan_harvest(
+    jaxpr: jex_core.ClosedJaxpr,
+    *,
+    wants: Wants,
+    draw: int | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Harvest:
+    """Rewrites a program, once for all its runs.
+
+    Args:
+        jaxpr: The whole step.
+        wants: Which values leave the program; the others stay where they are.
+        draw: Number of the perturbed run, or None for a plain one.
+        max_iterations: Iterations of a ``while`` loop that leave the program; memory
+            for as many is taken.
+
+    Raises:
+        UsageError: This version of JAX was not tested.
+    """
+    private_jax.require_tested_version()
+    harvester = Harvester(RULES, wants=wants, draw=draw, max_iterations=max_iterations)
+    harvester.rank_serials(jaxpr.jaxpr)
+    inner = harvester.transformed(jaxpr)
+    return Harvest(
+        jaxpr=inner.jaxpr,
+        num_outs=inner.num_outs,
+        events=inner.events,
+        is_noisy=harvester.is_noisy,
+    )
+
+
+def harvest(
+    jaxpr: jex_core.ClosedJaxpr,
+    args: Sequence[Any],
+    *,
+    wants: Wants,
+    draw: int | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+) -> tuple[list[Any], list[Capture]]:
+    """Rewrites a program and runs it once; see ``plan_harvest`` and ``Harvest``."""
+    plan = plan_harvest(jaxpr, wants=wants, draw=draw, max_iterations=max_iterations)
+    outs, extras = plan.run(*args)
+    return outs, plan.captures(extras)

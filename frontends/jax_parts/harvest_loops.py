@@ -1,0 +1,128 @@
+"""Taps leave loops: one more output per iteration of a scan, buffers of a ``while``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import noise, private_jax
+from ttrace.frontends.jax_parts.captured import Loop
+from ttrace.frontends.jax_parts.harvester import Harvester, Inner, Place
+
+Results = tuple[Sequence[Any], Sequence[bool]]
+
+
+def harvest_scan(
+    harvester: Harvester,
+    eqn: jex_core.JaxprEqn,
+    ins: list[Any],
+    noised: list[bool],
+    place: Place,
+) -> Results:
+    """Extra outputs are stacked like the scan's own."""
+    params = eqn.params
+    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    # What is carried in has its noise in the first iteration at most.
+    flags = [
+        flag and not num_consts <= i < num_consts + num_carry
+        for i, flag in enumerate(noised)
+    ]
+    inner = harvester.transformed(params["jaxpr"], flags)
+    body, more_ins, more_scanned = inner.jaxpr, [], []
+    if harvester.is_noisy:
+        body = _with_iterations(inner)
+        more_ins = place.salts
+        more_scanned = [jnp.arange(params["length"], dtype=jnp.uint32)]
+    new_params = {**params, "jaxpr": body, "num_consts": num_consts + len(more_ins)}
+    if "linear" in params:
+        new_params["linear"] = (
+            *[False] * len(more_ins),
+            *params["linear"],
+            *[False] * len(more_scanned),
+        )
+    outs = private_jax.scan_p.bind(*more_ins, *ins, *more_scanned, **new_params)
+    loop = Loop(length=params["length"], reverse=params["reverse"])
+    place.at(loop).absorb(inner, outs[inner.num_outs :], dims=(None,))
+    return outs[: inner.num_outs], inner.noised
+
+
+def harvest_while(
+    harvester: Harvester,
+    eqn: jex_core.JaxprEqn,
+    ins: list[Any],
+    noised: list[bool],
+    place: Place,
+) -> Results:
+    """Extra outputs go into buffers of a bounded length, beside a count."""
+    del noised  # carried, or looked at only
+    params = eqn.params
+    num_cond, num_body = params["cond_nconsts"], params["body_nconsts"]
+    predicate, body = params["cond_jaxpr"], params["body_jaxpr"]
+    num_carry = len(body.out_avals)
+    harvester.skip(predicate.jaxpr, "it is in the condition of a loop", place.at(0))
+    inner = harvester.transformed(body)
+    length = harvester.max_iterations
+    salts = place.salts
+    num_state = 1 + len(inner.extra_avals)
+
+    def new_predicate(*args: Any) -> list[Any]:
+        return jex_core.jaxpr_as_fun(predicate)(*args[: num_cond + num_carry])
+
+    def new_body(*args: Any) -> list[Any]:
+        *given, count = args[: len(args) - num_state + 1]
+        buffers = args[len(args) - num_state + 1 :]
+        if salts:
+            salt, *given = given
+            given = [*given, noise.folded(salt, count)]
+        outs = jex_core.jaxpr_as_fun(inner.jaxpr)(*given)
+        # Whatever is beyond the bound goes to the last place, which is cut off.
+        row = jnp.minimum(count, jnp.int32(length))
+        filled = [
+            jax.lax.dynamic_update_index_in_dim(buffer, value, row, 0)
+            for buffer, value in zip(buffers, outs[num_carry:], strict=True)
+        ]
+        return [*outs[:num_carry], count + jnp.int32(1), *filled]
+
+    (decides,) = predicate.out_avals
+    decision = private_jax.varying_axes(decides)
+    state = [jax.typeof(private_jax.varying_over(np.int32(0), decision))]
+    state += [private_jax.with_leading_dim(a, length + 1) for a in inner.extra_avals]
+    salt_avals = [jax.typeof(salt) for salt in salts]
+    body_ins = [*salt_avals, *body.in_avals]
+    # An output that depends on the count differs wherever the count does.
+    new = private_jax.retrace(new_body, [*body_ins, *state], "ttrace_body")
+    state = list(new.out_avals[num_carry:])
+    new = private_jax.retrace(new_body, [*body_ins, *state], "ttrace_body")
+    outs = private_jax.while_p.bind(
+        *ins[:num_cond],
+        *salts,
+        *ins[num_cond:],
+        *map(private_jax.zeros, state),
+        cond_nconsts=num_cond,
+        cond_jaxpr=private_jax.retrace(
+            new_predicate, [*predicate.in_avals, *state], "ttrace_condition"
+        ),
+        body_nconsts=num_body + len(salts),
+        body_jaxpr=new,
+    )
+    own, count, buffers = outs[:num_carry], outs[num_carry], outs[num_carry + 1 :]
+    loop = Loop(length=length, count=place.collector.add(count))
+    extras = [buffer[:length] for buffer in buffers]
+    place.at(1, loop).absorb(inner, extras, dims=(None,))
+    return own, [False] * num_carry
+
+
+def _with_iterations(inner: Inner) -> jex_core.ClosedJaxpr:
+    """The body of a scan: the salt comes first, the number of the iteration last."""
+    body = inner.jaxpr
+
+    def function(salt: Any, *args: Any) -> list[Any]:
+        *given, iteration = args
+        return jex_core.jaxpr_as_fun(body)(*given, noise.folded(salt, iteration))
+
+    *avals, salt = body.in_avals
+    number = jax.typeof(np.uint32(0))
+    return private_jax.retrace(function, [salt, *avals, number], "ttrace_body")

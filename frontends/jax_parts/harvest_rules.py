@@ -1,0 +1,34 @@
+"""How taps leave each primitive that holds a jaxpr: the table of rules.
+
+A rule binds its primitive again with extra outputs, and with everything else as it
+was. The rules lie in ``harvest_calls``, ``harvest_loops``, ``harvest_branches`` and
+``harvest_shard_map``.
+"""
+
+from collections.abc import Mapping
+
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest_branches import harvest_cond
+from ttrace.frontends.jax_parts.harvest_calls import (
+    harvest_inlined,
+    harvest_jit,
+    harvest_remat,
+)
+from ttrace.frontends.jax_parts.harvest_loops import harvest_scan, harvest_while
+from ttrace.frontends.jax_parts.harvest_shard_map import harvest_shard_map
+from ttrace.frontends.jax_parts.harvester import Rule
+
+RULES: Mapping[jex_core.Primitive, Rule] = {
+    private_jax.jit_p: harvest_jit,
+    private_jax.remat_p: harvest_remat,
+    private_jax.custom_jvp_call_p: harvest_inlined,
+    private_jax.custom_vjp_call_p: harvest_inlined,
+    private_jax.closed_call_p: harvest_inlined,
+    private_jax.scan_p: harvest_scan,
+    private_jax.while_p: harvest_while,
+    private_jax.cond_p: harvest_cond,
+    private_jax.shard_map_p: harvest_shard_map,
+}
+"""By primitive."""

@@ -1,0 +1,158 @@
+"""Taps leave ``shard_map``: logical values, or one value per device of some axes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex_core
+from jax.sharding import PartitionSpec
+
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.captured import Event, Loop, Plane
+from ttrace.frontends.jax_parts.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.sites import SpecEntry
+from ttrace.frontends.jax_parts.tap import Role
+
+Results = tuple[Sequence[Any], Sequence[bool]]
+
+
+def harvest_shard_map(
+    harvester: Harvester,
+    eqn: jex_core.JaxprEqn,
+    ins: list[Any],
+    noised: list[bool],
+    place: Place,
+) -> Results:
+    """What a device holds leaves by a spec, or in a dim for each axis it varies over.
+
+    The types of what leaves are known only when the body is traced, the specs are
+    needed before: it is traced twice.
+    """
+    params = eqn.params
+    body = jex_core.ClosedJaxpr(params["jaxpr"], ())
+    exits = _Exits(
+        manual=private_jax.manual_axes(eqn), is_typed=bool(params["check_vma"])
+    )
+    flags: list[bool] = []
+
+    def mapped(specs: Sequence[PartitionSpec] | None) -> Any:
+        def function(*args: Any) -> list[Any]:
+            given, salt = harvester.unsalted(args)
+            inside = Place(collector=Collector(), path=(), salt=salt)
+            outs, flags[:] = harvester.evaluate(body, given, noised, inside)
+            extras = exits.leave(inside.collector)
+            return [*outs, *(extras if specs is not None else ())]
+
+        return jax.shard_map(
+            function,
+            mesh=params["mesh"],
+            in_specs=(*params["in_specs"], *(PartitionSpec() for _ in place.salts)),
+            out_specs=[*params["out_specs"], *(specs or ())],
+            axis_names=set(exits.manual),
+            check_vma=params["check_vma"],
+        )
+
+    args = [*ins, *place.salts]
+    jax.eval_shape(mapped(None), *args)
+    outs = mapped(exits.specs)(*args)
+    num_outs = len(params["out_specs"])
+    place.collector.absorb(exits.events, outs[num_outs:], place.path)
+    return outs[:num_outs], flags
+
+
+class _Exits:
+    """The ways on which values leave a manual region.
+
+    Args:
+        manual: The mesh axes that are manual in it.
+        is_typed: Types say over which axes a value varies.
+
+    Attributes:
+        specs: The out spec of every value that leaves.
+        events: The taps, as seen from outside.
+    """
+
+    def __init__(self, *, manual: tuple[str, ...], is_typed: bool):
+        self.manual = manual
+        self._is_typed = is_typed
+        self.specs: list[PartitionSpec] = []
+        self.events: list[Event] = []
+        self._values: list[Any] = []
+        self._planes: dict[Any, Plane] = {}
+
+    def leave(self, collector: Collector) -> list[Any]:
+        """The values to return, in the order of ``specs``."""
+        self.specs, self.events, self._values = [], [], []
+        self._planes = {}
+        for event in collector.events:
+            self.events.append(self._left(event, collector))
+        return self._values
+
+    def _left(self, event: Event, collector: Collector) -> Event:
+        def out(plane: Plane | None) -> Plane | None:
+            return None if plane is None else self._out(plane, (), collector, True)
+
+        path = tuple(
+            replace(part, count=out(part.count)) if isinstance(part, Loop) else part
+            for part in event.path
+        )
+        event = replace(event, path=path, taken=out(event.taken))
+        if event.value is None:
+            return event
+        spec, value = event.site.spec, collector.values[event.value.slot]
+        skip = self._obstacle(spec, value, event.value)
+        if skip is not None:
+            return replace(event, value=None, skip=skip)
+        # Without types, the spec says all of a value, but not whether a cotangent is
+        # equal or a summand on the devices that it does not tell apart.
+        is_local = spec is None or self._is_typed or event.role is Role.COTANGENT
+        return replace(
+            event, value=self._out(event.value, spec or (), collector, is_local)
+        )
+
+    def _obstacle(
+        self, spec: tuple[SpecEntry, ...] | None, value: Any, plane: Plane
+    ) -> str | None:
+        """Why a value cannot leave, or None."""
+        if private_jax.is_unreduced(jax.typeof(value)):
+            return "it is typed as unreduced inside a shard_map"
+        if spec is None:
+            return None
+        if len(spec) > value.ndim - len(plane.dims):
+            return f"the spec of its tap, {spec}, has more dims than the value"
+        foreign = [axis for axis in _axes_in(spec) if axis not in self.manual]
+        if foreign:
+            return f"the spec of its tap names {foreign[0]!r}, which is not manual here"
+        return None
+
+    def _out(
+        self,
+        plane: Plane,
+        spec: tuple[SpecEntry, ...],
+        collector: Collector,
+        is_local: bool,
+    ) -> Plane:
+        """Where a value is outside: in a leading dim for each axis that is not in the
+        spec, if it may differ over it."""
+        key = (plane, spec, is_local)
+        if key not in self._planes:
+            value = collector.values[plane.slot]
+            axes: tuple[str, ...] = ()
+            if is_local:
+                known = private_jax.varying_axes(jax.typeof(value))
+                may_vary = known if self._is_typed else self.manual
+                named = _axes_in(spec)
+                axes = tuple(a for a in self.manual if a in may_vary and a not in named)
+            self._planes[key] = Plane(slot=len(self._values), dims=(*axes, *plane.dims))
+            self.specs.append(PartitionSpec(*axes, *(None for _ in plane.dims), *spec))
+            self._values.append(jnp.expand_dims(value, tuple(range(len(axes)))))
+        return self._planes[key]
+
+
+def _axes_in(spec: tuple[SpecEntry, ...]) -> list[str]:
+    axes: list[str] = []
+    for entry in spec:
+        axes += [entry] if isinstance(entry, str) else entry or ()
+    return axes

@@ -1,0 +1,351 @@
+"""The interpreter of the harvest: rebuilds a jaxpr with tapped values as outputs.
+
+What it does with primitives that hold jaxprs themselves is told by a table of rules.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import noise, private_jax
+from ttrace.frontends.jax_parts.captured import Event, Path, Plane
+from ttrace.frontends.jax_parts.sites import TapSite
+from ttrace.frontends.jax_parts.tap import Role, tap_p
+from ttrace.ir.tensor_id import Kind
+
+Wants = Callable[[TapSite, Kind], bool]
+"""Whether the value of a site, or its gradient, is to leave the program."""
+
+Rule = Callable[
+    ["Harvester", jex_core.JaxprEqn, list[Any], list[bool], "Place"],
+    tuple[Sequence[Any], Sequence[bool]],
+]
+"""Given the harvester, an equation, its arguments, for each argument whether it has its
+noise, and the place: the results of the original, and for each whether it has noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inner:
+    """A jaxpr inside the program, rewritten.
+
+    Attributes:
+        jaxpr: Takes what the original takes and, in a perturbed run, a salt; returns
+            what the original returns, then the extra outputs.
+        num_outs: Number of outputs of the original.
+        events: The taps in it, as seen from it.
+        noised: For every output of the original, whether it has its noise.
+    """
+
+    jaxpr: jex_core.ClosedJaxpr
+    num_outs: int
+    events: tuple[Event, ...]
+    noised: tuple[bool, ...]
+
+    @property
+    def extra_avals(self) -> list[Any]:
+        """Types of the extra outputs."""
+        return list(self.jaxpr.out_avals[self.num_outs :])
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Collector:
+    """What one jaxpr hands out while it is rewritten.
+
+    Attributes:
+        values: The extra outputs.
+        events: The taps found so far.
+    """
+
+    values: list[Any] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    _slots: dict[int, int] = field(default_factory=dict)
+
+    def add(self, value: Any) -> Plane:
+        """Hands a value out; the same value only once."""
+        if id(value) not in self._slots:
+            self._slots[id(value)] = len(self.values)
+            self.values.append(value)
+        return Plane(slot=self._slots[id(value)])
+
+    def absorb(
+        self,
+        events: Sequence[Event],
+        extras: Sequence[Any],
+        path: Path,
+        dims: tuple[str | None, ...] = (),
+    ) -> None:
+        """Takes over what was handed out by a jaxpr inside, at the end of a path."""
+        offset = len(self.values)
+        self.values += extras
+        self.events += [event.within(path, offset, dims) for event in events]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Place:
+    """Where in the program an equation is evaluated.
+
+    Attributes:
+        collector: Takes what comes out.
+        path: The way to the jaxpr that the equation is in.
+        salt: In a perturbed run, a uint32 that tells iterations apart; else None.
+    """
+
+    collector: Collector
+    path: Path
+    salt: Any = None
+
+    @property
+    def salts(self) -> list[Any]:
+        """The salt as additional arguments: one, or none."""
+        return [] if self.salt is None else [self.salt]
+
+    def at(self, *parts: Any) -> "Place":
+        """The same, further down the way."""
+        return dataclasses.replace(self, path=(*self.path, *parts))
+
+    def absorb(
+        self,
+        inner: Inner,
+        extras: Sequence[Any],
+        *,
+        dims: tuple[str | None, ...] = (),
+    ) -> None:
+        """Takes over what a jaxpr inside handed out.
+
+        Args:
+            inner: The jaxpr.
+            extras: Its extra outputs, as they arrive here.
+            dims: Leading dims that they got on the way.
+        """
+        self.collector.absorb(inner.events, extras, self.path, dims)
+
+
+class Harvester:
+    """Rewrites jaxprs; one object per program.
+
+    Attributes:
+        wants: Which values leave the program.
+        draw: Number of the perturbed run, or None for a plain one.
+        max_iterations: Iterations of a ``while`` loop that leave the program.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[jex_core.Primitive, Rule],
+        *,
+        wants: Wants,
+        draw: int | None,
+        max_iterations: int,
+    ):
+        self._rules = rules
+        self.wants = wants
+        self.draw = draw
+        self.max_iterations = max_iterations
+        self._touched: dict[int, tuple[Any, bool]] = {}
+        self._inner: dict[Any, tuple[Any, Inner]] = {}
+        self._ranks: dict[int, int] = {}
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether this is a perturbed run."""
+        return self.draw is not None
+
+    def rank_serials(self, jaxpr: jex_core.Jaxpr) -> None:
+        """Numbers the executions of each site, alike in every process of a run."""
+        seen: dict[Any, int] = {}
+
+        def visit(part: jex_core.Jaxpr) -> None:
+            for eqn in part.eqns:
+                if eqn.primitive is tap_p:
+                    serial, site = eqn.params["serial"], eqn.params["site"]
+                    if serial not in self._ranks:
+                        name = site.tensor_id(site.kind)
+                        self._ranks[serial] = seen.setdefault(name, 0)
+                        seen[name] += 1
+                for sub in jex_core.jaxprs_in_params(eqn.params):
+                    visit(sub)
+
+        visit(jaxpr)
+
+    def is_touched(self, jaxpr: jex_core.Jaxpr) -> bool:
+        """Whether there is a tap in a jaxpr that has to be dealt with."""
+        if id(jaxpr) not in self._touched:
+            answer = any(map(self._eqn_is_touched, jaxpr.eqns))
+            self._touched[id(jaxpr)] = (jaxpr, answer)
+        return self._touched[id(jaxpr)][1]
+
+    def is_wanted(self, site: TapSite) -> bool:
+        """Whether a site must be known: for itself, or to number its gradient."""
+        grad = site.grad
+        return self.wants(site, site.kind) or (
+            grad is not None and self.wants(site, grad)
+        )
+
+    def unsalted(self, args: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+        """Arguments of a rewritten jaxpr: those of the original, and the salt."""
+        return (args[:-1], args[-1]) if self.is_noisy else (args, None)
+
+    def transformed(
+        self, jaxpr: jex_core.ClosedJaxpr, noised: Sequence[bool] | None = None
+    ) -> Inner:
+        """Rewrites a jaxpr inside the program; the same one only once.
+
+        Args:
+            jaxpr: The original.
+            noised: For every argument, whether it has its noise.
+        """
+        num_args = len(jaxpr.in_avals)
+        flags = tuple(noised) if noised is not None else (False,) * num_args
+        key = (id(jaxpr.jaxpr), tuple(map(id, jaxpr.consts)), flags)
+        if key not in self._inner:
+            self._inner[key] = (jaxpr, self._transformed(jaxpr, flags))
+        return self._inner[key][1]
+
+    def evaluate(
+        self,
+        jaxpr: jex_core.ClosedJaxpr,
+        args: Sequence[Any],
+        noised: Sequence[bool],
+        place: Place,
+    ) -> tuple[list[Any], list[bool]]:
+        """Evaluates a jaxpr and hands out what is tapped in it.
+
+        Args:
+            jaxpr: The original.
+            args: Its arguments.
+            noised: For every argument, whether it has its noise.
+            place: Takes what comes out.
+
+        Returns:
+            The outputs, and for each whether it has its noise.
+        """
+        values: dict[Any, Any] = {}
+        flags: dict[Any, bool] = {}
+        values.update(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
+        values.update(zip(jaxpr.jaxpr.invars, args, strict=True))
+        flags.update(zip(jaxpr.jaxpr.invars, noised, strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, jex_core.Literal) else values[atom]
+
+        def is_noised(atom: Any) -> bool:
+            return not isinstance(atom, jex_core.Literal) and flags.get(atom, False)
+
+        for position, eqn in enumerate(jaxpr.jaxpr.eqns):
+            ins = [read(atom) for atom in eqn.invars]
+            with private_jax.in_context_of(eqn):
+                if self._eqn_is_touched(eqn):
+                    outs, has_noise = self._apply(
+                        eqn, ins, list(map(is_noised, eqn.invars)), place.at(position)
+                    )
+                else:
+                    outs, has_noise = _bound(eqn, ins), None
+            values.update(zip(eqn.outvars, outs, strict=True))
+            if has_noise is not None:
+                flags.update(zip(eqn.outvars, has_noise, strict=True))
+        outvars = jaxpr.jaxpr.outvars
+        return [read(atom) for atom in outvars], [is_noised(atom) for atom in outvars]
+
+    def _transformed(
+        self, jaxpr: jex_core.ClosedJaxpr, noised: tuple[bool, ...]
+    ) -> Inner:
+        collector = Collector()
+        has_noise: list[bool] = []
+
+        def function(*args: Any) -> list[Any]:
+            given, salt = self.unsalted(args)
+            place = Place(collector=collector, path=(), salt=salt)
+            outs, flags = self.evaluate(jaxpr, given, noised, place)
+            has_noise[:] = flags
+            return [*outs, *collector.values]
+
+        avals = list(jaxpr.in_avals)
+        if self.is_noisy:
+            avals.append(jax.typeof(np.uint32(0)))
+        new = private_jax.retrace(function, avals, "ttrace_harvest")
+        return Inner(
+            jaxpr=new,
+            num_outs=len(jaxpr.out_avals),
+            events=tuple(collector.events),
+            noised=tuple(has_noise),
+        )
+
+    def _eqn_is_touched(self, eqn: jex_core.JaxprEqn) -> bool:
+        if eqn.primitive is tap_p:
+            site = eqn.params["site"]
+            return self.is_wanted(site) or (self.is_noisy and site.noise)
+        return any(map(self.is_touched, jex_core.jaxprs_in_params(eqn.params)))
+
+    def _apply(
+        self, eqn: jex_core.JaxprEqn, ins: list[Any], noised: list[bool], place: Place
+    ) -> tuple[Sequence[Any], Sequence[bool]]:
+        if eqn.primitive is tap_p:
+            return self._tap(eqn, ins[0], noised[0], place)
+        rule = self._rules.get(eqn.primitive)
+        if rule is None:
+            self._skip(eqn, place)
+            outs = _bound(eqn, ins)
+            return outs, [False] * len(outs)
+        return rule(self, eqn, ins, noised, place)
+
+    def _tap(
+        self, eqn: jex_core.JaxprEqn, x: Any, has_noise: bool, place: Place
+    ) -> tuple[list[Any], list[bool]]:
+        params = eqn.params
+        site, role, dims = params["site"], params["role"], params["batch_dims"]
+        if role is Role.TANGENT:
+            return [x], [has_noise]
+        if self.draw is not None and not has_noise and noise.applies(site, role, x):
+            key = noise.key(site, role, self._ranks[params["serial"]], self.draw)
+            x = noise.stepped(x, key, place.salt, spec=site.spec, batch_dims=dims)
+            has_noise = True
+        if not self.is_wanted(site):
+            return [x], [has_noise]
+        event = Event(site=site, role=role, serial=params["serial"], path=place.path)
+        if self.wants(site, event.kind):
+            logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
+            event = dataclasses.replace(event, value=place.collector.add(logical))
+        place.collector.events.append(event)
+        return [x], [has_noise]
+
+    def skip(self, jaxpr: jex_core.Jaxpr, reason: str, place: Place) -> None:
+        """Notes that the taps of a jaxpr stay inside the program, and why."""
+        for position, eqn in enumerate(jaxpr.eqns):
+            inner = place.at(position)
+            if eqn.primitive is tap_p and self._eqn_is_touched(eqn):
+                site, role = eqn.params["site"], eqn.params["role"]
+                kind = site.kind if role is Role.VALUE else site.grad
+                if role is not Role.TANGENT and self.wants(site, kind):
+                    inner.collector.events.append(
+                        Event(
+                            site=site,
+                            role=role,
+                            serial=eqn.params["serial"],
+                            path=inner.path,
+                            skip=reason,
+                        )
+                    )
+            for number, sub in enumerate(jex_core.jaxprs_in_params(eqn.params)):
+                self.skip(sub, reason, inner.at(number))
+
+    def _skip(self, eqn: jex_core.JaxprEqn, place: Place) -> None:
+        reason = (
+            f"it is inside the primitive '{eqn.primitive.name}', which ttrace cannot "
+            "look into"
+        )
+        logging.warning("ttrace: values are not recorded: %s", reason)
+        for number, sub in enumerate(jex_core.jaxprs_in_params(eqn.params)):
+            self.skip(sub, reason, place.at(number))
+
+
+def _bound(eqn: jex_core.JaxprEqn, ins: Sequence[Any]) -> Sequence[Any]:
+    """The results of an equation of the original program."""
+    outs = eqn.primitive.bind(*ins, **eqn.primitive.get_bind_params(eqn.params))
+    return outs if eqn.primitive.multiple_results else [outs]
