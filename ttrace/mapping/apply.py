@@ -181,7 +181,7 @@ class _Mapping:
             self._skip_group(group, reasons[0])
         if not parts:
             return
-        if group.rule.only_renames:
+        if group.rule.transform is None:
             self._rename(group, parts)
         else:
             self._rearrange(group, parts, is_known_incomplete=bool(reasons))
@@ -224,6 +224,8 @@ class _Mapping:
                     self._keep_name(tensor_id)
             return
         check_shapes(group, grid, shapes)
+        if group.rule.only_renames:
+            return self._rename(group, parts)
         for part, target in grid.reference.items():
             name = group.reference_id(part)
             self._claim(name, group.rule.place)

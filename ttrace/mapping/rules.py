@@ -61,7 +61,7 @@ class TensorRule:
 
     @property
     def only_renames(self) -> bool:
-        """Whether nothing is to be rearranged."""
+        """Whether nothing is to be rearranged: at most shapes are to be checked."""
         return (self.transform is None or self.transform.is_identity) and not (
             self.join or self.unpadded
         )
