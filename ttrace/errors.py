@@ -88,6 +88,10 @@ class CorruptTraceError(TraceError):
     """The bytes of a trace are not those that were written."""
 
 
+class CheckpointError(TraceError):
+    """A checkpoint that was given in place of a trace cannot be read as one."""
+
+
 class SchemaVersionError(TraceError):
     """A file was written in a format that this version does not read."""
 

@@ -4,19 +4,19 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.mapping.map_file import read_map
 from ttrace.report.text import print_report, print_report_path
 from ttrace.stages import compare_traces
-from ttrace.store.reader import open_trace
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; the exit code is its verdict."""
-    reference = open_trace(Path(args.reference))
-    candidate = open_trace(Path(args.candidate))
+    reference = open_trace_or_checkpoint(Path(args.reference))
+    candidate = open_trace_or_checkpoint(Path(args.candidate))
     tolerances = ToleranceTable()
     if args.tolerance is not None:
         tolerances = ToleranceTable.load(Path(args.tolerance))

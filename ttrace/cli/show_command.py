@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import output_console
 from ttrace.ir.trace import RankInfo, TensorRecord
-from ttrace.store.reader import Trace, open_trace
+from ttrace.store.reader import Trace
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the run, its ranks and the tensors; 2 if the trace is incomplete."""
-    trace = open_trace(Path(args.trace), allow_incomplete=True)
+    trace = open_trace_or_checkpoint(Path(args.trace), allow_incomplete=True)
     console = output_console()
     _print_run(trace, console)
     tensors = [

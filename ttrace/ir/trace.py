@@ -10,6 +10,8 @@ from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 SCHEMA_VERSION = 1
 """Version of the trace format; a reader refuses any other."""
 
+CHECKPOINT = "checkpoint"
+"""The framework of what was not recorded but read from a checkpoint."""
 
 BINDING_SETTINGS = frozenset(
     {
@@ -214,3 +216,8 @@ class TraceInfo:
     ranks: tuple[RankInfo, ...]
     tensors: Mapping[TensorId, TensorRecord]
     skipped: Mapping[TensorId, SkippedRecord]
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether it is no run: its parameters are a result, and nothing was given."""
+        return any(info.framework == CHECKPOINT for info in self.ranks)

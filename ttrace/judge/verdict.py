@@ -112,7 +112,7 @@ def judge(
     context = _Context(
         tolerances=tolerances,
         compute_epsilon=max(map(_compute_epsilon, (reference, candidate))),
-        first_step=min((entry.id.step for entry in alignment.entries), default=0),
+        first_step=_first_step(alignment, reference, candidate),
         filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
         skipped={side: info.skipped for side, info in sides},
     )
@@ -140,14 +140,15 @@ class _Context:
     Attributes:
         tolerances: What rounding explains.
         compute_epsilon: Epsilon of the coarsest dtype of either run's outputs.
-        first_step: The first step of either run.
+        first_step: The first step of either run; None for two checkpoints, whose
+            parameters no run was given.
         filtered_sides: Runs that left ranks out on purpose.
         skipped: What the ranks of either run saw and did not record.
     """
 
     tolerances: ToleranceTable
     compute_epsilon: float
-    first_step: int
+    first_step: int | None
     filtered_sides: frozenset[Side]
     skipped: Mapping[Side, Mapping[TensorId, SkippedRecord]]
 
@@ -382,7 +383,15 @@ def _ratio(error: float, tolerance: float) -> float:
     return error / tolerance if tolerance and math.isfinite(error) else math.inf
 
 
-def _is_setup(tensor_id: TensorId, first_step: int) -> bool:
+def _first_step(
+    alignment: Alignment, reference: TraceInfo, candidate: TraceInfo
+) -> int | None:
+    if reference.is_checkpoint and candidate.is_checkpoint:
+        return None
+    return min((entry.id.step for entry in alignment.entries), default=0)
+
+
+def _is_setup(tensor_id: TensorId, first_step: int | None) -> bool:
     """Initial parameters and what the model itself was given."""
     if tensor_id.kind is Kind.PARAM:
         return tensor_id.step == first_step

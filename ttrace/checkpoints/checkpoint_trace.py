@@ -1,0 +1,257 @@
+"""A checkpoint as a trace: its parameters as ``param`` of step 0, read on demand."""
+
+import collections
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ttrace.checkpoints.names import EntryName, name_entries, natural_order
+from ttrace.errors import CheckpointError, UsageError
+from ttrace.ir.dtypes import DTYPES
+from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import (
+    CHECKPOINT,
+    RankInfo,
+    ShardRecord,
+    SkippedRecord,
+    TensorRecord,
+    TraceInfo,
+)
+from ttrace.run.filters import CaptureFilter
+from ttrace.store.reader import Trace
+
+_MESH = "parts"
+_AXIS = "part"
+
+_KEPT_BYTES = 1 << 28
+"""Arrays are kept while they are together no larger: several blocks of one part are
+read one after another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """One part of a tensor, as the checkpoint stores it.
+
+    Attributes:
+        start: First index in the tensor, by dim.
+        extent: Number of indices, by dim.
+        read: Gives its array, ``extent`` in the dtype of the tensor.
+    """
+
+    start: tuple[int, ...]
+    extent: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Entry:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        path: The keys that lead to it.
+        shape: Shape of the whole tensor.
+        dtype: Name of its dtype; of any that there are.
+        parts: What it is stored as; disjoint, they cover it.
+        problem: Why it cannot be read; None if it can.
+    """
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    parts: tuple[Part, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """What a reader of a format found.
+
+    Attributes:
+        path: File or folder.
+        format: Name of the format, for reports.
+        entries: Everything that it holds.
+        versions: Versions of the packages that read it, by name.
+    """
+
+    path: Path
+    format: str
+    entries: Sequence[Entry]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class CheckpointTrace(Trace):
+    """A checkpoint, open for reading like a trace.
+
+    Its ranks are parts: rank ``i`` holds the ``i``-th part of every tensor that was
+    stored in so many.
+
+    Attributes:
+        path: File or folder of the checkpoint.
+        info: What it holds.
+        incomplete: Always empty.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        """Names the entries.
+
+        Raises:
+            CheckpointError: Nothing in it is a parameter that can be compared.
+        """
+        self.path = checkpoint.path
+        self.incomplete = ()
+        self._parts: dict[tuple[int, TensorId], Part] = {}
+        self._kept: collections.OrderedDict[tuple[int, TensorId], np.ndarray] = (
+            collections.OrderedDict()
+        )
+        self._keeping = threading.Lock()
+        tensors: dict[TensorId, TensorRecord] = {}
+        skipped: dict[TensorId, SkippedRecord] = {}
+        names = name_entries([entry.path for entry in checkpoint.entries])
+        for sequence, entry in enumerate(_in_order(checkpoint.entries, names)):
+            name = names[entry.path]
+            id_ = TensorId(step=0, module=name.module, kind=name.kind, slot=name.slot)
+            reason = name.reason or entry.problem or _why_not_stored(entry)
+            if reason is None:
+                tensors[id_] = self._record(id_, entry, sequence)
+            elif id_ not in tensors:
+                skipped[id_] = SkippedRecord(
+                    id=id_, rank=0, sequence=sequence, reason=reason
+                )
+        if not any(id_.kind is Kind.PARAM for id_ in tensors):
+            raise CheckpointError(
+                "there are no parameters in the checkpoint",
+                where=checkpoint.path,
+                expected="tensors of a model",
+                got=_listed(skipped.values()),
+                remedy="give the checkpoint of a model",
+            )
+        self.info: TraceInfo = TraceInfo(
+            ranks=_ranks(
+                checkpoint, max(len(t.shards) for t in tensors.values()), tensors
+            ),
+            tensors=tensors,
+            skipped=skipped,
+        )
+
+    def load(self, shard: ShardRecord) -> np.ndarray:
+        """Gives the values of a part.
+
+        Returns:
+            A read-only array of the record's dtype and local shape; a view of the file
+            where the format allows it.
+
+        Raises:
+            UsageError: The shard is not of this checkpoint.
+            CheckpointError: The file does not hold what it should.
+        """
+        key = (shard.rank, shard.id)
+        if key not in self._parts or shard not in self.info.tensors[shard.id].shards:
+            raise UsageError(
+                "a shard was looked up in a checkpoint that does not hold it",
+                where=self.path,
+                got=f"{shard.id}, part {shard.rank}",
+                remedy="take the shards from the info of the same trace",
+            )
+        with self._keeping:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        array = self._read(shard, self._parts[key])
+        with self._keeping:
+            self._kept[key] = array
+            total = sum(kept.nbytes for kept in self._kept.values())
+            while total > _KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.popitem(last=False)[1].nbytes
+        return array
+
+    def _read(self, shard: ShardRecord, part: Part) -> np.ndarray:
+        array = part.read()
+        dtype = DTYPES[shard.dtype].numpy
+        if array.shape != part.extent or array.dtype != dtype:
+            raise CheckpointError(
+                "a checkpoint holds another array than it says",
+                where=f"{shard.id}, part {shard.rank}, {self.path}",
+                expected=f"{shard.dtype} {list(part.extent)}",
+                got=f"{array.dtype} {list(array.shape)}",
+                remedy="write the checkpoint again",
+            )
+        array = array.view()
+        array.flags.writeable = False
+        return array
+
+    def _record(self, id_: TensorId, entry: Entry, sequence: int) -> TensorRecord:
+        shards = []
+        for rank, part in enumerate(entry.parts):
+            self._parts[rank, id_] = part
+            region = Region(start=part.start, extent=part.extent)
+            layout = ShardLayout(
+                global_shape=entry.shape,
+                local_shape=part.extent,
+                blocks=(Block(region=region, local_start=(0,) * len(entry.shape)),),
+                mesh=_MESH,
+            )
+            shards.append(
+                ShardRecord(
+                    id=id_,
+                    rank=rank,
+                    sequence=sequence,
+                    dtype=entry.dtype,
+                    layout=layout,
+                )
+            )
+        return TensorRecord(id=id_, shards=tuple(shards))
+
+
+def whole_part(shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> Part:
+    """The only part of a tensor that is stored in one piece."""
+    return Part(start=(0,) * len(shape), extent=shape, read=read)
+
+
+def _in_order(
+    entries: Iterable[Entry], names: Mapping[tuple[str, ...], EntryName]
+) -> list[Entry]:
+    """Parameters first, as in a step; layers by number."""
+
+    def position(entry: Entry) -> tuple:
+        is_state = names[entry.path].kind is not Kind.PARAM
+        return is_state, natural_order(entry.path)
+
+    return sorted(entries, key=position)
+
+
+def _why_not_stored(entry: Entry) -> str | None:
+    if entry.dtype not in DTYPES:
+        return f"dtype {entry.dtype} cannot be compared"
+    return None
+
+
+def _ranks(
+    checkpoint: Checkpoint, count: int, tensors: Iterable[TensorId]
+) -> tuple[RankInfo, ...]:
+    kinds = frozenset(id_.kind for id_ in tensors)
+    run_id = uuid.uuid5(uuid.NAMESPACE_URL, checkpoint.path.resolve().as_uri()).hex
+    return tuple(
+        RankInfo(
+            run_id=run_id,
+            rank=rank,
+            world_size=count,
+            recorded_ranks=tuple(range(count)),
+            framework=CHECKPOINT,
+            versions=checkpoint.versions,
+            meshes=(Mesh(name=_MESH, sizes={_AXIS: count}, coords={_AXIS: rank}),),
+            settings={"checkpoint_format": checkpoint.format},
+            capture=CaptureFilter(kinds=kinds, steps=frozenset({0})).to_json(),
+        )
+        for rank in range(count)
+    )
+
+
+def _listed(skipped: Iterable[SkippedRecord], most: int = 4) -> str:
+    reasons = [f"{record.id}: {record.reason}" for record in skipped]
+    more = f"; and {len(reasons) - most} more" if len(reasons) > most else ""
+    return ("; ".join(reasons[:most]) or "nothing at all") + more
