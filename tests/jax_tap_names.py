@@ -21,7 +21,7 @@ def tap_names(function: Callable[..., Any], *args: Any) -> list[str]:
     """
     return [
         _name(eqn.params["site"], eqn.params["site"].kind)
-        for eqn in _taps(_traced(function, *args))
+        for eqn in _taps(_traced(function, *args), with_recomputed=False)
         if eqn.params["role"] is Role.VALUE
     ]
 
@@ -30,7 +30,7 @@ def gradient_names(function: Callable[..., Any], *args: Any) -> list[str]:
     """The taps of cotangents in a program, likewise."""
     return [
         _name(eqn.params["site"], eqn.params["site"].grad)
-        for eqn in _taps(_traced(function, *args))
+        for eqn in _taps(_traced(function, *args), with_recomputed=True)
         if eqn.params["role"] is Role.COTANGENT
     ]
 
@@ -73,10 +73,12 @@ def _name(site: TapSite, kind: Kind) -> str:
     return str(site.tensor_id(kind)).removeprefix("step0/")
 
 
-def _taps(jaxpr: jex_core.Jaxpr) -> Iterator[jex_core.JaxprEqn]:
+def _taps(
+    jaxpr: jex_core.Jaxpr, *, with_recomputed: bool
+) -> Iterator[jex_core.JaxprEqn]:
     for eqn in jaxpr.eqns:
         if eqn.primitive is tap_p:
             yield eqn
-        elif not eqn.params.get("differentiated"):  # what remat runs again
+        elif with_recomputed or not eqn.params.get("differentiated"):  # remat's
             for inner in jex_core.jaxprs_in_params(eqn.params):
-                yield from _taps(inner)
+                yield from _taps(inner, with_recomputed=with_recomputed)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,12 +43,13 @@ class Model(nn.Module):
         self.blocks = [Block() for _ in range(2)]
         self.norm = nn.LayerNorm()
         if self.lift == "scan":
-            self.layers = nn.scan(
+            scanned: Any = nn.scan(
                 Layer,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 length=3,
-            )()
+            )
+            self.layers = scanned()
         elif self.lift == "remat":
             self.layers = nn.remat(Block)()
         elif self.lift == "jit":
@@ -59,13 +62,14 @@ class Model(nn.Module):
     def __call__(self, tokens):
         x = self.embed(tokens)
         x = self.norm(x)
+        layers: Any = getattr(self, "layers", None)
         if self.lift == "plain":
             for block in self.blocks:
                 x = block(x, scale=jnp.float32(2.0) * x.mean())
         elif self.lift == "scan":
-            x, _ = self.layers(x, None)
+            x, _ = layers(x, None)
         else:
-            x = self.layers(x)
+            x = layers(x)
         return self.readout(self.norm(x))
 
     def readout(self, x):
