@@ -202,8 +202,9 @@ def test_dropout_does_not_depend_on_the_layout(monkeypatch):
     options = ("--dropout", "0.25")
     one = jax_arguments("gpt2", "linen", "dp_tp", *options)
     loss, expected = jax_gradients(one, monkeypatch)
-    plain_loss, _ = jax_gradients(jax_arguments("gpt2", "linen", "dp_tp"), monkeypatch)
-    assert abs(loss - plain_loss) > 1e-3
+    plain = jax_arguments("gpt2", "linen", "dp_tp")
+    _, without = jax_gradients(plain, monkeypatch)
+    assert min(relative_errors(without, expected).values()) > 1e-3
     for layout in ("dp_tp", "shard_map"):
         args = jax_arguments("gpt2", "linen", layout, "--mesh", "4x2", *options)
         other_loss, gradients = jax_gradients(args, monkeypatch)
