@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "ttrace needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[megatron,dev]'
+	  --editable '.[megatron,flax,dev]'
 	@touch $(READY)
 
 demo: setup
