@@ -21,12 +21,8 @@ from jax.sharding import (
 from jax.typing import DTypeLike
 
 from ttrace.errors import LayoutError, UsageError
-from ttrace.frontends.jax_parts.origins import (
-    Origin,
-    OriginPlan,
-    Positions,
-    plan_origin,
-)
+from ttrace.frontends.jax_parts.origins import Origin as Origin
+from ttrace.frontends.jax_parts.origins import OriginPlan, Positions, plan_origin
 from ttrace.frontends.jax_parts.shardings import Device, device_layouts
 from ttrace.frontends.jax_parts.tree_names import parameter_name, path_segments
 from ttrace.generate import (

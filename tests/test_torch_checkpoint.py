@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.distributed.checkpoint as dcp  # noqa: E402
 from torch.distributed.checkpoint.state_dict import get_state_dict  # noqa: E402
+from torch.distributed.checkpoint.state_dict_saver import save  # noqa: E402
 
 from tests.checkpoint_files import WEIGHTS, check_weights, held_arrays  # noqa: E402
 from ttrace.checkpoints.checkpoint_trace import CheckpointTrace  # noqa: E402
@@ -27,7 +27,7 @@ def save_distributed(state: dict, folder) -> None:
     with warnings.catch_warnings():
         # Said for every checkpoint of a single process.
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.save(state, checkpoint_id=folder)
+        save(state, checkpoint_id=folder)
 
 
 class Harm:
@@ -88,7 +88,7 @@ def save_sharded(rank: int, folder: str) -> None:
     bias = distribute_tensor(STATE["layers.0.bias"], mesh, [Replicate()])
     last = distribute_tensor(STATE["layers.1.weight"], mesh, [Shard(1)])
     values = {"layers.0.weight": weight, "layers.0.bias": bias, "layers.1.weight": last}
-    dcp.save({"model": values}, checkpoint_id=f"{folder}/sharded")
+    save({"model": values}, checkpoint_id=f"{folder}/sharded")
     dist.destroy_process_group()
 
 
