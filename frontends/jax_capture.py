@@ -1,0 +1,223 @@
+"""Captures a training step of JAX: jitted or not, sharded or not, flax or plain.
+
+::
+
+    from ttrace.frontends import jax_capture
+
+    train_step = jax_capture.trace(train_step)
+    for batch in batches:
+        state, loss = train_step(state, batch)
+
+In a plain run ``trace`` hands back the function that it was given. In a run that
+``ttrace record`` started, the step computes the same and hands out every named value:
+
+- Names come from flax linen, NNX and equinox modules, from optax, from what
+  ``jax.grad`` differentiates, from ``jax.named_scope`` and from ``ttrace.tap``.
+- Named values, and their gradients, become further outputs of the jitted program. They
+  keep their shardings, each process writes what its devices hold; nothing is gathered,
+  and nothing calls back from a device.
+- A rank of the trace is a device.
+- Values in loops are recorded for every iteration (the nth call of their module), those
+  of branches that were not taken are skipped.
+
+In float32 the results are the same bit by bit. XLA keeps more precision than a program
+in bfloat16 asks for, as far as it can fuse operations; more outputs leave it less to
+fuse, and bits change. With ``strict=True`` it rounds wherever the program says so, and
+tracing changes nothing; but that is another program than the default one. The setting
+``xla_allow_excess_precision`` of the trace says which one ran.
+"""
+
+import atexit
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from ttrace.errors import UsageError
+from ttrace.frontends.jax_parts.declared import DeclaredDims
+from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.recording import Options
+from ttrace.frontends.jax_parts.session import JaxSession
+from ttrace.frontends.jax_parts.sites import TapSite
+from ttrace.frontends.jax_parts.step_taps import step_taps
+from ttrace.frontends.jax_parts.step_trace import StepTrace
+from ttrace.frontends.jax_parts.tap import tap as tap
+from ttrace.ir.tensor_id import Kind
+from ttrace.run.switchboard import RecordRequest, request_from_environment
+
+
+def trace(
+    step: Callable[..., Any],
+    *,
+    strict: bool = False,
+    microbatches: int = 1,
+    max_iterations: int = MAX_ITERATIONS,
+    dims: Mapping[str, str] | None = None,
+) -> Callable[..., Any]:
+    """Records every call of a training step, if ``ttrace record`` started the process.
+
+    Otherwise the step itself comes back.
+
+    The trace ends with the process; ``close`` of what is returned ends it earlier. An
+    exception, in the step or after it, leaves the trace incomplete.
+
+    Args:
+        step: The whole step, gradients and optimizer in it; best a jitted function.
+            ``jax.jit`` and ``nnx.jit`` keep their donation, shardings and static
+            arguments.
+        strict: Compile without excess precision (see the module's documentation).
+        microbatches: Iterations of the loop in which the step accumulates gradients;
+            they become micro-batches of the trace.
+        max_iterations: Iterations of a ``while`` loop that are recorded; memory for
+            as many is taken.
+        dims: Dims text (see ``ttrace.ir.dims``) by pattern, for values inside a
+            ``shard_map``: how the values of the devices make up the logical tensor.
+            A pattern without ``/`` is matched against the module path, any other one
+            against ``module/kind/slot``.
+
+    Returns:
+        A function of the same arguments and results.
+
+    Raises:
+        UsageError: The step was compiled ahead of time, an option makes no sense, the
+            switchboard variable is malformed, or this version of JAX was not tested.
+        LayoutError: A dims text cannot be read.
+    """
+    _require_step(step)
+    _require_positive("microbatches", microbatches)
+    _require_positive("max_iterations", max_iterations)
+    options = Options(
+        strict=strict,
+        microbatches=microbatches,
+        max_iterations=max_iterations,
+        dims=DeclaredDims.parse(dims or {}),
+    )
+    request = request_from_environment(os.environ)
+    if request is None:
+        return step
+    return TracedStep(step, request, JaxSession(request, options), options)
+
+
+class TracedStep:
+    """A training step whose calls are recorded; use it like the step itself.
+
+    Args:
+        step: The step.
+        request: What to record.
+        session: Takes the captures.
+        options: Of the script.
+    """
+
+    def __init__(
+        self,
+        step: Callable[..., Any],
+        request: RecordRequest,
+        session: JaxSession,
+        options: Options,
+    ):
+        functools.update_wrapper(self, step, updated=())
+        self._step = step
+        self._request = request
+        self._session = session
+        self._programs = StepTrace(
+            wants=self._wants,
+            draw=request.perturbation,
+            max_iterations=options.max_iterations,
+            strict=options.strict,
+        )
+        self._number = 0
+        atexit.register(self._at_exit)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the step, and records it."""
+        number, self._number = self._number, self._number + 1
+        if number == 0:
+            jax.clear_caches()  # traces from before, which have no taps
+        is_wanted = self._session.is_open and self._request.capture.wants_step(number)
+        if not is_wanted and self._request.perturbation is None:
+            return self._step(*args, **kwargs)
+        try:
+            with step_taps() as missed, self._programs.running(number) as running:
+                result = self._step(*args, **kwargs)
+            if is_wanted:
+                self._session.record(number, running.captures(), missed)
+        except BaseException as error:
+            self.abort(f"the run ended with {type(error).__name__}: {error}")
+            raise
+        return result
+
+    def __enter__(self) -> "TracedStep":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abort(f"the run ended with {type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Completes the trace."""
+        atexit.unregister(self._at_exit)
+        self._session.close()
+
+    def abort(self, reason: str) -> None:
+        """Leaves the trace incomplete.
+
+        Args:
+            reason: Why, in a few words; readers of the trace are shown them.
+        """
+        atexit.unregister(self._at_exit)
+        self._session.abort(reason.partition("\n")[0])
+
+    def _at_exit(self) -> None:
+        error = getattr(sys, "last_value", None)  # what ended the script, if anything
+        if error is None:
+            self._session.close()
+        else:
+            self.abort(f"the run ended with {type(error).__name__}: {error}")
+
+    def _wants(self, site: TapSite, kind: Kind) -> bool:
+        """Whether a value leaves the program; its norm needs every main gradient."""
+        capture = self._request.capture
+        if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):
+            return True
+        return capture.wants_kind(kind) and capture.wants_module(site.module)
+
+
+def _require_step(step: object) -> None:
+    if isinstance(step, jax.stages.Compiled | jax.stages.Lowered | jax.stages.Traced):
+        raise UsageError(
+            "a step that was compiled ahead of time cannot be traced: its values have "
+            "no names any more",
+            where="jax_capture.trace",
+            expected="the jitted function",
+            got=f"jax.stages.{type(step).__name__}",
+            remedy="give the function before .trace(), .lower() or .compile()",
+        )
+    if not callable(step):
+        raise UsageError(
+            "the step is not a function",
+            where="jax_capture.trace",
+            got=type(step).__name__,
+            remedy="give the function that makes one training step",
+        )
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError(
+            f"a number of {name.replace('_', ' ')} that no step has",
+            where=f"jax_capture.trace({name}=...)",
+            expected="at least 1",
+            got=value,
+            remedy="correct it, or leave it out",
+        )

@@ -1,0 +1,209 @@
+"""The recording of one step: captures become records, main gradients also a norm."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from absl import logging
+
+from ttrace.errors import DtypeError, LayoutError
+from ttrace.frontends.jax_parts.captured import Capture
+from ttrace.frontends.jax_parts.declared import DeclaredDims
+from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.patching import Missed
+from ttrace.frontends.jax_parts.shardings import FLAT_MESH, rank_of
+from ttrace.frontends.jax_parts.shards import HostShards, RankShard
+from ttrace.frontends.jax_parts.writers import RankWriters
+from ttrace.ir.layout import whole
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.run.switchboard import RecordRequest
+
+_PER_MICROBATCH = frozenset(
+    {
+        Kind.INPUT,
+        Kind.OUTPUT,
+        Kind.LOSS,
+        Kind.GRAD_OUTPUT,
+        Kind.GRAD_INPUT,
+        Kind.PARAM_GRAD,
+    }
+)
+
+_EXACT_REPLICAS = frozenset(
+    {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
+)
+"""Kinds whose replicas must agree in every bit."""
+
+_NO_NORM = "parts of the gradients lie in other processes"
+_NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
+_SEVERAL = "some of the devices took another branch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a script says to ``jax_capture.trace``.
+
+    Attributes:
+        strict: Programs are compiled without excess precision.
+        microbatches: Iterations of the loop that accumulates gradients; 1 where there
+            is none.
+        max_iterations: Iterations of a ``while`` loop that are recorded.
+        dims: Dims text of values that are local to a ``shard_map``.
+    """
+
+    strict: bool = False
+    microbatches: int = 1
+    max_iterations: int = MAX_ITERATIONS
+    dims: DeclaredDims = field(default_factory=DeclaredDims)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class StepRecording:
+    """The recording of one step.
+
+    Attributes:
+        writers: Take the records.
+        request: What to record.
+        options: Of the script.
+        step: Number of the step.
+        has_params: The initial parameters were recorded by a step before.
+    """
+
+    writers: RankWriters
+    request: RecordRequest
+    options: Options
+    step: int
+    has_params: bool
+    _shards: HostShards = field(default_factory=HostShards)
+    _squares: float | None = None
+    _why_no_norm: str = ""
+
+    def record(self, captures: Sequence[Capture]) -> None:
+        """Records the captures, and adds up the squares of the main gradients."""
+        per_microbatch = _calls_per_microbatch(captures, self.options.microbatches)
+        for capture in captures:
+            if capture.kind is Kind.PARAM and (self.has_params or capture.call):
+                continue  # the initial ones, once
+            id_ = self._id(capture, per_microbatch)
+            is_gradient = capture.kind is Kind.MAIN_GRAD
+            if not (self.request.capture.wants(id_) or is_gradient):
+                continue
+            reason = capture.skip or _why_taken_apart(capture)
+            shards: Mapping[int, RankShard] = {}
+            if reason is None:
+                assert capture.value is not None
+                try:
+                    dims = self.options.dims.of(id_)
+                    shards = self._shards.of(capture.value, dims)
+                except LayoutError as error:
+                    reason = error.what
+            if is_gradient:
+                self._add_squares(capture, shards, reason)
+            if self.request.capture.wants(id_):
+                self._hand_over(id_, shards, reason)
+
+    def record_scalars(self, missed: Sequence[Missed]) -> None:
+        """Records the norm of the gradients, and what scalars could not be tapped."""
+        norm = TensorId(step=self.step, module=ROOT_MODULE, kind=Kind.GRAD_NORM)
+        if self.request.capture.wants(norm):
+            if self._why_no_norm:
+                self.writers.skip(norm, self._why_no_norm)
+            elif self._squares is not None:
+                value = np.array(math.sqrt(self._squares))
+                shard = RankShard(layout=whole((), FLAT_MESH), array=value)
+                rank = rank_of(jax.local_devices()[0])
+                self._hand_over(norm, {rank: shard}, None)
+        for item in missed:
+            if item.kind is Kind.LEARNING_RATE:
+                rate = TensorId(
+                    step=self.step,
+                    module=ROOT_MODULE,
+                    kind=Kind.LEARNING_RATE,
+                    slot="group0",
+                )
+                if self.request.capture.wants(rate):
+                    self.writers.skip(rate, item.reason)
+            else:
+                logging.log_first_n(
+                    logging.WARNING, "ttrace: %s: %s", 10, item.what, item.reason
+                )
+
+    def _hand_over(
+        self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
+    ) -> None:
+        if reason is None:
+            try:
+                exact = id_.kind in _EXACT_REPLICAS
+                self.writers.add(id_, shards, exact_replicas=exact)
+            except DtypeError as error:
+                reason = error.what
+        if reason is not None:
+            self.writers.skip(id_, reason)
+
+    def _add_squares(
+        self, capture: Capture, shards: Mapping[int, RankShard], reason: str | None
+    ) -> None:
+        """Every element counts once, however many devices hold it."""
+        if reason is not None or any(s.layout.partial_axes for s in shards.values()):
+            self._why_no_norm = _NO_NORM_OF_SKIPPED
+            return
+        assert capture.value is not None
+        if not capture.value.array.is_fully_addressable:
+            self._why_no_norm = _NO_NORM
+            return
+        parts = {
+            shard.layout.blocks[0].region: shard.array for shard in shards.values()
+        }
+        squares = sum(
+            float(np.sum(np.square(part, dtype=np.float64))) for part in parts.values()
+        )
+        self._squares = (self._squares or 0.0) + squares
+
+    def _id(self, capture: Capture, per_microbatch: Mapping[object, int]) -> TensorId:
+        site, call, microbatch = capture.site, capture.call, None
+        if capture.kind in _PER_MICROBATCH:
+            microbatch, call = divmod(call, per_microbatch[_name(capture)])
+        return TensorId(
+            step=self.step,
+            microbatch=microbatch,
+            module=site.module,
+            kind=capture.kind,
+            slot=site.slot,
+            call=call,
+            pass_=capture.pass_,
+        )
+
+
+def _name(capture: Capture) -> object:
+    return capture.site.module, capture.kind, capture.site.slot
+
+
+def _calls_per_microbatch(
+    captures: Sequence[Capture], microbatches: int
+) -> dict[object, int]:
+    """How often a micro-batch calls what each value is of; loops run in order."""
+    counts: dict[object, int] = {}
+    for capture in captures:
+        if capture.pass_ is Pass.FORWARD:
+            name = _name(capture)
+            counts[name] = max(counts.get(name, 0), capture.call + 1)
+    for capture in captures:
+        counts.setdefault(_name(capture), 1)
+    return {
+        name: count // microbatches
+        if microbatches > 1 and count % microbatches == 0
+        else count
+        for name, count in counts.items()
+    }
+
+
+def _why_taken_apart(capture: Capture) -> str | None:
+    """Why a value is skipped that only some of the devices computed."""
+    if capture.taken is None:
+        return None
+    flags = capture.taken.take()
+    if flags.is_fully_addressable and bool(np.all(flags)):
+        return None
+    return _SEVERAL

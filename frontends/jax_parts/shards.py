@@ -1,0 +1,137 @@
+"""From a captured value to what each rank holds of it: host arrays and layouts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from ttrace.frontends.jax_parts.captured import Part
+from ttrace.frontends.jax_parts.shardings import (
+    Device,
+    device_layouts,
+    local_arrays,
+    local_value_layouts,
+    mesh_of,
+    rank_of,
+)
+from ttrace.ir.dims import Dims
+from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RankShard:
+    """What one rank holds of a captured value.
+
+    Attributes:
+        layout: Which part of the logical tensor it is.
+        array: A copy on the host; ``layout.local_shape``.
+    """
+
+    layout: ShardLayout
+    array: np.ndarray
+
+
+_LocalCopies = dict[Device, tuple[int, np.ndarray]]
+"""Rank and host copy by device."""
+
+
+class HostShards:
+    """Copies the values of one step to the host, each array once.
+
+    The iterations of a loop leave a program as one array; each is a part of it.
+    """
+
+    def __init__(self):
+        self._copies: dict[int, tuple[jax.Array, _LocalCopies]] = {}
+
+    def of(self, part: Part, dims: Dims | None = None) -> Mapping[int, RankShard]:
+        """What the ranks of this process hold of a value.
+
+        Args:
+            part: The value.
+            dims: Of a value that was local to a ``shard_map``: how the values of the
+                devices make up the logical tensor. Without it, their axes are its
+                leading dims.
+
+        Returns:
+            By rank; a rank that holds nothing of it is not there.
+
+        Raises:
+            LayoutError: No layout says what the devices hold.
+        """
+        array, index = part.array, part.index
+        if part.axes and dims is not None:
+            array, index = part.take(), (0,) * len(part.axes)
+            sharding = array.sharding
+            layouts = local_value_layouts(dims, sharding, array.shape, part.axes)
+            return {
+                rank: RankShard(layout=layouts[device], array=copy[index])
+                for device, (rank, copy) in self._local(array).items()
+            }
+        layouts = device_layouts(array.sharding, array.shape)
+        shards = {}
+        for device, (rank, copy) in self._local(array).items():
+            selected = _selected(layouts[device], index)
+            if selected is not None:
+                layout, local_index = selected
+                shards[rank] = RankShard(layout=layout, array=copy[(*local_index, ...)])
+        return shards
+
+    def _local(self, array: jax.Array) -> _LocalCopies:
+        if id(array) not in self._copies:
+            copies = {
+                device: (rank_of(device), np.array(local))
+                for device, local in local_arrays(array).items()
+            }
+            self._copies[id(array)] = (array, copies)
+        return self._copies[id(array)][1]
+
+
+def meshes_of(arrays: Sequence[jax.Array]) -> dict[int, tuple[Mesh, ...]]:
+    """The meshes on which arrays are laid out, as each local rank sees them."""
+    found: dict[int, dict[str, Mesh]] = {}
+    for sharding in {array.sharding for array in arrays}:
+        for device in sharding.addressable_devices:
+            mesh = mesh_of(sharding, device)
+            found.setdefault(rank_of(device), {})[mesh.name] = mesh
+    return {rank: tuple(meshes.values()) for rank, meshes in found.items()}
+
+
+def _selected(
+    layout: ShardLayout, index: Sequence[int | slice]
+) -> tuple[ShardLayout, tuple[int | slice, ...]] | None:
+    """The layout of one iteration of a loop, and where a shard's array has it.
+
+    Returns:
+        None where the shard has other iterations only.
+    """
+    if not index:
+        return layout, ()
+    (block,) = layout.blocks
+    start, extent = block.region.start, block.region.extent
+    local: list[int | slice] = []
+    kept = [*range(len(index), len(start))]
+    for dim, at in enumerate(index):
+        if isinstance(at, slice):
+            local.append(at)
+            kept.append(dim)
+            continue
+        if not start[dim] <= at < start[dim] + extent[dim]:
+            return None
+        local.append(at - start[dim])
+    kept.sort()
+    region = Region(
+        start=tuple(start[dim] for dim in kept),
+        extent=tuple(extent[dim] for dim in kept),
+    )
+    return (
+        ShardLayout(
+            global_shape=tuple(layout.global_shape[dim] for dim in kept),
+            local_shape=region.extent,
+            blocks=(Block(region=region, local_start=(0,) * len(kept)),),
+            mesh=layout.mesh,
+            partial_axes=layout.partial_axes,
+        ),
+        tuple(local),
+    )

@@ -1,0 +1,144 @@
+"""Runs a user's step with its programs harvested, however it is put together.
+
+The step runs as it is written. Each jitted function in it that has taps is run as its
+harvested program instead, which is made once and kept; all else is left to JAX.
+"""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import numbering, private_jax
+from ttrace.frontends.jax_parts.captured import Capture
+from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS, Harvest, plan_harvest
+from ttrace.frontends.jax_parts.harvest_rules import RULES
+from ttrace.frontends.jax_parts.harvester import Collector, Harvester, Wants
+from ttrace.frontends.jax_parts.tap import tap_p
+
+_KEPT_PROGRAMS = 64
+
+
+class StepTrace:
+    """Harvests the programs of one step function, call after call.
+
+    Args:
+        wants: Which values leave a program.
+        draw: Number of the perturbed run, or None for a plain one.
+        max_iterations: Iterations of a ``while`` loop that leave a program.
+        strict: Programs are compiled without excess precision.
+    """
+
+    def __init__(
+        self,
+        *,
+        wants: Wants,
+        draw: int | None = None,
+        max_iterations: int = MAX_ITERATIONS,
+        strict: bool = False,
+    ):
+        private_jax.require_tested_version()
+        self._wants, self._draw, self._max_iterations = wants, draw, max_iterations
+        self._strict = strict
+        self._scout = Harvester(
+            RULES, wants=wants, draw=draw, max_iterations=max_iterations
+        )
+        self._programs: collections.OrderedDict[Any, tuple[Any, Harvest]] = (
+            collections.OrderedDict()
+        )
+
+    @contextlib.contextmanager
+    def running(self, step: int) -> Iterator["RunningStep"]:
+        """Intercepts what runs inside.
+
+        Args:
+            step: Number of the training step; each has noise of its own.
+
+        Raises:
+            UsageError: A transformation of JAX is on.
+        """
+        running = RunningStep(self, step)
+        with private_jax.intercepting(running.evaluate):
+            yield running
+
+    def program(
+        self,
+        primitive: jex_core.Primitive,
+        args: Sequence[Any],
+        params: dict[str, Any],
+    ) -> Harvest | None:
+        """The harvested program of one call, or None where nothing is tapped in it."""
+        jaxprs = list(jex_core.jaxprs_in_params(params))
+        if primitive is not tap_p and not any(map(self._scout.is_touched, jaxprs)):
+            return None
+        avals = tuple(map(jax.typeof, args))
+        if primitive is not private_jax.jit_p:
+            # Comes with new jaxprs in every call; only jitted functions keep theirs.
+            return self._planned(primitive, avals, params)
+        how = tuple(value for name, value in params.items() if name != "jaxpr")
+        key = (tuple(map(id, jaxprs)), avals, how)
+        if key not in self._programs:
+            self._programs[key] = (params, self._planned(primitive, avals, params))
+            if len(self._programs) > _KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key][1]
+
+    def _planned(
+        self, primitive: jex_core.Primitive, avals: Any, params: dict[str, Any]
+    ) -> Harvest:
+        options = private_jax.compiler_options(params)
+        params = private_jax.with_compiler_options(params, {})
+        if self._strict and primitive is private_jax.jit_p:
+            options |= private_jax.NO_EXCESS_PRECISION
+
+        def call(*args: Any) -> Sequence[Any]:
+            outs = primitive.bind(*args, **primitive.get_bind_params(params))
+            return outs if primitive.multiple_results else [outs]
+
+        plan = plan_harvest(
+            private_jax.retrace(call, avals, "ttrace_step"),
+            wants=self._wants,
+            draw=self._draw,
+            max_iterations=self._max_iterations,
+        )
+        # JAX takes them only where a program is about to run, not where it is traced.
+        program = private_jax.compiled_with(plan.jaxpr, options)
+        return dataclasses.replace(plan, jaxpr=program)
+
+
+class RunningStep:
+    """One call of the step.
+
+    Args:
+        programs: Makes the harvested programs.
+        step: Number of the training step.
+    """
+
+    def __init__(self, programs: StepTrace, step: int):
+        self._programs = programs
+        self._step = step
+        self._collector = Collector()
+        self._position = 0
+
+    def evaluate(
+        self, primitive: jex_core.Primitive, args: Sequence[Any], params: dict[str, Any]
+    ) -> Any:
+        """Runs a call with taps in it; ``NotImplemented`` for any other."""
+        program = None
+        if primitive is tap_p or params:
+            program = self._programs.program(primitive, args, params)
+        if program is None:
+            return NotImplemented
+        outs, extras = program.run(*args, step=self._step)
+        self._collector.absorb(program.events, extras, (self._position,))
+        self._position += 1
+        return outs if primitive.multiple_results else outs[0]
+
+    def captures(self) -> list[Capture]:
+        """What was captured so far, in the order in which it was computed."""
+        return numbering.captures(self._collector.events, self._collector.values)
