@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.core import Tracer
 
-from ttrace.frontends.jax_parts.sites import value_site
+from ttrace.frontends.jax_parts.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.tap import is_tappable, tap_value
 from ttrace.frontends.slots import SlotWalk
 from ttrace.ir.tensor_id import Kind
@@ -66,11 +66,12 @@ def tapped_call(
     return ARRAYS.map_leaves(call(*args, **kwargs), tap_output)
 
 
-def tap_in_program(site: Any, value: Any) -> Any:
+def tap_in_program(site: TapSite, value: Any) -> Any:
     """Names a value, and leaves a constant what it is.
 
     A module may look at the numbers of an array that is no part of the program that is
     being traced; the tap makes no tracer of it.
     """
     tapped = tap_value(site, value)
-    return tapped if isinstance(value, Tracer) else value
+    becomes_tracer = isinstance(tapped, Tracer) and not isinstance(value, Tracer)
+    return value if becomes_tracer else tapped

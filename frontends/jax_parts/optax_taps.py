@@ -6,6 +6,7 @@ has no ``updated_param``.
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from ttrace.frontends.jax_parts.patching import (
 )
 from ttrace.frontends.jax_parts.sites import value_site
 from ttrace.frontends.jax_parts.state_names import state_names
+from ttrace.frontends.jax_parts.tap import is_tappable
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
 _RATE = "learning_rate"
@@ -35,7 +37,8 @@ def optax_taps() -> Iterator[list[Missed]]:
     ``main_grad`` is what the outermost ``update`` is given: before clipping, where that
     is a link of the chain, and every mini-step of ``optax.MultiSteps``. After it come
     ``optimizer_state`` and, from the state of ``optax.inject_hyperparams``,
-    ``learning_rate``. ``optax.apply_updates`` gives ``updated_param``. ``param``, the
+    ``learning_rate``. ``optax.apply_updates``, and that of equinox, gives
+    ``updated_param``. ``param``, the
     parameters before, is tapped at whichever of the two sees them first. The
     ``apply_gradients`` of a ``TrainState`` and the ``update`` of ``nnx.Optimizer`` call
     both.
@@ -55,8 +58,9 @@ def optax_taps() -> Iterator[list[Missed]]:
             (optax.MultiSteps, "update", taps.method(optax.MultiSteps.update)),
         ):
             stack.enter_context(replaced(owner, name, value))
-        apply = optax.apply_updates
-        stack.enter_context(everywhere(apply, taps.around_apply(apply)))
+        for package in (optax, sys.modules.get("equinox")):
+            if (apply := getattr(package, "apply_updates", None)) is not None:
+                stack.enter_context(everywhere(apply, taps.around_apply(apply)))
         yield taps.missed
 
 
@@ -119,7 +123,7 @@ class _OptaxTaps:
 
     def _params(self, params: Any) -> Any:
         """The parameters, tapped unless they have been."""
-        leaves = jax.tree.leaves(params)
+        leaves = [leaf for leaf in jax.tree.leaves(params) if is_tappable(leaf)]
         if all(id(leaf) in self._seen for leaf in leaves):
             return params
         tapped = tap_params(Kind.PARAM, params)

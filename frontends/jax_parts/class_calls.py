@@ -1,0 +1,110 @@
+"""Calls of instances of classes, tapped by wrapping the classes' ``__call__``."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ttrace.frontends.jax_parts.module_calls import tapped_call
+from ttrace.frontends.jax_parts.patching import Missed, OneThread, replaced
+
+_CALL = "__call__"
+_NO_PATH = "it is called by a model that does not hold it, so it has no path"
+
+
+class ClassCalls:
+    """Taps the calls of all instances of a class and of those that inherit from it.
+
+    The model is the instance that is called in no other one's call. A subclass says
+    what the paths in it are.
+
+    Args:
+        base: The class of all modules.
+
+    Attributes:
+        missed: Instances that have no path.
+    """
+
+    def __init__(self, base: type):
+        self.missed: list[Missed] = []
+        self._base = base
+        self._stack = contextlib.ExitStack()
+        self._thread = OneThread()
+        self._classes: set[type] = set()
+        self._open: list[Any] = []
+
+    @contextlib.contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """Wraps the classes, and makes them what they were in the end."""
+        with self._stack:
+            self._add_below(self._base)
+            yield
+
+    def is_module(self, class_: type) -> bool:
+        """Whether instances of a class below the base are modules."""
+        return True
+
+    @contextlib.contextmanager
+    def with_paths(self, model: Any) -> Iterator[None]:
+        """Knows the paths of a model's modules while the model is being called."""
+        raise NotImplementedError
+
+    def path_of(self, module: Any) -> str | None:
+        """The path of a module in the model, empty for the model; None for others."""
+        raise NotImplementedError
+
+    def add_class_of(self, module: Any) -> None:
+        """Taps the class of a module, should it have been made since the start."""
+        for class_ in type(module).__mro__:
+            if issubclass(class_, self._base):
+                self._add(class_)
+
+    def _add_below(self, class_: type) -> None:
+        self._add(class_)
+        for derived in class_.__subclasses__():
+            self._add_below(derived)
+
+    def _add(self, class_: type) -> None:
+        if class_ in self._classes or not self.is_module(class_):
+            return
+        self._classes.add(class_)
+        original = vars(class_).get(_CALL)
+        if original is not None and not getattr(original, "__isabstractmethod__", 0):
+            self._stack.enter_context(replaced(class_, _CALL, self._around(original)))
+
+    def _around(self, original: Any) -> Callable[..., Any]:
+        def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = original.__get__(module, type(module))
+            # What a class inherits is called by its own method.
+            is_inner = bool(self._open) and self._open[-1] is module
+            if is_inner or not self._thread.is_here():
+                return bound(*args, **kwargs)
+            return self._call(module, bound, args, kwargs)
+
+        if callable(original):
+            functools.update_wrapper(call, original)
+        return call
+
+    def _call(
+        self,
+        module: Any,
+        bound: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        is_root = not self._open
+        self._open.append(module)
+        try:
+            with self.with_paths(module) if is_root else contextlib.nullcontext():
+                path = self.path_of(module)
+                if path is None:
+                    self._miss(module)
+                    return bound(*args, **kwargs)
+                return tapped_call(path, bound, args, kwargs, is_root=is_root)
+        finally:
+            self._open.pop()
+
+    def _miss(self, module: Any) -> None:
+        missed = Missed(what=type(module).__qualname__, reason=_NO_PATH)
+        if missed not in self.missed:
+            self.missed.append(missed)
