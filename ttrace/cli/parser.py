@@ -31,6 +31,7 @@ def build_parser() -> Parser:
     _add_check(commands)
     _add_record(commands)
     _add_compare(commands)
+    _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
     _add_show(commands)
@@ -102,6 +103,24 @@ def _add_compare(commands) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the report there")
     _add_judge_options(parser)
     _add_backend(parser)
+
+
+def _add_map(commands) -> None:
+    parser = commands.add_parser(
+        "map",
+        help="propose a map file for a port: other names, other order of elements",
+        description="Finds out which tensors of the candidate are which of the "
+        "reference, and how they lie, from the values of both. 'compare' and 'check' "
+        "take the file with --map.",
+    )
+    parser.add_argument("reference", metavar="REFERENCE")
+    parser.add_argument("candidate", metavar="CANDIDATE")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the map there (default: print it)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a file that is there"
+    )
 
 
 def _add_tolerance(commands) -> None:

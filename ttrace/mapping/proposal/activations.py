@@ -1,0 +1,426 @@
+"""Lines up activations: modules by their parameters, then what they take and give."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttrace.compare.align import Side
+from ttrace.ir.axes import Transform
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.mapping.groups import Group
+from ttrace.mapping.proposal.contents import assemble
+from ttrace.mapping.proposal.derivation import close_transform
+from ttrace.mapping.proposal.parameters import likeness
+from ttrace.mapping.proposal.units import Pairing
+from ttrace.store.reader import Trace
+
+_EPSILONS = 2.0**13
+"""Activations that agree within so many epsilons of their dtype are taken for the same:
+1e-3 in float32. A map is proposed from it, no verdict."""
+
+_LARGEST_TOLERANCE = 0.1
+
+_WITH_GRADIENTS = {
+    Kind.INPUT: (Kind.INPUT, Kind.GRAD_INPUT),
+    Kind.OUTPUT: (Kind.OUTPUT, Kind.GRAD_OUTPUT),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A module of one run, or one of its calls.
+
+    Attributes:
+        module: Its path.
+        call: The call; None for all of them.
+    """
+
+    module: str
+    call: int | None = None
+
+    def holds(self, other: "Instance") -> bool:
+        """Whether another instance is it or lies below it, in the same call."""
+        is_below = self.module in (ROOT_MODULE, other.module) or (
+            other.module.startswith(f"{self.module}.")
+        )
+        return is_below and (
+            self.call is None or other.call is None or self.call == other.call
+        )
+
+    @property
+    def parent(self) -> str:
+        """Path of the module above it."""
+        return self.module.rpartition(".")[0] or ROOT_MODULE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Two modules whose parameters were found to be the same.
+
+    Attributes:
+        reference: The module of the reference.
+        candidate: That of the candidate.
+        is_joined: One of them is a part of the other only.
+    """
+
+    reference: Instance
+    candidate: Instance
+    is_joined: bool
+
+
+def links_of(groups: Iterable[Group]) -> list[Link]:
+    """The links that paired parameters make; stacked layers are calls."""
+    links = {}
+    for group in groups:
+        for part, reference in group.reference.items():
+            for other, candidate in group.candidate.items():
+                link = Link(
+                    reference=Instance(
+                        module=reference.module, call=_only(other.indices)
+                    ),
+                    candidate=Instance(
+                        module=candidate.module, call=_only(part.indices)
+                    ),
+                    is_joined=group.rule.join is not None,
+                )
+                links[link] = None
+    return list(links)
+
+
+def _only(indices: tuple[int, ...]) -> int | None:
+    return indices[0] if len(indices) == 1 else None
+
+
+class Activations:
+    """The inputs and outputs of the first micro-batch that one run recorded."""
+
+    def __init__(self, trace: Trace):
+        self._trace = trace
+        self._arrays: dict[TensorId, np.ndarray | None] = {}
+        self._slots: dict[tuple[str, Kind, int], dict[str | None, TensorId]] = {}
+        self._calls: dict[str, set[int]] = {}
+        forward = [
+            tensor_id
+            for tensor_id in trace.info.tensors
+            if tensor_id.kind in _WITH_GRADIENTS
+            and tensor_id.pass_ is Pass.FORWARD
+            and not tensor_id.is_index
+        ]
+        first = min(((i.step, i.microbatch or 0) for i in forward), default=None)
+        for tensor_id in forward:
+            if (tensor_id.step, tensor_id.microbatch or 0) == first:
+                key = (tensor_id.module, tensor_id.kind, tensor_id.call)
+                self._slots.setdefault(key, {})[tensor_id.slot] = tensor_id
+                self._calls.setdefault(tensor_id.module, set()).add(tensor_id.call)
+
+    def instances(self) -> list[Instance]:
+        """All modules in order of capture; those called several times by call, too."""
+        found = []
+        for module, calls in self._calls.items():
+            found.append(Instance(module=module))
+            if len(calls) > 1:
+                found += [Instance(module=module, call=call) for call in sorted(calls)]
+        return found
+
+    def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
+        """What an instance took or gave, by slot."""
+        return self._slots.get((instance.module, kind, instance.call or 0), {})
+
+    def array(self, tensor_id: TensorId) -> np.ndarray | None:
+        """The whole tensor, if it is small enough to be put together."""
+        if tensor_id not in self._arrays:
+            record = self._trace.info.tensors[tensor_id]
+            self._arrays[tensor_id] = assemble(self._trace, record)
+        return self._arrays[tensor_id]
+
+    def shape(self, tensor_id: TensorId) -> tuple[int, ...]:
+        """The logical shape."""
+        return self._trace.info.tensors[tensor_id].global_shape
+
+    def epsilon(self, tensor_id: TensorId) -> float:
+        """Of the dtype; 0 for integers."""
+        dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
+        return dtype_named(dtype).epsilon or 0.0
+
+
+class ActivationMatcher:
+    """Pairs modules of two runs, and what they take and give.
+
+    Attributes:
+        pairings: What was found.
+    """
+
+    def __init__(self, reference: Trace, candidate: Trace):
+        self.pairings: list[Pairing] = []
+        self._sides = {
+            Side.REFERENCE: Activations(reference),
+            Side.CANDIDATE: Activations(candidate),
+        }
+        self._modules: dict[Instance, Instance] = {}
+        self._agreements: dict[tuple[TensorId, TensorId], Transform | None] = {}
+        self._transforms: Counter[tuple[int, int, str]] = Counter()
+        self._by_text: dict[str, Transform] = {}
+
+    def outputs_agree(self, reference: str, candidate: str) -> bool | None:
+        """Whether two modules, or those of layer 0, have the same first output."""
+        own = self._first_output(Side.REFERENCE, reference)
+        other = self._first_output(Side.CANDIDATE, candidate)
+        if own is None or other is None:
+            return None
+        return self._transform(own, other) is not None
+
+    def match(self, links: Sequence[Link]) -> None:
+        """Pairs modules and slots.
+
+        Args:
+            links: What parameters tell about modules.
+        """
+        self._pair_linked(links)
+        self._pair_containers(links)
+        self._pair_children()
+        pairs = sorted(self._modules.items(), key=lambda pair: self._place(pair[0]))
+        unsure = []
+        for own, other in pairs:
+            for kind in _WITH_GRADIENTS:
+                unsure += self._pair_slots(own, other, kind)
+        for own, other, kind, of_reference, of_candidate in unsure:
+            transform = self._usual_transform(of_reference, of_candidate)
+            if transform is not None:
+                self._add(
+                    own, other, kind, of_reference, of_candidate, transform, sure=False
+                )
+
+    def _first_output(self, side: Side, module: str) -> TensorId | None:
+        instance = Instance(module=module.replace("{i}", "0"))
+        slots = self._sides[side].slots(instance, Kind.OUTPUT)
+        return next(iter(slots.values()), None)
+
+    def _place(self, instance: Instance) -> int:
+        instances = self._sides[Side.REFERENCE].instances()
+        return instances.index(instance) if instance in instances else len(instances)
+
+    def _pair_linked(self, links: Sequence[Link]) -> None:
+        of_reference = Counter(link.reference for link in set(links))
+        of_candidate = Counter(link.candidate for link in set(links))
+        for link in links:
+            if (
+                not link.is_joined
+                and of_reference[link.reference] == 1
+                and of_candidate[link.candidate] == 1
+            ):
+                self._modules[link.reference] = link.candidate
+
+    def _pair_containers(self, links: Sequence[Link]) -> None:
+        """Modules below which the same linked modules lie."""
+        below: dict[Side, dict[frozenset[int], list[Instance]]] = {}
+        for side in Side:
+            own: dict[frozenset[int], list[Instance]] = {}
+            for instance in self._sides[side].instances():
+                if instance in self._paired(side):
+                    continue
+                held = frozenset(
+                    number
+                    for number, link in enumerate(links)
+                    if instance.holds(
+                        link.reference if side is Side.REFERENCE else link.candidate
+                    )
+                )
+                if held:
+                    own.setdefault(held, []).append(instance)
+            below[side] = own
+        for held, instances in below[Side.REFERENCE].items():
+            others = below[Side.CANDIDATE].get(held, [])
+            self._pair_best(instances, others, alone_is_enough=True)
+
+    def _pair_children(self) -> None:
+        """Modules without parameters, by what they give, below paired modules."""
+        for parent, other_parent in list(self._modules.items()):
+            children = {
+                side: [
+                    instance
+                    for instance in self._sides[side].instances()
+                    if instance not in self._paired(side)
+                    and instance.parent == of_side.module
+                    and instance.call == of_side.call
+                ]
+                for side, of_side in (
+                    (Side.REFERENCE, parent),
+                    (Side.CANDIDATE, other_parent),
+                )
+            }
+            self._pair_best(
+                children[Side.REFERENCE],
+                children[Side.CANDIDATE],
+                alone_is_enough=False,
+            )
+
+    def _paired(self, side: Side) -> set[Instance]:
+        if side is Side.REFERENCE:
+            return set(self._modules)
+        return set(self._modules.values())
+
+    def _pair_best(
+        self,
+        instances: Sequence[Instance],
+        others: Sequence[Instance],
+        *,
+        alone_is_enough: bool,
+    ) -> None:
+        """Pairs modules of a place: by outputs and names, or as the only ones."""
+        own_left, other_left = list(instances), list(others)
+        is_alone = len(own_left) == len(other_left) == 1
+        while own_left and other_left:
+            score, own, other = max(
+                (
+                    (self._score(own, other), own, other)
+                    for own in own_left
+                    for other in other_left
+                ),
+                key=lambda item: item[0],
+            )
+            agrees, same_name, _ = score
+            if not (agrees or (alone_is_enough and (same_name or is_alone))):
+                return
+            self._modules[own] = other
+            own_left.remove(own)
+            other_left.remove(other)
+
+    def _score(self, own: Instance, other: Instance) -> tuple[bool, bool, float]:
+        given = self._sides[Side.REFERENCE].slots(own, Kind.OUTPUT).values()
+        taken = self._sides[Side.CANDIDATE].slots(other, Kind.OUTPUT).values()
+        agrees = any(self._transform(a, b) is not None for a in given for b in taken)
+        names = (own.module.rpartition(".")[2], other.module.rpartition(".")[2])
+        return agrees, names[0] == names[1], likeness(own.module, other.module)
+
+    def _transform(self, reference: TensorId, candidate: TensorId) -> Transform | None:
+        """How the candidate's values are the reference's, or None if they are not."""
+        key = (reference, candidate)
+        if key not in self._agreements:
+            self._agreements[key] = self._find_transform(reference, candidate)
+        return self._agreements[key]
+
+    def _find_transform(
+        self, reference: TensorId, candidate: TensorId
+    ) -> Transform | None:
+        sides = (self._sides[Side.REFERENCE], self._sides[Side.CANDIDATE])
+        own = sides[0].array(reference)
+        other = sides[1].array(candidate)
+        if own is None or other is None or own.size != other.size:
+            return None
+        epsilon = max(sides[0].epsilon(reference), sides[1].epsilon(candidate))
+        tolerance = min(_EPSILONS * epsilon, _LARGEST_TOLERANCE)
+        norms = [float(np.linalg.norm(x.astype(np.float64))) for x in (own, other)]
+        if abs(norms[0] - norms[1]) > tolerance * norms[0]:
+            return None
+        return close_transform(other, own, tolerance)
+
+    def _pair_slots(
+        self, own: Instance, other: Instance, kind: Kind
+    ) -> list[tuple[Instance, Instance, Kind, TensorId, TensorId]]:
+        """Pairs what two modules take or give; returns pairs whose values differ."""
+        of_reference = dict(self._sides[Side.REFERENCE].slots(own, kind))
+        of_candidate = dict(self._sides[Side.CANDIDATE].slots(other, kind))
+        for slot, tensor_id in list(of_reference.items()):
+            # The same name first: of several equal inputs any would agree.
+            for name in sorted(of_candidate, key=lambda name: name != slot):
+                transform = self._transform(tensor_id, of_candidate[name])
+                if transform is not None:
+                    self._remember(tensor_id, of_candidate[name], transform)
+                    self._add(
+                        own, other, kind, tensor_id, of_candidate[name], transform,
+                        sure=True,
+                    )  # fmt: skip
+                    del of_reference[slot], of_candidate[name]
+                    break
+        left = []
+        for slot, tensor_id in list(of_reference.items()):
+            if slot in of_candidate:
+                left.append((own, other, kind, tensor_id, of_candidate.pop(slot)))
+                del of_reference[slot]
+        if len(of_reference) == len(of_candidate) == 1:
+            (a,), (b,) = of_reference.values(), of_candidate.values()
+            left.append((own, other, kind, a, b))
+        return left
+
+    def _remember(
+        self, reference: TensorId, candidate: TensorId, transform: Transform
+    ) -> None:
+        key = (self._num_dims(Side.REFERENCE, reference),
+               self._num_dims(Side.CANDIDATE, candidate), str(transform))  # fmt: skip
+        self._transforms[key] += 1
+        self._by_text[str(transform)] = transform
+
+    def _num_dims(self, side: Side, tensor_id: TensorId) -> int:
+        return len(self._sides[side].shape(tensor_id))
+
+    def _usual_transform(
+        self, reference: TensorId, candidate: TensorId
+    ) -> Transform | None:
+        """That of others with as many dims, which did agree."""
+        own = self._sides[Side.REFERENCE].shape(reference)
+        other = self._sides[Side.CANDIDATE].shape(candidate)
+        for (num_own, num_other, text), _ in self._transforms.most_common():
+            transform = self._by_text[text]
+            fits = not transform.is_identity or own == other
+            if (num_own, num_other) == (len(own), len(other)) and fits:
+                return transform
+        if own == other:
+            return close_transform(np.zeros(own), np.zeros(own), 0.0)
+        return None
+
+    def _add(
+        self,
+        own: Instance,
+        other: Instance,
+        kind: Kind,
+        reference: TensorId,
+        candidate: TensorId,
+        transform: Transform,
+        *,
+        sure: bool,
+    ) -> None:
+        sizes = {}
+        other_shape = self._sides[Side.CANDIDATE].shape(candidate)
+        composed = any(len(dim) > 1 for dim in transform.candidate.dims)
+        if composed:
+            own_shape = self._sides[Side.REFERENCE].shape(reference)
+            sizes = _sizes(transform, own_shape, other_shape)
+            if sizes is None:
+                return
+        self.pairings.append(
+            Pairing(
+                reference=(_text(own, reference),),
+                candidate=(_text(other, candidate),),
+                kinds=_WITH_GRADIENTS[kind],
+                transform=None if transform.is_identity else transform,
+                sizes=sizes,
+                sure=sure,
+                comment="" if sure else "by place: its values differ",
+            )
+        )
+
+
+def _text(instance: Instance, tensor_id: TensorId) -> str:
+    text = f"{tensor_id.module}/{{kind}}"
+    if tensor_id.slot is not None:
+        text += f"/{tensor_id.slot}"
+    return text if instance.call is None else f"{text}/call{instance.call}"
+
+
+def _sizes(
+    transform: Transform, reference: tuple[int, ...], candidate: tuple[int, ...]
+) -> dict[str, int] | None:
+    """Sizes of all axes, where each is a dim of one of the sides."""
+    sizes = {}
+    for dims, shape in (
+        (transform.candidate.dims, candidate),
+        (transform.reference.dims, reference),
+    ):
+        for axes, length in zip(dims, shape, strict=True):
+            if len(axes) == 1:
+                sizes[axes[0]] = length
+    axes = {*transform.candidate.axes, *transform.reference.axes}
+    return sizes if axes <= sizes.keys() else None
