@@ -17,6 +17,7 @@ from ttrace.errors import CommandError
 from ttrace.examples.worker_pool import Outcome, WorkerPool
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import ToleranceTable
+from ttrace.mapping.rules import MapFile
 from ttrace.report.report import Report
 from ttrace.run.switchboard import RecordRequest
 from ttrace.stages import compare_traces
@@ -79,16 +80,26 @@ class MainJob:
         self._numbers = itertools.count()
         self._references: dict[Launch, tuple[Trace, ToleranceTable]] = {}
 
-    def check(self, reference: Launch, candidate: Launch) -> Report:
+    def check(
+        self, reference: Launch, candidate: Launch, *, map_file: MapFile | None = None
+    ) -> Report:
         """Compares two runs; the reference is recorded once for all its candidates.
+
+        Args:
+            reference: The trusted run.
+            candidate: The run under test.
+            map_file: What the reference calls the candidate's tensors, if others.
 
         Raises:
             CommandError: A run failed, or did not end in time.
             TraceError: A recorded trace is incomplete or corrupt.
+            MapError: The map does not fit the traces.
         """
         trusted, tolerances = self._reference(reference)
         trace = self._record(candidate)
-        report = compare_traces(trusted, trace, self._backend, tolerances=tolerances)
+        report = compare_traces(
+            trusted, trace, self._backend, tolerances=tolerances, map_file=map_file
+        )
         shutil.rmtree(trace.path)
         return report
 

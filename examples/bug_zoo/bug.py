@@ -63,10 +63,11 @@ def place(module: str, *kinds: Kind) -> Place:
 class Bug:
     """One bug that was reported somewhere, as the zoo runs it.
 
-    Three runs belong to it. The reference: ``script`` on one process with ``model``,
-    the precision and the number of steps. The clean twin: the same and ``clean_layout``
-    on ``world_size`` processes. The bug: the same and ``layout``, and ``--patch`` with
-    the bug's own file if it defines functions of a patch.
+    Three runs belong to it. The reference: ``reference_script`` on one process with
+    ``model``, the precision, the number of steps and ``reference_layout``. The clean
+    twin: ``script`` with the first three and ``clean_layout`` on ``world_size``
+    processes. The bug: the same with ``layout``, and ``--patch`` with the bug's own
+    file if it defines functions of a patch.
 
     Attributes:
         name: That of the file it is described in.
@@ -77,7 +78,9 @@ class Bug:
         layout: Options of the buggy run.
         clean_layout: Options of the clean twin if they are others: a bug that is live
             in a release needs no patch, but another layout.
-        world_size: Processes of the buggy run and its twin.
+        reference_layout: Options that only the reference gets.
+        world_size: Processes of the buggy run and its twin; one where a process has
+            several devices.
         precision: Arithmetic of all three runs.
         num_steps: Training steps; some bugs need a second one.
         first_seen: Where the first divergence must lie.
@@ -85,6 +88,9 @@ class Bug:
         common_patch: Module whose functions patch all three runs, e.g. one that makes
             a feature that the bug is a mistake in.
         script: Module whose ``main(argv)`` trains.
+        reference_script: That of the reference if it is another one.
+        map_name: Map file of ``examples/jax_port/maps``, without its ending, if the two
+            scripts call their tensors by other names.
         paper_row: Row in the table of the paper (arXiv:2506.09280), if it is there.
         not_found: Why ttrace does not find it; None for a bug that must be found.
     """
@@ -97,12 +103,15 @@ class Bug:
     layout: tuple[str, ...]
     first_seen: tuple[Place, ...]
     clean_layout: tuple[str, ...] | None = None
+    reference_layout: tuple[str, ...] = ()
     world_size: int = 2
     precision: Precision = Precision.FP32
     num_steps: int = 1
     diagnosis: str | None = None
     common_patch: str | None = None
     script: str = MEGATRON_SCRIPT
+    reference_script: str | None = None
+    map_name: str | None = None
     paper_row: int | None = None
     not_found: str | None = None
 
@@ -118,8 +127,8 @@ class Bug:
             raise ValueError(f"bug {self.name} needs a process and a step")
 
     @property
-    def reference_options(self) -> tuple[str, ...]:
-        """What the script is given on one process."""
+    def common_options(self) -> tuple[str, ...]:
+        """What the scripts of all three runs are given."""
         steps = ("--train-iters", str(self.num_steps))
         return (*self.model, *self.precision.options, *steps)
 

@@ -8,7 +8,9 @@ from ttrace.errors import TtraceError
 from ttrace.examples.bug_zoo.bug import Bug
 from ttrace.examples.bug_zoo.registry import Exhibit
 from ttrace.examples.bug_zoo.result import BugResult, failed_bug, judge_bug
+from ttrace.examples.jax_port.config import map_path
 from ttrace.examples.main_job import Launch, MainJob
+from ttrace.mapping.map_file import read_map
 
 
 def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
@@ -21,8 +23,9 @@ def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
     clean = None
     try:
         reference = reference_launch(bug)
-        clean = job.check(reference, clean_launch(bug))
-        buggy = job.check(reference, buggy_launch(exhibit))
+        map_file = read_map(map_path(bug.map_name)) if bug.map_name else None
+        clean = job.check(reference, clean_launch(bug), map_file=map_file)
+        buggy = job.check(reference, buggy_launch(exhibit), map_file=map_file)
     except TtraceError as error:
         return failed_bug(bug, clean, error, seconds=time.monotonic() - started)
     return judge_bug(bug, clean, buggy, seconds=time.monotonic() - started)
@@ -31,8 +34,8 @@ def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
 def reference_launch(bug: Bug) -> Launch:
     """The trusted run: one process."""
     return Launch(
-        script=bug.script,
-        options=bug.reference_options,
+        script=bug.reference_script or bug.script,
+        options=(*bug.common_options, *bug.reference_layout),
         patches=_common_patches(bug),
     )
 
@@ -41,7 +44,7 @@ def clean_launch(bug: Bug) -> Launch:
     """The correct run that is laid out like the buggy one."""
     return Launch(
         script=bug.script,
-        options=(*bug.reference_options, *bug.twin_layout),
+        options=(*bug.common_options, *bug.twin_layout),
         world_size=bug.world_size,
         patches=_common_patches(bug),
     )
@@ -53,7 +56,7 @@ def buggy_launch(exhibit: Exhibit) -> Launch:
     own = (exhibit.path,) if exhibit.is_patch else ()
     return Launch(
         script=bug.script,
-        options=(*bug.reference_options, *bug.layout),
+        options=(*bug.common_options, *bug.layout),
         world_size=bug.world_size,
         patches=(*_common_patches(bug), *own),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from ttrace.errors import UsageError
 
@@ -92,3 +93,8 @@ def small_config(
         dropout=dropout,
         stacked=stacked,
     )
+
+
+def map_path(name: str) -> Path:
+    """The map file of a port, e.g. ``gpt2_linen`` or ``llama_nnx_stacked``."""
+    return Path(__file__).with_name("maps") / f"{name}.toml"

@@ -45,10 +45,15 @@ def attend(
         ``[b, s, a, d]``.
     """
     num_groups = query.shape[2] // key.shape[2]
-    key, value = (jnp.repeat(x, num_groups, axis=2) for x in (key, value))
+    key, value = (repeat_heads(x, num_groups) for x in (key, value))
     scores = jnp.einsum("bqad,bkad->baqk", query, key) * attention_scale(query)
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     return jnp.einsum("baqk,bkad->bqad", softmax(scores), value)
+
+
+def repeat_heads(x: jax.Array, count: int) -> jax.Array:
+    """Heads ``[b, s, k, d]``, each ``count`` times in a row."""
+    return jnp.repeat(x, count, axis=2)
 
 
 def attention_scale(query: jax.Array) -> float:

@@ -43,15 +43,25 @@ def run(args: argparse.Namespace) -> None:
     require_divisible(args, args.mesh)
     provide_devices(args.mesh.size)
     # Only now: the modules of the ports make no array, but import what could.
+    from ttrace.examples.jax_port.dims import shard_map_dims
     from ttrace.examples.jax_port.training import build_training
+    from ttrace.frontends import jax_capture
 
     patch = Patch(args.patch)
     patch.call("before_build", args)
     training = build_training(args)
     patch.call("after_build", args, [training])
-    for step in range(args.train_iters):
-        loss = training.step(training.batch(step))
-        print(f"step {step} loss {float(loss):.7f}")
+    step = jax_capture.trace(
+        training.train_step,
+        microbatches=args.num_microbatches,
+        dims=shard_map_dims(training.place, training.parameters()),
+    )
+    training.train_step = step
+    for number in range(args.train_iters):
+        loss = training.step(training.batch(number))
+        print(f"step {number} loss {float(loss):.7f}")
+    if isinstance(step, jax_capture.TracedStep):
+        step.close()  # now: the process may train again
 
 
 if __name__ == "__main__":

@@ -78,12 +78,12 @@ def shard_map_train_step(mesh: jax.sharding.Mesh, specs: Any) -> Step:
     """
 
     def local_gradients(params: Any, state: TrainState, batch: Batch):
-        num_tokens = parallel.sum_over_data(functional.count_tokens(batch["labels"]))
+        num_tokens = parallel.reduce_count(functional.count_tokens(batch["labels"]))
         key = functional.dropout_key(state.step)
         loss, grads = jax.value_and_grad(loss_of)(
             parallel.vary_over_data(params), state, batch, num_tokens, key
         )
-        return parallel.sum_over_data(loss), parallel.reduce_gradients(grads)
+        return parallel.reduce_loss(loss), parallel.reduce_gradients(grads)
 
     @functools.partial(jax.jit, donate_argnames="state")
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:

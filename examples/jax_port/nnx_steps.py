@@ -78,9 +78,7 @@ def shard_map_train_step(mesh: jax.sharding.Mesh, specs: Any) -> Step:
         key = functional.dropout_key(optimizer.step[...])
 
         def local_gradients(params: Any, batch: Batch, key: jax.Array):
-            num_tokens = parallel.sum_over_data(
-                functional.count_tokens(batch["labels"])
-            )
+            num_tokens = parallel.reduce_count(functional.count_tokens(batch["labels"]))
 
             def loss_fn(params):
                 model = nnx.merge(graphdef, params)
@@ -88,7 +86,7 @@ def shard_map_train_step(mesh: jax.sharding.Mesh, specs: Any) -> Step:
 
             varying = parallel.vary_over_data(params)
             loss, grads = jax.value_and_grad(loss_fn)(varying)
-            return parallel.sum_over_data(loss), parallel.reduce_gradients(grads)
+            return parallel.reduce_loss(loss), parallel.reduce_gradients(grads)
 
         loss, grads = jax.shard_map(
             local_gradients,

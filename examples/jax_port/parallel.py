@@ -85,9 +85,14 @@ def reduce_partials(x: jax.Array, axis: str) -> jax.Array:
     return jax.lax.psum(x, axis)
 
 
-def sum_over_data(x: jax.Array) -> jax.Array:
-    """Sums what devices with different samples know: token counts, losses."""
-    return jax.lax.psum(x, DATA)
+def reduce_count(num_tokens: jax.Array) -> jax.Array:
+    """Counts the tokens of all devices: what losses are divided by."""
+    return jax.lax.psum(num_tokens, DATA)
+
+
+def reduce_loss(loss: jax.Array) -> jax.Array:
+    """Sums the losses of devices with different samples."""
+    return jax.lax.psum(loss, DATA)
 
 
 def vary_over_data(params: Any) -> Any:

@@ -1,0 +1,38 @@
+"""The loader writes the next labels into the buffer that the device reads.
+
+On CPU an array may be the memory of numpy itself, and no copy of it.
+"""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.jax_options import GPT2, LINEN, SCRIPT, TORCH_SCRIPT
+from ttrace.ir.tensor_id import Kind
+
+BUG = Bug(
+    name="reused_host_buffer",
+    title="A host buffer is written again while a device array aliases it",
+    source="jax #37830",
+    breaks="loss and gradients: labels are those of the next step",
+    script=SCRIPT,
+    reference_script=TORCH_SCRIPT,
+    model=GPT2,
+    layout=LINEN,
+    map_name="gpt2_linen",
+    world_size=1,
+    first_seen=(place("@root", Kind.LOSS, Kind.GRAD_OUTPUT),),
+)
+
+
+def after_build(args, models):
+    import jax
+
+    (training,) = models
+    placed, buffer = training.batch, training.source.batch(0)["labels"]
+
+    def prefetched(step):
+        batch = placed(step)
+        buffer[...] = training.source.batch(step)["labels"]
+        batch["labels"] = jax.dlpack.from_dlpack(buffer)
+        buffer[...] = training.source.batch(step + 1)["labels"]
+        return batch
+
+    training.batch = prefetched
