@@ -38,7 +38,6 @@ from ttrace.generate import (
     uniform_values,
 )
 from ttrace.ir.layout import Region, ShardLayout
-from ttrace.ir.tensor_id import ROOT_MODULE
 
 _AXIS = "shard"
 
@@ -135,10 +134,11 @@ def generate_tree(
         tree: The parameters, or their shapes: ``jax.eval_shape(model.init, ...)`` of a
             linen model, ``nnx.state(nnx.eval_shape(...), nnx.Param)`` of an NNX one.
         distribution_for: What the elements of a parameter look like, by its name here:
-            module and slot, such as ``h_0.attn.kernel``.
+            module and slot, such as ``h_0.attn.kernel`` or ``@root.scale``.
         shardings: A tree of shardings like ``tree``, or one for all leaves; where None,
             those that the leaves carry, else JAX's default device.
-        origin_for: The tensors that a parameter, by its name here, is made of.
+        origin_for: The tensors that a parameter, by its name here, is made of;
+            ``ttrace.frontends.jax_parts.map_origins`` makes it of a map file.
         seed: Another seed gives unrelated parameters.
 
     Returns:
@@ -155,8 +155,7 @@ def generate_tree(
         places = structure.flatten_up_to(shardings)
     made = []
     for (path, leaf), place in zip(leaves, places, strict=True):
-        module, slot = parameter_name(path_segments(path))
-        name = slot if module == ROOT_MODULE else f"{module}.{slot}"
+        name = ".".join(parameter_name(path_segments(path)))
         made.append(
             generate_array(
                 origin_for(name),

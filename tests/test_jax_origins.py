@@ -78,9 +78,34 @@ def test_stacked_layers():
     np.testing.assert_array_equal(position[1, 1], np.arange(12).reshape(4, 3).T)
 
 
+def test_members_with_names_of_their_own():
+    plan = plan_origin(
+        Origin(
+            name="{qkv}",
+            members={"qkv": ("h.{l}.q", "h.{l}.k", "h.{l}.v")},
+            transform="l i qkv o -> o i",
+        ),
+        (2, 3, 3, 4),
+    )
+    assert set(plan.names) == {f"h.{layer}.{part}" for layer in "01" for part in "qkv"}
+    member, position = positions_of(plan, (2, 3, 3, 4))
+    for layer in range(2):
+        for number, part in enumerate("qkv"):
+            held = plan.names[member[layer, 0, number, 0]]
+            assert held == f"h.{layer}.{part}"
+    np.testing.assert_array_equal(position[1, :, 2], np.arange(12).reshape(4, 3).T)
+
+
 @pytest.mark.parametrize(
     ("origin", "got"),
     [
+        (
+            Origin(
+                name="h.{l}.w", members={"l": ("a", "b", "c")}, transform="l i o -> o i"
+            ),
+            "the array has a dim of length 2, shape [2, 3, 4], where the transform has "
+            "(l) with l 3",
+        ),
         (
             Origin(name="w", transform="i o -> o i"),
             "the array has 3 dims, shape [2, 3, 4], where the transform has 2",

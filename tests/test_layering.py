@@ -35,6 +35,7 @@ ALLOWED = {
         "store",
         "run",
         "checkpoints",
+        "mapping",
         "frontends",
     },
     "backends": {"errors", "ir", "compare", "backends"},

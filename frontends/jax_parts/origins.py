@@ -32,7 +32,9 @@ class Origin:
 
     Attributes:
         name: Name of the tensor. A placeholder is an axis of the array that the tensor
-            does not have: each index of it is a tensor of its own, from 0.
+            does not have: each index of it is a tensor of its own.
+        members: What stands for a placeholder, by index on its axis; numbers from 0
+            where it is left out.
         transform: From the dims of the array to those of the tensor, in the notation of
             map files (``ttrace.ir.axes``); empty if they are the same.
         sizes: Lengths of axes that the array's shape does not determine; of an axis
@@ -42,6 +44,7 @@ class Origin:
     """
 
     name: str
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     transform: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: Mapping[str, int] = field(default_factory=dict)
@@ -109,7 +112,8 @@ def plan_origin(origin: Origin, shape: tuple[int, ...]) -> OriginPlan:
         axes = tuple((f"d{number}",) for number in range(len(shape)))
         left = right = AxisPattern(dims=axes)
     # What the tensor has more of says nothing about the array.
-    known = {axis: size for axis, size in origin.sizes.items() if axis not in origin.at}
+    known = {axis: len(texts) for axis, texts in origin.members.items()}
+    known |= {axis: n for axis, n in origin.sizes.items() if axis not in origin.at}
     whole_shape = Shape(dims=left.dims, lengths=shape, name="the array")
     try:
         lengths = solve_sizes([whole_shape], known)
@@ -118,11 +122,11 @@ def plan_origin(origin: Origin, shape: tuple[int, ...]) -> OriginPlan:
     _check(origin, shape, left, right, lengths)
     sizes = lengths | dict(origin.sizes)
     strides = _strides(right.axes, sizes)
-    members = tuple(dict.fromkeys(_PLACEHOLDER.findall(origin.name)))
+    members = _placeholders(origin)
     member_strides = _strides(members, lengths)
     return OriginPlan(
         names=tuple(
-            origin.name.format_map(dict(zip(members, indices, strict=True)))
+            _filled(origin, dict(zip(members, indices, strict=True)))
             for indices in itertools.product(
                 *(range(lengths[axis]) for axis in members)
             )
@@ -152,7 +156,7 @@ def _check(
     right: AxisPattern,
     lengths: Mapping[str, int],
 ) -> None:
-    members = set(_PLACEHOLDER.findall(origin.name))
+    members = set(_placeholders(origin))
     only_left = set(left.axes) - set(right.axes)
     if members != only_left:
         raise _error(
@@ -180,6 +184,22 @@ def _check(
             raise _error(
                 origin, shape, f"[{start}, {stop}) of axis {axis}, which has {size}"
             )
+
+
+def _placeholders(origin: Origin) -> tuple[str, ...]:
+    """Those of the name first, then those of what stands for them."""
+    texts = (origin.name, *(text for many in origin.members.values() for text in many))
+    return tuple(dict.fromkeys(_PLACEHOLDER.findall(" ".join(texts))))
+
+
+def _filled(origin: Origin, indices: Mapping[str, int]) -> str:
+    text = origin.name
+    for axis, index in indices.items():
+        member = origin.members.get(axis)
+        text = text.replace(
+            f"{{{axis}}}", str(index) if member is None else member[index]
+        )
+    return text
 
 
 def _strides(axes: tuple[str, ...], sizes: Mapping[str, int]) -> dict[str, int]:
