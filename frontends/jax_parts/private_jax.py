@@ -101,6 +101,14 @@ def define_identity(
     return primitive
 
 
+def scopes_of(eqn: Any) -> tuple[str, ...]:
+    """The names of ``jax.named_scope`` around an equation, in its jaxpr."""
+    stack = eqn.source_info.name_stack.stack
+    return tuple(
+        entry.name for entry in stack if isinstance(entry, source_info_util.Scope)
+    )
+
+
 def in_context_of(eqn: Any) -> Any:
     """Context in which an equation is to be bound again: its names and settings."""
     names = source_info_util.current_name_stack() + eqn.source_info.name_stack
