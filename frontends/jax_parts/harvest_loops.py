@@ -66,32 +66,42 @@ def harvest_while(
     inner = harvester.transformed(body)
     length = harvester.max_iterations
     salts = place.salts
-    num_state = 1 + len(inner.extra_avals)
+
+    (decides,) = predicate.out_avals
+    # Batched, the predicate tells for each example whether it goes on; the body then
+    # has to look at it, too, and keeps what belongs to the others.
+    looks = ins[:num_cond] if decides.shape else []
+
+    def goes_on(*args: Any) -> Any:
+        return jex_core.jaxpr_as_fun(predicate)(*args)[0]
 
     def new_predicate(*args: Any) -> list[Any]:
-        return jex_core.jaxpr_as_fun(predicate)(*args[: num_cond + num_carry])
+        answer = goes_on(*args[: num_cond + num_carry])
+        return [jnp.any(answer) if decides.shape else answer]
 
     def new_body(*args: Any) -> list[Any]:
-        *given, count = args[: len(args) - num_state + 1]
-        buffers = args[len(args) - num_state + 1 :]
-        if salts:
-            salt, *given = given
-            given = [*given, noise.folded(salt, count)]
-        outs = jex_core.jaxpr_as_fun(inner.jaxpr)(*given)
+        salted, looked, given, (count, *buffers) = _split(
+            args, len(salts), len(looks), num_body + num_carry
+        )
+        more = [noise.folded(salt, count) for salt in salted]
+        outs = jex_core.jaxpr_as_fun(inner.jaxpr)(*given, *more)
+        carry, values = outs[:num_carry], outs[num_carry:]
+        if decides.shape:
+            answer = goes_on(*looked, *given[num_body:])
+            carry = map(_chosen(answer), carry, given[num_body:])
         # Whatever is beyond the bound goes to the last place, which is cut off.
         row = jnp.minimum(count, jnp.int32(length))
         filled = [
             jax.lax.dynamic_update_index_in_dim(buffer, value, row, 0)
-            for buffer, value in zip(buffers, outs[num_carry:], strict=True)
+            for buffer, value in zip(buffers, values, strict=True)
         ]
-        return [*outs[:num_carry], count + jnp.int32(1), *filled]
+        return [*carry, count + jnp.int32(1), *filled]
 
-    (decides,) = predicate.out_avals
     decision = private_jax.varying_axes(decides)
     state = [jax.typeof(private_jax.varying_over(np.int32(0), decision))]
     state += [private_jax.with_leading_dim(a, length + 1) for a in inner.extra_avals]
     salt_avals = [jax.typeof(salt) for salt in salts]
-    body_ins = [*salt_avals, *body.in_avals]
+    body_ins = [*salt_avals, *predicate.in_avals[: len(looks)], *body.in_avals]
     # An output that depends on the count differs wherever the count does.
     new = private_jax.retrace(new_body, [*body_ins, *state], "ttrace_body")
     state = list(new.out_avals[num_carry:])
@@ -99,13 +109,14 @@ def harvest_while(
     outs = private_jax.while_p.bind(
         *ins[:num_cond],
         *salts,
+        *looks,
         *ins[num_cond:],
         *map(private_jax.zeros, state),
         cond_nconsts=num_cond,
         cond_jaxpr=private_jax.retrace(
             new_predicate, [*predicate.in_avals, *state], "ttrace_condition"
         ),
-        body_nconsts=num_body + len(salts),
+        body_nconsts=len(salts) + len(looks) + num_body,
         body_jaxpr=new,
     )
     own, count, buffers = outs[:num_carry], outs[num_carry], outs[num_carry + 1 :]
@@ -113,6 +124,25 @@ def harvest_while(
     extras = [buffer[:length] for buffer in buffers]
     place.at(1, loop).absorb(inner, extras, dims=(None,))
     return own, [False] * num_carry
+
+
+def _split(values: Sequence[Any], *numbers: int) -> list[list[Any]]:
+    """Parts of these lengths, and the rest."""
+    parts = []
+    for number in numbers:
+        parts.append(list(values[:number]))
+        values = values[number:]
+    return [*parts, list(values)]
+
+
+def _chosen(answer: Any) -> Any:
+    """A function that takes a new value for examples that go on, else the old one."""
+
+    def choose(new: Any, old: Any) -> Any:
+        dims = (1,) * (new.ndim - answer.ndim)
+        return jnp.where(answer.reshape(answer.shape + dims), new, old)
+
+    return choose
 
 
 def _with_iterations(inner: Inner) -> jex_core.ClosedJaxpr:

@@ -33,7 +33,9 @@ def harvest_shard_map(
     params = eqn.params
     body = jex_core.ClosedJaxpr(params["jaxpr"], ())
     exits = _Exits(
-        manual=private_jax.manual_axes(eqn), is_typed=bool(params["check_vma"])
+        manual=private_jax.manual_axes(eqn),
+        outer=frozenset(params["mesh"].manual_axes),
+        is_typed=bool(params["check_vma"]),
     )
     flags: list[bool] = []
 
@@ -66,7 +68,8 @@ class _Exits:
     """The ways on which values leave a manual region.
 
     Args:
-        manual: The mesh axes that are manual in it.
+        manual: The mesh axes that become manual in it.
+        outer: Those that are manual around it already.
         is_typed: Types say over which axes a value varies.
 
     Attributes:
@@ -74,8 +77,11 @@ class _Exits:
         events: The taps, as seen from outside.
     """
 
-    def __init__(self, *, manual: tuple[str, ...], is_typed: bool):
+    def __init__(
+        self, *, manual: tuple[str, ...], outer: frozenset[str], is_typed: bool
+    ):
         self.manual = manual
+        self._outer = outer
         self._is_typed = is_typed
         self.specs: list[PartitionSpec] = []
         self.events: list[Event] = []
@@ -108,9 +114,14 @@ class _Exits:
         # Without types, the spec says all of a value, but not whether a cotangent is
         # equal or a summand on the devices that it does not tell apart.
         is_local = spec is None or self._is_typed or event.role is Role.COTANGENT
-        return replace(
-            event, value=self._out(event.value, spec or (), collector, is_local)
-        )
+        left = self._out(event.value, spec or (), collector, is_local)
+        if spec is not None and self._outer:
+            later = tuple(None if self._is_own(entry) else entry for entry in spec)
+            event = replace(event, site=replace(event.site, spec=later))
+        return replace(event, value=left)
+
+    def _is_own(self, entry: SpecEntry) -> bool:
+        return any(axis in self.manual for axis in _axes_in((entry,)))
 
     def _obstacle(
         self, spec: tuple[SpecEntry, ...] | None, value: Any, plane: Plane
@@ -122,9 +133,13 @@ class _Exits:
             return None
         if len(spec) > value.ndim - len(plane.dims):
             return f"the spec of its tap, {spec}, has more dims than the value"
-        foreign = [axis for axis in _axes_in(spec) if axis not in self.manual]
-        if foreign:
-            return f"the spec of its tap names {foreign[0]!r}, which is not manual here"
+        for entry in spec:
+            own = [axis in self.manual for axis in _axes_in((entry,))]
+            if any(own) and not all(own):
+                return f"the spec of its tap names {entry}, axes of several shard_maps"
+        for axis in _axes_in(spec):
+            if axis not in self.manual and axis not in self._outer:
+                return f"the spec of its tap names {axis!r}, which is not manual here"
         return None
 
     def _out(
@@ -146,7 +161,10 @@ class _Exits:
                 named = _axes_in(spec)
                 axes = tuple(a for a in self.manual if a in may_vary and a not in named)
             self._planes[key] = Plane(slot=len(self._values), dims=(*axes, *plane.dims))
-            self.specs.append(PartitionSpec(*axes, *(None for _ in plane.dims), *spec))
+            # The axes of a shard_map around this one have their turn there.
+            tiles = (entry if self._is_own(entry) else None for entry in spec)
+            dims = (None for _ in plane.dims)
+            self.specs.append(PartitionSpec(*axes, *dims, *tiles))
             self._values.append(jnp.expand_dims(value, tuple(range(len(axes)))))
         return self._planes[key]
 
