@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from tests.jax_harvests import assert_neutral, taken
+from tests.jax_harvests import assert_neutral, everything, taken
+from ttrace.frontends.jax_parts.harvest import plan_harvest
 from ttrace.frontends.jax_parts.tap import tap
 from ttrace.ir.tensor_id import Kind
 
@@ -245,16 +246,20 @@ def test_what_is_typed_as_unreduced_is_skipped():
     explicit = mesh(axis_type=AxisType.Explicit)
 
     def body(w, x):
-        part = tap("part", jax.lax.pcast(x @ w @ w.T, "tp", to="unreduced"))
-        return part
+        return tap("part", jax.lax.pcast(tap("h", x @ w) @ w.T, "tp", to="unreduced"))
 
     def step(w, x):
         return jax.shard_map(
             body,
-            mesh=explicit,
             in_specs=(P(None, "tp"), P("dp", None)),
             out_specs=P("dp", None, unreduced={"tp"}),
         )(w, x)
 
     with jax.set_mesh(explicit):
-        pytest.raises(Exception, assert_neutral, step, W, X)
+        w, x = jax.device_put(W, P(None, "tp")), jax.device_put(X, P("dp"))
+        plan = plan_harvest(jax.make_jaxpr(jax.jit(step))(w, x), wants=everything)
+    reasons = {event.site.module: event.skip for event in plan.events}
+    assert reasons == {
+        "h": None,
+        "part": "it is typed as unreduced inside a shard_map",
+    }

@@ -238,8 +238,8 @@ def varying_axes(aval: Any) -> tuple[str, ...]:
 
 def is_unreduced(aval: Any) -> bool:
     """Whether a type says that a value still has to be summed over devices."""
-    spec = aval.sharding.spec
-    return bool(spec.unreduced or spec.reduced)
+    kinds = [aval.sharding.spec, getattr(aval, "mat", None)]
+    return any(kind is not None and (kind.unreduced or kind.reduced) for kind in kinds)
 
 
 def varying_over(x: Any, axes: Sequence[str]) -> Any:
