@@ -1,6 +1,7 @@
 """Checkpoints that Orbax itself wrote."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ nnx = pytest.importorskip("flax.nnx")
 optax = pytest.importorskip("optax")
 
 from flax.training.train_state import TrainState  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from tests.checkpoint_files import check_weights, held_arrays  # noqa: E402
 from ttrace.checkpoints.checkpoint_trace import CheckpointTrace  # noqa: E402
@@ -20,6 +22,7 @@ from ttrace.errors import CheckpointError  # noqa: E402
 from ttrace.frontends import orbax_checkpoint  # noqa: E402
 from ttrace.frontends.orbax_checkpoint import read_checkpoint  # noqa: E402
 
+ROOT = Path(__file__).parent.parent
 MESH = Mesh(np.array(jax.devices()).reshape(2, 4), ("dp", "tp"))
 KERNEL = np.arange(64, dtype=np.float32).reshape(8, 8)
 BIAS = np.linspace(-1, 1, 8).astype(jnp.bfloat16)
@@ -211,3 +214,52 @@ def test_a_common_start_for_runs_in_any_sharding(saved):
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 8)}
     np.testing.assert_array_equal(kernel, KERNEL)
     np.testing.assert_array_equal(restored.params["fc"]["bias"], BIAS)
+
+
+@pytest.fixture(scope="module")
+def original_and_port(tmp_path_factory):
+    """A Llama as transformers holds it, and its port with the layers in one stack."""
+    from ttrace.examples.jax_port.arguments import model_config, parse_jax_arguments
+    from ttrace.examples.jax_port.parameters import initial_parameters
+    from ttrace.examples.jax_port.training import build_training
+
+    folder = tmp_path_factory.mktemp("llama")
+    args = parse_jax_arguments(
+        "--model llama --flavor nnx --layout scan_remat --mesh 2x4".split()
+    )
+    original = initial_parameters(model_config(args))
+    save_file(original, folder / "original.safetensors")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "port", build_training(args).parameters())
+    return folder
+
+
+@pytest.mark.parametrize("made", ["by hand", "proposed"])
+def test_a_port_against_its_original(original_and_port, tmp_path, ttrace, made):
+    files = (original_and_port / "original.safetensors", original_and_port / "port")
+    map_file = ROOT / "examples" / "jax_port" / "maps" / "llama_nnx_stacked.toml"
+    if made == "proposed":
+        map_file = tmp_path / "map.toml"
+        assert ttrace("map", *files, "--out", map_file).code == 0
+    options = ("--map", map_file, "--backend", "numpy")
+    answer = ttrace("compare", *files, *options)
+    assert answer.code == 0, answer.out + answer.err
+    assert "21 passed, 0 failed, 0 unmatched, 0 skipped of 21 tensors" in answer.out
+
+
+def test_a_port_with_a_matrix_transposed(original_and_port, tmp_path, ttrace):
+    """The square one of the attention's output, which every shape lets through."""
+    original = original_and_port / "original.safetensors"
+    key = "model.layers.1.self_attn.o_proj.weight"
+    weights = load_file(original)
+    assert weights[key].shape == (64, 64)
+    weights[key] = weights[key].T.copy()
+    save_file(weights, tmp_path / "wrong.safetensors")
+    map_file = ROOT / "examples" / "jax_port" / "maps" / "llama_nnx_stacked.toml"
+    answer = ttrace(
+        *("compare", tmp_path / "wrong.safetensors", original_and_port / "port"),
+        *("--map", map_file, "--backend", "numpy"),
+    )
+    assert answer.code == 1
+    assert "param weight of model.layers.1.self_attn.o_proj" in answer.out
+    assert "20 passed, 1 failed" in answer.out

@@ -1,4 +1,4 @@
-"""``ttrace compare``: two recorded traces."""
+"""``ttrace compare``: two recorded traces, or checkpoints in place of them."""
 
 import argparse
 from dataclasses import replace

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
+from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import announce
 from ttrace.errors import UsageError
 from ttrace.mapping.map_writer import map_text
 from ttrace.mapping.proposal.proposing import Proposal, propose_map
 from ttrace.run.output_file import write_output
-from ttrace.store.reader import open_trace
 
 _MAX_NAMES = 20
 
@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> int:
             remedy="choose another name, or add --overwrite: what was written in it "
             "by hand is lost",
         )
-    reference = open_trace(Path(args.reference))
-    candidate = open_trace(Path(args.candidate))
+    reference = open_trace_or_checkpoint(Path(args.reference))
+    candidate = open_trace_or_checkpoint(Path(args.candidate))
     proposal = propose_map(reference, candidate, path)
     header = [
         "Proposed by 'ttrace map'; a rule below 'sure = false' should be read.",

@@ -94,7 +94,9 @@ def _add_record(commands) -> None:
 
 
 def _add_compare(commands) -> None:
-    parser = commands.add_parser("compare", help="compare two recorded traces")
+    parser = commands.add_parser(
+        "compare", help="compare two recorded traces, or checkpoints"
+    )
     parser.add_argument("reference", metavar="REFERENCE")
     parser.add_argument("candidate", metavar="CANDIDATE")
     parser.add_argument(
@@ -143,7 +145,7 @@ def _add_replicas(commands) -> None:
 
 def _add_show(commands) -> None:
     parser = commands.add_parser(
-        "show", help="what a trace holds, also an incomplete one"
+        "show", help="what a trace or a checkpoint holds, also an incomplete one"
     )
     parser.add_argument("trace", metavar="TRACE")
     parser.add_argument(
