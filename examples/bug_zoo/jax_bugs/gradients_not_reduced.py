@@ -10,7 +10,7 @@ from ttrace.ir.tensor_id import Kind
 BUG = Bug(
     name="gradients_not_reduced",
     title="Gradients are not reduced over the data axis, and check_vma is off",
-    source="jax #3970, young-geng/EasyLM #66",
+    source="none known: written from the description of the mistake",
     breaks="main gradients, another one on each device; the first loss is right",
     script=SCRIPT,
     reference_layout=LINEN,

@@ -7,7 +7,7 @@ from ttrace.ir.tensor_id import Kind
 BUG = Bug(
     name="mean_of_device_means",
     title="The loss is the mean over devices of their means",
-    source="transformers PR 19494, PR 18297",
+    source="transformers PR 18458, PR 19494",
     breaks="loss and all gradients, by another factor on each device",
     script=SCRIPT,
     reference_layout=NNX,

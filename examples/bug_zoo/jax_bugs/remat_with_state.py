@@ -41,11 +41,11 @@ def before_build(args):
 
     gelu, calls = functional.gelu, itertools.count()
 
-    def running_scale():
+    def running_scale(largest):
         return np.float32(1 + next(calls) / 128)
 
     def scaled(x):
-        scale = jax.pure_callback(running_scale, jax.ShapeDtypeStruct((), x.dtype))
-        return gelu(x) * scale
+        like = jax.ShapeDtypeStruct((), x.dtype)
+        return gelu(x) * jax.pure_callback(running_scale, like, x.max())
 
     functional.gelu = scaled

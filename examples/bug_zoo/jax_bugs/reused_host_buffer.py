@@ -22,17 +22,20 @@ BUG = Bug(
 )
 
 
-def after_build(args, models):
+def before_build(args):
     import jax
+    import numpy as np
 
-    (training,) = models
-    placed, buffer = training.batch, training.source.batch(0)["labels"]
+    from ttrace.examples.jax_port.training import LinenTraining
 
-    def prefetched(step):
-        batch = placed(step)
-        buffer[...] = training.source.batch(step)["labels"]
+    placed = LinenTraining.batch
+    buffer = np.empty((args.global_batch_size, args.seq_length), np.int32)
+
+    def prefetched(self, step):
+        batch = placed(self, step)
+        buffer[...] = batch["labels"]
         batch["labels"] = jax.dlpack.from_dlpack(buffer)
-        buffer[...] = training.source.batch(step + 1)["labels"]
+        buffer[...] = self.source.batch(step + 1)["labels"]
         return batch
 
-    training.batch = prefetched
+    LinenTraining.batch = prefetched
