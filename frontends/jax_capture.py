@@ -40,6 +40,7 @@ import jax
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.declared import DeclaredDims
 from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.patching import Missed
 from ttrace.frontends.jax_parts.recording import Options
 from ttrace.frontends.jax_parts.session import JaxSession
 from ttrace.frontends.jax_parts.sites import TapSite
@@ -57,6 +58,7 @@ def trace(
     microbatches: int = 1,
     max_iterations: int = MAX_ITERATIONS,
     dims: Mapping[str, str] | None = None,
+    scopes: bool | None = None,
 ) -> Callable[..., Any]:
     """Records every call of a training step, if ``ttrace record`` started the process.
 
@@ -78,6 +80,9 @@ def trace(
             ``shard_map``: how the values of the devices make up the logical tensor.
             A pattern without ``/`` is matched against the module path, any other one
             against ``module/kind/slot``.
+        scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
+            is an output of that name; by default where the script has imported neither
+            flax nor equinox.
 
     Returns:
         A function of the same arguments and results.
@@ -95,6 +100,7 @@ def trace(
         microbatches=microbatches,
         max_iterations=max_iterations,
         dims=DeclaredDims.parse(dims or {}),
+        scopes=scopes,
     )
     request = request_from_environment(os.environ)
     if request is None:
@@ -123,6 +129,8 @@ class TracedStep:
         self._step = step
         self._request = request
         self._session = session
+        self._options = options
+        self._missed: list[Missed] = []
         self._programs = StepTrace(
             wants=self._wants,
             draw=request.perturbation,
@@ -141,10 +149,11 @@ class TracedStep:
         if not is_wanted and self._request.perturbation is None:
             return self._step(*args, **kwargs)
         try:
-            with step_taps() as missed, self._programs.running(number) as running:
+            taps = step_taps(self._missed, scopes=self._options.scopes)
+            with taps, self._programs.running(number) as running:
                 result = self._step(*args, **kwargs)
             if is_wanted:
-                self._session.record(number, running.captures(), missed)
+                self._session.record(number, running.captures(), self._missed)
         except BaseException as error:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise

@@ -51,12 +51,15 @@ class Options:
             is none.
         max_iterations: Iterations of a ``while`` loop that are recorded.
         dims: Dims text of values that are local to a ``shard_map``.
+        scopes: Values that leave a named scope are tapped; None for where there are no
+            modules.
     """
 
     strict: bool = False
     microbatches: int = 1
     max_iterations: int = MAX_ITERATIONS
     dims: DeclaredDims = field(default_factory=DeclaredDims)
+    scopes: bool | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ttrace.frontends.jax_parts.grad_taps import grad_taps
 from ttrace.frontends.jax_parts.patching import Missed
+from ttrace.frontends.jax_parts.scopes import tapping_scopes
 
 _MODULE_TAPS = {
     "flax.linen": ("linen_taps", "linen_taps"),
@@ -15,28 +16,35 @@ _MODULE_TAPS = {
 }
 """Package -> our module and function; used where the script has imported it."""
 
+_OPTAX_TAPS = {"optax": ("optax_taps", "optax_taps")}
+
 _PARTS = "ttrace.frontends.jax_parts"
 
 
 @contextlib.contextmanager
-def step_taps() -> Iterator[list[Missed]]:
-    """Taps modules, gradients and optimizers while a step runs.
+def step_taps(missed: list[Missed], *, scopes: bool | None = None) -> Iterator[None]:
+    """Taps modules or scopes, gradients and optimizers while a step runs.
 
-    Yields:
-        A list that fills with what could not be tapped.
+    Args:
+        missed: In the end gets what could not be tapped, each only once. A jitted step
+            comes here without being traced in all steps but the first, so what it says
+            holds for the whole run.
+        scopes: Whether what leaves a ``jax.named_scope`` is tapped; None for where the
+            script has imported no package of modules. Linen has scopes of its own.
 
     Raises:
         UsageError: The taps are on already.
     """
+    loaded = [taps for package, taps in _MODULE_TAPS.items() if package in sys.modules]
+    if scopes is None:
+        scopes = not loaded
+    loaded += [taps for package, taps in _OPTAX_TAPS.items() if package in sys.modules]
     with contextlib.ExitStack() as stack:
-        missed: list[Missed] = []
-        stack.enter_context(grad_taps())
-        for package, (module, function) in _MODULE_TAPS.items():
-            if package in sys.modules:
-                taps = getattr(importlib.import_module(f"{_PARTS}.{module}"), function)
-                stack.enter_context(taps())
-        if "optax" in sys.modules:
-            from ttrace.frontends.jax_parts.optax_taps import optax_taps
-
-            missed = stack.enter_context(optax_taps())
-        yield missed
+        stack.enter_context(grad_taps(tapping_scopes if scopes else None))
+        found = []
+        for module, function in loaded:
+            taps = getattr(importlib.import_module(f"{_PARTS}.{module}"), function)
+            found.append(stack.enter_context(taps()))
+        yield
+    for entries in found:
+        missed += [entry for entry in entries or () if entry not in missed]
