@@ -8,52 +8,19 @@ import numpy as np
 
 from ttrace.compare.align import Side
 from ttrace.ir.axes import Transform
-from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.mapping.groups import Group
-from ttrace.mapping.proposal.contents import assemble
-from ttrace.mapping.proposal.derivation import close_transform
+from ttrace.mapping.proposal.closeness import close_transform
+from ttrace.mapping.proposal.joined import pair_joined_outputs
 from ttrace.mapping.proposal.parameters import likeness
+from ttrace.mapping.proposal.recorded_activations import (
+    WITH_GRADIENTS,
+    Activations,
+    Instance,
+    pattern_text,
+)
 from ttrace.mapping.proposal.units import Pairing
 from ttrace.store.reader import Trace
-
-_EPSILONS = 2.0**13
-"""Activations that agree within so many epsilons of their dtype are taken for the same:
-1e-3 in float32. A map is proposed from it, no verdict."""
-
-_LARGEST_TOLERANCE = 0.1
-
-_WITH_GRADIENTS = {
-    Kind.INPUT: (Kind.INPUT, Kind.GRAD_INPUT),
-    Kind.OUTPUT: (Kind.OUTPUT, Kind.GRAD_OUTPUT),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """A module of one run, or one of its calls.
-
-    Attributes:
-        module: Its path.
-        call: The call; None for all of them.
-    """
-
-    module: str
-    call: int | None = None
-
-    def holds(self, other: "Instance") -> bool:
-        """Whether another instance is it or lies below it, in the same call."""
-        is_below = self.module in (ROOT_MODULE, other.module) or (
-            other.module.startswith(f"{self.module}.")
-        )
-        return is_below and (
-            self.call is None or other.call is None or self.call == other.call
-        )
-
-    @property
-    def parent(self) -> str:
-        """Path of the module above it."""
-        return self.module.rpartition(".")[0] or ROOT_MODULE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,58 +61,6 @@ def _only(indices: tuple[int, ...]) -> int | None:
     return indices[0] if len(indices) == 1 else None
 
 
-class Activations:
-    """The inputs and outputs of the first micro-batch that one run recorded."""
-
-    def __init__(self, trace: Trace):
-        self._trace = trace
-        self._arrays: dict[TensorId, np.ndarray | None] = {}
-        self._slots: dict[tuple[str, Kind, int], dict[str | None, TensorId]] = {}
-        self._calls: dict[str, set[int]] = {}
-        forward = [
-            tensor_id
-            for tensor_id in trace.info.tensors
-            if tensor_id.kind in _WITH_GRADIENTS
-            and tensor_id.pass_ is Pass.FORWARD
-            and not tensor_id.is_index
-        ]
-        first = min(((i.step, i.microbatch or 0) for i in forward), default=None)
-        for tensor_id in forward:
-            if (tensor_id.step, tensor_id.microbatch or 0) == first:
-                key = (tensor_id.module, tensor_id.kind, tensor_id.call)
-                self._slots.setdefault(key, {})[tensor_id.slot] = tensor_id
-                self._calls.setdefault(tensor_id.module, set()).add(tensor_id.call)
-
-    def instances(self) -> list[Instance]:
-        """All modules in order of capture; those called several times by call, too."""
-        found = []
-        for module, calls in self._calls.items():
-            found.append(Instance(module=module))
-            if len(calls) > 1:
-                found += [Instance(module=module, call=call) for call in sorted(calls)]
-        return found
-
-    def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
-        """What an instance took or gave, by slot."""
-        return self._slots.get((instance.module, kind, instance.call or 0), {})
-
-    def array(self, tensor_id: TensorId) -> np.ndarray | None:
-        """The whole tensor, if it is small enough to be put together."""
-        if tensor_id not in self._arrays:
-            record = self._trace.info.tensors[tensor_id]
-            self._arrays[tensor_id] = assemble(self._trace, record)
-        return self._arrays[tensor_id]
-
-    def shape(self, tensor_id: TensorId) -> tuple[int, ...]:
-        """The logical shape."""
-        return self._trace.info.tensors[tensor_id].global_shape
-
-    def epsilon(self, tensor_id: TensorId) -> float:
-        """Of the dtype; 0 for integers."""
-        dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
-        return dtype_named(dtype).epsilon or 0.0
-
-
 class ActivationMatcher:
     """Pairs modules of two runs, and what they take and give.
 
@@ -172,19 +87,21 @@ class ActivationMatcher:
             return None
         return self._transform(own, other) is not None
 
-    def match(self, links: Sequence[Link]) -> None:
+    def match(self, groups: Sequence[Group]) -> None:
         """Pairs modules and slots.
 
         Args:
-            links: What parameters tell about modules.
+            groups: Parameters that are the same, which tell about their modules.
         """
+        links = links_of(groups)
         self._pair_linked(links)
         self._pair_containers(links)
         self._pair_children()
         pairs = sorted(self._modules.items(), key=lambda pair: self._place(pair[0]))
+        self.pairings += pair_joined_outputs(groups, self._sides)
         unsure = []
         for own, other in pairs:
-            for kind in _WITH_GRADIENTS:
+            for kind in WITH_GRADIENTS:
                 unsure += self._pair_slots(own, other, kind)
         for own, other, kind, of_reference, of_candidate in unsure:
             transform = self._usual_transform(of_reference, of_candidate)
@@ -310,8 +227,7 @@ class ActivationMatcher:
         other = sides[1].array(candidate)
         if own is None or other is None or own.size != other.size:
             return None
-        epsilon = max(sides[0].epsilon(reference), sides[1].epsilon(candidate))
-        tolerance = min(_EPSILONS * epsilon, _LARGEST_TOLERANCE)
+        tolerance = max(sides[0].tolerance(reference), sides[1].tolerance(candidate))
         norms = [float(np.linalg.norm(x.astype(np.float64))) for x in (own, other)]
         if abs(norms[0] - norms[1]) > tolerance * norms[0]:
             return None
@@ -392,22 +308,15 @@ class ActivationMatcher:
                 return
         self.pairings.append(
             Pairing(
-                reference=(_text(own, reference),),
-                candidate=(_text(other, candidate),),
-                kinds=_WITH_GRADIENTS[kind],
+                reference=(pattern_text(own, reference),),
+                candidate=(pattern_text(other, candidate),),
+                kinds=WITH_GRADIENTS[kind],
                 transform=None if transform.is_identity else transform,
                 sizes=sizes,
                 sure=sure,
                 comment="" if sure else "by place: its values differ",
             )
         )
-
-
-def _text(instance: Instance, tensor_id: TensorId) -> str:
-    text = f"{tensor_id.module}/{{kind}}"
-    if tensor_id.slot is not None:
-        text += f"/{tensor_id.slot}"
-    return text if instance.call is None else f"{text}/call{instance.call}"
 
 
 def _sizes(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttrace.ir.axes import AxisPattern, Transform
+from ttrace.ir.axes import AxisPattern
 
 JOINED = "part"
 """Name of the axis that joins several tensors, in what is found."""
@@ -137,14 +137,30 @@ def _steps_along(
     num_lines = min(_MAX_LINES, len(lines))
     chosen = lines[random.choice(len(lines), num_lines, replace=False)]
     found = positions.of(chosen)
-    found = found[found[:, 0] >= 0]
-    if not len(found):
-        return None
+    begins = found[found[:, 0] >= 0]
+    # Without a line whose beginning is known, one has to do.
+    found = begins if len(begins) else found[:1]
     known = found >= 0
-    if not known.any(axis=0).all():
-        return None
     first_known = np.argmax(known, axis=0)
-    return found[first_known, np.arange(found.shape[1])] - found[first_known, 0]
+    steps = found[first_known, np.arange(found.shape[1])] - found[first_known, 0]
+    return _continued(steps, known.any(axis=0))
+
+
+def _continued(steps: np.ndarray, known: np.ndarray) -> np.ndarray | None:
+    """Fills in what is not known as if neighbours went on; all is verified later."""
+    steps, known = steps.copy(), known.copy()
+    while not known.all():
+        before = known.sum()
+        for index in np.flatnonzero(~known):
+            for near, far in ((index - 1, index - 2), (index + 1, index + 2)):
+                if 0 <= min(near, far) and max(near, far) < known.size:
+                    if known[near] and known[far]:
+                        steps[index] = 2 * steps[near] - steps[far]
+                        known[index] = True
+                        break
+        if known.sum() == before:
+            return None
+    return steps - steps[0]
 
 
 def _digits(steps: np.ndarray, length: int) -> list[_Digit] | None:
@@ -444,64 +460,4 @@ def apply_arrangement(
             math.prod(arrangement.sizes[axis] for axis in dim)
             for dim in arrangement.whole.dims
         ]
-    )
-
-
-def close_transform(
-    candidate: np.ndarray, reference: np.ndarray, tolerance: float
-) -> Transform | None:
-    """The transform between arrays that agree but for rounding.
-
-    Dims of the candidate are permuted, and neighbours then taken together or apart to
-    give the reference's shape; of what agrees, the least change is taken.
-
-    Returns:
-        None where nothing agrees within the tolerance (relative Frobenius norm).
-    """
-    if candidate.size != reference.size:
-        return None
-    ones = [dim for dim, length in enumerate(candidate.shape) if length == 1]
-    real = [dim for dim in range(candidate.ndim) if dim not in ones]
-    if len(real) > 5:
-        return None
-    norm = float(np.linalg.norm(reference.astype(np.float64)))
-    for order in itertools.permutations(real):
-        made = candidate.transpose((*order, *ones)).reshape(reference.shape)
-        error = float(np.linalg.norm(made.astype(np.float64) - reference))
-        if error <= tolerance * norm:
-            return _permuted(candidate.shape, order, reference.shape)
-    return None
-
-
-def _permuted(
-    shape: tuple[int, ...], order: Sequence[int], reference: tuple[int, ...]
-) -> Transform | None:
-    """The transform of a permutation and a reshape; None if it is no regrouping."""
-    # Axes: what the permuted dims and the reference's dims have for common borders.
-    permuted = [shape[dim] for dim in order]
-    borders = sorted(
-        {math.prod(permuted[i:]) for i in range(len(permuted) + 1)}
-        | {math.prod(reference[i:]) for i in range(len(reference) + 1)}
-    )
-    if any(b % a for a, b in itertools.pairwise(borders)):
-        return None
-    names = {low: _NAMES[i] for i, low in enumerate(reversed(borders[:-1]))}
-
-    def axes_between(low: int, high: int) -> tuple[str, ...]:
-        return tuple(
-            names[border] for border in reversed(borders[:-1]) if low <= border < high
-        )
-
-    def dims_of(lengths: Sequence[int]) -> list[tuple[str, ...]]:
-        return [
-            axes_between(math.prod(lengths[i + 1 :]), math.prod(lengths[i:]))
-            for i in range(len(lengths))
-        ]
-
-    own: list[tuple[str, ...]] = [()] * len(shape)
-    for dim, axes in zip(order, dims_of(permuted), strict=True):
-        own[dim] = axes
-    return Transform(
-        candidate=AxisPattern(dims=tuple(own)),
-        reference=AxisPattern(dims=tuple(dims_of(reference))),
     )

@@ -11,7 +11,7 @@ from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import Part, find_groups
-from ttrace.mapping.proposal.activations import ActivationMatcher, links_of
+from ttrace.mapping.proposal.activations import ActivationMatcher
 from ttrace.mapping.proposal.contents import Content, read_content
 from ttrace.mapping.proposal.generalization import generalize
 from ttrace.mapping.proposal.parameters import BY_CONTENT, ParameterMatcher
@@ -88,7 +88,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         _only_parameters(reference.info),
         _only_parameters(candidate.info),
     )
-    activations.match(links_of(groups))
+    activations.match(groups)
     rules = _checked(
         (*parameters, *_rules(activations.pairings)), reference, candidate, path
     )
@@ -208,6 +208,8 @@ def _with_ignored(
             reason = f"the {other} recorded no {tensor_id.kind} at all"
         elif tensor_id.kind in _ACTIVATIONS:
             reason = f"no counterpart was found in the {other}"
+        elif _is_bookkeeping(tensor_id, own_names, infos[side]):
+            reason = f"a number that the {other}'s optimizer keeps elsewhere"
         else:
             unmatched.append((side, tensor_id))
             continue
@@ -223,6 +225,21 @@ def _unmatched(alignment: Alignment) -> Iterable[tuple[Side, TensorId]]:
     for entry in alignment.entries:
         if isinstance(entry, Unmatched):
             yield entry.present, entry.id
+
+
+def _is_bookkeeping(
+    tensor_id: TensorId,
+    own_names: dict[TensorId, list[TensorId]],
+    info: TraceInfo,
+) -> bool:
+    """Whether it is a scalar of an optimizer, such as a number of steps."""
+    own = own_names.get(tensor_id, [tensor_id])[0]
+    record = info.tensors.get(own, info.tensors.get(tensor_id))
+    return (
+        tensor_id.kind is Kind.OPTIMIZER_STATE
+        and record is not None
+        and record.global_shape == ()
+    )
 
 
 def _own_names(
@@ -261,6 +278,8 @@ def _patterns(tensor_id: TensorId) -> Iterable[str]:
     """Patterns that match a tensor, the widest first."""
     slot = "" if tensor_id.slot is None else "/*"
     yield f"*/{tensor_id.kind}{slot}"
+    if tensor_id.kind is Kind.OPTIMIZER_STATE and "." in (tensor_id.slot or ""):
+        yield f"*/{tensor_id.kind}/*.{(tensor_id.slot or '').rpartition('.')[2]}"
     name = name_of(tensor_id)
     module, _, rest = name.partition("/")
     numberless = _NUMBER.sub("*", module)
