@@ -103,15 +103,17 @@ def generate_array(
         whole = np.broadcast_to(first.reshape((1,) * len(shape)), shape)
         return jax.make_array_from_callback(shape, sharding, whole.__getitem__)
     devices = tuple(sorted(layouts, key=lambda device: device.id))
-    made = _make_shards(
-        _starts(layouts, devices),
-        np.array([hash_key(member, seed) for member in plan.names], np.uint32),
-        devices=devices,
-        extent=layouts[devices[0]].local_shape,
-        positions=plan.positions,
-        distribution=distribution,
-        dtype=dtype,
-    )
+    mesh = Mesh(np.array(devices), (_AXIS,))
+    with jax.set_mesh(mesh):  # and not the user's, which shards otherwise
+        made = _make_shards(
+            _starts(layouts, mesh),
+            np.array([hash_key(member, seed) for member in plan.names], np.uint32),
+            mesh=mesh,
+            extent=layouts[devices[0]].local_shape,
+            positions=plan.positions,
+            distribution=distribution,
+            dtype=dtype,
+        )
     shards = [shard.data for shard in made.addressable_shards]
     return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
@@ -178,12 +180,9 @@ def _generate_one(
     return generate_region(plan.names[0], distribution, region, (size,), seed=seed)
 
 
-def _starts(
-    layouts: Mapping[Device, ShardLayout], devices: tuple[Device, ...]
-) -> jax.Array:
+def _starts(layouts: Mapping[Device, ShardLayout], mesh: Mesh) -> jax.Array:
     """Where each device's shard begins, ``[num_devices, num_dims]`` of uint32."""
-    rows = [layouts[device].blocks[0].region.start for device in devices]
-    mesh = Mesh(np.array(devices), (_AXIS,))
+    rows = [layouts[device].blocks[0].region.start for device in mesh.devices]
     return jax.make_array_from_callback(
         (len(rows), len(rows[0])),
         NamedSharding(mesh, PartitionSpec(_AXIS)),
@@ -193,13 +192,13 @@ def _starts(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("devices", "extent", "positions", "distribution", "dtype"),
+    static_argnames=("mesh", "extent", "positions", "distribution", "dtype"),
 )
 def _make_shards(
     starts: jax.Array,
     keys: np.ndarray | jax.Array,
     *,
-    devices: tuple[Device, ...],
+    mesh: Mesh,
     extent: tuple[int, ...],
     positions: Positions,
     distribution: Distribution,
@@ -214,7 +213,7 @@ def _make_shards(
 
     return jax.shard_map(
         make,
-        mesh=Mesh(np.array(devices), (_AXIS,)),
+        mesh=mesh,
         in_specs=(PartitionSpec(_AXIS), PartitionSpec()),
         out_specs=PartitionSpec(_AXIS),
     )(starts, keys)

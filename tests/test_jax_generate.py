@@ -121,6 +121,19 @@ def test_no_device_makes_more_than_its_shard():
         assert shard.data.devices() == {shard.device}
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_under_a_mesh_that_the_user_has_set(axis_type):
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(axis_type, axis_type))
+    sharding = NamedSharding(mesh, PartitionSpec("a", "b"))
+    with jax.set_mesh(mesh):
+        found = generate_array("w", Bell(), (8, 8), sharding)
+        scalar = generate_array("s", Bell(), (), NamedSharding(mesh, PartitionSpec()))
+        doubled = found * 2  # the user's mesh holds again
+    assert found.sharding == doubled.sharding == sharding
+    check_bits(found, generate("w", Bell(), (8, 8)))
+    check_bits(scalar, generate("s", Bell(), ()))
+
+
 def test_one_program_for_parameters_of_one_shape(caplog):
     with jax.log_compiles():
         generate_array("a", Uniform(), (24, 40), on("dp"))
