@@ -143,7 +143,7 @@ def _steps_along(
     known = found >= 0
     first_known = np.argmax(known, axis=0)
     steps = found[first_known, np.arange(found.shape[1])] - found[first_known, 0]
-    return _continued(steps, known.any(axis=0))
+    return _continued(steps, np.any(known, axis=0, keepdims=True)[0])
 
 
 def _continued(steps: np.ndarray, known: np.ndarray) -> np.ndarray | None:
@@ -293,12 +293,22 @@ def _name_joined(
     dim_stride = math.prod(whole_shape[joined_dim + 1 :])
     offsets = [start[joined_dim] for start in starts]
     widest = math.gcd(*offsets, whole_shape[joined_dim])
-    found = _join_at(placed, offsets, widest, dim_stride, whole_shape)
-    if found is not None and found.part_sizes is None:
-        return found  # each part is one index of the axis
-    # Parts of other lengths: the fewer axes inside of the joined one, the simpler.
-    plain = _join_at(placed, offsets, 1, dim_stride, whole_shape)
-    return found if plain is None else plain
+    found = [
+        arrangement
+        for unit in range(1, widest + 1)
+        if widest % unit == 0
+        for arrangement in [_join_at(placed, offsets, unit, dim_stride, whole_shape)]
+        if arrangement is not None
+    ]
+    # The simplest: each part one index of the axis, or else the fewest axes.
+    return min(
+        found,
+        key=lambda arrangement: (
+            arrangement.part_sizes is not None,
+            len(arrangement.sizes),
+        ),
+        default=None,
+    )
 
 
 def _join_at(

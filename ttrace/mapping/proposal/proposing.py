@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ttrace.compare.align import Alignment, Side, Unmatched, align
+from ttrace.compare.align import Alignment, Side, Skipped, Unmatched, align
 from ttrace.errors import MapError
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
@@ -215,10 +215,21 @@ def _with_ignored(
             continue
         names = own_names.get(tensor_id) if side is Side.CANDIDATE else None
         lone[side] |= dict.fromkeys(names or [tensor_id], reason)
-    ignored = [
-        entry for side in Side for entry in _entries(side, lone[side], infos[side])
-    ]
+    skipped = _skipped(alignment, own_names)
+    ignored = []
+    for side in Side:
+        entries, left = _entries(side, lone[side], skipped, infos[side])
+        ignored += entries
+        unmatched += [(side, tensor_id) for tensor_id in left]
     return replace(map_file, ignored=tuple(ignored)), tuple(unmatched)
+
+
+def _skipped(
+    alignment: Alignment, own_names: dict[TensorId, list[TensorId]]
+) -> set[TensorId]:
+    """What is not compared anyway, by the names of either run."""
+    skipped = {entry.id for entry in alignment.entries if isinstance(entry, Skipped)}
+    return skipped | {name for i in skipped for name in own_names.get(i, ())}
 
 
 def _unmatched(alignment: Alignment) -> Iterable[tuple[Side, TensorId]]:
@@ -256,22 +267,31 @@ def _own_names(
 
 
 def _entries(
-    side: Side, lone: dict[TensorId, str], info: TraceInfo
-) -> Iterable[IgnoreRule]:
-    """Entries that leave exactly these tensors out, as few as can be."""
+    side: Side, lone: dict[TensorId, str], skipped: set[TensorId], info: TraceInfo
+) -> tuple[list[IgnoreRule], list[TensorId]]:
+    """Entries that leave these tensors out and none that is compared.
+
+    Returns:
+        As few entries as can be, and the tensors that none leaves out: those of the
+        same name are compared in other steps.
+    """
+    entries, unmatched = [], []
     left = dict(lone)
     while left:
         tensor_id, reason = next(iter(left.items()))
         for pattern in _patterns(tensor_id):
             entry = IgnoreRule(side=side, pattern=pattern, reason=reason)
             matched = [i for i in info.tensors if entry.matches(i)]
-            if all(lone.get(i) == reason for i in matched):
-                yield entry
+            if tensor_id in matched and all(
+                lone.get(i) == reason or i in skipped for i in matched
+            ):
+                entries.append(entry)
                 break
         else:
-            matched = [i for i in info.tensors if name_of(i) == name_of(tensor_id)]
+            unmatched.append(tensor_id)
+            matched = [tensor_id]
         left = {i: text for i, text in left.items() if i not in matched}
-        left.pop(tensor_id, None)
+    return entries, unmatched
 
 
 def _patterns(tensor_id: TensorId) -> Iterable[str]:
