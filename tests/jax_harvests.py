@@ -85,7 +85,7 @@ def assert_neutral(step: Any, *args: Any, **options: Any) -> Harvested:
     flat = jax.tree.leaves(args)
     program = jax.jit(jex_core.jaxpr_as_fun(plan.jaxpr)).lower(*flat).compile()
     expected, results = jax.tree.leaves(plain(*args)), program(*flat)
-    outs, extras = results[: plan.num_outs], results[plan.num_outs :]
+    outs, extras = plan.split(results)
     assert len(outs) == len(expected)
     for out, plain_out in zip(outs, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(out), np.asarray(plain_out))

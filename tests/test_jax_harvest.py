@@ -68,6 +68,23 @@ def test_one_value_with_two_names_leaves_once():
     np.testing.assert_array_equal(found.values("inner"), found.values("outer"))
 
 
+@pytest.mark.parametrize("function", [step, jax.jit(step)])
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_the_step_returns_need_not_leave_twice(function, shares):
+    plan = plan_harvest(
+        jax.make_jaxpr(function)(W, X),
+        wants=lambda site, kind: kind is Kind.LOSS,
+        shares_outputs=shares,
+    )
+    assert len(plan.jaxpr.out_avals) == 2 + (not shares)
+    outs, extras = plan.run(W, X)
+    (capture,) = plan.captures(extras)
+    assert capture.value is not None
+    np.testing.assert_array_equal(capture.value.take(), outs[0])
+    if function is not step:
+        assert (capture.value.array is outs[0]) == shares
+
+
 def test_a_plan_serves_several_runs():
     plan = plan_harvest(jax.make_jaxpr(jax.jit(step))(W, X), wants=everything)
     for x in (X, 2 * X):

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,54 @@ def test_custom_derivatives_that_are_not_taken():
     found = assert_neutral(jax.grad(lambda x: jnp.sum(square(x) + cube(x))), X)
     np.testing.assert_array_equal(found.values("bwd"), [2 * X])
     np.testing.assert_array_equal(found.values("jvp"), [3 * X**2])
+
+
+def blockwise(block):
+    """Recomputes by hand what ``jax.checkpoint`` would."""
+    function = jax.custom_vjp(block)
+    function.defvjp(lambda h: (block(h), h), lambda h, ct: jax.vjp(block, h)[1](ct))
+    return function
+
+
+def named(name, h):
+    return jnp.sin(tap(name, jnp.sin(h)))
+
+
+def test_a_backward_that_computes_the_forward_again():
+    def step(x):
+        def loss(h):
+            for name in ("b0", "b1"):
+                h = blockwise(functools.partial(named, name))(h)
+            return jnp.sum(h)
+
+        return jax.value_and_grad(loss)(x)
+
+    by_hand = assert_neutral(step, X)
+    for name in ("b0", "b1"):
+        (value,) = by_hand.values(name)
+        np.testing.assert_array_equal(
+            by_hand.values(name, pass_=Pass.RECOMPUTE), [value]
+        )
+        assert len(by_hand.values(name, Kind.GRAD_OUTPUT)) == 1
+    np.testing.assert_allclose(
+        by_hand.values("b1", Kind.GRAD_OUTPUT)[0], jnp.cos(by_hand.values("b1")[0])
+    )
+
+
+def test_such_a_backward_in_a_scan():
+    def step(x):
+        def layer(h, _):
+            return blockwise(lambda h: jnp.sin(tap("b", jnp.sin(h))))(h), None
+
+        return jax.grad(lambda h: jnp.sum(jax.lax.scan(layer, h, None, length=3)[0]))(x)
+
+    found = assert_neutral(step, X)
+    values = found.values("b")
+    np.testing.assert_allclose(found.values("b", pass_=Pass.RECOMPUTE), values)
+    assert len(values) == len(found.values("b", Kind.GRAD_OUTPUT)) == 3
+    np.testing.assert_allclose(
+        found.values("b", Kind.GRAD_OUTPUT)[2], jnp.cos(values[2]), rtol=1e-6
+    )
 
 
 def test_inlined_functions():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -57,7 +58,7 @@ class Probe:
         self.values = []
 
     def tap(self, name, y):
-        if not isinstance(y, jax.core.Tracer):
+        if not isinstance(y, Tracer):
             self.values.append(y)
         return y + next(self.added, 0)
 

@@ -252,7 +252,7 @@ def test_what_is_typed_as_unreduced_is_skipped():
         return jax.shard_map(
             body,
             in_specs=(P(None, "tp"), P("dp", None)),
-            out_specs=P("dp", None, unreduced={"tp"}),
+            out_specs=P("dp", None, unreduced=frozenset({"tp"})),
         )(w, x)
 
     with jax.set_mesh(explicit):

@@ -18,7 +18,7 @@ AGAIN = Recomputation()
 SITE = value_site("m", Kind.OUTPUT, "0")
 
 
-def forward(*path, serial=0, plane=0, site=SITE, **others):
+def forward(*path, serial=0, plane: int | None = 0, site=SITE, **others):
     return Event(
         site=site,
         role=Role.VALUE,
@@ -141,8 +141,16 @@ def test_recomputations_that_cannot_be_told_apart_are_skipped():
     assert captures(events, [np.zeros(1)])[-1].skip == AMBIGUOUS_RECOMPUTATION
 
 
-def test_recomputed_values_without_a_forward_count_up():
-    assert calls(forward(0, AGAIN, 0), forward(0, AGAIN, 1)) == "r0 r1"
+def test_a_forward_that_was_traced_anew_for_backward():
+    events = [forward(0, serial=1), forward(1, serial=2)]
+    events += [forward(2, AGAIN, 0, serial=3), gradient(3, AGAIN, 0, serial=3)]
+    assert calls(*events) == "f0 f1 r0! g0!"
+    events += [forward(4, AGAIN, 0, serial=4), gradient(5, AGAIN, 0, serial=4)]
+    assert calls(*events) == "f0 f1 r1 g1 r0 g0"
+
+
+def test_what_only_backward_computes_is_not_recomputed():
+    assert calls(forward(0, AGAIN, 0), forward(0, AGAIN, 1)) == "f0 f1"
 
 
 def test_what_was_not_taken_is_no_call():

@@ -25,15 +25,18 @@ class Harvest:
     """A program that hands out its tapped values.
 
     Attributes:
-        jaxpr: The program; its outputs are those of the original, then the extra ones.
+        jaxpr: The program; its outputs are those of the original, then others.
         num_outs: Number of outputs of the original.
         events: The taps in it.
+        sources: Which outputs of the program have the tapped values; some are outputs
+            of the original.
         is_noisy: The last argument is a number that changes the noise.
     """
 
     jaxpr: jex_core.ClosedJaxpr
     num_outs: int
     events: tuple[Event, ...]
+    sources: tuple[int, ...]
     is_noisy: bool
 
     def run(self, *args: Any, step: int = 0) -> tuple[list[Any], list[Any]]:
@@ -44,11 +47,15 @@ class Harvest:
             step: Number of the training step; each has noise of its own.
 
         Returns:
-            The flat outputs of the original, and the extra ones for ``captures``.
+            The flat outputs of the original, and what ``captures`` takes.
         """
         salt = [np.uint32(step)] if self.is_noisy else []
         outs = jex_core.jaxpr_as_fun(self.jaxpr)(*args, *salt)
-        return outs[: self.num_outs], outs[self.num_outs :]
+        return self.split(outs)
+
+    def split(self, outs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Takes the outputs of ``jaxpr`` apart; returns what ``run`` does."""
+        return list(outs[: self.num_outs]), [outs[source] for source in self.sources]
 
     def captures(self, extras: Sequence[Any]) -> list[Capture]:
         """The captures of one run, in the order in which they were computed.
@@ -65,6 +72,7 @@ def plan_harvest(
     wants: Wants,
     draw: int | None = None,
     max_iterations: int = MAX_ITERATIONS,
+    shares_outputs: bool = False,
 ) -> Harvest:
     """Rewrites a program, once for all its runs.
 
@@ -74,6 +82,9 @@ def plan_harvest(
         draw: Number of the perturbed run, or None for a plain one.
         max_iterations: Iterations of a ``while`` loop that leave the program; memory
             for as many is taken.
+        shares_outputs: A tapped value that the program returns does not leave twice:
+            saves memory, and is right where nobody donates the program's outputs
+            before the captures are read.
 
     Raises:
         UsageError: This version of JAX was not tested.
@@ -81,11 +92,12 @@ def plan_harvest(
     private_jax.require_tested_version()
     harvester = Harvester(RULES, wants=wants, draw=draw, max_iterations=max_iterations)
     harvester.rank_serials(jaxpr.jaxpr)
-    inner = harvester.transformed(jaxpr)
+    inner = harvester.transformed(jaxpr, may_share=True)
     return Harvest(
         jaxpr=inner.jaxpr,
         num_outs=inner.num_outs,
         events=inner.events,
+        sources=inner.sources,
         is_noisy=harvester.is_noisy,
     )
 

@@ -20,7 +20,7 @@ def harvest_jit(
     place: Place,
 ) -> Results:
     """Shardings, donation and options of the original hold; extra ones are free."""
-    inner = harvester.transformed(eqn.params["jaxpr"], noised)
+    inner = harvester.transformed(eqn.params["jaxpr"], noised, may_share=True)
     salt = place.salts
     params = private_jax.jit_params_with(
         eqn.params,
@@ -29,7 +29,7 @@ def harvest_jit(
         num_more_outs=len(inner.extra_avals),
     )
     outs = private_jax.jit_p.bind(*ins, *salt, **params)
-    place.absorb(inner, outs[inner.num_outs :])
+    place.absorb(inner, inner.extras(outs))
     return outs[: inner.num_outs], inner.noised
 
 
@@ -49,7 +49,7 @@ def harvest_remat(
     )
     if eqn.params["differentiated"]:
         place = place.at(Recomputation())
-    place.absorb(inner, outs[inner.num_outs :])
+    place.absorb(inner, inner.extras(outs))
     return outs[: inner.num_outs], inner.noised
 
 

@@ -45,7 +45,7 @@ def harvest_scan(
         )
     outs = private_jax.scan_p.bind(*more_ins, *ins, *more_scanned, **new_params)
     loop = Loop(length=params["length"], reverse=params["reverse"])
-    place.at(loop).absorb(inner, outs[inner.num_outs :], dims=(None,))
+    place.at(loop).absorb(inner, inner.extras(outs), dims=(None,))
     return outs[: inner.num_outs], inner.noised
 
 

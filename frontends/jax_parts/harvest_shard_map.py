@@ -60,7 +60,7 @@ def harvest_shard_map(
     jax.eval_shape(mapped(None), *args)
     outs = mapped(exits.specs)(*args)
     num_outs = len(params["out_specs"])
-    place.collector.absorb(exits.events, outs[num_outs:], place.path)
+    place.collector.absorb(exits.events, outs[num_outs:], place.entry)
     return outs[:num_outs], flags
 
 

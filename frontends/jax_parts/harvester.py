@@ -15,7 +15,7 @@ from absl import logging
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import noise, private_jax
-from ttrace.frontends.jax_parts.captured import Event, Path, Plane
+from ttrace.frontends.jax_parts.captured import Event, Path, Plane, Recomputation
 from ttrace.frontends.jax_parts.sites import TapSite
 from ttrace.frontends.jax_parts.tap import Role, tap_p
 from ttrace.ir.tensor_id import Kind
@@ -41,17 +41,24 @@ class Inner:
         num_outs: Number of outputs of the original.
         events: The taps in it, as seen from it.
         noised: For every output of the original, whether it has its noise.
+        sources: For every slot, which output of the jaxpr has the value: an extra one,
+            or one of the original where that is shared.
     """
 
     jaxpr: jex_core.ClosedJaxpr
     num_outs: int
     events: tuple[Event, ...]
     noised: tuple[bool, ...]
+    sources: tuple[int, ...]
 
     @property
     def extra_avals(self) -> list[Any]:
         """Types of the extra outputs."""
         return list(self.jaxpr.out_avals[self.num_outs :])
+
+    def extras(self, outs: Sequence[Any]) -> list[Any]:
+        """The values of all slots, out of the outputs of the jaxpr."""
+        return [outs[source] for source in self.sources]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -95,16 +102,23 @@ class Place:
         collector: Takes what comes out.
         path: The way to the jaxpr that the equation is in.
         salt: In a perturbed run, a uint32 that tells iterations apart; else None.
+        is_backward: It runs in backward: values there are recomputed ones.
     """
 
     collector: Collector
     path: Path
     salt: Any = None
+    is_backward: bool = False
 
     @property
     def salts(self) -> list[Any]:
         """The salt as additional arguments: one, or none."""
         return [] if self.salt is None else [self.salt]
+
+    @property
+    def entry(self) -> Path:
+        """The path to what is inside the equation."""
+        return (*self.path, Recomputation()) if self.is_backward else self.path
 
     def at(self, *parts: Any) -> "Place":
         """The same, further down the way."""
@@ -124,7 +138,7 @@ class Place:
             extras: Its extra outputs, as they arrive here.
             dims: Leading dims that they got on the way.
         """
-        self.collector.absorb(inner.events, extras, self.path, dims)
+        self.collector.absorb(inner.events, extras, self.entry, dims)
 
 
 class Harvester:
@@ -134,6 +148,7 @@ class Harvester:
         wants: Which values leave the program.
         draw: Number of the perturbed run, or None for a plain one.
         max_iterations: Iterations of a ``while`` loop that leave the program.
+        shares_outputs: A tapped value that the program returns does not leave twice.
     """
 
     def __init__(
@@ -143,11 +158,13 @@ class Harvester:
         wants: Wants,
         draw: int | None,
         max_iterations: int,
+        shares_outputs: bool = False,
     ):
         self._rules = rules
         self.wants = wants
         self.draw = draw
         self.max_iterations = max_iterations
+        self.shares_outputs = shares_outputs
         self._touched: dict[int, tuple[Any, bool]] = {}
         self._inner: dict[Any, tuple[Any, Inner]] = {}
         self._ranks: dict[int, int] = {}
@@ -169,7 +186,7 @@ class Harvester:
                         name = site.tensor_id(site.kind)
                         self._ranks[serial] = seen.setdefault(name, 0)
                         seen[name] += 1
-                for sub in jex_core.jaxprs_in_params(eqn.params):
+                for sub in private_jax.jaxprs_in_params(eqn.params):
                     visit(sub)
 
         visit(jaxpr)
@@ -193,19 +210,25 @@ class Harvester:
         return (args[:-1], args[-1]) if self.is_noisy else (args, None)
 
     def transformed(
-        self, jaxpr: jex_core.ClosedJaxpr, noised: Sequence[bool] | None = None
+        self,
+        jaxpr: jex_core.ClosedJaxpr,
+        noised: Sequence[bool] | None = None,
+        *,
+        may_share: bool = False,
     ) -> Inner:
         """Rewrites a jaxpr inside the program; the same one only once.
 
         Args:
             jaxpr: The original.
             noised: For every argument, whether it has its noise.
+            may_share: What leaves the jaxpr is as it is inside, once.
         """
         num_args = len(jaxpr.in_avals)
+        shares = may_share and self.shares_outputs
         flags = tuple(noised) if noised is not None else (False,) * num_args
-        key = (id(jaxpr.jaxpr), tuple(map(id, jaxpr.consts)), flags)
+        key = (id(jaxpr.jaxpr), tuple(map(id, jaxpr.consts)), flags, shares)
         if key not in self._inner:
-            self._inner[key] = (jaxpr, self._transformed(jaxpr, flags))
+            self._inner[key] = (jaxpr, self._transformed(jaxpr, flags, shares))
         return self._inner[key][1]
 
     def evaluate(
@@ -242,8 +265,11 @@ class Harvester:
             ins = [read(atom) for atom in eqn.invars]
             with private_jax.in_context_of(eqn):
                 if self._eqn_is_touched(eqn):
+                    here = place.at(position)
+                    if private_jax.is_backward(eqn):
+                        here = dataclasses.replace(here, is_backward=True)
                     outs, has_noise = self._apply(
-                        eqn, ins, list(map(is_noised, eqn.invars)), place.at(position)
+                        eqn, ins, list(map(is_noised, eqn.invars)), here
                     )
                 else:
                     outs, has_noise = _bound(eqn, ins), None
@@ -254,17 +280,24 @@ class Harvester:
         return [read(atom) for atom in outvars], [is_noised(atom) for atom in outvars]
 
     def _transformed(
-        self, jaxpr: jex_core.ClosedJaxpr, noised: tuple[bool, ...]
+        self, jaxpr: jex_core.ClosedJaxpr, noised: tuple[bool, ...], shares: bool
     ) -> Inner:
         collector = Collector()
         has_noise: list[bool] = []
+        sources: list[int] = []
 
         def function(*args: Any) -> list[Any]:
             given, salt = self.unsalted(args)
             place = Place(collector=collector, path=(), salt=salt)
             outs, flags = self.evaluate(jaxpr, given, noised, place)
             has_noise[:] = flags
-            return [*outs, *collector.values]
+            own = {id(out): i for i, out in enumerate(outs)} if shares else {}
+            results = list(outs)
+            for value in collector.values:
+                sources.append(own.get(id(value), len(results)))
+                if id(value) not in own:
+                    results.append(value)
+            return results
 
         avals = list(jaxpr.in_avals)
         if self.is_noisy:
@@ -275,13 +308,14 @@ class Harvester:
             num_outs=len(jaxpr.out_avals),
             events=tuple(collector.events),
             noised=tuple(has_noise),
+            sources=tuple(sources),
         )
 
     def _eqn_is_touched(self, eqn: jex_core.JaxprEqn) -> bool:
         if eqn.primitive is tap_p:
             site = eqn.params["site"]
             return self.is_wanted(site) or (self.is_noisy and site.noise)
-        return any(map(self.is_touched, jex_core.jaxprs_in_params(eqn.params)))
+        return any(map(self.is_touched, private_jax.jaxprs_in_params(eqn.params)))
 
     def _apply(
         self, eqn: jex_core.JaxprEqn, ins: list[Any], noised: list[bool], place: Place
@@ -308,7 +342,8 @@ class Harvester:
             has_noise = True
         if not self.is_wanted(site):
             return [x], [has_noise]
-        event = Event(site=site, role=role, serial=params["serial"], path=place.path)
+        path = (*place.entry, 0) if place.is_backward else place.path
+        event = Event(site=site, role=role, serial=params["serial"], path=path)
         if self.wants(site, event.kind):
             logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
             event = dataclasses.replace(event, value=place.collector.add(logical))
@@ -332,7 +367,7 @@ class Harvester:
                             skip=reason,
                         )
                     )
-            for number, sub in enumerate(jex_core.jaxprs_in_params(eqn.params)):
+            for number, sub in enumerate(private_jax.jaxprs_in_params(eqn.params)):
                 self.skip(sub, reason, inner.at(number))
 
     def _skip(self, eqn: jex_core.JaxprEqn, place: Place) -> None:
@@ -341,7 +376,7 @@ class Harvester:
             "look into"
         )
         logging.warning("ttrace: values are not recorded: %s", reason)
-        for number, sub in enumerate(jex_core.jaxprs_in_params(eqn.params)):
+        for number, sub in enumerate(private_jax.jaxprs_in_params(eqn.params)):
             self.skip(sub, reason, place.at(number))
 
 

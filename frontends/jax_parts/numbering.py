@@ -7,6 +7,7 @@ that one recomputed region recomputes belong, in forward order, to the latest fo
 """
 
 import collections
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,8 +34,7 @@ AMBIGUOUS_GRADIENT = (
     "only: which is whose is not known"
 )
 AMBIGUOUS_RECOMPUTATION = (
-    "one trace of it was used several times, and some of them were recomputed: which "
-    "is which is not known"
+    "some of its calls were recomputed, and which ones is not known"
 )
 
 
@@ -66,7 +66,9 @@ def captures(events: Sequence[Event], extras: Sequence[Any]) -> list[Capture]:
         extras: Its extra outputs.
     """
     outputs = Outputs(extras)
-    seen = list(_occurrences(sorted(events, key=_positions), outputs))
+    seen = _without_first_ones(
+        list(_occurrences(sorted(events, key=_positions), outputs))
+    )
     numbers = _Numbers(seen, outputs)
     found: list[Capture] = []
     for order, occurrence in enumerate(seen):
@@ -160,6 +162,17 @@ def _occurrences(
             yield from _occurrences(inner, outputs, depth + 1, iterations, regions)
 
 
+def _without_first_ones(seen: list[Occurrence]) -> list[Occurrence]:
+    """What only backward computes was not recomputed there."""
+    names = {_name(occurrence) for occurrence in seen if _is_forward(occurrence)}
+    return [
+        occurrence
+        if _name(occurrence) in names
+        else dataclasses.replace(occurrence, regions=())
+        for occurrence in seen
+    ]
+
+
 def _beyond(
     event: Event,
     times: int,
@@ -196,9 +209,10 @@ class _Numbers:
         for order, occurrence in taken:
             serial = occurrence.event.serial
             by_serial.setdefault(serial, []).append((order, occurrence))
+        for group in _by_recomputation(taken, by_serial.values()):
+            self._number_recomputations(group)
         for group in by_serial.values():
             self._number_gradients(group)
-            self._number_recomputations(group)
 
     def capture(self, order: int, occurrence: Occurrence) -> Capture | None:
         """The capture of an occurrence; None where it was not passed, or unwanted."""
@@ -220,7 +234,7 @@ class _Numbers:
         return Capture(
             site=event.site,
             kind=event.kind,
-            pass_=_pass(occurrence),
+            pass_=Pass.RECOMPUTE if _is_recomputed(occurrence) else Pass.FORWARD,
             call=self._calls[order],
             order=order,
             value=value,
@@ -233,14 +247,21 @@ class _Numbers:
         calls: collections.Counter[Any] = collections.Counter()
         for order, occurrence in taken:
             if _is_forward(occurrence):
-                site = occurrence.event.site
-                name = (site.module, site.kind, site.slot)
+                name = _name(occurrence)
                 self._calls[order] = calls[name]
                 calls[name] += occurrence.beyond or 1
 
     def _number_gradients(self, group: Sequence[tuple[int, Occurrence]]) -> None:
-        """Numbers the cotangents of one serial."""
-        forwards = _orders(group, _is_forward)
+        """Numbers the cotangents of one serial.
+
+        Where a rule of its own traced the forward anew for backward, the recomputed
+        values stand for the forward ones.
+        """
+        forwards = _orders(group, _is_forward) or [
+            order
+            for order in _orders(group, _is_recomputed)
+            if order in self._calls and order not in self._reasons
+        ]
         gradients = _orders(group, _is_gradient)
         if len(gradients) != len(forwards) > 1:
             self._give_up(gradients, AMBIGUOUS_GRADIENT)
@@ -255,9 +276,9 @@ class _Numbers:
                 self._give_up([order], AMBIGUOUS_GRADIENT)
 
     def _number_recomputations(self, group: Sequence[tuple[int, Occurrence]]) -> None:
-        """Numbers the recomputed values of one serial."""
+        """Numbers recomputed values that belong to the forwards of a group."""
         forwards = _orders(group, _is_forward)
-        again = [item for item in group if _pass(item[1]) is Pass.RECOMPUTE]
+        again = [item for item in group if _is_recomputed(item[1])]
         regions = [
             _first_recomputed(list(items))
             for _, items in itertools.groupby(again, lambda item: item[1].regions[0])
@@ -297,10 +318,35 @@ def _is_forward(occurrence: Occurrence) -> bool:
     return occurrence.event.role is Role.VALUE and not occurrence.regions
 
 
-def _pass(occurrence: Occurrence) -> Pass:
-    if occurrence.event.role is Role.VALUE and occurrence.regions:
-        return Pass.RECOMPUTE
-    return Pass.FORWARD
+def _is_recomputed(occurrence: Occurrence) -> bool:
+    return occurrence.event.role is Role.VALUE and bool(occurrence.regions)
+
+
+def _name(occurrence: Occurrence) -> tuple[str, Kind, str | None]:
+    site = occurrence.event.site
+    return site.module, site.kind, site.slot
+
+
+def _by_recomputation(
+    taken: Sequence[tuple[int, Occurrence]],
+    by_serial: Iterable[Sequence[tuple[int, Occurrence]]],
+) -> Iterator[list[tuple[int, Occurrence]]]:
+    """Groups of forwards with what was recomputed of them.
+
+    Checkpoints keep the serial. A backward that a user wrote traces the forward anew:
+    it is matched with all forwards of its name.
+    """
+    orphans: dict[Any, list[tuple[int, Occurrence]]] = {}
+    for group in by_serial:
+        if _orders(group, _is_forward):
+            yield list(group)
+        else:
+            for item in group:
+                if _is_recomputed(item[1]):
+                    orphans.setdefault(_name(item[1]), []).append(item)
+    for name, items in orphans.items():
+        forwards = [t for t in taken if _is_forward(t[1]) and _name(t[1]) == name]
+        yield sorted([*forwards, *items], key=lambda item: item[0])
 
 
 def _first_recomputed(region: list[tuple[int, Occurrence]]) -> list[int]:

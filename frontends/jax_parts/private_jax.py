@@ -36,6 +36,7 @@ shard_map_p = _shard_map.shard_map_p
 custom_jvp_call_p = custom_derivatives.custom_jvp_call_p
 custom_vjp_call_p = custom_derivatives.custom_vjp_call_p
 closed_call_p = _core.closed_call_p
+jaxprs_in_params = _core.jaxprs_in_params
 
 
 def require_tested_version(version: str = jax.__version__) -> None:
@@ -115,6 +116,14 @@ def in_context_of(eqn: Any) -> Any:
     return _Both(
         source_info_util.user_context(eqn.source_info.traceback, name_stack=names),
         eqn.ctx.manager,
+    )
+
+
+def is_backward(eqn: Any) -> bool:
+    """Whether an equation runs in backward: a transposition traced it."""
+    return any(
+        isinstance(part, source_info_util.Transform) and part.name == "transpose"
+        for part in eqn.source_info.name_stack.stack
     )
 
 
