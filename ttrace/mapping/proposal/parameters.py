@@ -50,6 +50,8 @@ class ParameterMatcher:
     def match(self) -> None:
         """Finds all that content tells: one to one, joined, stacked."""
         self._match_alike()
+        for side in Side:  # first, as two layers of a stack are also neighbours
+            self._match_joined(self._units(side), side, of_families=True, max_parts=1)
         for side in Side:
             self._match_joined(self._units(side), side)
         for side in Side:
@@ -84,7 +86,12 @@ class ParameterMatcher:
                 alike.remove(best)
 
     def _match_joined(
-        self, wholes: Sequence[Unit], side: Side, *, of_families: bool = False
+        self,
+        wholes: Sequence[Unit],
+        side: Side,
+        *,
+        of_families: bool = False,
+        max_parts: int = MAX_PARTS,
     ) -> None:
         """Tensors of a side that consist of several of the other, or of a family."""
         for whole in wholes:
@@ -92,7 +99,7 @@ class ParameterMatcher:
                 continue
             other = other_side(side)
             pool = self._families(other) if of_families else self._units(other)
-            for parts in _parts_of(whole, pool):
+            for parts in _parts_of(whole, pool, max_parts):
                 if self._pair(parts, whole, whole_side=side, sure=True):
                     break
 
@@ -126,7 +133,9 @@ def likeness(left: str, right: str) -> float:
     return difflib.SequenceMatcher(None, left.lower(), right.lower()).ratio()
 
 
-def _parts_of(whole: Unit, pool: Sequence[Unit]) -> Iterable[tuple[Unit, ...]]:
+def _parts_of(
+    whole: Unit, pool: Sequence[Unit], max_parts: int
+) -> Iterable[tuple[Unit, ...]]:
     """Sets of neighbouring units that have the elements of a tensor together."""
     for unit in pool:
         if (unit.size, unit.digest) == (whole.size, whole.digest):
@@ -134,7 +143,7 @@ def _parts_of(whole: Unit, pool: Sequence[Unit]) -> Iterable[tuple[Unit, ...]]:
     tried = set()
     for neighbours in _neighbourhoods(pool):
         smaller = [unit for unit in neighbours if unit.size < whole.size]
-        for num_parts in range(2, MAX_PARTS + 1):
+        for num_parts in range(2, max_parts + 1):
             for parts in itertools.combinations(smaller, num_parts):
                 key = tuple(map(id, parts))
                 if key in tried or sum(part.size for part in parts) != whole.size:
