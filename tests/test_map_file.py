@@ -63,6 +63,14 @@ def test_the_examples_of_the_docstring():
     assert len(found.rules) == 4 and len(found.ignored) == 1
 
 
+def test_the_examples_of_the_readme():
+    readme = Path(__file__).parent.parent / "README.md"
+    text = readme.read_text().partition("```toml\n")[2].partition("```")[0]
+    found = parse_map(text, PATH)
+    assert len(found.rules) == 6 and len(found.ignored) == 1
+    assert found.rules[2].part_sizes == (4, 1, 1)
+
+
 def test_entries_written_inline_have_no_line():
     text = 'tensor = [{ reference = "a/param/w", candidate = "b/param/w" }]'
     (rule,) = parse_map(text, PATH).rules
