@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ttrace.mapping.proposal.closeness import close_transform
 from ttrace.mapping.proposal.derivation import (
     Arrangement,
     apply_arrangement,
@@ -126,25 +125,3 @@ def test_values_that_come_twice():
 )
 def test_what_no_map_can_say(parts):
     assert derive_arrangement(parts, W) is None
-
-
-X = values(2, 5, 4, 3)
-
-
-@pytest.mark.parametrize(
-    ("candidate", "reference", "expected"),
-    [
-        (X, X, "a b c d -> a b c d"),
-        (X, X.reshape(2, 5, 12), "a b c d -> a b (c d)"),
-        (X.reshape(10, 12), X, "(a b) (c d) -> a b c d"),
-        (X.transpose(1, 0, 2, 3), X, "b a c d -> a b c d"),
-        (X.transpose(0, 2, 1, 3), X.reshape(2, 5, 12), "a c b d -> a b (c d)"),
-        (X[:1], X[0], "1 a b c -> a b c"),
-        (X[0], X[:1], "a b c -> 1 a b c"),
-    ],
-)
-def test_close_arrays(candidate, reference, expected):
-    noisy = (candidate * (1 + 1e-6)).astype(np.float32)
-    assert str(close_transform(noisy, reference, 1e-4)) == expected
-    assert close_transform(noisy + 0.1, reference, 1e-4) is None
-    assert close_transform(noisy[:, :1], reference, 1e-4) is None

@@ -105,7 +105,8 @@ def _differences(report: Report) -> Iterable[RenderableType]:
 
 
 def _map_line(map_setup: MapSetup) -> Text:
-    line = f"lined up by {map_setup.path}, {map_setup.num_rules} rules"
+    plural = "" if map_setup.num_rules == 1 else "s"
+    line = f"lined up by {map_setup.path}, {map_setup.num_rules} rule{plural}"
     if not map_setup.num_unsure:
         return Text(line, style="dim")
     return Text(f"{line}, {map_setup.num_unsure} of them unsure", style="yellow")

@@ -7,6 +7,7 @@ elements. A sum of digests finds parameters that are split, joined or stacked.
 
 import difflib
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -75,14 +76,20 @@ class ParameterMatcher:
         by_digest: dict[tuple[int, int], list[Unit]] = {}
         for unit in self._units(Side.CANDIDATE):
             by_digest.setdefault((unit.digest, unit.size), []).append(unit)
-        for unit in self._units(Side.REFERENCE):
-            alike = by_digest.get((unit.digest, unit.size), [])
+        own = self._units(Side.REFERENCE)
+        num_alike = Counter((unit.digest, unit.size) for unit in own)
+        is_ambiguous = {
+            key: len(units) > 1 or num_alike[key] > 1
+            for key, units in by_digest.items()
+        }
+        for unit in own:
+            key = (unit.digest, unit.size)
+            alike = by_digest.get(key, [])
             if not alike:
                 continue
             best = max(alike, key=lambda other: likeness(unit.pattern, other.pattern))
-            if self._pair(
-                [best], unit, whole_side=Side.REFERENCE, sure=len(alike) == 1
-            ):
+            sure = not is_ambiguous[key]
+            if self._pair([best], unit, whole_side=Side.REFERENCE, sure=sure):
                 alike.remove(best)
 
     def _match_joined(
