@@ -78,8 +78,18 @@ def harvested(step: Any, *args: Any, wants: Any = everything, **options: Any):
     return Harvested(outs=outs, captures=plan.captures(extras))
 
 
-def assert_neutral(step: Any, *args: Any, **options: Any) -> Harvested:
-    """Compares a step with its harvest: outputs, their shardings, collectives."""
+def assert_neutral(
+    step: Any, *args: Any, may_merge: bool = False, **options: Any
+) -> Harvested:
+    """Compares a step with its harvest: outputs, their shardings, collectives.
+
+    Args:
+        step: The step.
+        args: Its arguments.
+        may_merge: The harvest may have fewer collectives. XLA on CPU takes a value that
+            leaves the program for its own recomputation, and drops that.
+        options: Of the harvest.
+    """
     plain = jax.jit(step).lower(*args).compile()
     plan = plan_harvest(jax.make_jaxpr(step)(*args), wants=everything, **options)
     flat = jax.tree.leaves(args)
@@ -90,7 +100,8 @@ def assert_neutral(step: Any, *args: Any, **options: Any) -> Harvested:
     for out, plain_out in zip(outs, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(out), np.asarray(plain_out))
         assert out.sharding.is_equivalent_to(plain_out.sharding, out.ndim)
-    assert collectives(program) == collectives(plain)
+    found, right = collectives(program), collectives(plain)
+    assert found <= right if may_merge else found == right
     return Harvested(outs=outs, captures=plan.captures(extras))
 
 
