@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
+from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.sites import TapSite
 from ttrace.frontends.jax_parts.tap import Role, tap_p
 from ttrace.ir.tensor_id import Kind
@@ -80,5 +81,5 @@ def _taps(
         if eqn.primitive is tap_p:
             yield eqn
         elif with_recomputed or not eqn.params.get("differentiated"):  # remat's
-            for inner in jex_core.jaxprs_in_params(eqn.params):
+            for inner in private_jax.jaxprs_in_params(eqn.params):
                 yield from _taps(inner, with_recomputed=with_recomputed)

@@ -110,6 +110,21 @@ def scopes_of(eqn: Any) -> tuple[str, ...]:
     )
 
 
+def eqn_behind(
+    eqn: Any, primitive: Any, source: Any, target: Any, params: dict[str, Any]
+) -> Any:
+    """An equation of one variable, in the place of another one: names and settings."""
+    return _core.new_jaxpr_eqn(
+        [source],
+        [target],
+        primitive,
+        params,
+        _core.no_effects,
+        eqn.source_info,
+        eqn.ctx,
+    )
+
+
 def in_context_of(eqn: Any) -> Any:
     """Context in which an equation is to be bound again: its names and settings."""
     names = source_info_util.current_name_stack() + eqn.source_info.name_stack

@@ -185,12 +185,10 @@ def _tap(
     eqn: jex_core.JaxprEqn, scope: Scope, slot: int, source: Any, target: Any
 ) -> jex_core.JaxprEqn:
     site = value_site(".".join(scope), Kind.OUTPUT, str(slot))
-    return jex_core.new_jaxpr_eqn(
-        [source],
-        [target],
-        tap_p,
-        {"site": site, "role": Role.VALUE, "serial": next_serial(), "batch_dims": ()},
-        jex_core.no_effects,
-        eqn.source_info,
-        eqn.ctx,
-    )
+    params = {
+        "site": site,
+        "role": Role.VALUE,
+        "serial": next_serial(),
+        "batch_dims": (),
+    }
+    return private_jax.eqn_behind(eqn, tap_p, source, target, params)

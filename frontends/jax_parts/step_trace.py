@@ -72,7 +72,7 @@ class StepTrace:
         params: dict[str, Any],
     ) -> Harvest | None:
         """The harvested program of one call, or None where nothing is tapped in it."""
-        jaxprs = list(jex_core.jaxprs_in_params(params))
+        jaxprs = list(private_jax.jaxprs_in_params(params))
         if primitive is not tap_p and not any(map(self._scout.is_touched, jaxprs)):
             return None
         avals = tuple(map(jax.typeof, args))
