@@ -90,7 +90,13 @@ def plan_harvest(
         UsageError: This version of JAX was not tested.
     """
     private_jax.require_tested_version()
-    harvester = Harvester(RULES, wants=wants, draw=draw, max_iterations=max_iterations)
+    harvester = Harvester(
+        RULES,
+        wants=wants,
+        draw=draw,
+        max_iterations=max_iterations,
+        shares_outputs=shares_outputs,
+    )
     harvester.rank_serials(jaxpr.jaxpr)
     inner = harvester.transformed(jaxpr, may_share=True)
     return Harvest(
