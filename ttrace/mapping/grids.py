@@ -62,8 +62,10 @@ def place_on_grid(
         # For the axes that it leaves open, and for padding.
         sizes.learn(Side.REFERENCE, reference)
     except ShapeContradiction as contradiction:
+        # The runs may have other sizes, which is for the verdict, but not other dims.
         num_dims = len(sizes.patterns[Side.REFERENCE].dims)
-        if any(len(shape) != num_dims for shape in reference.values()):
+        other_dims = any(len(shape) != num_dims for shape in reference.values())
+        if other_dims or sizes.open():
             raise _contradiction(rule, contradiction) from contradiction
     for side, name in sizes.open():
         incomplete = len(rule.patterns(side)) > len({p.member for p in shapes[side]})

@@ -1,0 +1,81 @@
+"""Outputs of modules whose weights are parts of one matrix."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.port_factory import Pair
+from tests.trace_factory import memory_trace
+from ttrace.compare.align import Side
+from ttrace.mapping.groups import find_groups
+from ttrace.mapping.map_file import parse_map
+from ttrace.mapping.proposal.joined import pair_joined_outputs
+from ttrace.mapping.proposal.recorded_activations import Activations
+from ttrace.mapping.proposal.units import Pairing
+
+GROUPED = """
+[[tensor]]
+reference = ["q/{kind}/w", "k/{kind}/w", "v/{kind}/w"]
+candidate = "qkv/{kind}/w"
+transform = "(g part) h -> (g part) h"
+join = "part"
+sizes = { g = 2, part = [12, 3, 3] }
+"""
+
+
+def interleaved() -> Pair:
+    """Weights and outputs of query groups, apart and interleaved."""
+    pair = Pair()
+    weight, output = pair.values(2, 18, 8), pair.values(5, 3, 2, 18)
+    pair.candidate["step0/qkv/param/w"] = weight.reshape(36, 8)
+    pair.candidate["step0/mb0/qkv/output/0"] = output.reshape(5, 3, 36)
+    for name, start, stop in (("q", 0, 12), ("k", 12, 15), ("v", 15, 18)):
+        pair.reference[f"step0/{name}/param/w"] = weight[:, start:stop].reshape(-1, 8)
+        part = output[..., start:stop].reshape(5, 3, -1)
+        pair.reference[f"step0/mb0/{name}/output/0"] = part
+    return pair
+
+
+def joined(pair: Pair) -> list[Pairing]:
+    reference, candidate = memory_trace(pair.reference), memory_trace(pair.candidate)
+    map_file = parse_map(GROUPED, Path("map.toml"))
+    groups = [
+        group
+        for group in find_groups(map_file, reference.info, candidate.info)
+        if group.key.kind == "param"
+    ]
+    sides = {
+        Side.REFERENCE: Activations(reference),
+        Side.CANDIDATE: Activations(candidate),
+    }
+    return pair_joined_outputs(groups, sides)
+
+
+def test_outputs_are_joined_as_the_weights_are():
+    (found,) = joined(interleaved())
+    assert found.reference == ("q/{kind}/0", "k/{kind}/0", "v/{kind}/0")
+    assert found.candidate == ("qkv/{kind}/0",)
+    assert str(found.transform) == "x y (g part) -> x y (g part)"
+    assert found.part_sizes == (12, 3, 3) and found.sizes["g"] == 2
+    assert found.sure and found.to_rule() is not None
+
+
+def test_values_that_differ_are_unsure():
+    pair = interleaved()
+    pair.candidate["step0/mb0/qkv/output/0"][0] += 1
+    (found,) = joined(pair)
+    assert not found.sure and "its values differ" in found.comment
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 35), (5, 36), (5, 3, 2, 9, 2)])
+def test_outputs_of_other_dims_are_left(shape):
+    pair = interleaved()
+    pair.candidate["step0/mb0/qkv/output/0"] = np.ones(shape, np.float32)
+    assert joined(pair) == []
+
+
+def test_without_one_of_the_outputs_nothing_is_joined():
+    pair = interleaved()
+    del pair.reference["step0/mb0/k/output/0"]
+    assert joined(pair) == []
