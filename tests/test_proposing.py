@@ -137,6 +137,15 @@ def test_a_missing_parameter_is_said_and_not_ignored():
     assert str(missing) in {t.id for t in report.tensors if t.status == "unmatched"}
 
 
+def test_gradients_that_one_run_did_not_record_are_not_ignored():
+    reference = dict(PORT.reference)
+    gradient = "step0/model.wte/main_grad/weight"
+    reference[gradient] = np.ones((11, 8), np.float32)
+    proposal, report = propose(reference, PORT.candidate)
+    assert proposal.unmatched == ((Side.REFERENCE, parse_tensor_id(gradient)),)
+    assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 1
+
+
 def test_what_only_one_run_has_is_ignored_with_the_reason():
     reference = dict(PORT.reference)
     candidate = dict(PORT.candidate)

@@ -24,6 +24,15 @@ _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
 _ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
 
+_MAY_BE_ABSENT = (
+    *_ACTIVATIONS,
+    Kind.GRAD_NORM,
+    Kind.LEARNING_RATE,
+    Kind.OPTIMIZER_STATE,
+)
+"""Kinds that one of the runs may not record at all; parameters and their gradients are
+what a comparison is about."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
@@ -204,7 +213,7 @@ def _with_ignored(
     unmatched = []
     for side, tensor_id in _unmatched(alignment):
         other = other_side(side)
-        if tensor_id.kind not in kinds[other]:
+        if tensor_id.kind in _MAY_BE_ABSENT and tensor_id.kind not in kinds[other]:
             reason = f"the {other} recorded no {tensor_id.kind} at all"
         elif tensor_id.kind in _ACTIVATIONS:
             reason = f"no counterpart was found in the {other}"
