@@ -227,13 +227,15 @@ DIFFERENTIABLE = {
 }
 """Each as JAX does it, and as plain Python does it on values with all dims."""
 
-ONCE = {"shard_map", "ring"}  # an axis can be manual only once
+MANUAL = {"shard_map", "ring"}
+"""An axis can be manual only once, and JAX 0.10 cannot lower the gradient of one in
+another."""
 
 PAIRS = [
     (outer, inner)
     for outer in DIFFERENTIABLE
     for inner in DIFFERENTIABLE
-    if not (outer == inner and outer in ONCE)
+    if not {outer, inner} <= MANUAL
 ]
 
 
@@ -291,8 +293,8 @@ def check(*names):
     assert_values(found.values("block", Kind.GRAD_OUTPUT), cotangents)
     again = found.values("block", pass_=Pass.RECOMPUTE)
     if "remat" in names:
-        assert len(again) in (0, len(values))
-        for value, first in zip(again, found.values("block"), strict=bool(again)):
+        # What backward does not need is not computed again: the last ones, perhaps.
+        for value, first in zip(again, found.values("block"), strict=False):
             np.testing.assert_array_equal(value, first)
     else:
         assert not again
@@ -309,10 +311,16 @@ def test_each_around_each(outer, inner):
     check(outer, inner)
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-@pytest.mark.parametrize("first", [True, False])
-def test_loops_of_unknown_length(name, first):
-    names = ("while", name) if first else (name, "while")
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("while", name) for name in [*DIFFERENTIABLE, "while"]),
+        *((name, "while") for name in DIFFERENTIABLE),
+        ("shard_map", "ring"),
+        ("ring", "shard_map"),
+    ],
+)
+def test_programs_without_a_gradient(names):
     found = assert_neutral(composed(0, *names)(tapped), W, H)
     probe = Probe()
     composed(1, *names)(probe.tap)(W, H)
