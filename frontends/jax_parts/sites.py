@@ -1,10 +1,10 @@
 """Where a program is tapped: which tensor a value is, and what its gradient is."""
 
 import itertools
-import re
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
+from ttrace.frontends.slots import clean_name as clean_name
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 
 SpecEntry = None | str | tuple[str, ...]
@@ -31,9 +31,6 @@ TAPPED_KINDS = frozenset(
     }
 )
 """Kinds of values that a program computes; gradients come with their forward."""
-
-_UNSPEAKABLE = re.compile(r"[/\s]+")
-_RESERVED = re.compile(r"call\d+|recompute")
 
 _serials = itertools.count()
 
@@ -104,12 +101,6 @@ def value_site(
         grad=GRADIENT_KINDS.get(kind),
         noise=kind is Kind.OUTPUT if noise is None else noise,
     )
-
-
-def clean_name(text: str) -> str:
-    """Makes a name fit for a tensor id: ``'a b'`` becomes ``'a_b'``."""
-    name = _UNSPEAKABLE.sub("_", text) or "_"
-    return f"{name}_" if _RESERVED.fullmatch(name) else name
 
 
 def parse_tap_name(name: str, kind: Kind | None) -> tuple[str, Kind, str | None]:
