@@ -37,9 +37,9 @@ def interleaved() -> Pair:
     return pair
 
 
-def joined(pair: Pair) -> list[Pairing]:
+def joined(pair: Pair, text: str = GROUPED) -> list[Pairing]:
     reference, candidate = memory_trace(pair.reference), memory_trace(pair.candidate)
-    map_file = parse_map(GROUPED, Path("map.toml"))
+    map_file = parse_map(text, Path("map.toml"))
     groups = [
         group
         for group in find_groups(map_file, reference.info, candidate.info)
@@ -79,3 +79,23 @@ def test_without_one_of_the_outputs_nothing_is_joined():
     pair = interleaved()
     del pair.reference["step0/mb0/k/output/0"]
     assert joined(pair) == []
+
+
+def test_the_joined_axis_may_be_a_dim_of_its_own():
+    """Gate and up projection in one kernel, ``[in, 2, out]``."""
+    pair = Pair()
+    kernel, output = pair.values(6, 2, 7), pair.values(5, 3, 2, 7)
+    pair.candidate["step0/wi/param/w"] = kernel
+    pair.candidate["step0/mb0/wi/output/0"] = output
+    for number, name in enumerate(("gate", "up")):
+        pair.reference[f"step0/{name}/param/w"] = kernel[:, number].T.copy()
+        pair.reference[f"step0/mb0/{name}/output/0"] = output[:, :, number].copy()
+    text = """
+    [[tensor]]
+    reference = ["gate/{kind}/w", "up/{kind}/w"]
+    candidate = "wi/{kind}/w"
+    transform = "b part a -> a b"
+    join = "part"
+    """
+    (found,) = joined(pair, text)
+    assert str(found.transform) == "x y part a -> x y a" and found.sure

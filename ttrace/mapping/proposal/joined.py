@@ -1,5 +1,6 @@
 """What modules give whose weights are parts of one matrix: joined as these are."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -146,15 +147,39 @@ def _arrangement(
     of_list, of_whole = transform.candidate, transform.reference
     if outputs.list_side is Side.REFERENCE:
         of_list, of_whole = of_whole, of_list
-    (joined,) = (dim for dim in of_whole.dims if rule.join in dim)
-    tail = [dim for dim in of_list.dims if dim and set(dim) <= set(joined)]
-    leading = tuple((name,) for name in _LEADING[: len(whole) - 1])
-    if len(parts[0]) == len(leading) + 1 and len(tail) > 1:
+    # Which dims of the weights are those of the output is tried: the fewest first.
+    for num_others in range(len(of_whole.dims)):
+        for kept in itertools.combinations(of_whole.dims, num_others + 1):
+            if not any(rule.join in dim for dim in kept):
+                continue
+            axes = {axis for dim in kept for axis in dim}
+            tail = [dim for dim in of_list.dims if dim and set(dim) <= axes]
+            if {axis for dim in tail for axis in dim} | {rule.join} != axes:
+                continue
+            found = _with_leading(rule, tail, parts, kept, whole)
+            if found is not None:
+                return found
+    return None
+
+
+def _with_leading(
+    rule: TensorRule,
+    tail: Sequence[tuple[str, ...]],
+    parts: Sequence[tuple[int, ...]],
+    whole_tail: Sequence[tuple[str, ...]],
+    whole: tuple[int, ...],
+) -> Arrangement | None:
+    """The arrangement of outputs that end in these dims, if their shapes fit."""
+    num_leading = len(whole) - len(whole_tail)
+    if not 0 < num_leading <= len(_LEADING):
+        return None
+    leading = tuple((name,) for name in _LEADING[:num_leading])
+    if len(parts[0]) == num_leading + 1 and len(tail) > 1:
         tail = [tuple(axis for dim in tail for axis in dim)]
-    if len(parts[0]) != len(leading) + len(tail) or len(leading) < len(whole) - 1:
+    if len(parts[0]) != num_leading + len(tail):
         return None
     part = AxisPattern(dims=(*leading, *tail))
-    whole_pattern = AxisPattern(dims=(*leading, joined))
+    whole_pattern = AxisPattern(dims=(*leading, *whole_tail))
     sizes = _sizes(rule, part, parts, whole_pattern, whole)
     if sizes is None:
         return None
