@@ -33,14 +33,20 @@ def close_transform(
         made = candidate.transpose((*order, *ones)).reshape(reference.shape)
         error = float(np.linalg.norm(made.astype(np.float64) - reference))
         if error <= tolerance * norm:
-            return _permuted(candidate.shape, order, reference.shape)
+            return permuted_transform(candidate.shape, order, reference.shape)
     return None
 
 
-def _permuted(
+def permuted_transform(
     shape: tuple[int, ...], order: Sequence[int], reference: tuple[int, ...]
 ) -> Transform | None:
-    """The transform of a permutation and a reshape; None if it is no regrouping."""
+    """The transform of a permutation and a reshape; None if it is no regrouping.
+
+    Args:
+        shape: Of the array that is permuted.
+        order: Its dims that are longer than 1, in the new order.
+        reference: The shape that comes out.
+    """
     # Axes: what the permuted dims and the reference's dims have for common borders.
     permuted = [shape[dim] for dim in order]
     borders = sorted(

@@ -18,6 +18,10 @@ MAX_ELEMENTS = 1 << 28
 
 _CHUNK = 1 << 20
 _SAMPLE = 4096
+
+_ENOUGH = 64
+"""So many values do not come together by chance, even in a dtype that has few."""
+
 _WORD = 1 << 64
 
 
@@ -129,4 +133,4 @@ def _is_distinct(array: np.ndarray) -> bool:
     distinct = np.unique(sample)
     if not distinct.size or np.isin(distinct, (0, 1)).all():
         return False
-    return distinct.size > sample.size // 2
+    return distinct.size > min(sample.size // 2, _ENOUGH)

@@ -21,6 +21,7 @@ from ttrace.mapping.proposal.derivation import (
     Arrangement,
     derive_arrangement,
 )
+from ttrace.mapping.proposal.hypotheses import guess_arrangement
 from ttrace.mapping.proposal.units import STACK, Pairing, Unit, families, unit_of
 from ttrace.mapping.rules import other_side
 
@@ -114,11 +115,10 @@ class ParameterMatcher:
         self, parts: Sequence[Unit], whole: Unit, *, whole_side: Side, sure: bool
     ) -> bool:
         """Adds a pairing, if the elements lie in a way that a map can say."""
-        arrangement = derive_arrangement(
-            [part.array() for part in parts], whole.array()
-        )
-        if arrangement is None:
+        found = _arrange(parts, whole)
+        if found is None:
             return False
+        arrangement, parts = found
         pairing = _pairing(arrangement, parts, whole, whole_side)
         if pairing is None or pairing.to_rule() is None:
             return False
@@ -133,6 +133,22 @@ class ParameterMatcher:
         )
         self.take([*parts, whole])
         return True
+
+
+def _arrange(
+    parts: Sequence[Unit], whole: Unit
+) -> tuple[Arrangement, Sequence[Unit]] | None:
+    """How parts lie in a whole, and the order in which they do."""
+    arrays = {id(part): part.array() for part in parts}
+    of_whole = whole.array()
+    found = derive_arrangement([arrays[id(part)] for part in parts], of_whole)
+    if found is not None:
+        return found, parts
+    for order in itertools.permutations(parts):
+        found = guess_arrangement([arrays[id(part)] for part in order], of_whole)
+        if found is not None:
+            return found, order
+    return None
 
 
 def likeness(left: str, right: str) -> float:
