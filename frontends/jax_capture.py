@@ -20,11 +20,18 @@ In a plain run ``trace`` hands back the function that it was given. In a run tha
 - Values in loops are recorded for every iteration (the nth call of their module), those
   of branches that were not taken are skipped.
 
-In float32 the results are the same bit by bit. XLA keeps more precision than a program
-in bfloat16 asks for, as far as it can fuse operations; more outputs leave it less to
-fuse, and bits change. With ``strict=True`` it rounds wherever the program says so, and
-tracing changes nothing; but that is another program than the default one. The setting
-``xla_allow_excess_precision`` of the trace says which one ran.
+The program computes the same operations on the same devices, with the same collectives.
+Two liberties of XLA depend on what else a program hands out, and may change last bits:
+
+- It keeps more precision than bfloat16 asks for, as far as it can fuse operations. With
+  ``strict=True`` it rounds wherever the program says so.
+- On CPUs it makes fused multiply-adds of what it fuses: gradients that are handed out
+  moved updated parameters by one unit in the last place. With
+  ``XLA_FLAGS=--xla_cpu_max_isa=AVX`` there are none.
+
+With both, tracing changes no bit; but that is another program than the default one. The
+settings ``xla_allow_excess_precision`` and ``xla_cpu_max_isa`` of the trace say which
+one ran.
 """
 
 import atexit

@@ -64,6 +64,7 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
         "jax_threefry_partitionable": bool(jax.config.jax_threefry_partitionable),
         "xla_allow_excess_precision": not strict
         and allows_excess_precision(os.environ),
+        "xla_cpu_max_isa": xla_flag(os.environ, "xla_cpu_max_isa"),
     }
 
 
@@ -73,6 +74,17 @@ def allows_excess_precision(environment: Mapping[str, str]) -> bool:
     Args:
         environment: Consulted for ``XLA_FLAGS``; the last mention counts.
     """
+    stated = xla_flag(environment, "xla_allow_excess_precision")
+    return stated is None or stated.lower() not in ("false", "0")
+
+
+def xla_flag(environment: Mapping[str, str], name: str) -> str | None:
+    """What ``XLA_FLAGS`` says of a flag: its value, or None where it is not there.
+
+    Args:
+        environment: Consulted for ``XLA_FLAGS``; the last mention counts.
+        name: Of the flag, without dashes; without a value it is ``true``.
+    """
     flags = environment.get("XLA_FLAGS", "")
-    mentions = re.findall(r"--xla_allow_excess_precision(?:=(\S+))?(?=\s|$)", flags)
-    return not mentions or mentions[-1].lower() not in ("false", "0")
+    mentions = re.findall(rf"--{re.escape(name)}(?:=(\S+))?(?=\s|$)", flags)
+    return (mentions[-1] or "true") if mentions else None

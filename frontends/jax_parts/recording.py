@@ -17,7 +17,7 @@ from ttrace.frontends.jax_parts.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.writers import RankWriters
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.run.switchboard import RecordRequest
 
 _PER_MICROBATCH = frozenset(
@@ -186,18 +186,16 @@ def _name(capture: Capture) -> object:
 def _calls_per_microbatch(
     captures: Sequence[Capture], microbatches: int
 ) -> dict[object, int]:
-    """How often a micro-batch calls what each value is of; loops run in order."""
+    """How often a micro-batch calls what each value is of; loops run in order.
+
+    What is not called equally often in each belongs to the first one altogether.
+    """
     counts: dict[object, int] = {}
     for capture in captures:
-        if capture.pass_ is Pass.FORWARD:
-            name = _name(capture)
-            counts[name] = max(counts.get(name, 0), capture.call + 1)
-    for capture in captures:
-        counts.setdefault(_name(capture), 1)
+        name = _name(capture)
+        counts[name] = max(counts.get(name, 0), capture.call + 1)
     return {
-        name: count // microbatches
-        if microbatches > 1 and count % microbatches == 0
-        else count
+        name: count if count % microbatches else count // microbatches
         for name, count in counts.items()
     }
 

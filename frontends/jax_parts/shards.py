@@ -1,7 +1,7 @@
 """From a captured value to what each rank holds of it: host arrays and layouts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from ttrace.frontends.jax_parts.shardings import (
     mesh_of,
     rank_of,
 )
-from ttrace.ir.dims import Dims
+from ttrace.ir.dims import Dims, parse_dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 
 
@@ -132,6 +132,18 @@ def _selected(
             blocks=(Block(region=region, local_start=(0,) * len(kept)),),
             mesh=layout.mesh,
             partial_axes=layout.partial_axes,
+            dims=_kept_dims(layout.dims, kept),
         ),
         tuple(local),
     )
+
+
+def _kept_dims(text: str, kept: Sequence[int]) -> str:
+    """Dims text of some of the dims."""
+    if not text:
+        return ""
+    dims = parse_dims(text)
+    left = (
+        replace(dims.dims[dim], name=f"d{number}") for number, dim in enumerate(kept)
+    )
+    return str(replace(dims, dims=tuple(left)))

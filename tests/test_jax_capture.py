@@ -1,0 +1,436 @@
+"""Steps of every sort, traced to disk, against the same steps untraced."""
+
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.errors import LayoutError, UsageError
+from ttrace.frontends import jax_capture
+from ttrace.ir.tensor_id import Kind
+from ttrace.report.report import Outcome
+from ttrace.run.filters import CaptureFilter
+from ttrace.run.switchboard import RecordRequest
+from ttrace.stages import compare_traces
+from ttrace.store.reader import Trace, open_trace
+
+Recorder = Callable[..., RecordRequest]
+
+
+@pytest.fixture
+def recorded(monkeypatch, tmp_path) -> Iterator[Recorder]:
+    """Switches recording on: what ``ttrace record`` tells the process."""
+
+    def switch_on(name: str = "trace", **options: Any) -> RecordRequest:
+        request = RecordRequest(out=tmp_path / name, **options)
+        for variable, value in request.to_environment().items():
+            monkeypatch.setenv(variable, value)
+        return request
+
+    yield switch_on
+
+
+def mesh_of(dp: int, tp: int) -> jax.sharding.Mesh:
+    return jax.make_mesh(
+        (dp, tp),
+        ("dp", "tp"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices()[: dp * tp],
+    )
+
+
+class Mlp(nn.Module):
+    """Two layers, one of them called twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(8, name="layer")
+        return nn.Dense(4, name="head")(layer(nn.gelu(layer(x))))
+
+
+class LinenJob:
+    """A train state on a mesh, and its jitted step."""
+
+    def __init__(self, dp: int = 1, tp: int = 1, dtype=jnp.float32):
+        self.mesh = mesh_of(dp, tp)
+        model = Mlp()
+        x = jax.random.normal(jax.random.key(1), (4, 8), dtype)
+        params = model.init(jax.random.key(0), x)["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        self.x = self.put(x, "dp")
+        self.state = TrainState.create(
+            apply_fn=model.apply,
+            params=jax.tree.map(lambda leaf: self.put(leaf, *_spec(leaf)), params),
+            tx=optax.adamw(1e-2),
+        )
+
+        def step(state, x, *, power):
+            def loss(params):
+                return (state.apply_fn({"params": params}, x) ** power).mean()
+
+            value, grads = jax.value_and_grad(loss)(state.params)
+            return state.apply_gradients(grads=grads), value
+
+        self.step = jax.jit(step, donate_argnums=0, static_argnames="power")
+
+    def put(self, array: Any, *spec: Any) -> jax.Array:
+        return jax.device_put(array, NamedSharding(self.mesh, PartitionSpec(*spec)))
+
+    def run(self, step: Callable[..., Any], num_steps: int = 2) -> "LinenRun":
+        state, losses = jax.tree.map(jnp.copy, self.state), []
+        before = state
+        for _ in range(num_steps):
+            before = state
+            state, loss = step(before, self.x, power=2)
+            losses.append(loss)
+        return LinenRun(
+            results=[state.params, state.opt_state, losses],
+            donated=[leaf.is_deleted() for leaf in jax.tree.leaves(before)],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LinenRun:
+    """What a run ends with, and which leaves of its last state but one were donated."""
+
+    results: list[Any]
+    donated: list[bool]
+
+
+def _spec(leaf: jax.Array) -> tuple[Any, ...]:
+    return ("tp",) if leaf.shape == (8, 8) else ()
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Equal bits, dtypes and shardings."""
+    leaves = jax.tree.leaves(first), jax.tree.leaves(second)
+    for one, other in zip(*leaves, strict=True):
+        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+        assert one.dtype == other.dtype
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def assert_pass(reference: Trace, candidate: Trace) -> None:
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.verdict is Outcome.PASS, report.first_divergence
+    assert report.counts.passed > 20
+
+
+def test_a_plain_run_gets_its_own_function_back(monkeypatch):
+    monkeypatch.delenv("TTRACE_RECORD", raising=False)
+    job = LinenJob()
+    assert jax_capture.trace(job.step) is job.step
+
+
+@pytest.mark.parametrize(("dp", "tp"), [(1, 1), (2, 4)])
+def test_a_linen_step_computes_the_same_and_is_recorded(recorded, dp, tp):
+    job = LinenJob(dp, tp)
+    plain = job.run(job.step)
+    request = recorded()
+    with jax_capture.trace(job.step) as step:
+        traced = job.run(step)
+    assert_same(traced.results, plain.results)
+    # Where donation finds no output that fits, an extra one may.
+    assert any(plain.donated) and all(map(operator.ge, traced.donated, plain.donated))
+    trace = open_trace(request.out)
+    ids = {str(id_) for id_ in trace.info.tensors}
+    assert {
+        "step0/layer/param/kernel",
+        "step0/mb0/@root/input/0",
+        "step0/mb0/layer/output/0/call1",
+        "step0/mb0/layer/grad_input/0/call1",
+        "step0/mb0/@root/loss",
+        "step0/mb0/head/param_grad/bias",
+        "step1/head/main_grad/kernel",
+        "step1/@root/grad_norm",
+        "step1/layer/optimizer_state/kernel.mu",
+        "step1/layer/updated_param/kernel",
+    } <= ids
+    assert not any(id_.startswith("step1") and "/param/" in id_ for id_ in ids)
+    assert [str(id_) for id_ in trace.info.skipped] == [
+        "step0/@root/learning_rate/group0",
+        "step1/@root/learning_rate/group0",
+    ]
+
+
+def test_shardings_of_one_step_compare_equal(recorded):
+    traces = []
+    for name, sizes in {"whole": (1, 1), "cut": (2, 4)}.items():
+        job = LinenJob(*sizes)
+        request = recorded(name)
+        with jax_capture.trace(job.step) as step:
+            job.run(step)
+        traces.append(open_trace(request.out))
+    assert_pass(*traces)
+    (record,) = [
+        record
+        for id_, record in traces[1].info.tensors.items()
+        if str(id_) == "step0/layer/main_grad/kernel"
+    ]
+    assert record.shards[0].layout.dims == "d0[tp] d1"
+    assert record.shards[0].layout.local_shape == (2, 8)
+
+
+def test_the_norm_is_that_of_all_gradients_once(recorded):
+    job = LinenJob(2, 4)
+    request = recorded(capture=CaptureFilter(kinds=frozenset({Kind.GRAD_NORM})))
+    with jax_capture.trace(job.step) as step:
+        job.run(step, 1)
+
+    def loss(params):
+        return (Mlp().apply({"params": params}, job.x) ** 2).mean()  # type: ignore
+
+    trace = open_trace(request.out)
+    (record,) = trace.info.tensors.values()
+    norm = trace.load(record.shards[0])
+    expected = optax.tree.norm(jax.grad(loss)(job.state.params))
+    np.testing.assert_allclose(norm, expected, rtol=1e-6)
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        self.first = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(8, 4, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.first(x)))
+
+
+def nnx_step(model, optimizer, x):
+    def loss(model):
+        return (model(x) ** 2).mean()
+
+    value, grads = nnx.value_and_grad(loss)(model)
+    optimizer.update(model, grads)
+    return value
+
+
+def run_nnx(wrap: Callable[..., Any], step: Callable[..., Any]) -> list[Any]:
+    model = Net()
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+    traced = wrap(step)
+    x = jax.random.normal(jax.random.key(1), (4, 8))
+    losses = [traced(model, optimizer, x) for _ in range(2)]
+    if traced is not step:
+        traced.close()
+    return [losses, nnx.state(model), nnx.state(optimizer)]
+
+
+@pytest.mark.parametrize("is_jitted", [True, False])
+def test_an_nnx_step_changes_its_objects_as_ever(recorded, is_jitted):
+    step = nnx.jit(nnx_step) if is_jitted else nnx_step
+    plain = run_nnx(lambda step: step, step)
+    request = recorded()
+    traced = run_nnx(jax_capture.trace, step)
+    assert_same(jax.tree.leaves(traced), jax.tree.leaves(plain))
+    ids = {str(id_) for id_ in open_trace(request.out).info.tensors}
+    assert {
+        "step0/first/param/kernel",
+        "step0/mb0/first/grad_output/0",
+        "step1/mb0/head/output/0",
+        "step1/head/optimizer_state/kernel.nu",
+        "step1/head/updated_param/bias",
+    } <= ids
+
+
+def accumulating_step(params, xs):
+    """Gradients of micro-batches, summed in a scan."""
+
+    def loss(params, x):
+        hidden = jax_capture.tap("layer", x @ params["w"])
+        return (hidden**2).mean()
+
+    def add(total, x):
+        return jax.tree.map(jnp.add, total, jax.grad(loss)(params, x)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, xs)[0]
+
+
+def test_a_scan_over_microbatches_counts_them(recorded):
+    params = {"w": jnp.eye(4)}
+    xs = jnp.arange(24.0).reshape(3, 2, 4)
+    request = recorded()
+    with jax_capture.trace(jax.jit(accumulating_step), microbatches=3) as step:
+        step(params, xs)
+    trace = open_trace(request.out)
+    for number in range(3):
+        (record,) = [
+            record
+            for id_, record in trace.info.tensors.items()
+            if str(id_) == f"step0/mb{number}/layer/output/0"
+        ]
+        np.testing.assert_array_equal(trace.load(record.shards[0]), xs[number])
+
+
+def test_bfloat16_is_neutral_in_strict_mode(recorded):
+    job = LinenJob(dtype=jnp.bfloat16)
+    strict = jax.jit(
+        job.step,
+        donate_argnums=0,
+        static_argnames="power",
+        compiler_options={"xla_allow_excess_precision": False},
+    )
+    plain = job.run(strict)
+    request = recorded()
+    with jax_capture.trace(job.step, strict=True) as step:
+        assert_same(job.run(step).results, plain.results)
+    (first, *_) = open_trace(request.out).info.ranks
+    assert first.settings["xla_allow_excess_precision"] is False
+
+
+def test_noise_differs_by_draw_and_not_by_sharding(recorded):
+    def losses(name: str, sizes: tuple[int, int], draw: int | None) -> float:
+        job = LinenJob(*sizes)
+        recorded(name, perturbation=draw)
+        with jax_capture.trace(job.step) as step:
+            *_, values = job.run(step, 1).results
+        return float(values[0])
+
+    plain, first, second = (losses(f"n{d}", (1, 1), d) for d in (None, 1, 2))
+    assert len({plain, first, second}) == 3
+    traces = []
+    for name, sizes in {"whole": (1, 1), "cut": (2, 4)}.items():
+        losses(name, sizes, 1)
+    traces = [open_trace(recorded(name).out) for name in ("whole", "cut")]
+    assert_pass(*traces)
+
+
+def test_filtered_steps_run_untouched(recorded):
+    job = LinenJob()
+    request = recorded(capture=CaptureFilter(steps=frozenset({1})))
+    with jax_capture.trace(job.step) as step:
+        job.run(step, 3)
+    steps = {id_.step for id_ in open_trace(request.out).info.tensors}
+    assert steps == {1}
+
+
+def test_only_the_ranks_that_are_asked_for_record(recorded):
+    job = LinenJob(2, 4)
+    request = recorded(capture=CaptureFilter(ranks=frozenset({0, 5})))
+    with jax_capture.trace(job.step) as step:
+        job.run(step, 1)
+    assert [rank.rank for rank in open_trace(request.out).info.ranks] == [0, 5]
+
+
+def test_an_exception_leaves_the_trace_incomplete(recorded):
+    job = LinenJob()
+    request = recorded()
+    with pytest.raises(ZeroDivisionError), jax_capture.trace(job.step) as step:
+        job.run(step, 1)
+        raise ZeroDivisionError("stop")
+    trace = open_trace(request.out, allow_incomplete=True)
+    assert "the run ended with ZeroDivisionError: stop" in str(trace.incomplete)
+
+
+@pytest.mark.parametrize("error", [None, KeyError("later")])
+def test_the_end_of_the_process_ends_the_trace(recorded, monkeypatch, error):
+    job = LinenJob()
+    request = recorded()
+    step = jax_capture.trace(job.step)
+    job.run(step, 1)
+    if error is not None:
+        monkeypatch.setattr(sys, "last_value", error, raising=False)
+    step._at_exit()
+    trace = open_trace(request.out, allow_incomplete=True)
+    assert bool(trace.incomplete) is (error is not None)
+
+
+def test_a_step_without_a_name_leaves_an_incomplete_trace(recorded):
+    request = recorded()
+    with jax_capture.trace(jax.jit(lambda x: x + 1)) as step:
+        step(1.0)
+    trace = open_trace(request.out, allow_incomplete=True)
+    assert "nothing was recorded: no value of the step is named" in str(
+        trace.incomplete
+    )
+
+
+def compiled_step() -> Any:
+    return jax.jit(lambda x: x + 1).lower(1.0).compile()
+
+
+@pytest.mark.parametrize(
+    ("make_step", "options", "what"),
+    [
+        (compiled_step, {}, "compiled ahead of time cannot be traced"),
+        (lambda: 3, {}, "the step is not a function"),
+        (lambda: len, {"microbatches": 0}, "a number of microbatches that no step"),
+        (lambda: len, {"max_iterations": 0}, "a number of max iterations that no"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_in_any_run(
+    monkeypatch, make_step, options, what
+):
+    monkeypatch.delenv("TTRACE_RECORD", raising=False)
+    with pytest.raises(UsageError, match=what):
+        jax_capture.trace(make_step(), **options)
+
+
+def test_dims_text_that_cannot_be_read_is_refused(monkeypatch):
+    monkeypatch.delenv("TTRACE_RECORD", raising=False)
+    with pytest.raises(LayoutError):
+        jax_capture.trace(len, dims={"layer": "b[dp"})
+
+
+def test_a_traced_step_inside_a_transformation_is_refused(recorded):
+    recorded()
+    step = jax_capture.trace(jax.jit(lambda x: x + 1))
+    with pytest.raises(UsageError, match="inside a function that JAX is transforming"):
+        jax.jit(step)(1.0)
+
+
+def test_dims_text_makes_one_tensor_of_what_devices_hold(recorded):
+    mesh = mesh_of(2, 2)
+    x = jnp.arange(32.0).reshape(8, 4)
+
+    def local(x):
+        return jax_capture.tap("part", x * 2)
+
+    step = jax.jit(
+        jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=PartitionSpec("dp", "tp"),
+            out_specs=PartitionSpec("dp", "tp"),
+        )
+    )
+    request = recorded()
+    with jax_capture.trace(step, dims={"part": "b[dp] d[tp]"}) as traced:
+        traced(x)
+    trace = open_trace(request.out)
+    (record,) = trace.info.tensors.values()
+    assert record.global_shape == (8, 4)
+    whole = np.zeros((8, 4), np.float32)
+    for shard in record.shards:
+        (block,) = shard.layout.blocks
+        where = tuple(map(slice, block.region.start, block.region.stop))
+        whole[where] = trace.load(shard)
+    np.testing.assert_array_equal(whole, x * 2)
+
+
+def test_a_recorded_step_is_traced_once_for_all_its_calls(recorded):
+    traces = 0
+
+    def step(x):
+        nonlocal traces
+        traces += 1
+        return jax_capture.tap("value", x * 2)
+
+    recorded()
+    with jax_capture.trace(jax.jit(step)) as traced:
+        for value in (1.0, 2.0, 3.0):
+            assert float(traced(jnp.float32(value))) == 2 * value
+    assert traces == 1

@@ -1,0 +1,88 @@
+"""Parts of arrays on eight devices: what each rank holds, against the whole array."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ttrace.frontends.jax_parts.captured import Part
+from ttrace.frontends.jax_parts.shards import HostShards, RankShard, meshes_of
+from ttrace.ir.dims import parse_dims
+
+VALUES = np.arange(2 * 4 * 8 * 8, dtype=np.float32).reshape(2, 4, 8, 8)
+
+
+def put(*spec):
+    mesh = jax.make_mesh((2, 4), ("dp", "tp"), axis_types=(AxisType.Auto,) * 2)
+    return jax.device_put(VALUES, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def check(shards: dict[int, RankShard], expected: np.ndarray) -> None:
+    """Every shard holds what its layout says, and together they hold all."""
+    seen = np.zeros(expected.shape, bool)
+    for shard in shards.values():
+        (block,) = shard.layout.blocks
+        where = tuple(map(slice, block.region.start, block.region.stop))
+        assert shard.layout.global_shape == expected.shape
+        np.testing.assert_array_equal(shard.array, expected[where])
+        seen[where] = True
+    assert seen.all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "num_ranks", "dims"),
+    [
+        ((None, None, "dp", "tp"), 8, "d0[dp] d1[tp]"),
+        ((None, None, None, ("dp", "tp")), 8, "d0 d1[dp,tp]"),
+        (("dp", None, "tp"), 4, "d0[tp] d1"),  # a pipeline: iterations are cut
+        (("dp", "tp"), 1, "d0 d1"),
+    ],
+)
+def test_an_iteration_is_held_by_the_ranks_that_have_it(spec, num_ranks, dims):
+    array = put(*spec)
+    shards = HostShards()
+    for outer, inner in np.ndindex(2, 4):
+        found = shards.of(Part(array=array, index=(int(outer), int(inner))))
+        assert len(found) == num_ranks
+        assert {shard.layout.dims for shard in found.values()} == {dims}
+        check(dict(found), VALUES[outer, inner])
+
+
+def test_values_of_devices_have_their_axes_in_front():
+    found = HostShards().of(
+        Part(
+            array=put("dp", "tp"),
+            index=(slice(None), slice(None)),
+            axes=("dp", "tp"),
+        )
+    )
+    check(dict(found), VALUES)
+
+
+def test_dims_text_makes_a_tensor_of_the_values_of_devices():
+    found = HostShards().of(
+        Part(
+            array=put("dp", "tp"),
+            index=(slice(None), slice(None)),
+            axes=("dp", "tp"),
+        ),
+        parse_dims("a[dp] b[tp]"),
+    )
+    check(
+        dict(found),
+        np.concatenate([np.concatenate([*row], axis=1) for row in VALUES], axis=0),
+    )
+
+
+def test_copies_do_not_change_with_the_arrays_of_the_program():
+    array = jax.numpy.zeros(4)
+    (shard,) = HostShards().of(Part(array=array, index=())).values()
+    array.delete()
+    np.testing.assert_array_equal(shard.array, np.zeros(4))
+
+
+def test_meshes_are_named_once_for_every_rank():
+    found = meshes_of([put("dp"), put(None, "tp"), jax.numpy.zeros(3)])
+    assert sorted(mesh.name for mesh in found[0]) == ["devices", "dp2_tp4"]
+    (mesh,) = found[6]
+    assert mesh.coords == {"dp": 1, "tp": 2}
