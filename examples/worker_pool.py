@@ -175,9 +175,16 @@ def _serve(rendezvous: str, write_end: int) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(rendezvous, world_size)  # pyright: ignore
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    is_first = True
     with open(write_end, "w") as replies:
         for line in sys.stdin:
-            replies.write(json.dumps(_call(**json.loads(line))) + "\n")
+            reply = _call(**json.loads(line))
+            if is_first:
+                # Now everything is imported, and none of it will ever be garbage:
+                # looking through it costs more than many a run.
+                gc.freeze()
+                is_first = False
+            replies.write(json.dumps(reply) + "\n")
             replies.flush()
 
 
