@@ -87,7 +87,14 @@ LAYOUTS = {
 }
 """Number of processes, and options that only the candidate gets."""
 
-PRECISIONS = {"fp32": "", "bf16": "--bf16", "fp16": "--fp16 --initial-loss-scale 1024"}
+PRECISIONS = {
+    "fp32": "",
+    "bf16": "--bf16",
+    "fp16": "--fp16 --initial-loss-scale 1024",
+    # The first step overflows and halves the scale, the second one does not.
+    "fp16-overflow": "--fp16 --initial-loss-scale 917504 --hysteresis 1 "
+    "--train-iters 2",
+}
 
 _BATCH = "--micro-batch-size 1 --global-batch-size {}"
 
@@ -111,6 +118,7 @@ _TABLE = (
     ("moe-full", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
     ("moe-aux", "dp2 ep2 tp2-sp-ep2-etp1", "fp32", 4),
     ("gpt", "tp2-sp dp2 pp2", "fp16", 4),
+    ("gpt", "tp2-sp pp2", "fp16-overflow", 4),
     ("gpt", "pp2 pp2-dp2 tp2-sp-pp2", "fp32 bf16", 4),
     ("gpt", "cp2 cp2-dp2 tp2-sp-cp2 cp2-pp2", "fp32", 4),
     ("gpt", "cp2", "bf16", 4),

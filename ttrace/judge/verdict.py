@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ttrace.compare.align import (
     Alignment,
+    LoneSkip,
     Match,
     Side,
     Skipped,
@@ -17,6 +18,7 @@ from ttrace.compare.align import (
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
@@ -53,6 +55,9 @@ class Cause(StrEnum):
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
+
+    LONE_SKIP = "lone_skip"
+    """The optimizer skipped the step in one run, and not in the other."""
 
     NONFINITE_CANDIDATE = "nonfinite_candidate"
     """NaN or infinity in the candidate where the reference has a number."""
@@ -115,6 +120,7 @@ def judge(
         first_step=min((entry.id.step for entry in alignment.entries), default=0),
         filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
         skipped={side: info.skipped for side, info in sides},
+        skipped_steps=skipped_steps(reference),
     )
     verdicts = []
     depth = 0
@@ -126,6 +132,13 @@ def judge(
         elif isinstance(entry, Skipped):
             verdict = TensorVerdict(
                 id=entry.id, status=Status.SKIPPED, reason=entry.reason
+            )
+        elif isinstance(entry, LoneSkip):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.FAILED,
+                cause=Cause.LONE_SKIP,
+                reason=f"only in the {entry.side}: {entry.reason}",
             )
         else:
             verdict = _judge_unmatched(entry)
@@ -143,6 +156,7 @@ class _Context:
         first_step: The first step of either run.
         filtered_sides: Runs that left ranks out on purpose.
         skipped: What the ranks of either run saw and did not record.
+        skipped_steps: Steps that the reference's optimizer skipped, with the reason.
     """
 
     tolerances: ToleranceTable
@@ -150,6 +164,7 @@ class _Context:
     first_step: int
     filtered_sides: frozenset[Side]
     skipped: Mapping[Side, Mapping[TensorId, SkippedRecord]]
+    skipped_steps: Mapping[int, str]
 
 
 def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
@@ -192,6 +207,11 @@ def _judge_match(
     incomparable = _why_incomparable(result, context)
     if incomparable is not None:
         return incomparable
+    overflow = context.skipped_steps.get(plan.id.step)
+    if overflow and stats.num_nonfinite_reference and plan.id.kind in GRADIENT_KINDS:
+        return TensorVerdict(
+            id=plan.id, status=Status.SKIPPED, reason=f"{Side.REFERENCE}: {overflow}"
+        )
     dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
     if setup and dtypes[0] == dtypes[1]:
         tolerance = GIVEN_ALIKE
