@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types bench matrix zoo clean
+.PHONY: help setup demo test check format lint types bench matrix observer zoo clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   format, lint, types and tests, as CI does"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
 	@echo "make matrix  every correct layout of the example must pass (minutes)"
+	@echo "make observer tracing must not change a bit of any layout (minutes)"
 	@echo "make zoo     every bug of the zoo must be found; rewrites its table (minutes)"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
@@ -50,6 +51,9 @@ bench: setup
 
 matrix: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix
+
+observer: setup
+	$(BIN)/python -m ttrace.examples.layout_matrix --observer
 
 zoo: setup
 	@mkdir -p out

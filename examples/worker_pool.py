@@ -160,6 +160,36 @@ class WorkerPool:
         return [outcomes.get(rank, late) for rank in range(self.world_size)]
 
 
+class WorkerPools:
+    """One pool per world size, each begun when it is first asked for."""
+
+    def __init__(self):
+        self._pools: dict[int, WorkerPool] = {}
+
+    def of_size(self, world_size: int) -> WorkerPool:
+        """The pool of this many ranks."""
+        if world_size not in self._pools:
+            self._pools[world_size] = WorkerPool(world_size)
+        return self._pools[world_size]
+
+    def close(self) -> None:
+        """Ends the workers of all pools."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    def __enter__(self) -> "WorkerPools":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
 def _forward_replies(
     rank: int, read_end: int, replies: "queue.Queue[tuple[int, Outcome]]"
 ) -> None:

@@ -117,7 +117,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="FILE.py",
         help="may be given several times; functions of this file are called while the "
         "model is built: before_build(args), after_build(args, models), "
-        "after_wrap(args, config, chunks, optimizer)",
+        "after_wrap(args, config, chunks, optimizer); and after_training(args, chunks)",
     )
 
 

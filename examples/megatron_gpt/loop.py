@@ -69,7 +69,9 @@ def _train(args: argparse.Namespace) -> None:
             trace.step()
             scheduler.step(increment=1)
             if dist.get_rank() == 0:
-                print(f"step {step} loss {loss:.7f} grad_norm {grad_norm:.7f}")
+                # Nine digits tell any two float32 apart.
+                print(f"step {step} loss {loss:.9g} grad_norm {grad_norm:.9g}")
+    patch.call("after_training", args, chunks)
 
 
 def train_step(
