@@ -282,7 +282,9 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
                 if axis not in layout.partial_axes
             }
             sums_over = (layout.mesh, layout.partial_axes, layout.num_addends)
-            key = (*sums_over, tuple(kept.items()))
+            # Where not all places along the axes add up, others may hold other parts.
+            regions = layout.num_addends and tuple(b.region for b in layout.blocks)
+            key = (*sums_over, tuple(kept.items()), regions)
         groups.setdefault(key, []).append(shard)
     operands = []
     missing = False
