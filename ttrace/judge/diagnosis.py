@@ -38,6 +38,7 @@ def diagnose(
     failed = [verdict for verdict in verdicts if verdict.status is Status.FAILED]
     rules = (
         _step_skipped(failed),
+        _never_updated(failed),
         _replicas_differ(failed, candidate),
         _scaled(failed),
     )
@@ -54,6 +55,21 @@ def _step_skipped(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
         sentence=f"{skips[0].reason}; from there on the runs hold other parameters",
         evidence={"steps": ",".join(str(verdict.id.step) for verdict in skips)},
         tensor_ids=tuple(str(verdict.id) for verdict in skips[:_MAX_IDS]),
+    )
+
+
+def _never_updated(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
+    """Parameters that a step left as they were, to the bit."""
+    lost = [verdict for verdict in failed if verdict.cause is Cause.LOST_UPDATE]
+    if not lost:
+        return None
+    return Diagnosis(
+        code="never_updated",
+        sentence=f"{_tensors(len(lost))} did not change in a step that changed the "
+        "reference's: the optimizer does not hold these parameters, or what it "
+        "computes is not written back to them",
+        evidence={"num_tensors": len(lost)},
+        tensor_ids=tuple(str(verdict.id) for verdict in lost[:_MAX_IDS]),
     )
 
 

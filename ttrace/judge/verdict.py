@@ -17,6 +17,7 @@ from ttrace.compare.align import (
 )
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
+from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
@@ -55,6 +56,9 @@ class Cause(StrEnum):
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
+
+    LOST_UPDATE = "lost_update"
+    """A parameter changed in a step of the reference, and not at all in this one."""
 
     LONE_SKIP = "lone_skip"
     """The optimizer skipped the step in one run, and not in the other."""
@@ -101,6 +105,7 @@ def judge(
     candidate: TraceInfo,
     *,
     allow: Sequence[str] = (),
+    lost_updates: Mapping[TensorId, LostUpdate] | None = None,
 ) -> tuple[TensorVerdict, ...]:
     """Gives every tensor of the alignment its status, in the same order.
 
@@ -111,6 +116,7 @@ def judge(
         reference: The reference, for its precision and completeness.
         candidate: The candidate, likewise.
         allow: Patterns of ids that may be unmatched; they count as skipped.
+        lost_updates: Parameters that a step left as they were in the candidate only.
     """
     by_id = {result.plan.id: result for result in results}
     sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
@@ -129,6 +135,9 @@ def judge(
             depth += 1
         if isinstance(entry, Match):
             verdict = _judge_match(by_id[entry.id], context, depth=depth)
+            lost = (lost_updates or {}).get(entry.id)
+            if lost is not None:
+                verdict = _without_update(verdict, lost)
         elif isinstance(entry, Skipped):
             verdict = TensorVerdict(
                 id=entry.id, status=Status.SKIPPED, reason=entry.reason
@@ -258,6 +267,18 @@ def _judge_match(
         )
         return replace(verdict, reason=reason)
     return verdict
+
+
+def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
+    reason = (
+        f"none of its {lost.num_elements} elements changed in this step; "
+        f"{lost.num_changed} did in the reference"
+    )
+    if verdict.reason:
+        reason += f"; {verdict.reason}"
+    return replace(
+        verdict, status=Status.FAILED, cause=Cause.LOST_UPDATE, reason=reason
+    )
 
 
 def _failure(
