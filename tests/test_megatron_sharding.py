@@ -9,10 +9,7 @@ from torch import nn  # noqa: E402
 
 from ttrace.errors import LayoutError, UsageError  # noqa: E402
 from ttrace.frontends.megatron_parts.context import ShardingContext  # noqa: E402
-from ttrace.frontends.megatron_parts.meshes import (  # noqa: E402
-    MegatronMeshes,
-    require_supported_version,
-)
+from ttrace.frontends.megatron_parts.meshes import MegatronMeshes  # noqa: E402
 from ttrace.frontends.megatron_parts.names import (  # noqa: E402
     CanonicalModule,
     OwnedParameter,
@@ -485,11 +482,3 @@ class TestRules:
         dims, skipped = ("s b h", "because") if both else (None, None)
         with pytest.raises(LayoutError, match="either gives dims or says why"):
             Rule(module="A", direction=Direction.INPUT, dims=dims, skipped=skipped)
-
-
-class TestWhatIsSupported:
-    def test_another_version_is_refused(self):
-        with pytest.raises(UsageError) as caught:
-            require_supported_version("0.9.0")
-        assert "expected: megatron-core 0.16.1" in str(caught.value)
-        assert "got:      0.9.0" in str(caught.value)

@@ -30,7 +30,7 @@ _EXPERT_AXES = {
 }
 """Axes, outermost first, and how the functions of parallel_state call them."""
 
-TESTED_VERSIONS = ("0.16.1",)
+TESTED_VERSIONS = ("0.15.3", "0.16.1")
 """Versions of megatron-core whose names, hooks and layouts have been verified."""
 
 
