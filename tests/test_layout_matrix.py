@@ -38,6 +38,21 @@ def test_every_model_layout_and_precision_is_used():
     assert {part[2] for part in parts} == set(PRECISIONS)
 
 
+def test_cases_are_left_out_where_megatron_cannot_run_them(monkeypatch, capsys):
+    old = [case.name for case in CASES.values() if case.runs_on("0.15.3")]
+    new = [case.name for case in CASES.values() if case.runs_on("0.16.1")]
+    assert len(new) == len(CASES) > len(old) >= 60
+    assert "mqa/tp2-sp/fp32/4" not in old
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "0.15.3")
+    assert main(["mqa/tp2/*"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "no case matches mqa/tp2/*\n"
+    assert printed.out.splitlines() == [
+        f"left out, as megatron-core 0.15.3 cannot run it: mqa/tp2/{precision}/4"
+        for precision in ("fp32", "bf16")
+    ]
+
+
 def test_options_are_those_of_the_example():
     pytest.importorskip("torch")
     from ttrace.examples.megatron_gpt.arguments import (

@@ -7,6 +7,7 @@ if no case has a name that matches.
 
 import argparse
 import fnmatch
+import importlib.metadata
 import shutil
 import sys
 import tempfile
@@ -44,10 +45,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in all_cases()
         if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
     ]
+    cases = _runnable(cases) if cases else []
     if not cases:
         print(f"no case matches {' '.join(patterns)}", file=sys.stderr)
         return 2
     return _observe_all(cases) if args.observer else _compare_all(cases)
+
+
+def _runnable(cases: Sequence[Case]) -> list[Case]:
+    """The cases that the installed megatron-core can run; says which it cannot."""
+    version = importlib.metadata.version("megatron-core")
+    for case in cases:
+        if not case.runs_on(version):
+            print(f"left out, as megatron-core {version} cannot run it: {case.name}")
+    return [case for case in cases if case.runs_on(version)]
 
 
 def _compare_all(cases: Sequence[Case]) -> int:

@@ -26,6 +26,7 @@ MODELS = {
     "llama": _LLAMA,
     "mqa": "--num-query-groups 1",
     "llama-mqa": f"{_LLAMA} --num-query-groups 1",
+    "llama-gqa": _LLAMA,
     "moe": _MOE,
     "moe-gather": _MOE_GATHER,
     "moe-llama": f"{_LLAMA} {_MOE}",
@@ -47,6 +48,10 @@ MODELS = {
     "mtp": "--mtp-num-layers 1 --position-embedding-type rope",
 }
 """Options that reference and candidate share."""
+
+SINCE = dict.fromkeys(("mqa", "llama-mqa", "llama-gqa"), (0, 16))
+"""The first megatron-core that can train a model in its layouts, where not all can:
+these have fewer key and value heads than tensor-parallel ranks."""
 
 _TP2 = "--tensor-model-parallel-size 2"
 _SP = "--sequence-parallel"
@@ -131,10 +136,10 @@ _TABLE = (
     ("gpt-sgd", "tp2-sp dp2", "fp32 bf16", 4),
     ("llama", "tp2 tp2-sp dp2 tp2-sp-dp2", "fp32 bf16", 4),
     ("llama", "dp4", "fp32", 4),
-    ("llama", "tp4-sp", "fp32", 4),
     ("mqa", "tp2 tp2-sp", "fp32 bf16", 4),
     ("mqa", "tp4-sp", "fp32", 4),
     ("llama-mqa", "tp2-sp tp4-sp", "fp32", 4),
+    ("llama-gqa", "tp4-sp", "fp32", 4),
     ("moe", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32 bf16", 4),
     ("moe", "tp2-sp-dp2-ep2-etp1 tp2-sp-dp2-ep2-etp2", "fp32", 4),
     ("moe-gather", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32", 4),
@@ -193,12 +198,19 @@ class Case:
         model: Options of reference and candidate, precision included.
         layout: Options that only the candidate gets.
         world_size: Its number of processes.
+        since: The first megatron-core, as (major, minor), that can run it.
     """
 
     name: str
     model: tuple[str, ...]
     layout: tuple[str, ...]
     world_size: int
+    since: tuple[int, int] = (0, 0)
+
+    def runs_on(self, version: str) -> bool:
+        """Whether this version of megatron-core can, e.g. ``0.16.1``."""
+        major, minor, *_ = version.split(".")
+        return (int(major), int(minor)) >= self.since
 
 
 def all_cases() -> tuple[Case, ...]:
@@ -219,4 +231,5 @@ def _case(model: str, layout: str, precision: str, num_samples: int) -> Case:
         model=tuple(" ".join(shared).split()),
         layout=tuple(options.split()),
         world_size=world_size,
+        since=SINCE.get(model, (0, 0)),
     )
