@@ -125,7 +125,8 @@ def trace_steps(
 
     For example ``for step in trace_steps(range(5), model, optimizer):``. Whether the
     loop was left by ``break`` or by an exception cannot be told apart: in both cases
-    the trace is left incomplete, and says so.
+    the trace is left incomplete, and says so. A loop that also evaluates needs
+    ``trace``, and its ``paused()``.
 
     Args:
         steps: What the loop ran over.

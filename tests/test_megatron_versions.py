@@ -1,6 +1,7 @@
 """Which releases of megatron-core are taken, and that all places name the same ones."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def test_the_releases_that_make_installs_are_the_tested_ones():
     assert PINNED and OTHER
     assert {PINNED[1], OTHER[1]} == set(TESTED_VERSIONS)
     assert TESTED_VERSIONS[-1] == PINNED[1]
+
+
+@pytest.mark.parametrize("version", [TESTED_VERSIONS[0], "0.16.0"])
+def test_make_runs_the_matrix_with_another_release(version):
+    printed = subprocess.run(
+        ["make", "-n", "--always-make", "matrix-other", f"MEGATRON={version}"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    folder = f".venv-megatron-{version}"
+    assert f"megatron-core=={version} --editable '.[megatron]'" in printed
+    assert f"{folder}/bin/python -m ttrace.examples.layout_matrix" in printed
+    assert ".venv-megatron-*/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_the_extra_asks_for_no_other():
