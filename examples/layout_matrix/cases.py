@@ -49,7 +49,7 @@ MODELS = {
 }
 """Options that reference and candidate share."""
 
-SINCE = dict.fromkeys(("mqa", "llama-mqa", "llama-gqa"), (0, 16))
+SINCE = {"mqa": (0, 16), "llama-mqa": (0, 16), "llama-gqa": (0, 16)}
 """The first megatron-core that can train a model in its layouts, where not all can:
 these have fewer key and value heads than tensor-parallel ranks."""
 
