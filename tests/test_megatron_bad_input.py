@@ -62,6 +62,10 @@ def after_build(args, models):
 """
 )
 
+RANK_WITHOUT_A_COPY = RANK_WITHOUT_A_SHARD.replace(
+    "decoder.layers[0].mlp.linear_fc1", "decoder.final_layernorm"
+)
+
 OTHER_SHAPE_ON_ONE_RANK = (
     RANK
     + """
@@ -174,6 +178,15 @@ def test_a_rank_without_its_shard(runs, ttrace):
     assert " 0 failed, 12 unmatched, " in answer.out
     assert "step0/mb0/decoder.layers.0.mlp.linear_fc1/output/0" in answer.out
     assert "2048 elements are missing in the candidate" in answer.out
+
+
+def test_a_rank_without_its_copy(runs, ttrace):
+    candidate = runs.record("copy", TP, RANK_WITHOUT_A_COPY)
+    answer = compare(ttrace, runs.reference(), candidate)
+    assert answer.code == 1
+    assert " 0 failed, 16 unmatched, " in answer.out
+    assert "step0/mb0/decoder.final_layernorm/output/0" in answer.out
+    assert "a copy is missing in the candidate: rank 1" in answer.out
 
 
 def test_ranks_whose_shapes_contradict_each_other(runs, ttrace):

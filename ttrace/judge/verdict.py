@@ -322,15 +322,17 @@ def _failure(
 def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict | None:
     """The verdict on a tensor whose elements are not there to compare, or None."""
     plan = result.plan
-    for side, cover in (
-        (Side.REFERENCE, plan.reference_cover),
-        (Side.CANDIDATE, plan.candidate_cover),
+    for side, cover, silent in (
+        (Side.REFERENCE, plan.reference_cover, plan.silent_in_reference),
+        (Side.CANDIDATE, plan.candidate_cover, plan.silent_in_candidate),
     ):
         if side in context.filtered_sides:
             continue
-        if not (cover.num_uncovered or cover.missing_partials):
-            continue
         skipped = context.skipped[side].get(plan.id)
+        if not (cover.num_uncovered or cover.missing_partials):
+            if silent and skipped is None:
+                return _without_copies(plan.id, side, silent)
+            continue
         if skipped is not None:
             return TensorVerdict(
                 id=plan.id,
@@ -363,6 +365,18 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
         reason="it has no elements"
         if is_empty
         else "the recorded ranks have no part of it in common",
+    )
+
+
+def _without_copies(
+    tensor_id: TensorId, side: Side, silent: Sequence[int]
+) -> TensorVerdict:
+    ranks = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
+    return TensorVerdict(
+        id=tensor_id,
+        status=Status.UNMATCHED,
+        reason=f"a copy is missing in the {side}: {ranks} recorded none, where others "
+        "that run the same modules did",
     )
 
 
