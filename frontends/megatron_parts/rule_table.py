@@ -5,7 +5,8 @@ output and input features of a linear, f features inside an MLP, v vocabulary, e
 experts, x tokens (s and b flattened, s outermost).
 
 Verified on megatron-core 0.16.1: every activation of tensor-, sequence-, pipeline- and
-context-parallel runs, cut by its rule, was compared with that of one process.
+context-parallel runs of the local classes, cut by its rule, was compared with that of
+one process. TransformerEngine's need a GPU and have not been run (``unverified``).
 """
 
 from typing import Any
