@@ -64,14 +64,15 @@ matrix: setup
 observer: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix --observer
 
-# An older release may ask for an older numpy, and with it for an older jax.
+# An older release may ask for an older numpy, and with it for an older jax. Megatron's
+# groups of several optimizer instances take einops.
 $(OTHER)/.ready: pyproject.toml constraints.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(OTHER)
 	grep -vE '^(megatron-core|numpy|ml_dtypes|jax|jaxlib|scipy)==' constraints.txt \
 	  > $(OTHER)/constraints.txt
 	$(OTHER)/bin/python -m pip install --quiet --constraint $(OTHER)/constraints.txt \
-	  megatron-core==$(MEGATRON) --editable '.[megatron]'
+	  megatron-core==$(MEGATRON) einops --editable '.[megatron]'
 	@touch $(OTHER)/.ready
 
 matrix-other: $(OTHER)/.ready

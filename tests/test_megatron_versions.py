@@ -63,7 +63,7 @@ def test_make_runs_the_matrix_with_another_release(version):
         text=True,
     ).stdout
     folder = f".venv-megatron-{version}"
-    assert f"megatron-core=={version} --editable '.[megatron]'" in printed
+    assert f"megatron-core=={version} einops --editable '.[megatron]'" in printed
     assert f"{folder}/bin/python -m ttrace.examples.layout_matrix" in printed
     assert ".venv-megatron-*/" in (ROOT / ".gitignore").read_text().splitlines()
 

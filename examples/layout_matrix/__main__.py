@@ -18,6 +18,7 @@ from pathlib import Path
 from ttrace.compare.backend import load_backend
 from ttrace.examples.layout_matrix.cases import Case, all_cases
 from ttrace.examples.layout_matrix.observer import Observation, observe, observed_runs
+from ttrace.examples.layout_matrix.releases import why_left_out
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
 from ttrace.examples.main_job import MainJob
 from ttrace.examples.worker_pool import WorkerPools
@@ -53,12 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _runnable(cases: Sequence[Case]) -> list[Case]:
-    """The cases that the installed megatron-core can run; says which it cannot."""
+    """The cases that the installed megatron-core can pass; says which it cannot."""
     version = importlib.metadata.version("megatron-core")
+    runnable = []
     for case in cases:
-        if not case.runs_on(version):
-            print(f"left out, as megatron-core {version} cannot run it: {case.name}")
-    return [case for case in cases if case.runs_on(version)]
+        reason = why_left_out(case.name, version)
+        if reason is None:
+            runnable.append(case)
+        else:
+            print(f"left out: {case.name}; megatron-core {version} {reason}")
+    return runnable
 
 
 def _compare_all(cases: Sequence[Case]) -> int:

@@ -49,10 +49,6 @@ MODELS = {
 }
 """Options that reference and candidate share."""
 
-SINCE = {"mqa": (0, 16), "llama-mqa": (0, 16), "llama-gqa": (0, 16)}
-"""The first megatron-core that can train a model in its layouts, where not all can:
-these have fewer key and value heads than tensor-parallel ranks."""
-
 _TP2 = "--tensor-model-parallel-size 2"
 _SP = "--sequence-parallel"
 _TP4 = "--tensor-model-parallel-size 4"
@@ -198,19 +194,12 @@ class Case:
         model: Options of reference and candidate, precision included.
         layout: Options that only the candidate gets.
         world_size: Its number of processes.
-        since: The first megatron-core, as (major, minor), that can run it.
     """
 
     name: str
     model: tuple[str, ...]
     layout: tuple[str, ...]
     world_size: int
-    since: tuple[int, int] = (0, 0)
-
-    def runs_on(self, version: str) -> bool:
-        """Whether this version of megatron-core can, e.g. ``0.16.1``."""
-        major, minor, *_ = version.split(".")
-        return (int(major), int(minor)) >= self.since
 
 
 def all_cases() -> tuple[Case, ...]:
@@ -231,5 +220,4 @@ def _case(model: str, layout: str, precision: str, num_samples: int) -> Case:
         model=tuple(" ".join(shared).split()),
         layout=tuple(options.split()),
         world_size=world_size,
-        since=SINCE.get(model, (0, 0)),
     )
