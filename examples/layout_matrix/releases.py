@@ -32,8 +32,8 @@ LIMITS = (
         "(Megatron-LM #2237)",
     ),
 )
-"""What a release itself does not do, as its refusal or its source says. A false alarm of
-ttrace does not belong here."""
+"""What a release itself does not do, as its refusal or its source says. A false alarm
+of ttrace does not belong here."""
 
 
 def why_left_out(case: str, version: str) -> str | None:
