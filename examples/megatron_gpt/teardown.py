@@ -10,7 +10,7 @@ def release_models(chunks: Iterable[DistributedDataParallel]) -> None:
     """Breaks the circles that keep models alive where no garbage collector looks.
 
     A mixture-of-experts layer keeps its last routing, with the graph that made it; the
-    graph's leaves keep the hooks of data parallelism, and these the model. Rotary
+    graph keeps the hooks of data parallelism and of ttrace, and these the model. Rotary
     embeddings are kept by the cache of their own method. Every model that stays keeps
     its process groups, and each of these threads that wake up a hundred times a second.
 
@@ -18,5 +18,6 @@ def release_models(chunks: Iterable[DistributedDataParallel]) -> None:
         chunks: Cannot be used any more.
     """
     for chunk in chunks:
-        vars(chunk).clear()
+        for module in list(chunk.modules()):
+            vars(module).clear()
     RotaryEmbedding.forward.cache_clear()
