@@ -68,7 +68,7 @@ def _runnable(cases: Sequence[Case]) -> list[Case]:
 
 def _compare_all(cases: Sequence[Case]) -> int:
     started = time.monotonic()
-    print(f"{'case':<38} {'verdict':<9} compared skipped unmatched margin seconds")
+    print(f"{'case':<45} {'verdict':<9} compared skipped unmatched margin seconds")
     results = []
     with MainJob(load_backend("numpy")) as job:
         for case in cases:
@@ -83,7 +83,7 @@ def _compare_all(cases: Sequence[Case]) -> int:
 
 def _observe_all(cases: Sequence[Case]) -> int:
     started = time.monotonic()
-    print(f"{'run':<38} {'tracing':<9} ranks checks collectives tensors seconds")
+    print(f"{'run':<45} {'tracing':<9} ranks checks collectives tensors seconds")
     results = []
     with WorkerPools() as pools, tempfile.TemporaryDirectory() as folder:
         for number, run in enumerate(observed_runs(cases)):
@@ -101,7 +101,7 @@ def _observe_all(cases: Sequence[Case]) -> int:
 def observer_row(result: Observation) -> str:
     """One line of the observer test."""
     return (
-        f"{result.name:<38} {'neutral' if result.passed else 'CHANGES':<9} "
+        f"{result.name:<45} {'neutral' if result.passed else 'CHANGES':<9} "
         f"{result.num_ranks:>5} {result.num_checks:>6} {result.num_collectives:>11} "
         f"{result.num_tensors:>7} {result.seconds:>7.1f}"
     )
@@ -121,7 +121,7 @@ def row(result: CaseResult) -> str:
     """One line of the table."""
     margin = "-" if result.margin is None else f"{result.margin:.3f}"
     return (
-        f"{result.name:<38} {result.verdict:<9} {result.num_compared:>8} "
+        f"{result.name:<45} {result.verdict:<9} {result.num_compared:>8} "
         f"{result.num_skipped:>7} {result.num_unmatched:>9} {margin:>6} "
         f"{result.seconds:>7.1f}"
     )
