@@ -5,7 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check format lint types bench matrix zoo clean
+# Another tested release of megatron-core, for `make matrix-other`.
+MEGATRON ?= 0.15.3
+OTHER := .venv-megatron-$(MEGATRON)
+
+.PHONY: help setup demo test check format lint types bench matrix matrix-other \
+  observer zoo clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
@@ -13,15 +18,20 @@ help:
 	@echo "make check   format, lint, types and tests, as CI does"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
 	@echo "make matrix  every correct layout of the example must pass (minutes)"
+	@echo "make matrix-other  the same with another release of megatron-core,"
+	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
+	@echo "make observer tracing must not change a bit of any layout (minutes)"
 	@echo "make zoo     every bug of the zoo must be found; rewrites its table (minutes)"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
 setup: $(READY)
 
+CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "ttrace needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 2; }
+
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "ttrace needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 2; }
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 	  --editable '.[megatron,flax,dev]'
@@ -51,10 +61,27 @@ bench: setup
 matrix: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix
 
+observer: setup
+	$(BIN)/python -m ttrace.examples.layout_matrix --observer
+
+# An older release may ask for an older numpy, and with it for an older jax. Megatron's
+# groups of several optimizer instances take einops.
+$(OTHER)/.ready: pyproject.toml constraints.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(OTHER)
+	grep -vE '^(megatron-core|numpy|ml_dtypes|jax|jaxlib|scipy)==' constraints.txt \
+	  > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --constraint $(OTHER)/constraints.txt \
+	  megatron-core==$(MEGATRON) einops --editable '.[megatron]'
+	@touch $(OTHER)/.ready
+
+matrix-other: $(OTHER)/.ready
+	$(OTHER)/bin/python -m ttrace.examples.layout_matrix
+
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
 	  $(BIN)/python tests/zoo_table.py out/zoo.json README.md && exit $$status
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

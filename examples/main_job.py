@@ -14,7 +14,7 @@ from types import TracebackType
 
 from ttrace.compare.backend import Backend
 from ttrace.errors import CommandError
-from ttrace.examples.worker_pool import Outcome, WorkerPool
+from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.mapping.rules import MapFile
@@ -76,7 +76,7 @@ class MainJob:
         self._folder = folder or Path(getattr(self._own_folder, "name", ""))
         self._num_draws = num_draws
         self._timeout_s = timeout_s
-        self._pools: dict[int, WorkerPool] = {}
+        self._pools = WorkerPools()
         self._numbers = itertools.count()
         self._references: dict[Launch, tuple[Trace, ToleranceTable]] = {}
 
@@ -105,9 +105,7 @@ class MainJob:
 
     def close(self) -> None:
         """Ends the workers, and removes the traces if their folder is temporary."""
-        for pool in self._pools.values():
-            pool.close()
-        self._pools.clear()
+        self._pools.close()
         if self._own_folder is not None:
             self._own_folder.cleanup()
 
@@ -139,9 +137,7 @@ class MainJob:
         self, launch: Launch, perturbations: Sequence[int | None]
     ) -> list[Trace]:
         if not launch.patches:
-            pool = self._pools.setdefault(
-                launch.world_size, WorkerPool(launch.world_size)
-            )
+            pool = self._pools.of_size(launch.world_size)
             return [self._record_once(pool, launch, draw) for draw in perturbations]
         with WorkerPool(launch.world_size) as fresh:
             return [self._record_once(fresh, launch, draw) for draw in perturbations]

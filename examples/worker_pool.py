@@ -160,6 +160,36 @@ class WorkerPool:
         return [outcomes.get(rank, late) for rank in range(self.world_size)]
 
 
+class WorkerPools:
+    """One pool per world size, each begun when it is first asked for."""
+
+    def __init__(self):
+        self._pools: dict[int, WorkerPool] = {}
+
+    def of_size(self, world_size: int) -> WorkerPool:
+        """The pool of this many ranks."""
+        if world_size not in self._pools:
+            self._pools[world_size] = WorkerPool(world_size)
+        return self._pools[world_size]
+
+    def close(self) -> None:
+        """Ends the workers of all pools."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    def __enter__(self) -> "WorkerPools":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
 def _forward_replies(
     rank: int, read_end: int, replies: "queue.Queue[tuple[int, Outcome]]"
 ) -> None:
@@ -175,9 +205,16 @@ def _serve(rendezvous: str, write_end: int) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(rendezvous, world_size)  # pyright: ignore
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    is_first = True
     with open(write_end, "w") as replies:
         for line in sys.stdin:
-            replies.write(json.dumps(_call(**json.loads(line))) + "\n")
+            reply = _call(**json.loads(line))
+            if is_first:
+                # Now everything is imported, and none of it will ever be garbage:
+                # looking through it costs more than many a run.
+                gc.freeze()
+                is_first = False
+            replies.write(json.dumps(reply) + "\n")
             replies.flush()
 
 

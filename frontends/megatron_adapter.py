@@ -8,8 +8,8 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,9 +19,12 @@ from ttrace.frontends.megatron_description import MegatronDescription
 from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
 from ttrace.frontends.megatron_parts.optimizer_tap import observed_optimizer
 from ttrace.frontends.megatron_parts.session import MegatronSession
+from ttrace.frontends.megatron_parts.torch_optimizer import observed_torch_optimizer
 from ttrace.frontends.megatron_rules import Rule
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.switchboard import request_from_environment
+
+Step = TypeVar("Step")
 
 
 class MegatronTrace:
@@ -63,7 +66,7 @@ def trace(
 
     Args:
         model_chunks: The model chunks of this rank, wrapped for data parallelism.
-        optimizer: Megatron's optimizer.
+        optimizer: Megatron's optimizer, or a single one of torch.
         rules: Layouts of activations of your own modules; asked before Megatron's.
         vocab_size: Number of tokens before the vocabulary was padded; None if it was
             not.
@@ -82,24 +85,69 @@ def trace(
         return
     is_single = isinstance(model_chunks, torch.nn.Module)
     chunks = [model_chunks] if is_single else list(model_chunks)
+    is_plain = isinstance(optimizer, torch.optim.Optimizer)
     description = MegatronDescription(
-        chunks, optimizer=optimizer, rules=rules, vocab_size=vocab_size
+        chunks,
+        optimizer=None if is_plain else optimizer,
+        rules=rules,
+        vocab_size=vocab_size,
     )
-    holdings = OptimizerHoldings(optimizer, chunks)
     session = MegatronSession(
         description, request, rank=dist.get_rank(), world_size=dist.get_world_size()
     )
+    if is_plain:
+        observed = observed_torch_optimizer(optimizer, session)
+    else:
+        holdings = OptimizerHoldings(optimizer, chunks)
+        observed = observed_optimizer(optimizer, chunks, holdings, session)
     session.start()
     try:
-        with (
-            observed_optimizer(optimizer, chunks, holdings, session),
-            _observed_loss(session),
-        ):
+        with observed, _observed_loss(session):
             yield MegatronTrace(session)
+    except GeneratorExit:
+        session.abort("the loop over the steps was left before its end")
+        raise
     except BaseException as error:
         session.abort(f"the training script ended with {type(error).__name__}")
         raise
     session.close()
+
+
+def trace_steps(
+    steps: Iterable[Step],
+    model_chunks: torch.nn.Module | Sequence[torch.nn.Module],
+    optimizer: Any,
+    *,
+    rules: Sequence[Rule] = (),
+    vocab_size: int | None = None,
+) -> Iterator[Step]:
+    """``trace`` for a loop in which each round is one step, without indenting it.
+
+    For example ``for step in trace_steps(range(5), model, optimizer):``. Whether the
+    loop was left by ``break`` or by an exception cannot be told apart: in both cases
+    the trace is left incomplete, and says so. A loop that also evaluates needs
+    ``trace``, and its ``paused()``.
+
+    Args:
+        steps: What the loop ran over.
+        model_chunks: As in ``trace``.
+        optimizer: As in ``trace``.
+        rules: As in ``trace``.
+        vocab_size: As in ``trace``.
+
+    Yields:
+        What ``steps`` yields.
+
+    Raises:
+        UsageError: As in ``trace``.
+        TraceError: As in ``trace``.
+    """
+    with trace(
+        model_chunks, optimizer, rules=rules, vocab_size=vocab_size
+    ) as megatron_trace:
+        for step in steps:
+            yield step
+            megatron_trace.step()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What capture must know of a Megatron model: names, layouts, scales, meshes."""
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from megatron.core.utils import get_model_config
 
+from ttrace.errors import LayoutError
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.experts import ExpertRows
 from ttrace.frontends.megatron_parts.loss import LossTensor, loss_tensors
@@ -127,6 +129,7 @@ class MegatronDescription:
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._activation_layout = functools.cache(self._find_activation_layout)
         self._parameter_layout = functools.cache(self._find_parameter_layout)
+        self._require_sharding_attributes()
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for module, placed in self._modules.items():
@@ -280,6 +283,13 @@ class MegatronDescription:
                 "main_grad inside a kernel"
             )
         return parameter_layout(self._parameters[parameter], kind, self._context)
+
+    def _require_sharding_attributes(self) -> None:
+        # At once: in the middle of a step nothing is raised, a tensor is only skipped,
+        # and a run could pass with hardly a parameter compared.
+        for parameter in self._parameters:
+            with contextlib.suppress(LayoutError):
+                self._parameter_layout(parameter, Kind.PARAM)
 
     def _loss_scale(self) -> float:
         # 1, but for float16 and where the script asks for another one.

@@ -17,18 +17,23 @@ from ttrace.errors import LayoutError
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.matching import is_a, matches
 from ttrace.frontends.torch_description import NoLayout
-from ttrace.ir.dims import Dim, Dims, parse_dims
+from ttrace.ir.dims import Dims, parse_dims
 from ttrace.ir.layout import ShardLayout
-from ttrace.ir.splits import Split
+from ttrace.ir.splits import Modifier, Split
 from ttrace.ir.tensor_id import Kind
 
 SEQUENCE_PARALLEL_AXIS = "sp"
 """In the dims of a rule: ``tp`` if sequence parallelism is on, nothing otherwise."""
 
+KEY_VALUE_AXIS = "kv"
+"""In the dims of a rule, at heads of keys and values: ``tp``, whose ranks share heads
+where there are fewer heads than ranks. Of the gradient of such a head each then has the
+part that comes from its own queries."""
+
 VOCABULARY = "v"
 """Name of a dim whose last elements may be padding."""
 
-_AXES = ("pp", "dp", "cp", "tp", SEQUENCE_PARALLEL_AXIS)
+_AXES = ("pp", "dp", "cp", "tp", SEQUENCE_PARALLEL_AXIS, KEY_VALUE_AXIS)
 
 
 class Direction(StrEnum):
@@ -45,6 +50,8 @@ _DIRECTIONS = {
     Kind.GRAD_OUTPUT: Direction.OUTPUT,
 }
 
+_GRADIENTS = (Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
@@ -59,7 +66,8 @@ class Rule:
         module: Pattern over the name of the module's class and its bases.
         direction: Inputs or outputs.
         dims: Dims text (see ``ttrace.ir.dims``), on the mesh ``dense``; ``sp`` stands
-            for ``tp`` where sequence parallelism is on. A dim named ``v`` and cut over
+            for ``tp`` where sequence parallelism is on, ``kv`` for ``tp`` as it cuts
+            the heads of keys and values. A dim named ``v`` and cut over
             ``tp`` is the vocabulary, which may be padded. None to skip the tensors.
         slot: Patterns over the slot, separated by ``|``. An argument may be passed by
             position or by name: ``0|hidden_states``.
@@ -131,7 +139,7 @@ class Rule:
         if self.skipped is not None:
             return NoLayout(reason=self.skipped)
         mesh = context.meshes.dense
-        dims = _resolve(self._dims(kind), context)
+        dims = _resolve(self._dims(kind), context, is_gradient=kind in _GRADIENTS)
         vocabulary = _padded_vocabulary(dims, context)
         if vocabulary is None:
             return dims.lower_local(local_shape, mesh)
@@ -142,8 +150,8 @@ class Rule:
         return replace(dims, dims=tuple(padded)).lower(tuple(shape), mesh)
 
     def _dims(self, kind: Kind) -> Dims:
-        is_gradient = kind in (Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
-        text = self.gradient_dims if is_gradient and self.gradient_dims else self.dims
+        of_gradient = self.gradient_dims if kind in _GRADIENTS else None
+        text = of_gradient or self.dims
         return parse_dims(text or "")
 
 
@@ -193,26 +201,38 @@ def _padded_vocabulary(dims: Dims, context: ShardingContext) -> int | None:
     return None
 
 
-def _resolve(dims: Dims, context: ShardingContext) -> Dims:
-    """Puts ``tp`` or nothing in the place of ``sp``."""
+def _resolve(dims: Dims, context: ShardingContext, *, is_gradient: bool) -> Dims:
+    """Puts axes of the mesh in the place of ``sp`` and ``kv``."""
+    num_holders = context.num_kv_holders
+    is_shared = num_holders > 1 and any(
+        split.axis == KEY_VALUE_AXIS for dim in dims.dims for split in dim.splits
+    )
 
-    def resolved(axis: str) -> tuple[str, ...]:
-        if axis != SEQUENCE_PARALLEL_AXIS:
-            return (axis,)
-        return ("tp",) if context.sequence_parallel else ()
+    def resolved(split: Split) -> tuple[Split, ...]:
+        if split.axis == SEQUENCE_PARALLEL_AXIS:
+            return (replace(split, axis="tp"),) if context.sequence_parallel else ()
+        if split.axis != KEY_VALUE_AXIS:
+            return (split,)
+        if not is_shared:
+            return (replace(split, axis="tp"),)
+        return (Split(axis="tp", modifier=Modifier.SHARED, numbers=(num_holders,)),)
 
-    def without_sp(dim: Dim) -> Dim:
-        splits = [
-            replace(split, axis=axis)
-            for split in dim.splits
-            for axis in resolved(split.axis)
-        ]
-        return replace(dim, splits=tuple(splits))
-
-    partial_axes = itertools.chain(*map(resolved, dims.partial_axes))
+    partial_axes = [
+        "tp" if axis == SEQUENCE_PARALLEL_AXIS else axis
+        for axis in dims.partial_axes
+        if axis != SEQUENCE_PARALLEL_AXIS or context.sequence_parallel
+    ]
+    if is_shared and is_gradient:
+        partial_axes.append("tp")
     return replace(
         dims,
-        dims=tuple(map(without_sp, dims.dims)),
+        dims=tuple(
+            replace(
+                dim,
+                splits=tuple(itertools.chain.from_iterable(map(resolved, dim.splits))),
+            )
+            for dim in dims.dims
+        ),
         partial_axes=tuple(
             axis for axis in partial_axes if context.meshes.dense.sizes[axis] > 1
         ),

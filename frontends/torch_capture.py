@@ -12,6 +12,7 @@ What is recorded, and how it is counted:
 - What no gradient reaches has none recorded.
 - ``main_grad`` is ``parameter.grad`` as the optimizer is given it. A script that clips
   gradients calls ``trace.main_grads()`` first.
+- A step that ``torch.amp.GradScaler`` skips, as its gradients overflow, is noted.
 
 Tracing changes no bit of a training step. Outside of training there is one exception:
 torch leaves its fused inference path of ``nn.TransformerEncoderLayer`` where a module
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from ttrace.frontends.hooks.grad_scalers import observed_scalers
 from ttrace.frontends.hooks.optimizers import OptimizerTap
 from ttrace.frontends.torch_description import ModelDescription, PlainDescription
 from ttrace.frontends.torch_session import CaptureSession
@@ -142,7 +144,8 @@ def trace(
     for tap in taps:
         tap.attach()
     try:
-        yield PlainTrace(session, tuple(taps))
+        with observed_scalers(taps):
+            yield PlainTrace(session, tuple(taps))
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")
         raise

@@ -25,6 +25,7 @@ from ttrace.frontends.torch_description import (
     NoLayout,
 )
 from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.ir.trace import RankInfo
 from ttrace.run.switchboard import RecordRequest
@@ -222,6 +223,16 @@ class CaptureSession:
         """
         id_ = TensorId(step=self.step_number, module=ROOT_MODULE, kind=kind, slot=slot)
         self._record(id_, value, layout or self._scalar_layout(), scale=scale)
+
+    def skipped_step(self, loss_scale: float) -> None:
+        """Notes that the optimizer skipped the running step: its gradients overflowed.
+
+        Args:
+            loss_scale: The scale that the gradients overflowed at.
+        """
+        recorder, step = self._capture.recorder, self.step_number
+        if recorder is not None and not self._capture.is_paused:
+            recorder.skip(skipped_step_id(step), overflow_reason(step, loss_scale))
 
     def record_parameters(
         self,

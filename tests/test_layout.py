@@ -92,8 +92,23 @@ def test_a_coordinate_lies_on_its_axis(coord):
     )
 
 
+def test_uniform_axes_are_axes_of_the_mesh():
+    with pytest.raises(LayoutError) as error:
+        replace(MESH, uniform_axes=("tp", "cp"))
+    assert str(error.value) == (
+        "a mesh lacks axes that are said to be uniform\n"
+        "  where:    mesh dense\n"
+        "  expected: axes out of dp, tp\n"
+        "  got:      cp\n"
+        "  to do:    correct the uniform axes"
+    )
+
+
 def test_a_mesh_round_trips_through_json():
-    assert Mesh.from_json(json.loads(json.dumps(MESH.to_json()))) == MESH
+    for mesh in (MESH, replace(MESH, uniform_axes=("tp",))):
+        assert Mesh.from_json(json.loads(json.dumps(mesh.to_json()))) == mesh
+    older = {key: MESH.to_json()[key] for key in ("name", "sizes", "coords")}
+    assert Mesh.from_json(older) == MESH
     text = json.dumps(MESH.to_json())
     assert list(json.loads(text)["sizes"]) == ["dp", "tp"]  # the order is kept
 

@@ -1,6 +1,7 @@
 """The matrix of correct layouts: its data, its table, and a small part of it run."""
 
 import dataclasses
+import fnmatch
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.examples.layout_matrix.__main__ import main, row, summary
 from ttrace.examples.layout_matrix.cases import LAYOUTS, MODELS, PRECISIONS, all_cases
+from ttrace.examples.layout_matrix.releases import LIMITS, why_left_out
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
 from ttrace.examples.main_job import MainJob
 
@@ -36,6 +38,29 @@ def test_every_model_layout_and_precision_is_used():
     assert {part[0] for part in parts} == set(MODELS)
     assert {part[1] for part in parts} == set(LAYOUTS)
     assert {part[2] for part in parts} == set(PRECISIONS)
+
+
+def test_cases_are_left_out_where_megatron_cannot_run_them(monkeypatch, capsys):
+    old = [name for name in CASES if why_left_out(name, "0.15.3") is None]
+    assert not any(why_left_out(name, "0.16.1") for name in CASES)
+    assert len(CASES) > len(old) >= 60
+    assert {"moe-aux/tp2-sp-ep2-etp1/fp32/4", "llama/cp2/fp32/4"} <= set(old)
+    assert "#2237" in (why_left_out("moe-aux/cp2-ep2/fp32/4", "0.15.3") or "")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "0.15.3")
+    assert main(["mqa/tp2/*"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == "no case matches mqa/tp2/*\n"
+    assert printed.out.splitlines() == [
+        f"left out: mqa/tp2/{precision}/4; megatron-core 0.15.3 refuses fewer key and "
+        "value heads than tensor-parallel ranks"
+        for precision in ("fp32", "bf16")
+    ]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.cases[0])
+def test_every_limit_of_a_release_is_of_a_case(limit):
+    for pattern in limit.cases:
+        assert fnmatch.filter(CASES, pattern), pattern
 
 
 def test_options_are_those_of_the_example():

@@ -38,6 +38,9 @@ class Optimizer:
         self.main_grad.zero_()
         return True, 2.0, None
 
+    def get_loss_scale(self):
+        return torch.ones(1)
+
 
 class Session:
     """Notes what it is told."""
@@ -202,3 +205,23 @@ def test_groups_of_equal_rate_count_once(session, optimizer):
         optimizer.step()
     assert (Kind.LEARNING_RATE, "rate0", 0.25) in session.events
     assert (Kind.LEARNING_RATE, "rate1", 0.5) in session.events
+
+
+class TestLoopOverSteps:
+    def test_each_round_is_a_step_and_the_end_closes_the_trace(
+        self, session, optimizer
+    ):
+        assert list(megatron_adapter.trace_steps("ab", [], optimizer)) == ["a", "b"]
+        assert session.events == [("start",), ("step",), ("step",), ("close",)]
+
+    def test_a_loop_that_is_left_leaves_the_trace_incomplete(self, session, optimizer):
+        for _ in megatron_adapter.trace_steps(range(3), [], optimizer):
+            break
+        reason = "the loop over the steps was left before its end"
+        assert session.events == [("start",), ("abort", reason)]
+        assert "step" not in vars(optimizer)
+
+    def test_without_a_request_it_is_the_loop(self, monkeypatch, optimizer):
+        monkeypatch.delenv("TTRACE_RECORD", raising=False)
+        for _ in megatron_adapter.trace_steps(range(1), [], optimizer):
+            assert "step" not in vars(optimizer)

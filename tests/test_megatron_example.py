@@ -13,11 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.assembled import assemble, errors
+from ttrace.errors import UsageError
 
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
 from ttrace.examples.bug_zoo import megatron_bugs  # noqa: E402
+from ttrace.examples.megatron_gpt.arguments import (  # noqa: E402
+    parse_arguments,
+    resolve_arguments,
+)
 from ttrace.examples.worker_pool import Outcome, WorkerPool  # noqa: E402
 from ttrace.ir.tensor_id import Kind, TensorId  # noqa: E402
 from ttrace.run.switchboard import RecordRequest  # noqa: E402
@@ -35,6 +40,7 @@ LLAMA = (
 ).split()
 EXPERTS = "--num-experts 4 --disable-bias-linear".split()
 ZERO = ["--use-distributed-optimizer"]
+INSTANCES = "--num-distributed-optimizer-instances 2".split()
 TP = "--tensor-model-parallel-size 2".split()
 SP = [*TP, "--sequence-parallel"]
 ONE_ETP = "--expert-tensor-parallel-size 1".split()
@@ -307,6 +313,13 @@ class TestMistakes:
             (1, ["--min-lr", "1"], "the learning rate cannot rise"),
             (1, [*ZERO, "--optimizer", "sgd"], "only works with Adam"),
             (1, [*ZERO, "--overlap-param-gather"], "add --use-distributed-optimizer"),
+            (2, INSTANCES, "only a distributed optimizer has instances"),
+            (2, [*ZERO, *TP, *INSTANCES], "the data parallel ranks cannot be divided"),
+            (
+                2,
+                [*ZERO, *INSTANCES, *EXPERTS, *EP],
+                "the expert data parallel ranks cannot be divided among the instances",
+            ),
             (1, ["--num-layers", "0"], "--num-layers"),
             (1, ["--patch", "no_such_file.py"], "there is no such patch"),
             (1, ["--patch", str(NO_PATCH)], "defines no function that would be called"),
@@ -318,6 +331,12 @@ class TestMistakes:
         assert outcomes[0].output.startswith("error: ")
         assert message in outcomes[0].output
         assert all(outcome.output == "" for outcome in outcomes[1:])
+
+    def test_what_megatron_needs_for_instances_is_named(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        args = parse_arguments([*ZERO, *INSTANCES])
+        with pytest.raises(UsageError, match="pip install einops, or leave"):
+            resolve_arguments(args, world_size=2)
 
     def test_an_unknown_option_is_explained_by_argparse(self, runs):
         (outcome,) = runs.call(1, "--no-such-option", "2")

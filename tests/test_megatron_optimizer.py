@@ -38,6 +38,8 @@ GPT = f"{DENSE} --train-iters 3 --min-lr 0.001"
 EXPERTS = f"{DENSE} --train-iters 2 --num-experts 4 --disable-bias-linear"
 BF16 = f"{DENSE} --train-iters 2 --bf16"
 FP16 = f"{DENSE} --train-iters 2 --fp16 --initial-loss-scale 1024 --loss-scale-window 1"
+# The first overflow halves the scale.
+FP16_OVERFLOW = f"{DENSE} --train-iters 2 --fp16 --hysteresis 1 --initial-loss-scale"
 DROPOUT = f"{DENSE} --train-iters 1 --hidden-dropout 0.1 --attention-dropout 0.1"
 
 TP = "--tensor-model-parallel-size 2"
@@ -301,6 +303,53 @@ class TestLossScale:
             for step in (0, 1)
         ]
         assert scales == [2.0**24, 2.0**23]
+
+    def test_a_step_that_both_runs_skip_is_compared_but_for_its_gradients(self, runs):
+        report = runs.check(2, f"{FP16_OVERFLOW} 917504", SP).report
+        assert report.verdict is Outcome.PASS, report.summary
+        assert report.counts.unmatched == 0
+        reason = "step 0 was skipped: gradients overflowed at loss scale 917504"
+        passed = {
+            step: {
+                tensor.kind
+                for tensor in report.tensors
+                if tensor.id.startswith(step) and tensor.status == "passed"
+            }
+            for step in ("step0/", "step1/")
+        }
+        gradients = {
+            tensor.kind for tensor in report.tensors if tensor.reason == reason
+        }
+        assert gradients == {"grad_output", "grad_input", "param_grad", "main_grad"}
+        assert not gradients & passed["step0/"]
+        assert {"output", "loss", "updated_param"} <= passed["step0/"]
+        assert gradients | {"grad_norm", "optimizer_state"} <= passed["step1/"]
+
+    def test_a_step_that_only_the_candidate_skips_is_a_divergence(self, runs):
+        """Gradients of dp2 are twice as large: its own scale is the one that is not
+        small enough."""
+        report = runs.check(2, f"{FP16_OVERFLOW} 458752", "").report
+        assert report.verdict is Outcome.DIVERGED, report.summary
+        assert report.diagnosis[0].code == "step_skipped"
+        assert report.diagnosis[0].sentence.startswith(
+            "only in the candidate: step 0 was skipped: gradients overflowed at loss "
+            "scale 458752"
+        )
+        assert report.counts.unmatched == 0
+        first = report.first_divergence
+        assert first is not None and "values of the candidate are NaN" in first.sentence
+
+    def test_a_step_that_only_the_reference_skips_is_a_divergence(self, runs):
+        # The same two runs, each in the place of the other.
+        checked = runs.check(2, f"{FP16_OVERFLOW} 458752", "")
+        report = compare_traces(checked.trace, checked.reference, NumpyBackend())
+        assert report.verdict is Outcome.DIVERGED, report.summary
+        first = report.first_divergence
+        assert first is not None and first.id == "step0/@root/main_grad"
+        assert first.sentence == (
+            "step 0: main_grad of @root: only in the reference: step 0 was skipped: "
+            "gradients overflowed at loss scale 458752"
+        )
 
 
 def test_learning_rates_change_per_step(runs):

@@ -9,10 +9,7 @@ from torch import nn  # noqa: E402
 
 from ttrace.errors import LayoutError, UsageError  # noqa: E402
 from ttrace.frontends.megatron_parts.context import ShardingContext  # noqa: E402
-from ttrace.frontends.megatron_parts.meshes import (  # noqa: E402
-    MegatronMeshes,
-    require_supported_version,
-)
+from ttrace.frontends.megatron_parts.meshes import MegatronMeshes  # noqa: E402
 from ttrace.frontends.megatron_parts.names import (  # noqa: E402
     CanonicalModule,
     OwnedParameter,
@@ -238,12 +235,12 @@ class TestGradientsOfOneMicroBatch:
         layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, sp=sp))
         assert layout.partial_axes == ("tp",)
 
-    def test_norms_of_repeated_heads_are_skipped(self):
+    def test_norms_of_shared_heads_are_shares_too(self):
+        """Every rank has the gradient that comes from its own queries."""
         path = "decoder.layers.0.self_attention.k_layernorm"
         weight = owned(nn.LayerNorm(4), (4,), path)
         run = context(tp=2, num_query_groups=1)
-        layout = parameter_layout(weight, Kind.PARAM_GRAD, run)
-        assert isinstance(layout, NoLayout)
+        assert layout_of(weight, Kind.PARAM_GRAD, run).partial_axes == ("tp",)
 
     @pytest.mark.parametrize("sp", [True, False])
     def test_where_the_sequence_is_cut_over_cp_all_are_shares(self, sp):
@@ -386,6 +383,34 @@ class TestActivations:
         assert isinstance(layout, ShardLayout)
         assert [b.region.start[2] for b in layout.blocks] == [2, 6]
 
+    @pytest.mark.parametrize(
+        ("num_query_groups", "num_local", "dims", "start"),
+        [
+            (8, 2, "s[cp:zigzag] b n[tp] d", 6),
+            (4, 1, "s[cp:zigzag] b n[tp] d", 3),
+            (2, 1, "s[cp:zigzag] b n[tp:shared(2)] d", 1),
+            (1, 1, "s[cp:zigzag] b n[tp:shared(4)] d", 0),
+        ],
+    )
+    def test_ranks_share_key_heads_that_are_fewer_than_they(
+        self, num_query_groups, num_local, dims, start
+    ):
+        run = context(tp=4, tp_rank=3, num_query_groups=num_query_groups)
+        attention = class_named("DotProductAttention")()
+        shape = (2, 1, num_local, 8)
+        key = activation(attention, Kind.INPUT, "1", shape, run)
+        gradient = activation(attention, Kind.GRAD_INPUT, "key", shape, run)
+        assert isinstance(key, ShardLayout) and isinstance(gradient, ShardLayout)
+        assert key.global_shape == (2, 1, num_query_groups, 8)
+        assert (key.dims, key.blocks[0].region.start[2]) == (dims, start)
+        num_holders = 4 // num_query_groups
+        assert key.partial_axes == ()
+        if num_holders > 1:
+            assert gradient.dims == f"{dims} partial[tp]"
+            assert gradient.num_addends == num_holders
+        else:
+            assert gradient.dims == dims
+
     def test_logits_leave_the_padded_vocabulary_out(self):
         run = context(tp=2, tp_rank=1, vocab_size=7, padded_vocab_size=8)
         model = class_named("GPTModel")()
@@ -457,11 +482,3 @@ class TestRules:
         dims, skipped = ("s b h", "because") if both else (None, None)
         with pytest.raises(LayoutError, match="either gives dims or says why"):
             Rule(module="A", direction=Direction.INPUT, dims=dims, skipped=skipped)
-
-
-class TestWhatIsSupported:
-    def test_another_version_is_refused(self):
-        with pytest.raises(UsageError) as caught:
-            require_supported_version("0.9.0")
-        assert "expected: megatron-core 0.16.1" in str(caught.value)
-        assert "got:      0.9.0" in str(caught.value)

@@ -12,7 +12,7 @@ TEXTS = ["f[tp:parts(2)] h", "f[tp:zigzag] h", "(f[tp] h)[dp]", "(f h[tp])[dp:ch
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.bool])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.bool_])
 def test_a_view_is_the_block_and_no_copy(text, dtype):
     full = np.arange(48).reshape(8, 6).astype(dtype)
     for mesh in meshes("m", {"tp": 2, "dp": 2}):

@@ -8,6 +8,7 @@ from ttrace.compare.align import align
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.plan import plan_comparison
+from ttrace.compare.updates import lost_updates
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.verdict import judge
@@ -59,6 +60,7 @@ def compare_traces(
         reference.info,
         candidate.info,
         allow=allow,
+        lost_updates=lost_updates(results, reference, candidate, backend),
     )
     return build_report(
         verdicts,

@@ -25,3 +25,6 @@ FULL_RECOMPUTE = tuple(
 PP2 = tuple("--pipeline-model-parallel-size 2".split())
 CP2 = tuple("--context-parallel-size 2".split())
 ZERO = ("--use-distributed-optimizer",)
+
+MULTI_QUERY = (*DENSE, "--num-query-groups", "1")
+"""One head of keys and values, which all tensor-parallel ranks use."""

@@ -1,19 +1,27 @@
 """``python -m ttrace.examples.layout_matrix [PATTERN...]``: correct layouts must pass.
 
-Prints one row per case; exit code 0 if all pass, 1 if any does not, 2 if no case has a
-name that matches.
+With ``--observer`` tracing is tested instead: every run computes the same bits with it
+and without it. Prints one row per case; exit code 0 if all pass, 1 if any does not, 2
+if no case has a name that matches.
 """
 
 import argparse
 import fnmatch
+import importlib.metadata
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ttrace.compare.backend import load_backend
-from ttrace.examples.layout_matrix.cases import all_cases
+from ttrace.examples.layout_matrix.cases import Case, all_cases
+from ttrace.examples.layout_matrix.observer import Observation, observe, observed_runs
+from ttrace.examples.layout_matrix.releases import why_left_out
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
 from ttrace.examples.main_job import MainJob
+from ttrace.examples.worker_pool import WorkerPools
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,17 +33,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATTERN",
         help="of case names, model/layout/precision/samples, e.g. 'moe*/*/fp32/*'",
     )
-    patterns = parser.parse_args(argv).patterns or ["*"]
+    parser.add_argument(
+        "--observer",
+        action="store_true",
+        help="run each layout, and each reference, with and without tracing: loss, "
+        "gradients, parameters and number of collectives must be the same bits",
+    )
+    args = parser.parse_args(argv)
+    patterns = args.patterns or ["*"]
     cases = [
         case
         for case in all_cases()
         if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
     ]
+    cases = _runnable(cases) if cases else []
     if not cases:
         print(f"no case matches {' '.join(patterns)}", file=sys.stderr)
         return 2
+    return _observe_all(cases) if args.observer else _compare_all(cases)
+
+
+def _runnable(cases: Sequence[Case]) -> list[Case]:
+    """The cases that the installed megatron-core can pass; says which it cannot."""
+    version = importlib.metadata.version("megatron-core")
+    runnable = []
+    for case in cases:
+        reason = why_left_out(case.name, version)
+        if reason is None:
+            runnable.append(case)
+        else:
+            print(f"left out: {case.name}; megatron-core {version} {reason}")
+    return runnable
+
+
+def _compare_all(cases: Sequence[Case]) -> int:
     started = time.monotonic()
-    print(f"{'case':<38} {'verdict':<9} compared skipped unmatched margin seconds")
+    print(f"{'case':<45} {'verdict':<9} compared skipped unmatched margin seconds")
     results = []
     with MainJob(load_backend("numpy")) as job:
         for case in cases:
@@ -48,11 +81,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result.passed for result in results) else 1
 
 
+def _observe_all(cases: Sequence[Case]) -> int:
+    started = time.monotonic()
+    print(f"{'run':<45} {'tracing':<9} ranks checks collectives tensors seconds")
+    results = []
+    with WorkerPools() as pools, tempfile.TemporaryDirectory() as folder:
+        for number, run in enumerate(observed_runs(cases)):
+            trace = Path(folder) / f"run-{number}"
+            results.append(observe(run, pools.of_size(run.world_size), trace))
+            print(observer_row(results[-1]), flush=True)
+            shutil.rmtree(trace, ignore_errors=True)
+    for result in results:
+        if not result.passed:
+            print(f"\n{result.name}: {result.reason}")
+    print(f"\n{observer_summary(results)}, {time.monotonic() - started:.0f} s")
+    return 0 if all(result.passed for result in results) else 1
+
+
+def observer_row(result: Observation) -> str:
+    """One line of the observer test."""
+    return (
+        f"{result.name:<45} {'neutral' if result.passed else 'CHANGES':<9} "
+        f"{result.num_ranks:>5} {result.num_checks:>6} {result.num_collectives:>11} "
+        f"{result.num_tensors:>7} {result.seconds:>7.1f}"
+    )
+
+
+def observer_summary(results: Sequence[Observation]) -> str:
+    """The figures in one line."""
+    num_passed = sum(result.passed for result in results)
+    num_checks = sum(result.num_checks for result in results)
+    return (
+        f"{num_passed} of {len(results)} runs are the same with and without tracing; "
+        f"{num_checks} checksums, counts and losses compared"
+    )
+
+
 def row(result: CaseResult) -> str:
     """One line of the table."""
     margin = "-" if result.margin is None else f"{result.margin:.3f}"
     return (
-        f"{result.name:<38} {result.verdict:<9} {result.num_compared:>8} "
+        f"{result.name:<45} {result.verdict:<9} {result.num_compared:>8} "
         f"{result.num_skipped:>7} {result.num_unmatched:>9} {margin:>6} "
         f"{result.seconds:>7.1f}"
     )

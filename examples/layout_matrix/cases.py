@@ -24,6 +24,9 @@ MODELS = {
     "gpt": "",
     "gpt-sgd": "--optimizer sgd",
     "llama": _LLAMA,
+    "mqa": "--num-query-groups 1",
+    "llama-mqa": f"{_LLAMA} --num-query-groups 1",
+    "llama-gqa": _LLAMA,
     "moe": _MOE,
     "moe-gather": _MOE_GATHER,
     "moe-llama": f"{_LLAMA} {_MOE}",
@@ -37,6 +40,9 @@ MODELS = {
     "llama4": f"{_LLAMA} --num-layers 4",
     "gpt4-full": f"--num-layers 4 {_FULL}",
     "gpt3": "--num-layers 3",
+    # Parameters that are gathered while the next forward runs need a next forward.
+    "gpt-2steps": "--train-iters 2",
+    "gpt4-2steps": "--num-layers 4 --train-iters 2",
     "gpt-masked": "--calculate-per-token-loss --loss-mask uneven",
     "gpt-even": "--loss-mask even",
     "mtp": "--mtp-num-layers 1 --position-embedding-type rope",
@@ -53,6 +59,9 @@ _PP2 = "--pipeline-model-parallel-size 2"
 _VPP2 = "--num-layers-per-virtual-pipeline-stage 1 --overlap-p2p-communication"
 _CP2 = "--context-parallel-size 2"
 _ZERO = "--use-distributed-optimizer"
+_OVERLAP = "--overlap-grad-reduce --ddp-bucket-size 3000"  # several buckets per chunk
+_ZERO_OVERLAP = f"{_ZERO} {_OVERLAP} --overlap-param-gather"
+_INSTANCES2 = f"{_ZERO} --num-distributed-optimizer-instances 2"
 
 LAYOUTS = {
     "tp2": (2, _TP2),
@@ -84,10 +93,34 @@ LAYOUTS = {
     "tp2-sp-dp2-zero": (4, f"{_TP2} {_SP} {_ZERO}"),
     "pp2-dp2-zero": (4, f"{_PP2} {_ZERO}"),
     "ep2-zero": (2, f"{_EP2} {_ZERO}"),
+    "ep2-dp2-zero-instances2": (4, f"{_EP2} {_INSTANCES2}"),
+    "cp2-zero": (2, f"{_CP2} {_ZERO}"),
+    "cp2-zero-overlap": (2, f"{_CP2} {_ZERO_OVERLAP}"),
+    "dp4-zero-instances2": (4, _INSTANCES2),
+    "dp4-zero-instances2-overlap": (
+        4,
+        f"{_INSTANCES2} {_OVERLAP} --overlap-param-gather",
+    ),
+    "cp2-dp2-zero-instances2": (4, f"{_CP2} {_INSTANCES2}"),
+    "pp2-dp2-zero-overlap": (4, f"{_PP2} {_ZERO_OVERLAP}"),
+    "pp2-vpp2-dp2-overlap": (4, f"{_PP2} {_VPP2} {_OVERLAP}"),
+    "pp2-vpp2-dp2-zero": (4, f"{_PP2} {_VPP2} {_ZERO}"),
+    "pp2-vpp2-dp2-zero-overlap": (4, f"{_PP2} {_VPP2} {_ZERO_OVERLAP}"),
+    "cp2-ep2": (2, f"{_CP2} {_EP2}"),
+    "cp2-dp2-ep2": (4, f"{_CP2} {_EP2}"),
+    "cp2-dp2-ep4": (4, f"{_CP2} --expert-model-parallel-size 4"),
+    "tp2-sp-cp2-ep2-etp1": (4, f"{_TP2} {_SP} {_CP2} {_EP2} {_ETP1}"),
 }
 """Number of processes, and options that only the candidate gets."""
 
-PRECISIONS = {"fp32": "", "bf16": "--bf16", "fp16": "--fp16 --initial-loss-scale 1024"}
+PRECISIONS = {
+    "fp32": "",
+    "bf16": "--bf16",
+    "fp16": "--fp16 --initial-loss-scale 1024",
+    # The first step overflows and halves the scale, the second one does not.
+    "fp16-overflow": "--fp16 --initial-loss-scale 917504 --hysteresis 1 "
+    "--train-iters 2",
+}
 
 _BATCH = "--micro-batch-size 1 --global-batch-size {}"
 
@@ -99,6 +132,10 @@ _TABLE = (
     ("gpt-sgd", "tp2-sp dp2", "fp32 bf16", 4),
     ("llama", "tp2 tp2-sp dp2 tp2-sp-dp2", "fp32 bf16", 4),
     ("llama", "dp4", "fp32", 4),
+    ("mqa", "tp2 tp2-sp", "fp32 bf16", 4),
+    ("mqa", "tp4-sp", "fp32", 4),
+    ("llama-mqa", "tp2-sp tp4-sp", "fp32", 4),
+    ("llama-gqa", "tp4-sp", "fp32", 4),
     ("moe", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32 bf16", 4),
     ("moe", "tp2-sp-dp2-ep2-etp1 tp2-sp-dp2-ep2-etp2", "fp32", 4),
     ("moe-gather", "dp2 ep2 tp2-sp-ep2-etp1 tp2-sp-etp2", "fp32", 4),
@@ -111,6 +148,7 @@ _TABLE = (
     ("moe-full", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
     ("moe-aux", "dp2 ep2 tp2-sp-ep2-etp1", "fp32", 4),
     ("gpt", "tp2-sp dp2 pp2", "fp16", 4),
+    ("gpt", "tp2-sp pp2", "fp16-overflow", 4),
     ("gpt", "pp2 pp2-dp2 tp2-sp-pp2", "fp32 bf16", 4),
     ("gpt", "cp2 cp2-dp2 tp2-sp-cp2 cp2-pp2", "fp32", 4),
     ("gpt", "cp2", "bf16", 4),
@@ -127,6 +165,22 @@ _TABLE = (
     ("mtp", "tp2-sp dp2 pp2", "fp32", 4),
     ("gpt-masked", "dp2 cp2 tp2-sp-pp2", "fp32", 4),
     ("gpt-even", "dp2 cp2", "fp32", 4),
+    ("gpt", "cp2-zero dp4-zero-instances2 cp2-dp2-zero-instances2", "fp32", 4),
+    ("gpt", "pp2-dp2-zero", "fp16", 4),
+    ("gpt", "cp2-zero dp4-zero-instances2", "bf16", 4),
+    ("gpt4", "pp2-vpp2-dp2-zero pp2-vpp2-dp2-overlap", "fp32", 4),
+    ("gpt4-2steps", "pp2-vpp2-dp2-zero-overlap", "fp32", 4),
+    (
+        "gpt-2steps",
+        "pp2-dp2-zero-overlap cp2-zero-overlap dp4-zero-instances2-overlap",
+        "fp32",
+        4,
+    ),
+    ("moe", "cp2 cp2-ep2 cp2-dp2-ep2 cp2-dp2-ep4 cp2-pp2", "fp32", 4),
+    ("moe", "tp2-sp-cp2-ep2-etp1 ep2-dp2-zero-instances2", "fp32", 4),
+    ("moe", "cp2-ep2", "bf16", 4),
+    ("moe-gather", "cp2-dp2-ep2", "fp32", 4),
+    ("moe-aux", "cp2-ep2", "fp32", 4),
 )
 
 

@@ -1,6 +1,7 @@
 """Command line of the example, with Megatron-LM's own option names, and its checks."""
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def _add_data_parallelism(group: argparse._ArgumentGroup) -> None:
         type=int,
         help="in elements; buckets are cut only with --overlap-grad-reduce",
     )
+    add(
+        "--num-distributed-optimizer-instances",
+        type=int,
+        default=1,
+        help="groups of data-parallel ranks that each cut the optimizer's state among "
+        "themselves",
+    )
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -117,7 +125,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         metavar="FILE.py",
         help="may be given several times; functions of this file are called while the "
         "model is built: before_build(args), after_build(args, models), "
-        "after_wrap(args, config, chunks, optimizer)",
+        "after_wrap(args, config, chunks, optimizer); and after_training(args, chunks)",
     )
 
 
@@ -159,6 +167,7 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
         )
     _check_recompute(args)
     _check_optimizer(args)
+    _check_optimizer_instances(args, world_size)
 
 
 def _require_positive(args: argparse.Namespace) -> None:
@@ -206,7 +215,8 @@ def _check_parallelism(args: argparse.Namespace, world_size: int) -> None:
         args, "num_attention_heads", args.num_query_groups, "--num-query-groups"
     )
     _require_multiple(args, "num_attention_heads", tensor, by)
-    _require_multiple(args, "num_query_groups", tensor, by)
+    if tensor % args.num_query_groups:  # several ranks may share a group
+        _require_multiple(args, "num_query_groups", tensor, by)
     _require_multiple(args, "padded_vocab_size", tensor, by)
     if args.sequence_parallel:
         _require_multiple(args, "seq_length", tensor, by)
@@ -320,6 +330,42 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             where="--overlap-param-gather",
             remedy="add --use-distributed-optimizer --overlap-grad-reduce",
         )
+
+
+def _check_optimizer_instances(args: argparse.Namespace, world_size: int) -> None:
+    num_instances = args.num_distributed_optimizer_instances
+    if num_instances == 1:
+        return
+    where = f"--num-distributed-optimizer-instances {num_instances}"
+    if not args.use_distributed_optimizer:
+        raise UsageError(
+            "only a distributed optimizer has instances",
+            where=where,
+            remedy="add --use-distributed-optimizer, or leave it out",
+        )
+    if importlib.util.find_spec("einops") is None:
+        raise UsageError(
+            "Megatron makes the groups of several optimizer instances with einops, "
+            "which is not installed",
+            where=where,
+            remedy="pip install einops, or leave the option out",
+        )
+    num_sharing = {"data": args.data_parallel_size * args.context_parallel_size}
+    if args.num_experts is not None:
+        size = args.expert_model_parallel_size * args.expert_tensor_parallel_size
+        num_sharing["expert data"] = world_size // (
+            size * args.pipeline_model_parallel_size
+        )
+    for what, number in num_sharing.items():
+        if number % num_instances:
+            raise UsageError(
+                f"the {what} parallel ranks cannot be divided among the instances of "
+                "the distributed optimizer",
+                where=where,
+                expected=f"a divisor of {number}",
+                got=num_instances,
+                remedy="change the number of instances, or of processes",
+            )
 
 
 def _require_multiple(

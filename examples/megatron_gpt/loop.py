@@ -23,6 +23,7 @@ from ttrace.examples.megatron_gpt.process_groups import (
     default_process_group,
     model_parallelism,
 )
+from ttrace.examples.megatron_gpt.teardown import release_models
 from ttrace.frontends import megatron_adapter
 
 LossResult = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]
@@ -61,15 +62,22 @@ def _train(args: argparse.Namespace) -> None:
         device=torch.device(torch.cuda.current_device()),
         loss_mask=args.loss_mask,
     )
-    with megatron_adapter.trace(chunks, optimizer, vocab_size=args.vocab_size) as trace:
-        for step in range(args.train_iters):
-            # Every model chunk of a pipeline rank asks for the micro-batches itself.
-            micro_batches = [tokens.micro_batches(step) for _ in chunks]
-            loss, grad_norm = train_step(chunks, optimizer, micro_batches, args)
-            trace.step()
-            scheduler.step(increment=1)
-            if dist.get_rank() == 0:
-                print(f"step {step} loss {loss:.7f} grad_norm {grad_norm:.7f}")
+    try:
+        with megatron_adapter.trace(
+            chunks, optimizer, vocab_size=args.vocab_size
+        ) as trace:
+            for step in range(args.train_iters):
+                # Every model chunk of a pipeline rank asks for its micro-batches.
+                micro_batches = [tokens.micro_batches(step) for _ in chunks]
+                loss, grad_norm = train_step(chunks, optimizer, micro_batches, args)
+                trace.step()
+                scheduler.step(increment=1)
+                if dist.get_rank() == 0:
+                    # Nine digits tell any two float32 apart.
+                    print(f"step {step} loss {loss:.9g} grad_norm {grad_norm:.9g}")
+        patch.call("after_training", args, chunks)
+    finally:
+        release_models(chunks)
 
 
 def train_step(

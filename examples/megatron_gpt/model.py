@@ -54,6 +54,7 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
         context_parallel_size=args.context_parallel_size,
         **_pipeline(args),
         mtp_num_layers=args.mtp_num_layers,
+        mtp_loss_scaling_factor=0.1,  # without a default before megatron-core 0.16
         calculate_per_token_loss=args.calculate_per_token_loss,
         params_dtype=dtype,
         pipeline_dtype=dtype,

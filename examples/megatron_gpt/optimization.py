@@ -32,6 +32,7 @@ def wrap_models(
         overlap_grad_reduce=args.overlap_grad_reduce,
         overlap_param_gather=args.overlap_param_gather,
         bucket_size=args.ddp_bucket_size,
+        num_distributed_optimizer_instances=args.num_distributed_optimizer_instances,
     )
     chunks = [DistributedDataParallel(config, ddp_config, model) for model in models]
     optimizer = get_megatron_optimizer(

@@ -15,6 +15,7 @@ HOOKS = {
     "before_build": "before_build(args)",
     "after_build": "after_build(args, models)",
     "after_wrap": "after_wrap(args, config, chunks, optimizer)",
+    "after_training": "after_training(args, chunks)",
 }
 """The functions that a patch may define, and what each is given."""
 

@@ -59,6 +59,7 @@ def model_parallelism(args: argparse.Namespace) -> Iterator[None]:
         expert_tensor_parallel_size=(
             args.expert_tensor_parallel_size if experts else None
         ),
+        num_distributed_optimizer_instances=args.num_distributed_optimizer_instances,
     )
     try:
         init_num_microbatches_calculator(

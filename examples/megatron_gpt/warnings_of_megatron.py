@@ -17,6 +17,8 @@ _EXPECTED = (
     (DeprecationWarning, "Warning: tp_group is None, using default tp group.*"),
     # The distributed optimizer asks its views of float32 parameters for gradients.
     (UserWarning, "The .grad attribute of a Tensor that is not a leaf.*"),
+    # megatron-core 0.15 prepares memory that a GPU and the host share.
+    (UserWarning, "Failed to create unified memory mempool.*"),
     # Advice for TransformerEngine.
     (UserWarning, "If you are using transformer_engine as the transformer impl.*"),
     # Megatron still calls them by their old names.

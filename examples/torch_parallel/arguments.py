@@ -44,7 +44,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE.py",
         help="functions of this file are called while the model is built: "
         "before_build(args), after_build(args, models), "
-        "after_wrap(args, place, models, optimizer)",
+        "after_wrap(args, place, models, optimizer); and after_training(args, models)",
     )
     return parser.parse_args(argv)
 

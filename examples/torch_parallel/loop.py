@@ -81,6 +81,7 @@ def run(args: argparse.Namespace, place: Place, tokens: TokenSource) -> None:
             trace.step()
             if place.rank == 0:
                 print(f"step {step} loss {loss:.7f} grad_norm {norm:.7f}")
+    patch.call("after_training", args, [wrapped])
 
 
 def build_model(size: ModelSize, place: Place, *, seed: int) -> Gpt:

@@ -32,6 +32,10 @@ class OptimizerTap:
             optimizers.
         holds_whole_model: This rank has all parameters, whole; if not, the norm is
             skipped unless the script gives it.
+
+    Attributes:
+        optimizer: The optimizer.
+        num_steps: Steps that it has taken since ``attach``.
     """
 
     def __init__(
@@ -42,7 +46,8 @@ class OptimizerTap:
         first_group: int = 0,
         holds_whole_model: bool = True,
     ):
-        self._optimizer = optimizer
+        self.optimizer = optimizer
+        self.num_steps = 0
         self._session = session
         self._first_group = first_group
         self._holds_whole_model = holds_whole_model
@@ -51,13 +56,13 @@ class OptimizerTap:
 
     def num_groups(self) -> int:
         """How many parameter groups it has."""
-        return len(self._optimizer.param_groups)
+        return len(self.optimizer.param_groups)
 
     def attach(self) -> None:
         """Puts the hooks on."""
         self._handles = [
-            self._optimizer.register_step_pre_hook(self._before),
-            self._optimizer.register_step_post_hook(self._after),
+            self.optimizer.register_step_pre_hook(self._before),
+            self.optimizer.register_step_post_hook(self._after),
         ]
 
     def detach(self) -> None:
@@ -90,10 +95,30 @@ class OptimizerTap:
             elif (norm := self._total_norm()) is not None:
                 session.record_scalar(Kind.GRAD_NORM, norm, slot=slot)
 
+    def skip_step(self, loss_scale: float) -> None:
+        """Records a step that the optimizer was not let take.
+
+        Its gradients overflowed; they are recorded all the same, and so are the
+        parameters, which are what they were.
+
+        Args:
+            loss_scale: The scale that the gradients overflowed at.
+        """
+        self._record_given()
+        self._session.skipped_step(loss_scale)
+        self._record_result()
+
     def _before(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._record_given()
+
+    def _after(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.num_steps += 1
+        self._record_result()
+
+    def _record_given(self) -> None:
         self.record_gradients()
         if self._session.wants(Kind.LEARNING_RATE):
-            for index, group in enumerate(self._optimizer.param_groups):
+            for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group:
                     self._session.record_scalar(
                         Kind.LEARNING_RATE,
@@ -101,7 +126,7 @@ class OptimizerTap:
                         slot=f"group{self._first_group + index}",
                     )
 
-    def _after(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _record_result(self) -> None:
         own = self._own_parameters()
         self._session.record_parameters(
             Kind.UPDATED_PARAM,
@@ -112,13 +137,13 @@ class OptimizerTap:
     def _own_parameters(self) -> dict[int, torch.Tensor]:
         return {
             id(parameter): parameter
-            for group in self._optimizer.param_groups
+            for group in self.optimizer.param_groups
             for parameter in group["params"]
         }
 
     def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
         # Looking a parameter up in the optimizer's defaultdict would add it.
-        state = self._optimizer.state.get(named.parameter, {})
+        state = self.optimizer.state.get(named.parameter, {})
         return {
             name: value
             for name, value in state.items()

@@ -41,9 +41,12 @@ class ShardingContext:
             )
 
     @property
-    def splits_kv_heads(self) -> bool:
-        """Every tensor-parallel rank has its own key and value heads."""
-        return self.num_query_groups % self.meshes.tp == 0
+    def num_kv_holders(self) -> int:
+        """Tensor-parallel ranks that hold the same key and value heads.
+
+        Neighbours: Megatron gives rank r the head ``r // num_kv_holders``.
+        """
+        return max(1, self.meshes.tp // self.num_query_groups)
 
     def vocabulary_dim(self, *, sharded: bool) -> str:
         """Dims text of a vocabulary dim.

@@ -30,7 +30,7 @@ _EXPERT_AXES = {
 }
 """Axes, outermost first, and how the functions of parallel_state call them."""
 
-TESTED_VERSIONS = ("0.16.1",)
+TESTED_VERSIONS = ("0.15.3", "0.16.1")
 """Versions of megatron-core whose names, hooks and layouts have been verified."""
 
 
@@ -91,11 +91,14 @@ def meshes_of_this_rank() -> MegatronMeshes:
             remedy="call initialize_model_parallel before the trace begins",
         )
     return MegatronMeshes(
-        dense=_read_mesh(DENSE, _DENSE_AXES), expert=_read_mesh(EXPERT, _EXPERT_AXES)
+        dense=_read_mesh(DENSE, _DENSE_AXES, uniform_axes=("cp", "tp")),
+        expert=_read_mesh(EXPERT, _EXPERT_AXES, uniform_axes=("etp",)),
     )
 
 
-def _read_mesh(name: str, axes: Mapping[str, str]) -> Mesh:
+def _read_mesh(
+    name: str, axes: Mapping[str, str], *, uniform_axes: tuple[str, ...]
+) -> Mesh:
     def read(axis: str, what: str) -> int:
         return getattr(parallel_state, f"get_{axes[axis]}_parallel_{what}")()
 
@@ -103,6 +106,7 @@ def _read_mesh(name: str, axes: Mapping[str, str]) -> Mesh:
         name=name,
         sizes={axis: read(axis, "world_size") for axis in axes},
         coords={axis: read(axis, "rank") for axis in axes},
+        uniform_axes=uniform_axes,
     )
 
 

@@ -27,7 +27,7 @@ def observed_optimizer(
     """Records the optimizer's side of every step while it lasts.
 
     Before the step: ``main_grad`` and ``learning_rate``; after it: ``grad_norm``,
-    ``updated_param`` and ``optimizer_state``.
+    ``updated_param`` and ``optimizer_state``, and whether the optimizer skipped it.
 
     Args:
         optimizer: Megatron's optimizer.
@@ -46,8 +46,12 @@ def observed_optimizer(
         if gathers is not None:
             gathers.flush()
         session.record_parameters(Kind.MAIN_GRAD, holdings.main_grad)
-        _record_learning_rates(optimizer, session)
+        record_learning_rates(optimizer, session)
+        scale = float(optimizer.get_loss_scale())  # the step itself may lower it
         result = original(*args, **kwargs)
+        is_updated = result[0]
+        if not is_updated:
+            session.skipped_step(scale)
         _record_grad_norm(optimizer, result, session)
         if gathers is None:
             session.record_parameters(Kind.UPDATED_PARAM, _parameter)
@@ -73,7 +77,8 @@ def _parameter(named: NamedParameter) -> torch.Tensor:
     return named.parameter
 
 
-def _record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
+def record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
+    """Records the different learning rates of an optimizer's groups, in order."""
     # Megatron makes more groups of parameters under some layouts than under others, all
     # with the rates of a few kinds.
     rates = sorted({float(group["lr"]) for group in optimizer.param_groups})

@@ -5,7 +5,8 @@ output and input features of a linear, f features inside an MLP, v vocabulary, e
 experts, x tokens (s and b flattened, s outermost).
 
 Verified on megatron-core 0.16.1: every activation of tensor-, sequence-, pipeline- and
-context-parallel runs, cut by its rule, was compared with that of one process.
+context-parallel runs of the local classes, cut by its rule, was compared with that of
+one process. TransformerEngine's need a GPU and have not been run (``unverified``).
 """
 
 from typing import Any
@@ -20,6 +21,7 @@ _HIDDEN = "s[cp:zigzag,sp] b h"
 _MASK = "b 1 s[cp:zigzag] t"
 _BIAS = {"dims": "h", "gradient_dims": "h partial[cp,sp]"}
 """A bias that is returned to be added later, to activations cut along the sequence."""
+_KEYS = "s[cp:zigzag] b n[kv] d"
 
 
 def _gathers_output(module: torch.nn.Module, context: ShardingContext) -> bool:
@@ -36,10 +38,6 @@ def _cuts_the_sequence(module: torch.nn.Module, context: ShardingContext) -> boo
 
 def _holds_whole_sequence(module: torch.nn.Module, context: ShardingContext) -> bool:
     return context.meshes.cp == 1 and not context.sequence_parallel
-
-
-def _splits_kv_heads(module: torch.nn.Module, context: ShardingContext) -> bool:
-    return context.splits_kv_heads
 
 
 def _takes(module: str, dims: str, slot: str = "0", **more: Any) -> Rule:
@@ -84,15 +82,10 @@ _EMBEDDINGS = (
 _ATTENTION = (
     _takes("*", "s[cp:zigzag] b n[tp] d", path="*.q_layernorm"),
     _gives("*", "s[cp:zigzag] b n[tp] d", path="*.q_layernorm"),
-    _takes("*", "s[cp:zigzag] b n[tp] d", path="*.k_layernorm", when=_splits_kv_heads),
-    _gives("*", "s[cp:zigzag] b n[tp] d", path="*.k_layernorm", when=_splits_kv_heads),
+    _takes("*", _KEYS, path="*.k_layernorm"),
+    _gives("*", _KEYS, path="*.k_layernorm"),
     _takes("*DotProductAttention", "s[cp:zigzag] b n[tp] d", slot="0|query"),
-    _takes(
-        "*DotProductAttention",
-        "s[cp:zigzag] b n[tp] d",
-        slot="1|2|key|value",
-        when=_splits_kv_heads,
-    ),
+    _takes("*DotProductAttention", _KEYS, slot="1|2|key|value"),
     _takes("*DotProductAttention", _MASK, slot="3"),
     _gives("*DotProductAttention", "s[cp:zigzag] b o[tp]"),
     _takes("FusedScaleMaskSoftmax", "b n[tp] s[cp:zigzag] t"),

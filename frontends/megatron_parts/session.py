@@ -15,6 +15,7 @@ from ttrace.frontends.hooks.modules import MODULE_KINDS
 from ttrace.frontends.hooks.recorder import Recorder
 from ttrace.frontends.megatron_description import MegatronDescription
 from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
+from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
 from ttrace.frontends.torch_description import FlatPart, NamedParameter
 from ttrace.frontends.torch_session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
@@ -60,6 +61,8 @@ class MegatronSession(CaptureSession):
 
     def start(self) -> None:
         super().start()
+        if self._rank == 0:
+            warn_of_unverified(module for _, module in self._description.modules())
         if self._row_recorder is not None:
             self._row_recorder.attach()
         recorder = self._capture.recorder

@@ -169,13 +169,9 @@ def _is_share_of_tensor_ranks(
         return False
     owner = owned.owner.module
     if _name(owned) in _HEAD_NORMS:
-        # They normalize this rank's heads, whether or not the sequence is cut.
-        if context.splits_kv_heads:
-            return True
-        return NoLayout(
-            reason="key and value heads are held by several tensor-parallel ranks, so "
-            "the gradient is neither a replica nor a share"
-        )
+        # They normalize this rank's heads, whether or not the sequence is cut. Keys
+        # that several ranks have get from each the gradient of its queries alone.
+        return True
     if is_a(owner, "Embedding") or not context.sequence_parallel:
         # Embeddings are looked up before the sequence is cut.
         return False

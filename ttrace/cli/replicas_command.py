@@ -10,6 +10,7 @@ from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.compare.replicas import ReplicaCheck, check_replicas
 from ttrace.errors import UsageError
+from ttrace.ir.skipped_step import skipped_steps
 from ttrace.store.reader import open_trace
 
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     console.print(
         f"{len(checks) - len(bad)} of {len(checks)} tensors with copies agree"
     )
+    for reason in skipped_steps(trace.info).values():
+        console.print(f"{reason}; gradients of that step are not compared")
     if bad:
         console.print(_table(bad))
     return 1 if bad else 0

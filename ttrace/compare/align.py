@@ -4,6 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ttrace.ir.skipped_step import (
+    GRADIENT_KINDS,
+    UPDATE_KINDS,
+    skipped_step_id,
+    skipped_steps,
+)
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import BINDING_SETTINGS, TensorRecord, TraceInfo
 from ttrace.run.filters import CaptureFilter
@@ -59,6 +65,25 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoneSkip:
+    """A step that the optimizer skipped in one run, and not in the other.
+
+    Attributes:
+        id: Stands for the gradients of the step.
+        side: The run that skipped it.
+        reason: Why it did.
+    """
+
+    id: TensorId
+    side: Side
+    reason: str
+
+
+Entry = Match | Unmatched | Skipped | LoneSkip
+"""What became of one tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
     """Every tensor of either trace, once; indices of rows are layouts, not tensors.
 
@@ -68,7 +93,7 @@ class Alignment:
             ``ttrace.store.order``).
     """
 
-    entries: tuple[Match | Unmatched | Skipped, ...]
+    entries: tuple[Entry, ...]
 
     @property
     def matches(self) -> tuple[Match, ...]:
@@ -79,8 +104,9 @@ class Alignment:
 def align(reference: TraceInfo, candidate: TraceInfo) -> Alignment:
     """Finds the counterpart of every tensor.
 
-    A recomputed forward has no counterpart in a reference that does not recompute: it
-    is matched with the reference's first forward, which it must repeat.
+    Gradients of a step that both runs skipped are not compared. A recomputed forward
+    has no counterpart in a reference that does not recompute: it is matched with the
+    reference's first forward, which it must repeat.
     """
     runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
     order = merge_orders(run.order() for run in runs)
@@ -99,6 +125,7 @@ class _Run:
     def __init__(self, side: Side, info: TraceInfo):
         self.side = side
         self.info = info
+        self.skipped_steps = skipped_steps(info)
         self._filter = CaptureFilter.from_json(dict(info.ranks[0].capture))
 
     def order(self) -> list[TensorId]:
@@ -118,6 +145,8 @@ class _Run:
         """Why the run did not record a tensor, or None if nothing explains it."""
         if tensor_id in self.info.skipped:
             reason = self.info.skipped[tensor_id].reason
+        elif tensor_id.kind in UPDATE_KINDS and tensor_id.step in self.skipped_steps:
+            reason = self.skipped_steps[tensor_id.step]
         elif not self._filter.wants(tensor_id):
             reason = "left out by a capture filter"
         elif is_rank_filtered(self.info):
@@ -126,10 +155,26 @@ class _Run:
             return None
         return f"{self.side}: {reason}"
 
+    def has_step(self, step: int) -> bool:
+        """Whether the run recorded the step."""
+        return self._filter.wants_step(step)
 
-def _align_one(
-    tensor_id: TensorId, reference: _Run, candidate: _Run
-) -> Match | Unmatched | Skipped:
+
+def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
+    skips = {
+        run.side: run.skipped_steps[tensor_id.step]
+        for run in (reference, candidate)
+        if tensor_id.step in run.skipped_steps
+    }
+    if len(skips) == 2 and tensor_id.kind in GRADIENT_KINDS:
+        reasons = dict.fromkeys(skips.values())
+        return Skipped(id=tensor_id, reason="; ".join(reasons))
+    if skips and tensor_id == skipped_step_id(tensor_id.step):
+        ((side, reason),) = skips.items()
+        other = candidate if side is Side.REFERENCE else reference
+        if not other.has_step(tensor_id.step):
+            return Skipped(id=tensor_id, reason=f"{side}: {reason}")
+        return LoneSkip(id=tensor_id, side=side, reason=reason)
     of_reference = reference.info.tensors.get(tensor_id)
     of_candidate = candidate.info.tensors.get(tensor_id)
     reason = None

@@ -3,9 +3,10 @@
 import math
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Match
+from ttrace.compare.silent_ranks import silent_ranks, uniform_groups
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.tensor_id import TensorId
@@ -118,6 +119,9 @@ class TensorPlan:
         candidate_cover: How the candidate's shards cover it.
         shapes_differ: The two logical shapes are not the same, so that nothing can
             be compared.
+        silent_in_reference: Ranks that ought to have recorded it in the reference, and
+            did not.
+        silent_in_candidate: Likewise.
         index_dim: The dim whose rows recorded tensors name, in one run or both; None
             where all is known from blocks. Then there are no pairs and no replicas
             yet: ``ttrace.compare.indexed`` finds them once those tensors are read.
@@ -128,6 +132,8 @@ class TensorPlan:
     reference_cover: Cover
     candidate_cover: Cover
     shapes_differ: bool
+    silent_in_reference: tuple[int, ...] = ()
+    silent_in_candidate: tuple[int, ...] = ()
     index_dim: int | None = None
 
     @property
@@ -150,8 +156,16 @@ def plan_comparison(
     matches: Iterable[Match], reference: TraceInfo, candidate: TraceInfo
 ) -> ComparePlan:
     """Plans the comparison of all matched tensors."""
+    of_reference, of_candidate = uniform_groups(reference), uniform_groups(candidate)
     return ComparePlan(
-        tensors=tuple(_plan_tensor(match, reference, candidate) for match in matches)
+        tensors=tuple(
+            replace(
+                _plan_tensor(match, reference, candidate),
+                silent_in_reference=silent_ranks(match.reference, of_reference),
+                silent_in_candidate=silent_ranks(match.candidate, of_candidate),
+            )
+            for match in matches
+        )
     )
 
 
@@ -282,7 +296,9 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
                 if axis not in layout.partial_axes
             }
             sums_over = (layout.mesh, layout.partial_axes, layout.num_addends)
-            key = (*sums_over, tuple(kept.items()))
+            # Where not all places along the axes add up, others may hold other parts.
+            regions = layout.num_addends and tuple(b.region for b in layout.blocks)
+            key = (*sums_over, tuple(kept.items()), regions)
         groups.setdefault(key, []).append(shard)
     operands = []
     missing = False

@@ -9,6 +9,7 @@ from ttrace.compare.execute import Copy, Progress, ReplicaResult, run_replicas
 from ttrace.compare.indexed import row_replicas
 from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
 from ttrace.ir.trace import TensorRecord
 from ttrace.store.reader import Trace
 
@@ -70,14 +71,18 @@ def check_replicas(
     """Compares the copies of every tensor that has some, in order of capture.
 
     Tensors whose pending sum lacks an addend are listed too, without results; but not
-    where ranks were left out on purpose.
+    where ranks were left out on purpose. Gradients of steps that the optimizer skipped
+    are left out: no NaN equals another.
     """
     records = []
     covers = []
     replicas: list[Sequence[Copy]] = []
     filtered = is_rank_filtered(trace.info)
+    overflown = skipped_steps(trace.info)
     for record in trace.info.tensors.values():
         if record.id.is_index:
+            continue
+        if record.id.kind in GRADIENT_KINDS and record.id.step in overflown:
             continue
         index_dim = index_dim_of(record)
         if index_dim is None:

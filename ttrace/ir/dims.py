@@ -10,8 +10,8 @@ Grammar::
     dim       = name [ "[" split { "," split } "]" ]      name: letters, digits, _; or 1
               | name "[@index]"                           at most one dim
     split     = axis [ ":" modifier ]                     axis: letters, digits, _ -
-    modifier  = "zigzag" | "chunk" | "uneven"
-              | "parts(" n { "," n } ")" | "sizes(" n { "," n } ")" | "padded(" n ")"
+    modifier  = "zigzag" | "chunk" | "uneven" | "parts(" n { "," n } ")"
+              | "sizes(" n { "," n } ")" | "padded(" n ")" | "shared(" n ")"
     flat      = "(" dims ")[" cut { "," cut } "]"         cut: split, or start:stop
 
 **Dims** are named in the order of the shape. A name is for the reader, except for
@@ -38,6 +38,8 @@ An axis that is not named holds replicas. An axis may appear once in a text.
 ``v[tp:padded(128)]``  evenly, after padding the dim to a multiple of 128 n
                     (vocabulary); the shape is given without padding, the padded rows
                     are in the local array and belong to no block
+``n[tp:shared(2)]`` evenly over groups of 2 neighbours, who hold the same (key and
+                    value heads that are fewer than the ranks)
 =================== =============================================================
 
 **Flat**: ``(f[tp] h)[dp:chunk]`` is the local array of ``f[tp] h``, flattened in C
@@ -49,7 +51,8 @@ that were dispatched to an expert. A recorded tensor says which index each row i
 ``ttrace.ir.row_index``), and not every index need be there.
 
 **Partial**: ``partial[tp]`` at the end: the arrays must be summed over ``tp`` to give
-the tensor.
+the tensor. The one axis that may be partial and split a dim is a shared one: what the
+neighbours hold is summed, group by group.
 """
 
 import itertools
@@ -95,7 +98,10 @@ class Dims:
     def __post_init__(self):
         for axis in self.partial_axes:
             require_axis_name(axis)
-        axes = [split.axis for split in self._splits()] + list(self.partial_axes)
+        shared = self._shared()
+        axes = [split.axis for split in self._splits()]
+        axes += [axis for axis in self.partial_axes if axis not in shared]
+        axes += [axis for axis in shared if self.partial_axes.count(axis) > 1]
         for axis in axes:
             if axes.count(axis) > 1:
                 raise LayoutError(
@@ -236,6 +242,7 @@ class Dims:
             blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
             mesh=mesh.name,
             partial_axes=self.partial_axes,
+            num_addends=self._num_addends(mesh),
             index=index,
             dims=str(self),
         )
@@ -253,6 +260,22 @@ class Dims:
                 length = before
             global_shape.append(length)
         return tuple(global_shape)
+
+    def _shared(self) -> dict[str, int]:
+        """How many neighbours share a range, by axis."""
+        return {
+            split.axis: split.numbers[0]
+            for split in self._splits()
+            if split.modifier is Modifier.SHARED
+        }
+
+    def _num_addends(self, mesh: Mesh) -> int | None:
+        shared = self._shared()
+        if not shared.keys() & set(self.partial_axes):
+            return None
+        return math.prod(
+            shared.get(axis, mesh.sizes[axis]) for axis in self.partial_axes
+        )
 
     def _splits(self) -> Iterator[Split]:
         for dim in self.dims:

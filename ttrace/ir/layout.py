@@ -18,11 +18,15 @@ class Mesh:
             same ranks.
         sizes: Size of each axis, by axis name, outermost first.
         coords: This rank's coordinate on each axis, by axis name.
+        uniform_axes: Axes along which all ranks run the same modules on the same
+            micro-batches: what one of them records of a micro-batch, all do. None is
+            promised of the others.
     """
 
     name: str
     sizes: Mapping[str, int]
     coords: Mapping[str, int]
+    uniform_axes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if set(self.sizes) != set(self.coords):
@@ -32,6 +36,15 @@ class Mesh:
                 expected=", ".join(self.sizes),
                 got=", ".join(self.coords),
                 remedy="give one coordinate for every axis",
+            )
+        unknown = set(self.uniform_axes) - set(self.sizes)
+        if unknown:
+            raise LayoutError(
+                "a mesh lacks axes that are said to be uniform",
+                where=f"mesh {self.name}",
+                expected=f"axes out of {', '.join(self.sizes)}",
+                got=", ".join(sorted(unknown)),
+                remedy="correct the uniform axes",
             )
         for axis, size in self.sizes.items():
             if not 0 <= self.coords[axis] < size:
@@ -48,11 +61,17 @@ class Mesh:
             "name": self.name,
             "sizes": dict(self.sizes),
             "coords": dict(self.coords),
+            "uniform_axes": list(self.uniform_axes),
         }
 
     @classmethod
     def from_json(cls, value: Mapping) -> "Mesh":
-        return cls(name=value["name"], sizes=value["sizes"], coords=value["coords"])
+        return cls(
+            name=value["name"],
+            sizes=value["sizes"],
+            coords=value["coords"],
+            uniform_axes=tuple(value.get("uniform_axes", ())),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ class Modifier(StrEnum):
     ``uneven``   ranges that differ by at most one; the first are the longer ones
     ``sizes``    ranges of the given sizes
     ``padded``   ``even``, after padding the dim to a multiple of ``k * n``
+    ``shared``   ``n / k`` equal ranges, each held by ``k`` neighbours on the axis
     ============ ==================================================================
     """
 
@@ -35,6 +36,7 @@ class Modifier(StrEnum):
     UNEVEN = "uneven"
     SIZES = "sizes"
     PADDED = "padded"
+    SHARED = "shared"
 
 
 PARTIAL = "partial"
@@ -69,6 +71,7 @@ _NUMBERS = {
     Modifier.PARTS: "a number of parts or the size of each: parts(2), parts(64,32,32)",
     Modifier.SIZES: "one size per coordinate on the axis: sizes(3,5)",
     Modifier.PADDED: "one number, at least 1: padded(128)",
+    Modifier.SHARED: "one number, at least 1: shared(2)",
 }
 
 
@@ -80,7 +83,8 @@ class Split:
         axis: Name of the mesh axis.
         modifier: How it splits.
         numbers: Arguments of ``parts`` (one number: how many equal parts; more: the
-            size of each part), ``sizes`` (one per coordinate) and ``padded`` (one).
+            size of each part), ``sizes`` (one per coordinate), ``padded`` (one) and
+            ``shared`` (one).
     """
 
     axis: str
@@ -94,7 +98,7 @@ class Split:
         match self.modifier:
             case Modifier.PARTS | Modifier.SIZES:
                 sound = sound and len(self.numbers) > 0
-            case Modifier.PADDED:
+            case Modifier.PADDED | Modifier.SHARED:
                 sound = sound and len(self.numbers) == 1
             case _:
                 sound = not self.numbers
@@ -168,6 +172,10 @@ class Split:
                 multiple = self.numbers[0] * size
                 padded = -(-length // multiple) * multiple
                 return [_nth(coord, padded // size)]
+            case Modifier.SHARED:
+                num_ranges = self._num_ranges(size, where)
+                each = self._divide(length, num_ranges, where)
+                return [_nth(coord // self.numbers[0], each)]
 
     def length_before(self, local_length: int, size: int) -> int | None:
         """The length that a split left ``local_length`` of; None if it is not known."""
@@ -178,6 +186,8 @@ class Split:
                 return local_length * size
             case Modifier.PARTS | Modifier.SIZES:
                 return sum(self.numbers)
+            case Modifier.SHARED:
+                return local_length * size // self.numbers[0]
             case Modifier.CHUNK | Modifier.UNEVEN if size == 1:
                 return local_length
             case _:
@@ -189,6 +199,18 @@ class Split:
             return [self._divide(length, num_parts, where)] * num_parts
         self._require_total(length, where)
         return self.numbers
+
+    def _num_ranges(self, size: int, where: str) -> int:
+        (num_holders,) = self.numbers
+        if size % num_holders:
+            raise LayoutError(
+                "an axis cannot be divided into neighbours of that number",
+                where=where,
+                expected=f"a divisor of the axis's size, {size}",
+                got=_call(self.modifier, self.numbers),
+                remedy="correct the number in the dims text",
+            )
+        return size // num_holders
 
     def _require_total(self, length: int, where: str) -> None:
         if sum(self.numbers) != length:

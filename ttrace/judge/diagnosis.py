@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.verdict import Status, TensorVerdict, replicas_agree
+from ttrace.judge.verdict import Cause, Status, TensorVerdict, replicas_agree
 
 _MAX_IDS = 20
 """Tensor ids named per diagnosis; the report has them all."""
@@ -36,8 +36,41 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out."""
     failed = [verdict for verdict in verdicts if verdict.status is Status.FAILED]
-    rules = (_replicas_differ(failed, candidate), _scaled(failed))
+    rules = (
+        _step_skipped(failed),
+        _never_updated(failed),
+        _replicas_differ(failed, candidate),
+        _scaled(failed),
+    )
     return tuple(diagnosis for diagnosis in rules if diagnosis is not None)
+
+
+def _step_skipped(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
+    """Only one of the two optimizers took a step."""
+    skips = [verdict for verdict in failed if verdict.cause is Cause.LONE_SKIP]
+    if not skips:
+        return None
+    return Diagnosis(
+        code="step_skipped",
+        sentence=f"{skips[0].reason}; from there on the runs hold other parameters",
+        evidence={"steps": ",".join(str(verdict.id.step) for verdict in skips)},
+        tensor_ids=tuple(str(verdict.id) for verdict in skips[:_MAX_IDS]),
+    )
+
+
+def _never_updated(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
+    """Parameters that a step left as they were, to the bit."""
+    lost = [verdict for verdict in failed if verdict.cause is Cause.LOST_UPDATE]
+    if not lost:
+        return None
+    return Diagnosis(
+        code="never_updated",
+        sentence=f"{_tensors(len(lost))} did not change in a step that changed the "
+        "reference's: the optimizer does not hold these parameters, or what it "
+        "computes is not written back to them",
+        evidence={"num_tensors": len(lost)},
+        tensor_ids=tuple(str(verdict.id) for verdict in lost[:_MAX_IDS]),
+    )
 
 
 def _replicas_differ(
@@ -50,6 +83,8 @@ def _replicas_differ(
     for verdict in failed:
         if verdict.result is None or verdict.tolerance is None:
             continue
+        if verdict.cause is Cause.NONFINITE_CANDIDATE:
+            continue  # no NaN equals another; that says nothing about a reduction
         shard = verdict.result.plan.match.candidate.shards[0]
         bad = [
             replica

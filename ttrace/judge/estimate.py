@@ -1,5 +1,6 @@
 """Measures rounding noise: a reference against perturbed runs of itself."""
 
+import math
 from collections.abc import Sequence
 
 from ttrace.compare.align import align
@@ -7,7 +8,9 @@ from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, TensorResult, run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.errors import UsageError
+from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
 from ttrace.store.reader import Trace
 
@@ -25,6 +28,8 @@ def estimate_tolerance(
     The inputs of the perturbed runs differ from the reference's on purpose and are
     not checked. A tensor counts only where every perturbed run has all of it that the
     reference has, in finite numbers; any other is left to the uncalibrated estimate.
+    So are the steps from which on the optimizer skipped others than the reference's:
+    those runs hold other parameters, and not for rounding alone.
 
     Raises:
         UsageError: A trace was not perturbed, or the reference was, or two perturbed
@@ -35,6 +40,8 @@ def estimate_tolerance(
     norms: dict[TensorId, float] = {}
     for trace in perturbed:
         matches = align(reference.info, trace.info).matches
+        end = _first_other_skip(reference.info, trace.info)
+        matches = [match for match in matches if match.id.step < end]
         plan = plan_comparison(matches, reference.info, trace.info)
         for result in run_plan(plan, reference, trace, backend, progress=progress):
             if _is_measured(result):
@@ -77,6 +84,12 @@ def _is_measured(result: TensorResult) -> bool:
         and not stats.num_nonfinite_reference
         and not stats.num_nonfinite_candidate
     )
+
+
+def _first_other_skip(reference: TraceInfo, perturbed: TraceInfo) -> float:
+    """The first step that the optimizer skipped in one run only; else infinity."""
+    others = skipped_steps(reference).keys() ^ skipped_steps(perturbed).keys()
+    return min(others, default=math.inf)
 
 
 def _check_roles(reference: Trace, perturbed: Sequence[Trace]) -> None:

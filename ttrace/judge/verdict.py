@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ttrace.compare.align import (
     Alignment,
+    LoneSkip,
     Match,
     Side,
     Skipped,
@@ -16,7 +17,9 @@ from ttrace.compare.align import (
 )
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
+from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
@@ -53,6 +56,12 @@ class Cause(StrEnum):
 
     SHAPE = "shape"
     """The logical shapes are not the same."""
+
+    LOST_UPDATE = "lost_update"
+    """A parameter changed in a step of the reference, and not at all in this one."""
+
+    LONE_SKIP = "lone_skip"
+    """The optimizer skipped the step in one run, and not in the other."""
 
     NONFINITE_CANDIDATE = "nonfinite_candidate"
     """NaN or infinity in the candidate where the reference has a number."""
@@ -96,6 +105,7 @@ def judge(
     candidate: TraceInfo,
     *,
     allow: Sequence[str] = (),
+    lost_updates: Mapping[TensorId, LostUpdate] | None = None,
 ) -> tuple[TensorVerdict, ...]:
     """Gives every tensor of the alignment its status, in the same order.
 
@@ -106,6 +116,7 @@ def judge(
         reference: The reference, for its precision and completeness.
         candidate: The candidate, likewise.
         allow: Patterns of ids that may be unmatched; they count as skipped.
+        lost_updates: Parameters that a step left as they were in the candidate only.
     """
     by_id = {result.plan.id: result for result in results}
     sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
@@ -115,6 +126,7 @@ def judge(
         first_step=_first_step(alignment, reference, candidate),
         filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
         skipped={side: info.skipped for side, info in sides},
+        skipped_steps=skipped_steps(reference),
     )
     verdicts = []
     depth = 0
@@ -123,9 +135,19 @@ def judge(
             depth += 1
         if isinstance(entry, Match):
             verdict = _judge_match(by_id[entry.id], context, depth=depth)
+            lost = (lost_updates or {}).get(entry.id)
+            if lost is not None:
+                verdict = _without_update(verdict, lost)
         elif isinstance(entry, Skipped):
             verdict = TensorVerdict(
                 id=entry.id, status=Status.SKIPPED, reason=entry.reason
+            )
+        elif isinstance(entry, LoneSkip):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.FAILED,
+                cause=Cause.LONE_SKIP,
+                reason=f"only in the {entry.side}: {entry.reason}",
             )
         else:
             verdict = _judge_unmatched(entry)
@@ -144,6 +166,7 @@ class _Context:
             parameters no run was given.
         filtered_sides: Runs that left ranks out on purpose.
         skipped: What the ranks of either run saw and did not record.
+        skipped_steps: Steps that the reference's optimizer skipped, with the reason.
     """
 
     tolerances: ToleranceTable
@@ -151,6 +174,7 @@ class _Context:
     first_step: int | None
     filtered_sides: frozenset[Side]
     skipped: Mapping[Side, Mapping[TensorId, SkippedRecord]]
+    skipped_steps: Mapping[int, str]
 
 
 def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
@@ -193,6 +217,11 @@ def _judge_match(
     incomparable = _why_incomparable(result, context)
     if incomparable is not None:
         return incomparable
+    overflow = context.skipped_steps.get(plan.id.step)
+    if overflow and stats.num_nonfinite_reference and plan.id.kind in GRADIENT_KINDS:
+        return TensorVerdict(
+            id=plan.id, status=Status.SKIPPED, reason=f"{Side.REFERENCE}: {overflow}"
+        )
     dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
     if setup and dtypes[0] == dtypes[1]:
         tolerance = GIVEN_ALIKE
@@ -241,6 +270,18 @@ def _judge_match(
     return verdict
 
 
+def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
+    reason = (
+        f"none of its {lost.num_elements} elements changed in this step; "
+        f"{lost.num_changed} did in the reference"
+    )
+    if verdict.reason:
+        reason += f"; {verdict.reason}"
+    return replace(
+        verdict, status=Status.FAILED, cause=Cause.LOST_UPDATE, reason=reason
+    )
+
+
 def _failure(
     result: TensorResult, tolerance: Tolerance, margin: float, *, complete: bool
 ) -> tuple[Cause, str] | None:
@@ -282,15 +323,17 @@ def _failure(
 def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict | None:
     """The verdict on a tensor whose elements are not there to compare, or None."""
     plan = result.plan
-    for side, cover in (
-        (Side.REFERENCE, plan.reference_cover),
-        (Side.CANDIDATE, plan.candidate_cover),
+    for side, cover, silent in (
+        (Side.REFERENCE, plan.reference_cover, plan.silent_in_reference),
+        (Side.CANDIDATE, plan.candidate_cover, plan.silent_in_candidate),
     ):
         if side in context.filtered_sides:
             continue
-        if not (cover.num_uncovered or cover.missing_partials):
-            continue
         skipped = context.skipped[side].get(plan.id)
+        if not (cover.num_uncovered or cover.missing_partials):
+            if silent and skipped is None:
+                return _without_copies(plan.id, side, silent)
+            continue
         if skipped is not None:
             return TensorVerdict(
                 id=plan.id,
@@ -323,6 +366,18 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
         reason="it has no elements"
         if is_empty
         else "the recorded ranks have no part of it in common",
+    )
+
+
+def _without_copies(
+    tensor_id: TensorId, side: Side, silent: Sequence[int]
+) -> TensorVerdict:
+    ranks = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
+    return TensorVerdict(
+        id=tensor_id,
+        status=Status.UNMATCHED,
+        reason=f"a copy is missing in the {side}: {ranks} recorded none, where others "
+        "that run the same modules did",
     )
 
 

@@ -1,0 +1,107 @@
+"""Parameters that a step left as they were in the candidate, but not in the reference.
+
+Adam's first step turns the noise of a small gradient into a whole step of either sign,
+so the tolerance of an updated parameter can be as large as its update. That nothing at
+all changed needs no tolerance to be seen: it is a comparison within each run.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ttrace.compare.align import Match
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import TensorResult, run_plan
+from ttrace.compare.plan import ComparePlan, TensorPlan, plan_comparison
+from ttrace.compare.stats import PairStats
+from ttrace.ir.skipped_step import skipped_steps
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TensorRecord, TraceInfo
+from ttrace.store.reader import Trace
+
+_LEAST_CHANGED = 0.5
+"""Share of the reference's elements that must have changed. Where a step is so small
+that storage rounds most of it away, a correct candidate may round the rest away too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostUpdate:
+    """A parameter that did not change in a step of the candidate.
+
+    Attributes:
+        num_elements: Elements that were compared with those before the step; none of
+            them changed.
+        num_changed: Elements that changed in the reference.
+    """
+
+    num_elements: int
+    num_changed: int
+
+
+def lost_updates(
+    results: Sequence[TensorResult],
+    reference: Trace,
+    candidate: Trace,
+    backend: Backend,
+) -> Mapping[TensorId, LostUpdate]:
+    """Finds updated parameters of the candidate that are bit for bit what they were.
+
+    Steps that the candidate's optimizer skipped are left out. Only parameters that
+    differ from the reference's in most elements are read once more.
+
+    Args:
+        results: The comparison of the two runs.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+    """
+    skipped = skipped_steps(candidate.info)
+    suspects = [
+        result.plan.id
+        for result in results
+        if result.plan.id.kind is Kind.UPDATED_PARAM
+        and result.plan.id.step not in skipped
+        and result.stats.num_unequal > _LEAST_CHANGED * result.stats.count
+    ]
+    unchanged = [
+        id_
+        for id_, stats in _changes(suspects, candidate, backend).items()
+        if stats.count and not stats.num_unequal
+    ]
+    return {
+        id_: LostUpdate(num_elements=stats.count, num_changed=stats.num_unequal)
+        for id_, stats in _changes(unchanged, reference, backend).items()
+        if stats.num_unequal > _LEAST_CHANGED * stats.count
+    }
+
+
+def _changes(
+    updated: Sequence[TensorId], trace: Trace, backend: Backend
+) -> Mapping[TensorId, PairStats]:
+    """Parameters after a step against the same before it, as far as both are there."""
+    info = trace.info
+    matches = [
+        Match(id=id_, reference=before, candidate=info.tensors[id_])
+        for id_ in updated
+        if (before := _before(id_, info)) is not None
+    ]
+    plan = plan_comparison(matches, info, info)
+    plan = ComparePlan(tensors=tuple(map(_without_replicas, plan.tensors)))
+    results = run_plan(plan, trace, trace, backend)
+    return {result.plan.id: result.stats for result in results}
+
+
+def _before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:
+    """The parameter before the step: as the step before left it, or at the start."""
+    candidates = [replace(updated, kind=Kind.PARAM)]
+    if updated.step:
+        candidates.append(replace(updated, step=updated.step - 1))
+    found = (info.tensors.get(id_) for id_ in candidates)
+    return next((record for record in found if record is not None), None)
+
+
+def _without_replicas(plan: TensorPlan) -> TensorPlan:
+    return replace(
+        plan,
+        reference_cover=replace(plan.reference_cover, replicas=()),
+        candidate_cover=replace(plan.candidate_cover, replicas=()),
+    )
