@@ -316,7 +316,13 @@ def test_each_around_each(outer, inner):
     [
         *(("while", name) for name in [*DIFFERENTIABLE, "while"]),
         *((name, "while") for name in DIFFERENTIABLE),
-        ("shard_map", "ring"),
+        pytest.param(
+            ("shard_map", "ring"),
+            marks=pytest.mark.skipif(
+                jax.__version_info__ < (0, 10),
+                reason="JAX 0.9 cannot lower axis_index in nested manual regions",
+            ),
+        ),
         ("ring", "shard_map"),
     ],
 )
