@@ -23,13 +23,18 @@ BUG = Bug(
 
 
 def before_build(args):
+    import math
+
     import jax
     import numpy as np
 
     from ttrace.examples.jax_port.training import LinenTraining
 
     placed = LinenTraining.batch
-    buffer = np.empty((args.global_batch_size, args.seq_length), np.int32)
+    shape = (args.global_batch_size, args.seq_length)
+    memory = np.empty(4 * math.prod(shape) + 64, np.uint8)
+    start = -memory.ctypes.data % 64  # XLA copies what is not aligned
+    buffer = memory[start : start + 4 * math.prod(shape)].view(np.int32).reshape(shape)
 
     def prefetched(self, step):
         batch = placed(self, step)
