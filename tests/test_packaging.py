@@ -89,7 +89,12 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     }
     names = set(zipfile.ZipFile(wheel).namelist())
     installed = {name for name in names if ".dist-info/" not in name}
-    assert installed == expected | {"ttrace/py.typed"}
+    maps = {
+        f"ttrace/examples/jax_port/maps/{file.name}"
+        for file in (ROOT / "examples" / "jax_port" / "maps").glob("*.toml")
+    }
+    assert maps
+    assert installed == expected | maps | {"ttrace/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
