@@ -121,6 +121,11 @@ def test_recomputed_in_a_backward_scan():
     assert calls(*events) == "f0 f1 r1 g1 r0 g0"
 
 
+def test_what_a_loop_does_not_change_is_recomputed_in_each_iteration():
+    down = Loop(length=3, reverse=True)
+    assert calls(forward(0), forward(1, down, 0, AGAIN, 0)) == "f0 r2 r1 r0"
+
+
 def test_regions_within_a_region_do_not_count_twice():
     nested = [forward(0), forward(1)]
     nested += [forward(2, AGAIN, 0), forward(2, AGAIN, 1)]

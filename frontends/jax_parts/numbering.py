@@ -287,6 +287,12 @@ class _Numbers:
         if forwards and len(recomputed) != len(forwards) > 1:
             self._give_up(recomputed, AMBIGUOUS_RECOMPUTATION)
             return
+        if len(forwards) <= 1 < len(regions):
+            # Once before a loop, which does not change it, and again in each iteration
+            # of the backward, which runs from the last to the first.
+            in_order = (order for region in reversed(regions) for order in region)
+            self._calls.update((order, call) for call, order in enumerate(in_order))
+            return
         waiting: list[int] = []
         steps = [[order] for order in forwards] + regions
         for region in sorted(filter(None, steps), key=min):
