@@ -71,8 +71,8 @@ def trace(
 
     Otherwise the step itself comes back.
 
-    The trace ends with the process; ``close`` of what is returned ends it earlier. An
-    exception, in the step or after it, leaves the trace incomplete.
+    The trace ends with the process. An exception, in the step or after it, leaves the
+    trace incomplete.
 
     Args:
         step: The whole step, gradients and optimizer in it; best a jitted function.
@@ -117,6 +117,9 @@ def trace(
 
 class TracedStep:
     """A training step whose calls are recorded; use it like the step itself.
+
+    What else the step has, such as ``lower`` of a jitted function, it has too. As a
+    context manager it ends the trace before the process ends.
 
     Args:
         step: The step.
@@ -165,6 +168,9 @@ class TracedStep:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise
         return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
 
     def __enter__(self) -> "TracedStep":
         return self

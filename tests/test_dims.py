@@ -57,6 +57,11 @@ def reference_split(
             widths = [(0, missing if d == dim else 0) for d in range(local.ndim)]
             padded = np.pad(local, widths, constant_values=PAD)
             return np.split(padded, size, axis=dim)[coord]
+        case Modifier.SHARED:
+            if size % numbers[0]:
+                raise ValueError
+            shares = np.split(local, size // numbers[0], axis=dim)
+            return shares[coord // numbers[0]]
 
 
 def reference_local(full: np.ndarray, dims: Dims, mesh: Mesh) -> np.ndarray:

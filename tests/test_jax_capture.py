@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.errors import LayoutError, UsageError
 from ttrace.frontends import jax_capture
+from ttrace.frontends.jax_capture import TracedStep
 from ttrace.ir.tensor_id import Kind
 from ttrace.report.report import Outcome
 from ttrace.run.filters import CaptureFilter
@@ -40,6 +41,13 @@ def recorded(monkeypatch, tmp_path) -> Iterator[Recorder]:
         return request
 
     yield switch_on
+
+
+def traced(step: Callable[..., Any], **options: Any) -> TracedStep:
+    """The step, in a process that records."""
+    result = jax_capture.trace(step, **options)
+    assert isinstance(result, TracedStep)
+    return result
 
 
 def mesh_of(dp: int, tp: int) -> jax.sharding.Mesh:
@@ -139,11 +147,11 @@ def test_a_linen_step_computes_the_same_and_is_recorded(recorded, dp, tp):
     job = LinenJob(dp, tp)
     plain = job.run(job.step)
     request = recorded()
-    with jax_capture.trace(job.step) as step:
-        traced = job.run(step)
-    assert_same(traced.results, plain.results)
+    with traced(job.step) as step:
+        run = job.run(step)
+    assert_same(run.results, plain.results)
     # Where donation finds no output that fits, an extra one may.
-    assert any(plain.donated) and all(map(operator.ge, traced.donated, plain.donated))
+    assert any(plain.donated) and all(map(operator.ge, run.donated, plain.donated))
     trace = open_trace(request.out)
     ids = {str(id_) for id_ in trace.info.tensors}
     assert {
@@ -170,7 +178,7 @@ def test_shardings_of_one_step_compare_equal(recorded):
     for name, sizes in {"whole": (1, 1), "cut": (2, 4)}.items():
         job = LinenJob(*sizes)
         request = recorded(name)
-        with jax_capture.trace(job.step) as step:
+        with traced(job.step) as step:
             job.run(step)
         traces.append(open_trace(request.out))
     assert_pass(*traces)
@@ -186,7 +194,7 @@ def test_shardings_of_one_step_compare_equal(recorded):
 def test_the_norm_is_that_of_all_gradients_once(recorded):
     job = LinenJob(2, 4)
     request = recorded(capture=CaptureFilter(kinds=frozenset({Kind.GRAD_NORM})))
-    with jax_capture.trace(job.step) as step:
+    with traced(job.step) as step:
         job.run(step, 1)
 
     def loss(params):
@@ -220,11 +228,11 @@ def nnx_step(model, optimizer, x):
 def run_nnx(wrap: Callable[..., Any], step: Callable[..., Any]) -> list[Any]:
     model = Net()
     optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
-    traced = wrap(step)
+    wrapped = wrap(step)
     x = jax.random.normal(jax.random.key(1), (4, 8))
-    losses = [traced(model, optimizer, x) for _ in range(2)]
-    if traced is not step:
-        traced.close()
+    losses = [wrapped(model, optimizer, x) for _ in range(2)]
+    if isinstance(wrapped, TracedStep):
+        wrapped.close()
     return [losses, nnx.state(model), nnx.state(optimizer)]
 
 
@@ -233,8 +241,8 @@ def test_an_nnx_step_changes_its_objects_as_ever(recorded, is_jitted):
     step = nnx.jit(nnx_step) if is_jitted else nnx_step
     plain = run_nnx(lambda step: step, step)
     request = recorded()
-    traced = run_nnx(jax_capture.trace, step)
-    assert_same(jax.tree.leaves(traced), jax.tree.leaves(plain))
+    run = run_nnx(jax_capture.trace, step)
+    assert_same(jax.tree.leaves(run), jax.tree.leaves(plain))
     ids = {str(id_) for id_ in open_trace(request.out).info.tensors}
     assert {
         "step0/first/param/kernel",
@@ -263,7 +271,7 @@ def test_a_scan_over_microbatches_counts_them(recorded):
     params = {"w": jnp.eye(4)}
     xs = jnp.arange(24.0).reshape(3, 2, 4)
     request = recorded()
-    with jax_capture.trace(jax.jit(accumulating_step), microbatches=3) as step:
+    with traced(jax.jit(accumulating_step), microbatches=3) as step:
         step(params, xs)
     trace = open_trace(request.out)
     for number in range(3):
@@ -285,7 +293,7 @@ def test_bfloat16_is_neutral_in_strict_mode(recorded):
     )
     plain = job.run(strict)
     request = recorded()
-    with jax_capture.trace(job.step, strict=True) as step:
+    with traced(job.step, strict=True) as step:
         assert_same(job.run(step).results, plain.results)
     (first, *_) = open_trace(request.out).info.ranks
     assert first.settings["xla_allow_excess_precision"] is False
@@ -295,7 +303,7 @@ def test_noise_differs_by_draw_and_not_by_sharding(recorded):
     def losses(name: str, sizes: tuple[int, int], draw: int | None) -> float:
         job = LinenJob(*sizes)
         recorded(name, perturbation=draw)
-        with jax_capture.trace(job.step) as step:
+        with traced(job.step) as step:
             *_, values = job.run(step, 1).results
         return float(values[0])
 
@@ -308,10 +316,16 @@ def test_noise_differs_by_draw_and_not_by_sharding(recorded):
     assert_pass(*traces)
 
 
+def test_a_traced_step_has_what_the_step_has(recorded):
+    recorded()
+    with traced(jax.jit(lambda x: x + 1)) as step:
+        assert "add" in step.lower(1.0).as_text()
+
+
 def test_filtered_steps_run_untouched(recorded):
     job = LinenJob()
     request = recorded(capture=CaptureFilter(steps=frozenset({1})))
-    with jax_capture.trace(job.step) as step:
+    with traced(job.step) as step:
         job.run(step, 3)
     steps = {id_.step for id_ in open_trace(request.out).info.tensors}
     assert steps == {1}
@@ -320,7 +334,7 @@ def test_filtered_steps_run_untouched(recorded):
 def test_only_the_ranks_that_are_asked_for_record(recorded):
     job = LinenJob(2, 4)
     request = recorded(capture=CaptureFilter(ranks=frozenset({0, 5})))
-    with jax_capture.trace(job.step) as step:
+    with traced(job.step) as step:
         job.run(step, 1)
     assert [rank.rank for rank in open_trace(request.out).info.ranks] == [0, 5]
 
@@ -328,7 +342,7 @@ def test_only_the_ranks_that_are_asked_for_record(recorded):
 def test_an_exception_leaves_the_trace_incomplete(recorded):
     job = LinenJob()
     request = recorded()
-    with pytest.raises(ZeroDivisionError), jax_capture.trace(job.step) as step:
+    with pytest.raises(ZeroDivisionError), traced(job.step) as step:
         job.run(step, 1)
         raise ZeroDivisionError("stop")
     trace = open_trace(request.out, allow_incomplete=True)
@@ -339,7 +353,7 @@ def test_an_exception_leaves_the_trace_incomplete(recorded):
 def test_the_end_of_the_process_ends_the_trace(recorded, monkeypatch, error):
     job = LinenJob()
     request = recorded()
-    step = jax_capture.trace(job.step)
+    step = traced(job.step)
     job.run(step, 1)
     if error is not None:
         monkeypatch.setattr(sys, "last_value", error, raising=False)
@@ -350,7 +364,7 @@ def test_the_end_of_the_process_ends_the_trace(recorded, monkeypatch, error):
 
 def test_a_step_without_a_name_leaves_an_incomplete_trace(recorded):
     request = recorded()
-    with jax_capture.trace(jax.jit(lambda x: x + 1)) as step:
+    with traced(jax.jit(lambda x: x + 1)) as step:
         step(1.0)
     trace = open_trace(request.out, allow_incomplete=True)
     assert "nothing was recorded: no value of the step is named" in str(
@@ -408,8 +422,8 @@ def test_dims_text_makes_one_tensor_of_what_devices_hold(recorded):
         )
     )
     request = recorded()
-    with jax_capture.trace(step, dims={"part": "b[dp] d[tp]"}) as traced:
-        traced(x)
+    with traced(step, dims={"part": "b[dp] d[tp]"}) as recorded_step:
+        recorded_step(x)
     trace = open_trace(request.out)
     (record,) = trace.info.tensors.values()
     assert record.global_shape == (8, 4)
@@ -430,7 +444,7 @@ def test_a_recorded_step_is_traced_once_for_all_its_calls(recorded):
         return jax_capture.tap("value", x * 2)
 
     recorded()
-    with jax_capture.trace(jax.jit(step)) as traced:
+    with traced(jax.jit(step)) as recorded_step:
         for value in (1.0, 2.0, 3.0):
-            assert float(traced(jnp.float32(value))) == 2 * value
+            assert float(recorded_step(jnp.float32(value))) == 2 * value
     assert traces == 1

@@ -13,7 +13,9 @@ from ttrace.frontends.megatron_parts.unverified import (  # noqa: E402
 
 
 def module(name: str, package: str, base: type = torch.nn.Module) -> torch.nn.Module:
-    return type(name, (base,), {"__module__": package})()
+    made = type(name, (base,), {"__module__": package})()
+    assert isinstance(made, torch.nn.Module)
+    return made
 
 
 FUSED = module("TELinear", "megatron.core.extensions.transformer_engine")
