@@ -51,7 +51,7 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
         strict: The step is compiled without excess precision, whatever the flags say.
     """
     platform_name = jax.default_backend()
-    stated = jax.config.jax_default_matmul_precision
+    stated = jax.config.read("jax_default_matmul_precision")
     if stated is None:
         precision = _DEFAULT_PRECISIONS.get(platform_name, "platform default")
     else:
@@ -60,8 +60,10 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
         "platform": platform_name,
         "float32_matmul_precision": precision,
         "jax_default_matmul_precision": None if stated is None else str(stated),
-        "jax_enable_x64": bool(jax.config.jax_enable_x64),
-        "jax_threefry_partitionable": bool(jax.config.jax_threefry_partitionable),
+        "jax_enable_x64": bool(jax.config.read("jax_enable_x64")),
+        "jax_threefry_partitionable": bool(
+            jax.config.read("jax_threefry_partitionable")
+        ),
         "xla_allow_excess_precision": not strict
         and allows_excess_precision(os.environ),
         "xla_cpu_max_isa": xla_flag(os.environ, "xla_cpu_max_isa"),
