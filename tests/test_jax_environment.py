@@ -1,4 +1,3 @@
-import jax
 import pytest
 
 from ttrace.frontends.jax_parts import environment
@@ -50,12 +49,12 @@ def test_versions_name_what_computes():
     ],
 )
 def test_matmul_precision_is_said_in_the_words_of_torch(monkeypatch, stated, precision):
-    read = jax.config.read
+    class Config:
+        jax_default_matmul_precision = stated
+        jax_enable_x64 = False
+        jax_threefry_partitionable = True
 
-    def stated_or_read(name):
-        return stated if name == "jax_default_matmul_precision" else read(name)
-
-    monkeypatch.setattr(jax.config, "read", stated_or_read)
+    monkeypatch.setattr(environment.jax, "config", Config)
     settings = environment.settings(strict=False)
     assert settings["float32_matmul_precision"] == precision
     assert "float32_matmul_precision" in BINDING_SETTINGS

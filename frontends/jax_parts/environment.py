@@ -5,6 +5,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -50,8 +51,9 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
     Args:
         strict: The step is compiled without excess precision, whatever the flags say.
     """
+    config: Any = jax.config  # makes its attributes at run time
     platform_name = jax.default_backend()
-    stated = jax.config.read("jax_default_matmul_precision")
+    stated = config.jax_default_matmul_precision
     if stated is None:
         precision = _DEFAULT_PRECISIONS.get(platform_name, "platform default")
     else:
@@ -60,10 +62,8 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
         "platform": platform_name,
         "float32_matmul_precision": precision,
         "jax_default_matmul_precision": None if stated is None else str(stated),
-        "jax_enable_x64": bool(jax.config.read("jax_enable_x64")),
-        "jax_threefry_partitionable": bool(
-            jax.config.read("jax_threefry_partitionable")
-        ),
+        "jax_enable_x64": bool(config.jax_enable_x64),
+        "jax_threefry_partitionable": bool(config.jax_threefry_partitionable),
         "xla_allow_excess_precision": not strict
         and allows_excess_precision(os.environ),
         "xla_cpu_max_isa": xla_flag(os.environ, "xla_cpu_max_isa"),
