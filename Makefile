@@ -57,6 +57,7 @@ types: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/bench_compare.py
 	$(BIN)/python tests/benchmarks/bench_capture.py
+	$(BIN)/python tests/benchmarks/bench_jax_capture.py
 
 matrix: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix
