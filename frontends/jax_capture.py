@@ -45,15 +45,15 @@ from typing import Any
 import jax
 
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.declared import DeclaredDims
-from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS
-from ttrace.frontends.jax_parts.patching import Missed
-from ttrace.frontends.jax_parts.recording import Options
-from ttrace.frontends.jax_parts.session import JaxSession
-from ttrace.frontends.jax_parts.sites import TapSite
-from ttrace.frontends.jax_parts.step_taps import step_taps
-from ttrace.frontends.jax_parts.step_trace import StepTrace
-from ttrace.frontends.jax_parts.tap import tap as tap
+from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
+from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.recording import Options
+from ttrace.frontends.jax_parts.record.session import JaxSession
+from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.step_taps import step_taps
+from ttrace.frontends.jax_parts.taps.tap import tap as tap
 from ttrace.ir.tensor_id import Kind
 from ttrace.run.switchboard import RecordRequest, request_from_environment
 

@@ -23,8 +23,8 @@ from jax.typing import DTypeLike
 from ttrace.errors import LayoutError, UsageError
 from ttrace.frontends.jax_parts.origins import Origin as Origin
 from ttrace.frontends.jax_parts.origins import OriginPlan, Positions, plan_origin
-from ttrace.frontends.jax_parts.shardings import Device, device_layouts
-from ttrace.frontends.jax_parts.tree_names import parameter_name, path_segments
+from ttrace.frontends.jax_parts.record.shardings import Device, device_layouts
+from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.generate import (
     Bell,
     Distribution,

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
-from ttrace.frontends.jax_parts.captured import Capture
-from ttrace.frontends.jax_parts.harvest import plan_harvest
+from ttrace.frontends.jax_parts.harvest.captured import Capture
+from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
 from ttrace.ir.tensor_id import Kind, Pass
 
 _COLLECTIVE = re.compile(

@@ -9,8 +9,8 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.sites import TapSite
-from ttrace.frontends.jax_parts.tap import Role, tap_p
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
 from ttrace.ir.tensor_id import Kind
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.jax_parts.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.ir.tensor_id import Kind, TensorId
 
 DIMS = DeclaredDims.parse(

@@ -1,7 +1,10 @@
 import pytest
 
-from ttrace.frontends.jax_parts import environment
-from ttrace.frontends.jax_parts.environment import allows_excess_precision, xla_flag
+from ttrace.frontends.jax_parts.record import environment
+from ttrace.frontends.jax_parts.record.environment import (
+    allows_excess_precision,
+    xla_flag,
+)
 from ttrace.ir.trace import BINDING_SETTINGS
 
 

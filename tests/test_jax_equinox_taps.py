@@ -8,8 +8,8 @@ import pytest
 
 from tests.jax_tap_names import assert_neutral, gradient_names, of_kinds, tap_names
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.equinox_taps import equinox_taps
-from ttrace.frontends.jax_parts.optax_taps import optax_taps
+from ttrace.frontends.jax_parts.taps.equinox_taps import equinox_taps
+from ttrace.frontends.jax_parts.taps.optax_taps import optax_taps
 
 
 class Block(equinox.Module):

@@ -5,7 +5,7 @@ from flax import nnx
 
 from tests.jax_tap_names import assert_neutral, gradient_names, tap_names
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.grad_taps import grad_taps
+from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
 
 PARAMS = {"params": {"h": {"kernel": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)}}}
 X = jnp.linspace(0.0, 1.0, 8).reshape(4, 2)

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 from tests.jax_harvests import assert_neutral, collectives, everything, harvested
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.harvest import harvest, plan_harvest
-from ttrace.frontends.jax_parts.tap import tap
+from ttrace.frontends.jax_parts.harvest.plan import harvest, plan_harvest
+from ttrace.frontends.jax_parts.taps.tap import tap
 from ttrace.ir.tensor_id import Kind
 
 W = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)), jnp.float32)

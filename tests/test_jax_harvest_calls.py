@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.jax_harvests import assert_neutral, everything, harvested
-from ttrace.frontends.jax_parts.harvest import plan_harvest
-from ttrace.frontends.jax_parts.tap import tap
+from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
+from ttrace.frontends.jax_parts.taps.tap import tap
 from ttrace.ir.tensor_id import Kind, Pass
 
 X = jnp.arange(1.0, 4.0)

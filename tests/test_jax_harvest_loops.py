@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.jax_harvests import assert_neutral, harvested
-from ttrace.frontends.jax_parts.tap import tap
+from ttrace.frontends.jax_parts.taps.tap import tap
 from ttrace.ir.tensor_id import Kind
 
 X = jnp.arange(1.0, 4.0)

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tests.jax_harvests import assert_neutral
-from ttrace.frontends.jax_parts.tap import tap
+from ttrace.frontends.jax_parts.taps.tap import tap
 from ttrace.ir.tensor_id import Kind, Pass
 
 STAGES = 2

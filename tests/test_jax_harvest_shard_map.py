@@ -6,8 +6,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tests.jax_harvests import assert_neutral, everything, taken
-from ttrace.frontends.jax_parts.harvest import plan_harvest
-from ttrace.frontends.jax_parts.tap import tap
+from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
+from ttrace.frontends.jax_parts.taps.tap import tap
 from ttrace.ir.tensor_id import Kind
 
 RNG = np.random.default_rng(1)

@@ -12,7 +12,7 @@ from tests.jax_tap_names import (
     tap_names,
 )
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.linen_taps import linen_taps
+from ttrace.frontends.jax_parts.taps.linen_taps import linen_taps
 
 
 class Block(nn.Module):

@@ -12,12 +12,12 @@ from flax import nnx
 
 from tests.jax_tap_names import tap_names
 from ttrace.frontends.hooks import tree
-from ttrace.frontends.jax_parts.module_calls import (
+from ttrace.frontends.jax_parts.taps.module_calls import (
     ARRAYS,
     tap_in_program,
     tapped_call,
 )
-from ttrace.frontends.jax_parts.sites import value_site
+from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.ir.tensor_id import Kind
 
 Pair = collections.namedtuple("Pair", ["left", "right"])

@@ -7,7 +7,7 @@ from flax import nnx
 
 from tests.jax_tap_names import assert_neutral, gradient_names, of_kinds, tap_names
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.nnx_taps import nnx_taps
+from ttrace.frontends.jax_parts.taps.nnx_taps import nnx_taps
 
 
 class Block(nnx.Module):

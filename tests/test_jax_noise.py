@@ -6,10 +6,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tests.jax_harvests import everything, harvested, taken
-from ttrace.frontends.jax_parts import noise
-from ttrace.frontends.jax_parts.harvest import plan_harvest
-from ttrace.frontends.jax_parts.sites import value_site
-from ttrace.frontends.jax_parts.tap import Role, tap
+from ttrace.frontends.jax_parts.harvest import noise
+from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
+from ttrace.frontends.jax_parts.taps.sites import value_site
+from ttrace.frontends.jax_parts.taps.tap import Role, tap
 from ttrace.generate import hash_words
 from ttrace.ir.tensor_id import Kind, Pass
 

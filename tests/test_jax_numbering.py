@@ -3,15 +3,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ttrace.frontends.jax_parts.captured import Event, Loop, Plane, Recomputation
-from ttrace.frontends.jax_parts.numbering import (
+from ttrace.frontends.jax_parts.harvest.captured import (
+    Event,
+    Loop,
+    Plane,
+    Recomputation,
+)
+from ttrace.frontends.jax_parts.harvest.numbering import (
     AMBIGUOUS_GRADIENT,
     AMBIGUOUS_RECOMPUTATION,
     NOT_TAKEN,
     captures,
 )
-from ttrace.frontends.jax_parts.sites import value_site
-from ttrace.frontends.jax_parts.tap import Role
+from ttrace.frontends.jax_parts.taps.sites import value_site
+from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.tensor_id import Kind
 
 AGAIN = Recomputation()

@@ -10,7 +10,7 @@ from optax import apply_updates
 
 from tests.jax_tap_names import assert_neutral, of_kinds, tap_names
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.optax_taps import optax_taps
+from ttrace.frontends.jax_parts.taps.optax_taps import optax_taps
 from ttrace.ir.tensor_id import Kind
 
 PARAMS: Any = {

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import optax
 
 from tests.jax_tap_names import assert_same_bits, gradient_names, tap_names
-from ttrace.frontends.jax_parts.param_taps import param_site, tap_params
+from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
 from ttrace.ir.tensor_id import Kind
 
 PARAMS = {"params": {"h_0": {"kernel": jnp.arange(3.0)}}, "scale": jnp.ones(2)}

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.patching import (
+from ttrace.frontends.jax_parts.taps.patching import (
     OneThread,
     everywhere,
     exclusively,

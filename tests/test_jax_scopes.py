@@ -11,8 +11,8 @@ from tests.jax_tap_names import (
     gradient_names,
     tap_names,
 )
-from ttrace.frontends.jax_parts.grad_taps import grad_taps
-from ttrace.frontends.jax_parts.scopes import tapping_scopes, with_scope_taps
+from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
+from ttrace.frontends.jax_parts.taps.scopes import tapping_scopes, with_scope_taps
 
 X = jnp.linspace(0.1, 1.0, 8).reshape(2, 4)
 

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 
 from tests.jax_processes import run_processes
 from ttrace.errors import LayoutError
-from ttrace.frontends.jax_parts import shardings
-from ttrace.frontends.jax_parts.shardings import (
+from ttrace.frontends.jax_parts.record import shardings
+from ttrace.frontends.jax_parts.record.shardings import (
     device_layouts,
     local_arrays,
     local_value_layouts,

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from ttrace.errors import TensorIdError
-from ttrace.frontends.jax_parts.sites import (
+from ttrace.frontends.jax_parts.taps.sites import (
     GRADIENT_KINDS,
     TAPPED_KINDS,
     TapSite,

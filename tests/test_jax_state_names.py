@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from ttrace.frontends.jax_parts.state_names import state_names
+from ttrace.frontends.jax_parts.taps.state_names import state_names
 
 PARAMS = {"h": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "count": jnp.ones(3)}
 

@@ -9,8 +9,8 @@ from flax import nnx
 
 from tests.jax_tap_names import tap_names
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.patching import Missed
-from ttrace.frontends.jax_parts.step_taps import step_taps
+from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 
 MODULE_PACKAGES = ("flax.linen", "flax.nnx", "equinox")
 

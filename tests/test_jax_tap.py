@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ttrace.errors import TensorIdError
-from ttrace.frontends.jax_parts.tap import Role, is_tappable, path_name, tap, tap_p
+from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, path_name, tap, tap_p
 from ttrace.ir.tensor_id import Kind
 
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ttrace.frontends.jax_parts.tree_names import parameter_name, path_segments
+from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.ir.tensor_id import Kind, TensorId
 
 nn = pytest.importorskip("flax.linen")

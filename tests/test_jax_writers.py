@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ttrace.errors import DtypeError, StorageFullError
-from ttrace.frontends.jax_parts.shards import RankShard
-from ttrace.frontends.jax_parts.writers import RankWriters
+from ttrace.frontends.jax_parts.record.shards import RankShard
+from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.memory_sink import MemorySink
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind, TensorId

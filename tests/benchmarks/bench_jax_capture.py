@@ -24,10 +24,10 @@ from ttrace.examples.jax_port.config import Architecture, ModelConfig
 from ttrace.examples.jax_port.data import BatchSource
 from ttrace.examples.jax_port.linen_gpt2 import Gpt2
 from ttrace.examples.jax_port.parallel import Parallel
-from ttrace.frontends.jax_parts.captured import Capture
-from ttrace.frontends.jax_parts.shards import HostShards
-from ttrace.frontends.jax_parts.step_taps import step_taps
-from ttrace.frontends.jax_parts.step_trace import StepTrace
+from ttrace.frontends.jax_parts.harvest.captured import Capture
+from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
+from ttrace.frontends.jax_parts.record.shards import HostShards
+from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 from ttrace.ir.tensor_id import Kind
 
 FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS})

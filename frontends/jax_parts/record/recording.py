@@ -9,13 +9,13 @@ import numpy as np
 from absl import logging
 
 from ttrace.errors import DtypeError, LayoutError
-from ttrace.frontends.jax_parts.captured import Capture
-from ttrace.frontends.jax_parts.declared import DeclaredDims
-from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS
-from ttrace.frontends.jax_parts.patching import Missed
-from ttrace.frontends.jax_parts.shardings import FLAT_MESH, rank_of
-from ttrace.frontends.jax_parts.shards import HostShards, RankShard
-from ttrace.frontends.jax_parts.writers import RankWriters
+from ttrace.frontends.jax_parts.harvest.captured import Capture
+from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
+from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
+from ttrace.frontends.jax_parts.record.writers import RankWriters
+from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.run.switchboard import RecordRequest

@@ -13,12 +13,17 @@ from typing import Any
 import jax
 from jax.extend import core as jex_core
 
-from ttrace.frontends.jax_parts import numbering, private_jax
-from ttrace.frontends.jax_parts.captured import Capture
-from ttrace.frontends.jax_parts.harvest import MAX_ITERATIONS, Harvest, plan_harvest
-from ttrace.frontends.jax_parts.harvest_rules import RULES
-from ttrace.frontends.jax_parts.harvester import Collector, Harvester, Wants
-from ttrace.frontends.jax_parts.tap import tap_p
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest.captured import Capture
+from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Wants
+from ttrace.frontends.jax_parts.harvest.plan import (
+    MAX_ITERATIONS,
+    Harvest,
+    numbering,
+    plan_harvest,
+)
+from ttrace.frontends.jax_parts.harvest.rules import RULES
+from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 _KEPT_PROGRAMS = 64
 

@@ -1,7 +1,7 @@
 """The tap: an identity in the program that names a value, and its cotangent.
 
 It lowers to nothing, so a tapped program computes what it computes without. Only the
-harvest (``ttrace.frontends.jax_parts.harvest``) makes it visible.
+harvest (``ttrace.frontends.jax_parts.harvest.plan``) makes it visible.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.sites import (
+from ttrace.frontends.jax_parts.taps.sites import (
     SpecEntry,
     TapSite,
     next_serial,

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from ttrace.frontends.jax_parts import environment
-from ttrace.frontends.jax_parts.captured import Capture
-from ttrace.frontends.jax_parts.patching import Missed
-from ttrace.frontends.jax_parts.recording import Options, StepRecording
-from ttrace.frontends.jax_parts.shardings import rank_of, run_devices
-from ttrace.frontends.jax_parts.shards import meshes_of
-from ttrace.frontends.jax_parts.writers import RankWriters
+from ttrace.frontends.jax_parts.harvest.captured import Capture
+from ttrace.frontends.jax_parts.record import environment
+from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
+from ttrace.frontends.jax_parts.record.shardings import rank_of, run_devices
+from ttrace.frontends.jax_parts.record.shards import meshes_of
+from ttrace.frontends.jax_parts.record.writers import RankWriters
+from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.trace import RankInfo
 from ttrace.run.switchboard import RecordRequest
 from ttrace.store.sink import TraceSink

@@ -13,18 +13,18 @@ from typing import Any
 import jax
 import optax
 
-from ttrace.frontends.jax_parts.module_calls import tap_in_program
-from ttrace.frontends.jax_parts.param_taps import param_site, tap_params
-from ttrace.frontends.jax_parts.patching import (
+from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
+from ttrace.frontends.jax_parts.taps.patching import (
     Missed,
     OneThread,
     everywhere,
     exclusively,
     replaced,
 )
-from ttrace.frontends.jax_parts.sites import value_site
-from ttrace.frontends.jax_parts.state_names import state_names
-from ttrace.frontends.jax_parts.tap import is_tappable
+from ttrace.frontends.jax_parts.taps.sites import value_site
+from ttrace.frontends.jax_parts.taps.state_names import state_names
+from ttrace.frontends.jax_parts.taps.tap import is_tappable
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
 _RATE = "learning_rate"

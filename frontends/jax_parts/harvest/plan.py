@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from jax.extend import core as jex_core
 
-from ttrace.frontends.jax_parts import numbering, private_jax
-from ttrace.frontends.jax_parts.captured import Capture, Event
-from ttrace.frontends.jax_parts.harvest_rules import RULES
-from ttrace.frontends.jax_parts.harvester import Harvester, Wants
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest import numbering
+from ttrace.frontends.jax_parts.harvest.captured import Capture, Event
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Wants
+from ttrace.frontends.jax_parts.harvest.rules import RULES
 
 MAX_ITERATIONS = 16
 """Iterations of a ``while`` loop that leave the program, if nothing else is said."""

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
-from ttrace.frontends.jax_parts import noise, private_jax
-from ttrace.frontends.jax_parts.captured import Loop
-from ttrace.frontends.jax_parts.harvester import Harvester, Inner, Place
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest import noise
+from ttrace.frontends.jax_parts.harvest.captured import Loop
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Inner, Place
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from jax.core import Tracer
 
-from ttrace.frontends.jax_parts.sites import TapSite, value_site
-from ttrace.frontends.jax_parts.tap import is_tappable, tap_value
+from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
+from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
 from ttrace.frontends.slots import SlotWalk
 from ttrace.ir.tensor_id import Kind
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from ttrace.frontends.jax_parts.captured import Part
-from ttrace.frontends.jax_parts.shardings import (
+from ttrace.frontends.jax_parts.harvest.captured import Part
+from ttrace.frontends.jax_parts.record.shardings import (
     Device,
     device_layouts,
     local_arrays,

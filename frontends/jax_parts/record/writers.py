@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 
 from ttrace.errors import DtypeError, LayoutError, TensorIdError
-from ttrace.frontends.jax_parts.shards import RankShard
+from ttrace.frontends.jax_parts.record.shards import RankShard
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord
 from ttrace.store.sink import TraceSink

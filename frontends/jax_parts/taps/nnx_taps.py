@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from flax import nnx
 
-from ttrace.frontends.jax_parts.class_calls import ClassCalls
-from ttrace.frontends.jax_parts.patching import Missed, exclusively
+from ttrace.frontends.jax_parts.taps.class_calls import ClassCalls
+from ttrace.frontends.jax_parts.taps.patching import Missed, exclusively
 
 _MARK = "_ttrace_path"
 """Static attribute that says where a module is while its model is being called.

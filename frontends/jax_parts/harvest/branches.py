@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.harvester import Harvester, Inner, Place
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Inner, Place
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 

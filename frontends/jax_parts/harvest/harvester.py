@@ -14,10 +14,16 @@ import numpy as np
 from absl import logging
 from jax.extend import core as jex_core
 
-from ttrace.frontends.jax_parts import noise, private_jax
-from ttrace.frontends.jax_parts.captured import Event, Path, Plane, Recomputation
-from ttrace.frontends.jax_parts.sites import TapSite
-from ttrace.frontends.jax_parts.tap import Role, tap_p
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest import noise
+from ttrace.frontends.jax_parts.harvest.captured import (
+    Event,
+    Path,
+    Plane,
+    Recomputation,
+)
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
 from ttrace.ir.tensor_id import Kind
 
 Wants = Callable[[TapSite, Kind], bool]

@@ -7,9 +7,9 @@ from typing import Any
 import equinox
 import jax
 
-from ttrace.frontends.jax_parts.class_calls import ClassCalls
-from ttrace.frontends.jax_parts.patching import Missed, exclusively
-from ttrace.frontends.jax_parts.tree_names import path_segments
+from ttrace.frontends.jax_parts.taps.class_calls import ClassCalls
+from ttrace.frontends.jax_parts.taps.patching import Missed, exclusively
+from ttrace.frontends.jax_parts.taps.tree_names import path_segments
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ttrace.frontends.jax_parts.captured import (
+from ttrace.frontends.jax_parts.harvest.captured import (
     Capture,
     Event,
     Loop,
@@ -24,8 +24,8 @@ from ttrace.frontends.jax_parts.captured import (
     Plane,
     Recomputation,
 )
-from ttrace.frontends.jax_parts.sites import TapSite
-from ttrace.frontends.jax_parts.tap import Role
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.tensor_id import Kind, Pass
 
 NOT_TAKEN = "it is in a branch or loop that did not run"

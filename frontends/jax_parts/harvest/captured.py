@@ -7,8 +7,8 @@ them.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ttrace.frontends.jax_parts.sites import TapSite
-from ttrace.frontends.jax_parts.tap import Role
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.tensor_id import Kind, Pass
 
 

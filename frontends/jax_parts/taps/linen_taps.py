@@ -6,8 +6,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from ttrace.frontends.jax_parts.module_calls import tapped_call
-from ttrace.frontends.jax_parts.patching import exclusively
+from ttrace.frontends.jax_parts.taps.module_calls import tapped_call
+from ttrace.frontends.jax_parts.taps.patching import exclusively
 
 _CALL = "__call__"
 _NOT_CALLS = frozenset({"setup", "__init__", "__post_init__"})

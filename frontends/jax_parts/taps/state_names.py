@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.tree_util import GetAttrKey
 
-from ttrace.frontends.jax_parts.tree_names import parameter_name, path_segments
+from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _BOX = GetAttrKey("value")

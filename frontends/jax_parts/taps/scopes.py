@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.sites import next_serial, value_site
-from ttrace.frontends.jax_parts.tap import Role, is_tappable, tap_p
+from ttrace.frontends.jax_parts.taps.sites import next_serial, value_site
+from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap_p
 from ttrace.ir.tensor_id import Kind
 
 _INNER = {

@@ -5,9 +5,9 @@ import importlib
 import sys
 from collections.abc import Iterator
 
-from ttrace.frontends.jax_parts.grad_taps import grad_taps
-from ttrace.frontends.jax_parts.patching import Missed
-from ttrace.frontends.jax_parts.scopes import tapping_scopes
+from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
+from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.frontends.jax_parts.taps.scopes import tapping_scopes
 
 _MODULE_TAPS = {
     "flax.linen": ("linen_taps", "linen_taps"),
@@ -18,7 +18,7 @@ _MODULE_TAPS = {
 
 _OPTAX_TAPS = {"optax": ("optax_taps", "optax_taps")}
 
-_PARTS = "ttrace.frontends.jax_parts"
+_PARTS = "ttrace.frontends.jax_parts.taps"
 
 
 @contextlib.contextmanager

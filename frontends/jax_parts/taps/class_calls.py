@@ -5,8 +5,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ttrace.frontends.jax_parts.module_calls import tapped_call
-from ttrace.frontends.jax_parts.patching import Missed, OneThread, replaced
+from ttrace.frontends.jax_parts.taps.module_calls import tapped_call
+from ttrace.frontends.jax_parts.taps.patching import Missed, OneThread, replaced
 
 _CALL = "__call__"
 _NO_PATH = "it is called by a model that does not hold it, so it has no path"

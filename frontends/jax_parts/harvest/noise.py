@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.sites import SpecEntry, TapSite
-from ttrace.frontends.jax_parts.tap import Role
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.generate import hash_key, hash_words, integers_below
 from ttrace.ir.tensor_id import Kind
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from ttrace.frontends.jax_parts.module_calls import tap_in_program
-from ttrace.frontends.jax_parts.sites import TapSite, value_site
-from ttrace.frontends.jax_parts.tree_names import parameter_name, path_segments
+from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
+from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.ir.tensor_id import Kind
 
 

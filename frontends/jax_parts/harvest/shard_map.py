@@ -10,10 +10,10 @@ from jax.extend import core as jex_core
 from jax.sharding import PartitionSpec
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.captured import Event, Loop, Plane
-from ttrace.frontends.jax_parts.harvester import Collector, Harvester, Place
-from ttrace.frontends.jax_parts.sites import SpecEntry
-from ttrace.frontends.jax_parts.tap import Role
+from ttrace.frontends.jax_parts.harvest.captured import Event, Loop, Plane
+from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry
+from ttrace.frontends.jax_parts.taps.tap import Role
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.module_calls import tap_in_program
-from ttrace.frontends.jax_parts.param_taps import tap_params
-from ttrace.frontends.jax_parts.patching import OneThread, exclusively
-from ttrace.frontends.jax_parts.sites import value_site
+from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.taps.param_taps import tap_params
+from ttrace.frontends.jax_parts.taps.patching import OneThread, exclusively
+from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.ir.tensor_id import Kind
 
 Differentiated = Callable[..., Any]

@@ -1,8 +1,7 @@
 """How taps leave each primitive that holds a jaxpr: the table of rules.
 
 A rule binds its primitive again with extra outputs, and with everything else as it
-was. The rules lie in ``harvest_calls``, ``harvest_loops``, ``harvest_branches`` and
-``harvest_shard_map``.
+was. The rules lie in ``calls``, ``loops``, ``branches`` and ``shard_map``.
 """
 
 from collections.abc import Mapping
@@ -10,15 +9,15 @@ from collections.abc import Mapping
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.harvest_branches import harvest_cond
-from ttrace.frontends.jax_parts.harvest_calls import (
+from ttrace.frontends.jax_parts.harvest.branches import harvest_cond
+from ttrace.frontends.jax_parts.harvest.calls import (
     harvest_inlined,
     harvest_jit,
     harvest_remat,
 )
-from ttrace.frontends.jax_parts.harvest_loops import harvest_scan, harvest_while
-from ttrace.frontends.jax_parts.harvest_shard_map import harvest_shard_map
-from ttrace.frontends.jax_parts.harvester import Rule
+from ttrace.frontends.jax_parts.harvest.harvester import Rule
+from ttrace.frontends.jax_parts.harvest.loops import harvest_scan, harvest_while
+from ttrace.frontends.jax_parts.harvest.shard_map import harvest_shard_map
 
 RULES: Mapping[jex_core.Primitive, Rule] = {
     private_jax.jit_p: harvest_jit,

@@ -6,8 +6,8 @@ from typing import Any
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.captured import Recomputation
-from ttrace.frontends.jax_parts.harvester import Harvester, Place
+from ttrace.frontends.jax_parts.harvest.captured import Recomputation
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Place
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 
