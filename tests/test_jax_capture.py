@@ -198,7 +198,9 @@ def test_the_norm_is_that_of_all_gradients_once(recorded):
         job.run(step, 1)
 
     def loss(params):
-        return (Mlp().apply({"params": params}, job.x) ** 2).mean()  # type: ignore
+        output = Mlp().apply({"params": params}, job.x)
+        assert isinstance(output, jax.Array)
+        return (output**2).mean()
 
     trace = open_trace(request.out)
     (record,) = trace.info.tensors.values()

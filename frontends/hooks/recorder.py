@@ -16,14 +16,9 @@ from ttrace.frontends.torch_description import (
     NoLayout,
 )
 from ttrace.ir.layout import ShardLayout, flat_range
-from ttrace.ir.tensor_id import Kind, TensorId
-from ttrace.ir.trace import ShardRecord, SkippedRecord
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import EXACT_REPLICAS, ShardRecord, SkippedRecord
 from ttrace.store.sink import TraceSink
-
-EXACT_REPLICAS = frozenset(
-    {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
-)
-"""Kinds whose replicas must agree in every bit."""
 
 
 class Recorder:

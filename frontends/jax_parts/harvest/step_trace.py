@@ -14,12 +14,12 @@ import jax
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.harvest import numbering
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Wants
 from ttrace.frontends.jax_parts.harvest.plan import (
     MAX_ITERATIONS,
     Harvest,
-    numbering,
     plan_harvest,
 )
 from ttrace.frontends.jax_parts.harvest.rules import RULES

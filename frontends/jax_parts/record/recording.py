@@ -18,6 +18,7 @@ from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.trace import EXACT_REPLICAS
 from ttrace.run.switchboard import RecordRequest
 
 _PER_MICROBATCH = frozenset(
@@ -30,11 +31,6 @@ _PER_MICROBATCH = frozenset(
         Kind.PARAM_GRAD,
     }
 )
-
-_EXACT_REPLICAS = frozenset(
-    {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
-)
-"""Kinds whose replicas must agree in every bit."""
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -138,7 +134,7 @@ class StepRecording:
     ) -> None:
         if reason is None:
             try:
-                exact = id_.kind in _EXACT_REPLICAS
+                exact = id_.kind in EXACT_REPLICAS
                 self.writers.add(id_, shards, exact_replicas=exact)
             except DtypeError as error:
                 reason = error.what
