@@ -29,8 +29,10 @@ Two liberties of XLA depend on what else a program hands out, and may change las
   moved updated parameters by one unit in the last place. With
   ``XLA_FLAGS=--xla_cpu_max_isa=AVX`` there are none.
 
-With both, tracing changes no bit; but that is another program than the default one. The
-settings ``xla_allow_excess_precision`` and ``xla_cpu_max_isa`` of the trace say which
+With both, tracing changes no bit of a run that is compiled alike; but that is another
+program than the default one. ``strict`` compiles the steps that are recorded only, so a
+plain run to compare bits with needs ``XLA_FLAGS=--xla_allow_excess_precision=false``,
+which does the same for all programs of a process. The settings ``xla_allow_excess_precision`` and ``xla_cpu_max_isa`` of the trace say which
 one ran.
 """
 
