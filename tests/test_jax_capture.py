@@ -321,6 +321,24 @@ def test_noise_differs_by_draw_and_not_by_sharding(recorded):
     assert_pass(*traces)
 
 
+def test_another_matmul_precision_is_a_set_up_finding(recorded):
+    """It explains errors of 1e-3: said first, and no verdict on the runs."""
+    traces = []
+    for name, precision in {"reference": None, "candidate": "tensorfloat32"}.items():
+        recorded(name)
+        job = LinenJob()
+        with jax.default_matmul_precision(precision), traced(job.step) as step:
+            job.run(step, 1)
+        traces.append(open_trace(recorded(name).out))
+    reference, candidate = traces
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.verdict is Outcome.ERROR
+    assert report.summary.startswith(
+        "Set-up differs: float32_matmul_precision is highest in the reference and high "
+        "in the candidate."
+    )
+
+
 def test_a_traced_step_has_what_the_step_has(recorded):
     recorded()
     with traced(jax.jit(lambda x: x + 1)) as step:
