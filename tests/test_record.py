@@ -60,6 +60,14 @@ def test_a_command_that_records_nothing(tmp_path):
     message = str(caught.value)
     assert "the candidate command" in message and str(tmp_path / "trace") in message
     assert "put a ttrace frontend around its training loop" in message
+    assert "filters" not in message
+
+
+def test_filters_that_leave_nothing_are_named(tmp_path):
+    capture = CaptureFilter(steps=frozenset({9}))
+    filtered = recording(tmp_path, "--record-nothing", capture=capture)
+    with pytest.raises(CommandError, match="no step may have passed the filters"):
+        record(filtered)
 
 
 def test_a_command_that_fails(tmp_path):

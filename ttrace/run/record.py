@@ -89,7 +89,12 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
             f"the {recording.name} command ended well and recorded nothing",
             where=recording.out,
             remedy="put a ttrace frontend around its training loop (see the README), "
-            "and end the 'with' block before the process exits",
+            "and end the 'with' block before the process exits"
+            + (
+                ""
+                if recording.capture == CaptureFilter()
+                else "; or record more: no step may have passed the filters"
+            ),
         ) from error
 
 
