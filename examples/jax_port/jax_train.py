@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
     require_divisible(args, args.mesh)
     provide_devices(args.mesh.size)
     # Only now: the modules of the ports make no array, but import what could.
+    import jax
+
     from ttrace.examples.jax_port.dims import shard_map_dims
     from ttrace.examples.jax_port.training import build_training
     from ttrace.frontends import jax_capture
@@ -61,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
         loss = training.step(training.batch(number))
         print(f"step {number} loss {float(loss):.7f}")
     if isinstance(step, jax_capture.TracedStep):
-        step.close()  # now: the process may train again
+        # Now: the process may train again, and has no use for this run's programs.
+        step.close()
+        jax.clear_caches()
 
 
 if __name__ == "__main__":
