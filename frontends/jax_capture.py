@@ -8,7 +8,7 @@
     for batch in batches:
         state, loss = train_step(state, batch)
 
-In a plain run ``trace`` hands back the function that it was given. In a run that
+In a plain run ``trace`` leaves the function as it is. In a run that
 ``ttrace record`` started, the step computes the same and hands out every named value:
 
 - Names come from flax linen, NNX and equinox modules, from optax, from what
@@ -29,11 +29,9 @@ Two liberties of XLA depend on what else a program hands out, and may change las
   moved updated parameters by one unit in the last place. With
   ``XLA_FLAGS=--xla_cpu_max_isa=AVX`` there are none.
 
-With both, tracing changes no bit of a run that is compiled alike; but that is another
-program than the default one. ``strict`` compiles the steps that are recorded only, so a
-plain run to compare bits with needs ``XLA_FLAGS=--xla_allow_excess_precision=false``,
-which does the same for all programs of a process. The settings ``xla_allow_excess_precision`` and ``xla_cpu_max_isa`` of the trace say which
-one ran.
+With both, tracing changes no bit; but that is another program than the default one.
+``strict`` compiles every step so, those of plain runs as well. The settings
+``xla_allow_excess_precision`` and ``xla_cpu_max_isa`` of the trace say which one ran.
 """
 
 import atexit
@@ -52,6 +50,7 @@ from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
+from ttrace.frontends.jax_parts.strict_step import StrictStep
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
@@ -71,7 +70,8 @@ def trace(
 ) -> Callable[..., Any]:
     """Records every call of a training step, if ``ttrace record`` started the process.
 
-    Otherwise the step itself comes back.
+    Otherwise the step itself comes back, or with ``strict`` the same step compiled
+    strictly.
 
     The trace ends with the process. An exception, in the step or after it, leaves the
     trace incomplete.
@@ -80,7 +80,8 @@ def trace(
         step: The whole step, gradients and optimizer in it; best a jitted function.
             ``jax.jit`` and ``nnx.jit`` keep their donation, shardings and static
             arguments.
-        strict: Compile without excess precision (see the module's documentation).
+        strict: Compile without excess precision, recorded or not (see the module's
+            documentation).
         microbatches: Iterations of the loop in which the step accumulates gradients;
             they become micro-batches of the trace.
         max_iterations: Iterations of a ``while`` loop that are recorded; memory for
@@ -113,7 +114,7 @@ def trace(
     )
     request = request_from_environment(os.environ)
     if request is None:
-        return step
+        return StrictStep(step) if strict else step
     return TracedStep(step, request, JaxSession(request, options), options)
 
 
@@ -139,6 +140,7 @@ class TracedStep:
     ):
         functools.update_wrapper(self, step, updated=())
         self._step = step
+        self._unrecorded = StrictStep(step) if options.strict else step
         self._request = request
         self._session = session
         self._options = options
@@ -155,11 +157,9 @@ class TracedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the step, and records it."""
         number, self._number = self._number, self._number + 1
-        if number == 0:
-            jax.clear_caches()  # traces from before, which have no taps
         is_wanted = self._session.is_open and self._request.capture.wants_step(number)
         if not is_wanted and self._request.perturbation is None:
-            return self._step(*args, **kwargs)
+            return self._unrecorded(*args, **kwargs)
         try:
             taps = step_taps(self._missed, scopes=self._options.scopes)
             with taps, self._programs.running(number) as running:

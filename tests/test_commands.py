@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -163,6 +164,29 @@ def test_ctrl_c_ends_the_command(tmp_path, monkeypatch):
         run(tmp_path, LAUNCHER, pid_file, "same session", "hang")
     thread.join()
     assert not is_alive(int(pid_file.read_text()))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_the_command_starts(tmp_path, monkeypatch, sign):
+    """The process exists, and nobody has its number yet."""
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self.pid)
+            os.kill(os.getpid(), sign)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(sign, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "import time; time.sleep(600)")
+        assert signal.getsignal(sign) is signal.default_int_handler
+    finally:
+        signal.signal(sign, before)
+    (pid,) = started
+    assert not is_alive(pid)
 
 
 def test_split_as_a_shell_would():

@@ -285,16 +285,19 @@ def test_a_scan_over_microbatches_counts_them(recorded):
         np.testing.assert_array_equal(trace.load(record.shards[0]), xs[number])
 
 
-def test_bfloat16_is_neutral_in_strict_mode(recorded):
+@pytest.mark.parametrize("steps", [None, frozenset({1})])
+def test_bfloat16_is_neutral_in_strict_mode(recorded, monkeypatch, steps):
+    """Steps that are not recorded, and plain runs, are compiled strictly too."""
     job = LinenJob(dtype=jnp.bfloat16)
-    strict = jax.jit(
+    plain = job.run(jax_capture.trace(job.step, strict=True))
+    flagged = jax.jit(
         job.step,
         donate_argnums=0,
         static_argnames="power",
         compiler_options={"xla_allow_excess_precision": False},
     )
-    plain = job.run(strict)
-    request = recorded()
+    assert_same(plain.results, job.run(flagged).results)
+    request = recorded(capture=CaptureFilter(steps=steps))
     with traced(job.step, strict=True) as step:
         assert_same(job.run(step).results, plain.results)
     (first, *_) = open_trace(request.out).info.ranks
@@ -331,6 +334,26 @@ def test_filtered_steps_run_untouched(recorded):
         job.run(step, 3)
     steps = {id_.step for id_ in open_trace(request.out).info.tensors}
     assert steps == {1}
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_a_function_that_also_runs_elsewhere_is_recorded(recorded, is_filtered):
+    """Nothing that JAX keeps of the plain calls is found again in a recorded one."""
+
+    @jax.jit
+    def double(x):
+        return jax_capture.tap("value", x * 2)
+
+    double(1.0)
+    request = recorded(
+        capture=CaptureFilter(steps=frozenset({1, 2}) if is_filtered else None)
+    )
+    with traced(lambda x: double(x) + 1) as step:
+        for value in (1.0, 2.0, 3.0):
+            assert float(step(value)) == 2 * value + 1
+            double(value)
+    steps = {id_.step for id_ in open_trace(request.out).info.tensors}
+    assert steps == ({1, 2} if is_filtered else {0, 1, 2})
 
 
 def test_only_the_ranks_that_are_asked_for_record(recorded):

@@ -6,7 +6,7 @@ Nothing else imports ``jax._src``. What is public in ``jax.extend`` and
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -315,8 +315,18 @@ def compiled_with(
     return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
 
 
+_interception: Any = jax.make_user_context(None)
+"""Part of the key of every cache of JAX. Without it, a jitted function that ran outside
+would be found traced without taps, or run at once without asking the interceptor."""
+
+
 @contextlib.contextmanager
-def intercepting(handler: Handler) -> Iterator[None]:
+def intercepting(
+    handler: Handler,
+    *,
+    key: Hashable,
+    added_options: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
     """Shows a handler every primitive that is about to be evaluated, before JAX does.
 
     What is inside of a jitted function is not evaluated one by one: the handler is
@@ -324,6 +334,9 @@ def intercepting(handler: Handler) -> Iterator[None]:
 
     Args:
         handler: Not called for what it does itself.
+        key: What JAX has traced and compiled is found again under the same key only.
+        added_options: Compiler options that jitted functions get beside their own, but
+            for those that the handler runs.
 
     Raises:
         UsageError: A transformation of JAX is on: values are not concrete.
@@ -337,25 +350,35 @@ def intercepting(handler: Handler) -> Iterator[None]:
                 remedy="give jax_capture.trace the outermost step, with its jit and "
                 "grad inside",
             )
-        with _core.set_current_trace(_Interceptor(trace, handler)):
+        interceptor = _Interceptor(trace, handler, added_options or {})
+        with _interception(key), _core.set_current_trace(interceptor):
             yield
 
 
 class _Interceptor(_core.EvalTrace):
     """Evaluates as JAX does outside of any transformation."""
 
-    def __init__(self, evaluation: _core.EvalTrace, handler: Handler):
+    def __init__(
+        self,
+        evaluation: _core.EvalTrace,
+        handler: Handler,
+        added_options: Mapping[str, Any],
+    ):
         super().__init__()
         # NNX lets variables be changed at the level of their making only, and tells
         # levels apart by this. Values here are concrete, as they are out there.
         self._weakref = evaluation._weakref
         self._handler = handler
+        self._added_options = added_options
 
     def process_primitive(self, primitive: Any, args: Any, params: Any, /) -> Any:
         result = self._handler(primitive, args, params)
-        if result is NotImplemented:
-            return super().process_primitive(primitive, args, params)
-        return result
+        if result is not NotImplemented:
+            return result
+        if self._added_options:
+            options = {**compiler_options(params), **self._added_options}
+            params = with_compiler_options(params, options)
+        return super().process_primitive(primitive, args, params)
 
     def process_custom_jvp_call(
         self, primitive: Any, fun: Any, jvp: Any, tracers: Any, /, **_: Any

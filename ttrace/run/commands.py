@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ttrace.errors import CommandError, StorageFullError, UsageError
+from ttrace.run.interrupts import deferred_interrupts
 from ttrace.run.processes import end_processes
 
 _TAIL_LINES = 40
@@ -78,29 +79,18 @@ def run_command(run: CommandRun) -> None:
     """
     started = time.monotonic()
     mark = f"TTRACE_COMMAND_{uuid.uuid4().hex}"
+    process = None
     with _open_log(run.log) as log:
         try:
-            process = subprocess.Popen(
-                run.command,
-                env={**os.environ, **run.environment, mark: "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CommandError(
-                f"the {run.name} command cannot be started ({error.strerror})",
-                where=shlex.join(run.command),
-                remedy="check the program's name and that it may be executed",
-            ) from error
-        try:
+            with deferred_interrupts():  # one inside of Popen would lose the process
+                process = _start(run, mark, log)
             code = process.wait(run.timeout_s)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            end_processes(process.pid, mark, grace_s=_GRACE_S)
-            process.wait()
+            if process is not None:
+                end_processes(process.pid, mark, grace_s=_GRACE_S)
+                process.wait()
     if code == 0:
         return
     took_s = time.monotonic() - started
@@ -116,6 +106,24 @@ def run_command(run: CommandRun) -> None:
         got=f"this output (whole: {run.log})\n{_tail(run.log)}",
         remedy=remedy,
     )
+
+
+def _start(run: CommandRun, mark: str, log: BinaryIO) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            run.command,
+            env={**os.environ, **run.environment, mark: "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CommandError(
+            f"the {run.name} command cannot be started ({error.strerror})",
+            where=shlex.join(run.command),
+            remedy="check the program's name and that it may be executed",
+        ) from error
 
 
 def _open_log(path: Path) -> BinaryIO:

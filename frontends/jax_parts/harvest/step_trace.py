@@ -7,6 +7,7 @@ harvested program instead, which is made once and kept; all else is left to JAX.
 import collections
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 _KEPT_PROGRAMS = 64
 
+_keys = itertools.count()
+"""Tells JAX what was traced for one traced step from what was for another one."""
+
 
 class StepTrace:
     """Harvests the programs of one step function, call after call.
@@ -35,7 +39,7 @@ class StepTrace:
         wants: Which values leave a program.
         draw: Number of the perturbed run, or None for a plain one.
         max_iterations: Iterations of a ``while`` loop that leave a program.
-        strict: Programs are compiled without excess precision.
+        strict: All programs are compiled without excess precision.
     """
 
     def __init__(
@@ -48,7 +52,8 @@ class StepTrace:
     ):
         private_jax.require_tested_version()
         self._wants, self._draw, self._max_iterations = wants, draw, max_iterations
-        self._strict = strict
+        self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
+        self._key = next(_keys)
         self._scout = Harvester(
             RULES, wants=wants, draw=draw, max_iterations=max_iterations
         )
@@ -67,7 +72,9 @@ class StepTrace:
             UsageError: A transformation of JAX is on.
         """
         running = RunningStep(self, step)
-        with private_jax.intercepting(running.evaluate):
+        with private_jax.intercepting(
+            running.evaluate, key=self._key, added_options=self._added_options
+        ):
             yield running
 
     def program(
@@ -98,8 +105,8 @@ class StepTrace:
     ) -> Harvest:
         options = private_jax.compiler_options(params)
         params = private_jax.with_compiler_options(params, {})
-        if self._strict and primitive is private_jax.jit_p:
-            options |= private_jax.NO_EXCESS_PRECISION
+        if primitive is private_jax.jit_p:
+            options |= self._added_options
 
         def call(*args: Any) -> Sequence[Any]:
             outs = primitive.bind(*args, **primitive.get_bind_params(params))
