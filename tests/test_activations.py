@@ -100,3 +100,23 @@ def test_a_slot_of_the_same_name_comes_first():
         f"body/{{kind}}/{s}" for s in "xyz"
     }
     assert found["top.block/{kind}/y"] == "body/{kind}/y"
+
+
+def test_modules_whose_weights_are_joined_are_no_children():
+    """A module without parameters gives what the query projection gives."""
+    pair = Pair()
+    weight, output = pair.values(8, 2, 6), pair.values(2, 5, 2, 6)
+    pair.reference["step0/attn.qk/param/w"] = weight.reshape(8, 12)
+    pair.reference["step0/mb0/attn.qk/output/0"] = output.reshape(2, 5, 12)
+    pair.reference["step0/mb0/attn.identity/output/0"] = output[:, :, 0].copy()
+    for number, name in enumerate(("q", "k")):
+        pair.candidate[f"step0/self.{name}/param/w"] = weight[:, number].copy()
+        part = output[:, :, number].copy()
+        pair.candidate[f"step0/mb0/self.{name}/output/0"] = part
+    hidden = pair.values(2, 5, 8)
+    pair.add("mb0/attn/output/0", "mb0/self/output/0", hidden)
+    assert rules(pair) == {
+        "attn.qk/{kind}/w": "self.q/{kind}/w",
+        "attn.qk/{kind}/0": "self.q/{kind}/0",
+        "attn/{kind}/0": "self/{kind}/0",
+    }

@@ -11,7 +11,9 @@ from ttrace.ir.axes import Transform
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.mapping.groups import Group
 from ttrace.mapping.proposal.closeness import close_transform
+from ttrace.mapping.proposal.differences import known_difference
 from ttrace.mapping.proposal.joined import pair_joined_outputs
+from ttrace.mapping.proposal.leftovers import match_leftovers
 from ttrace.mapping.proposal.parameters import likeness
 from ttrace.mapping.proposal.recorded_activations import (
     WITH_GRADIENTS,
@@ -66,10 +68,15 @@ class ActivationMatcher:
 
     Attributes:
         pairings: What was found.
+        reasons: Why a slot of a module (module, kind, slot) has no counterpart, where
+            its module has.
     """
 
     def __init__(self, reference: Trace, candidate: Trace):
         self.pairings: list[Pairing] = []
+        self.reasons: dict[Side, dict[tuple[str, Kind, str | None], str]] = {
+            side: {} for side in Side
+        }
         self._sides = {
             Side.REFERENCE: Activations(reference),
             Side.CANDIDATE: Activations(candidate),
@@ -96,7 +103,7 @@ class ActivationMatcher:
         links = links_of(groups)
         self._pair_linked(links)
         self._pair_containers(links)
-        self._pair_children()
+        self._pair_children(links)
         pairs = sorted(self._modules.items(), key=lambda pair: self._place(pair[0]))
         self.pairings += pair_joined_outputs(groups, self._sides)
         unsure = []
@@ -104,11 +111,14 @@ class ActivationMatcher:
             for kind in WITH_GRADIENTS:
                 unsure += self._pair_slots(own, other, kind)
         for own, other, kind, of_reference, of_candidate in unsure:
+            if self._explain(own, other, kind, of_reference, of_candidate):
+                continue
             transform = self._usual_transform(of_reference, of_candidate)
             if transform is not None:
                 self._add(
                     own, other, kind, of_reference, of_candidate, transform, sure=False
                 )
+        self._pair_leftovers()
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         instance = Instance(module=module.replace("{i}", "0"))
@@ -152,14 +162,19 @@ class ActivationMatcher:
             others = below[Side.CANDIDATE].get(held, [])
             self._pair_best(instances, others, alone_is_enough=True)
 
-    def _pair_children(self) -> None:
+    def _pair_children(self, links: Sequence[Link]) -> None:
         """Modules without parameters, by what they give, below paired modules."""
+        linked = {
+            Side.REFERENCE: {link.reference for link in links},
+            Side.CANDIDATE: {link.candidate for link in links},
+        }
         for parent, other_parent in list(self._modules.items()):
             children = {
                 side: [
                     instance
                     for instance in self._sides[side].instances()
                     if instance not in self._paired(side)
+                    and instance not in linked[side]
                     and instance.parent == of_side.module
                     and instance.call == of_side.call
                 ]
@@ -261,6 +276,82 @@ class ActivationMatcher:
             left.append((own, other, kind, a, b))
         return left
 
+    def _explain(
+        self,
+        own: Instance,
+        other: Instance,
+        kind: Kind,
+        of_reference: TensorId,
+        of_candidate: TensorId,
+    ) -> bool:
+        """Notes why two values are unlike and pairs their gradients, if it is known."""
+        slots = (of_reference.slot, of_candidate.slot)
+        values = {}
+        for side, instance, own_slot in zip(Side, (own, other), slots, strict=True):
+            values[side] = {
+                slot: array
+                for slot, tensor_id in self._sides[side].slots(instance, kind).items()
+                # An input has no bias beside it.
+                if kind is Kind.OUTPUT or slot == own_slot
+                if (array := self._sides[side].array(tensor_id)) is not None
+            }
+            if own_slot not in values[side]:
+                return False
+        tolerance = max(
+            self._sides[Side.REFERENCE].tolerance(of_reference),
+            self._sides[Side.CANDIDATE].tolerance(of_candidate),
+        )
+        difference = known_difference(*slots, values, tolerance)
+        if difference is None:
+            return False
+        unlike = WITH_GRADIENTS[kind] if difference.transform is None else (kind,)
+        for side, module in zip(
+            Side, (of_reference.module, of_candidate.module), strict=True
+        ):
+            for slot, reason in difference.reasons[side].items():
+                for of_kind in unlike:
+                    self.reasons[side][module, of_kind, slot] = reason
+        if difference.transform is not None:
+            self._add(
+                own, other, kind, of_reference, of_candidate, difference.transform,
+                sure=True, kinds=(Kind.GRAD_OUTPUT,),
+            )  # fmt: skip
+        return True
+
+    def _pair_leftovers(self) -> None:
+        """Outputs of modules without counterpart, by what they hold alone."""
+        for found in match_leftovers(
+            self._sides,
+            self.pairings,
+            lambda own, other: self._transform(own, other) is not None,
+        ):
+            (own, of_reference), (other, of_candidate) = (
+                found.reference,
+                found.candidate,
+            )
+            transform = self._transform(of_reference, of_candidate)
+            assert transform is not None
+            self._add(
+                own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                sure=found.is_only, kinds=self._kinds_alike(of_reference, of_candidate),
+                comment="by what it holds"
+                + ("" if found.is_only else ", but several hold the same"),
+            )  # fmt: skip
+
+    def _kinds_alike(
+        self, of_reference: TensorId, of_candidate: TensorId
+    ) -> tuple[Kind, ...]:
+        """Of an output that holds the same, whether its gradient does."""
+        gradients = [
+            self._sides[side].gradient(tensor_id)
+            for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
+        ]
+        if gradients[0] is None or gradients[1] is None:
+            return WITH_GRADIENTS[Kind.OUTPUT]
+        if self._transform(gradients[0], gradients[1]) is None:
+            return (Kind.OUTPUT,)
+        return WITH_GRADIENTS[Kind.OUTPUT]
+
     def _remember(
         self, reference: TensorId, candidate: TensorId, transform: Transform
     ) -> None:
@@ -297,7 +388,11 @@ class ActivationMatcher:
         transform: Transform,
         *,
         sure: bool,
+        kinds: tuple[Kind, ...] | None = None,
+        comment: str | None = None,
     ) -> None:
+        if comment is None:
+            comment = "" if sure else "by place: its values differ"
         sizes = {}
         other_shape = self._sides[Side.CANDIDATE].shape(candidate)
         composed = any(len(dim) > 1 for dim in transform.candidate.dims)
@@ -310,11 +405,11 @@ class ActivationMatcher:
             Pairing(
                 reference=(pattern_text(own, reference),),
                 candidate=(pattern_text(other, candidate),),
-                kinds=WITH_GRADIENTS[kind],
+                kinds=WITH_GRADIENTS[kind] if kinds is None else kinds,
                 transform=None if transform.is_identity else transform,
                 sizes=sizes,
                 sure=sure,
-                comment="" if sure else "by place: its values differ",
+                comment=comment,
             )
         )
 
