@@ -1,6 +1,7 @@
 """What a proposed map leaves out, and the reasons that it gives."""
 
 import numpy as np
+import pytest
 
 from tests.port_factory import Pair
 from tests.test_proposing import propose, rule_of
@@ -17,18 +18,22 @@ def reasons(proposal: Proposal, side: Side) -> dict[str, str]:
     }
 
 
-def linear(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+def linear(pair: Pair, scale: float = 1) -> tuple[np.ndarray, np.ndarray]:
     """A linear of both runs; its output without bias, and the bias."""
     pair.add("fc/param/weight", "up/param/kernel", pair.values(6, 8))
-    bias, output = pair.values(6), pair.values(5, 2, 6)
+    bias, output = np.float32(scale) * pair.values(6), pair.values(5, 2, 6)
     pair.add("fc/param/bias", "up/param/bias", bias)
     return output, bias
 
 
-def test_a_bias_that_one_run_gives_apart():
-    """Its output cannot be compared, but the gradient of that can."""
+@pytest.mark.parametrize("scale", [1, 0])
+def test_a_bias_that_one_run_gives_apart(scale):
+    """Its output cannot be compared, but the gradient of that can.
+
+    A bias that is zero at the start is not zero in the next step.
+    """
     pair = Pair()
-    output, bias = linear(pair)
+    output, bias = linear(pair, scale)
     pair.add(
         "mb0/fc/output/0", "mb0/up/output/0", output, (output + bias).swapaxes(0, 1)
     )

@@ -255,6 +255,11 @@ class ActivationMatcher:
         of_reference = dict(self._sides[Side.REFERENCE].slots(own, kind))
         of_candidate = dict(self._sides[Side.CANDIDATE].slots(other, kind))
         for slot, tensor_id in list(of_reference.items()):
+            # First: at the start, most biases that are given apart are zero.
+            if kind is Kind.OUTPUT and slot in of_candidate:
+                if self._explain(own, other, kind, tensor_id, of_candidate[slot]):
+                    del of_reference[slot], of_candidate[slot]
+                    continue
             # The same name first: of several equal inputs any would agree.
             for name in sorted(of_candidate, key=lambda name: name != slot):
                 transform = self._transform(tensor_id, of_candidate[name])
@@ -323,6 +328,7 @@ class ActivationMatcher:
         for found in match_leftovers(
             self._sides,
             self.pairings,
+            self.reasons,
             lambda own, other: self._transform(own, other) is not None,
         ):
             (own, of_reference), (other, of_candidate) = (

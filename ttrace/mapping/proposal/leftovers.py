@@ -2,7 +2,7 @@
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ class Found:
 def match_leftovers(
     sides: dict[Side, Activations],
     pairings: Sequence[Pairing],
+    explained: Mapping[Side, Container[tuple[str, Kind, str | None]]],
     are_same: Callable[[TensorId, TensorId], bool],
 ) -> list[Found]:
     """Finds outputs of the candidate among those of the reference.
@@ -46,6 +47,7 @@ def match_leftovers(
     Args:
         sides: The activations of both runs.
         pairings: What has been paired already.
+        explained: Slots of modules (module, kind, slot) that cannot be compared.
         are_same: Whether an output of the reference and one of the candidate agree in
             value, in some order of elements.
     """
@@ -59,7 +61,7 @@ def match_leftovers(
             )
             for kind in pairing.kinds
         }
-        left[side] = _leftovers(sides[side], taken)
+        left[side] = _leftovers(sides[side], taken, explained[side])
     by_norm = _Norms(sides[Side.REFERENCE], left[Side.REFERENCE])
     found: list[tuple[Output, Output]] = []
     for output in left[Side.CANDIDATE]:
@@ -82,8 +84,12 @@ def match_leftovers(
     return pairs
 
 
-def _leftovers(activations: Activations, taken: set[tuple[str, Kind]]) -> list[Output]:
-    """Outputs of distinct values that no pairing names, in order of capture."""
+def _leftovers(
+    activations: Activations,
+    taken: set[tuple[str, Kind]],
+    explained: Container[tuple[str, Kind, str | None]],
+) -> list[Output]:
+    """Outputs of distinct values that nothing has dealt with, in order of capture."""
     instances = activations.instances()
     by_call = {item.module for item in instances if item.call is not None}
     left = []
@@ -91,7 +97,9 @@ def _leftovers(activations: Activations, taken: set[tuple[str, Kind]]) -> list[O
         if item.call is None and item.module in by_call:
             continue
         whole = Instance(module=item.module)
-        for tensor_id in activations.slots(item, Kind.OUTPUT).values():
+        for slot, tensor_id in activations.slots(item, Kind.OUTPUT).items():
+            if (item.module, Kind.OUTPUT, slot) in explained:
+                continue
             names = {pattern_text(item, tensor_id), pattern_text(whole, tensor_id)}
             if any((name, Kind.OUTPUT) in taken for name in names):
                 continue
