@@ -140,11 +140,15 @@ def test_sequence_parallel_layers_and_stacked_ones(job):
     require_pass(job.check(WITH_SP, candidate, map_file=read_map(path)))
 
 
-@pytest.mark.parametrize("flavor", ["linen", "nnx"])
-def test_the_map_is_what_ttrace_map_proposes(job, flavor):
-    path = map_path(f"megatron_llama_{flavor}")
-    reference = job.record(LLAMA)
-    candidate = job.record(llama_port(flavor, "dp_tp", path))
+@pytest.mark.parametrize("name", ["gpt2_linen", "llama_linen", "llama_nnx"])
+def test_the_map_is_what_ttrace_map_proposes(job, name):
+    path = map_path(f"megatron_{name}")
+    model, flavor = name.split("_")
+    runs = LLAMA, llama_port(flavor, "dp_tp", path)
+    if model == "gpt2":
+        command = readme_command()
+        runs = launch(command["--reference"]), launch(command["--candidate"])
+    reference, candidate = map(job.record, runs)
     proposal = propose_map(reference, candidate, path)
     assert proposal.unmatched == () and proposal.map_file.num_unsure == 0
     proposed = parse_map(map_text(proposal.map_file), path)
