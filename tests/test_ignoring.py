@@ -115,16 +115,30 @@ def test_logits_under_another_name():
     assert 'kinds = ["output", "grad_output"]' in rule and "sure" not in rule
 
 
-def test_a_gradient_that_differs_is_not_paired_by_the_output():
+def test_a_gradient_that_differs_does_not_hide():
+    """The output says which gradient it is; that this differs is reported."""
     pair = Pair()
     pair.add("wte/param/weight", "embed/param/embedding", pair.values(7, 8))
     pair.add("mb0/a/output/0", "mb0/@root/output/0", pair.values(5, 2, 7))
-    pair.add(
-        "mb0/a/grad_output/0", "mb0/@root/grad_output/0", pair.values(5, 2, 7),
-        pair.values(5, 2, 7),
-    )  # fmt: skip
+    gradient = pair.values(5, 2, 7)
+    pair.add("mb0/a/grad_output/0", "mb0/@root/grad_output/0", gradient, 2 * gradient)
     proposal, report = propose(pair.reference, pair.candidate)
-    assert 'kinds = ["output"]' in rule_of(proposal, "a/{kind}/0")
+    assert proposal.map_file.num_unsure == 1
+    assert report.verdict is Outcome.DIVERGED and report.first_divergence is not None
+    assert report.first_divergence.id == "step0/mb0/a/grad_output/0"
+
+
+def test_of_several_outputs_the_gradient_must_agree():
+    pair = Pair()
+    pair.add("wte/param/weight", "embed/param/embedding", pair.values(7, 8))
+    output, gradient = pair.values(5, 2, 7), pair.values(5, 2, 7)
+    pair.add("mb0/a/output/0", "mb0/@root/output/0", output)
+    pair.reference["step0/mb0/b/output/0"] = output
+    pair.add("mb0/a/grad_output/0", "mb0/@root/grad_output/0", gradient, 2 * gradient)
+    proposal, report = propose(pair.reference, pair.candidate)
+    rule = rule_of(proposal, "a/{kind}/0")
+    assert 'kinds = ["output"]' in rule and "sure = false" in rule
+    assert "but several hold the same" in rule
     assert report.verdict is Outcome.PASS, report.summary
 
 

@@ -331,23 +331,29 @@ class ActivationMatcher:
             self.reasons,
             lambda own, other: self._transform(own, other) is not None,
         ):
-            (own, of_reference), (other, of_candidate) = (
-                found.reference,
-                found.candidate,
-            )
+            own, of_reference = found.reference
+            other, of_candidate = found.candidate
             transform = self._transform(of_reference, of_candidate)
             assert transform is not None
+            alike = self._kinds_alike(of_reference, of_candidate)
+            comment = "by what it holds"
+            if not found.is_only:
+                comment += ", but several hold the same"
             self._add(
                 own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
-                sure=found.is_only, kinds=self._kinds_alike(of_reference, of_candidate),
-                comment="by what it holds"
-                + ("" if found.is_only else ", but several hold the same"),
+                sure=found.is_only, kinds=alike, comment=comment,
             )  # fmt: skip
+            if found.is_only and Kind.GRAD_OUTPUT not in alike:
+                self._add(
+                    own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                    sure=False, kinds=(Kind.GRAD_OUTPUT,),
+                    comment="by what the output holds: its values differ",
+                )  # fmt: skip
 
     def _kinds_alike(
         self, of_reference: TensorId, of_candidate: TensorId
     ) -> tuple[Kind, ...]:
-        """Of an output that holds the same, whether its gradient does."""
+        """Of an output that holds the same: it, and its gradient if that does, too."""
         gradients = [
             self._sides[side].gradient(tensor_id)
             for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
