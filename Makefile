@@ -41,7 +41,7 @@ demo: setup
 	$(BIN)/ttrace demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: format lint types test
 

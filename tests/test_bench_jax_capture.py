@@ -23,10 +23,8 @@ def bench(monkeypatch) -> ModuleType:
 
 
 def test_every_row_hands_out_what_it_says(bench):
-    def make():
-        return bench.make_job(num_layers=1, length=8, batch_size=2)
-
-    results = {result.name: result for result in bench.run(make, num_steps=1)}
+    job = bench.make_job("2x4", num_layers=1, length=8, batch_size=2, width=32)
+    results = {result.name: result for result in bench.run(job, num_steps=1)}
     assert results["no capture"].num_tensors == 0
     assert results["nothing wanted"].num_tensors == 0
     parts = ("forward", "gradients of activations", "parameters")
@@ -36,6 +34,6 @@ def test_every_row_hands_out_what_it_says(bench):
     assert results["everything, to the host"].num_bytes == everything.num_bytes
     text = io.StringIO()
     rich.console.Console(file=text, width=100).print(
-        bench.table(list(results.values()))
+        bench.table("mesh 2x4", list(results.values()))
     )
     assert "everything, to the host" in text.getvalue()

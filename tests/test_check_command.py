@@ -75,7 +75,7 @@ def test_another_model(check):
     ("candidate", "options", "says"),
     [
         (["--fail"], [], ["the candidate command failed", "wrong with the data"]),
-        (["--hang"], ["--timeout", "2"], ["candidate command did not end within 2 s"]),
+        (["--hang"], ["--timeout", "8"], ["candidate command did not end within 8 s"]),
         (["--record-nothing"], [], ["ended well and recorded nothing", "frontend"]),
         (["--crash-while-recording"], [], ["the trace is incomplete", "rank00000"]),
         (

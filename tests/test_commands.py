@@ -57,6 +57,16 @@ def test_failure_shows_the_end_of_the_output(tmp_path):
     assert "make it run on its own first" in message
 
 
+def test_an_error_of_ttrace_in_the_command_has_its_own_remedy(tmp_path):
+    script = (
+        "from ttrace.errors import UsageError; raise UsageError('x', remedy='do y')"
+    )
+    message = failure(tmp_path, script)
+    assert "ttrace.errors.UsageError: x" in message and "do y" in message
+    assert "do what ttrace says at the end of this output" in message
+    assert "on its own" not in message
+
+
 def test_failure_without_output(tmp_path):
     assert "| (none)" in failure(tmp_path, "raise SystemExit(1)")
 

@@ -20,7 +20,7 @@ from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.errors import LayoutError, UsageError
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.tensor_id import Kind, parse_tensor_id
 from ttrace.report.report import Outcome
 from ttrace.run.filters import CaptureFilter
 from ttrace.run.switchboard import RecordRequest
@@ -321,6 +321,24 @@ def test_noise_differs_by_draw_and_not_by_sharding(recorded):
     assert_pass(*traces)
 
 
+def test_another_matmul_precision_is_a_set_up_finding(recorded):
+    """It explains errors of 1e-3: said first, and no verdict on the runs."""
+    traces = []
+    for name, precision in {"reference": None, "candidate": "tensorfloat32"}.items():
+        recorded(name)
+        job = LinenJob()
+        with jax.default_matmul_precision(precision), traced(job.step) as step:
+            job.run(step, 1)
+        traces.append(open_trace(recorded(name).out))
+    reference, candidate = traces
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.verdict is Outcome.ERROR
+    assert report.summary.startswith(
+        "Set-up differs: float32_matmul_precision is highest in the reference and high "
+        "in the candidate."
+    )
+
+
 def test_a_traced_step_has_what_the_step_has(recorded):
     recorded()
     with traced(jax.jit(lambda x: x + 1)) as step:
@@ -416,6 +434,44 @@ def test_what_cannot_be_traced_is_refused_in_any_run(
     monkeypatch.delenv("TTRACE_RECORD", raising=False)
     with pytest.raises(UsageError, match=what):
         jax_capture.trace(make_step(), **options)
+
+
+def test_a_second_traced_function_is_refused(recorded):
+    recorded()
+    with (
+        traced(jax.jit(lambda x: jax_capture.tap("a", x))) as first,
+        traced(jax.jit(lambda x: jax_capture.tap("b", x))) as second,
+    ):
+        first(1.0)
+        with pytest.raises(UsageError, match="two traced functions") as caught:
+            second(1.0)
+        first(2.0)
+    assert "trace one function that calls both" in str(caught.value)
+
+
+def test_gradients_of_a_program_without_names_have_a_measured_noise(recorded):
+    def step(params, x):
+        grads = jax.grad(lambda p: jnp.sum(jnp.tanh(x @ p["w"]) ** 2))(params)
+        updates, _ = optax.sgd(0.1).update(grads, optax.sgd(0.1).init(params))
+        return optax.apply_updates(params, updates)
+
+    x = jax.random.normal(jax.random.key(0), (8, 8))
+    traces = {}
+    for draw in (None, 1):
+        recorded(f"draw{draw}", perturbation=draw)
+        with traced(jax.jit(step)) as recorded_step:
+            recorded_step({"w": x.T}, x)
+        traces[draw] = open_trace(recorded(f"draw{draw}").out)
+
+    def value(draw: int | None, text: str) -> np.ndarray:
+        return traces[draw].load(
+            traces[draw].info.tensors[parse_tensor_id(text)].shards[0]
+        )
+
+    start, grad = "step0/@root/param/w", "step0/@root/main_grad/w"
+    np.testing.assert_array_equal(value(None, start), value(1, start))
+    assert (value(None, grad) != value(1, grad)).any()
+    assert value(None, "step0/@root/grad_norm").dtype == np.float32
 
 
 def test_dims_text_that_cannot_be_read_is_refused(monkeypatch):

@@ -45,6 +45,7 @@ def test_versions_name_what_computes():
     ("stated", "precision"),
     [
         (None, "highest"),  # what CPUs do
+        ("default", "highest"),
         ("highest", "highest"),
         ("tensorfloat32", "high"),
         ("bfloat16", "medium"),

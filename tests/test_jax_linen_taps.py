@@ -251,3 +251,66 @@ def test_taps_do_not_nest():
                 pass
     with linen_taps():
         pass
+
+
+class Normed(nn.Module):
+    """Running statistics, in a block and in a scan over blocks."""
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        x = nn.BatchNorm(use_running_average=not train, name="bn")(x)
+        scanned: Any = nn.scan(
+            NormedLayer,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
+        return scanned(name="layers")(x, None)[0]
+
+
+class NormedLayer(nn.Module):
+    """One iteration."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.BatchNorm(use_running_average=False, name="bn")(x), None
+
+
+X = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
+
+
+def normed(mutable: Any):
+    variables = Normed().init(jax.random.key(0), X)
+
+    def call(variables, x):
+        return Normed().apply(variables, x, mutable=mutable)
+
+    return call, variables, X
+
+
+def test_what_a_call_leaves_in_mutable_collections_is_an_output():
+    with linen_taps():
+        names = of_kinds(tap_names(*normed(["batch_stats"])), "output")
+    assert names == [
+        "bn/output/0",
+        "bn/output/batch_stats.mean",
+        "bn/output/batch_stats.var",
+        "layers.bn/output/0",
+        "layers.bn/output/batch_stats.mean",
+        "layers.bn/output/batch_stats.var",
+        "layers/output/0",
+        "@root/output/0",
+    ]
+    assert_neutral(linen_taps, *normed(["batch_stats"]))
+
+
+def test_collections_that_a_call_may_not_change_are_left_alone():
+    variables = Normed().init(jax.random.key(0), X)
+
+    def call(variables, x):
+        return nn.BatchNorm(use_running_average=True).apply(variables, x)
+
+    inner = {key: value["bn"] for key, value in variables.items()}
+    with linen_taps():
+        names = tap_names(call, inner, X)
+    assert names == ["@root/input/0", "@root/output/0"]

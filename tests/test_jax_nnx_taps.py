@@ -256,3 +256,31 @@ def test_taps_do_not_nest():
     with nnx_taps(), pytest.raises(UsageError, match="NNX modules are on already"):
         with nnx_taps():
             pass
+
+
+@pytest.mark.parametrize("use_running_average", [False, True])
+def test_what_a_call_changes_in_variables_is_an_output(use_running_average):
+    graphdef, state = nnx.split(nnx.Sequential(nnx.BatchNorm(4, rngs=nnx.Rngs(0))))
+
+    def call(state, x):
+        model = nnx.merge(graphdef, state)
+        y = (
+            model(x)
+            if not use_running_average
+            else model.layers[0](x, use_running_average=True)
+        )
+        return y, nnx.state(model)
+
+    with nnx_taps():
+        names = tap_names(call, state, X)
+    statistics = [name for name in names if "batch_stats" in name]
+    assert statistics == (
+        []
+        if use_running_average
+        else [
+            "layers.0/output/batch_stats.mean",
+            "layers.0/output/batch_stats.var",
+        ]
+    )
+    if not use_running_average:
+        assert_neutral(nnx_taps, call, state, X)

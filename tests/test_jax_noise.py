@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 from tests.jax_harvests import everything, harvested, taken
 from ttrace.frontends.jax_parts.harvest import noise
 from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
+from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, tap
 from ttrace.generate import hash_words
@@ -97,7 +98,7 @@ def test_which_values_get_noise():
     assert noise.applies(root, Role.VALUE, x)
     assert not noise.applies(root, Role.COTANGENT, x)
     assert not noise.applies(SITE, Role.VALUE, jnp.arange(3))
-    assert not noise.applies(value_site("m", Kind.PARAM, "w"), Role.VALUE, x)
+    assert not noise.applies(value_site("m", Kind.PARAM, "w"), Role.COTANGENT, x)
 
 
 def test_batch_dims_come_first_in_the_logical_tensor():
@@ -228,6 +229,30 @@ def test_noise_that_nobody_records_is_there_all_the_same():
     assert found.captures == []
     np.testing.assert_array_equal(found.outs[0], harvested(function, X, draw=1).outs[0])
     assert (np.asarray(found.outs[0]) != np.asarray(X)).all()
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_parameters_get_it_where_nothing_in_the_model_is_named(is_named):
+    """Else a program without names would seem to compute without rounding."""
+
+    def step(params, x):
+        def loss(params):
+            h = jnp.tanh(x @ params["w"])
+            return jnp.sum((tap("h", h) if is_named else h) ** 2)
+
+        with grad_taps():
+            grads = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.0 * g, params, grads), grads
+
+    params = {"w": W}
+    plain, found = (harvested(jax.jit(step), params, X, draw=d) for d in (None, 1))
+    np.testing.assert_array_equal(found.outs[0], W)  # the optimizer sees none
+    assert (np.asarray(found.outs[1]) != np.asarray(plain.outs[1])).any()
+    (recorded,) = [c for c in found.captures if c.kind is Kind.PARAM]
+    np.testing.assert_array_equal(taken(recorded), W)
+    if is_named:  # and by nothing but its own
+        first, second = (run.values("h")[0].view(np.int32) for run in (plain, found))
+        assert np.abs(first - second).max() == 1
 
 
 def test_a_shared_value_keeps_its_noise_through_calls_and_branches():

@@ -60,6 +60,15 @@ def test_a_command_that_records_nothing(tmp_path):
     message = str(caught.value)
     assert "the candidate command" in message and str(tmp_path / "trace") in message
     assert "put a ttrace frontend around its training loop" in message
+    assert "filters" not in message
+
+
+@pytest.mark.parametrize("options", [(), ("--record-nothing",)])
+def test_filters_that_leave_nothing_are_named(tmp_path, options):
+    capture = CaptureFilter(modules=("nosuch*",))
+    filtered = recording(tmp_path, *options, capture=capture)
+    with pytest.raises(CommandError, match="nothing may have passed the filters"):
+        record(filtered)
 
 
 def test_a_command_that_fails(tmp_path):

@@ -34,7 +34,7 @@ def test_plain_run(environment):
 
 
 def text_with(**changes):
-    (text,) = RecordRequest(out=Path("a")).to_environment().values()
+    (text,) = RecordRequest(out=Path("a"), run_id="0a").to_environment().values()
     value = json.loads(text)
     value.update(changes)
     return json.dumps({key: item for key, item in value.items() if item != "absent"})

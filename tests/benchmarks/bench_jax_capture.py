@@ -1,29 +1,26 @@
 """What capture costs in JAX: a jitted step as it is, and handing out what is tapped.
 
 Run ``python tests/benchmarks/bench_jax_capture.py``. The model is the example's port of
-GPT-2 to linen, on one device; the figure is the median step. Nothing is written; "to
-the host" copies what would be.
+GPT-2 to linen, on one device and on a mesh of parts of the CPU; the figure is the
+median step. Nothing is written; "to the host" copies what would be.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 import rich.console
 import rich.table
 from flax.training.train_state import TrainState
 
 from ttrace.examples.jax_port import linen_steps
-from ttrace.examples.jax_port.config import Architecture, ModelConfig
-from ttrace.examples.jax_port.data import BatchSource
-from ttrace.examples.jax_port.linen_gpt2 import Gpt2
-from ttrace.examples.jax_port.parallel import Parallel
+from ttrace.examples.jax_port.arguments import parse_jax_arguments
+from ttrace.examples.jax_port.devices import provide_devices
+from ttrace.examples.jax_port.training import LinenTraining, build_training
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
 from ttrace.frontends.jax_parts.record.shards import HostShards
@@ -54,43 +51,38 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """A model, its optimizer and a batch.
+    """A model, its optimizer and a batch, laid out on devices.
 
     Attributes:
-        state: Before the first step.
+        state: After a first step.
+        step: One step.
         batch: Of every step.
     """
 
     state: TrainState
+    step: linen_steps.Step
     batch: dict[str, jax.Array]
 
 
-def make_job(*, num_layers: int, length: int, batch_size: int) -> Job:
-    """A GPT-2 of width 256 on generated tokens."""
-    config = ModelConfig(
-        architecture=Architecture.GPT2,
-        num_layers=num_layers,
-        hidden_size=256,
-        num_heads=8,
-        num_kv_heads=8,
-        mlp_size=1024,
-        vocab_size=2048,
-        seq_length=length,
-        norm_epsilon=1e-5,
+def make_job(
+    mesh: str, *, num_layers: int, length: int, batch_size: int, width: int = 256
+) -> Job:
+    """A GPT-2 on generated tokens, its batch and its features cut over a mesh."""
+    options = {
+        "--mesh": mesh,
+        "--num-layers": num_layers,
+        "--hidden-size": width,
+        "--vocab-size": 8 * width,
+        "--seq-length": length,
+        "--global-batch-size": batch_size,
+    }
+    training = build_training(
+        parse_jax_arguments([str(word) for item in options.items() for word in item])
     )
-    model = Gpt2(config, Parallel())
-    source = BatchSource(
-        vocab_size=config.vocab_size, seq_length=length, batch_size=batch_size
-    )
-    batch = jax.device_put(source.batch(0))
-    key = jax.random.key(0)
-    params = jax.jit(model.init)(key, batch["tokens"], batch["mask"], key)["params"]
-    return Job(
-        state=TrainState.create(
-            apply_fn=model.apply, params=params, tx=optax.adamw(1e-3)
-        ),
-        batch=batch,
-    )
+    assert isinstance(training, LinenTraining)
+    batch = training.batch(0)
+    training.step(batch)  # from now on the types of the state stay as they are
+    return Job(state=training.state, step=training.train_step, batch=batch)
 
 
 def measure(
@@ -110,16 +102,15 @@ def measure(
         kinds: What leaves the program; None for the step as it is.
         to_host: Copy the captures.
     """
-    jax.clear_caches()
     programs = StepTrace(wants=lambda site, kind: kind in (kinds or ()))
     state, seconds, sizes = jax.tree.map(jnp.copy, job.state), [], []
     for number in range(1 + num_steps):
         start = time.perf_counter()
         if kinds is None:
-            state, loss = linen_steps.train_step(state, job.batch)
+            state, loss = job.step(state, job.batch)
         else:
             with step_taps([]), programs.running(number) as running:
-                state, loss = linen_steps.train_step(state, job.batch)
+                state, loss = job.step(state, job.batch)
             sizes = _taken(running.captures(), to_host)
         jax.block_until_ready((state, loss))
         seconds.append(time.perf_counter() - start)
@@ -142,7 +133,7 @@ def _taken(captures: list[Capture], to_host: bool) -> list[int]:
     return [part.array.nbytes for part in parts]
 
 
-def run(make: Callable[[], Job], num_steps: int) -> list[Result]:
+def run(job: Job, num_steps: int) -> list[Result]:
     """All rows; the first one is the step without capture."""
     rows: dict[str, dict[str, Any]] = {
         "no capture": {},
@@ -153,13 +144,13 @@ def run(make: Callable[[], Job], num_steps: int) -> list[Result]:
         "everything": {"kinds": frozenset(Kind)},
         "everything, to the host": {"kinds": frozenset(Kind), "to_host": True},
     }
-    job = make()
     return [measure(name, job, num_steps, **options) for name, options in rows.items()]
 
 
-def table(results: list[Result]) -> rich.table.Table:
+def table(title: str, results: list[Result]) -> rich.table.Table:
     """The rows with their ratio to the first one."""
-    shown = rich.table.Table("handed out", "step", "ratio", "tensors", "MB")
+    columns = ("handed out", "step", "ratio", "tensors", "MB")
+    shown = rich.table.Table(*columns, title=title)
     for result in results:
         shown.add_row(
             result.name,
@@ -177,16 +168,18 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--mesh", nargs="+", default=["1x1", "2x4"])
     arguments = parser.parse_args()
-
-    def make() -> Job:
-        return make_job(
+    provide_devices(8)
+    for mesh in arguments.mesh:
+        job = make_job(
+            mesh,
             num_layers=arguments.layers,
             length=arguments.length,
             batch_size=arguments.batch,
         )
-
-    rich.console.Console().print(table(run(make, arguments.steps)))
+        title = f"JAX capture, mesh {mesh}"
+        rich.console.Console().print(table(title, run(job, arguments.steps)))
 
 
 if __name__ == "__main__":

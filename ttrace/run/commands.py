@@ -21,6 +21,9 @@ _TAIL_LINES = 40
 _TAIL_BYTES = 16_384
 """Most that is read of a log for these lines: logs may be huge."""
 
+_OWN_ERRORS = f"{CommandError.__module__}."
+"""Before the names of our errors in the traceback of a command that was recorded."""
+
 _GRACE_S = 5.0
 """Seconds between asking processes to end and killing them."""
 
@@ -100,10 +103,13 @@ def run_command(run: CommandRun) -> None:
     else:
         what = f"the {run.name} command failed after {took_s:.0f} s ({_describe(code)})"
         remedy = "make it run on its own first"
+    tail = _tail(run.log)
+    if _OWN_ERRORS in tail:  # on its own it runs: then nothing is recorded
+        remedy = "do what ttrace says at the end of this output"
     raise CommandError(
         what,
         where=shlex.join(run.command),
-        got=f"this output (whole: {run.log})\n{_tail(run.log)}",
+        got=f"this output (whole: {run.log})\n{tail}",
         remedy=remedy,
     )
 

@@ -81,16 +81,28 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
         )
     )
     try:
-        return open_trace(recording.out)
+        trace = open_trace(recording.out)
     except (TraceNotFoundError, IncompleteTraceError) as error:
         if any(recording.out.iterdir()):
             raise
-        raise CommandError(
-            f"the {recording.name} command ended well and recorded nothing",
-            where=recording.out,
-            remedy="put a ttrace frontend around its training loop (see the README), "
-            "and end the 'with' block before the process exits",
-        ) from error
+        raise _nothing_recorded(recording) from error
+    if not (trace.info.tensors or trace.info.skipped):
+        raise _nothing_recorded(recording)
+    return trace
+
+
+def _nothing_recorded(recording: Recording) -> CommandError:
+    remedy = (
+        "put a ttrace frontend around its training loop (see the README), and end the "
+        "'with' block before the process exits"
+    )
+    if recording.capture != CaptureFilter():
+        remedy += "; or record more: nothing may have passed the filters"
+    return CommandError(
+        f"the {recording.name} command ended well and recorded nothing",
+        where=recording.out,
+        remedy=remedy,
+    )
 
 
 def prepare_folder(folder: Path, *, overwrite: bool) -> None:

@@ -174,20 +174,28 @@ class Harvester:
         self._touched: dict[int, tuple[Any, bool]] = {}
         self._inner: dict[Any, tuple[Any, Inner]] = {}
         self._ranks: dict[int, int] = {}
+        self._noises_params = True
 
     @property
     def is_noisy(self) -> bool:
         """Whether this is a perturbed run."""
         return self.draw is not None
 
-    def rank_serials(self, jaxpr: jex_core.Jaxpr) -> None:
-        """Numbers the executions of each site, alike in every process of a run."""
+    def survey(self, jaxpr: jex_core.Jaxpr) -> None:
+        """Numbers the executions of each site, alike in every process of a run.
+
+        And finds out whether anything gets noise by itself. Where nothing inside of a
+        model is named, its parameters get it, as the model sees them: noise that
+        reaches nothing would tell that there is none.
+        """
         seen: dict[Any, int] = {}
+        self._noises_params = True
 
         def visit(part: jex_core.Jaxpr) -> None:
             for eqn in part.eqns:
                 if eqn.primitive is tap_p:
                     serial, site = eqn.params["serial"], eqn.params["site"]
+                    self._noises_params &= not site.noise
                     if serial not in self._ranks:
                         name = site.tensor_id(site.kind)
                         self._ranks[serial] = seen.setdefault(name, 0)
@@ -320,7 +328,7 @@ class Harvester:
     def _eqn_is_touched(self, eqn: jex_core.JaxprEqn) -> bool:
         if eqn.primitive is tap_p:
             site = eqn.params["site"]
-            return self.is_wanted(site) or (self.is_noisy and site.noise)
+            return self.is_wanted(site) or (self.is_noisy and self._is_noised(site))
         return any(map(self.is_touched, private_jax.jaxprs_in_params(eqn.params)))
 
     def _apply(
@@ -342,19 +350,31 @@ class Harvester:
         site, role, dims = params["site"], params["role"], params["batch_dims"]
         if role is Role.TANGENT:
             return [x], [has_noise]
-        if self.draw is not None and not has_noise and noise.applies(site, role, x):
-            key = noise.key(site, role, self._ranks[params["serial"]], self.draw)
-            x = noise.stepped(x, key, place.salt, spec=site.spec, batch_dims=dims)
-            has_noise = True
+        handed_on = x if has_noise else self._stepped(x, params, place.salt)
+        has_noise = has_noise or handed_on is not x
+        if site.kind is not Kind.PARAM:  # a run starts from parameters without noise
+            x = handed_on
         if not self.is_wanted(site):
-            return [x], [has_noise]
+            return [handed_on], [has_noise]
         path = (*place.entry, 0) if place.is_backward else place.path
         event = Event(site=site, role=role, serial=params["serial"], path=path)
         if self.wants(site, event.kind):
             logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
             event = dataclasses.replace(event, value=place.collector.add(logical))
         place.collector.events.append(event)
-        return [x], [has_noise]
+        return [handed_on], [has_noise]
+
+    def _stepped(self, x: Any, params: Mapping[str, Any], salt: Any) -> Any:
+        """What passes a tap with its noise; itself if it gets none."""
+        site, role, dims = params["site"], params["role"], params["batch_dims"]
+        is_noised = self._is_noised(site) and noise.applies(site, role, x)
+        if self.draw is None or not is_noised:
+            return x
+        key = noise.key(site, role, self._ranks[params["serial"]], self.draw)
+        return noise.stepped(x, key, salt, spec=site.spec, batch_dims=dims)
+
+    def _is_noised(self, site: TapSite) -> bool:
+        return site.noise or (self._noises_params and site.grad is Kind.PARAM_GRAD)
 
     def skip(self, jaxpr: jex_core.Jaxpr, reason: str, place: Place) -> None:
         """Notes that the taps of a jaxpr stay inside the program, and why."""

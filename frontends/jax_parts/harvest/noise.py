@@ -34,9 +34,9 @@ Key = tuple[np.uint32, np.uint32]
 
 
 def applies(site: TapSite, role: Role, x: Any) -> bool:
-    """Whether what passes a tap gets noise: outputs and their cotangents, and the
-    arguments of the model itself."""
-    if not site.noise or x.dtype not in _BITS:
+    """Whether what passes a tap of a site with noise gets it: values do, and the
+    cotangents of outputs."""
+    if x.dtype not in _BITS:
         return False
     return role is Role.VALUE or site.grad is Kind.GRAD_OUTPUT
 

@@ -98,7 +98,7 @@ def plan_harvest(
         max_iterations=max_iterations,
         shares_outputs=shares_outputs,
     )
-    harvester.rank_serials(jaxpr.jaxpr)
+    harvester.survey(jaxpr.jaxpr)
     inner = harvester.transformed(jaxpr, may_share=True)
     return Harvest(
         jaxpr=inner.jaxpr,

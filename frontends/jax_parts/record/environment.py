@@ -20,8 +20,6 @@ _PRECISIONS = {
     "bfloat16_3x": "high",
     "TF32_TF32_F32": "high",
     "BF16_BF16_F32_X3": "high",
-    "default": "medium",
-    "fastest": "medium",
     "bfloat16": "medium",
     "BF16_BF16_F32": "medium",
 }
@@ -54,7 +52,7 @@ def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
     config: Any = jax.config  # makes its attributes at run time
     platform_name = jax.default_backend()
     stated = config.jax_default_matmul_precision
-    if stated is None:
+    if stated in (None, "default"):
         precision = _DEFAULT_PRECISIONS.get(platform_name, "platform default")
     else:
         precision = _PRECISIONS.get(str(stated), str(stated))

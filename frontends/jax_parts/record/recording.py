@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
@@ -77,6 +78,7 @@ class StepRecording:
     has_params: bool
     _shards: HostShards = field(default_factory=HostShards)
     _squares: float | None = None
+    _norm_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     _why_no_norm: str = ""
 
     def record(self, captures: Sequence[Capture]) -> None:
@@ -110,7 +112,7 @@ class StepRecording:
             if self._why_no_norm:
                 self.writers.skip(norm, self._why_no_norm)
             elif self._squares is not None:
-                value = np.array(math.sqrt(self._squares))
+                value = np.array(math.sqrt(self._squares), self._norm_dtype)
                 shard = RankShard(layout=whole((), FLAT_MESH), array=value)
                 rank = rank_of(jax.local_devices()[0])
                 self._hand_over(norm, {rank: shard}, None)
@@ -155,6 +157,7 @@ class StepRecording:
         parts = {
             shard.layout.blocks[0].region: shard.array for shard in shards.values()
         }
+        self._norm_dtype = np.result_type(self._norm_dtype, capture.value.array.dtype)
         squares = sum(
             float(np.sum(np.square(part, dtype=np.float64))) for part in parts.values()
         )

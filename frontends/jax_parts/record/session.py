@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
@@ -15,6 +16,9 @@ from ttrace.ir.trace import RankInfo
 from ttrace.run.switchboard import RecordRequest
 from ttrace.store.sink import TraceSink
 from ttrace.store.writer import TraceWriter
+
+_opened_runs: set[str] = set()
+"""Runs of which this process has opened a trace."""
 
 
 class JaxSession:
@@ -59,6 +63,7 @@ class JaxSession:
 
         Raises:
             TraceError: The trace cannot be created.
+            UsageError: Another session of this process records the same run.
         """
         if self._writers is None:
             self._writers = self._open(captures)
@@ -100,6 +105,16 @@ class JaxSession:
                 self._writers.abort(reason)
 
     def _open(self, captures: Sequence[Capture]) -> RankWriters:
+        if self._request.run_id in _opened_runs:
+            raise UsageError(
+                "two traced functions were called in one run, which has one trace",
+                where="jax_capture.trace",
+                expected="one traced function, called once in every training step",
+                got="another one, after the trace of the first had been opened",
+                remedy="trace one function that calls both, jitted as they are; leave "
+                "an evaluation untraced",
+            )
+        _opened_runs.add(self._request.run_id)
         arrays = [c.value.array for c in captures if c.value is not None]
         meshes = meshes_of([a for a in arrays if isinstance(a, jax.Array)])
         capture_filter = self._request.capture

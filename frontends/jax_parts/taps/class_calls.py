@@ -53,6 +53,10 @@ class ClassCalls:
         """The path of a module in the model, empty for the model; None for others."""
         raise NotImplementedError
 
+    def with_state(self, module: Any, path: str) -> contextlib.AbstractContextManager:
+        """Taps what a call changes in the module itself; modules change in NNX only."""
+        return contextlib.nullcontext()
+
     def add_class_of(self, module: Any) -> None:
         """Taps the class of a module, should it have been made since the start."""
         for class_ in type(module).__mro__:
@@ -100,7 +104,8 @@ class ClassCalls:
                 if path is None:
                     self._miss(module)
                     return bound(*args, **kwargs)
-                return tapped_call(path, bound, args, kwargs, is_root=is_root)
+                with self.with_state(module, path):
+                    return tapped_call(path, bound, args, kwargs, is_root=is_root)
         finally:
             self._open.pop()
 

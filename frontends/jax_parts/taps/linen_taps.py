@@ -6,11 +6,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from ttrace.frontends.jax_parts.taps.module_calls import tapped_call
+from ttrace.frontends.jax_parts.taps.module_calls import tap_state, tapped_call
 from ttrace.frontends.jax_parts.taps.patching import exclusively
 
 _CALL = "__call__"
 _NOT_CALLS = frozenset({"setup", "__init__", "__post_init__"})
+_NO_STATE = frozenset({"params", "intermediates", "perturbations"})
+"""Collections that are no state of a model: what is sown is tapped where it is made."""
 
 
 @contextlib.contextmanager
@@ -22,7 +24,8 @@ def linen_taps() -> Iterator[None]:
     have a name. What is in an ``nn.scan`` is tapped in every iteration.
 
     Of the methods only ``__call__`` is tapped, and whatever method ``apply`` was given,
-    as the call of the model. Initialization is not.
+    as the call of the model. Initialization is not. What a call leaves in mutable
+    collections (``batch_stats``) is tapped as an output of the module that has it.
 
     Raises:
         UsageError: The taps are on already.
@@ -51,12 +54,23 @@ class _Calls:
             return call(*args, **kwargs)
         self._depth += 1
         try:
-            return tapped_call(
-                ".".join(module.path),
-                call,
-                args,
-                kwargs,
-                is_root=self._depth == 1,
-            )
+            path = ".".join(module.path)
+            result = tapped_call(path, call, args, kwargs, is_root=self._depth == 1)
+            _tap_variables(module, path)
+            return result
         finally:
             self._depth -= 1
+
+
+def _tap_variables(module: nn.Module, path: str) -> None:
+    """Taps what a module has in collections that the call may change."""
+    scope = module.scope
+    if scope is None or scope.mutable is False:
+        return
+    for collection, variables in module.variables.items():
+        if collection in _NO_STATE or not module.is_mutable_collection(collection):
+            continue
+        for name, value in variables.items():
+            tapped = tap_state(path, collection, name, value)
+            if tapped is not value:
+                module.put_variable(collection, name, tapped)

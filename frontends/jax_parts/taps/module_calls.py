@@ -1,5 +1,6 @@
 """A call of a module, tapped: the values handed in and the values returned."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -64,6 +65,27 @@ def tapped_call(
     args = ARRAYS.map_leaves(args, tap_input)
     kwargs = ARRAYS.map_leaves(dict(kwargs), tap_input)
     return ARRAYS.map_leaves(call(*args, **kwargs), tap_output)
+
+
+def tap_state(path: str, group: str, name: str, value: Any) -> Any:
+    """Names what a call has left in a variable of its module: another output of it.
+
+    Running statistics, counters and caches reach the results of later steps only. They
+    are differentiated by nobody and get no noise of their own.
+
+    Args:
+        path: Module path; empty for the model itself.
+        group: What the variable is, e.g. ``batch_stats``.
+        name: Of the variable in its module.
+        value: Its new value, of any type.
+
+    Returns:
+        The value to leave there instead.
+    """
+    if not is_tappable(value):
+        return value
+    site = value_site(path, Kind.OUTPUT, f"{group}.{name}", noise=False)
+    return tap_in_program(dataclasses.replace(site, grad=None), value)
 
 
 def tap_in_program(site: TapSite, value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from flax import nnx
 
 from ttrace.frontends.jax_parts.taps.class_calls import ClassCalls
+from ttrace.frontends.jax_parts.taps.module_calls import tap_state
 from ttrace.frontends.jax_parts.taps.patching import Missed, exclusively
 
 _MARK = "_ttrace_path"
@@ -16,6 +17,9 @@ mark goes with the copy, and keeps a function that was traced for one module fro
 taken for another. No module has it outside of a call.
 """
 
+_NO_STATE = (nnx.Param, nnx.RngState, nnx.Intermediate)
+"""Parameters have kinds of their own; what is sown is tapped where it is made."""
+
 
 @contextlib.contextmanager
 def nnx_taps() -> Iterator[list[Missed]]:
@@ -24,7 +28,8 @@ def nnx_taps() -> Iterator[list[Missed]]:
     The model is the module that is called in no other one's call; a module's path is
     that of its attributes and positions (``blocks.0.attn``), the first one where it is
     shared. Only ``__call__`` is tapped. What is in an ``nnx.scan`` is tapped in every
-    iteration, under the path of the stacked layers.
+    iteration, under the path of the stacked layers. What a call changes in variables of
+    its module (``nnx.BatchStat``) is tapped as an output of the module.
 
     Yields:
         A list that fills with what could not be tapped.
@@ -50,6 +55,17 @@ class _NnxCalls(ClassCalls):
             _unmark(marked.values())
             _unmark(_modules(model).values())  # with those that came in meanwhile
 
+    @contextlib.contextmanager
+    def with_state(self, module: nnx.Module, path: str) -> Iterator[None]:
+        variables = _state_variables(module)
+        before = {name: each.get_raw_value() for name, each in variables.items()}
+        yield
+        for name, variable in variables.items():
+            value = variable.get_raw_value()
+            if value is not before[name]:
+                group = nnx.variable_name_from_type(type(variable), allow_register=True)
+                variable.set_raw_value(tap_state(path, group, name, value))
+
     def path_of(self, module: nnx.Module) -> str | None:
         return vars(module).get(_MARK)
 
@@ -60,6 +76,15 @@ def _modules(model: nnx.Module) -> dict[str, nnx.Module]:
         ".".join(map(str, path)): node
         for path, node in nnx.iter_graph(model, graph=True)
         if isinstance(node, nnx.Module)
+    }
+
+
+def _state_variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """The module's own variables, by name, but those that are no state of a model."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, nnx.Variable) and not isinstance(value, _NO_STATE)
     }
 
 
