@@ -96,12 +96,21 @@ class MainJob:
             MapError: The map does not fit the traces.
         """
         trusted, tolerances = self._reference(reference)
-        trace = self._record(candidate)
+        trace = self.record(candidate)
         report = compare_traces(
             trusted, trace, self._backend, tolerances=tolerances, map_file=map_file
         )
         shutil.rmtree(trace.path)
         return report
+
+    def record(self, launch: Launch) -> Trace:
+        """Records one run; its trace lies in the folder of the job.
+
+        Raises:
+            CommandError: The run failed, or did not end in time.
+            TraceError: Its trace is incomplete or corrupt.
+        """
+        return self._record_all(launch, (None,))[0]
 
     def close(self) -> None:
         """Ends the workers, and removes the traces if their folder is temporary."""
@@ -129,9 +138,6 @@ class MainJob:
                 shutil.rmtree(trace.path)
             self._references[launch] = (reference, tolerances)
         return self._references[launch]
-
-    def _record(self, launch: Launch) -> Trace:
-        return self._record_all(launch, (None,))[0]
 
     def _record_all(
         self, launch: Launch, perturbations: Sequence[int | None]

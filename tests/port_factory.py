@@ -62,6 +62,16 @@ def _cut(array: np.ndarray, axis: str) -> str:
     return " ".join(names)
 
 
+def make_nested() -> Pair:
+    """A linear within two modules of the reference, and within one of the port."""
+    pair = Pair()
+    pair.add("top.block.fc/param/w", "body.up/param/w", pair.values(5, 3))
+    pair.add("top.head/param/w", "out/param/w", pair.values(4, 4))
+    pair.activation("top.block.fc", "body.up", "output")
+    pair.activation("top.block", "body", "output")
+    return pair
+
+
 def make_port(num_layers: int = 3, *, activations: bool = True) -> Pair:
     """Both runs; norms are ones and zeros, biases zeros, all else is random."""
     pair = Pair()

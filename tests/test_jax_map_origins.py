@@ -64,6 +64,28 @@ sizes = {n = [4, 2, 2]}
         np.testing.assert_array_equal(np.asarray(found), expected)
 
 
+def test_parts_of_interleaved_groups():
+    """Megatron's query groups; how many there are follows from the parts' sizes."""
+    origin_for = origins(
+        """
+[[tensor]]
+reference = "attn.qkv/{kind}/weight"
+candidate = ["attn.q/{kind}/kernel", "attn.k/{kind}/kernel", "attn.v/{kind}/kernel"]
+transform = "d (g n) e -> (g n e) d"
+join = "n"
+sizes = {n = [4, 1, 1]}
+"""
+    )
+    full = generate("attn.qkv.weight", Bell(), (2 * 6 * 3, 5)).reshape(2, 6, 3, 5)
+    for name, start, stop in (("q", 0, 4), ("k", 4, 5), ("v", 5, 6)):
+        num_heads = 2 * (stop - start)
+        found = generate_array(
+            origin_for(f"attn.{name}.kernel"), Bell(), (5, num_heads, 3)
+        )
+        expected = full[:, start:stop].reshape(num_heads, 3, 5).transpose(2, 0, 1)
+        np.testing.assert_array_equal(np.asarray(found), expected)
+
+
 def test_one_matrix_out_of_several():
     origin_for = origins(
         """

@@ -63,6 +63,20 @@ def test_unequal_parts_of_a_fused_matrix():
     np.testing.assert_array_equal(position, np.arange(24).reshape(8, 3)[6:].T)
 
 
+def test_a_part_of_every_group():
+    """How many of an axis the array has must be said, where its dim holds two."""
+    origin = Origin(
+        name="qkv",
+        transform="(g n) d -> (g n) d",
+        sizes={"n": 6},
+        at={"n": 4},
+        counts={"n": 2},
+    )
+    _, position = positions_of(plan_origin(origin, (6, 5)), (6, 5))
+    expected = np.arange(90).reshape(3, 6, 5)[:, 4:].reshape(6, 5)
+    np.testing.assert_array_equal(position, expected)
+
+
 def test_stacked_layers():
     plan = plan_origin(
         Origin(name="h.{l}.{part}.weight", transform="l part i o -> o i"), (2, 2, 3, 4)
@@ -137,6 +151,11 @@ def test_members_with_names_of_their_own():
         (
             Origin(name="w", transform="l i o -> l i o", sizes={"o": 5}, at={"o": 2}),
             "[2, 6) of axis o, which has 5",
+        ),
+        (
+            Origin(name="w", transform="l i o -> l i o", counts={"o": 3}),
+            "the array has a dim of length 4, shape [2, 3, 4], where the transform has "
+            "(o) with o 3",
         ),
     ],
 )

@@ -61,6 +61,28 @@ def test_outputs_are_joined_as_the_weights_are():
     assert found.sure and found.to_rule() is not None
 
 
+def test_the_sequence_may_come_first():
+    pair = interleaved()
+    name = "step0/mb0/qkv/output/0"
+    pair.candidate[name] = pair.candidate[name].transpose(1, 0, 2).copy()
+    (found,) = joined(pair)
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+
+
+def test_of_dims_of_equal_length_the_values_tell_the_order():
+    pair = Pair()
+    weight, output = pair.values(2, 18, 8), pair.values(4, 4, 2, 18)
+    pair.candidate["step0/qkv/param/w"] = weight.reshape(36, 8)
+    turned = output.transpose(1, 0, 2, 3).reshape(4, 4, 36)
+    pair.candidate["step0/mb0/qkv/output/0"] = turned
+    for name, start, stop in (("q", 0, 12), ("k", 12, 15), ("v", 15, 18)):
+        pair.reference[f"step0/{name}/param/w"] = weight[:, start:stop].reshape(-1, 8)
+        part = output[..., start:stop].reshape(4, 4, -1)
+        pair.reference[f"step0/mb0/{name}/output/0"] = part
+    (found,) = joined(pair)
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+
+
 def test_values_that_differ_are_unsure():
     pair = interleaved()
     pair.candidate["step0/mb0/qkv/output/0"][0] += 1

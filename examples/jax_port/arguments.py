@@ -47,6 +47,19 @@ def parse_jax_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace
         help="devices for the batch times devices for the parameters, e.g. 2x4",
     )
     add("--dropout", type=float, default=0.0, help="rate after the token embedding")
+    add(
+        "--clip-grad",
+        type=float,
+        default=0.0,
+        help="largest norm of all gradients together; 0 for any",
+    )
+    add(
+        "--initial-map",
+        type=Path,
+        metavar="FILE.toml",
+        help="a map file whose reference is ttrace.examples.megatron_gpt: the port "
+        "starts from the parameters of that model, and not of transformers'",
+    )
     return parser.parse_args(argv)
 
 
@@ -118,6 +131,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--train-iters", "--steps", type=int, default=2)
     add("--lr", type=float, default=1e-2)
     add("--weight-decay", type=float, default=0.1)
+    add("--adam-beta2", type=float, default=0.95)
     add("--adam-eps", type=float, default=1e-8)
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
     add(

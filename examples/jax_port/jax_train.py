@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ttrace.errors import UsageError
+from ttrace.errors import TtraceError
 from ttrace.examples.jax_port.arguments import parse_jax_arguments, require_divisible
 from ttrace.examples.jax_port.devices import provide_devices
 from ttrace.examples.megatron_gpt.patches import Patch
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         run(parse_jax_arguments(argv))
-    except UsageError as error:
+    except TtraceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Builds the model and trains it; a patch may change it before.
 
     Raises:
-        UsageError: The options, the devices or a patch cannot be used.
+        TtraceError: The options, the devices, a map or a patch cannot be used.
     """
     require_divisible(args, args.mesh)
     provide_devices(args.mesh.size)

@@ -3,18 +3,40 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ttrace.examples.jax_port.partition import path_name
 
 
 def make_optimizer(
-    *, lr: float, weight_decay: float, eps: float
+    *, lr: float, weight_decay: float, beta2: float, eps: float, clip_grad: float = 0.0
 ) -> optax.GradientTransformation:
-    """AdamW; ``eps`` is added to the root of the second moment, as in torch."""
-    return optax.adamw(
-        lr, b1=0.9, b2=0.95, eps=eps, weight_decay=weight_decay, mask=decay_mask
+    """AdamW; ``eps`` is added to the root of the second moment, as in torch.
+
+    Args:
+        lr: Learning rate.
+        weight_decay: Of kernels and embeddings.
+        beta2: Decay rate of the second moment; that of the first is 0.9.
+        eps: See above.
+        clip_grad: Largest norm of all gradients together; 0 for any.
+    """
+    adamw = optax.adamw(
+        lr, b1=0.9, b2=beta2, eps=eps, weight_decay=weight_decay, mask=decay_mask
     )
+    if not clip_grad:
+        return adamw
+    return optax.chain(clip_by_norm(clip_grad), adamw)
+
+
+def clip_by_norm(largest: float) -> optax.GradientTransformation:
+    """Clips as torch and Megatron do, who add 1e-6 to the norm; optax does not."""
+
+    def clip(gradients: Any, _: Any) -> Any:
+        factor = largest / (optax.tree.norm(gradients) + 1e-6)
+        return jax.tree.map(lambda x: x * jnp.minimum(factor, 1), gradients)
+
+    return optax.stateless(clip)
 
 
 def decay_mask(parameters: Any) -> Any:

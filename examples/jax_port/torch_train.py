@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     patch.call("after_build", args, [model])
     groups = parameter_groups(model, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(
-        groups, lr=args.lr, betas=(0.9, 0.95), eps=args.adam_eps
+        groups, lr=args.lr, betas=(0.9, args.adam_beta2), eps=args.adam_eps
     )
     source = BatchSource(
         vocab_size=config.vocab_size,

@@ -22,11 +22,10 @@ from ttrace.examples.jax_port import (
 from ttrace.examples.jax_port.arguments import model_config
 from ttrace.examples.jax_port.config import Architecture, ModelConfig
 from ttrace.examples.jax_port.data import BatchSource
+from ttrace.examples.jax_port.initialization import starting_parameters
 from ttrace.examples.jax_port.layout import Flavor, Layout
 from ttrace.examples.jax_port.parallel import Parallel, make_parallel
-from ttrace.examples.jax_port.parameters import initial_parameters
 from ttrace.examples.jax_port.partition import batch_spec, partition_specs, shardings
-from ttrace.examples.jax_port.weights import convert_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,11 +139,15 @@ def build_training(args: argparse.Namespace) -> Training:
         uneven_lengths=args.uneven_lengths,
         seed=args.seed,
     )
-    parameters = convert_parameters(
-        initial_parameters(place.config, seed=args.seed), place.config, flavor
+    parameters = starting_parameters(
+        place.config, flavor, initial_map=args.initial_map, seed=args.seed
     )
     optimizer = optimization.make_optimizer(
-        lr=args.lr, weight_decay=args.weight_decay, eps=args.adam_eps
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        beta2=args.adam_beta2,
+        eps=args.adam_eps,
+        clip_grad=args.clip_grad,
     )
     build = _build_linen if flavor is Flavor.LINEN else _build_nnx
     return build(place, parameters, optimizer, source, args.num_microbatches)

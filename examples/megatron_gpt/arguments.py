@@ -33,6 +33,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--hidden-size", type=int, default=64)
     add("--num-attention-heads", type=int, default=4)
     add("--num-query-groups", type=int, help="as many as heads if not given")
+    add("--ffn-hidden-size", type=int, help="4 times the hidden size if not given")
     add("--seq-length", type=int, default=32)
     add("--vocab-size", type=int, default=128)
     add(
@@ -43,7 +44,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "number to runs that are to be compared",
     )
     add("--swiglu", action="store_true")
+    add("--openai-gelu", action="store_true", help="GELU's approximation by tanh")
     add("--normalization", choices=("LayerNorm", "RMSNorm"), default="LayerNorm")
+    add("--norm-epsilon", type=float, default=1e-5)
     add("--qk-layernorm", action="store_true")
     add(
         "--position-embedding-type",
@@ -105,6 +108,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add("--lr", type=float, default=1e-2)
     add("--min-lr", type=float, help="of the last step; --lr if not given")
     add("--weight-decay", type=float, default=0.01)
+    add("--adam-beta1", type=float, default=0.9)
+    add("--adam-beta2", type=float, default=0.999)
+    add("--adam-eps", type=float, default=1e-8)
     add("--clip-grad", type=float, default=1.0)
     add("--bf16", action="store_true")
     add("--fp16", action="store_true")
@@ -145,6 +151,8 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
     _require_positive(args)
     if args.num_query_groups is None:
         args.num_query_groups = args.num_attention_heads
+    if args.ffn_hidden_size is None:
+        args.ffn_hidden_size = 4 * args.hidden_size
     if args.expert_tensor_parallel_size is None:
         args.expert_tensor_parallel_size = args.tensor_model_parallel_size
     divisor = args.make_vocab_size_divisible_by
@@ -165,6 +173,12 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
             where=f"--expert-model-parallel-size {args.expert_model_parallel_size}",
             remedy="give --num-experts, or leave the option out",
         )
+    if args.swiglu and args.openai_gelu:
+        raise UsageError(
+            "an MLP has one activation function",
+            where="--swiglu, --openai-gelu",
+            remedy="leave one of them out",
+        )
     _check_recompute(args)
     _check_optimizer(args)
     _check_optimizer_instances(args, world_size)
@@ -174,15 +188,17 @@ def _require_positive(args: argparse.Namespace) -> None:
     may_be_zero = (
         *("seed", "clip_grad", "train_iters", "lr", "min_lr", "weight_decay"),
         *("hidden_dropout", "attention_dropout", "moe_aux_loss_coeff"),
+        *("adam_beta1", "adam_beta2", "adam_eps"),
     )
     for name, value in vars(args).items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if value < 0 or (value == 0 and name not in may_be_zero):
+            smallest = "1 or more" if isinstance(value, int) else "more than 0"
             raise UsageError(
                 "an option is out of range",
                 where=_option(name),
-                expected="0 or more" if name in may_be_zero else "1 or more",
+                expected="0 or more" if name in may_be_zero else smallest,
                 got=value,
                 remedy="correct the number",
             )
@@ -217,6 +233,7 @@ def _check_parallelism(args: argparse.Namespace, world_size: int) -> None:
     _require_multiple(args, "num_attention_heads", tensor, by)
     if tensor % args.num_query_groups:  # several ranks may share a group
         _require_multiple(args, "num_query_groups", tensor, by)
+    _require_multiple(args, "ffn_hidden_size", tensor, by)
     _require_multiple(args, "padded_vocab_size", tensor, by)
     if args.sequence_parallel:
         _require_multiple(args, "seq_length", tensor, by)
@@ -307,6 +324,15 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             where="--bf16, --fp16",
             remedy="leave one of them out",
         )
+    for name in ("adam_beta1", "adam_beta2"):
+        if getattr(args, name) >= 1:
+            raise UsageError(
+                "a decay rate of a mean is below 1",
+                where=_option(name),
+                expected="0 or more, and less than 1",
+                got=getattr(args, name),
+                remedy="correct the number",
+            )
     if args.min_lr is not None and args.min_lr > args.lr:
         raise UsageError(
             "the learning rate cannot rise",

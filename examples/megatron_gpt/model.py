@@ -1,6 +1,8 @@
 """The model of the example: configuration, layers, initial parameters."""
 
 import argparse
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +11,10 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from ttrace.examples.megatron_gpt.initial_values import initial_distribution
 from ttrace.examples.megatron_gpt.layers import layer_specs, mtp_specs
 from ttrace.frontends.megatron_description import MegatronDescription
-from ttrace.frontends.torch_description import NamedParameter
 from ttrace.frontends.torch_initialization import initialize_parameters
-from ttrace.generate import Bell, Distribution
 
 
 def make_config(args: argparse.Namespace) -> TransformerConfig:
@@ -37,15 +38,14 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
     return TransformerConfig(
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,
-        ffn_hidden_size=4 * args.hidden_size,
+        ffn_hidden_size=args.ffn_hidden_size,
         num_attention_heads=args.num_attention_heads,
         num_query_groups=args.num_query_groups,
         normalization=args.normalization,
+        layernorm_epsilon=args.norm_epsilon,
         qk_layernorm=args.qk_layernorm,
         gated_linear_unit=args.swiglu,
-        activation_func=(
-            torch.nn.functional.silu if args.swiglu else torch.nn.functional.gelu
-        ),
+        activation_func=_activation(args),
         add_bias_linear=not args.disable_bias_linear,
         hidden_dropout=args.hidden_dropout,
         attention_dropout=args.attention_dropout,
@@ -81,6 +81,14 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
     )
 
 
+def _activation(args: argparse.Namespace) -> Callable[[torch.Tensor], torch.Tensor]:
+    if args.swiglu:
+        return torch.nn.functional.silu
+    if args.openai_gelu:
+        return functools.partial(torch.nn.functional.gelu, approximate="tanh")
+    return torch.nn.functional.gelu
+
+
 def _pipeline(args: argparse.Namespace) -> dict[str, Any]:
     overlaps = args.overlap_p2p_communication
     return {
@@ -112,7 +120,7 @@ def build_models(
     models = [_build_chunk(args, config, vp_stage) for vp_stage in vp_stages]
     initialize_parameters(
         MegatronDescription(models, vocab_size=args.vocab_size),
-        initial_distribution,
+        lambda named: initial_distribution(named.module, named.slot),
         seed=args.seed,
     )
     for model in models:
@@ -142,24 +150,3 @@ def _build_chunk(
         mtp_block_spec=mtp,
         vp_stage=vp_stage,
     )
-
-
-def initial_distribution(named: NamedParameter) -> Distribution:
-    """What a parameter looks like at the start.
-
-    No parameter is constant: a bias of zeros or a norm of ones would hide that it is
-    cut, shifted or exchanged.
-    """
-    norm = "norm" in named.module
-    if named.slot == "bias":
-        return Bell(scale=2.0**-6)
-    if norm:
-        return Bell(scale=2.0**-5, offset=1.0)
-    if named.module.endswith(".router"):
-        # Apart enough for every layout to choose the same experts.
-        return Bell(scale=2.0**-2)
-    if named.parameter.dim() == 2 and named.module.endswith(
-        ("linear_proj", "linear_fc2")
-    ):
-        return Bell(scale=2.0**-6)
-    return Bell(scale=2.0**-5)

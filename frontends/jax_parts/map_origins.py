@@ -72,6 +72,7 @@ def _origin(rule: TensorRule, number: int, binding: Binding) -> Origin:
         origin,
         sizes={**origin.sizes, rule.join: sum(sizes)},
         at={rule.join: sum(sizes[:number])},
+        counts={rule.join: sizes[number]},
     )
 
 

@@ -41,6 +41,7 @@ class Origin:
             that the tensor has more of than the array: how many the tensor has.
         at: Where the array begins on an axis of the tensor; 0 if left out. An axis that
             the array does not have at all must be given.
+        counts: How many of such an axis the array has, where its shape does not say.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Origin:
     transform: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,7 @@ def plan_origin(origin: Origin, shape: tuple[int, ...]) -> OriginPlan:
     # What the tensor has more of says nothing about the array.
     known = {axis: len(texts) for axis, texts in origin.members.items()}
     known |= {axis: n for axis, n in origin.sizes.items() if axis not in origin.at}
+    known |= {axis: n for axis, n in origin.counts.items() if axis in left.axes}
     whole_shape = Shape(dims=left.dims, lengths=shape, name="the array")
     try:
         lengths = solve_sizes([whole_shape], known)
@@ -168,7 +171,7 @@ def _check(
     for axis in left.axes:
         if axis not in lengths:
             raise _error(origin, shape, f"the size of axis {axis} is not known")
-    for axis in (*origin.sizes, *origin.at):
+    for axis in (*origin.sizes, *origin.at, *origin.counts):
         if axis not in {*left.axes, *right.axes}:
             raise _error(origin, shape, f"no side of the transform has axis {axis}")
     for axis in right.axes:

@@ -24,11 +24,12 @@ def before_build(args):
 
     from ttrace.examples.jax_port import optimization
 
-    def with_eps_root(*, lr, weight_decay, eps):
+    def with_eps_root(*, lr, weight_decay, beta2, eps, clip_grad):
+        assert not clip_grad
         return optax.adamw(
             lr,
             b1=0.9,
-            b2=0.95,
+            b2=beta2,
             eps=0.0,
             eps_root=eps,
             weight_decay=weight_decay,

@@ -1,8 +1,7 @@
-"""Lines up activations: modules by their parameters, then what they take and give."""
+"""Lines up activations: what the modules that belong together take and give."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,9 +9,12 @@ from ttrace.compare.align import Side
 from ttrace.ir.axes import Transform
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.mapping.groups import Group
+from ttrace.mapping.proposal.agreements import Agreements
 from ttrace.mapping.proposal.closeness import close_transform
+from ttrace.mapping.proposal.differences import known_difference
 from ttrace.mapping.proposal.joined import pair_joined_outputs
-from ttrace.mapping.proposal.parameters import likeness
+from ttrace.mapping.proposal.leftovers import match_leftovers
+from ttrace.mapping.proposal.modules import links_of, pair_modules
 from ttrace.mapping.proposal.recorded_activations import (
     WITH_GRADIENTS,
     Activations,
@@ -23,59 +25,25 @@ from ttrace.mapping.proposal.units import Pairing
 from ttrace.store.reader import Trace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """Two modules whose parameters were found to be the same.
-
-    Attributes:
-        reference: The module of the reference.
-        candidate: That of the candidate.
-        is_joined: One of them is a part of the other only.
-    """
-
-    reference: Instance
-    candidate: Instance
-    is_joined: bool
-
-
-def links_of(groups: Iterable[Group]) -> list[Link]:
-    """The links that paired parameters make; stacked layers are calls."""
-    links = {}
-    for group in groups:
-        for part, reference in group.reference.items():
-            for other, candidate in group.candidate.items():
-                link = Link(
-                    reference=Instance(
-                        module=reference.module, call=_only(other.indices)
-                    ),
-                    candidate=Instance(
-                        module=candidate.module, call=_only(part.indices)
-                    ),
-                    is_joined=group.rule.join is not None,
-                )
-                links[link] = None
-    return list(links)
-
-
-def _only(indices: tuple[int, ...]) -> int | None:
-    return indices[0] if len(indices) == 1 else None
-
-
 class ActivationMatcher:
     """Pairs modules of two runs, and what they take and give.
 
     Attributes:
         pairings: What was found.
+        reasons: Why a slot of a module (module, kind, slot) has no counterpart, where
+            its module has.
     """
 
     def __init__(self, reference: Trace, candidate: Trace):
         self.pairings: list[Pairing] = []
+        self.reasons: dict[Side, dict[tuple[str, Kind, str | None], str]] = {
+            side: {} for side in Side
+        }
         self._sides = {
             Side.REFERENCE: Activations(reference),
             Side.CANDIDATE: Activations(candidate),
         }
-        self._modules: dict[Instance, Instance] = {}
-        self._agreements: dict[tuple[TensorId, TensorId], Transform | None] = {}
+        self._agreements = Agreements(self._sides)
         self._transforms: Counter[tuple[int, int, str]] = Counter()
         self._by_text: dict[str, Transform] = {}
 
@@ -85,7 +53,7 @@ class ActivationMatcher:
         other = self._first_output(Side.CANDIDATE, candidate)
         if own is None or other is None:
             return None
-        return self._transform(own, other) is not None
+        return self._agreements.transform(own, other) is not None
 
     def match(self, groups: Sequence[Group]) -> None:
         """Pairs modules and slots.
@@ -93,22 +61,22 @@ class ActivationMatcher:
         Args:
             groups: Parameters that are the same, which tell about their modules.
         """
-        links = links_of(groups)
-        self._pair_linked(links)
-        self._pair_containers(links)
-        self._pair_children()
-        pairs = sorted(self._modules.items(), key=lambda pair: self._place(pair[0]))
+        modules = pair_modules(links_of(groups), self._agreements)
+        pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
         self.pairings += pair_joined_outputs(groups, self._sides)
         unsure = []
         for own, other in pairs:
             for kind in WITH_GRADIENTS:
                 unsure += self._pair_slots(own, other, kind)
         for own, other, kind, of_reference, of_candidate in unsure:
+            if self._explain(own, other, kind, of_reference, of_candidate):
+                continue
             transform = self._usual_transform(of_reference, of_candidate)
             if transform is not None:
                 self._add(
                     own, other, kind, of_reference, of_candidate, transform, sure=False
                 )
+        self._pair_leftovers()
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         instance = Instance(module=module.replace("{i}", "0"))
@@ -119,120 +87,6 @@ class ActivationMatcher:
         instances = self._sides[Side.REFERENCE].instances()
         return instances.index(instance) if instance in instances else len(instances)
 
-    def _pair_linked(self, links: Sequence[Link]) -> None:
-        of_reference = Counter(link.reference for link in set(links))
-        of_candidate = Counter(link.candidate for link in set(links))
-        for link in links:
-            if (
-                not link.is_joined
-                and of_reference[link.reference] == 1
-                and of_candidate[link.candidate] == 1
-            ):
-                self._modules[link.reference] = link.candidate
-
-    def _pair_containers(self, links: Sequence[Link]) -> None:
-        """Modules below which the same linked modules lie."""
-        below: dict[Side, dict[frozenset[int], list[Instance]]] = {}
-        for side in Side:
-            own: dict[frozenset[int], list[Instance]] = {}
-            for instance in self._sides[side].instances():
-                if instance in self._paired(side):
-                    continue
-                held = frozenset(
-                    number
-                    for number, link in enumerate(links)
-                    if instance.holds(
-                        link.reference if side is Side.REFERENCE else link.candidate
-                    )
-                )
-                if held:
-                    own.setdefault(held, []).append(instance)
-            below[side] = own
-        for held, instances in below[Side.REFERENCE].items():
-            others = below[Side.CANDIDATE].get(held, [])
-            self._pair_best(instances, others, alone_is_enough=True)
-
-    def _pair_children(self) -> None:
-        """Modules without parameters, by what they give, below paired modules."""
-        for parent, other_parent in list(self._modules.items()):
-            children = {
-                side: [
-                    instance
-                    for instance in self._sides[side].instances()
-                    if instance not in self._paired(side)
-                    and instance.parent == of_side.module
-                    and instance.call == of_side.call
-                ]
-                for side, of_side in (
-                    (Side.REFERENCE, parent),
-                    (Side.CANDIDATE, other_parent),
-                )
-            }
-            self._pair_best(
-                children[Side.REFERENCE],
-                children[Side.CANDIDATE],
-                alone_is_enough=False,
-            )
-
-    def _paired(self, side: Side) -> set[Instance]:
-        if side is Side.REFERENCE:
-            return set(self._modules)
-        return set(self._modules.values())
-
-    def _pair_best(
-        self,
-        instances: Sequence[Instance],
-        others: Sequence[Instance],
-        *,
-        alone_is_enough: bool,
-    ) -> None:
-        """Pairs modules of a place: by outputs and names, or as the only ones."""
-        own_left, other_left = list(instances), list(others)
-        is_alone = len(own_left) == len(other_left) == 1
-        while own_left and other_left:
-            score, own, other = max(
-                (
-                    (self._score(own, other), own, other)
-                    for own in own_left
-                    for other in other_left
-                ),
-                key=lambda item: item[0],
-            )
-            agrees, same_name, _ = score
-            if not (agrees or (alone_is_enough and (same_name or is_alone))):
-                return
-            self._modules[own] = other
-            own_left.remove(own)
-            other_left.remove(other)
-
-    def _score(self, own: Instance, other: Instance) -> tuple[bool, bool, float]:
-        given = self._sides[Side.REFERENCE].slots(own, Kind.OUTPUT).values()
-        taken = self._sides[Side.CANDIDATE].slots(other, Kind.OUTPUT).values()
-        agrees = any(self._transform(a, b) is not None for a in given for b in taken)
-        names = (own.module.rpartition(".")[2], other.module.rpartition(".")[2])
-        return agrees, names[0] == names[1], likeness(own.module, other.module)
-
-    def _transform(self, reference: TensorId, candidate: TensorId) -> Transform | None:
-        """How the candidate's values are the reference's, or None if they are not."""
-        key = (reference, candidate)
-        if key not in self._agreements:
-            self._agreements[key] = self._find_transform(reference, candidate)
-        return self._agreements[key]
-
-    def _find_transform(
-        self, reference: TensorId, candidate: TensorId
-    ) -> Transform | None:
-        sides = (self._sides[Side.REFERENCE], self._sides[Side.CANDIDATE])
-        own = sides[0].array(reference)
-        other = sides[1].array(candidate)
-        if own is None or other is None or own.size != other.size:
-            return None
-        tolerance = max(sides[0].tolerance(reference), sides[1].tolerance(candidate))
-        norms = [float(np.linalg.norm(x.astype(np.float64))) for x in (own, other)]
-        if abs(norms[0] - norms[1]) > tolerance * norms[0]:
-            return None
-        return close_transform(other, own, tolerance)
-
     def _pair_slots(
         self, own: Instance, other: Instance, kind: Kind
     ) -> list[tuple[Instance, Instance, Kind, TensorId, TensorId]]:
@@ -240,9 +94,14 @@ class ActivationMatcher:
         of_reference = dict(self._sides[Side.REFERENCE].slots(own, kind))
         of_candidate = dict(self._sides[Side.CANDIDATE].slots(other, kind))
         for slot, tensor_id in list(of_reference.items()):
+            # First: at the start, most biases that are given apart are zero.
+            if kind is Kind.OUTPUT and slot in of_candidate:
+                if self._explain(own, other, kind, tensor_id, of_candidate[slot]):
+                    del of_reference[slot], of_candidate[slot]
+                    continue
             # The same name first: of several equal inputs any would agree.
             for name in sorted(of_candidate, key=lambda name: name != slot):
-                transform = self._transform(tensor_id, of_candidate[name])
+                transform = self._agreements.transform(tensor_id, of_candidate[name])
                 if transform is not None:
                     self._remember(tensor_id, of_candidate[name], transform)
                     self._add(
@@ -260,6 +119,86 @@ class ActivationMatcher:
             (a,), (b,) = of_reference.values(), of_candidate.values()
             left.append((own, other, kind, a, b))
         return left
+
+    def _explain(
+        self,
+        own: Instance,
+        other: Instance,
+        kind: Kind,
+        of_reference: TensorId,
+        of_candidate: TensorId,
+    ) -> bool:
+        """Notes why two values are unlike and pairs their gradients, if it is known."""
+        slots = (of_reference.slot, of_candidate.slot)
+        values = {}
+        for side, instance, own_slot in zip(Side, (own, other), slots, strict=True):
+            values[side] = {
+                slot: array
+                for slot, tensor_id in self._sides[side].slots(instance, kind).items()
+                # An input has no bias beside it.
+                if kind is Kind.OUTPUT or slot == own_slot
+                if (array := self._sides[side].array(tensor_id)) is not None
+            }
+            if own_slot not in values[side]:
+                return False
+        tolerance = self._agreements.tolerance(of_reference, of_candidate)
+        difference = known_difference(*slots, values, tolerance)
+        if difference is None:
+            return False
+        unlike = WITH_GRADIENTS[kind] if difference.transform is None else (kind,)
+        for side, module in zip(
+            Side, (of_reference.module, of_candidate.module), strict=True
+        ):
+            for slot, reason in difference.reasons[side].items():
+                for of_kind in unlike:
+                    self.reasons[side][module, of_kind, slot] = reason
+        if difference.transform is not None:
+            self._add(
+                own, other, kind, of_reference, of_candidate, difference.transform,
+                sure=True, kinds=(Kind.GRAD_OUTPUT,),
+            )  # fmt: skip
+        return True
+
+    def _pair_leftovers(self) -> None:
+        """Outputs of modules without counterpart, by what they hold alone."""
+        for found in match_leftovers(
+            self._sides,
+            self.pairings,
+            self.reasons,
+            lambda own, other: self._agreements.transform(own, other) is not None,
+        ):
+            own, of_reference = found.reference
+            other, of_candidate = found.candidate
+            transform = self._agreements.transform(of_reference, of_candidate)
+            assert transform is not None
+            alike = self._kinds_alike(of_reference, of_candidate)
+            comment = "by what it holds"
+            if not found.is_only:
+                comment += ", but several hold the same"
+            self._add(
+                own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                sure=found.is_only, kinds=alike, comment=comment,
+            )  # fmt: skip
+            if found.is_only and Kind.GRAD_OUTPUT not in alike:
+                self._add(
+                    own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                    sure=False, kinds=(Kind.GRAD_OUTPUT,),
+                    comment="by what the output holds: its values differ",
+                )  # fmt: skip
+
+    def _kinds_alike(
+        self, of_reference: TensorId, of_candidate: TensorId
+    ) -> tuple[Kind, ...]:
+        """Of an output that holds the same: it, and its gradient if that does, too."""
+        gradients = [
+            self._sides[side].gradient(tensor_id)
+            for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
+        ]
+        if gradients[0] is None or gradients[1] is None:
+            return WITH_GRADIENTS[Kind.OUTPUT]
+        if self._agreements.transform(gradients[0], gradients[1]) is None:
+            return (Kind.OUTPUT,)
+        return WITH_GRADIENTS[Kind.OUTPUT]
 
     def _remember(
         self, reference: TensorId, candidate: TensorId, transform: Transform
@@ -297,7 +236,11 @@ class ActivationMatcher:
         transform: Transform,
         *,
         sure: bool,
+        kinds: tuple[Kind, ...] | None = None,
+        comment: str | None = None,
     ) -> None:
+        if comment is None:
+            comment = "" if sure else "by place: its values differ"
         sizes = {}
         other_shape = self._sides[Side.CANDIDATE].shape(candidate)
         composed = any(len(dim) > 1 for dim in transform.candidate.dims)
@@ -310,11 +253,11 @@ class ActivationMatcher:
             Pairing(
                 reference=(pattern_text(own, reference),),
                 candidate=(pattern_text(other, candidate),),
-                kinds=WITH_GRADIENTS[kind],
+                kinds=WITH_GRADIENTS[kind] if kinds is None else kinds,
                 transform=None if transform.is_identity else transform,
                 sizes=sizes,
                 sure=sure,
-                comment="" if sure else "by place: its values differ",
+                comment=comment,
             )
         )
 

@@ -68,7 +68,7 @@ def read_content(trace: Trace, record: TensorRecord) -> Content | None:
         shape=record.global_shape,
         trace=trace,
         digest=digest_of(array),
-        is_distinct=_is_distinct(array),
+        is_distinct=is_distinct(array),
     )
 
 
@@ -127,7 +127,8 @@ def sum_digests(contents: list[Content]) -> int:
     return sum(content.digest for content in contents) % _WORD
 
 
-def _is_distinct(array: np.ndarray) -> bool:
+def is_distinct(array: np.ndarray) -> bool:
+    """Whether most values are unlike each other; judged by a sample."""
     flat = array.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLE)][:_SAMPLE]
     distinct = np.unique(sample)

@@ -101,27 +101,30 @@ def _outputs_of(group: Group, sides: dict[Side, Activations]) -> Iterable[_Outpu
 
 def _pairing(outputs: _Outputs, sides: dict[Side, Activations]) -> Pairing | None:
     own, other = sides[outputs.list_side], sides[other_side(outputs.list_side)]
-    arrangement = _arrangement(
-        outputs,
-        [own.shape(tensor_id) for _, tensor_id in outputs.parts],
-        other.shape(outputs.whole[1]),
+    found = list(
+        _arrangements(
+            outputs,
+            [own.shape(tensor_id) for _, tensor_id in outputs.parts],
+            other.shape(outputs.whole[1]),
+        )
     )
-    if arrangement is None:
+    if not found:
         return None
+    parts = [own.array(tensor_id) for _, tensor_id in outputs.parts]
+    whole = other.array(outputs.whole[1])
+    tolerance = max(
+        other.tolerance(outputs.whole[1]),
+        *(own.tolerance(tensor_id) for _, tensor_id in outputs.parts),
+    )
+    agreeing = (a for a in found if _agree(a, parts, whole, tolerance))
+    arrangement = next(agreeing, None)
+    sure = arrangement is not None
+    arrangement = arrangement or found[0]
     names = {
         outputs.list_side: tuple(pattern_text(*part) for part in outputs.parts),
         other_side(outputs.list_side): (pattern_text(*outputs.whole),),
     }
     is_reference = outputs.list_side is Side.REFERENCE
-    sure = _agree(
-        arrangement,
-        [own.array(tensor_id) for _, tensor_id in outputs.parts],
-        other.array(outputs.whole[1]),
-        max(
-            other.tolerance(outputs.whole[1]),
-            *(own.tolerance(tensor_id) for _, tensor_id in outputs.parts),
-        ),
-    )
     return Pairing(
         reference=names[Side.REFERENCE],
         candidate=names[Side.CANDIDATE],
@@ -138,10 +141,10 @@ def _pairing(outputs: _Outputs, sides: dict[Side, Activations]) -> Pairing | Non
     )
 
 
-def _arrangement(
+def _arrangements(
     outputs: _Outputs, parts: Sequence[tuple[int, ...]], whole: tuple[int, ...]
-) -> Arrangement | None:
-    """How the outputs are joined, if their last dims are those of the weights."""
+) -> Iterable[Arrangement]:
+    """How the outputs may be joined, if their last dims are those of the weights."""
     rule, transform = outputs.rule, outputs.rule.transform
     assert transform is not None and rule.join is not None
     of_list, of_whole = transform.candidate, transform.reference
@@ -156,10 +159,7 @@ def _arrangement(
             tail = [dim for dim in of_list.dims if dim and set(dim) <= axes]
             if {axis for dim in tail for axis in dim} | {rule.join} != axes:
                 continue
-            found = _with_leading(rule, tail, parts, kept, whole)
-            if found is not None:
-                return found
-    return None
+            yield from _with_leading(rule, tail, parts, kept, whole)
 
 
 def _with_leading(
@@ -168,28 +168,31 @@ def _with_leading(
     parts: Sequence[tuple[int, ...]],
     whole_tail: Sequence[tuple[str, ...]],
     whole: tuple[int, ...],
-) -> Arrangement | None:
-    """The arrangement of outputs that end in these dims, if their shapes fit."""
+) -> Iterable[Arrangement]:
+    """Arrangements of outputs that end in these dims, as far as their shapes fit.
+
+    The dims in front may be in another order: samples or the sequence first.
+    """
     num_leading = len(whole) - len(whole_tail)
     if not 0 < num_leading <= len(_LEADING):
-        return None
+        return
     leading = tuple((name,) for name in _LEADING[:num_leading])
     if len(parts[0]) == num_leading + 1 and len(tail) > 1:
         tail = [tuple(axis for dim in tail for axis in dim)]
     if len(parts[0]) != num_leading + len(tail):
-        return None
+        return
     part = AxisPattern(dims=(*leading, *tail))
-    whole_pattern = AxisPattern(dims=(*leading, *whole_tail))
-    sizes = _sizes(rule, part, parts, whole_pattern, whole)
-    if sizes is None:
-        return None
-    return Arrangement(
-        part=part,
-        whole=whole_pattern,
-        sizes=sizes,
-        part_sizes=rule.part_sizes,
-        joins=True,
-    )
+    for order in itertools.permutations(leading):  # the same order first
+        whole_pattern = AxisPattern(dims=(*order, *whole_tail))
+        sizes = _sizes(rule, part, parts, whole_pattern, whole)
+        if sizes is not None:
+            yield Arrangement(
+                part=part,
+                whole=whole_pattern,
+                sizes=sizes,
+                part_sizes=rule.part_sizes,
+                joins=True,
+            )
 
 
 def _sizes(

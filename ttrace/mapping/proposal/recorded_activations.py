@@ -1,6 +1,6 @@
 """The activations of a trace by module and call, for a proposal."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,6 +83,11 @@ class Activations:
     def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
         """What an instance took or gave, by slot."""
         return self._slots.get((instance.module, kind, instance.call or 0), {})
+
+    def gradient(self, output: TensorId) -> TensorId | None:
+        """The gradient of an output, if it was recorded."""
+        gradient = replace(output, kind=Kind.GRAD_OUTPUT)
+        return gradient if gradient in self._trace.info.tensors else None
 
     def array(self, tensor_id: TensorId) -> np.ndarray | None:
         """The whole tensor, if it is small enough to be put together."""
