@@ -16,6 +16,8 @@ In a plain run ``trace`` leaves the function as it is. In a run that
 - Named values, and their gradients, become further outputs of the jitted program. They
   keep their shardings, each process writes what its devices hold; nothing is gathered,
   and nothing calls back from a device.
+- Updated parameters are those that the step hands back: what it returns, or leaves in
+  a model that it changes, at the path at which it was given the parameter.
 - A rank of the trace is a device.
 - Values in loops are recorded for every iteration (the nth call of their module), those
   of branches that were not taken are skipped.

@@ -403,6 +403,28 @@ def test_an_optimizer_written_by_hand_is_compared_and_what_is_not_is_said(record
     assert "/updated_param/" in report.first_divergence.id
 
 
+def test_a_step_without_an_update_says_so_after_one_with_an_update(recorded):
+    """What the taps missed in a step is not said again of a step that has no update."""
+    updates = iter([True, False])
+
+    def step(state, x):
+        params, opt_state = state
+        if next(updates):
+            params, opt_state, _ = optax_step(params, opt_state, x)
+            return (params, opt_state), None
+        return (sgd(params, jax.grad(loss)(params, x)), opt_state), None
+
+    params = params_of()
+    trace = recorded("both", step, (params, TX.init(params)))
+    reasons = {str(id_): item.reason for id_, item in trace.info.skipped.items()}
+    rate = "@root/learning_rate/group0"
+    assert "keeps its learning rate to itself" in reasons.pop(f"step0/{rate}")
+    assert reasons.pop(f"step1/{rate}") == NO_OPTIMIZER
+    assert all(name.startswith("step1/") for name in reasons)
+    ids = {str(id_) for id_ in trace.info.tensors}
+    assert {f"step{step}/layer/updated_param/w" for step in range(2)} <= ids
+
+
 def test_shards_stay_where_they_are(recorded):
     mesh = jax.make_mesh((2, 2), ("dp", "tp"), axis_types=(AxisType.Auto,) * 2)
     cut = NamedSharding(mesh, PartitionSpec(None, "tp"))
