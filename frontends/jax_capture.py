@@ -16,6 +16,8 @@ In a plain run ``trace`` leaves the function as it is. In a run that
 - Named values, and their gradients, become further outputs of the jitted program. They
   keep their shardings, each process writes what its devices hold; nothing is gathered,
   and nothing calls back from a device.
+- Updated parameters are those that the step hands back: what it returns, or leaves in
+  a model that it changes, at the path at which it was given the parameter.
 - A rank of the trace is a device.
 - Values in loops are recorded for every iteration (the nth call of their module), those
   of branches that were not taken are skipped.
@@ -50,6 +52,7 @@ from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
+from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
 from ttrace.frontends.jax_parts.strict_step import StrictStep
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.sites import TapSite
@@ -161,11 +164,17 @@ class TracedStep:
         if not is_wanted and self._request.perturbation is None:
             return self._unrecorded(*args, **kwargs)
         try:
+            given = GivenArrays(args, kwargs)
             taps = step_taps(self._missed, scopes=self._options.scopes)
             with taps, self._programs.running(number) as running:
                 result = self._step(*args, **kwargs)
             if is_wanted:
-                self._session.record(number, running.captures(), self._missed)
+                captures = with_returned(
+                    running.captures(),
+                    given.updated(running.params, result),
+                    has_optimizer=running.params.has_optimizer,
+                )
+                self._session.record(number, captures, self._missed)
         except BaseException as error:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise

@@ -142,6 +142,18 @@ def is_backward(eqn: Any) -> bool:
     )
 
 
+def is_differentiated(eqn: Any) -> bool:
+    """Whether an equation belongs to a forward or backward of differentiation.
+
+    What is in a jaxpr of such an equation does, too, and need not say so itself.
+    """
+    return any(
+        isinstance(part, source_info_util.Transform)
+        and part.name in ("jvp", "transpose")
+        for part in eqn.source_info.name_stack.stack
+    )
+
+
 class _Both:
     """Two context managers; ``contextlib.ExitStack`` is slow for so many equations."""
 

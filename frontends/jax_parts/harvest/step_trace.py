@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,13 +18,17 @@ from jax.extend import core as jex_core
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest import numbering
 from ttrace.frontends.jax_parts.harvest.captured import Capture
-from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Wants
+from ttrace.frontends.jax_parts.harvest.harvester import Collector, Wants
+from ttrace.frontends.jax_parts.harvest.parameter_flow import (
+    ProgramParams,
+    program_params,
+)
+from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
 from ttrace.frontends.jax_parts.harvest.plan import (
     MAX_ITERATIONS,
     Harvest,
     plan_harvest,
 )
-from ttrace.frontends.jax_parts.harvest.rules import RULES
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 _KEPT_PROGRAMS = 64
@@ -54,10 +59,8 @@ class StepTrace:
         self._wants, self._draw, self._max_iterations = wants, draw, max_iterations
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
-        self._scout = Harvester(
-            RULES, wants=wants, draw=draw, max_iterations=max_iterations
-        )
-        self._programs: collections.OrderedDict[Any, tuple[Any, Harvest]] = (
+        self._tapped: dict[int, tuple[Any, bool]] = {}
+        self._programs: collections.OrderedDict[Any, tuple[Any, _Program]] = (
             collections.OrderedDict()
         )
 
@@ -82,10 +85,10 @@ class StepTrace:
         primitive: jex_core.Primitive,
         args: Sequence[Any],
         params: dict[str, Any],
-    ) -> Harvest | None:
+    ) -> "_Program | None":
         """The harvested program of one call, or None where nothing is tapped in it."""
         jaxprs = list(private_jax.jaxprs_in_params(params))
-        if primitive is not tap_p and not any(map(self._scout.is_touched, jaxprs)):
+        if primitive is not tap_p and not any(map(self._has_taps, jaxprs)):
             return None
         avals = tuple(map(jax.typeof, args))
         if primitive is not private_jax.jit_p:
@@ -102,7 +105,7 @@ class StepTrace:
 
     def _planned(
         self, primitive: jex_core.Primitive, avals: Any, params: dict[str, Any]
-    ) -> Harvest:
+    ) -> "_Program":
         options = private_jax.compiler_options(params)
         params = private_jax.with_compiler_options(params, {})
         if primitive is private_jax.jit_p:
@@ -120,7 +123,30 @@ class StepTrace:
         )
         # JAX takes them only where a program is about to run, not where it is traced.
         program = private_jax.compiled_with(plan.jaxpr, options)
-        return dataclasses.replace(plan, jaxpr=program)
+        return _Program(
+            harvest=dataclasses.replace(plan, jaxpr=program),
+            params=program_params(
+                primitive, params, num_args=len(avals), num_results=plan.num_outs
+            ),
+        )
+
+    def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
+        if id(jaxpr) not in self._tapped:
+            answer = any(
+                eqn.primitive is tap_p
+                or any(map(self._has_taps, private_jax.jaxprs_in_params(eqn.params)))
+                for eqn in jaxpr.eqns
+            )
+            self._tapped[id(jaxpr)] = (jaxpr, answer)
+        return self._tapped[id(jaxpr)][1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Program:
+    """A harvested program, and what the original says of its parameters."""
+
+    harvest: Harvest
+    params: ProgramParams
 
 
 class RunningStep:
@@ -129,9 +155,13 @@ class RunningStep:
     Args:
         programs: Makes the harvested programs.
         step: Number of the training step.
+
+    Attributes:
+        params: The arrays that were parameters so far.
     """
 
     def __init__(self, programs: StepTrace, step: int):
+        self.params = ParameterUse()
         self._programs = programs
         self._step = step
         self._collector = Collector()
@@ -146,8 +176,9 @@ class RunningStep:
             program = self._programs.program(primitive, args, params)
         if program is None:
             return NotImplemented
-        outs, extras = program.run(*args, step=self._step)
-        self._collector.absorb(program.events, extras, (self._position,))
+        outs, extras = program.harvest.run(*args, step=self._step)
+        self._collector.absorb(program.harvest.events, extras, (self._position,))
+        self.params.add(program.params, args, outs)
         self._position += 1
         return outs if primitive.multiple_results else outs[0]
 

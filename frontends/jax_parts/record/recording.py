@@ -80,6 +80,7 @@ class StepRecording:
     _squares: float | None = None
     _norm_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     _why_no_norm: str = ""
+    _has_skipped_rate: bool = False
 
     def record(self, captures: Sequence[Capture]) -> None:
         """Records the captures, and adds up the squares of the main gradients."""
@@ -88,6 +89,8 @@ class StepRecording:
             if capture.kind is Kind.PARAM and (self.has_params or capture.call):
                 continue  # the initial ones, once
             id_ = self._id(capture, per_microbatch)
+            if capture.kind is Kind.LEARNING_RATE and capture.skip:
+                self._has_skipped_rate = True
             is_gradient = capture.kind is Kind.MAIN_GRAD
             if not (self.request.capture.wants(id_) or is_gradient):
                 continue
@@ -124,7 +127,7 @@ class StepRecording:
                     kind=Kind.LEARNING_RATE,
                     slot="group0",
                 )
-                if self.request.capture.wants(rate):
+                if self.request.capture.wants(rate) and not self._has_skipped_rate:
                     self.writers.skip(rate, item.reason)
             else:
                 logging.log_first_n(

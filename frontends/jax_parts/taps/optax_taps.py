@@ -1,7 +1,8 @@
 """The optimizer's side of a step, tapped at the boundary of optax.
 
-Outside of optax nothing is known: a script that adds updates to its parameters itself
-has no ``updated_param``.
+Outside of optax nothing is known of what an optimizer is given and keeps. What the step
+returns as parameters is found without these taps (``record.step_params``), and stands
+for the ``updated_param`` that is tapped here.
 """
 
 import contextlib

@@ -1,0 +1,218 @@
+"""Where a program has its parameters from, and which results are made of them.
+
+Reads jaxprs and changes nothing. A result that is made of a parameter only by what is
+differentiated (its gradient, the loss) is told from one that is made of it outside of
+that as well, as an updated parameter is. A differentiated function may hand a parameter
+on (NNX does so with the whole model): that is the parameter itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jax.extend import core as jex_core
+
+from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
+from ttrace.ir.tensor_id import Kind
+
+_IDENTITIES = frozenset(
+    {"copy", "device_put", "optimization_barrier", "reshard", "sharding_constraint"}
+)
+"""Primitives whose results are their operands: placed elsewhere, perhaps."""
+
+Name = tuple[str, str | None]
+"""Module and slot of a parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramParams:
+    """What one program says of the parameters that are tapped in it.
+
+    Attributes:
+        arguments: For every parameter, which flat argument of the program it is; None
+            where it is none, or not always the same one.
+        has_optimizer: A main gradient is tapped in the program.
+        is_differentiated: The program differentiates, or computes a part of that.
+        direct: For every result, the arguments that it is, or is made of outside of
+            what is differentiated.
+    """
+
+    arguments: Mapping[Name, int | None]
+    has_optimizer: bool
+    is_differentiated: bool
+    direct: tuple[frozenset[int], ...]
+
+
+def program_params(
+    primitive: jex_core.Primitive,
+    params: Mapping[str, Any],
+    *,
+    num_args: int,
+    num_results: int,
+) -> ProgramParams:
+    """Follows the arguments of a call through its program.
+
+    Args:
+        primitive: What is called: a tap, or what holds a program.
+        params: Its parameters, with the program.
+        num_args: Number of its flat arguments.
+        num_results: Number of its flat results.
+    """
+    walk = _Walk()
+    ins = [_Flow(same=index) for index in range(num_args)]
+    outs = walk.call(primitive, params, ins, num_results)
+    return ProgramParams(
+        arguments={name: _only(found) for name, found in walk.arguments.items()},
+        has_optimizer=walk.has_optimizer,
+        is_differentiated=walk.is_differentiated,
+        direct=tuple(
+            frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
+        ),
+    )
+
+
+def _only(found: set[int | None]) -> int | None:
+    """A copy of other precision is no argument, but may be tapped beside it."""
+    known = found - {None}
+    return known.pop() if len(known) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Flow:
+    """What is known of a value.
+
+    Attributes:
+        same: The argument that it is; None where it is none.
+        made_of: Bit i is set where it is made of argument i outside of what is
+            differentiated.
+    """
+
+    same: int | None = None
+    made_of: int = 0
+
+    @property
+    def all(self) -> int:
+        """Bits of what it is, or is made of."""
+        return self.made_of if self.same is None else self.made_of | 1 << self.same
+
+
+_NOTHING = _Flow()
+
+
+def _joined(flows: Iterable[_Flow]) -> _Flow:
+    """What is made of several values."""
+    made_of = 0
+    for flow in flows:
+        made_of |= flow.all
+    return _Flow(made_of=made_of)
+
+
+@dataclass(slots=True, eq=False)
+class _Walk:
+    arguments: dict[Name, set[int | None]] = field(default_factory=dict)
+    has_optimizer: bool = False
+    is_differentiated: bool = False
+
+    def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
+        """The results of a jaxpr, open or closed, given its arguments."""
+        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        flows: dict[Any, _Flow] = dict(zip(jaxpr.invars, ins, strict=True))
+
+        def read(atom: Any) -> _Flow:
+            if isinstance(atom, jex_core.Literal):
+                return _NOTHING
+            return flows.get(atom, _NOTHING)  # a constant, where it is not there
+
+        for eqn in jaxpr.eqns:
+            operands = list(map(read, eqn.invars))
+            outs = self.call(eqn.primitive, eqn.params, operands, len(eqn.outvars))
+            if private_jax.is_differentiated(eqn):
+                outs = [replace(out, made_of=0) for out in outs]
+            flows.update(zip(eqn.outvars, outs, strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    def call(
+        self,
+        primitive: Any,
+        params: Mapping[str, Any],
+        ins: Sequence[_Flow],
+        num_results: int,
+    ) -> list[_Flow]:
+        """The results of one equation."""
+        if primitive is tap_p:
+            return [self._tap(params, ins[0])]
+        if primitive.name in _IDENTITIES and len(ins) == num_results:
+            return list(ins)
+        if primitive is private_jax.cond_p:
+            return self._cond(params, ins)
+        if primitive is private_jax.while_p:
+            return self._while(params, ins)
+        if primitive is private_jax.scan_p:
+            consts, carry = params["num_consts"], params["num_carry"]
+            return self._loop(params["jaxpr"], ins, consts, carry)
+        inner = list(private_jax.jaxprs_in_params(params))
+        if len(inner) == 1 and _fits(inner[0], len(ins), num_results):
+            return self.through(inner[0], ins)
+        everything = _joined(ins)
+        for jaxpr in inner:  # for the taps in it
+            self.through(jaxpr, [everything] * len(jaxpr.invars))
+        return [everything] * num_results
+
+    def _tap(self, params: Mapping[str, Any], x: _Flow) -> _Flow:
+        site: TapSite = params["site"]
+        role, dims = params["role"], params["batch_dims"]
+        if role is Role.COTANGENT:
+            self.is_differentiated |= site.grad is Kind.PARAM_GRAD
+        if role is not Role.VALUE:
+            return x
+        self.has_optimizer |= site.kind is Kind.MAIN_GRAD
+        if site.kind is not Kind.PARAM:
+            return x
+        is_as_it_is = tuple(dims) == tuple(range(len(dims)))
+        found = self.arguments.setdefault((site.module, site.slot), set())
+        found.add(x.same if is_as_it_is else None)
+        if site.grad is None:
+            return x
+        self.is_differentiated = True
+        return replace(x, made_of=0)
+
+    def _cond(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> list[_Flow]:
+        index, *operands = ins
+        branches = [self.through(branch, operands) for branch in params["branches"]]
+        return [_joined([index, *outs]) for outs in zip(*branches, strict=True)]
+
+    def _while(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> list[_Flow]:
+        of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
+        rest = ins[of_condition:]
+        num_carried = len(rest) - of_body
+        outs = self._loop(params["body_jaxpr"], rest, of_body, num_carried)
+        self.through(params["cond_jaxpr"], [*ins[:of_condition], *outs])
+        return outs
+
+    def _loop(
+        self, body: Any, ins: Sequence[_Flow], num_consts: int, num_carried: int
+    ) -> list[_Flow]:
+        """Of consts, carry and elements to carry and results; until nothing changes."""
+        consts = list(ins[:num_consts])
+        end = num_consts + num_carried
+        carry = [_joined([flow]) for flow in ins[num_consts:end]]
+        elements = [_joined([flow]) for flow in ins[end:]]
+        while True:
+            outs = self.through(body, [*consts, *carry, *elements])
+            after = [
+                _joined(flows) for flows in zip(carry, outs[:num_carried], strict=True)
+            ]
+            if after == carry:
+                return [*carry, *map(_of_element, outs[num_carried:])]
+            carry = after
+
+
+def _of_element(flow: _Flow) -> _Flow:
+    """What is stacked is no argument, but is made of the same ones."""
+    return _joined([flow])
+
+
+def _fits(jaxpr: Any, num_args: int, num_results: int) -> bool:
+    return len(jaxpr.invars) == num_args and len(jaxpr.outvars) == num_results

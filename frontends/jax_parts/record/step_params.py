@@ -1,0 +1,177 @@
+"""The parameters that a step hands back, in the place of those its optimizer made."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
+from ttrace.frontends.jax_parts.harvest.parameter_flow import Name
+from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
+from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
+from ttrace.frontends.jax_parts.taps.param_taps import param_site
+from ttrace.frontends.jax_parts.taps.tap import is_tappable
+from ttrace.frontends.jax_parts.taps.tree_names import path_segments
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass
+
+NO_OPTIMIZER = (
+    "no update of optax was seen in the step; what one written by hand is given and "
+    "keeps is recorded where ttrace.tap names it"
+)
+NOT_RETURNED = (
+    "what the step makes of this parameter is not known: give it to the step as a "
+    "jax.Array in an argument, and return it at the same place"
+)
+
+
+class GivenArrays:
+    """The arrays that a step is given, by the way to each; to make before it runs.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]):
+        self._trees = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
+        self._given = _arrays_of(self._trees)
+        # Donated arrays are deleted meanwhile: what is asked of them is asked now.
+        self._leaves = list(map(_leaf, self._given.keys(), self._given.values()))
+        self._indices: dict[int, int] = {}
+        for index, array in enumerate(self._given.values()):
+            self._indices.setdefault(id(array), index)
+
+    def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:
+        """What has become of each parameter.
+
+        Args:
+            use: The arrays that were the parameters.
+            result: What the step returned.
+
+        Returns:
+            By name, the array that the step returned for it, or that lies in its place
+            in an argument that the step changed; None where neither is known.
+        """
+        indices = {
+            name: self._indices[id(array)]
+            for name, array in use.arrays().items()
+            if id(array) in self._indices
+        }
+        returned = _arrays_of(result)
+        places = returned_leaves(
+            indices.values(),
+            self._leaves,
+            list(map(_leaf, returned.keys(), returned.values())),
+        )
+        changed = _arrays_of(self._trees)
+        given, results = list(self._given.items()), list(returned.values())
+        found: dict[Name, jax.Array | None] = dict.fromkeys(use.arrays())
+        for name, index in indices.items():
+            path, before = given[index]
+            after = changed.get(path)
+            candidates = [results[places[index]]] if index in places else []
+            if after is not None and after is not before:
+                candidates.append(after)
+            for candidate in candidates:
+                if use.may_update(before, candidate):
+                    found[name] = candidate
+                    break
+        return found
+
+
+def with_returned(
+    captures: Sequence[Capture],
+    updated: Mapping[Name, jax.Array | None],
+    *,
+    has_optimizer: bool,
+) -> list[Capture]:
+    """Captures in which updated parameters are what the step handed back.
+
+    Args:
+        captures: Of the step.
+        updated: What has become of each parameter; where it is None, what an optimizer
+            made of it stays, and without one it is skipped.
+        has_optimizer: Whether one was seen; otherwise what it would have been given and
+            kept is skipped.
+    """
+    result = list(captures)
+    found: dict[tuple[Kind, Name], list[int]] = {}
+    for index, capture in enumerate(captures):
+        if capture.pass_ is not Pass.FORWARD:
+            continue
+        name = (capture.site.module, capture.site.slot)
+        found.setdefault((capture.kind, name), []).append(index)
+    order = max((capture.order for capture in captures), default=-1) + 1
+    dropped: set[int] = set()
+    if not has_optimizer and updated:
+        result += _without_optimizer(updated, order)
+    for name, array in updated.items():
+        tapped = found.get((Kind.UPDATED_PARAM, name), [])
+        if array is None:
+            if not tapped:
+                result.append(_skipped(Kind.UPDATED_PARAM, name, order, NOT_RETURNED))
+            continue
+        value = Part(array=array, index=())
+        if tapped:
+            last = captures[tapped[-1]]
+            result[tapped[-1]] = dataclasses.replace(
+                last, value=value, taken=None, skip=None, iterations=()
+            )
+        else:
+            capture = _capture(Kind.UPDATED_PARAM, name, order)
+            result.append(dataclasses.replace(capture, value=value))
+        params = found.get((Kind.PARAM, name), [])
+        own = next((i for i in params if _is_like(captures[i], array)), None)
+        if own is not None:
+            dropped |= {i for i in params if i != own}
+            result[own] = dataclasses.replace(captures[own], call=0)
+    return [capture for i, capture in enumerate(result) if i not in dropped]
+
+
+def _without_optimizer(
+    updated: Mapping[Name, jax.Array | None], order: int
+) -> list[Capture]:
+    # Its state has no names without one: an entry stands for all of it.
+    names = [
+        *((Kind.MAIN_GRAD, name) for name in updated),
+        (Kind.LEARNING_RATE, (ROOT_MODULE, "group0")),
+        (Kind.OPTIMIZER_STATE, (ROOT_MODULE, "state")),
+    ]
+    return [_skipped(kind, name, order, NO_OPTIMIZER) for kind, name in names]
+
+
+def _skipped(kind: Kind, name: Name, order: int, reason: str) -> Capture:
+    return dataclasses.replace(_capture(kind, name, order), skip=reason)
+
+
+def _capture(kind: Kind, name: Name, order: int) -> Capture:
+    module, slot = name
+    return Capture(
+        site=param_site(kind, module, slot or "_"),
+        kind=kind,
+        pass_=Pass.FORWARD,
+        call=0,
+        order=order,
+    )
+
+
+def _is_like(capture: Capture, array: jax.Array) -> bool:
+    """Whether a value has the shape and dtype of an array: it is no cast copy."""
+    if capture.value is None or capture.value.axes:
+        return False
+    value, index = capture.value.array, capture.value.index
+    return value.shape[len(index) :] == array.shape and value.dtype == array.dtype
+
+
+def _arrays_of(tree: Any) -> dict[Path, jax.Array]:
+    """The arrays in a tree by the way to each; empty where JAX cannot walk it."""
+    try:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    except (TypeError, ValueError):  # keys that have no order, for example
+        return {}
+    return {path_segments(path): leaf for path, leaf in leaves if is_tappable(leaf)}
+
+
+def _leaf(path: Path, array: jax.Array) -> Leaf:
+    return Leaf(path=path, shape=array.shape, dtype=array.dtype.name)
