@@ -142,6 +142,14 @@ def is_backward(eqn: Any) -> bool:
     )
 
 
+def has_named_arguments(jaxpr: jex_core.Jaxpr) -> bool:
+    """Whether a jaxpr was traced from a function that somebody wrote.
+
+    What JAX makes of it for a derivative has other arguments, without names.
+    """
+    return jaxpr.debug_info.arg_names is not None
+
+
 class _Both:
     """Two context managers; ``contextlib.ExitStack`` is slow for so many equations."""
 

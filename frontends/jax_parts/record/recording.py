@@ -95,7 +95,7 @@ class StepRecording:
                 assert capture.value is not None
                 try:
                     dims = self.options.dims.of(id_)
-                    shards = self._shards.of(capture.value, dims)
+                    shards = self._shards.of(capture.value, dims, tiling=capture.tiling)
                 except LayoutError as error:
                     reason = error.what
             if is_gradient:

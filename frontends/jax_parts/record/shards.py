@@ -10,11 +10,13 @@ from ttrace.frontends.jax_parts.harvest.captured import Part
 from ttrace.frontends.jax_parts.record.shardings import (
     Device,
     device_layouts,
+    dims_of_entries,
     local_arrays,
     local_value_layouts,
     mesh_of,
     rank_of,
 )
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims, parse_dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 
@@ -45,14 +47,21 @@ class HostShards:
     def __init__(self):
         self._copies: dict[int, tuple[jax.Array, _LocalCopies]] = {}
 
-    def of(self, part: Part, dims: Dims | None = None) -> Mapping[int, RankShard]:
+    def of(
+        self,
+        part: Part,
+        dims: Dims | None = None,
+        *,
+        tiling: tuple[SpecEntry, ...] | None = None,
+    ) -> Mapping[int, RankShard]:
         """What the ranks of this process hold of a value.
 
         Args:
             part: The value.
             dims: Of a value that was local to a ``shard_map``: how the values of the
-                devices make up the logical tensor. Without it, their axes are its
-                leading dims.
+                devices make up the logical tensor, as the script says.
+            tiling: The same, as the specs of the ``shard_map`` say, where the script
+                says nothing. Without either, their axes are its leading dims.
 
         Returns:
             By rank; a rank that holds nothing of it is not there.
@@ -61,6 +70,8 @@ class HostShards:
             LayoutError: No layout says what the devices hold.
         """
         array, index = part.array, part.index
+        if part.axes and dims is None and tiling is not None:
+            dims = dims_of_entries(tiling, array.ndim - len(index))
         if part.axes and dims is not None:
             array, index = part.take(), (0,) * len(part.axes)
             sharding = array.sharding
