@@ -13,6 +13,7 @@ from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.ir.tensor_id import Kind
+from ttrace.report.report import Outcome
 from ttrace.run.switchboard import RecordRequest
 from ttrace.stages import compare_traces
 from ttrace.store.reader import Trace, open_trace
@@ -115,6 +116,34 @@ def test_the_state_is_laid_out_as_the_specs_say(recorded, check_vma):
         if record.id.kind in STATE_KINDS:
             assert len(record.shards) == 4, record.id  # all copies, to be compared
             assert "dp" not in record.shards[0].layout.dims
+
+
+def test_what_is_known_device_by_device_only_is_skipped_and_accuses_nobody(recorded):
+    reference = recorded("reference", plain_step)
+    candidate = recorded("dp", data_parallel_step(4, check_vma=False))
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.verdict is Outcome.PASS and not report.setup.tensors
+    (reason, norm) = (
+        "recorded device by device over dp inside a shard_map in the candidate: say "
+        "with dims={...} or ttrace.tap(spec=...) how the devices' values make up the "
+        "tensor",
+        "candidate: a gradient was recorded as addends or device by device, so their "
+        "norm is not known",
+    )
+    found = {t.id: t.reason for t in report.tensors if t.status == "skipped"}
+    assert found["step0/mb0/fc1/output/0"] == reason
+    assert found["step0/fc1/main_grad/weight"] == reason
+    assert found["step0/@root/grad_norm"] == norm
+    assert report.counts.skipped_reasons[reason] > 5
+
+
+def test_one_device_in_a_shard_map_is_like_one_without(recorded):
+    reference = recorded("reference", plain_step)
+    candidate = recorded("one", data_parallel_step(1, check_vma=False))
+    found = statuses(reference, candidate)
+    assert found.pop(Kind.LEARNING_RATE) == {"skipped"}  # kept by the optimizer
+    assert {kind for kind in found if found[kind] != {"passed"}} == set()
+    assert {Kind.OUTPUT, Kind.MAIN_GRAD, Kind.GRAD_NORM} < found.keys()
 
 
 def test_copies_that_the_specs_promise_are_compared(recorded):

@@ -34,6 +34,9 @@ _PER_MICROBATCH = frozenset(
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
+_NO_NORM_OF_PARTS = (
+    "a gradient was recorded as addends or device by device, so their norm is not known"
+)
 _SEVERAL = "some of the devices took another branch"
 
 
@@ -145,8 +148,11 @@ class StepRecording:
         self, capture: Capture, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         """Every element counts once, however many devices hold it."""
-        if reason is not None or any(s.layout.partial_axes for s in shards.values()):
+        if reason is not None:
             self._why_no_norm = _NO_NORM_OF_SKIPPED
+            return
+        if any(map(_is_no_whole, shards.values())):
+            self._why_no_norm = _NO_NORM_OF_PARTS
             return
         assert capture.value is not None
         if not capture.value.array.is_fully_addressable:
@@ -173,6 +179,11 @@ class StepRecording:
             call=call,
             pass_=capture.pass_,
         )
+
+
+def _is_no_whole(shard: RankShard) -> bool:
+    """Whether it is an addend, or one device's value of a tensor not known."""
+    return bool(shard.layout.partial_axes or shard.layout.device_axes)
 
 
 def _name(capture: Capture) -> object:

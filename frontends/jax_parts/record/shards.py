@@ -1,5 +1,6 @@
 """From a captured value to what each rank holds of it: host arrays and layouts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -70,8 +71,11 @@ class HostShards:
             LayoutError: No layout says what the devices hold.
         """
         array, index = part.array, part.index
-        if part.axes and dims is None and tiling is not None:
-            dims = dims_of_entries(tiling, array.ndim - len(index))
+        if part.axes and dims is None:
+            if _num_places(part) == 1:
+                tiling = ()  # the value of the only device is the logical one
+            if tiling is not None:
+                dims = dims_of_entries(tiling, array.ndim - len(index))
         if part.axes and dims is not None:
             array, index = part.take(), (0,) * len(part.axes)
             sharding = array.sharding
@@ -86,6 +90,7 @@ class HostShards:
             selected = _selected(layouts[device], index)
             if selected is not None:
                 layout, local_index = selected
+                layout = replace(layout, device_axes=part.axes)
                 shards[rank] = RankShard(layout=layout, array=copy[(*local_index, ...)])
         return shards
 
@@ -107,6 +112,12 @@ def meshes_of(arrays: Sequence[jax.Array]) -> dict[int, tuple[Mesh, ...]]:
             mesh = mesh_of(sharding, device)
             found.setdefault(rank_of(device), {})[mesh.name] = mesh
     return {rank: tuple(meshes.values()) for rank, meshes in found.items()}
+
+
+def _num_places(part: Part) -> int:
+    """How many values of devices a value consists of."""
+    sizes = zip(part.array.shape, part.index, strict=False)
+    return math.prod(size for size, at in sizes if isinstance(at, slice))
 
 
 def _selected(
