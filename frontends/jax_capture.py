@@ -88,8 +88,10 @@ def trace(
             as many is taken.
         dims: Dims text (see ``ttrace.ir.dims``) by pattern, for values inside a
             ``shard_map``: how the values of the devices make up the logical tensor.
-            A pattern without ``/`` is matched against the module path, any other one
-            against ``module/kind/slot``.
+            The first pattern that matches counts. One without ``/`` is matched against
+            the module path of inputs, outputs and their gradients, any other one
+            against ``module/kind/slot`` of every value. ``...`` at the end of a text
+            stands for all further dims, uncut.
         scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
             is an output of that name; by default where the script has imported neither
             flax nor equinox.

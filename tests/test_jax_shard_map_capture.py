@@ -137,6 +137,20 @@ def test_what_is_known_device_by_device_only_is_skipped_and_accuses_nobody(recor
     assert report.counts.skipped_reasons[reason] > 5
 
 
+def test_dims_text_lays_out_the_rest(recorded):
+    """Loss and gradients of a local mean are those of a local batch: left out here."""
+    reference = recorded("reference", plain_step)
+    candidate = recorded(
+        "dp",
+        data_parallel_step(4, check_vma=False),
+        dims={"*": "b[dp] ...", "*/main_grad/*": "..."},
+    )
+    found = statuses(reference, candidate)
+    for kind in (Kind.OUTPUT, Kind.MAIN_GRAD, Kind.GRAD_NORM, *STATE_KINDS):
+        assert found[kind] == {"passed"}, kind
+    assert found[Kind.PARAM_GRAD] == {"skipped"}  # a pattern of modules leaves it alone
+
+
 def test_one_device_in_a_shard_map_is_like_one_without(recorded):
     reference = recorded("reference", plain_step)
     candidate = recorded("one", data_parallel_step(1, check_vma=False))

@@ -138,6 +138,11 @@ class Part:
     index: tuple[int | slice, ...]
     axes: tuple[str, ...] = ()
 
+    @property
+    def num_dims(self) -> int:
+        """Number of dims of the value, or of what a device has of it."""
+        return self.array.ndim - len(self.index)
+
     def take(self) -> Any:
         """The part itself, ``[*axes, *value]``; an operation on the device."""
         return self.array[self.index] if self.index else self.array

@@ -97,7 +97,7 @@ class StepRecording:
             if reason is None:
                 assert capture.value is not None
                 try:
-                    dims = self.options.dims.of(id_)
+                    dims = self.options.dims.of(id_, capture.value.num_dims)
                     shards = self._shards.of(capture.value, dims, tiling=capture.tiling)
                 except LayoutError as error:
                     reason = error.what

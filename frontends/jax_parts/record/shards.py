@@ -75,7 +75,7 @@ class HostShards:
             if _num_places(part) == 1:
                 tiling = ()  # the value of the only device is the logical one
             if tiling is not None:
-                dims = dims_of_entries(tiling, array.ndim - len(index))
+                dims = dims_of_entries(tiling, part.num_dims)
         if part.axes and dims is not None:
             array, index = part.take(), (0,) * len(part.axes)
             sharding = array.sharding
