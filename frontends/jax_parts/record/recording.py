@@ -12,6 +12,7 @@ from ttrace.errors import DtypeError, LayoutError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.idle_options import idle_options
 from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
@@ -84,7 +85,10 @@ class StepRecording:
 
     def record(self, captures: Sequence[Capture]) -> None:
         """Records the captures, and adds up the squares of the main gradients."""
-        per_microbatch = _calls_per_microbatch(captures, self.options.microbatches)
+        counts = _num_calls(captures)
+        per_microbatch = _calls_per_microbatch(counts, self.options.microbatches)
+        if not self.has_params and not self.request.capture.to_json():
+            self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
             if capture.kind is Kind.PARAM and (self.has_params or capture.call):
                 continue  # the initial ones, once
@@ -131,6 +135,22 @@ class StepRecording:
                 logging.log_first_n(
                     logging.WARNING, "ttrace: %s: %s", 10, item.what, item.reason
                 )
+
+    def _warn_of_idle_options(
+        self,
+        captures: Sequence[Capture],
+        counts: Mapping[object, int],
+        per_microbatch: Mapping[object, int],
+    ) -> None:
+        """Only where nothing is filtered: what is left out is no mistake."""
+        parts = {_name(c) for c in captures if c.kind in _PER_MICROBATCH}
+        for sentence in idle_options(
+            self.options.dims,
+            self.options.microbatches,
+            {self._id(capture, per_microbatch) for capture in captures},
+            {name: counts[name] for name in parts},
+        ):
+            logging.warning("ttrace: %s", sentence)
 
     def _hand_over(
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
@@ -190,17 +210,22 @@ def _name(capture: Capture) -> object:
     return capture.site.module, capture.kind, capture.site.slot
 
 
+def _num_calls(captures: Sequence[Capture]) -> dict[object, int]:
+    """How often the step calls what each value is of."""
+    counts: dict[object, int] = {}
+    for capture in captures:
+        name = _name(capture)
+        counts[name] = max(counts.get(name, 0), capture.call + 1)
+    return counts
+
+
 def _calls_per_microbatch(
-    captures: Sequence[Capture], microbatches: int
+    counts: Mapping[object, int], microbatches: int
 ) -> dict[object, int]:
     """How often a micro-batch calls what each value is of; loops run in order.
 
     What is not called equally often in each belongs to the first one altogether.
     """
-    counts: dict[object, int] = {}
-    for capture in captures:
-        name = _name(capture)
-        counts[name] = max(counts.get(name, 0), capture.call + 1)
     return {
         name: count if count % microbatches else count // microbatches
         for name, count in counts.items()
