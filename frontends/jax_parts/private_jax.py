@@ -21,6 +21,7 @@ from jax._src.lax.control_flow import conditionals, loops
 from jax._src.named_sharding import UNSPECIFIED as UNSPECIFIED
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 from ttrace.errors import UsageError
 
@@ -140,6 +141,14 @@ def is_backward(eqn: Any) -> bool:
         isinstance(part, source_info_util.Transform) and part.name == "transpose"
         for part in eqn.source_info.name_stack.stack
     )
+
+
+def spec_entries(spec: PartitionSpec) -> tuple[Any, ...]:
+    """The mesh axes that cut each dim, those that sums run over left out.
+
+    A spec of JAX 0.9 is a tuple of them; one of JAX 0.10 refuses to be if it has sums.
+    """
+    return tuple(getattr(spec, "partitions", spec))
 
 
 def has_named_arguments(jaxpr: jex_core.Jaxpr) -> bool:

@@ -55,7 +55,7 @@ def _entries(spec: PartitionSpec) -> Tiling | None:
     """The entries of a spec; None for one that speaks of sums."""
     if spec.unreduced or spec.reduced:
         return None
-    entries = list(spec.partitions)
+    entries = list(private_jax.spec_entries(spec))
     while entries and entries[-1] is None:
         entries.pop()
     return tuple(entries)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from ttrace.errors import LayoutError
+from ttrace.frontends.jax_parts.private_jax import spec_entries
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
@@ -132,9 +133,9 @@ def device_layouts(
         mesh_name = _mesh_name(mesh, run_devices())
         unreduced = _unreduced(sharding)
         partial_axes = tuple(str(a) for a in mesh.axis_names if a in unreduced)
-        said = dims_of_entries(sharding.spec.partitions, len(shape), partial_axes)
+        said = dims_of_entries(spec_entries(sharding.spec), len(shape), partial_axes)
         dims = "" if said is None else str(said)
-        placed = NamedSharding(mesh, PartitionSpec(*sharding.spec.partitions))
+        placed = NamedSharding(mesh, PartitionSpec(*spec_entries(sharding.spec)))
     for device in sharding.device_set.difference(run_devices()):
         rank_of(device)  # says what is wrong with it
     try:
