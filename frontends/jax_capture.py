@@ -91,8 +91,12 @@ def trace(
             as many is taken.
         dims: Dims text (see ``ttrace.ir.dims``) by pattern, for values inside a
             ``shard_map``: how the values of the devices make up the logical tensor.
-            A pattern without ``/`` is matched against the module path, any other one
-            against ``module/kind/slot``.
+            The first pattern that matches counts. One without ``/`` is matched against
+            the module path of inputs, outputs and their gradients, any other one
+            against ``module/kind/slot`` of every value. ``...`` at the end of a text
+            stands for all further dims, uncut. Arguments and results of the whole
+            body need none: its specs say it. With ``check_vma=False``, the gradient of
+            what all devices hold alike is a sum over them: ``b d partial[tp]``.
         scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
             is an output of that name; by default where the script has imported neither
             flax nor equinox.

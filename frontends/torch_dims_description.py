@@ -28,10 +28,9 @@ from ttrace.frontends.torch_description import (
 )
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.open_dims import with_rest
 from ttrace.ir.splits import Split
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
-
-_REST = "..."
 
 DimsRules = Mapping[str, str | NoLayout | Elsewhere]
 """Dims text by pattern, or why there is none. The first pattern that matches counts.
@@ -148,23 +147,13 @@ class DimsDescription(PlainDescription):
                 continue
             if not isinstance(text, str):
                 return text
-            dims = parse_dims(_with_rest(text, len(local_shape)))
+            dims = parse_dims(with_rest(text, len(local_shape)))
             return dims.lower_local(local_shape, self._mesh)
         return NoLayout(reason=f"no pattern of {which} matches {whole_text}")
 
 
-def _with_rest(text: str, num_dims: int) -> str:
-    """Writes out the dims that ``...`` stands for."""
-    named, rest, after = text.partition(_REST)
-    if not rest:
-        return text
-    num_named = len(parse_dims(named).dims)
-    further = (f"d{dim}" for dim in range(num_named, num_dims))
-    return " ".join((named.strip(), *further, after.strip())).strip()
-
-
 def _require_axes(pattern: str, text: str, mesh: Mesh) -> None:
-    dims = parse_dims(_with_rest(text, 0))
+    dims = parse_dims(with_rest(text, 0))
     splits = [split for dim in dims.dims for split in dim.splits]
     splits += [cut for cut in dims.flat_cuts if isinstance(cut, Split)]
     for axis in (*(split.axis for split in splits), *dims.partial_axes):

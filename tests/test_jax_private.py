@@ -2,11 +2,13 @@ import re
 
 import jax
 import pytest
+from jax.sharding import PartitionSpec
 
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.private_jax import (
     TESTED_VERSIONS,
     require_tested_version,
+    spec_entries,
 )
 
 
@@ -30,3 +32,8 @@ def test_other_versions_are_refused(version):
     assert caught.value.expected == f"jax {first} to {last}"
     assert caught.value.got == f"jax {version}"
     assert re.match(r"install jax 0\.\d+", caught.value.remedy)
+
+
+def test_the_entries_of_a_spec_are_without_its_sums():
+    assert spec_entries(PartitionSpec("dp", None)) == ("dp", None)
+    assert spec_entries(PartitionSpec(None, unreduced=frozenset({"tp"}))) == (None,)

@@ -57,6 +57,36 @@ def test_values_of_devices_have_their_axes_in_front():
         )
     )
     check(dict(found), VALUES)
+    axes = {shard.layout.device_axes for shard in found.values()}
+    assert axes == {("dp", "tp")}
+
+
+def test_the_value_of_the_only_device_is_the_logical_one():
+    mesh = jax.make_mesh(
+        (1, 1),
+        ("dp", "tp"),
+        axis_types=(AxisType.Auto,) * 2,
+        devices=jax.devices()[:1],
+    )
+    stacked = VALUES.reshape(2, 1, 1, 4, 64)
+    array = jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(None, "dp")))
+    for iteration in range(2):
+        index = (iteration, slice(None), slice(None))
+        found = HostShards().of(Part(array=array, index=index, axes=("dp", "tp")))
+        check(dict(found), stacked[iteration, 0, 0])
+        assert {shard.layout.device_axes for shard in found.values()} == {()}
+
+
+def test_a_tiling_does_so_too_and_dims_text_comes_first():
+    array, index = put("dp", "tp"), (slice(None), slice(None))
+    part = Part(array=array, index=index, axes=("dp", "tp"))
+    right = np.concatenate([np.concatenate([*row], axis=1) for row in VALUES], axis=0)
+    check(dict(HostShards().of(part, tiling=("dp", "tp"))), right)
+    turned = np.concatenate([np.concatenate([*row], axis=0) for row in VALUES], axis=1)
+    dims = parse_dims("a[tp] b[dp]")
+    check(dict(HostShards().of(part, dims, tiling=("dp", "tp"))), turned)
+    both = HostShards().of(part, tiling=(None, ("tp", "dp")))
+    assert {shard.layout.dims for shard in both.values()} == {"d0 d1[tp,dp]"}
 
 
 def test_dims_text_makes_a_tensor_of_the_values_of_devices():

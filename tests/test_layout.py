@@ -119,6 +119,7 @@ def test_a_mesh_round_trips_through_json():
         whole((4, 8), "dense"),
         whole((), "dense", partial_axes=("dp",)),
         replace(whole((4,), "dense", partial_axes=("pp", "cp")), num_addends=4),
+        replace(whole((2, 4), "dense"), device_axes=("tp",)),
         parse_dims("f[tp:parts(2)] h partial[dp]").lower((16, 4), MESH),
         parse_dims("(f[tp] h)[dp:chunk]").lower((16, 5), MESH),
         parse_dims("f[tp:chunk]").lower((2,), MESH),
@@ -132,6 +133,16 @@ def test_a_layout_round_trips_through_json(layout):
 def test_a_number_of_addends_needs_a_sum(axes, number):
     with pytest.raises(LayoutError, match="a number of addends that no sum can have"):
         replace(whole((4,), "dense", partial_axes=axes), num_addends=number)
+
+
+def test_the_values_of_devices_need_a_dim_for_each_axis():
+    with pytest.raises(LayoutError) as caught:
+        replace(whole((4,), "dense"), device_axes=("dp", "tp"))
+    error = caught.value
+    assert error.what.startswith("the values of devices have fewer dims than axes")
+    assert error.expected == "at least 2 dims, one for each of dp, tp"
+    assert error.got == "global shape [4]"
+    assert error.remedy == "stack the values along one leading dim for each axis"
 
 
 def test_a_whole_layout():

@@ -1,11 +1,13 @@
 """Shards put together from recorded ones, as they are loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.trace_factory import MemoryTrace, Tensor, memory_trace
+from ttrace.ir.dims import parse_dims
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.mapping import mapped_trace
 from ttrace.mapping.apply import map_traces
@@ -88,3 +90,34 @@ def test_little_is_kept(traces, monkeypatch):
     assert counting.num_loads == num_loads
     mapped.load(shards[0])
     assert counting.num_loads > num_loads
+
+
+def test_the_values_of_devices_are_renamed_only():
+    """A transform speaks of the dims of a tensor, which are not known."""
+
+    def stacked(mesh):
+        layout = parse_dims("x[tp] y").lower(FULL.shape, mesh)
+        return replace(layout, device_axes=("tp",))
+
+    tensor = Tensor(full=FULL, dims=stacked)
+    candidate = memory_trace({"step0/b/param/w": tensor}, {"tp": 8})
+    reference = memory_trace({"step0/a.0/param/w": FULL[0]})
+
+    def mapped(transform):
+        text = (
+            '[[tensor]]\nreference = "a.0/{kind}/w"\ncandidate = "b/{kind}/w"\n'
+            + transform
+        )
+        map_file = parse_map(text, Path("m.toml"))
+        return map_traces(map_file, reference, candidate)[1].info
+
+    id_ = parse_tensor_id("step0/a.0/param/w")
+    (shard, *_) = mapped("").tensors[id_].shards
+    assert shard.layout.device_axes == ("tp",)
+    info = mapped('transform = "x y -> y x"\n')
+    assert id_ not in info.tensors
+    assert info.skipped[id_].reason == (
+        "a map cannot rearrange it: recorded device by device over tp inside a "
+        "shard_map in one of the runs: say with dims={...} or ttrace.tap(spec=...) "
+        "how the devices' values make up the tensor"
+    )

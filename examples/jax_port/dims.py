@@ -48,21 +48,26 @@ _CUT = {
 }
 """Activations that the model axis cuts, and what the patterns would catch besides."""
 
-_ENDS = {
-    "@root/loss/*": "partial[dp]",
-    "@root/input/[01]": "b[dp] s",
-    "wte/input/*": "b[dp] s",
-    "wpe/input/*": "s",
-    "wpe/output/*": "s h",
-    "wpe/grad_output/*": "s h partial[dp]",
-    "token_embedding/input/*": "b[dp] s",
-    "position_embedding/input/*": "s",
-    "position_embedding/output/*": "s h",
-    "position_embedding/grad_output/*": "s h partial[dp]",
-    "token_embedder/input/*": "b[dp] s",
-    "embed_tokens/input/*": "b[dp] s",
+_ROOT = {"@root/loss/*": "partial[dp]", "@root/input/[01]": "b[dp] s"}
+"""What the model is given, and what it is trained on."""
+
+_EMBEDDINGS = {
+    (Flavor.LINEN, Architecture.GPT2): {
+        "wte/input/*": "b[dp] s",
+        "wpe/input/*": "s",
+        "wpe/output/*": "s h",
+        "wpe/grad_output/*": "s h partial[dp]",
+    },
+    (Flavor.NNX, Architecture.GPT2): {
+        "token_embedding/input/*": "b[dp] s",
+        "position_embedding/input/*": "s",
+        "position_embedding/output/*": "s h",
+        "position_embedding/grad_output/*": "s h partial[dp]",
+    },
+    (Flavor.LINEN, Architecture.LLAMA): {"token_embedder/input/*": "b[dp] s"},
+    (Flavor.NNX, Architecture.LLAMA): {"embed_tokens/input/*": "b[dp] s"},
 }
-"""What has other dims than hidden states, before and behind the blocks."""
+"""What has other dims than hidden states, before the blocks."""
 
 _ARGUMENTS = {
     Architecture.GPT2: {"*/input/1": "b[dp] one q k"},
@@ -83,7 +88,8 @@ def shard_map_dims(place: Place, parameters: Any) -> Mapping[str, str]:
     architecture = place.config.architecture
     return {
         **dict(_parameter_dims(parameters, place.specs(parameters))),
-        **_ENDS,
+        **_ROOT,
+        **_EMBEDDINGS[place.flavor, architecture],
         **_ARGUMENTS[architecture],
         **_CUT[place.flavor, architecture],
         "*": _HIDDEN,

@@ -21,6 +21,7 @@ from jax._src.lax.control_flow import conditionals, loops
 from jax._src.named_sharding import UNSPECIFIED as UNSPECIFIED
 from jax.extend import core as jex_core
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 from ttrace.errors import UsageError
 
@@ -152,6 +153,22 @@ def is_differentiated(eqn: Any) -> bool:
         and part.name in ("jvp", "transpose")
         for part in eqn.source_info.name_stack.stack
     )
+
+
+def spec_entries(spec: PartitionSpec) -> tuple[Any, ...]:
+    """The mesh axes that cut each dim, those that sums run over left out.
+
+    A spec of JAX 0.9 is a tuple of them; one of JAX 0.10 refuses to be if it has sums.
+    """
+    return tuple(getattr(spec, "partitions", spec))
+
+
+def has_named_arguments(jaxpr: jex_core.Jaxpr) -> bool:
+    """Whether a jaxpr was traced from a function that somebody wrote.
+
+    What JAX makes of it for a derivative has other arguments, without names.
+    """
+    return jaxpr.debug_info.arg_names is not None
 
 
 class _Both:

@@ -181,6 +181,9 @@ class ShardLayout:
             that depends on data; None where blocks say it. Along that dim the blocks
             count local indices and hold all of them, and the logical tensor need not
             be covered.
+        device_axes: The leading dims count the places along these mesh axes: behind
+            them comes the value of one device, and how these values make up a tensor
+            is not known. Empty for a logical tensor.
         dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
     """
 
@@ -191,9 +194,18 @@ class ShardLayout:
     partial_axes: tuple[str, ...] = ()
     num_addends: int | None = None
     index: RowIndex | None = None
+    device_axes: tuple[str, ...] = ()
     dims: str = ""
 
     def __post_init__(self):
+        if len(self.device_axes) > len(self.global_shape):
+            raise LayoutError(
+                "the values of devices have fewer dims than axes to count them along",
+                expected=f"at least {len(self.device_axes)} dims, one for each of "
+                f"{', '.join(self.device_axes)}",
+                got=f"global shape {list(self.global_shape)}",
+                remedy="stack the values along one leading dim for each axis",
+            )
         if self.index is not None and (
             self.is_flat or self.index.dim >= len(self.global_shape)
         ):
@@ -268,6 +280,8 @@ class ShardLayout:
             value["num_addends"] = self.num_addends
         if self.index is not None:
             value["index"] = self.index.to_json()
+        if self.device_axes:
+            value["device_axes"] = list(self.device_axes)
         if self.dims:
             value["dims"] = self.dims
         return value
@@ -288,6 +302,7 @@ class ShardLayout:
             partial_axes=tuple(value.get("partial_axes", ())),
             num_addends=value.get("num_addends"),
             index=RowIndex.from_json(value["index"]) if "index" in value else None,
+            device_axes=tuple(value.get("device_axes", ())),
             dims=value.get("dims", ""),
         )
 

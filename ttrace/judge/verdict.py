@@ -15,6 +15,7 @@ from ttrace.compare.align import (
     Unmatched,
     is_rank_filtered,
 )
+from ttrace.compare.device_values import why_not_lined_up
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
 from ttrace.compare.updates import LostUpdate
@@ -205,6 +206,9 @@ def _judge_match(
     of_reference = plan.match.reference
     of_candidate = plan.match.candidate
     setup = _is_setup(plan.id, context.first_step)
+    apart = why_not_lined_up(plan.match)
+    if apart is not None:
+        return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
     if plan.shapes_differ:
         return TensorVerdict(
             id=plan.id,

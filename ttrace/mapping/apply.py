@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ttrace.compare.align import Side
+from ttrace.compare.device_values import device_axes, why_only_device_values
 from ttrace.errors import MapError
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
@@ -217,6 +218,14 @@ class _Mapping:
                     group, "this optimizer state has other dims than its parameter"
                 )
             return
+        of_devices = self._device_axes(group, parts)
+        if of_devices:
+            if group.rule.only_renames:
+                self._rename(group, parts)
+            else:
+                reason = why_only_device_values(of_devices, "one of the runs")
+                self._skip_group(group, f"a map cannot rearrange it: {reason}")
+            return
         grid = place_on_grid(group, shapes, own_shapes)
         if grid is None:
             if not is_known_incomplete:
@@ -231,6 +240,24 @@ class _Mapping:
             self._claim(name, group.rule.place)
             self._make(group, name, target, grid, parts)
         self._take_padding_off(group, grid)
+
+    def _device_axes(
+        self, group: Group, parts: Mapping[Part, TensorId]
+    ) -> tuple[str, ...]:
+        """The axes over which anything of a group was recorded device by device."""
+        sides = (
+            (self._reference.trace.info.tensors, group.reference.values()),
+            (self._candidate.trace.info.tensors, parts.values()),
+        )
+        return tuple(
+            dict.fromkeys(
+                axis
+                for recorded, ids in sides
+                for tensor_id in ids
+                if tensor_id in recorded
+                for axis in device_axes(recorded[tensor_id])
+            )
+        )
 
     def _make(
         self,

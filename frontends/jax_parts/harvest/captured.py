@@ -7,7 +7,7 @@ them.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.tensor_id import Kind, Pass
 
@@ -70,6 +70,9 @@ class Event:
         value: Where the value leaves the program; None where nobody wants it.
         taken: A flag that says whether this tap was passed, under a conditional.
         skip: Why the value could not leave the program.
+        tiling: How the values of the devices, one for each place on the mesh axes
+            among the leading dims, tile the logical one: the entries of a
+            ``PartitionSpec``; None where that is not known.
     """
 
     site: TapSite
@@ -79,6 +82,7 @@ class Event:
     value: Plane | None = None
     taken: Plane | None = None
     skip: str | None = None
+    tiling: tuple[SpecEntry, ...] | None = None
 
     @property
     def kind(self) -> Kind:
@@ -87,6 +91,11 @@ class Event:
             return self.site.kind
         assert self.site.grad is not None
         return self.site.grad
+
+    @property
+    def way(self) -> tuple[int, ...]:
+        """The positions on the path alone."""
+        return tuple(part for part in self.path if isinstance(part, int))
 
     def within(
         self, path: Path, offset: int, dims: tuple[str | None, ...] = ()
@@ -129,6 +138,11 @@ class Part:
     index: tuple[int | slice, ...]
     axes: tuple[str, ...] = ()
 
+    @property
+    def num_dims(self) -> int:
+        """Number of dims of the value, or of what a device has of it."""
+        return self.array.ndim - len(self.index)
+
     def take(self) -> Any:
         """The part itself, ``[*axes, *value]``; an operation on the device."""
         return self.array[self.index] if self.index else self.array
@@ -149,6 +163,7 @@ class Capture:
             where all did.
         skip: Why it was not captured; None where it was.
         iterations: Index in each enclosing loop, outermost first.
+        tiling: As in ``Event``.
     """
 
     site: TapSite
@@ -160,3 +175,4 @@ class Capture:
     taken: Part | None = None
     skip: str | None = None
     iterations: tuple[int, ...] = ()
+    tiling: tuple[SpecEntry, ...] | None = None

@@ -67,7 +67,7 @@ def captures(events: Sequence[Event], extras: Sequence[Any]) -> list[Capture]:
     """
     outputs = Outputs(extras)
     seen = _without_first_ones(
-        list(_occurrences(sorted(events, key=_positions), outputs))
+        list(_occurrences(sorted(events, key=lambda event: event.way), outputs))
     )
     numbers = _Numbers(seen, outputs)
     found: list[Capture] = []
@@ -121,10 +121,6 @@ class Outputs:
                 self._host[plane.slot] = None
         host = self._host[plane.slot]
         return None if host is None else host[self.part(plane, iterations).index]
-
-
-def _positions(event: Event) -> tuple[int, ...]:
-    return tuple(part for part in event.path if isinstance(part, int))
 
 
 def _occurrences(
@@ -241,6 +237,7 @@ class _Numbers:
             taken=taken if taken is not None and taken.axes else None,
             skip=skip,
             iterations=occurrence.iterations,
+            tiling=event.tiling,
         )
 
     def _number_forwards(self, taken: Iterable[tuple[int, Occurrence]]) -> None:

@@ -1,6 +1,6 @@
 """Taps leave ``shard_map``: logical values, or one value per device of some axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.captured import Event, Loop, Plane
 from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.harvest.tilings import Tiling, Way, known_tilings
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.frontends.jax_parts.taps.tap import Role
 
@@ -36,6 +37,7 @@ def harvest_shard_map(
         manual=private_jax.manual_axes(eqn),
         outer=frozenset(params["mesh"].manual_axes),
         is_typed=bool(params["check_vma"]),
+        tilings=known_tilings(body.jaxpr, params["in_specs"], params["out_specs"]),
     )
     flags: list[bool] = []
 
@@ -71,6 +73,8 @@ class _Exits:
         manual: The mesh axes that become manual in it.
         outer: Those that are manual around it already.
         is_typed: Types say over which axes a value varies.
+        tilings: How tapped values tile logical ones, by the way to the tap, where the
+            specs of the ``shard_map`` say it.
 
     Attributes:
         specs: The out spec of every value that leaves.
@@ -78,11 +82,17 @@ class _Exits:
     """
 
     def __init__(
-        self, *, manual: tuple[str, ...], outer: frozenset[str], is_typed: bool
+        self,
+        *,
+        manual: tuple[str, ...],
+        outer: frozenset[str],
+        is_typed: bool,
+        tilings: Mapping[Way, Tiling],
     ):
         self.manual = manual
         self._outer = outer
         self._is_typed = is_typed
+        self._tilings = tilings
         self.specs: list[PartitionSpec] = []
         self.events: list[Event] = []
         self._values: list[Any] = []
@@ -118,7 +128,19 @@ class _Exits:
         if spec is not None and self._outer:
             later = tuple(None if self._is_own(entry) else entry for entry in spec)
             event = replace(event, site=replace(event.site, spec=later))
-        return replace(event, value=left)
+        return replace(event, value=left, tiling=self._tiling(event, left))
+
+    def _tiling(self, event: Event, left: Plane) -> Tiling | None:
+        """How the values of the devices tile the logical one, if that is known."""
+        if event.site.spec is not None:
+            return None
+        own = [axis for axis in left.dims if axis in self.manual]
+        if event.tiling is not None:  # of a shard_map in this one
+            return None if own else event.tiling
+        tiling = self._tilings.get(event.way)
+        if tiling is None or not set(_axes_in(tiling)) <= set(own):
+            return None
+        return tiling
 
     def _is_own(self, entry: SpecEntry) -> bool:
         return any(axis in self.manual for axis in _axes_in((entry,)))

@@ -13,6 +13,7 @@ from ttrace.errors import DtypeError, LayoutError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.idle_options import idle_options
 from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
@@ -35,6 +36,9 @@ _PER_MICROBATCH = frozenset(
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
+_NO_NORM_OF_PARTS = (
+    "a gradient was recorded as addends or device by device, so their norm is not known"
+)
 _SEVERAL = "some of the devices took another branch"
 
 
@@ -84,7 +88,10 @@ class StepRecording:
 
     def record(self, captures: Sequence[Capture]) -> None:
         """Records the captures, and adds up the squares of the main gradients."""
-        per_microbatch = _calls_per_microbatch(captures, self.options.microbatches)
+        counts = _num_calls(captures)
+        per_microbatch = _calls_per_microbatch(counts, self.options.microbatches)
+        if not self.has_params and not self.request.capture.to_json():
+            self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
             if capture.kind is Kind.PARAM and (self.has_params or capture.call):
                 continue  # the initial ones, once
@@ -99,8 +106,8 @@ class StepRecording:
             if reason is None:
                 assert capture.value is not None
                 try:
-                    dims = self.options.dims.of(id_)
-                    shards = self._shards.of(capture.value, dims)
+                    dims = self.options.dims.of(id_, capture.value.num_dims)
+                    shards = self._shards.of(capture.value, dims, tiling=capture.tiling)
                 except LayoutError as error:
                     reason = error.what
             if is_gradient:
@@ -134,6 +141,22 @@ class StepRecording:
                     logging.WARNING, "ttrace: %s: %s", 10, item.what, item.reason
                 )
 
+    def _warn_of_idle_options(
+        self,
+        captures: Sequence[Capture],
+        counts: Mapping[object, int],
+        per_microbatch: Mapping[object, int],
+    ) -> None:
+        """Only where nothing is filtered: what is left out is no mistake."""
+        parts = {_name(c) for c in captures if c.kind in _PER_MICROBATCH}
+        for sentence in idle_options(
+            self.options.dims,
+            self.options.microbatches,
+            {self._id(capture, per_microbatch) for capture in captures},
+            {name: counts[name] for name in parts},
+        ):
+            logging.warning("ttrace: %s", sentence)
+
     def _hand_over(
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
@@ -150,8 +173,11 @@ class StepRecording:
         self, capture: Capture, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         """Every element counts once, however many devices hold it."""
-        if reason is not None or any(s.layout.partial_axes for s in shards.values()):
+        if reason is not None:
             self._why_no_norm = _NO_NORM_OF_SKIPPED
+            return
+        if any(map(_is_no_whole, shards.values())):
+            self._why_no_norm = _NO_NORM_OF_PARTS
             return
         assert capture.value is not None
         if not capture.value.array.is_fully_addressable:
@@ -181,21 +207,31 @@ class StepRecording:
         )
 
 
+def _is_no_whole(shard: RankShard) -> bool:
+    """Whether it is an addend, or one device's value of a tensor not known."""
+    return bool(shard.layout.partial_axes or shard.layout.device_axes)
+
+
 def _name(capture: Capture) -> object:
     return capture.site.module, capture.kind, capture.site.slot
 
 
+def _num_calls(captures: Sequence[Capture]) -> dict[object, int]:
+    """How often the step calls what each value is of."""
+    counts: dict[object, int] = {}
+    for capture in captures:
+        name = _name(capture)
+        counts[name] = max(counts.get(name, 0), capture.call + 1)
+    return counts
+
+
 def _calls_per_microbatch(
-    captures: Sequence[Capture], microbatches: int
+    counts: Mapping[object, int], microbatches: int
 ) -> dict[object, int]:
     """How often a micro-batch calls what each value is of; loops run in order.
 
     What is not called equally often in each belongs to the first one altogether.
     """
-    counts: dict[object, int] = {}
-    for capture in captures:
-        name = _name(capture)
-        counts[name] = max(counts.get(name, 0), capture.call + 1)
     return {
         name: count if count % microbatches else count // microbatches
         for name, count in counts.items()

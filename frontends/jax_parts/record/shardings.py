@@ -16,6 +16,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from ttrace.errors import LayoutError
+from ttrace.frontends.jax_parts.private_jax import spec_entries
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 from ttrace.ir.splits import AXIS_NAME, Dim, Split
@@ -131,8 +133,9 @@ def device_layouts(
         mesh_name = _mesh_name(mesh, run_devices())
         unreduced = _unreduced(sharding)
         partial_axes = tuple(str(a) for a in mesh.axis_names if a in unreduced)
-        dims = _dims_text(sharding.spec, len(shape), partial_axes)
-        placed = NamedSharding(mesh, PartitionSpec(*sharding.spec.partitions))
+        said = dims_of_entries(spec_entries(sharding.spec), len(shape), partial_axes)
+        dims = "" if said is None else str(said)
+        placed = NamedSharding(mesh, PartitionSpec(*spec_entries(sharding.spec)))
     for device in sharding.device_set.difference(run_devices()):
         rank_of(device)  # says what is wrong with it
     try:
@@ -286,14 +289,25 @@ def _mesh_name(mesh: jax.sharding.Mesh, devices: tuple[Device, ...]) -> str:
     return f"{name}_{zlib.crc32(repr(order).encode()):08x}"
 
 
-def _dims_text(spec: PartitionSpec, num_dims: int, partial_axes: Sequence[str]) -> str:
-    """Dims text of a spec, or none where an axis has a name that it cannot hold."""
-    entries = [*spec.partitions, *(None for _ in range(num_dims - len(spec)))]
+def dims_of_entries(
+    entries: Sequence[SpecEntry], num_dims: int, partial_axes: Sequence[str] = ()
+) -> Dims | None:
+    """Dims text of the entries of a spec.
+
+    Args:
+        entries: The mesh axes that cut each dim, in its order; may be fewer.
+        num_dims: Number of dims of the array.
+        partial_axes: Axes over which the arrays must still be summed.
+
+    Returns:
+        None where an axis has a name that dims text cannot hold.
+    """
     dims = []
-    for number, entry in enumerate(entries):
-        axes = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+    for number in range(num_dims):
+        entry = entries[number] if number < len(entries) else None
+        axes = () if entry is None else (entry,) if isinstance(entry, str) else entry
         if not all(AXIS_NAME.fullmatch(str(axis)) for axis in axes):
-            return ""
+            return None
         splits = tuple(Split(axis=str(axis)) for axis in axes)
         dims.append(Dim(name=f"d{number}", splits=splits))
-    return str(Dims(dims=tuple(dims), partial_axes=tuple(partial_axes)))
+    return Dims(dims=tuple(dims), partial_axes=tuple(partial_axes))

@@ -1,5 +1,6 @@
 """From a captured value to what each rank holds of it: host arrays and layouts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,11 +11,13 @@ from ttrace.frontends.jax_parts.harvest.captured import Part
 from ttrace.frontends.jax_parts.record.shardings import (
     Device,
     device_layouts,
+    dims_of_entries,
     local_arrays,
     local_value_layouts,
     mesh_of,
     rank_of,
 )
+from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims, parse_dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 
@@ -45,14 +48,21 @@ class HostShards:
     def __init__(self):
         self._copies: dict[int, tuple[jax.Array, _LocalCopies]] = {}
 
-    def of(self, part: Part, dims: Dims | None = None) -> Mapping[int, RankShard]:
+    def of(
+        self,
+        part: Part,
+        dims: Dims | None = None,
+        *,
+        tiling: tuple[SpecEntry, ...] | None = None,
+    ) -> Mapping[int, RankShard]:
         """What the ranks of this process hold of a value.
 
         Args:
             part: The value.
             dims: Of a value that was local to a ``shard_map``: how the values of the
-                devices make up the logical tensor. Without it, their axes are its
-                leading dims.
+                devices make up the logical tensor, as the script says.
+            tiling: The same, as the specs of the ``shard_map`` say, where the script
+                says nothing. Without either, their axes are its leading dims.
 
         Returns:
             By rank; a rank that holds nothing of it is not there.
@@ -61,6 +71,11 @@ class HostShards:
             LayoutError: No layout says what the devices hold.
         """
         array, index = part.array, part.index
+        if part.axes and dims is None:
+            if _num_places(part) == 1:
+                tiling = ()  # the value of the only device is the logical one
+            if tiling is not None:
+                dims = dims_of_entries(tiling, part.num_dims)
         if part.axes and dims is not None:
             array, index = part.take(), (0,) * len(part.axes)
             sharding = array.sharding
@@ -75,6 +90,7 @@ class HostShards:
             selected = _selected(layouts[device], index)
             if selected is not None:
                 layout, local_index = selected
+                layout = replace(layout, device_axes=part.axes)
                 shards[rank] = RankShard(layout=layout, array=copy[(*local_index, ...)])
         return shards
 
@@ -96,6 +112,12 @@ def meshes_of(arrays: Sequence[jax.Array]) -> dict[int, tuple[Mesh, ...]]:
             mesh = mesh_of(sharding, device)
             found.setdefault(rank_of(device), {})[mesh.name] = mesh
     return {rank: tuple(meshes.values()) for rank, meshes in found.items()}
+
+
+def _num_places(part: Part) -> int:
+    """How many values of devices a value consists of."""
+    sizes = zip(part.array.shape, part.index, strict=False)
+    return math.prod(size for size, at in sizes if isinstance(at, slice))
 
 
 def _selected(
