@@ -163,6 +163,15 @@ def spec_entries(spec: PartitionSpec) -> tuple[Any, ...]:
     return tuple(getattr(spec, "partitions", spec))
 
 
+def device_arrays(array: Any) -> Sequence[jax.Array]:
+    """What each device of this process holds of a ``jax.Array``: arrays of one device.
+
+    Also of one that is still to be summed. JAX refuses its ``addressable_shards``, and
+    JAX 0.9 takes it for a replicated one and gives the first device's data for each.
+    """
+    return array._arrays
+
+
 def has_named_arguments(jaxpr: jex_core.Jaxpr) -> bool:
     """Whether a jaxpr was traced from a function that somebody wrote.
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.jax_parts.private_jax import spec_entries
+from ttrace.frontends.jax_parts.private_jax import device_arrays, spec_entries
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
@@ -63,12 +63,9 @@ def local_arrays(array: jax.Array) -> Mapping[Device, jax.Array]:
     """What each device of this process holds of an array; nothing is copied.
 
     Works for arrays that are still to be summed over mesh axes, too
-    (``PartitionSpec(unreduced=...)``), where ``addressable_shards`` does not.
+    (``PartitionSpec(unreduced=...)``).
     """
-    if not _unreduced(array.sharding):
-        return {shard.device: shard.data for shard in array.addressable_shards}
-    count = len(array.sharding.addressable_devices)
-    parts = (array.addressable_data(index) for index in range(count))
+    parts = device_arrays(array)
     return {next(iter(part.devices())): part for part in parts}
 
 
