@@ -187,7 +187,7 @@ def nnx_dropping_step(model, optimizer, x):
     nnx.update(model, before)
 
 
-def nnx_hand_step(model, optimizer, x):  # noqa: ARG001
+def nnx_hand_step(model, _optimizer, x):
     grads = nnx.grad(nnx_loss)(model, x)
     nnx.update(model, sgd(nnx.state(model, nnx.Param), grads))
 

@@ -5,7 +5,7 @@ are, for their bits to be the same.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ttrace.frontends.jax_parts import private_jax
@@ -41,9 +41,5 @@ class StrictStep:
         return getattr(self._step, name)
 
 
-def _leave_to_jax(
-    primitive: Any,  # noqa: ARG001
-    args: Sequence[Any],  # noqa: ARG001
-    params: dict[str, Any],  # noqa: ARG001
-) -> Any:
+def _leave_to_jax(*_: Any) -> Any:
     return NotImplemented
