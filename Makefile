@@ -82,7 +82,7 @@ matrix-other: $(OTHER)/.ready
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
-	  $(BIN)/python tests/zoo_table.py out/zoo.json README.md && exit $$status
+	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json README.md && exit $$status
 
 clean:
 	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
-from ttrace.report.report import Outcome, Report
-from ttrace.stages import CheckRequest, check
+from ttrace.pipeline import CheckRequest, check
+from ttrace.report.model import Outcome, Report
 
 _MODEL = (
     "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "

@@ -18,9 +18,9 @@ from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.mapping.rules import MapFile
-from ttrace.report.report import Report
-from ttrace.run.switchboard import RecordRequest
-from ttrace.stages import compare_traces
+from ttrace.pipeline import compare_traces
+from ttrace.recording.request import RecordRequest
+from ttrace.report.model import Report
 from ttrace.store.reader import Trace, open_trace
 
 _MAX_ERROR_LINES = 20

@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from megatron.core.pipeline_parallel import schedules
 
-from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.megatron_parts.description import MegatronDescription
 from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
 from ttrace.frontends.megatron_parts.optimizer_tap import observed_optimizer
+from ttrace.frontends.megatron_parts.rules import Rule
 from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.megatron_parts.torch_optimizer import observed_torch_optimizer
-from ttrace.frontends.megatron_rules import Rule
 from ttrace.ir.tensor_id import Kind
-from ttrace.run.switchboard import request_from_environment
+from ttrace.recording.request import request_from_environment
 
 Step = TypeVar("Step")
 

@@ -25,11 +25,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from ttrace.frontends.hooks.grad_scalers import observed_scalers
-from ttrace.frontends.hooks.optimizers import OptimizerTap
-from ttrace.frontends.torch_description import ModelDescription, PlainDescription
-from ttrace.frontends.torch_session import CaptureSession
-from ttrace.run.switchboard import request_from_environment
+from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
+from ttrace.frontends.torch_parts.hooks.grad_scalers import observed_scalers
+from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.recording.request import request_from_environment
 
 
 class PlainTrace:

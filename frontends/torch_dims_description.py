@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.torch_description import (
+from ttrace.frontends.torch_parts.description import (
     Elsewhere,
     NamedParameter,
     NoLayout,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.torch_description import (
+from ttrace.frontends.torch_parts.description import (
     ModelDescription,
     NamedParameter,
     NoLayout,

@@ -45,6 +45,6 @@ def golden(request):
 @pytest.fixture
 def ttrace(capsys):
     """Runs the command line: ``answer = ttrace("compare", reference, candidate)``."""
-    from tests.command_line import CommandLine
+    from tests.factories.command_line import CommandLine
 
     return CommandLine(capsys)

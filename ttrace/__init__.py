@@ -1,7 +1,7 @@
 """Tells whether two training runs compute the same thing, and where they differ.
 
 Only what needs no numpy is found here; everything else lies in the module it is named
-after, e.g. ``ttrace.stages.compare_traces`` and ``ttrace.store.reader.open_trace``.
+after, e.g. ``ttrace.pipeline.compare_traces`` and ``ttrace.store.reader.open_trace``.
 """
 
 import importlib

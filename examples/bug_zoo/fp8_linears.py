@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinea
 
 from ttrace.examples.megatron_gpt import loop
 from ttrace.frontends import megatron_adapter
-from ttrace.frontends.megatron_rules import Direction, Rule
+from ttrace.frontends.megatron_parts.rules import Direction, Rule
 
 HISTORY_LENGTH = 4
 """Calls that delayed scaling looks back on."""

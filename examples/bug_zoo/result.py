@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from ttrace.examples.bug_zoo.bug import Bug
-from ttrace.report.report import Outcome, Report
+from ttrace.report.model import Outcome, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from pathlib import Path
 from ttrace.errors import TraceNotFoundError
 from ttrace.examples.layout_matrix.cases import Case
 from ttrace.examples.worker_pool import Outcome, WorkerPool
+from ttrace.ir.capture_filter import OPT_IN_KINDS, CaptureFilter
 from ttrace.ir.tensor_id import Kind, TensorId
-from ttrace.run.filters import OPT_IN_KINDS, CaptureFilter
-from ttrace.run.switchboard import RecordRequest
+from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import open_trace
 
 SCRIPT = "ttrace.examples.megatron_gpt.train"

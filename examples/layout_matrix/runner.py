@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ttrace.errors import TtraceError
 from ttrace.examples.layout_matrix.cases import Case
 from ttrace.examples.main_job import Launch, MainJob
-from ttrace.report.report import Outcome, Report
+from ttrace.report.model import Outcome, Report
 
 SCRIPT = "ttrace.examples.megatron_gpt.train"
 

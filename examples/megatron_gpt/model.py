@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ttrace.examples.megatron_gpt.initial_values import initial_distribution
 from ttrace.examples.megatron_gpt.layers import layer_specs, mtp_specs
-from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.megatron_parts.description import MegatronDescription
 from ttrace.frontends.torch_initialization import initialize_parameters
 
 

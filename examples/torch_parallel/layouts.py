@@ -2,8 +2,8 @@
 
 from ttrace.examples.torch_parallel.model import Gpt
 from ttrace.examples.torch_parallel.place import Parallelism, Place
-from ttrace.frontends.torch_description import Elsewhere
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
+from ttrace.frontends.torch_parts.description import Elsewhere
 from ttrace.ir.tensor_id import Kind
 
 _WHOLE = {"*": "..."}

@@ -19,9 +19,9 @@ from ttrace.examples.torch_parallel.layouts import describe
 from ttrace.examples.torch_parallel.model import Gpt, ModelSize, initial_distribution
 from ttrace.examples.torch_parallel.place import Parallelism, Place
 from ttrace.frontends import torch_capture
-from ttrace.frontends.torch_description import NoLayout
 from ttrace.frontends.torch_dims_description import DimsDescription
 from ttrace.frontends.torch_initialization import initialize_parameters
+from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.tensor_id import Kind
 
 

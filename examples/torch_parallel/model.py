@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.generate import Bell, Distribution
 
 Exchange = Callable[[torch.Tensor], torch.Tensor]

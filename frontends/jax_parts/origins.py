@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ttrace.errors import UsageError
-from ttrace.ir.axes import (
+from ttrace.ir.transform import (
     AxisPattern,
     Shape,
     ShapeContradiction,
@@ -36,7 +36,7 @@ class Origin:
         members: What stands for a placeholder, by index on its axis; numbers from 0
             where it is left out.
         transform: From the dims of the array to those of the tensor, in the notation of
-            map files (``ttrace.ir.axes``); empty if they are the same.
+            map files (``ttrace.ir.transform``); empty if they are the same.
         sizes: Lengths of axes that the array's shape does not determine; of an axis
             that the tensor has more of than the array: how many the tensor has.
         at: Where the array begins on an axis of the tensor; 0 if left out. An axis that

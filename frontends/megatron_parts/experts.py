@@ -31,7 +31,7 @@ from ttrace.frontends.megatron_parts.expert_dims import (
     parse_expert_path,
     row_dims,
 )
-from ttrace.frontends.torch_description import NoLayout
+from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import ShardLayout
 from ttrace.ir.row_index import IndexPart, RowIndex

@@ -20,7 +20,7 @@ from megatron.core.optimizer.optimizer import (
 )
 
 from ttrace.errors import UsageError
-from ttrace.frontends.torch_description import FlatPart, NamedParameter, NoLayout
+from ttrace.frontends.torch_parts.description import FlatPart, NamedParameter, NoLayout
 
 _REPLICATED = (FP32Optimizer, Float16OptimizerWithFloat16Params)
 

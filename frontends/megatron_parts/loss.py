@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.torch_description import NoLayout
+from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 
 

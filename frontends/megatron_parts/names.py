@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 EMBEDDING = "embedding"

@@ -13,7 +13,7 @@ from ttrace.frontends.megatron_parts.param_gather import (
     gathers_in_forward,
 )
 from ttrace.frontends.megatron_parts.session import MegatronSession
-from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.ir.tensor_id import Kind
 
 

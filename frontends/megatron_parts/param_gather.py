@@ -16,7 +16,7 @@ import torch
 
 from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
 from ttrace.frontends.megatron_parts.session import MegatronSession, ParameterWriter
-from ttrace.frontends.torch_description import NamedParameter
+from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.ir.tensor_id import Kind
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.hooks.arrays import unobserved
-from ttrace.frontends.hooks.calls import is_recomputing
-from ttrace.frontends.hooks.modules import Capture
-from ttrace.frontends.hooks.recorder import Recorder
 from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens, RowRecord
-from ttrace.frontends.torch_description import ModelDescription, NoLayout
+from ttrace.frontends.torch_parts.description import ModelDescription, NoLayout
+from ttrace.frontends.torch_parts.hooks.arrays import unobserved
+from ttrace.frontends.torch_parts.hooks.calls import is_recomputing
+from ttrace.frontends.torch_parts.hooks.modules import Capture
+from ttrace.frontends.torch_parts.hooks.recorder import Recorder
 from ttrace.ir.tensor_id import INDEX_SLOT, Kind, Pass, TensorId
-from ttrace.store.sink import TraceSink
+from ttrace.recording.sink import TraceSink
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

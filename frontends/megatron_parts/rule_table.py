@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ttrace.frontends.megatron_parts.context import ShardingContext
-from ttrace.frontends.megatron_rules import Direction, Rule
+from ttrace.frontends.megatron_parts.rules import Direction, Rule
 
 _IDS = "b s[cp:zigzag]"
 _HIDDEN = "s[cp:zigzag,sp] b h"

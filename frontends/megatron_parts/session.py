@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.hooks.modules import MODULE_KINDS
-from ttrace.frontends.hooks.recorder import Recorder
-from ttrace.frontends.megatron_description import MegatronDescription
+from ttrace.frontends.megatron_parts.description import MegatronDescription
 from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
 from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
-from ttrace.frontends.torch_description import FlatPart, NamedParameter
-from ttrace.frontends.torch_session import CaptureSession
+from ttrace.frontends.torch_parts.description import FlatPart, NamedParameter
+from ttrace.frontends.torch_parts.hooks.modules import MODULE_KINDS
+from ttrace.frontends.torch_parts.hooks.recorder import Recorder
+from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
-from ttrace.run.switchboard import RecordRequest
-from ttrace.store.sink import TraceSink
+from ttrace.recording.request import RecordRequest
+from ttrace.recording.sink import TraceSink
 
 ParameterWriter = Callable[[NamedParameter, torch.Tensor | FlatPart], None]
 """Records what this rank holds of a parameter now."""

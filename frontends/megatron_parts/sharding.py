@@ -17,7 +17,7 @@ from ttrace.frontends.megatron_parts.names import (
     WORD_EMBEDDINGS,
     OwnedParameter,
 )
-from ttrace.frontends.torch_description import NoLayout
+from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind

@@ -15,7 +15,7 @@ from absl import logging
 
 from ttrace.frontends.megatron_parts.optimizer_tap import record_learning_rates
 from ttrace.frontends.megatron_parts.session import MegatronSession
-from ttrace.frontends.torch_description import NamedParameter, NoLayout
+from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
 from ttrace.ir.tensor_id import Kind
 
 

@@ -18,14 +18,14 @@ import rich.table
 import torch
 from torch import nn
 
-from ttrace.frontends.hooks.optimizers import OptimizerTap
-from ttrace.frontends.memory_sink import MemorySink
-from ttrace.frontends.torch_description import PlainDescription
-from ttrace.frontends.torch_session import CaptureSession
+from ttrace.frontends.torch_parts.description import PlainDescription
+from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import Kind
-from ttrace.run.filters import CaptureFilter
-from ttrace.run.switchboard import RecordRequest
-from ttrace.store.sink import TraceSink
+from ttrace.recording.memory_sink import MemorySink
+from ttrace.recording.request import RecordRequest
+from ttrace.recording.sink import TraceSink
 
 GROUPS: dict[str, frozenset[Kind] | None] = {
     "forward": frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS}),

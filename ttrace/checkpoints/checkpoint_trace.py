@@ -11,6 +11,7 @@ import numpy as np
 
 from ttrace.checkpoints.names import EntryName, name_entries, natural_order
 from ttrace.errors import CheckpointError, UsageError
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import DTYPES
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 from ttrace.ir.tensor_id import Kind, TensorId
@@ -22,7 +23,6 @@ from ttrace.ir.trace import (
     TensorRecord,
     TraceInfo,
 )
-from ttrace.run.filters import CaptureFilter
 from ttrace.store.reader import Trace
 
 _MESH = "parts"

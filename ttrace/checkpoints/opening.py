@@ -32,19 +32,19 @@ class _Reader:
 
 _READERS = {
     "torch distributed checkpoint": _Reader(
-        module="ttrace.frontends.torch_checkpoint",
+        module="ttrace.frontends.torch_parts.checkpoint_reader",
         function="read_distributed",
         package="torch",
         extra="torch",
     ),
     "torch file": _Reader(
-        module="ttrace.frontends.torch_checkpoint",
+        module="ttrace.frontends.torch_parts.checkpoint_reader",
         function="read_file",
         package="torch",
         extra="torch",
     ),
     "Orbax checkpoint": _Reader(
-        module="ttrace.frontends.orbax_checkpoint",
+        module="ttrace.frontends.jax_parts.checkpoint_reader",
         function="read_checkpoint",
         package="tensorstore",
         extra="flax",

@@ -6,10 +6,10 @@ from pathlib import Path
 from ttrace.cli.terminal import announce, capture_from, output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import TolerancePolicy
+from ttrace.launch.commands import split_command
 from ttrace.mapping.map_file import read_map
+from ttrace.pipeline import CheckRequest, check
 from ttrace.report.text import print_report
-from ttrace.run.commands import split_command
-from ttrace.stages import CheckRequest, check
 
 
 def run(args: argparse.Namespace) -> int:

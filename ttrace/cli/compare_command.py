@@ -9,8 +9,8 @@ from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.compare.backend import load_backend
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.mapping.map_file import read_map
+from ttrace.pipeline import compare_traces
 from ttrace.report.text import print_report, print_report_path
-from ttrace.stages import compare_traces
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import announce
 from ttrace.errors import UsageError
+from ttrace.map_proposal.proposing import Proposal, propose_map
 from ttrace.mapping.map_writer import map_text
-from ttrace.mapping.proposal.proposing import Proposal, propose_map
-from ttrace.run.output_file import write_output
+from ttrace.store.output_file import write_output
 
 _MAX_NAMES = 20
 

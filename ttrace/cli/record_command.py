@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
-from ttrace.run.record import Recording, record
+from ttrace.launch.record import Recording, record
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttrace.run.filters import CaptureFilter
+from ttrace.ir.capture_filter import CaptureFilter
 
 _WIDTH_WITHOUT_TERMINAL = 120
 """Columns where no terminal says: wide enough for a table in a CI log."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ttrace.cli.terminal import announce, output_console
 from ttrace.compare.backend import load_backend
 from ttrace.errors import MissingExtraError
-from ttrace.run.output_file import write_output
+from ttrace.store.output_file import write_output
 
 
 def run(args: argparse.Namespace) -> int:

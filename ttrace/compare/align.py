@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
     GRADIENT_KINDS,
     UPDATE_KINDS,
@@ -12,15 +13,7 @@ from ttrace.ir.skipped_step import (
 )
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import BINDING_SETTINGS, TensorRecord, TraceInfo
-from ttrace.run.filters import CaptureFilter
 from ttrace.store.order import merge_orders
-
-
-class Side(StrEnum):
-    """One of the two runs."""
-
-    REFERENCE = "reference"
-    CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Match
-from ttrace.compare.silent_ranks import silent_ranks, uniform_groups
+from ttrace.compare.missing_replicas import silent_ranks, uniform_groups
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.tensor_id import TensorId

@@ -13,7 +13,7 @@ from pathlib import Path
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
-from ttrace.run.output_file import write_output
+from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
 """Version of the tolerance file; a reader refuses any other."""

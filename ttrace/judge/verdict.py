@@ -10,16 +10,16 @@ from ttrace.compare.align import (
     Alignment,
     LoneSkip,
     Match,
-    Side,
     Skipped,
     Unmatched,
     is_rank_filtered,
 )
-from ttrace.compare.device_values import why_not_lined_up
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
+from ttrace.compare.per_device_values import why_not_lined_up
 from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ttrace.compare.align import Side
-from ttrace.compare.device_values import device_axes, why_only_device_values
+from ttrace.compare.per_device_values import device_axes, why_only_device_values
 from ttrace.errors import MapError
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
@@ -13,7 +14,6 @@ from ttrace.mapping.groups import Group, Part, StateNames, find_groups
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
 from ttrace.mapping.rearrange import GridTensor
 from ttrace.mapping.rules import MapFile
-from ttrace.run.filters import CaptureFilter
 from ttrace.store.reader import Trace
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ttrace.compare.align import Side
 from ttrace.errors import MapError
-from ttrace.ir.axes import (
+from ttrace.ir.side import Side
+from ttrace.ir.transform import (
     Shape,
     ShapeContradiction,
     solve_sizes,

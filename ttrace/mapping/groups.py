@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ttrace.compare.align import Side
 from ttrace.errors import MapError
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule, listed, other_side
-from ttrace.run.filters import CaptureFilter
 
 KNOWN_STATES = {"exp_avg": "mu", "exp_avg_sq": "nu", "momentum_buffer": "trace"}
 """What torch's optimizers and optax call the same moments."""

@@ -39,7 +39,7 @@ Keys of ``[[tensor]]``:
     What ``{kind}`` may stand for; all kinds if it is left out. Gradients, optimizer
     state and updated parameters so follow their parameter.
 ``transform``
-    From the candidate's dims to the reference's (see ``ttrace.ir.axes``); the way
+    From the candidate's dims to the reference's (see ``ttrace.ir.transform``); the way
     back follows from it. Without it, the tensors are the same.
 ``join``
     The axis along which the tensors of the list lie one after another. A tensor whose
@@ -65,10 +65,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ttrace.compare.align import Side
 from ttrace.errors import MapError
-from ttrace.ir.axes import parse_transform
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind
+from ttrace.ir.transform import parse_transform
 from ttrace.mapping.names import parse_pattern
 from ttrace.mapping.rules import IgnoreRule, MapFile, TensorRule, listed
 

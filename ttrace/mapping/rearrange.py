@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttrace.ir.axes import AxisPattern
 from ttrace.ir.layout import (
     Block,
     Region,
@@ -25,6 +24,7 @@ from ttrace.ir.layout import (
     contiguous_runs,
     regions_of_range,
 )
+from ttrace.ir.transform import AxisPattern
 from ttrace.ir.views import block_view
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ttrace.compare.align import Side
 from ttrace.errors import MapError
-from ttrace.ir.axes import Transform
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.transform import Transform
 from ttrace.mapping.names import NamePattern
 
 

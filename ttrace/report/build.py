@@ -11,7 +11,7 @@ from ttrace.ir.trace import TensorRecord
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 from ttrace.mapping.rules import MapFile
-from ttrace.report.report import (
+from ttrace.report.model import (
     Counts,
     FirstDivergence,
     MapSetup,

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ttrace.report.report import MapSetup, Outcome, Report, TensorReport
+from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 
 _MAX_ROWS = 12
 """Rows of a table of tensors; the JSON report has them all."""

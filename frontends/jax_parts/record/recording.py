@@ -21,7 +21,7 @@ from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.ir.trace import EXACT_REPLICAS
-from ttrace.run.switchboard import RecordRequest
+from ttrace.recording.request import RecordRequest
 
 _PER_MICROBATCH = frozenset(
     {

@@ -13,8 +13,8 @@ from ttrace.frontends.jax_parts.record.shards import meshes_of
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.trace import RankInfo
-from ttrace.run.switchboard import RecordRequest
-from ttrace.store.sink import TraceSink
+from ttrace.recording.request import RecordRequest
+from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter
 
 _opened_runs: set[str] = set()

@@ -9,7 +9,7 @@ from ttrace.errors import DtypeError, LayoutError, TensorIdError
 from ttrace.frontends.jax_parts.record.shards import RankShard
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord
-from ttrace.store.sink import TraceSink
+from ttrace.recording.sink import TraceSink
 
 
 class RankWriters:

@@ -9,8 +9,8 @@ from jax.core import Tracer
 
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
-from ttrace.frontends.slots import SlotWalk
 from ttrace.ir.tensor_id import Kind
+from ttrace.recording.slots import SlotWalk
 
 _OPAQUE_BASES = (
     ("flax.linen", "Module"),

@@ -4,8 +4,8 @@ import itertools
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
-from ttrace.frontends.slots import clean_name as clean_name
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.recording.slots import clean_name as clean_name
 
 SpecEntry = None | str | tuple[str, ...]
 """One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that cut it."""

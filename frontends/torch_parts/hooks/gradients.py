@@ -1,0 +1,193 @@
+"""A module's share of its input's gradient, read off the graph without touching it.
+
+An alias of the input would give the share too, but adds a node: with three or more
+consumers autograd then sums in another order, and no run would stay bitwise the same.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch._C._autograd import _get_sequence_nr
+from torch.autograd.graph import Node
+
+from ttrace.frontends.torch_parts.hooks.arrays import unobserved
+
+Emit = Callable[[str, torch.Tensor], None]
+"""Takes a slot and the gradient; must copy what it keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputEdge:
+    """Where the gradient of a module's input goes.
+
+    Attributes:
+        slot: Of the input.
+        node: The node that made the input, or that accumulates into a leaf.
+        output: Which output of that node the input is.
+    """
+
+    slot: str
+    node: Node
+    output: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Consumer:
+    """An operation inside the module that takes the input.
+
+    Attributes:
+        node: Its node.
+        operand: Which operand of it the input is.
+    """
+
+    node: Node
+    operand: int
+
+
+def sequence_number() -> int:
+    """Nodes that this thread makes from now on have this number or a higher one."""
+    return _get_sequence_nr()
+
+
+def input_edges(inputs: Iterable[tuple[str, torch.Tensor]]) -> tuple[InputEdge, ...]:
+    """The edges of the inputs that need a gradient; ask before the module runs.
+
+    In-place operations inside the module may rebind its inputs to other nodes.
+    """
+    if not torch.is_grad_enabled():
+        return ()
+    return tuple(
+        InputEdge(slot=slot, node=_node_of(tensor), output=tensor.output_nr)
+        for slot, tensor in inputs
+        if tensor.requires_grad
+    )
+
+
+def observe_shares(
+    edges: tuple[InputEdge, ...],
+    outputs: Iterable[torch.Tensor],
+    since: int,
+    emit: Emit,
+) -> list[str]:
+    """Reports, in the backward to come, the gradient through each edge.
+
+    What counts is the part of the input's gradient that arrives from operations between
+    the input and the module's outputs. Several such parts are added in the order of
+    the forward, whatever the order in which backward delivers them. Slots that hold the
+    same tensor share one gradient, and both get it.
+
+    Args:
+        edges: From ``input_edges``.
+        outputs: The module's outputs.
+        since: ``sequence_number()`` from before the module ran.
+        emit: Called once per slot, in the backward.
+
+    Returns:
+        Slots whose tensor the module hands through untouched: no operation inside takes
+        it, and there is no share to tell from the gradient of the output.
+    """
+    outputs = [tensor for tensor in outputs if tensor.requires_grad]
+    roots = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    targets = {(edge.node, edge.output) for edge in edges}
+    found = _consumers(roots, targets, since)
+    hooks: dict[Node, list[tuple[_Share, int, int]]] = {}
+    for edge in edges:
+        consumers = found.get((edge.node, edge.output), [])
+        share = _Share(slot=edge.slot, num_parts=len(consumers), emit=emit)
+        for position, consumer in enumerate(consumers):
+            hooks.setdefault(consumer.node, []).append(
+                (share, position, consumer.operand)
+            )
+    for node, deliveries in hooks.items():
+        node.register_hook(_delivering(deliveries))
+    if len(found) == len(targets):
+        return []
+    handed_through = {(_node_of(tensor), tensor.output_nr) for tensor in outputs}
+    return [
+        edge.slot
+        for edge in edges
+        if (edge.node, edge.output) in handed_through - found.keys()
+    ]
+
+
+def _node_of(tensor: torch.Tensor) -> Node:
+    node = tensor.grad_fn
+    if node is None:  # a leaf: any operation on it leads to its accumulator
+        with torch.enable_grad(), torch._C.DisableTorchFunction():
+            view = tensor.view_as(tensor).grad_fn
+        assert view is not None
+        node = view.next_functions[0][0]
+        assert node is not None
+    return node
+
+
+def _consumers(
+    roots: list[Node], targets: set[tuple[Node, int]], since: int
+) -> dict[tuple[Node, int], list[_Consumer]]:
+    """Walks the nodes made since then; what they lead to is the outside."""
+    found: dict[tuple[Node, int], list[_Consumer]] = {}
+    seen: set[Node] = set()
+    while roots:
+        node = roots.pop()
+        if node in seen or node._sequence_nr() < since:
+            continue
+        seen.add(node)
+        for operand, (source, output) in enumerate(node.next_functions):
+            if source is None:
+                continue
+            if (source, output) in targets:
+                consumer = _Consumer(node=node, operand=operand)
+                found.setdefault((source, output), []).append(consumer)
+            else:
+                roots.append(source)
+    for consumers in found.values():
+        consumers.sort(key=lambda c: (c.node._sequence_nr(), c.operand))
+    return found
+
+
+def _delivering(
+    deliveries: list[tuple["_Share", int, int]],
+) -> Callable[[tuple, tuple], None]:
+    def hook(grad_inputs: tuple, grad_outputs: tuple) -> None:
+        for share, position, operand in deliveries:
+            share.deliver(position, grad_inputs[operand])
+
+    return hook
+
+
+class _Share:
+    """Adds up the parts of one input's gradient."""
+
+    __slots__ = ("_emit", "_num_parts", "_parts", "_slot")
+
+    def __init__(self, *, slot: str, num_parts: int, emit: Emit):
+        self._slot = slot
+        self._num_parts = num_parts
+        self._emit = emit
+        self._parts: dict[int, torch.Tensor | None] = {}
+
+    def deliver(self, position: int, gradient: torch.Tensor | None) -> None:
+        if self._num_parts == 1:
+            if gradient is not None:
+                self._emit(self._slot, gradient)
+            return
+        if not self._parts:
+            # Not every operation need lie on a path from the loss.
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+        if gradient is not None:
+            with unobserved():
+                gradient = gradient.detach().clone()
+        self._parts[position] = gradient
+        if len(self._parts) == self._num_parts:
+            self._finish()
+
+    def _finish(self) -> None:
+        parts = [part for _, part in sorted(self._parts.items()) if part is not None]
+        self._parts.clear()
+        if parts:
+            with unobserved():
+                total = parts[0]
+                for part in parts[1:]:
+                    total = total + part
+            self._emit(self._slot, total)

@@ -1,0 +1,290 @@
+"""Rounding noise: one unit in the last place, at every activation and its gradient.
+
+The sign of a step is a function of the tensor's identity, the draw and the element's
+index in the logical tensor. A recomputed forward, another layout and another rank thus
+get the same noise.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ttrace.errors import TtraceError
+from ttrace.frontends.torch_parts.description import (
+    Elsewhere,
+    ModelDescription,
+    NoLayout,
+)
+from ttrace.frontends.torch_parts.hooks.arrays import unobserved
+from ttrace.frontends.torch_parts.hooks.calls import ModuleCall
+from ttrace.frontends.torch_parts.hooks.tree import map_tensors
+from ttrace.generate import hash_key
+from ttrace.ir.layout import Region, ShardLayout, whole
+from ttrace.ir.tensor_id import Kind, Pass, TensorId
+
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+"""Dtypes that get noise, and the integers that step their bits."""
+
+_WORD = 0xFFFFFFFF
+_SAMPLE = 64
+"""Elements looked at before a whole tensor is examined for being a mask."""
+
+Change = Callable[[str, torch.Tensor], torch.Tensor]
+"""Takes a slot and a tensor, returns the tensor that replaces it, or the same one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisePoint:
+    """One tensor that gets noise.
+
+    Attributes:
+        id: Its identity; the pass does not matter.
+        draw: Another draw gives other signs.
+        layout: Where the elements are in the logical tensor; without a layout the local
+            tensor is taken for the logical one.
+    """
+
+    id: TensorId
+    draw: int
+    layout: ShardLayout | NoLayout | Elsewhere
+
+    def stepped(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of a tensor, every element moved to a neighbouring number.
+
+        Zeros stay, and so does what is or would become infinite, zero or not a number.
+        """
+        with unobserved():
+            tensor = tensor.detach()
+            bits = tensor.view(_BITS[tensor.dtype])
+            moved = (bits + self._directions(tensor, bits.dtype)).view(tensor.dtype)
+            may_move = (tensor != 0) & tensor.isfinite()
+            may_move &= (moved != 0) & moved.isfinite()
+            return torch.where(may_move, moved, tensor)
+
+    def _directions(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """+1, -1, or 0 where no block says what the element is; ``tensor.shape``."""
+        shape = tuple(tensor.shape)
+        layout = self.layout
+        if not isinstance(layout, ShardLayout) or layout.local_shape != shape:
+            layout = whole(shape, "local")
+        first = dataclasses.replace(self.id, pass_=Pass.FORWARD)
+        key = hash_key(f"noise/{first}", self.draw)
+        directions = torch.zeros(shape, dtype=dtype, device=tensor.device)
+        for block in layout.blocks:
+            index = _linear_index(block.region, layout.global_shape, tensor.device)
+            signs = (hash_words(index, key) >> 30 & 2) - 1
+            local = Region(start=block.local_start, extent=block.region.extent)
+            everything = Region(start=(0,) * len(shape), extent=shape)
+            directions[local.slices_within(everything)] = signs.to(dtype)
+        return directions
+
+
+def hash_words(index: torch.Tensor, key: tuple[np.uint32, np.uint32]) -> torch.Tensor:
+    """``ttrace.generate.hash_words`` of linear indices, on any device.
+
+    Args:
+        index: int64.
+        key: From ``ttrace.generate.hash_key``.
+
+    Returns:
+        int64 that hold 32 bits, of the same shape.
+    """
+    first, second = map(int, key)
+    return _mix((_mix(index & _WORD ^ first) + _mix(index >> 32 ^ second)) & _WORD)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """``lowbias32``; a product wraps around at 64 bits, its lower 32 are right."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _WORD
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _WORD
+    return x ^ (x >> 16)
+
+
+def _linear_index(
+    region: Region, global_shape: tuple[int, ...], device: torch.device
+) -> torch.Tensor:
+    index = torch.zeros((), dtype=torch.int64, device=device)
+    for start, stop, length in zip(
+        region.start, region.stop, global_shape, strict=True
+    ):
+        along = torch.arange(start, stop, dtype=torch.int64, device=device)
+        index = index.unsqueeze(-1) * length + along
+    return index
+
+
+def gets_noise(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is the kind of number that rounding touches.
+
+    Not integers and booleans, not parameters (a module may return one), and not masks:
+    floating-point tensors of three and more elements with at most two different values.
+    Whether a gradient is needed says nothing, because the first forward of a
+    reentrant checkpoint runs without.
+    """
+    if tensor.dtype not in _BITS or isinstance(tensor, torch.nn.Parameter):
+        return False
+    with unobserved():
+        return not _is_mask(tensor.detach())
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    if tensor.numel() < 3:
+        return False
+    sample = tensor.reshape(-1)[:_SAMPLE]
+    for values in (sample, tensor):
+        lowest, highest = values.aminmax()
+        if not ((values == lowest) | (values == highest)).all():
+            return False
+    return True
+
+
+class Gate:
+    """What happens to the gradient of a noised tensor on its way back.
+
+    Attributes:
+        point: The noise on the gradient, or None for none.
+        listeners: Called with the gradient after the noise.
+    """
+
+    __slots__ = ("listeners", "point")
+
+    def __init__(self, point: NoisePoint | None):
+        self.point = point
+        self.listeners: list[Callable[[torch.Tensor], None]] = []
+
+
+class _Step(torch.autograd.Function):
+    """Moves a value by one unit in the last place, and its gradient likewise.
+
+    The derivative is taken to be 1. Nothing is saved for backward, so checkpoints
+    count the same tensors with it and without.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, point: NoisePoint, gate: Gate | None):
+        ctx.gate = gate
+        return point.stepped(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any):
+        (gradient,) = grad_outputs
+        gate = ctx.gate
+        if gate is None:
+            return gradient, None, None
+        if gate.point is not None and gradient.dtype in _BITS:
+            gradient = _Step.apply(gradient, gate.point, None)
+        for listener in gate.listeners:
+            listener(gradient)
+        return gradient, None, None
+
+
+class Noise:
+    """Gives every activation of a run its noise, once.
+
+    A tensor object that several nested modules return, or that one module returned and
+    another is given, is left as it is. So is an input that a module changed in place
+    and returns: the caller may well use its own reference to it.
+
+    Args:
+        description: Layouts of the activations.
+        draw: Number of the perturbed run.
+    """
+
+    def __init__(self, description: ModelDescription, draw: int):
+        self._description = description
+        self._draw = draw
+        self._noised = WeakIdKeyDictionary()
+
+    def on_inputs(
+        self,
+        call: ModuleCall,
+        module: torch.nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the model itself, with noise; their gradients get none."""
+
+        def change(slot: str, tensor: torch.Tensor) -> torch.Tensor:
+            return self._injected(tensor, point(slot, tensor), None)
+
+        point = self._points(call, module, Kind.INPUT)
+        once = self._once(change)
+        return map_tensors(args, once), map_tensors(kwargs, once)
+
+    def on_output(
+        self,
+        call: ModuleCall,
+        module: torch.nn.Module,
+        inputs: Iterable[torch.Tensor],
+        output: Any,
+    ) -> Any:
+        """A module's output, with noise on it and, in backward, on its gradient."""
+
+        def change(slot: str, tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) in given:
+                return tensor
+            return self._injected(tensor, point(slot, tensor), back(slot, tensor))
+
+        given = set(map(id, inputs))
+        point = self._points(call, module, Kind.OUTPUT)
+        back = self._points(call, module, Kind.GRAD_OUTPUT)
+        return map_tensors(output, self._once(change))
+
+    def gate(self, tensor: torch.Tensor) -> Gate | None:
+        """The gate of a tensor that has its noise; None for any other."""
+        entry = self._noised.get(tensor)
+        if entry is None:
+            return None
+        version, gate = entry
+        return gate if version == _version(tensor) else None
+
+    def _once(self, change: Change) -> Change:
+        """Leaves alone what gets no noise; one noised tensor per tensor object."""
+        done: dict[int, torch.Tensor] = {}
+
+        def change_once(slot: str, tensor: torch.Tensor) -> torch.Tensor:
+            if self.gate(tensor) is not None or not gets_noise(tensor):
+                return tensor
+            if id(tensor) not in done:
+                done[id(tensor)] = change(slot, tensor)
+            return done[id(tensor)]
+
+        return change_once
+
+    def _points(
+        self, call: ModuleCall, module: torch.nn.Module, kind: Kind
+    ) -> Callable[[str, torch.Tensor], NoisePoint]:
+        def point(slot: str, tensor: torch.Tensor) -> NoisePoint:
+            try:
+                layout = self._description.activation_layout(
+                    call.path, module, kind, slot, tuple(tensor.shape)
+                )
+            except TtraceError as error:
+                layout = NoLayout(reason=error.what)
+            return NoisePoint(
+                id=call.tensor_id(kind, slot), draw=self._draw, layout=layout
+            )
+
+        return point
+
+    def _injected(
+        self, tensor: torch.Tensor, point: NoisePoint, gradient: NoisePoint | None
+    ) -> torch.Tensor:
+        gate = Gate(gradient)
+        noised = _Step.apply(tensor, point, gate)
+        assert isinstance(noised, torch.Tensor)
+        self._noised[noised] = (_version(noised), gate)
+        return noised
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,138 @@
+"""``ttrace check``: the whole job by its exit codes, and commands that misbehave."""
+
+import pytest
+
+from tests.factories.training_commands import training_text
+from ttrace.report.model import Outcome, Report
+
+
+@pytest.fixture
+def check(ttrace, tmp_path):
+    """Runs the job on fake trainings; the answer and the report, if there is one."""
+
+    def check(*candidate, reference=(), options=("--draws", "1")):
+        out = tmp_path / "out"
+        answer = ttrace(
+            "check",
+            "--reference", training_text(*reference),
+            "--candidate", training_text(*candidate),
+            "--out", out,
+            "--backend", "numpy",
+            *options,
+        )  # fmt: skip
+        path = out / "report.json"
+        return answer, Report.load(path) if path.is_file() else None
+
+    return check
+
+
+def test_pass(check, tmp_path):
+    answer, report = check("--tensor-parallel", "2")
+    assert answer.code == 0 and "verdict: pass" in answer.out
+    assert report.verdict is Outcome.PASS and report.counts.passed == 6
+    assert f"report: {tmp_path / 'out' / 'report.json'}" in answer.out
+    assert "ttrace: recording the reference with noise, 1 of 1" in answer.err
+    assert "recording" not in answer.out
+
+
+def test_divergence(check):
+    answer, report = check("--factor", "1.01")
+    assert answer.code == 1
+    assert report.first_divergence.id == "step0/mb0/layer/output/0"
+    assert "output 0 of layer" in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "first"),
+    [
+        ("--initial-offset", "step0/layer/param/weight"),
+        ("--input-offset", "step0/mb0/@root/input/0"),
+    ],
+)
+def test_set_up_differs(check, option, first):
+    answer, report = check(option, "0.5")
+    assert answer.code == 2 and report.setup.tensors == (first,)
+    assert f"Set-up differs: the two runs were not given the same. First: {first}" in (
+        " ".join(answer.out.split())
+    )
+
+
+def test_nan_on_either_side(check):
+    answer, report = check("--nan", options=("--draws", "0"))
+    assert answer.code == 1
+    assert report.first_divergence.id == "step0/mb0/layer/output/0"
+    options = ("--draws", "0", "--overwrite")
+    answer, _ = check("--nan", reference=("--nan",), options=options)
+    assert answer.code == 2 and "The reference cannot be trusted" in answer.out
+
+
+def test_another_model(check):
+    answer, _ = check("--model", "other", options=("--draws", "0"))
+    assert answer.code == 2 and "Nothing could be compared" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("candidate", "options", "says"),
+    [
+        (["--fail"], [], ["the candidate command failed", "wrong with the data"]),
+        (["--hang"], ["--timeout", "8"], ["candidate command did not end within 8 s"]),
+        (["--record-nothing"], [], ["ended well and recorded nothing", "frontend"]),
+        (["--crash-while-recording"], [], ["the trace is incomplete", "rank00000"]),
+        (
+            ["--tensor-parallel", "2", "--missing-rank", "1"],
+            [],
+            ["the trace is incomplete", "nothing from rank 1"],
+        ),
+    ],
+)
+def test_commands_that_misbehave(check, candidate, options, says):
+    answer, report = check(*candidate, options=("--draws", "0", *options))
+    assert answer.code == 2 and report is None and "verdict" not in answer.out
+    for part in (*says, "to do:"):
+        assert part in answer.err
+    assert "bug of ttrace" not in answer.err
+
+
+def test_missing_program(ttrace, tmp_path):
+    answer = ttrace(
+        "check", "--reference", "no-such-program x", "--candidate", "y",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "the reference command cannot be started" in answer.err
+
+
+def test_command_that_cannot_be_split(ttrace, tmp_path):
+    answer = ttrace("check", "--reference", "echo 'a", "--candidate", "b")
+    assert answer.code == 2 and "--reference" in answer.err
+
+
+def test_existing_results_need_overwrite(check):
+    options = ("--draws", "0")
+    assert check(options=options)[0].code == 0
+    answer, _ = check(options=options)
+    assert answer.code == 2 and "add --overwrite" in answer.err
+    assert check(options=(*options, "--overwrite"))[0].code == 0
+
+
+def test_filters(check):
+    answer, report = check(options=("--draws", "0", "--kinds", "param,output"))
+    assert answer.code == 0
+    assert [tensor.kind for tensor in report.tensors] == ["param", "output"]
+    answer, _ = check(options=("--kinds", "parm"))
+    assert answer.code == 2 and "unknown kind of tensor" in answer.err
+
+
+def test_multiplier(check):
+    """A factor that passes if the measured noise is taken a million times."""
+    answer, _ = check(
+        "--factor", "1.001", options=("--draws", "1", "--multiplier", "1e6")
+    )
+    assert answer.code == 0
+
+
+def test_report_that_cannot_be_written(check, tmp_path):
+    (tmp_path / "out" / "report.json").mkdir(parents=True)
+    answer, _ = check(options=("--draws", "0"))
+    assert answer.code == 2 and "a file cannot be written" in answer.err
+    assert str(tmp_path / "out" / "report.json") in answer.err

@@ -1,0 +1,67 @@
+"""``ttrace replicas``: exit codes, and the copies that are named."""
+
+import numpy as np
+
+from tests.factories.traces import Tensor, write_trace
+from ttrace.ir.layout import ShardLayout, whole
+
+ID = "step0/layer/main_grad/weight"
+OTHER = "step0/mb0/layer/output/0"
+ONES = np.ones((2, 2), np.float32)
+
+
+def by_rank(values):
+    """A tensor of which every rank believes to hold all, with values of its own."""
+
+    class Copies(Tensor):
+        def local(self, mesh):
+            return np.full((2, 2), values[mesh.coords["dp"]], np.float32)
+
+    return Copies(full=ONES, exact_replicas=True)
+
+
+def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
+    trace = write_trace(tmp_path / "trace", tensors, {"dp": num_ranks}, **fields)
+    return ttrace("replicas", trace.path, "--backend", "numpy")
+
+
+def test_copies_that_agree(ttrace, tmp_path):
+    answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1]), OTHER: ONES})
+    assert answer.code == 0
+    assert answer.out == "2 of 2 tensors with copies agree\n"
+
+
+def test_copies_that_differ(ttrace, tmp_path):
+    answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3]), OTHER: ONES}, 3)
+    assert answer.code == 1
+    assert "1 of 2 tensors with copies agree" in answer.out
+    assert ID in answer.out and OTHER not in answer.out
+    (row,) = [line for line in answer.out.splitlines() if ID in line]
+    assert row.split("│")[2].strip() == "2"  # the spread
+    assert "2 from 0" in row
+
+
+def test_only_the_copies_that_differ_are_named(ttrace, tmp_path):
+    answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3])}, 3)
+    assert "1 from 0" not in answer.out and "2 from 0" in answer.out
+
+
+def test_sum_without_an_addend(ttrace, tmp_path):
+    def partial(mesh) -> ShardLayout:
+        return whole((2, 2), mesh.name, partial_axes=("dp",))
+
+    tensors = {ID: Tensor(full=ONES, dims=partial, holders=(0,)), OTHER: ONES}
+    answer = replicas(ttrace, tmp_path, tensors)
+    assert answer.code == 1 and "incomplete sum" in answer.out
+
+
+def test_nothing_has_copies(ttrace, tmp_path):
+    answer = replicas(ttrace, tmp_path, {ID: Tensor(full=ONES, dims="a[dp] b")})
+    assert answer.code == 2
+    assert "no tensor of this trace has copies" in answer.err
+    assert str(tmp_path / "trace") in answer.err
+
+
+def test_missing_trace(ttrace, tmp_path):
+    answer = ttrace("replicas", tmp_path / "none")
+    assert answer.code == 2 and "there is no trace here" in answer.err

@@ -1,0 +1,62 @@
+"""``ttrace show``: what a trace holds, whole or not."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, write_trace
+
+ONES = np.ones((2, 4), np.float32)
+OUTPUT, GRAD = "step0/mb0/layer/output/0", "step0/layer/main_grad/[weight]"
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return write_trace(
+        tmp_path / "trace",
+        {OUTPUT: Tensor(full=ONES, dims="s b[tp]"), GRAD: ONES},
+        {"tp": 2},
+        run_id="0123456789abcdef",
+        perturbation=3,
+        versions={"torch": "2.6"},
+        settings={"bf16": False},
+        capture={"steps": "0"},
+        skipped={"step0/mb0/router/output/0": "no layout rule for [TopK]"},
+    ).path
+
+
+def test_everything_there_is_to_see(ttrace, trace):
+    answer = ttrace("show", trace)
+    assert answer.code == 0 and answer.err == ""
+    for part in (
+        "test run 01234567, perturbed (draw 3): ranks 0, 1 of 2",
+        "mesh dense: tp 2",
+        "versions: torch 2.6",
+        "settings: bf16 False",
+        "capture: steps 0",
+        "2 tensors",
+        OUTPUT,
+        GRAD,
+        "s b[tp]",
+        "[2, 4]",
+        "float32",
+        "skipped step0/mb0/router/output/0: no layout rule for [TopK]",
+    ):
+        assert part in answer.out, part
+
+
+def test_pattern(ttrace, trace):
+    answer = ttrace("show", trace, "*/main_grad/*")
+    assert "1 tensors" in answer.out and GRAD in answer.out
+    assert OUTPUT not in answer.out and "router" not in answer.out
+
+
+def test_incomplete_trace_is_shown_and_said_to_be(ttrace, trace):
+    (trace / "rank00001" / "complete.json").unlink()
+    answer = ttrace("show", trace)
+    assert answer.code == 2 and OUTPUT in answer.out
+    assert "incomplete: rank00001 is still being written" in answer.out
+
+
+def test_missing_trace(ttrace, tmp_path):
+    answer = ttrace("show", tmp_path)
+    assert answer.code == 2 and "there is no trace here" in answer.err

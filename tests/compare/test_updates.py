@@ -1,0 +1,108 @@
+"""Parameters that a step left as they were: seen exactly, whatever the noise."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.pipeline import compare_traces
+from ttrace.report.model import Outcome, Report
+
+PARAM = "step0/a/param/weight"
+UPDATED = "step0/a/updated_param/weight"
+LATER = "step1/a/updated_param/weight"
+
+BEFORE = np.linspace(-1, 1, 8).astype(np.float32)
+STEP = np.float32(0.01)
+LARGE_NOISE = ToleranceTable(
+    noise={
+        parse_tensor_id(text): NoiseEstimate(draws=(1.0,), reference_norm=2.0)
+        for text in (UPDATED, LATER)
+    }
+)
+"""As Adam's first step in BF16 makes it: more than the whole update."""
+
+
+def run(*updated, before=BEFORE, dims=None, sizes=None, **fields):
+    """A run whose steps give these parameters."""
+    tensors = {PARAM: before} | dict(zip((UPDATED, LATER), updated, strict=False))
+    return memory_trace(
+        {text: Tensor(full=array, dims=dims) for text, array in tensors.items()},
+        sizes,
+        **fields,
+    )
+
+
+def compare(reference, candidate) -> Report:
+    backend = load_backend("numpy")
+    return compare_traces(reference, candidate, backend, tolerances=LARGE_NOISE)
+
+
+def reason_of(report: Report, text: str) -> str:
+    (reason,) = [tensor.reason for tensor in report.tensors if tensor.id == text]
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("dims", "sizes"), [(None, None), ("x[tp]", {"tp": 2}), ("x", {"dp": 2})]
+)
+def test_an_update_that_is_lost_fails_within_the_tolerance(dims, sizes):
+    report = compare(run(BEFORE + STEP), run(BEFORE, dims=dims, sizes=sizes))
+    assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence and report.first_divergence.id == UPDATED
+    assert reason_of(report, UPDATED) == (
+        "none of its 8 elements changed in this step; 8 did in the reference"
+    )
+    (diagnosis,) = report.diagnosis
+    assert diagnosis.code == "never_updated"
+    assert diagnosis.sentence == (
+        "1 tensor did not change in a step that changed the reference's: the optimizer "
+        "does not hold these parameters, or what it computes is not written back to "
+        "them"
+    )
+    assert diagnosis.tensor_ids == (UPDATED,)
+
+
+def test_beyond_the_tolerance_both_reasons_are_given():
+    report = compare(run(BEFORE + 100), run(BEFORE))
+    assert reason_of(report, UPDATED).startswith("none of its 8 elements changed")
+    assert "; rel_err " in reason_of(report, UPDATED)
+
+
+def test_steps_are_counted_from_the_one_before():
+    once, twice = BEFORE + STEP, BEFORE + 2 * STEP
+    assert compare(run(once, twice), run(once, twice)).verdict is Outcome.PASS
+    report = compare(run(once, twice), run(once, once))
+    assert [tensor.id for tensor in report.tensors if tensor.status == "failed"] == [
+        LATER
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate"),
+    [
+        (BEFORE, BEFORE),  # frozen in both
+        (BEFORE, BEFORE + STEP),  # frozen in the reference: the tolerance judges
+        (BEFORE + STEP, BEFORE - STEP),  # signs that noise turned
+        (np.where(np.arange(8) < 4, BEFORE + STEP, BEFORE), BEFORE),  # a half of it
+        (BEFORE + STEP, np.where(np.arange(8) < 1, BEFORE + STEP, BEFORE)),
+    ],
+    ids=["both", "reference", "signs", "mostly rounded away", "one element"],
+)
+def test_what_is_no_lost_update(reference, candidate):
+    report = compare(run(reference), run(candidate))
+    assert report.verdict is Outcome.PASS
+    assert report.diagnosis == ()
+
+
+def test_without_the_parameters_before_nothing_is_said():
+    traces = [memory_trace({UPDATED: array}) for array in (BEFORE + STEP, BEFORE)]
+    assert compare(*traces).verdict is Outcome.PASS
+
+
+def test_a_step_that_was_skipped_is_told_so_alone():
+    skip = {"step0/@root/main_grad": "step 0 was skipped"}
+    report = compare(run(BEFORE + STEP), run(BEFORE, skipped=skip))
+    assert [diagnosis.code for diagnosis in report.diagnosis] == ["step_skipped"]

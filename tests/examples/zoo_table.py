@@ -1,0 +1,73 @@
+"""Writes the table of the README's "What it finds" from what ``ttrace zoo run`` found.
+
+``python tests/examples/zoo_table.py zoo.json README.md``; ``make zoo`` runs both.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from ttrace.examples.bug_zoo.registry import load_zoo
+from ttrace.examples.bug_zoo.result import BugResult
+from ttrace.examples.bug_zoo.table import summary
+
+BEGIN = "<!-- zoo: begin, written by make zoo -->"
+END = "<!-- zoo: end -->"
+
+
+def render(results: list[BugResult]) -> str:
+    """The table of all registered bugs in Markdown, below the figures in one line.
+
+    A bug without a result is a row that says so.
+    """
+    by_name = {result.name: result for result in results}
+    lines = [
+        f"{summary(results)}.",
+        "",
+        "| bug | what is wrong | source | first divergence | found |",
+        "|---|---|---|---|---|",
+    ]
+    for exhibit in load_zoo():
+        bug = exhibit.bug
+        result = by_name.get(bug.name)
+        first, found = "-", "not run"
+        if result is not None:
+            found = "yes" if result.as_expected else f"**no**: {reason(result)}"
+            if result.first_divergence is not None:
+                first = f"`{result.first_divergence}`"
+        lines.append(
+            f"| `{bug.name}` | {bug.title} | {bug.source} | {first} | {found} |"
+        )
+    return "\n".join(lines)
+
+
+def reason(result: BugResult) -> str:
+    """Why a row is no success, in one line."""
+    if result.reason:
+        return " ".join(result.reason.split("\n")[0].split()).replace("|", "/")
+    return "seen first in another place" if not result.module_right else "false alarm"
+
+
+def rewrite(text: str, table: str) -> str:
+    """The README with another table between its markers.
+
+    Raises:
+        ValueError: A marker is missing.
+    """
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the markers {BEGIN!r} and {END!r} are missing")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main(json_path: str, readme_path: str) -> None:
+    """Rewrites the table in place."""
+    values = json.loads(Path(json_path).read_text())
+    table = render([BugResult.from_json(value) for value in values])
+    readme = Path(readme_path)
+    readme.write_text(rewrite(readme.read_text(), table))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

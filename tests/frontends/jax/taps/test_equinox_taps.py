@@ -1,0 +1,163 @@
+from collections.abc import Callable
+
+import equinox
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tests.factories.jax_tap_names import (
+    assert_neutral,
+    gradient_names,
+    of_kinds,
+    tap_names,
+)
+from ttrace.errors import UsageError
+from ttrace.frontends.jax_parts.taps.equinox_taps import equinox_taps
+from ttrace.frontends.jax_parts.taps.optax_taps import optax_taps
+
+
+class Block(equinox.Module):
+    """A residual block."""
+
+    linear: equinox.nn.Linear
+    activation: Callable
+
+    def __init__(self, key):
+        self.linear = equinox.nn.Linear(3, 3, key=key)
+        self.activation = jax.nn.gelu
+
+    def __call__(self, x):
+        return x + self.activation(self.linear(x))
+
+
+class Model(equinox.Module):
+    """A list of blocks, one of them run again in backward."""
+
+    blocks: list[Block]
+    remats_last: bool = equinox.field(static=True, default=False)
+
+    def __call__(self, x):
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last = self.blocks[-1]
+        return (equinox.filter_checkpoint(last) if self.remats_last else last)(x)
+
+
+def model(remats_last: bool = False) -> Model:
+    keys = jax.random.split(jax.random.key(0))
+    return Model(blocks=list(map(Block, keys)), remats_last=remats_last)
+
+
+X = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)
+
+
+def forward(model, x):
+    return jax.vmap(model)(x)
+
+
+@equinox.filter_jit
+def loss_and_grads(model, x):
+    return equinox.filter_value_and_grad(lambda m: jnp.square(forward(m, x)).mean())(
+        model
+    )
+
+
+def block(path: str) -> list[str]:
+    return [
+        f"{path}/input/0",
+        f"{path}.linear/input/0",
+        f"{path}.linear/output/0",
+        f"{path}/output/0",
+    ]
+
+
+def test_values_have_the_paths_of_their_modules():
+    with equinox_taps() as missed:
+        names = tap_names(lambda x: forward(model(), x), X)
+    assert names == [
+        "@root/input/0",
+        *block("blocks.0"),
+        *block("blocks.1"),
+        "@root/output/0",
+    ]
+    assert missed == []
+
+
+def test_gradients_have_the_paths_of_their_modules():
+    with equinox_taps():
+        names = gradient_names(lambda x: loss_and_grads(model(), x)[1].blocks[0], X)
+    assert names[:2] == ["@root/grad_output/0", "blocks.1/grad_output/0"]
+    assert names[-1] == "blocks.0.linear/grad_output/0"
+
+
+def test_results_are_bitwise_those_without_taps():
+    def arrays(x):
+        loss, grads = loss_and_grads(model(), x)
+        return loss, equinox.filter(grads, equinox.is_array)
+
+    assert_neutral(equinox_taps, arrays, X)
+
+
+def test_a_module_put_together_again_is_missed_with_the_reason():
+    with equinox_taps() as missed:
+        names = tap_names(lambda x: forward(model(remats_last=True), x), X)
+    assert names == ["@root/input/0", *block("blocks.0"), "@root/output/0"]
+    assert [entry.what for entry in missed] == ["Block", "Linear"]
+    assert {entry.reason for entry in missed} == {
+        "it is called by a model that does not hold it, so it has no path"
+    }
+
+
+def test_a_class_made_while_the_taps_are_on_is_tapped_within_its_model():
+    with equinox_taps():
+
+        class Late(equinox.Module):
+            def __call__(self, x, *, key=None):
+                return x + 1
+
+        names = tap_names(equinox.nn.Sequential([Late(), Late()]), X)
+    assert of_kinds(names, "output") == [
+        "layers.0/output/0",
+        "layers.1/output/0",
+        "@root/output/0",
+    ]
+
+
+def test_the_update_of_a_model_is_tapped():
+    tx = optax.sgd(0.1)
+
+    def step(x):
+        tree = model()
+        grads = loss_and_grads(tree, x)[1]
+        params = equinox.filter(tree, equinox.is_array)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return equinox.apply_updates(tree, updates).blocks[0].linear.weight
+
+    slots = [
+        f"blocks.{index}.linear/{{}}/{slot}"
+        for index in range(2)
+        for slot in ("weight", "bias")
+    ]
+    with optax_taps():
+        names = tap_names(step, X)
+    assert names == [
+        slot.format(kind)
+        for kind in ("main_grad", "param", "updated_param")
+        for slot in slots
+    ]
+
+
+def test_nothing_stays_behind():
+    calls = [vars(class_)["__call__"] for class_ in (Block, equinox.nn.Linear)]
+    with pytest.raises(TypeError), equinox_taps():
+        assert vars(Block)["__call__"] is not calls[0]
+        model()("no array")
+    assert calls == [vars(class_)["__call__"] for class_ in (Block, equinox.nn.Linear)]
+    assert tap_names(lambda x: forward(model(), x), X) == []
+
+
+def test_taps_do_not_nest():
+    with equinox_taps(), pytest.raises(UsageError, match="equinox modules are on"):
+        with equinox_taps():
+            pass

@@ -1,0 +1,110 @@
+"""Diagnosis: which axis is blamed, which factor is named, and when nothing is said."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.align import align
+from ttrace.compare.backend import load_backend
+from ttrace.compare.execute import run_plan
+from ttrace.compare.plan import plan_comparison
+from ttrace.judge.diagnosis import diagnose
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.verdict import judge
+
+A, B, C = (f"step0/mb0/{name}/output/0" for name in "abc")
+VALUES = np.arange(1, 9, dtype=np.float32)
+
+
+def diagnoses(reference, candidate):
+    alignment = align(reference.info, candidate.info)
+    plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    results = run_plan(plan, reference, candidate, load_backend("numpy"))
+    verdicts = judge(
+        alignment, results, ToleranceTable(), reference.info, candidate.info
+    )
+    return {found.code: found for found in diagnose(verdicts, candidate.info)}
+
+
+def test_nothing_wrong_nothing_said():
+    trace = memory_trace({A: VALUES}, {"dp": 2})
+    assert diagnoses(trace, trace) == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong_ranks", "axes"),
+    [
+        ([1, 3], "tp"),  # tp alone: rank 3 differs over both, which says nothing more
+        ([2, 3], "dp"),
+        ([1, 2], "dp+tp"),
+        ([3], "dp+tp"),  # only together
+    ],
+)
+def test_the_axis_over_which_copies_differ(wrong_ranks, axes):
+    candidate = memory_trace(
+        {A: Tensor(full=VALUES, exact_replicas=True)}, {"dp": 2, "tp": 2}
+    )
+    for rank in wrong_ranks:
+        candidate.arrays[rank, A][0] = 1.5
+    found = diagnoses(memory_trace({A: VALUES}), candidate)["replicas_differ"]
+    assert found.evidence["axes"] == axes
+    assert found.sentence == (
+        f"copies of 1 tensor that must agree over {axes} do not: a reduction over "
+        f"{axes} is missing, or runs over the wrong group"
+    )
+    assert found.tensor_ids == (A,)
+    assert found.evidence["largest_spread"] == pytest.approx(
+        0.5 / np.linalg.norm(VALUES)
+    )
+
+
+def test_copies_of_the_reference_are_no_diagnosis_of_the_candidate():
+    reference = memory_trace({A: VALUES}, {"dp": 2})
+    reference.arrays[1, A][0] = 5
+    assert diagnoses(reference, memory_trace({A: VALUES})) == {}
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 3.0, -1.0])
+def test_a_constant_factor(factor):
+    candidate = {
+        A: VALUES * np.float32(factor),
+        B: VALUES * np.float32(factor),
+        C: VALUES,
+    }
+    found = diagnoses(
+        memory_trace({A: VALUES, B: VALUES, C: VALUES}), memory_trace(candidate)
+    )["scaled"]
+    assert found.sentence == f"2 tensors are {factor:g} times the reference"
+    assert found.evidence == {"factor": factor}
+    assert found.tensor_ids == (A, B)
+
+
+def test_the_most_frequent_factor_is_named():
+    candidate = {A: VALUES * 3, B: VALUES * 2, C: VALUES * 2}
+    found = diagnoses(
+        memory_trace({A: VALUES, B: VALUES, C: VALUES}), memory_trace(candidate)
+    )["scaled"]
+    assert found.evidence == {"factor": 2.0}
+
+
+def test_what_is_no_factor():
+    """Scalars are always a multiple; zeros never; NaN hides the rest."""
+    reference = {A: VALUES[:1], B: np.zeros(4, np.float32), C: VALUES}
+    with_nan = VALUES * 2
+    with_nan[0] = np.nan
+    candidate = {A: VALUES[:1] * 2, B: np.ones(4, np.float32), C: with_nan}
+    assert diagnoses(memory_trace(reference), memory_trace(candidate)) == {}
+
+
+def test_another_direction_is_no_factor():
+    candidate = memory_trace({A: VALUES[::-1].copy()})
+    assert diagnoses(memory_trace({A: VALUES}), candidate) == {}
+
+
+def test_long_lists_of_ids_are_cut():
+    ids = [f"step0/mb0/m{number}/output/0" for number in range(30)]
+    reference = memory_trace(dict.fromkeys(ids, VALUES))
+    candidate = memory_trace(dict.fromkeys(ids, VALUES * 2))
+    found = diagnoses(reference, candidate)["scaled"]
+    assert found.sentence.startswith("30 tensors")
+    assert found.tensor_ids == tuple(ids[:20])

@@ -1,0 +1,123 @@
+"""Outputs of modules whose weights are parts of one matrix."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.factories.ports import Pair
+from tests.factories.traces import memory_trace
+from ttrace.ir.side import Side
+from ttrace.map_proposal.joined import pair_joined_outputs
+from ttrace.map_proposal.recorded_activations import Activations
+from ttrace.map_proposal.units import Pairing
+from ttrace.mapping.groups import find_groups
+from ttrace.mapping.map_file import parse_map
+
+GROUPED = """
+[[tensor]]
+reference = ["q/{kind}/w", "k/{kind}/w", "v/{kind}/w"]
+candidate = "qkv/{kind}/w"
+transform = "(g part) h -> (g part) h"
+join = "part"
+sizes = { g = 2, part = [12, 3, 3] }
+"""
+
+
+def interleaved() -> Pair:
+    """Weights and outputs of query groups, apart and interleaved."""
+    pair = Pair()
+    weight, output = pair.values(2, 18, 8), pair.values(5, 3, 2, 18)
+    pair.candidate["step0/qkv/param/w"] = weight.reshape(36, 8)
+    pair.candidate["step0/mb0/qkv/output/0"] = output.reshape(5, 3, 36)
+    for name, start, stop in (("q", 0, 12), ("k", 12, 15), ("v", 15, 18)):
+        pair.reference[f"step0/{name}/param/w"] = weight[:, start:stop].reshape(-1, 8)
+        part = output[..., start:stop].reshape(5, 3, -1)
+        pair.reference[f"step0/mb0/{name}/output/0"] = part
+    return pair
+
+
+def joined(pair: Pair, text: str = GROUPED) -> list[Pairing]:
+    reference, candidate = memory_trace(pair.reference), memory_trace(pair.candidate)
+    map_file = parse_map(text, Path("map.toml"))
+    groups = [
+        group
+        for group in find_groups(map_file, reference.info, candidate.info)
+        if group.key.kind == "param"
+    ]
+    sides = {
+        Side.REFERENCE: Activations(reference),
+        Side.CANDIDATE: Activations(candidate),
+    }
+    return pair_joined_outputs(groups, sides)
+
+
+def test_outputs_are_joined_as_the_weights_are():
+    (found,) = joined(interleaved())
+    assert found.reference == ("q/{kind}/0", "k/{kind}/0", "v/{kind}/0")
+    assert found.candidate == ("qkv/{kind}/0",)
+    assert str(found.transform) == "x y (g part) -> x y (g part)"
+    assert found.part_sizes == (12, 3, 3) and found.sizes["g"] == 2
+    assert found.sure and found.to_rule() is not None
+
+
+def test_the_sequence_may_come_first():
+    pair = interleaved()
+    name = "step0/mb0/qkv/output/0"
+    pair.candidate[name] = pair.candidate[name].transpose(1, 0, 2).copy()
+    (found,) = joined(pair)
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+
+
+def test_of_dims_of_equal_length_the_values_tell_the_order():
+    pair = Pair()
+    weight, output = pair.values(2, 18, 8), pair.values(4, 4, 2, 18)
+    pair.candidate["step0/qkv/param/w"] = weight.reshape(36, 8)
+    turned = output.transpose(1, 0, 2, 3).reshape(4, 4, 36)
+    pair.candidate["step0/mb0/qkv/output/0"] = turned
+    for name, start, stop in (("q", 0, 12), ("k", 12, 15), ("v", 15, 18)):
+        pair.reference[f"step0/{name}/param/w"] = weight[:, start:stop].reshape(-1, 8)
+        part = output[..., start:stop].reshape(4, 4, -1)
+        pair.reference[f"step0/mb0/{name}/output/0"] = part
+    (found,) = joined(pair)
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+
+
+def test_values_that_differ_are_unsure():
+    pair = interleaved()
+    pair.candidate["step0/mb0/qkv/output/0"][0] += 1
+    (found,) = joined(pair)
+    assert not found.sure and "its values differ" in found.comment
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 35), (5, 36), (5, 3, 2, 9, 2)])
+def test_outputs_of_other_dims_are_left(shape):
+    pair = interleaved()
+    pair.candidate["step0/mb0/qkv/output/0"] = np.ones(shape, np.float32)
+    assert joined(pair) == []
+
+
+def test_without_one_of_the_outputs_nothing_is_joined():
+    pair = interleaved()
+    del pair.reference["step0/mb0/k/output/0"]
+    assert joined(pair) == []
+
+
+def test_the_joined_axis_may_be_a_dim_of_its_own():
+    """Gate and up projection in one kernel, ``[in, 2, out]``."""
+    pair = Pair()
+    kernel, output = pair.values(6, 2, 7), pair.values(5, 3, 2, 7)
+    pair.candidate["step0/wi/param/w"] = kernel
+    pair.candidate["step0/mb0/wi/output/0"] = output
+    for number, name in enumerate(("gate", "up")):
+        pair.reference[f"step0/{name}/param/w"] = kernel[:, number].T.copy()
+        pair.reference[f"step0/mb0/{name}/output/0"] = output[:, :, number].copy()
+    text = """
+    [[tensor]]
+    reference = ["gate/{kind}/w", "up/{kind}/w"]
+    candidate = "wi/{kind}/w"
+    transform = "b part a -> a b"
+    join = "part"
+    """
+    (found,) = joined(pair, text)
+    assert str(found.transform) == "x y part a -> x y a" and found.sure

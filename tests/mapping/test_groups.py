@@ -1,0 +1,117 @@
+"""Names of a map applied to traces: groups, states, and what filters explain."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.errors import MapError
+from ttrace.mapping.groups import Part, StateNames, find_groups
+from ttrace.mapping.map_file import parse_map
+from ttrace.mapping.rules import MapFile
+
+ONE = np.ones(2, np.float32)
+PATH = Path("map.toml")
+STACKED = """
+[[tensor]]
+reference = "h.{i}.e{j}/{kind}/w"
+candidate = ["q{j}/{kind}/w", "k{j}/{kind}/w"]
+transform = "i d -> (p d)"
+join = "p"
+"""
+
+
+def info(*names: str, **fields):
+    return memory_trace({f"step0/{name}": ONE for name in names}, **fields).info
+
+
+def test_parts_and_keys():
+    reference = info("h.0.e7/param/w", "h.1.e7/param/w", "h.0.e8/param/w", "x/param/w")
+    candidate = info("q7/param/w", "k7/param/w")
+    first, second = find_groups(parse_map(STACKED, PATH), reference, candidate)
+    assert first.key.values == (("j", "7"),) and second.key.values == (("j", "8"),)
+    assert {str(i) for i in first.reference.values()} == {
+        "step0/h.0.e7/param/w",
+        "step0/h.1.e7/param/w",
+    }
+    assert set(first.reference) == {
+        Part(member=0, indices=(0,)),
+        Part(member=0, indices=(1,)),
+    }
+    assert set(first.candidate) == {
+        Part(member=0, indices=()),
+        Part(member=1, indices=()),
+    }
+    assert second.candidate == {}
+    made = first.reference_id(Part(member=0, indices=(5,)))
+    assert str(made) == "step0/h.5.e7/param/w"
+    assert str(second.candidate_id(Part(member=1, indices=()), None)) == (
+        "step0/k8/param/w"
+    )
+
+
+def test_stacked_names_are_numbers():
+    reference = info("h.x.e7/param/w", "h.0.e7/param/w")
+    candidate = info("q7/param/w", "k7/param/w")
+    (group,) = find_groups(parse_map(STACKED, PATH), reference, candidate)
+    assert len(group.reference) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "expected"),
+    [
+        (("exp_avg",), "mu", "exp_avg"),
+        (("mu",), "mu", "mu"),
+        (("mu",), "exp_avg", "mu"),
+        (("exp_avg",), "nu", "nu"),
+        (("exp_avg", "exp_avg_sq"), "nu", "exp_avg_sq"),
+        (("momentum_buffer",), "trace", "momentum_buffer"),
+        (("exp_avg",), "own", "exp_avg"),
+        (("exp_avg",), "other", "other"),
+    ],
+)
+def test_names_of_states(known, name, expected):
+    reference = info(*(f"a/optimizer_state/w.{state}" for state in known))
+    map_file = MapFile(path=PATH, states={"exp_avg": "own"})
+    states = StateNames(map_file, reference)
+    assert states.in_reference(name) == expected
+
+
+def test_states_back():
+    states = StateNames(MapFile(path=PATH), info("a/param/w"))
+    assert states.in_candidate("exp_avg") == ("exp_avg", "mu")
+    assert states.in_candidate("other") == ("other",)
+
+
+RULE = '[[tensor]]\nreference = "a/{kind}/w"\ncandidate = "b/{kind}/w"\n'
+
+
+@pytest.mark.parametrize(
+    ("capture", "is_error"),
+    [
+        ({}, True),
+        ({"steps": "0"}, True),
+        ({"modules": "c"}, False),
+        ({"kinds": "input"}, False),
+        ({"ranks": "0"}, False),
+    ],
+)
+def test_a_filter_explains_that_nothing_matches(capture, is_error):
+    reference, candidate = info("a/param/w"), info("c/param/w", capture=capture)
+    map_file = parse_map(RULE, PATH)
+    if is_error:
+        with pytest.raises(MapError, match="matches nothing in the candidate"):
+            find_groups(map_file, reference, candidate)
+    else:
+        (group,) = find_groups(map_file, reference, candidate)
+        assert group.candidate == {}
+
+
+def test_kinds_limit_a_rule():
+    reference = info("a/param/w", "a/input/w")
+    candidate = info("b/param/w", "b/input/w")
+    map_file = parse_map(f'{RULE}kinds = ["param"]\n', PATH)
+    (group,) = find_groups(map_file, reference, candidate)
+    assert [str(i) for i in group.candidate.values()] == ["step0/b/param/w"]
+    assert len(find_groups(parse_map(RULE, PATH), reference, candidate)) == 2

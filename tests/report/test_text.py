@@ -1,0 +1,130 @@
+"""The report on a terminal: key sentences, and nothing lost in narrow ones."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.factories.reports import FAILED, PASSED, some_report
+from ttrace.report.model import Counts, Outcome, TensorReport
+from ttrace.report.text import print_report
+
+
+def rendered(report, width=200, **options):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    print_report(report, console, **options)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def squeezed(text):
+    """Without blanks, line ends and table rules, which only a layout puts there."""
+    return "".join(char for char in text if char.isascii() and not char.isspace())
+
+
+def test_everything_a_reader_needs():
+    report = some_report()
+    text = rendered(report, json_path=Path("out/report.json"))
+    for sentence in (
+        "verdict: diverged",
+        report.summary,
+        "1 passed, 1 failed, 1 unmatched, 1 skipped of 4 tensors; largest margin inf",
+        "numpy backend",
+        "skipped 1: candidate: no layout rule",
+        "compared in part only, as not all ranks were recorded: 1 tensors",
+        "uncalibrated tolerances, from dtype and depth and not from noise",
+        f"diagnosis: {report.diagnosis[0].sentence}",
+        "settings that differ: torch 2.6.0 -> 2.7.0, tp 1 -> 2",
+        "first failed tensors",
+        "unmatched tensors",
+        "only in the reference",
+        "report: out/report.json",
+    ):
+        assert sentence in text, sentence
+
+
+def test_nothing_is_lost_in_narrow_terminals():
+    report, width = some_report(), 80
+    text = squeezed(rendered(report, width))
+    assert max(map(len, rendered(report, width).splitlines())) <= width
+    for sentence in (
+        report.summary,
+        report.diagnosis[0].sentence,
+        "step0/mb0/decoder.layers.7.mlp/output/0",
+    ):
+        assert squeezed(sentence) in text, sentence
+    # Within a table a line holds pieces of several cells, each in one column.
+    table = rendered(report, width).split("first failed tensors")[1]
+    rows = [line.split("│") for line in table.splitlines() if "│" in line]
+    cells = [
+        "".join(row[column].strip() for row in rows if len(row) > 6)
+        for column in (1, 5)
+    ]
+    assert FAILED.id in cells[0]
+    assert squeezed(FAILED.reason) in squeezed(cells[1])
+
+
+def test_markup_in_names_is_text():
+    tensor = replace(
+        FAILED, id="step0/[bold]x[/bold]/output/0", reason="[red]why[/red]"
+    )
+    text = rendered(some_report(tensors=(tensor,), summary="[link=x]s[/link]"))
+    assert tensor.id in text and "[red]why[/red]" in text
+    assert "[link=x]s[/link]" in text
+
+
+def test_pass_is_short():
+    counts = Counts(
+        total=1, passed=1, failed=0, unmatched=0, skipped=0, skipped_reasons={}
+    )
+    calibrated = replace(PASSED, tolerance_from="perturbed", num_elements=12)
+    setup = replace(some_report().setup, differences={})
+    report = some_report(
+        verdict=Outcome.PASS, summary="All agree.", counts=counts, diagnosis=(),
+        tensors=(calibrated,), first_divergence=None, setup=setup,
+    )  # fmt: skip
+    assert rendered(report).splitlines() == [
+        "verdict: pass",
+        "All agree.",
+        "1 passed, 0 failed, 0 unmatched, 0 skipped of 1 tensors; largest margin 0.25 "
+        "(error / tolerance); numpy backend",
+    ]
+
+
+def test_set_up_tensors_are_named():
+    setup = replace(some_report().setup, tensors=("step0/a/param/weight", "other"))
+    text = rendered(some_report(setup=setup))
+    assert "2 initial parameters or inputs differ, first step0/a/param/weight" in text
+
+
+def test_long_tables_are_cut_and_say_so():
+    failed = tuple(replace(FAILED, id=f"step0/m{n}/output/0") for n in range(20))
+    lonely = TensorReport(id="u", kind="output", status="unmatched", reason="only")
+    unmatched = tuple(replace(lonely, id=f"step0/u{n}/output/0") for n in range(13))
+    text = rendered(some_report(tensors=failed + unmatched))
+    assert "first failed tensors (12 of 20)" in text
+    assert "unmatched tensors (12 of 13)" in text
+    assert "step0/m11/" in text and "step0/m12/" not in text
+
+
+def test_many_reasons_are_cut_and_still_add_up():
+    reasons = {f"reason {n}": n for n in range(1, 21)}
+    counts = Counts(
+        total=210, passed=0, failed=0, unmatched=0, skipped=210, skipped_reasons=reasons
+    )
+    lines = rendered(some_report(counts=counts, tensors=())).splitlines()
+    skipped = [line for line in lines if line.startswith("skipped ")]
+    assert skipped[0] == "skipped 20: reason 20"
+    assert skipped[-1] == "skipped 36: for other reasons"
+    assert sum(int(line.split()[1].rstrip(":")) for line in skipped) == 210
+
+
+def test_no_figures_without_a_comparison():
+    text = rendered(some_report(tensors=()))
+    assert "largest margin - " in text
+
+
+def test_paths_stay_in_one_piece():
+    path = Path("/a/long/path/" + "x" * 100 + "/report.json")
+    assert f"report: {path}" in rendered(some_report(), 80, json_path=path)

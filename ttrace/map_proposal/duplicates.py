@@ -1,0 +1,68 @@
+"""Activations that hold what a compared one holds: nothing is lost with them."""
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import replace
+
+from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.map_proposal.contents import assemble, digest_of, is_distinct
+from ttrace.mapping.rules import name_of
+from ttrace.store.reader import Trace
+
+_ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
+
+_NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
+
+
+def find_duplicates(
+    trace: Trace, lone: Collection[TensorId], skipped: Collection[TensorId]
+) -> dict[TensorId, str]:
+    """Why nothing is lost with some of the activations that have no counterpart.
+
+    Those of the first micro-batch are read; what is found of them is said of the others
+    that have the same names.
+
+    Args:
+        trace: The run.
+        lone: Tensors that are not compared.
+        skipped: Others that are not compared, either.
+
+    Returns:
+        For the tensors whose elements, all of them, are those of a compared tensor, in
+        some order: which one it is. Elements that are few or alike tell nothing.
+    """
+    in_order = [i for i in trace.info.tensors if i.kind in _ACTIVATIONS]
+    first = min(((i.step, i.microbatch or 0) for i in in_order), default=None)
+    in_first = [i for i in in_order if (i.step, i.microbatch or 0) == first]
+    own = {i for i in lone if i in trace.info.tensors}
+    wanted: dict[tuple[int, int], list[TensorId]] = {}
+    for tensor_id in in_first:
+        key = _key(trace, tensor_id) if tensor_id in own else None
+        if key is not None:
+            wanted.setdefault(key, []).append(tensor_id)
+    sizes = {size for size, _ in wanted}
+    reasons: dict[str, str] = {}
+    for tensor_id in in_first:
+        if tensor_id in own or tensor_id in skipped or not wanted:
+            continue
+        if math.prod(trace.info.tensors[tensor_id].global_shape) in sizes:
+            key = _key(trace, tensor_id)
+            for duplicate in wanted.pop(key, []) if key is not None else []:
+                reasons[name_of(duplicate)] = f"holds what {_family(tensor_id)} holds"
+    return {i: reasons[name_of(i)] for i in own if name_of(i) in reasons}
+
+
+def _key(trace: Trace, tensor_id: TensorId) -> tuple[int, int] | None:
+    """Number of elements and digest; None if they tell nothing."""
+    array = assemble(trace, trace.info.tensors[tensor_id])
+    if array is None or not is_distinct(array):
+        return None
+    return array.size, digest_of(array)
+
+
+def _family(tensor_id: TensorId) -> str:
+    """What it is called in all layers, calls and passes."""
+    family = replace(tensor_id, call=0, pass_=Pass.FORWARD)
+    module, _, rest = name_of(family).partition("/")
+    return f"{_NUMBER.sub('*', module)}/{rest}"

@@ -1,0 +1,216 @@
+"""What a proposed map leaves out: what only one run has, and why."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from ttrace.compare.align import Alignment, Skipped, Unmatched, align
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.map_proposal.duplicates import find_duplicates
+from ttrace.mapping.apply import map_traces
+from ttrace.mapping.groups import Part, find_groups
+from ttrace.mapping.rules import IgnoreRule, MapFile, name_of, other_side
+from ttrace.store.reader import Trace
+
+_NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
+
+_ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
+
+_MAY_BE_ABSENT = (
+    *_ACTIVATIONS,
+    Kind.GRAD_NORM,
+    Kind.LEARNING_RATE,
+    Kind.OPTIMIZER_STATE,
+)
+"""Kinds that one of the runs may not record at all; parameters and their gradients are
+what a comparison is about."""
+
+SlotOfModule = tuple[str, Kind, str | None]
+"""Module, kind and slot of an activation: the same in every step and micro-batch."""
+
+
+def with_ignored(
+    map_file: MapFile,
+    reference: Trace,
+    candidate: Trace,
+    known: Mapping[Side, Mapping[SlotOfModule, str]],
+) -> tuple[MapFile, tuple[tuple[Side, TensorId], ...]]:
+    """The map with entries for activations, and for kinds, that only one run has.
+
+    Args:
+        map_file: The rules that were found.
+        reference: The trusted run.
+        candidate: The run under test.
+        known: Why activations have no counterpart, where that was found out.
+
+    Returns:
+        The map, and the tensors that only one run has and that it does not ignore.
+    """
+    alignment = align(
+        *(trace.info for trace in map_traces(map_file, reference, candidate))
+    )
+    traces = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    infos = {side: trace.info for side, trace in traces.items()}
+    kinds = {side: {i.kind for i in info.tensors} for side, info in infos.items()}
+    own_names = _own_names(map_file, reference, candidate)
+    lone: dict[Side, dict[TensorId, str]] = {side: {} for side in Side}
+    unmatched = []
+    for side, tensor_id in _unmatched(alignment):
+        other = other_side(side)
+        if tensor_id.kind in _MAY_BE_ABSENT and tensor_id.kind not in kinds[other]:
+            reason = f"the {other} recorded no {tensor_id.kind} at all"
+        elif tensor_id.kind in _ACTIVATIONS:
+            reason = known[side].get(_place(tensor_id), _not_found(side))
+        elif _is_bookkeeping(tensor_id, own_names, infos[side]):
+            reason = f"a number that the {other}'s optimizer keeps elsewhere"
+        else:
+            unmatched.append((side, tensor_id))
+            continue
+        names = own_names.get(tensor_id) if side is Side.CANDIDATE else None
+        lone[side] |= dict.fromkeys(names or [tensor_id], reason)
+    skipped = _skipped(alignment, own_names)
+    namesakes = _namesakes(alignment, map_file, infos)
+    found = {
+        side: find_duplicates(traces[side], [*lone[side], *namesakes], skipped)
+        for side in Side
+    }
+    for tensor_id in namesakes:
+        # One of the two is compared under another name, so that they are not the same.
+        if any(tensor_id in found[side] for side in Side):
+            for side in Side:
+                lone[side][tensor_id] = _not_found(side)
+    for side in Side:
+        for tensor_id, reason in found[side].items():
+            if lone[side].get(tensor_id) == _not_found(side):
+                lone[side][tensor_id] = reason
+    ignored = []
+    for side in Side:
+        entries, left = _entries(side, lone[side], skipped, infos[side])
+        ignored += entries
+        unmatched += [(side, tensor_id) for tensor_id in left]
+    return replace(map_file, ignored=tuple(ignored)), tuple(unmatched)
+
+
+def _not_found(side: Side) -> str:
+    return f"no counterpart was found in the {other_side(side)}"
+
+
+def _namesakes(
+    alignment: Alignment, map_file: MapFile, infos: Mapping[Side, TraceInfo]
+) -> list[TensorId]:
+    """Activations that share a name which no rule gave them, but not a shape."""
+    ruled = {
+        tensor_id
+        for group in find_groups(map_file, infos[Side.REFERENCE], infos[Side.CANDIDATE])
+        for tensor_id in (*group.reference.values(), *group.candidate.values())
+    }
+    return [
+        match.id
+        for match in alignment.matches
+        if match.id.kind in _ACTIVATIONS
+        and match.id not in ruled
+        and match.reference.global_shape != match.candidate.global_shape
+        and all(match.id in info.tensors for info in infos.values())
+    ]
+
+
+def _skipped(
+    alignment: Alignment, own_names: dict[TensorId, list[TensorId]]
+) -> set[TensorId]:
+    """What is not compared anyway, by the names of either run."""
+    skipped = {entry.id for entry in alignment.entries if isinstance(entry, Skipped)}
+    return skipped | {name for i in skipped for name in own_names.get(i, ())}
+
+
+def _unmatched(alignment: Alignment) -> Iterable[tuple[Side, TensorId]]:
+    for entry in alignment.entries:
+        if isinstance(entry, Unmatched):
+            yield entry.present, entry.id
+
+
+def _is_bookkeeping(
+    tensor_id: TensorId,
+    own_names: dict[TensorId, list[TensorId]],
+    info: TraceInfo,
+) -> bool:
+    """Whether it is a scalar of an optimizer, such as a number of steps."""
+    own = own_names.get(tensor_id, [tensor_id])[0]
+    record = info.tensors.get(own, info.tensors.get(tensor_id))
+    return (
+        tensor_id.kind is Kind.OPTIMIZER_STATE
+        and record is not None
+        and record.global_shape == ()
+    )
+
+
+def _own_names(
+    map_file: MapFile, reference: Trace, candidate: Trace
+) -> dict[TensorId, list[TensorId]]:
+    """What the candidate itself calls tensors that only it has."""
+    names: dict[TensorId, list[TensorId]] = {}
+    for group in find_groups(map_file, reference.info, candidate.info):
+        if not group.reference and not group.rule.stacked(Side.REFERENCE):
+            for member in range(len(group.rule.reference)):
+                made = group.reference_id(Part(member=member, indices=()))
+                names.setdefault(made, []).extend(group.candidate.values())
+    return names
+
+
+def _entries(
+    side: Side, lone: dict[TensorId, str], skipped: set[TensorId], info: TraceInfo
+) -> tuple[list[IgnoreRule], list[TensorId]]:
+    """Entries that leave these tensors out and none that is compared.
+
+    Returns:
+        As few entries as can be, and the tensors that none leaves out: those of the
+        same name are compared in other steps.
+    """
+    entries, unmatched = [], []
+    left = dict(lone)
+    calls: dict[SlotOfModule, set[str]] = {}
+    for tensor_id in lone:
+        calls.setdefault(_place(tensor_id), set()).add(name_of(tensor_id))
+    while left:
+        tensor_id, reason = next(iter(left.items()))
+        has_calls = len(calls[_place(tensor_id)]) > 1
+        for pattern in _patterns(tensor_id, has_calls=has_calls):
+            entry = IgnoreRule(side=side, pattern=pattern, reason=reason)
+            matched = [i for i in info.tensors if entry.matches(i)]
+            if tensor_id in matched and all(
+                lone.get(i) == reason or i in skipped for i in matched
+            ):
+                entries.append(entry)
+                break
+        else:
+            unmatched.append(tensor_id)
+            matched = [tensor_id]
+        left = {i: text for i, text in left.items() if i not in matched}
+    return entries, unmatched
+
+
+def _place(tensor_id: TensorId) -> SlotOfModule:
+    return tensor_id.module, tensor_id.kind, tensor_id.slot
+
+
+def _patterns(tensor_id: TensorId, *, has_calls: bool) -> Iterable[str]:
+    """Patterns that match a tensor, the widest first.
+
+    Args:
+        tensor_id: The tensor.
+        has_calls: There are further calls or recomputations of it.
+    """
+    slot = "" if tensor_id.slot is None else "/*"
+    yield f"*/{tensor_id.kind}{slot}"
+    if tensor_id.kind is Kind.OPTIMIZER_STATE and "." in (tensor_id.slot or ""):
+        yield f"*/{tensor_id.kind}/*.{(tensor_id.slot or '').rpartition('.')[2]}"
+    name = name_of(tensor_id)
+    module, _, rest = name.partition("/")
+    numberless = _NUMBER.sub("*", module)
+    yield f"{numberless}/*"
+    yield f"{numberless}/{tensor_id.kind}{slot}"
+    if slot and has_calls:
+        yield f"{numberless}/{tensor_id.kind}/{tensor_id.slot}*"
+    yield f"{numberless}/{rest}"
+    yield name

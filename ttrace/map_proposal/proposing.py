@@ -1,0 +1,186 @@
+"""Proposes a map for two traces; what has no counterpart is ignored, and said."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ttrace.errors import MapError
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.map_proposal.activations import ActivationMatcher
+from ttrace.map_proposal.contents import Content, read_content
+from ttrace.map_proposal.generalization import generalize
+from ttrace.map_proposal.ignoring import with_ignored
+from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
+from ttrace.map_proposal.structure import match_by_structure
+from ttrace.map_proposal.units import Pairing
+from ttrace.mapping.apply import map_traces
+from ttrace.mapping.groups import find_groups
+from ttrace.mapping.rules import MapFile, TensorRule
+from ttrace.store.reader import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A proposed map, and what it rests on.
+
+    Attributes:
+        map_file: The map.
+        num_parameters: Of the reference.
+        num_by_content: How many of them were found by content.
+        num_by_structure: How many by their place.
+        unmatched: Tensors that only one run has and that the map does not ignore:
+            parameters, with what follows them.
+        unread: Parameters that could not be read whole.
+    """
+
+    map_file: MapFile
+    num_parameters: int
+    num_by_content: int
+    num_by_structure: int
+    unmatched: tuple[tuple[Side, TensorId], ...]
+    unread: tuple[TensorId, ...]
+
+
+def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
+    """Finds out which tensors of two traces are the same, and how they lie.
+
+    Parameters of the first step are read and compared by content, activations of its
+    first micro-batch by place and content. Activations that only one run has are
+    ignored, with that as the reason; parameters never are.
+
+    Args:
+        reference: The trusted run.
+        candidate: The run under test.
+        path: Where the map will be written; for errors.
+
+    Raises:
+        MapError: Neither run has parameters in common with the other.
+        CorruptTraceError: The bytes of a tensor are not those that were written.
+    """
+    unread: list[TensorId] = []
+    contents = {
+        side: _parameters(trace, unread)
+        for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
+    }
+    matcher = ParameterMatcher(contents[Side.REFERENCE], contents[Side.CANDIDATE])
+    activations = ActivationMatcher(reference, candidate)
+    matcher.match()
+    match_by_structure(matcher, activations.outputs_agree)
+    if not matcher.pairings:
+        raise MapError(
+            "no parameter of one run is found in the other",
+            where=f"{reference.path} and {candidate.path}",
+            expected="runs that start from the same values, such as a converted "
+            "checkpoint or those of ttrace.generate, with kind param recorded",
+            got=f"{len(contents[Side.REFERENCE])} and "
+            f"{len(contents[Side.CANDIDATE])} parameters, none of them alike",
+            remedy="start both runs from the same parameters and record the first step",
+        )
+    parameters = _checked(_rules(matcher.pairings), reference, candidate, path)
+    groups = find_groups(
+        MapFile(path=path, rules=parameters),
+        _only_parameters(reference.info),
+        _only_parameters(candidate.info),
+    )
+    activations.match(groups)
+    rules = _checked(
+        (*parameters, *_rules(activations.pairings)), reference, candidate, path
+    )
+    map_file, unmatched = with_ignored(
+        MapFile(path=path, rules=rules), reference, candidate, activations.reasons
+    )
+    left = len(matcher.left[Side.REFERENCE])
+    num_parameters = len(contents[Side.REFERENCE])
+    by_content = sum(
+        len(group.reference)
+        for group in groups
+        if group.rule.comment.startswith(BY_CONTENT)
+    )
+    return Proposal(
+        map_file=map_file,
+        num_parameters=num_parameters,
+        num_by_content=by_content,
+        num_by_structure=num_parameters - left - by_content,
+        unmatched=unmatched,
+        unread=tuple(unread),
+    )
+
+
+def _parameters(trace: Trace, unread: list[TensorId]) -> list[Content]:
+    records = [r for r in trace.info.tensors.values() if r.id.kind is Kind.PARAM]
+    first = min((record.id.step for record in records), default=0)
+    contents = []
+    for record in records:
+        if record.id.step == first and record.id.slot is not None:
+            content = read_content(trace, record)
+            if content is None:
+                unread.append(record.id)
+            else:
+                contents.append(content)
+    return contents
+
+
+def _only_parameters(info: TraceInfo) -> TraceInfo:
+    first = min((i.step for i in info.tensors if i.kind is Kind.PARAM), default=0)
+    return replace(
+        info,
+        tensors={
+            i: record
+            for i, record in info.tensors.items()
+            if i.kind is Kind.PARAM and i.step == first
+        },
+        skipped={},
+    )
+
+
+def _rules(pairings: Iterable[Pairing]) -> list[TensorRule]:
+    rules = (pairing.to_rule() for pairing in _with_both_kinds(generalize(pairings)))
+    return [rule for rule in rules if rule is not None and not _says_nothing(rule)]
+
+
+def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
+    """One pairing for what a module takes and gives, where they are alike."""
+    merged: dict[object, Pairing] = {}
+    for pairing in pairings:
+        key = (
+            pairing.reference,
+            pairing.candidate,
+            str(pairing.transform),
+            tuple(pairing.sizes.items()),
+            pairing.sure,
+        )
+        if key in merged and pairing.kinds:
+            kinds = (*merged[key].kinds, *pairing.kinds)
+            merged[key] = replace(merged[key], kinds=kinds)
+        else:
+            merged[key] = pairing
+    return list(merged.values())
+
+
+def _says_nothing(rule: TensorRule) -> bool:
+    """A tensor that no rule names keeps its name anyway."""
+    return rule.transform is None and rule.reference == rule.candidate
+
+
+def _checked(
+    rules: Sequence[TensorRule], reference: Trace, candidate: Trace, path: Path
+) -> tuple[TensorRule, ...]:
+    """The rules that can be applied together; a later one gives way."""
+    kept: list[TensorRule] = []
+    numbered = [
+        replace(rule, place=f"rule {number}") for number, rule in enumerate(rules)
+    ]
+    try:
+        map_traces(MapFile(path=path, rules=tuple(numbered)), reference, candidate)
+        return tuple(rules)
+    except MapError:
+        pass
+    for rule, original in zip(numbered, rules, strict=True):
+        try:
+            map_traces(MapFile(path=path, rules=(*kept, rule)), reference, candidate)
+        except MapError:
+            continue
+        kept.append(original)
+    return tuple(kept)

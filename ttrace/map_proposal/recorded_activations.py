@@ -1,0 +1,115 @@
+"""The activations of a trace by module and call, for a proposal."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.map_proposal.contents import assemble
+from ttrace.store.reader import Trace
+
+_EPSILONS = 2.0**13
+"""Activations that agree within so many epsilons of their dtype are taken for the same:
+1e-3 in float32. A map is proposed from it, no verdict."""
+
+_LARGEST_TOLERANCE = 0.1
+
+WITH_GRADIENTS = {
+    Kind.INPUT: (Kind.INPUT, Kind.GRAD_INPUT),
+    Kind.OUTPUT: (Kind.OUTPUT, Kind.GRAD_OUTPUT),
+}
+"""What is recorded with an activation, and lies as it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A module of one run, or one of its calls.
+
+    Attributes:
+        module: Its path.
+        call: The call; None for all of them.
+    """
+
+    module: str
+    call: int | None = None
+
+    def holds(self, other: "Instance") -> bool:
+        """Whether another instance is it or lies below it, in the same call."""
+        is_below = self.module in (ROOT_MODULE, other.module) or (
+            other.module.startswith(f"{self.module}.")
+        )
+        return is_below and (
+            self.call is None or other.call is None or self.call == other.call
+        )
+
+    @property
+    def parent(self) -> str:
+        """Path of the module above it."""
+        return self.module.rpartition(".")[0] or ROOT_MODULE
+
+
+class Activations:
+    """The inputs and outputs of the first micro-batch that one run recorded."""
+
+    def __init__(self, trace: Trace):
+        self._trace = trace
+        self._arrays: dict[TensorId, np.ndarray | None] = {}
+        self._slots: dict[tuple[str, Kind, int], dict[str | None, TensorId]] = {}
+        self._calls: dict[str, set[int]] = {}
+        forward = [
+            tensor_id
+            for tensor_id in trace.info.tensors
+            if tensor_id.kind in WITH_GRADIENTS
+            and tensor_id.pass_ is Pass.FORWARD
+            and not tensor_id.is_index
+        ]
+        first = min(((i.step, i.microbatch or 0) for i in forward), default=None)
+        for tensor_id in forward:
+            if (tensor_id.step, tensor_id.microbatch or 0) == first:
+                key = (tensor_id.module, tensor_id.kind, tensor_id.call)
+                self._slots.setdefault(key, {})[tensor_id.slot] = tensor_id
+                self._calls.setdefault(tensor_id.module, set()).add(tensor_id.call)
+
+    def instances(self) -> list[Instance]:
+        """All modules in order of capture; those called several times by call, too."""
+        found = []
+        for module, calls in self._calls.items():
+            found.append(Instance(module=module))
+            if len(calls) > 1:
+                found += [Instance(module=module, call=call) for call in sorted(calls)]
+        return found
+
+    def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
+        """What an instance took or gave, by slot."""
+        return self._slots.get((instance.module, kind, instance.call or 0), {})
+
+    def gradient(self, output: TensorId) -> TensorId | None:
+        """The gradient of an output, if it was recorded."""
+        gradient = replace(output, kind=Kind.GRAD_OUTPUT)
+        return gradient if gradient in self._trace.info.tensors else None
+
+    def array(self, tensor_id: TensorId) -> np.ndarray | None:
+        """The whole tensor, if it is small enough to be put together."""
+        if tensor_id not in self._arrays:
+            record = self._trace.info.tensors[tensor_id]
+            self._arrays[tensor_id] = assemble(self._trace, record)
+        return self._arrays[tensor_id]
+
+    def shape(self, tensor_id: TensorId) -> tuple[int, ...]:
+        """The logical shape."""
+        return self._trace.info.tensors[tensor_id].global_shape
+
+    def tolerance(self, tensor_id: TensorId) -> float:
+        """The relative difference up to which it is taken for the same."""
+        dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
+        epsilon = dtype_named(dtype).epsilon or 0.0
+        return min(_EPSILONS * epsilon, _LARGEST_TOLERANCE)
+
+
+def pattern_text(instance: Instance, tensor_id: TensorId) -> str:
+    """The text of a pattern for an activation, of its call only if it is one."""
+    text = f"{tensor_id.module}/{{kind}}"
+    if tensor_id.slot is not None:
+        text += f"/{tensor_id.slot}"
+    return text if instance.call is None else f"{text}/call{instance.call}"

@@ -1,0 +1,281 @@
+"""Parameters whose values tell nothing: all ones, all zeros. Matched by their places.
+
+Another parameter of the same module, or of modules beside it, was found by content; so
+the place of the module is known. Marked as such in the map.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from ttrace.ir.side import Side
+from ttrace.ir.transform import AxisPattern, Transform
+from ttrace.map_proposal.generalization import generalize
+from ttrace.map_proposal.parameters import ParameterMatcher, likeness
+from ttrace.map_proposal.units import (
+    STACK,
+    Pairing,
+    Unit,
+    families,
+    modules_of,
+    unit_of,
+)
+
+SAME_MODULE = (
+    "by place: its values are all alike, but another parameter of the module was found "
+    "by content"
+)
+SAME_PARENT = "by place and name: its values are all alike"
+SAME_OUTPUT = "by the outputs of the modules: its own values are all alike"
+
+OutputsAgree = Callable[[str, str], bool | None]
+"""Whether two modules have the same output, by their paths; None if it is not known."""
+
+
+def match_by_structure(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> None:
+    """Pairs what content did not tell, as far as places tell it."""
+    # Of all layers at once where they are alike, and else one by one.
+    for pairing in (*generalize(matcher.pairings), *matcher.pairings):
+        _match_same_modules(matcher, pairing)
+    _match_modules(matcher, outputs_agree)
+
+
+def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
+    """Single tensors and families of what is left."""
+    left = matcher.left[side]
+    return [*families(left), *map(unit_of, left)]
+
+
+def _match_same_modules(matcher: ParameterMatcher, pairing: Pairing) -> None:
+    """The other parameters of modules of which one was found."""
+    if pairing.transform is None:
+        return
+    of_side = {}
+    for side, patterns in (
+        (Side.REFERENCE, pairing.reference),
+        (Side.CANDIDATE, pairing.candidate),
+    ):
+        units = _left_units(matcher, side)
+        of_side[side] = [
+            {unit.slot: unit for unit in units if unit.module == module}
+            for module in modules_of(patterns)
+        ]
+    slots = {side: list(of_side[side][0]) for side in Side}
+    for slot in slots[Side.REFERENCE]:
+        others = [s for s in slots[Side.CANDIDATE] if s == slot] or (
+            slots[Side.CANDIDATE] if len(slots[Side.REFERENCE]) == 1 else []
+        )
+        for other in others:
+            reference = [units.get(slot) for units in of_side[Side.REFERENCE]]
+            candidate = [units.get(other) for units in of_side[Side.CANDIDATE]]
+            made = _narrowed(pairing, reference, candidate)
+            if made is not None and made.to_rule() is not None:
+                matcher.pairings.append(made)
+                matcher.take(u for u in (*reference, *candidate) if u is not None)
+                slots[Side.CANDIDATE].remove(other)
+                break
+
+
+def _narrowed(
+    pairing: Pairing,
+    reference: Sequence[Unit | None],
+    candidate: Sequence[Unit | None],
+) -> Pairing | None:
+    """The same arrangement of tensors that lack some of the dims (of a bias)."""
+    units = [unit for unit in (*reference, *candidate) if unit is not None]
+    if len(units) < len(reference) + len(candidate) or pairing.transform is None:
+        return None
+    transform = narrowed_transform(
+        pairing, units[0].contents[0].shape, units[len(reference)].contents[0].shape
+    )
+    if transform is None:
+        return None
+    return replace(
+        pairing,
+        reference=tuple(unit.pattern for unit in units[: len(reference)]),
+        candidate=tuple(unit.pattern for unit in units[len(reference) :]),
+        transform=transform,
+        sizes={axis: pairing.sizes[axis] for axis in _axes(transform)},
+        comment=SAME_MODULE,
+    )
+
+
+def narrowed_transform(
+    pairing: Pairing, reference: tuple[int, ...], candidate: tuple[int, ...]
+) -> Transform | None:
+    """What is left of a transform for tensors of fewer dims, from their shapes."""
+    assert pairing.transform is not None
+    free = {pairing.join, STACK}
+    sizes_of_first = dict(pairing.sizes)
+    if pairing.join is not None and pairing.part_sizes is not None:
+        sizes_of_first[pairing.join] = pairing.part_sizes[0]
+    for left, right in itertools.product(
+        _subsets(pairing.transform.candidate), _subsets(pairing.transform.reference)
+    ):
+        if set(left.axes) - free != set(right.axes) - free:
+            continue
+        if pairing.join is not None and pairing.join not in (*left.axes, *right.axes):
+            continue
+        for pattern, shape, is_list in (
+            (left, candidate, len(pairing.candidate) > 1),
+            (right, reference, len(pairing.reference) > 1),
+        ):
+            if _shape(pattern, sizes_of_first if is_list else pairing.sizes) != shape:
+                break
+        else:
+            return Transform(candidate=left, reference=right)
+    return None
+
+
+def _subsets(pattern: AxisPattern) -> Iterable[AxisPattern]:
+    """The pattern with some dims left out, the fewest first."""
+    num_dims = len(pattern.dims)
+    for num_kept in range(num_dims, 0, -1):
+        for kept in itertools.combinations(range(num_dims), num_kept):
+            yield AxisPattern(dims=tuple(pattern.dims[dim] for dim in kept))
+
+
+def _shape(pattern: AxisPattern, sizes: dict[str, int]) -> tuple[int, ...]:
+    shape = []
+    for dim in pattern.dims:
+        length = 1
+        for axis in dim:
+            length *= sizes[axis]
+        shape.append(length)
+    return tuple(shape)
+
+
+def _axes(transform: Transform) -> set[str]:
+    return {*transform.candidate.axes, *transform.reference.axes}
+
+
+def _match_modules(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> None:
+    """Modules none of whose parameters was found, such as norms."""
+    known = [*generalize(matcher.pairings), *matcher.pairings]
+    while True:
+        best = None
+        modules = {side: _modules(matcher, side) for side in Side}
+        for own, of_reference in modules[Side.REFERENCE].items():
+            for other, of_candidate in modules[Side.CANDIDATE].items():
+                slots = _same_slots(of_reference, of_candidate)
+                if slots is None:
+                    continue
+                score = _score(known, own, other, outputs_agree)
+                if score is not None and (best is None or score > best[0]):
+                    best = (score, own, other, slots)
+        if best is None:
+            return
+        (agrees, beside, _), own, other, slots = best
+        for of_reference, of_candidate in slots:
+            matcher.pairings.append(
+                _same(of_reference, of_candidate, agrees=agrees, sure=agrees or beside)
+            )
+            matcher.take((of_reference, of_candidate))
+
+
+def _modules(matcher: ParameterMatcher, side: Side) -> dict[str, list[Unit]]:
+    modules: dict[str, list[Unit]] = {}
+    for unit in _left_units(matcher, side):
+        modules.setdefault(unit.module, []).append(unit)
+    return modules
+
+
+def _same_slots(
+    reference: Sequence[Unit], candidate: Sequence[Unit]
+) -> list[tuple[Unit, Unit]] | None:
+    """Pairs of parameters of the same values; None if any is left over."""
+    if len(reference) != len(candidate):
+        return None
+    left = list(candidate)
+    pairs = []
+    for unit in reference:
+        alike = [
+            other
+            for other in left
+            if (other.digest, other.size) == (unit.digest, unit.size)
+            and sorted(_layer_shape(other)) == sorted(_layer_shape(unit))
+        ]
+        if not alike:
+            return None
+        chosen = max(alike, key=lambda other: likeness(unit.slot, other.slot))
+        left.remove(chosen)
+        pairs.append((unit, chosen))
+    return pairs
+
+
+def _layer_shape(unit: Unit) -> tuple[int, ...]:
+    return unit.shape
+
+
+def _score(
+    known: Sequence[Pairing], own: str, other: str, outputs_agree: OutputsAgree
+) -> tuple[bool, bool, float] | None:
+    """How well two modules fit: outputs, parents, names; None if they do not."""
+    agrees = outputs_agree(own, other)
+    if agrees is False:
+        return None
+    beside = _have_same_parent(known, own, other)
+    return bool(agrees), beside, likeness(own, other)
+
+
+def _have_same_parent(pairings: Iterable[Pairing], own: str, other: str) -> bool:
+    """Whether what was found beside one module lies beside the other one."""
+    parent, other_parent = _parent(own), _parent(other)
+    images = [
+        module
+        for pairing in pairings
+        if _is_below(modules_of(pairing.reference)[0], parent)
+        for module in modules_of(pairing.candidate)
+    ]
+    sources = [
+        module
+        for pairing in pairings
+        if _is_below(modules_of(pairing.candidate)[0], other_parent)
+        for module in modules_of(pairing.reference)
+    ]
+    return (
+        bool(images and sources)
+        and all(_is_below(image, other_parent) for image in images)
+        and all(_is_below(source, parent) for source in sources)
+    )
+
+
+def _parent(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def _is_below(module: str, parent: str) -> bool:
+    return not parent or module.startswith(f"{parent}.")
+
+
+def _same(reference: Unit, candidate: Unit, *, agrees: bool, sure: bool) -> Pairing:
+    """A pairing of parameters of the same shape, perhaps one of them stacked."""
+    names = "abcdefgh"
+    own = [(names[dim],) for dim in range(len(reference.contents[0].shape))]
+    of_reference, of_candidate = list(own), list(own)
+    if candidate.is_family and not reference.is_family:
+        of_reference = [(STACK,), *own][: len(reference.shape)]
+        of_candidate = of_reference[1:]
+    elif reference.is_family and not candidate.is_family:
+        of_candidate = [(STACK,), *own]
+    transform = None
+    if candidate.is_family != reference.is_family:
+        transform = Transform(
+            candidate=AxisPattern(dims=tuple(of_candidate)),
+            reference=AxisPattern(dims=tuple(of_reference)),
+        )
+    shapes = (candidate.contents[0].shape, reference.contents[0].shape)
+    sizes = {}
+    if transform is not None:
+        for pattern, shape in zip(
+            (transform.candidate, transform.reference), shapes, strict=True
+        ):
+            sizes |= {axis: n for (axis,), n in zip(pattern.dims, shape, strict=True)}
+    return Pairing(
+        reference=(reference.pattern,),
+        candidate=(candidate.pattern,),
+        transform=transform,
+        sizes=sizes,
+        sure=sure,
+        comment=SAME_OUTPUT if agrees else SAME_PARENT,
+    )

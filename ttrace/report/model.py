@@ -1,0 +1,375 @@
+"""The report: what a comparison found, as plain values with a JSON form.
+
+Made by ``ttrace.report.build``; renderers such as ``ttrace.report.text`` only render.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
+from ttrace.judge.diagnosis import Diagnosis
+from ttrace.judge.tolerance import Estimator
+from ttrace.store.output_file import write_output
+
+SCHEMA_VERSION = 1
+"""Version of the report format; a reader refuses any other."""
+
+_REMEDY = "make it again with 'ttrace compare'"
+
+
+class Outcome(StrEnum):
+    """The verdict on the candidate as a whole."""
+
+    PASS = "pass"
+    DIVERGED = "diverged"
+    ERROR = "error"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that reports this outcome exits with."""
+        return {Outcome.PASS: 0, Outcome.DIVERGED: 1, Outcome.ERROR: 2}[self]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How many tensors ended in each status; they add up to ``total``.
+
+    Attributes:
+        skipped_reasons: Number of skipped tensors by reason.
+    """
+
+    total: int
+    passed: int
+    failed: int
+    unmatched: int
+    skipped: int
+    skipped_reasons: Mapping[str, int]
+
+    def __post_init__(self):
+        # Nothing may be lost between the traces and the report.
+        by_status = self.passed + self.failed + self.unmatched + self.skipped
+        if self.total != by_status or self.skipped != sum(
+            self.skipped_reasons.values()
+        ):
+            raise ValueError(f"counts that do not add up: {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstDivergence:
+    """The first tensor, in order of the dataflow, that failed.
+
+    Where none failed, the first one that is unmatched.
+
+    Attributes:
+        id: Its text form.
+        module: The module (or the parameter's owner).
+        kind: What the tensor is.
+        phase: ``set-up``, ``forward``, ``backward``, ``optimizer``, or ``any`` for what
+            occurs in several (single ops, collectives).
+        sentence: The same in words, with figures.
+    """
+
+    id: str
+    module: str
+    kind: str
+    phase: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorReport:
+    """One tensor; figures are None where nothing was compared.
+
+    Attributes:
+        id: Text form of the tensor id.
+        kind: What it is.
+        status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
+        reason: Why; empty for a plain pass of the whole tensor.
+        shape: Shape of the logical tensor.
+        dtypes: Dtype in the reference and in the candidate.
+        layouts: How each side's shards lie, in words.
+        scales: Known factor on each side's values.
+        rel_err: Frobenius norm of the difference over that of the reference.
+        tolerance: Largest ``rel_err`` that rounding explains.
+        tolerance_from: Estimator: ``perturbed``, ``uncalibrated`` or ``exact``.
+        tolerance_derivation: The same in words.
+        margin: ``rel_err`` over ``tolerance``.
+        reference_norm: Frobenius norm of the reference.
+        max_abs_err: Largest absolute difference.
+        max_abs_err_at: Global index where it is attained.
+        cosine: Cosine of the angle between both sides.
+        scale_fit: Factor f that brings f x reference closest to the candidate.
+        num_unequal: Elements that are not equal.
+        num_elements: Elements compared.
+        nan: Number of NaNs in reference and candidate.
+        inf: Number of infinities in reference and candidate.
+        replica_spread: Largest relative difference of two copies in the candidate.
+        rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
+    """
+
+    id: str
+    kind: str
+    status: str
+    reason: str = ""
+    shape: tuple[int, ...] | None = None
+    dtypes: tuple[str, str] | None = None
+    layouts: tuple[str, str] | None = None
+    scales: tuple[float, float] | None = None
+    rel_err: float | None = None
+    tolerance: float | None = None
+    tolerance_from: str | None = None
+    tolerance_derivation: str | None = None
+    margin: float | None = None
+    reference_norm: float | None = None
+    max_abs_err: float | None = None
+    max_abs_err_at: tuple[int, ...] | None = None
+    cosine: float | None = None
+    scale_fit: float | None = None
+    num_unequal: int | None = None
+    num_elements: int | None = None
+    nan: tuple[int, int] | None = None
+    inf: tuple[int, int] | None = None
+    replica_spread: float | None = None
+    rank_rel_err: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSetup:
+    """What one run says of itself, as far as it explains differences.
+
+    Attributes:
+        path: Folder of the trace.
+        framework: Frontend that recorded it.
+        world_size: Number of processes.
+        versions: Package versions.
+        meshes: Axis sizes of each device mesh, by mesh name.
+        settings: Precision flags, parallel sizes, dtypes.
+        capture: Capture filters that were on.
+    """
+
+    path: str
+    framework: str
+    world_size: int
+    versions: Mapping[str, str]
+    meshes: Mapping[str, Mapping[str, int]]
+    settings: Mapping[str, str | int | float | bool | None]
+    capture: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSetup:
+    """The map that gave the candidate's tensors the reference's names and dims.
+
+    Attributes:
+        path: Its file.
+        num_rules: Rules of it.
+        num_unsure: Rules that are marked as unsure.
+    """
+
+    path: str
+    num_rules: int
+    num_unsure: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Both runs and what they do not have in common.
+
+    Attributes:
+        differences: Settings and versions that differ, with both values.
+        binding: Names of those among them that change the mathematics.
+        tensors: Ids of initial parameters and inputs that differ, first one first.
+        map: The map that lined the tensors up; None if there was none.
+    """
+
+    reference: RunSetup
+    candidate: RunSetup
+    differences: Mapping[str, tuple[object, object]]
+    binding: tuple[str, ...]
+    tensors: tuple[str, ...]
+    map: MapSetup | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a comparison found.
+
+    Attributes:
+        verdict: On the candidate as a whole.
+        summary: The verdict in one or two sentences.
+        backend: Name of the backend that computed the figures.
+        counts: Tensors per status.
+        first_divergence: Where it goes wrong first; None on a pass.
+        diagnosis: What is wrong, strongest first; may be empty.
+        tensors: Every tensor of either trace, in order of the dataflow.
+        setup: Both runs.
+    """
+
+    verdict: Outcome
+    summary: str
+    backend: str
+    counts: Counts
+    first_divergence: FirstDivergence | None
+    diagnosis: tuple[Diagnosis, ...]
+    tensors: tuple[TensorReport, ...]
+    setup: Setup
+
+    @property
+    def num_uncalibrated(self) -> int:
+        """Compared tensors whose tolerance rests on no measured noise."""
+        return sum(
+            tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
+        )
+
+    @property
+    def num_compared_in_part(self) -> int:
+        """Compared tensors of which the recorded ranks lack some elements."""
+        return sum(
+            tensor.num_elements is not None
+            and tensor.shape is not None
+            and tensor.num_elements < math.prod(tensor.shape)
+            for tensor in self.tensors
+        )
+
+    @property
+    def largest_margin(self) -> float | None:
+        """Of the tensor that came closest to its tolerance, or crossed it farthest."""
+        margins = (tensor.margin for tensor in self.tensors)
+        return max((m for m in margins if m is not None), default=None)
+
+    def to_json(self) -> dict:
+        """The report as JSON values; infinities and NaN as text, None left out."""
+        value = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        value["tensors"] = [
+            {key: item for key, item in tensor.items() if item is not None}
+            for tensor in value["tensors"]
+        ]
+        return _encode(value)
+
+    def save(self, path: Path) -> None:
+        """Writes the report as JSON.
+
+        Raises:
+            StorageFullError: It could not be written.
+        """
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_output(path, text + "\n")
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "Report":
+        """Reads what ``to_json`` made.
+
+        Raises:
+            SchemaVersionError: It was written in another format.
+            ValueError, LookupError, TypeError: It is not what ``to_json`` makes.
+        """
+        if value["schema_version"] != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                "a report of another version",
+                expected=f"schema version {SCHEMA_VERSION}",
+                got=value["schema_version"],
+                remedy=_REMEDY,
+            )
+        value = _decode(value)
+        first = value["first_divergence"]
+        setup = value["setup"]
+        return cls(
+            verdict=Outcome(value["verdict"]),
+            summary=value["summary"],
+            backend=value["backend"],
+            counts=Counts(**value["counts"]),
+            first_divergence=FirstDivergence(**first) if first else None,
+            diagnosis=tuple(
+                Diagnosis(**{**item, "tensor_ids": tuple(item["tensor_ids"])})
+                for item in value["diagnosis"]
+            ),
+            tensors=tuple(_tensor_from_json(item) for item in value["tensors"]),
+            setup=Setup(
+                reference=RunSetup(**setup["reference"]),
+                candidate=RunSetup(**setup["candidate"]),
+                differences={
+                    name: (pair[0], pair[1])
+                    for name, pair in setup["differences"].items()
+                },
+                binding=tuple(setup["binding"]),
+                tensors=tuple(setup["tensors"]),
+                map=MapSetup(**setup["map"]) if setup.get("map") else None,
+            ),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Reads a report file.
+
+        Raises:
+            TraceNotFoundError: There is no such file.
+            SchemaVersionError: It was written in another format.
+            TraceError: It is not a report.
+        """
+        if not path.is_file():
+            raise TraceNotFoundError(
+                "there is no report here", where=path, remedy=_REMEDY
+            )
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except SchemaVersionError as error:
+            raise SchemaVersionError(
+                error.what,
+                where=path,
+                expected=error.expected,
+                got=error.got,
+                remedy=error.remedy,
+            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            raise TraceError(
+                "not a report",
+                where=path,
+                got=f"{type(error).__name__}: {error}",
+                remedy=_REMEDY,
+            ) from error
+
+
+_TUPLE_FIELDS = tuple(
+    field.name for field in fields(TensorReport) if "tuple" in str(field.type)
+)
+
+
+def _tensor_from_json(value: Mapping) -> TensorReport:
+    arguments: dict[str, Any] = {
+        name: tuple(item) if name in _TUPLE_FIELDS else item
+        for name, item in value.items()
+    }
+    return TensorReport(**arguments)
+
+
+_NONFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+
+
+def _encode(value: Any) -> Any:
+    """JSON has no infinities: they become text that ``_decode`` knows."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return next(
+            text
+            for text, number in _NONFINITE.items()
+            if number == value or (math.isnan(number) and math.isnan(value))
+        )
+    if isinstance(value, Mapping):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NONFINITE.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _decode(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return value
