@@ -26,8 +26,8 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
-from ttrace.frontends.torch_parts.hooks.grad_scalers import observed_scalers
-from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.recording.request import request_from_environment
 

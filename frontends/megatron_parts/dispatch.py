@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from ttrace.frontends.megatron_parts.matching import is_a
-from ttrace.frontends.torch_parts.hooks.arrays import unobserved
+from ttrace.frontends.torch_parts.arrays import unobserved
 
 _ALL_TO_ALL = "MoEAlltoAllTokenDispatcher"
 _ALL_GATHER = "MoEAllGatherTokenDispatcher"

@@ -13,11 +13,11 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens, RowRecord
+from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.calls import is_recomputing
 from ttrace.frontends.torch_parts.description import ModelDescription, NoLayout
-from ttrace.frontends.torch_parts.hooks.arrays import unobserved
-from ttrace.frontends.torch_parts.hooks.calls import is_recomputing
-from ttrace.frontends.torch_parts.hooks.modules import Capture
-from ttrace.frontends.torch_parts.hooks.recorder import Recorder
+from ttrace.frontends.torch_parts.modules import Capture
+from ttrace.frontends.torch_parts.recorder import Recorder
 from ttrace.ir.tensor_id import INDEX_SLOT, Kind, Pass, TensorId
 from ttrace.recording.sink import TraceSink
 

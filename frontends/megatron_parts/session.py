@@ -15,8 +15,8 @@ from ttrace.frontends.megatron_parts.description import MegatronDescription
 from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
 from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
 from ttrace.frontends.torch_parts.description import FlatPart, NamedParameter
-from ttrace.frontends.torch_parts.hooks.modules import MODULE_KINDS
-from ttrace.frontends.torch_parts.hooks.recorder import Recorder
+from ttrace.frontends.torch_parts.modules import MODULE_KINDS
+from ttrace.frontends.torch_parts.recorder import Recorder
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.request import RecordRequest

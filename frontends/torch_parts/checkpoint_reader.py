@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 
 from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, Part, whole_part
 from ttrace.errors import CheckpointError, DtypeError
-from ttrace.frontends.torch_parts.hooks.arrays import array_of
+from ttrace.frontends.torch_parts.arrays import array_of
 from ttrace.ir.dtypes import DTYPES
 from ttrace.store.files import reading_error
 

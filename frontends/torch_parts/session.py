@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from absl import logging
 
+from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.description import (
     FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
 )
-from ttrace.frontends.torch_parts.hooks.calls import CallCounter
-from ttrace.frontends.torch_parts.hooks.modules import MODULE_KINDS, Capture, ModuleTap
-from ttrace.frontends.torch_parts.hooks.noise import Noise
-from ttrace.frontends.torch_parts.hooks.parameters import ParameterGradients
-from ttrace.frontends.torch_parts.hooks.recorder import Recorder
-from ttrace.frontends.torch_parts.hooks.tree import clean_name
+from ttrace.frontends.torch_parts.modules import MODULE_KINDS, Capture, ModuleTap
+from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.parameters import ParameterGradients
+from ttrace.frontends.torch_parts.recorder import Recorder
+from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ttrace.frontends.torch_parts.description import PlainDescription
-from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import Kind

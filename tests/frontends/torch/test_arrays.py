@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttrace.errors import DtypeError
-from ttrace.frontends.torch_parts.hooks.arrays import (
+from ttrace.frontends.torch_parts.arrays import (
     RecentCopies,
     array_of,
     dtype_name,

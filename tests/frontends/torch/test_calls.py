@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ttrace.frontends.torch_parts.hooks.calls import CallCounter, is_recomputing
+from ttrace.frontends.torch_parts.calls import CallCounter, is_recomputing
 from ttrace.ir.tensor_id import Kind, Pass
 
 

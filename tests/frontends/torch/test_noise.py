@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ttrace.frontends.torch_parts.description import NoLayout, PlainDescription
-from ttrace.frontends.torch_parts.hooks.noise import NoisePoint, gets_noise, hash_words
+from ttrace.frontends.torch_parts.noise import NoisePoint, gets_noise, hash_words
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.generate import hash_key
 from ttrace.generate import hash_words as reference_hash_words

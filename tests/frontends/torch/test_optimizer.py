@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ttrace.frontends.torch_parts.description import PlainDescription
-from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest

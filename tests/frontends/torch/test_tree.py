@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from ttrace.frontends.torch_parts.hooks.tree import (
+from ttrace.frontends.torch_parts.tree import (
     MAX_DEPTH,
     clean_name,
     map_tensors,

@@ -17,7 +17,7 @@ from ttrace.frontends.jax_parts.taps.module_calls import (
     tapped_call,
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
-from ttrace.frontends.torch_parts.hooks import tree
+from ttrace.frontends.torch_parts import tree
 from ttrace.ir.tensor_id import Kind
 
 Pair = collections.namedtuple("Pair", ["left", "right"])

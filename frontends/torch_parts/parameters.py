@@ -8,9 +8,9 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.errors import DtypeError
+from ttrace.frontends.torch_parts.arrays import array_of, tensor_of, unobserved
 from ttrace.frontends.torch_parts.description import NamedParameter
-from ttrace.frontends.torch_parts.hooks.arrays import array_of, tensor_of, unobserved
-from ttrace.frontends.torch_parts.hooks.modules import Capture
+from ttrace.frontends.torch_parts.modules import Capture
 from ttrace.ir.tensor_id import Kind, TensorId
 
 

@@ -7,6 +7,7 @@ import torch
 from absl import logging
 
 from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
+from ttrace.frontends.torch_parts.arrays import RecentCopies
 from ttrace.frontends.torch_parts.description import (
     Elsewhere,
     FlatPart,
@@ -14,7 +15,6 @@ from ttrace.frontends.torch_parts.description import (
     NamedParameter,
     NoLayout,
 )
-from ttrace.frontends.torch_parts.hooks.arrays import RecentCopies
 from ttrace.ir.layout import ShardLayout, flat_range
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import EXACT_REPLICAS, ShardRecord, SkippedRecord

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.torch_parts.hooks.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 
 
 @contextlib.contextmanager

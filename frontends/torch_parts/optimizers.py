@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
-from ttrace.frontends.torch_parts.hooks.arrays import unobserved
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_parts.hooks.calls import (
+from ttrace.frontends.torch_parts.calls import (
     CallCounter,
     ModuleCall,
     is_recomputing,
 )
-from ttrace.frontends.torch_parts.hooks.gradients import (
+from ttrace.frontends.torch_parts.gradients import (
     InputEdge,
     input_edges,
     observe_shares,
     sequence_number,
 )
-from ttrace.frontends.torch_parts.hooks.noise import Noise
-from ttrace.frontends.torch_parts.hooks.recorder import Recorder
-from ttrace.frontends.torch_parts.hooks.tree import named_arguments, named_tensors
+from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.recorder import Recorder
+from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
 
 MODULE_KINDS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})

@@ -15,14 +15,14 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ttrace.errors import TtraceError
+from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.calls import ModuleCall
 from ttrace.frontends.torch_parts.description import (
     Elsewhere,
     ModelDescription,
     NoLayout,
 )
-from ttrace.frontends.torch_parts.hooks.arrays import unobserved
-from ttrace.frontends.torch_parts.hooks.calls import ModuleCall
-from ttrace.frontends.torch_parts.hooks.tree import map_tensors
+from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.generate import hash_key
 from ttrace.ir.layout import Region, ShardLayout, whole
 from ttrace.ir.tensor_id import Kind, Pass, TensorId

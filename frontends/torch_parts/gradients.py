@@ -11,7 +11,7 @@ import torch
 from torch._C._autograd import _get_sequence_nr
 from torch.autograd.graph import Node
 
-from ttrace.frontends.torch_parts.hooks.arrays import unobserved
+from ttrace.frontends.torch_parts.arrays import unobserved
 
 Emit = Callable[[str, torch.Tensor], None]
 """Takes a slot and the gradient; must copy what it keeps."""
