@@ -59,7 +59,7 @@ class MainJob:
     Args:
         backend: Computes the statistics.
         folder: For the traces; a temporary one if None, removed at the end.
-        num_draws: Noise runs per reference.
+        num_noise_runs: Noise runs per reference.
         timeout_s: Seconds after which a run counts as hanging.
     """
 
@@ -68,13 +68,13 @@ class MainJob:
         backend: Backend,
         folder: Path | None = None,
         *,
-        num_draws: int = 3,
+        num_noise_runs: int = 3,
         timeout_s: float = 120,
     ):
         self._backend = backend
         self._own_folder = None if folder else tempfile.TemporaryDirectory()
         self._folder = folder or Path(getattr(self._own_folder, "name", ""))
-        self._num_draws = num_draws
+        self._num_draws = num_noise_runs
         self._timeout_s = timeout_s
         self._pools = WorkerPools()
         self._numbers = itertools.count()
@@ -144,21 +144,25 @@ class MainJob:
     ) -> list[Trace]:
         if not launch.patches:
             pool = self._pools.of_size(launch.world_size)
-            return [self._record_once(pool, launch, draw) for draw in perturbations]
+            return [
+                self._record_once(pool, launch, noise_seed)
+                for noise_seed in perturbations
+            ]
         with WorkerPool(launch.world_size) as fresh:
-            return [self._record_once(fresh, launch, draw) for draw in perturbations]
+            return [
+                self._record_once(fresh, launch, noise_seed)
+                for noise_seed in perturbations
+            ]
 
     def _record_once(
-        self, pool: WorkerPool, launch: Launch, perturbation: int | None
+        self, pool: WorkerPool, launch: Launch, noise_seed: int | None
     ) -> Trace:
         out = self._folder / f"run-{next(self._numbers)}"
         out.mkdir()
         outcomes = pool.run(
             launch.script,
             launch.argv,
-            environment=RecordRequest(
-                out=out, perturbation=perturbation
-            ).to_environment(),
+            environment=RecordRequest(out=out, noise_seed=noise_seed).to_environment(),
             timeout_s=self._timeout_s,
         )
         if any(outcome.status != 0 for outcome in outcomes):

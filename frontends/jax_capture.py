@@ -154,7 +154,7 @@ class TracedStep:
         self._missed: list[Missed] = []
         self._programs = StepTrace(
             wants=self._wants,
-            draw=request.perturbation,
+            noise_seed=request.noise_seed,
             max_iterations=options.max_iterations,
             strict=options.strict,
         )
@@ -165,7 +165,7 @@ class TracedStep:
         """Runs the step, and records it."""
         number, self._number = self._number, self._number + 1
         is_wanted = self._session.is_open and self._request.capture.wants_step(number)
-        if not is_wanted and self._request.perturbation is None:
+        if not is_wanted and self._request.noise_seed is None:
             return self._unrecorded(*args, **kwargs)
         try:
             given = GivenArrays(args, kwargs)

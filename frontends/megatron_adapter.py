@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import schedules
 
 from ttrace.frontends.megatron_parts.description import MegatronDescription
-from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards
 from ttrace.frontends.megatron_parts.optimizer_tap import observed_optimizer
 from ttrace.frontends.megatron_parts.rules import Rule
 from ttrace.frontends.megatron_parts.session import MegatronSession
@@ -98,8 +98,8 @@ def trace(
     if is_plain:
         observed = observed_torch_optimizer(optimizer, session)
     else:
-        holdings = OptimizerHoldings(optimizer, chunks)
-        observed = observed_optimizer(optimizer, chunks, holdings, session)
+        optimizer_shards = OptimizerShards(optimizer, chunks)
+        observed = observed_optimizer(optimizer, chunks, optimizer_shards, session)
     session.start()
     try:
         with observed, _observed_loss(session):

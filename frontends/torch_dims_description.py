@@ -21,10 +21,10 @@ import torch
 
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_parts.description import (
-    Elsewhere,
     NamedParameter,
     NoLayout,
     PlainDescription,
+    RecordedElsewhere,
 )
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
@@ -32,7 +32,7 @@ from ttrace.ir.open_dims import with_rest
 from ttrace.ir.splits import Split
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
-DimsRules = Mapping[str, str | NoLayout | Elsewhere]
+DimsRules = Mapping[str, str | NoLayout | RecordedElsewhere]
 """Dims text by pattern, or why there is none. The first pattern that matches counts.
 
 A pattern without ``/`` is matched against the module path (``blocks.*.norm1``), any
@@ -50,8 +50,8 @@ class DimsDescription(PlainDescription):
     Args:
         model: The model, possibly wrapped in DistributedDataParallel.
         mesh: The axes that the texts speak of, with this rank's coordinates.
-        activations: Of inputs, outputs and their gradients. ``Elsewhere`` for what a
-            pipeline stage is given by the one before, as input of the model.
+        activations: Of inputs, outputs and their gradients. ``RecordedElsewhere``
+            for what a pipeline stage is given by the one before, as input of the model.
         parameters: Of parameters, their gradients and optimizer state.
         microbatch_axis: Axis whose ranks have micro-batches of their own; None where
             all ranks work on the same ones.
@@ -87,7 +87,7 @@ class DimsDescription(PlainDescription):
             for pattern, text in rules.items():
                 if isinstance(text, str):
                     _require_axes(pattern, text, mesh)
-                elif isinstance(text, Elsewhere) and rules is self._parameters:
+                elif isinstance(text, RecordedElsewhere) and rules is self._parameters:
                     raise _elsewhere(pattern)
         if microbatch_axis is not None and microbatch_axis not in mesh.sizes:
             raise _no_such_axis("microbatch_axis", microbatch_axis, mesh)
@@ -112,7 +112,7 @@ class DimsDescription(PlainDescription):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         return self._layout("activations", path, kind, slot, tuple(local_shape))
 
     def parameter_layout(
@@ -120,7 +120,9 @@ class DimsDescription(PlainDescription):
     ) -> ShardLayout | NoLayout:
         shape = tuple(named.parameter.shape)
         layout = self._layout("parameters", named.module, kind, named.slot, shape)
-        assert not isinstance(layout, Elsewhere)  # refused where the rules are given
+        assert not isinstance(
+            layout, RecordedElsewhere
+        )  # refused where the rules are given
         return layout
 
     def scale(self, kind: Kind) -> float:
@@ -139,7 +141,7 @@ class DimsDescription(PlainDescription):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         rules = self._activations if which == "activations" else self._parameters
         whole_text = f"{path}/{kind}/{slot}"
         for pattern, text in rules.items():
@@ -166,7 +168,7 @@ def _elsewhere(pattern: str) -> LayoutError:
         "a parameter of this rank's model cannot be elsewhere",
         where=f"parameters, {pattern}",
         expected="dims text, or NoLayout with a reason to skip it",
-        got="Elsewhere()",
+        got="RecordedElsewhere()",
         remedy="leave a parameter that is not there out of the model",
     )
 

@@ -22,14 +22,14 @@ def run(tmp_path, *candidate, reference=(), **fields):
         reference=training(*reference),
         candidate=training(*candidate),
         out=tmp_path / "out",
-        **{"num_draws": 1, **fields},
+        **{"num_noise_runs": 1, **fields},
     )
     report = check(request, load_backend("numpy"), on_stage=stages.append)
     return report, stages
 
 
 def test_a_correct_layout_passes_with_measured_tolerances(tmp_path):
-    report, stages = run(tmp_path, "--tensor-parallel", "2", num_draws=2)
+    report, stages = run(tmp_path, "--tensor-parallel", "2", num_noise_runs=2)
     assert report.verdict is Outcome.PASS
     assert report.counts.passed == 6
     assert stages == [
@@ -77,7 +77,7 @@ def test_policy_and_filter_are_used(tmp_path):
 
 
 def test_without_draws_nothing_is_calibrated(tmp_path):
-    report, stages = run(tmp_path, num_draws=0)
+    report, stages = run(tmp_path, num_noise_runs=0)
     assert report.verdict is Outcome.PASS and report.num_uncalibrated > 0
     assert "measuring the noise" not in stages
     assert not (tmp_path / "out" / "tolerance.json").exists()

@@ -79,7 +79,7 @@ class CheckRequest:
         reference: Command of the trusted run: program and arguments.
         candidate: Command of the run under test.
         out: Folder for traces, logs, tolerance file and reports.
-        num_draws: Number of perturbed runs of the reference.
+        num_noise_runs: Number of perturbed runs of the reference.
         policy: The numbers that turn noise into tolerances.
         capture: Which tensors to record.
         allow: Patterns of tensor ids that may be unmatched.
@@ -92,7 +92,7 @@ class CheckRequest:
     reference: Sequence[str]
     candidate: Sequence[str]
     out: Path
-    num_draws: int = 3
+    num_noise_runs: int = 3
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     allow: Sequence[str] = ()
@@ -132,20 +132,22 @@ def check(
         StorageFullError: A log, the tolerances or the report cannot be written.
     """
 
-    def recorded(name: str, command: Sequence[str], draw: int | None = None) -> Trace:
+    def recorded(
+        name: str, command: Sequence[str], noise_seed: int | None = None
+    ) -> Trace:
         recording = Recording(
             name=name,
             command=command,
             out=request.out / name,
             log=request.out / "logs" / f"{name}.log",
             capture=request.capture,
-            perturbation=draw,
+            noise_seed=noise_seed,
             timeout_s=request.timeout_s,
         )
         return record(recording)
 
-    draws = range(1, request.num_draws + 1)
-    for name in ("reference", "candidate", *map(_perturbed_name, draws)):
+    noise_seeds = range(1, request.num_noise_runs + 1)
+    for name in ("reference", "candidate", *map(_perturbed_name, noise_seeds)):
         # All of them now, and not after an hour of recording the first ones.
         prepare_folder(request.out / name, overwrite=request.overwrite)
     on_stage("recording the reference")
@@ -153,9 +155,14 @@ def check(
     on_stage("recording the candidate")
     candidate = recorded("candidate", request.candidate)
     perturbed = []
-    for draw in draws:
-        on_stage(f"recording the reference with noise, {draw} of {request.num_draws}")
-        perturbed.append(recorded(_perturbed_name(draw), request.reference, draw))
+    for noise_seed in noise_seeds:
+        on_stage(
+            f"recording the reference with noise, {noise_seed} of "
+            f"{request.num_noise_runs}"
+        )
+        perturbed.append(
+            recorded(_perturbed_name(noise_seed), request.reference, noise_seed)
+        )
     tolerances = ToleranceTable(policy=request.policy)
     if perturbed:
         on_stage("measuring the noise")
@@ -177,5 +184,5 @@ def check(
     return report
 
 
-def _perturbed_name(draw: int) -> str:
-    return f"perturbed-{draw}"
+def _perturbed_name(noise_seed: int) -> str:
+    return f"perturbed-{noise_seed}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from ttrace.compare.backend import load_backend
 from ttrace.examples.layout_matrix.cases import Case, all_cases
 from ttrace.examples.layout_matrix.observer import Observation, observe, observed_runs
-from ttrace.examples.layout_matrix.releases import why_left_out
+from ttrace.examples.layout_matrix.releases import left_out_reason
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
 from ttrace.examples.main_job import MainJob
 from ttrace.examples.worker_pool import WorkerPools
@@ -58,7 +58,7 @@ def _runnable(cases: Sequence[Case]) -> list[Case]:
     version = importlib.metadata.version("megatron-core")
     runnable = []
     for case in cases:
-        reason = why_left_out(case.name, version)
+        reason = left_out_reason(case.name, version)
         if reason is None:
             runnable.append(case)
         else:

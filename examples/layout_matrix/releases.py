@@ -36,7 +36,7 @@ LIMITS = (
 of ttrace does not belong here."""
 
 
-def why_left_out(case: str, version: str) -> str | None:
+def left_out_reason(case: str, version: str) -> str | None:
     """Why a release cannot be expected to pass a case, or None.
 
     Args:

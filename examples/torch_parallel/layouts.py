@@ -3,7 +3,7 @@
 from ttrace.examples.torch_parallel.model import Gpt
 from ttrace.examples.torch_parallel.place import Parallelism, Place
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
-from ttrace.frontends.torch_parts.description import Elsewhere
+from ttrace.frontends.torch_parts.description import RecordedElsewhere
 from ttrace.ir.tensor_id import Kind
 
 _WHOLE = {"*": "..."}
@@ -53,9 +53,9 @@ def describe(model: Gpt, place: Place) -> DimsDescription:
     activations = dict(ACTIVATIONS[place.parallelism])
     # What passes between stages is neither input nor output of the model.
     if not place.is_first_stage:
-        activations = {"@root/*input/*": Elsewhere(), **activations}
+        activations = {"@root/*input/*": RecordedElsewhere(), **activations}
     if not place.is_last_stage:
-        activations = {"@root/*output/*": Elsewhere(), **activations}
+        activations = {"@root/*output/*": RecordedElsewhere(), **activations}
     # The loss is multiplied by the number of ranks whose gradients are averaged.
     backward = (Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD)
     return DimsDescription(

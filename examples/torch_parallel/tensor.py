@@ -64,8 +64,8 @@ class RowLinear(nn.Linear):
         self._place = place
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        addend = nn.functional.linear(input, self.weight)
-        return _ReduceScatter.apply(addend, self._place) + self.bias
+        partial = nn.functional.linear(input, self.weight)
+        return _ReduceScatter.apply(partial, self._place) + self.bias
 
 
 class SplitEmbedding(InputEmbedding):

@@ -34,7 +34,11 @@ from ttrace.frontends.megatron_parts.stages import (
     require_distinct,
     stages_of,
 )
-from ttrace.frontends.torch_parts.description import Elsewhere, NamedParameter, NoLayout
+from ttrace.frontends.torch_parts.description import (
+    NamedParameter,
+    NoLayout,
+    RecordedElsewhere,
+)
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 
@@ -149,7 +153,7 @@ class MegatronDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         return self._activation_layout(path, module, kind, slot, tuple(local_shape))
 
     def parameter_layout(
@@ -261,10 +265,10 @@ class MegatronDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         placed = self._modules.get(module)
         if placed is not None and not placed.is_recorded(kind, slot):
-            return Elsewhere()
+            return RecordedElsewhere()
         if placed is not None and placed.canonical.in_experts:
             return NoLayout(
                 reason="tokens inside experts are in an order that depends on the "

@@ -42,7 +42,7 @@ class Sender:
     microbatch_offset: int
 
 
-def why_unknown(config: Any, dispatcher: Any) -> str | None:
+def unknown_reason(config: Any, dispatcher: Any) -> str | None:
     """Why the order of rows cannot be told, or None."""
     if not is_a(dispatcher, _ALL_TO_ALL, _ALL_GATHER):
         return (

@@ -23,7 +23,7 @@ from ttrace.frontends.megatron_parts.dispatch import (
     Sender,
     rows_per_sender,
     senders,
-    why_unknown,
+    unknown_reason,
 )
 from ttrace.frontends.megatron_parts.expert_dims import (
     ExpertModule,
@@ -93,7 +93,7 @@ class ExpertRows:
         self._num_experts = int(config.num_moe_experts)
         self._local_experts = tuple(layer.local_expert_indices)
         self._is_gated = bool(config.gated_linear_unit)
-        self._unknown = why_unknown(config, layer.token_dispatcher)
+        self._unknown = unknown_reason(config, layer.token_dispatcher)
         self._senders = () if self._unknown else senders(layer.token_dispatcher)
 
     def number_tokens(
@@ -164,7 +164,7 @@ class ExpertRows:
             else:
                 yield self._record(id_of_part, offset, module, shape, routed, counts)
 
-    def why_not(self, id_: TensorId, reason: str) -> Iterator[RowRecord]:
+    def skips_of(self, id_: TensorId, reason: str) -> Iterator[RowRecord]:
         """The same, where rows have no positions."""
         assert id_.microbatch is not None
         offsets = sorted({sender.microbatch_offset for sender in self._senders}) or [0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards
 from ttrace.frontends.megatron_parts.param_gather import (
     ParameterGathers,
     gathers_in_forward,
@@ -21,7 +21,7 @@ from ttrace.ir.tensor_id import Kind
 def observed_optimizer(
     optimizer: Any,
     model_chunks: Sequence[torch.nn.Module],
-    holdings: OptimizerHoldings,
+    optimizer_shards: OptimizerShards,
     session: MegatronSession,
 ) -> Iterator[None]:
     """Records the optimizer's side of every step while it lasts.
@@ -32,20 +32,20 @@ def observed_optimizer(
     Args:
         optimizer: Megatron's optimizer.
         model_chunks: What it trains.
-        holdings: What it holds on this rank.
+        optimizer_shards: What it holds on this rank.
         session: Takes the records.
     """
     original = optimizer.step
     is_wrapped_already = "step" in vars(optimizer)
     gathers = None
     if gathers_in_forward(model_chunks):
-        gathers = ParameterGathers(model_chunks, holdings, session)
+        gathers = ParameterGathers(model_chunks, optimizer_shards, session)
 
     @functools.wraps(original)
     def step(*args, **kwargs):
         if gathers is not None:
             gathers.flush()
-        session.record_parameters(Kind.MAIN_GRAD, holdings.main_grad)
+        session.record_parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
         record_learning_rates(optimizer, session)
         scale = float(optimizer.get_loss_scale())  # the step itself may lower it
         result = original(*args, **kwargs)
@@ -57,7 +57,7 @@ def observed_optimizer(
             session.record_parameters(Kind.UPDATED_PARAM, _parameter)
         else:
             gathers.begin()
-        session.record_optimizer_state(holdings.state)
+        session.record_optimizer_state(optimizer_shards.state)
         return result
 
     optimizer.step = step

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings
+from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards
 from ttrace.frontends.megatron_parts.session import MegatronSession, ParameterWriter
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.ir.tensor_id import Kind
@@ -35,14 +35,14 @@ class ParameterGathers:
 
     Args:
         model_chunks: Wrapped in Megatron's DistributedDataParallel.
-        holdings: What this rank's optimizer updates.
+        optimizer_shards: What this rank's optimizer updates.
         session: Takes the records.
     """
 
     def __init__(
         self,
         model_chunks: Sequence[Any],
-        holdings: OptimizerHoldings,
+        optimizer_shards: OptimizerShards,
         session: MegatronSession,
     ):
         self._groups = [
@@ -50,7 +50,7 @@ class ParameterGathers:
             for chunk in model_chunks
             for group in chunk.bucket_groups + chunk.expert_parallel_bucket_groups
         ]
-        self._holdings = holdings
+        self._optimizer_shards = optimizer_shards
         self._session = session
         self._pending: dict[torch.Tensor, NamedParameter] = {}
         self._write: ParameterWriter | None = None
@@ -69,7 +69,7 @@ class ParameterGathers:
     def flush(self) -> None:
         """Records this rank's own part of whatever was not gathered."""
         for named in list(self._pending.values()):
-            self._record(named, self._holdings.updated_part(named))
+            self._record(named, self._optimizer_shards.updated_part(named))
 
     @contextlib.contextmanager
     def observed(self) -> Iterator[None]:

@@ -109,11 +109,13 @@ class MegatronRecorder(Recorder):
         assert id_.microbatch is not None
         call = self._calls.get((layer.path, id_.step, id_.microbatch))
         if call is None:
-            return layer.why_not(id_, "the router of these experts was not seen to run")
+            return layer.skips_of(
+                id_, "the router of these experts was not seen to run"
+            )
         if isinstance(call.routed, NoLayout):
-            return layer.why_not(id_, call.routed.reason)
+            return layer.skips_of(id_, call.routed.reason)
         if call.counts is not None and self._is_filtered:
-            return layer.why_not(
+            return layer.skips_of(
                 id_, "experts have rows of micro-batches that the filter leaves out"
             )
         return layer.records(id_, shape, call.routed, call.counts)

@@ -39,12 +39,12 @@ class _Reduction:
     Attributes:
         mesh: The mesh to speak of.
         partial_axes: Axes over which it must be summed.
-        num_addends: Number of ranks that have a share, where not all have one.
+        num_partials: Number of ranks that have a share, where not all have one.
     """
 
     mesh: Mesh
     partial_axes: tuple[str, ...] = ()
-    num_addends: int | None = None
+    num_partials: int | None = None
 
 
 def parameter_layout(
@@ -78,7 +78,7 @@ def parameter_layout(
     if reduction.partial_axes:
         dims += f" partial[{','.join(reduction.partial_axes)}]"
     layout = parse_dims(dims).lower(global_shape, reduction.mesh)
-    return replace(layout, num_addends=reduction.num_addends)
+    return replace(layout, num_partials=reduction.num_partials)
 
 
 def _dims(
@@ -148,7 +148,7 @@ def _pending_reduction(
         return over_tp
     meshes = context.meshes
     is_copied = meshes.pp > 1 and owned.named.module in context.copied_modules
-    addends = {
+    partials = {
         # Of the pipeline's ranks the first and the last one use the weight.
         "pp": 2 if is_copied else 1,
         "cp": meshes.cp,  # each has seen a part of the sequence
@@ -156,8 +156,8 @@ def _pending_reduction(
     }
     return _Reduction(
         mesh=meshes.dense,
-        partial_axes=tuple(axis for axis, number in addends.items() if number > 1),
-        num_addends=math.prod(addends.values()) if is_copied else None,
+        partial_axes=tuple(axis for axis, number in partials.items() if number > 1),
+        num_partials=math.prod(partials.values()) if is_copied else None,
     )
 
 

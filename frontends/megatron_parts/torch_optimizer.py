@@ -33,16 +33,16 @@ def observed_torch_optimizer(
         optimizer: What the script calls ``step()`` of.
         session: Takes the records.
     """
-    holdings = TorchHoldings(optimizer)
+    optimizer_shards = TorchOptimizerShards(optimizer)
 
     def before(*_: Any) -> None:
-        holdings.warn_once(session.parameters())
-        session.record_parameters(Kind.MAIN_GRAD, holdings.main_grad)
+        optimizer_shards.warn_once(session.parameters())
+        session.record_parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
         record_learning_rates(optimizer, session)
 
     def after(*_: Any) -> None:
         session.record_parameters(Kind.UPDATED_PARAM, lambda named: named.parameter)
-        session.record_optimizer_state(holdings.state)
+        session.record_optimizer_state(optimizer_shards.state)
 
     handles = [
         optimizer.register_step_pre_hook(before),
@@ -55,7 +55,7 @@ def observed_torch_optimizer(
             handle.remove()
 
 
-class TorchHoldings:
+class TorchOptimizerShards:
     """What a torch optimizer holds of each parameter.
 
     Args:

@@ -27,7 +27,7 @@ class NoLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Elsewhere:
+class RecordedElsewhere:
     """The answer for a tensor that is recorded under another name, or by another rank.
 
     For example what a stage of a pipeline returns: the output of its last layer under
@@ -96,7 +96,7 @@ class ModelDescription(Protocol):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         """Layout of a module's input, output, or the gradient of one.
 
         Called for every captured tensor; should be cheap or cached.
@@ -181,7 +181,7 @@ class PlainDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | Elsewhere:
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
         return whole(local_shape, self._mesh.name)
 
     def parameter_layout(

@@ -1,8 +1,8 @@
 """Rounding noise: one unit in the last place, at every activation and its gradient.
 
-The sign of a step is a function of the tensor's identity, the draw and the element's
-index in the logical tensor. A recomputed forward, another layout and another rank thus
-get the same noise.
+The sign of a step is a function of the tensor's identity, the noise seed and the
+element's index in the logical tensor. A recomputed forward, another layout and another
+rank thus get the same noise.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from ttrace.errors import TtraceError
 from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.calls import ModuleCall
 from ttrace.frontends.torch_parts.description import (
-    Elsewhere,
     ModelDescription,
     NoLayout,
+    RecordedElsewhere,
 )
 from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.generate import hash_key
@@ -49,14 +49,14 @@ class NoisePoint:
 
     Attributes:
         id: Its identity; the pass does not matter.
-        draw: Another draw gives other signs.
+        noise_seed: Another one gives other signs.
         layout: Where the elements are in the logical tensor; without a layout the local
             tensor is taken for the logical one.
     """
 
     id: TensorId
-    draw: int
-    layout: ShardLayout | NoLayout | Elsewhere
+    noise_seed: int
+    layout: ShardLayout | NoLayout | RecordedElsewhere
 
     def stepped(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor, every element moved to a neighbouring number.
@@ -78,7 +78,7 @@ class NoisePoint:
         if not isinstance(layout, ShardLayout) or layout.local_shape != shape:
             layout = whole(shape, "local")
         first = dataclasses.replace(self.id, pass_=Pass.FORWARD)
-        key = hash_key(f"noise/{first}", self.draw)
+        key = hash_key(f"noise/{first}", self.noise_seed)
         directions = torch.zeros(shape, dtype=dtype, device=tensor.device)
         for block in layout.blocks:
             index = _linear_index(block.region, layout.global_shape, tensor.device)
@@ -196,12 +196,12 @@ class Noise:
 
     Args:
         description: Layouts of the activations.
-        draw: Number of the perturbed run.
+        noise_seed: Seed of the noise.
     """
 
-    def __init__(self, description: ModelDescription, draw: int):
+    def __init__(self, description: ModelDescription, noise_seed: int):
         self._description = description
-        self._draw = draw
+        self._noise_seed = noise_seed
         self._noised = WeakIdKeyDictionary()
 
     def on_inputs(
@@ -271,7 +271,9 @@ class Noise:
             except TtraceError as error:
                 layout = NoLayout(reason=error.what)
             return NoisePoint(
-                id=call.tensor_id(kind, slot), draw=self._draw, layout=layout
+                id=call.tensor_id(kind, slot),
+                noise_seed=self._noise_seed,
+                layout=layout,
             )
 
         return point

@@ -9,11 +9,11 @@ from absl import logging
 from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
 from ttrace.frontends.torch_parts.arrays import RecentCopies
 from ttrace.frontends.torch_parts.description import (
-    Elsewhere,
     FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
+    RecordedElsewhere,
 )
 from ttrace.ir.layout import ShardLayout, flat_range
 from ttrace.ir.tensor_id import TensorId
@@ -60,7 +60,7 @@ class Recorder:
             )
         except TtraceError as error:
             layout = NoLayout(reason=error.what)
-        if not isinstance(layout, Elsewhere):
+        if not isinstance(layout, RecordedElsewhere):
             self.tensor(id_, tensor, layout)
 
     def parameter(
@@ -125,7 +125,7 @@ class Recorder:
                 record = SkippedRecord(
                     id=id_, rank=self._rank, sequence=self._sequence, reason=reason
                 )
-                self._hand_over(record, None)
+                self._emit(record, None)
 
     def _add(
         self,
@@ -143,10 +143,10 @@ class Recorder:
             scale=self._description.scale(id_.kind) if scale is None else scale,
             exact_replicas=id_.kind in EXACT_REPLICAS,
         )
-        if self._hand_over(record, array):
+        if self._emit(record, array):
             self.num_recorded += 1
 
-    def _hand_over(
+    def _emit(
         self, record: ShardRecord | SkippedRecord, array: np.ndarray | None
     ) -> bool:
         try:

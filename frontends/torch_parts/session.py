@@ -107,8 +107,8 @@ class CaptureSession:
             if self._sink is None:
                 self._sink = TraceWriter(self._request.out, info)
             self._recorder = self._make_recorder(self._sink)
-        if self._request.perturbation is not None:
-            self._capture.noise = Noise(self._description, self._request.perturbation)
+        if self._request.noise_seed is not None:
+            self._capture.noise = Noise(self._description, self._request.noise_seed)
         self._is_open = True
         self._make_hooks()
         self._begin_step()
@@ -414,5 +414,5 @@ class CaptureSession:
                 "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             },
             capture=capture_filter.to_json(),
-            perturbation=self._request.perturbation,
+            noise_seed=self._request.noise_seed,
         )

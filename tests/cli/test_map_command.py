@@ -27,7 +27,7 @@ def test_propose_then_compare(ttrace, tmp_path, folders):
     answer = ttrace("map", *folders, "--out", path)
     assert answer.code == 0 and answer.out == ""
     assert "of 2 parameters of the reference 2 are found by content" in answer.err
-    assert "2 rules, 0 of them unsure" in answer.err
+    assert "2 rules, 0 of them unverified" in answer.err
     assert path.read_text().startswith("# Proposed by 'ttrace map'")
     assert len(read_map(path).rules) == 2
     report_path = tmp_path / "report.json"
@@ -113,7 +113,7 @@ def test_an_unsure_rule_is_said(ttrace, tmp_path, folders):
     )
     answer = ttrace("compare", *folders, "--map", path, "--backend", "numpy")
     assert answer.code == 0
-    assert "1 rule, 1 of them unsure" in " ".join(answer.out.split())
+    assert "1 rule, 1 of them unverified" in " ".join(answer.out.split())
 
 
 def test_runs_with_nothing_in_common(ttrace, tmp_path):

@@ -19,7 +19,7 @@ def test_options_reach_the_run(ttrace, tmp_path):
     answer = ttrace("record", "--out", out, *options, "--", *training())
     assert answer.code == 0
     (info,) = open_trace(out).info.ranks
-    assert info.perturbation == 4
+    assert info.noise_seed == 4
     assert info.capture == {"kinds": "loss", "ranks": "0"}
 
 

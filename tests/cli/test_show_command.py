@@ -16,7 +16,7 @@ def trace(tmp_path):
         {OUTPUT: Tensor(full=ONES, dims="s b[tp]"), GRAD: ONES},
         {"tp": 2},
         run_id="0123456789abcdef",
-        perturbation=3,
+        noise_seed=3,
         versions={"torch": "2.6"},
         settings={"bf16": False},
         capture={"steps": "0"},
@@ -28,7 +28,7 @@ def test_everything_there_is_to_see(ttrace, trace):
     answer = ttrace("show", trace)
     assert answer.code == 0 and answer.err == ""
     for part in (
-        "test run 01234567, perturbed (draw 3): ranks 0, 1 of 2",
+        "test run 01234567, perturbed (noise seed 3): ranks 0, 1 of 2",
         "mesh dense: tp 2",
         "versions: torch 2.6",
         "settings: bf16 False",

@@ -14,11 +14,11 @@ ONES = np.ones(4, np.float32)
 @pytest.fixture
 def traces(tmp_path):
     """The folders of a reference and of two perturbed runs of it."""
-    noisy = [{ID: ONES + np.float32(0.25 * draw)} for draw in (1, 2)]
+    noisy = [{ID: ONES + np.float32(0.25 * noise_seed)} for noise_seed in (1, 2)]
     return [
         write_trace(tmp_path / "reference", {ID: ONES}, run_id="abc").path,
-        write_trace(tmp_path / "first", noisy[0], perturbation=1).path,
-        write_trace(tmp_path / "second", noisy[1], perturbation=2).path,
+        write_trace(tmp_path / "first", noisy[0], noise_seed=1).path,
+        write_trace(tmp_path / "second", noisy[1], noise_seed=2).path,
     ]
 
 
@@ -49,7 +49,7 @@ def test_wrong_roles(ttrace, tmp_path, traces):
 
 def test_nothing_in_common(ttrace, tmp_path, traces):
     other = write_trace(
-        tmp_path / "other", {"step0/mb0/b/output/0": ONES}, perturbation=1
+        tmp_path / "other", {"step0/mb0/b/output/0": ONES}, noise_seed=1
     )
     answer = ttrace("tolerance", traces[0], other.path, "--out", tmp_path / "t.json")
     assert answer.code == 2 and "no noise could be measured" in answer.err

@@ -126,8 +126,8 @@ class Holdings:
     def num_copies(self):
         """Elements held, over what is needed to hold each once."""
         held = sum(int((local < self.size).sum()) for local in self.local)
-        num_addends = math.prod(self.ranks[0].sizes[axis] for axis in self.partial)
-        return held // num_addends - self.size
+        num_partials = math.prod(self.ranks[0].sizes[axis] for axis in self.partial)
+        return held // num_partials - self.size
 
     def some_place(self, chooser):
         """A rank, a position in its array that is no padding, its global index."""

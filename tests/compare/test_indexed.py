@@ -28,7 +28,7 @@ from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import TensorRecord, TraceInfo
 
 USES = ("h", "h[tp]", "h partial[tp]")
-"""What the ranks along tp hold of a row: copies, columns, addends."""
+"""What the ranks along tp hold of a row: copies, columns, partials."""
 
 MESHES = [
     {"dp": dp, "tp": tp}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
 from tests.judge.test_verdict import verdict_of
-from ttrace.compare.missing_replicas import silent_ranks, uniform_groups
+from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
 from ttrace.judge.verdict import Status
 
 ID = "step0/mb0/a/output/0"
@@ -38,7 +38,7 @@ SIZES = {"dp": 2, "tp": 2}
 
 def found(made: MemoryTrace) -> tuple[int, ...]:
     (record, *_) = made.info.tensors.values()
-    return silent_ranks(record, uniform_groups(made.info))
+    return ranks_missing_replicas(record, uniform_groups(made.info))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.backends.numpy_backend import NumpyBackend
-from ttrace.compare.per_device_values import why_only_device_values
+from ttrace.compare.per_device_values import per_device_reason
 from ttrace.ir.dims import parse_dims
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
@@ -50,13 +50,13 @@ def test_they_have_nothing_in_common_with_a_tensor(kind, whole):
     ):
         report = compared(kind, *sides, tp=2)
         assert report.verdict == "pass" and not report.setup.tensors
-        reason = why_only_device_values(("tp",), where)
+        reason = per_device_reason(("tp",), where)
         assert report.counts.skipped_reasons == {reason: 1}
         assert report.counts.passed == 1
 
 
 def test_the_reason_says_what_to_do():
-    assert why_only_device_values(("dp", "tp"), "the candidate") == (
+    assert per_device_reason(("dp", "tp"), "the candidate") == (
         "recorded device by device over dp, tp inside a shard_map in the candidate: "
         "say with dims={...} or ttrace.tap(spec=...) how the devices' values make up "
         "the tensor"
@@ -82,7 +82,7 @@ def test_other_axes_and_other_sizes_are_not_lined_up():
     ):
         report = compared("main_grad", of_devices(two, "dp"), candidate, dp=2, tp=2)
         where = "the reference and the candidate"
-        reason = why_only_device_values(("dp", "tp"), where)
+        reason = per_device_reason(("dp", "tp"), where)
         assert report.counts.skipped_reasons == {reason: 1}
     first, second = (
         memory_trace({"step0/a/main_grad/w": of_devices(full, "tp")}, {"tp": len(full)})

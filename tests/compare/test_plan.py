@@ -98,7 +98,7 @@ def test_a_sum_of_which_only_some_ranks_have_an_addend(holders, is_missing):
     """A weight that the first and the last of four pipeline stages share."""
 
     def shared(mesh: Mesh) -> ShardLayout:
-        return replace(whole((4, 6), mesh.name, partial_axes=("pp",)), num_addends=2)
+        return replace(whole((4, 6), mesh.name, partial_axes=("pp",)), num_partials=2)
 
     covered = cover_of(one(shared, {"pp": 4}, holders=holders))
     assert covered.missing_partials is is_missing
@@ -180,7 +180,7 @@ def test_layouts_may_speak_of_several_meshes():
 
 
 def broken(**changes):
-    """Two addends, one of them with another layout or scale."""
+    """Two partials, one of them with another layout or scale."""
     trace = one("a b partial[tp]", {"tp": 2})
     (record,) = trace.info.tensors.values()
     first, second = record.shards

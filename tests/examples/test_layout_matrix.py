@@ -10,7 +10,7 @@ from tests.paths import ROOT
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.examples.layout_matrix.__main__ import main, row, summary
 from ttrace.examples.layout_matrix.cases import LAYOUTS, MODELS, PRECISIONS, all_cases
-from ttrace.examples.layout_matrix.releases import LIMITS, why_left_out
+from ttrace.examples.layout_matrix.releases import LIMITS, left_out_reason
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
 from ttrace.examples.main_job import MainJob
 
@@ -41,11 +41,11 @@ def test_every_model_layout_and_precision_is_used():
 
 
 def test_cases_are_left_out_where_megatron_cannot_run_them(monkeypatch, capsys):
-    old = [name for name in CASES if why_left_out(name, "0.15.3") is None]
-    assert not any(why_left_out(name, "0.16.1") for name in CASES)
+    old = [name for name in CASES if left_out_reason(name, "0.15.3") is None]
+    assert not any(left_out_reason(name, "0.16.1") for name in CASES)
     assert len(CASES) > len(old) >= 60
     assert {"moe-aux/tp2-sp-ep2-etp1/fp32/4", "llama/cp2/fp32/4"} <= set(old)
-    assert "#2237" in (why_left_out("moe-aux/cp2-ep2/fp32/4", "0.15.3") or "")
+    assert "#2237" in (left_out_reason("moe-aux/cp2-ep2/fp32/4", "0.15.3") or "")
     monkeypatch.setattr("importlib.metadata.version", lambda package: "0.15.3")
     assert main(["mqa/tp2/*"]) == 2
     printed = capsys.readouterr()

@@ -151,7 +151,7 @@ def test_the_map_is_what_ttrace_map_proposes(job, name):
         runs = launch(command["--reference"]), launch(command["--candidate"])
     reference, candidate = map(job.record, runs)
     proposal = propose_map(reference, candidate, path)
-    assert proposal.unmatched == () and proposal.map_file.num_unsure == 0
+    assert proposal.unmatched == () and proposal.map_file.num_unverified == 0
     proposed = parse_map(map_text(proposal.map_file), path)
     assert map_text(proposed) == map_text(read_map(path))
 

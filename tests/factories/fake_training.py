@@ -20,13 +20,13 @@ WEIGHT = np.linspace(-1, 1, 64).reshape(8, 8).astype(np.float32)
 DATA = np.linspace(0, 1, 64).reshape(8, 8).astype(np.float32)
 
 
-def train(args: argparse.Namespace, perturbation: int | None) -> Tensors:
+def train(args: argparse.Namespace, noise_seed: int | None) -> Tensors:
     """One step of one layer; everything a step gives, by text of the tensor id."""
     weight = WEIGHT + np.float32(args.initial_offset)
     data = DATA + np.float32(args.input_offset)
     hidden = data @ weight
-    if perturbation is not None:
-        noise = np.random.default_rng(perturbation).choice([-1, 1], hidden.shape)
+    if noise_seed is not None:
+        noise = np.random.default_rng(noise_seed).choice([-1, 1], hidden.shape)
         hidden = hidden * (1 + noise * 6e-8).astype(np.float32)
     hidden = hidden * np.float32(args.factor)
     if args.nan:
@@ -65,7 +65,7 @@ def record(request: RecordRequest, tensors: Tensors, args: argparse.Namespace) -
         recorded=ranks,
         run_id=request.run_id,
         capture=request.capture.to_json(),
-        perturbation=request.perturbation,
+        noise_seed=request.noise_seed,
     ):
         if info.rank == args.missing_rank:
             continue
@@ -96,8 +96,8 @@ def main() -> None:
     if args.hang:
         time.sleep(600)
     request = request_from_environment(os.environ)
-    perturbation = None if request is None else request.perturbation
-    tensors = train(args, perturbation)
+    noise_seed = None if request is None else request.noise_seed
+    tensors = train(args, noise_seed)
     if request is not None and not args.record_nothing:
         record(request, tensors, args)
 

@@ -118,7 +118,7 @@ def test_a_mesh_round_trips_through_json():
     [
         whole((4, 8), "dense"),
         whole((), "dense", partial_axes=("dp",)),
-        replace(whole((4,), "dense", partial_axes=("pp", "cp")), num_addends=4),
+        replace(whole((4,), "dense", partial_axes=("pp", "cp")), num_partials=4),
         replace(whole((2, 4), "dense"), device_axes=("tp",)),
         parse_dims("f[tp:parts(2)] h partial[dp]").lower((16, 4), MESH),
         parse_dims("(f[tp] h)[dp:chunk]").lower((16, 5), MESH),
@@ -131,8 +131,8 @@ def test_a_layout_round_trips_through_json(layout):
 
 @pytest.mark.parametrize(("axes", "number"), [((), 2), (("pp",), 0)])
 def test_a_number_of_addends_needs_a_sum(axes, number):
-    with pytest.raises(LayoutError, match="a number of addends that no sum can have"):
-        replace(whole((4,), "dense", partial_axes=axes), num_addends=number)
+    with pytest.raises(LayoutError, match="a number of partials that no sum can have"):
+        replace(whole((4,), "dense", partial_axes=axes), num_partials=number)
 
 
 def test_the_values_of_devices_need_a_dim_for_each_axis():

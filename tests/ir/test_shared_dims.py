@@ -85,7 +85,7 @@ class TestPartial:
 
     def test_each_group_adds_up(self):
         layout = self.layout(meshes("dense", {"tp": 4})[0])
-        assert (layout.partial_axes, layout.num_addends) == (("tp",), 2)
+        assert (layout.partial_axes, layout.num_partials) == (("tp",), 2)
         assert layout.dims == self.TEXT == str(parse_dims(self.TEXT))
 
     @pytest.mark.parametrize("sizes", [{"tp": 4}, {"dp": 2, "tp": 4}, {"tp": 2}])
@@ -108,7 +108,7 @@ class TestPartial:
     def test_other_axes_multiply_the_addends(self):
         (mesh, *_) = meshes("dense", {"cp": 3, "tp": 4})
         dims = parse_dims("n[tp:shared(2)] d partial[cp,tp]")
-        assert dims.lower((4, 2), mesh).num_addends == 6
+        assert dims.lower((4, 2), mesh).num_partials == 6
 
     def layout(self, mesh: Mesh):
         return parse_dims(self.TEXT).lower(FULL.shape, mesh)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import Tensor, memory_trace, write_trace
-from ttrace.compare.align import LoneSkip, Skipped, align
+from ttrace.compare.align import OneSidedSkip, Skipped, align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.replicas import check_replicas
 from ttrace.ir.capture_filter import CaptureFilter
@@ -157,14 +157,14 @@ class TestOneSkipsIt:
             capture=CaptureFilter(steps=frozenset({1})).to_json(),
         )
         entries = align(overflown().info, other.info).entries
-        assert not any(isinstance(entry, LoneSkip) for entry in entries)
+        assert not any(isinstance(entry, OneSidedSkip) for entry in entries)
         skip = Skipped(id=parse_tensor_id(SKIP), reason=f"reference: {REASON}")
         assert skip in entries
 
     def test_a_filter_of_kinds_hides_no_skip(self):
         capture = CaptureFilter(modules=("a",)).to_json()
         other = memory_trace({OUTPUT: ONES}, capture=capture)
-        assert LoneSkip(
+        assert OneSidedSkip(
             id=parse_tensor_id(SKIP), side=Side.REFERENCE, reason=REASON
         ) in (align(overflown().info, other.info).entries)
 
@@ -186,7 +186,7 @@ def test_noise_is_not_measured_from_a_step_on_that_only_one_run_skipped():
     def noise(skipped):
         reference = memory_trace({OUTPUT: ONES, step1: ONES})
         perturbed = memory_trace(
-            {OUTPUT: ONES, step1: ONES}, perturbation=1, skipped=skipped
+            {OUTPUT: ONES, step1: ONES}, noise_seed=1, skipped=skipped
         )
         backend = load_backend("numpy")
         return set(map(str, estimate_tolerance(reference, [perturbed], backend).noise))

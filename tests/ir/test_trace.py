@@ -97,7 +97,7 @@ def test_a_skipped_tensor_round_trips():
             ),
             settings={"tf32": False, "tp": 2, "dtype": "bf16", "clip": 1.0, "x": None},
             capture={"kinds": "output"},
-            perturbation=3,
+            noise_seed=3,
         ),
     ],
 )

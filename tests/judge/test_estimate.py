@@ -18,8 +18,8 @@ def estimate(reference, *perturbed, **options):
     return estimate_tolerance(reference, perturbed, load_backend("numpy"), **options)
 
 
-def noisy(tensors, draw, **fields):
-    return memory_trace(tensors, perturbation=draw, **fields)
+def noisy(tensors, noise_seed, **fields):
+    return memory_trace(tensors, noise_seed=noise_seed, **fields)
 
 
 def test_norm_of_the_difference_per_draw():

@@ -54,7 +54,7 @@ def test_no_row_in_common_fails():
 
 def test_what_noise_routes_elsewhere_too_passes_and_says_so():
     reference = routed({0: [3, 1, 5, 7]}, ALONE)
-    noisy = routed({0: [3, 1, 5]}, ALONE, perturbation=1)
+    noisy = routed({0: [3, 1, 5]}, ALONE, noise_seed=1)
     tolerances = estimate_tolerance(reference, [noisy], load_backend("numpy"))
     assert parse_tensor_id(ID) in tolerances.noise
     verdict = verdict_of(reference, routed({0: [5, 1, 3]}, ALONE), tolerances)

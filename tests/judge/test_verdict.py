@@ -196,7 +196,7 @@ def test_missing_addend_is_unmatched():
     verdict = verdict_of(trace, memory_trace({ID: ONES, PARAM: ONES}))
     assert verdict.status is Status.UNMATCHED
     assert verdict.reason == (
-        "8 elements are missing in the reference: a rank's addend of a pending sum is "
+        "8 elements are missing in the reference: a rank's partial of a pending sum is "
         "missing"
     )
 
@@ -208,7 +208,7 @@ def test_missing_addend_of_a_copy_is_unmatched_too():
     verdict = verdict_of(memory_trace({ID: ONES, PARAM: ONES}), trace)
     assert verdict.status is Status.UNMATCHED
     assert verdict.reason == (
-        "a copy is missing in the candidate: a rank's addend of a pending sum is "
+        "a copy is missing in the candidate: a rank's partial of a pending sum is "
         "missing"
     )
 

@@ -31,18 +31,18 @@ def test_a_command_that_records(tmp_path):
     trace = record(recording(tmp_path, "--tensor-parallel", "2"))
     assert len(trace.info.tensors) == 6
     assert [info.rank for info in trace.info.ranks] == [0, 1]
-    assert trace.info.ranks[0].perturbation is None
+    assert trace.info.ranks[0].noise_seed is None
     assert (tmp_path / "logs" / "candidate.log").read_text() == "training\n"
 
 
 def test_filters_and_perturbation_reach_the_script(tmp_path):
     capture = CaptureFilter(kinds=frozenset({Kind.OUTPUT, Kind.LOSS}))
-    trace = record(recording(tmp_path, capture=capture, perturbation=2))
+    trace = record(recording(tmp_path, capture=capture, noise_seed=2))
     assert {tensor_id.kind for tensor_id in trace.info.tensors} == {
         Kind.OUTPUT,
         Kind.LOSS,
     }
-    assert trace.info.ranks[0].perturbation == 2
+    assert trace.info.ranks[0].noise_seed == 2
     assert CaptureFilter.from_json(dict(trace.info.ranks[0].capture)) == capture
 
 

@@ -10,10 +10,10 @@ RANDOM = np.random.default_rng(0)
 X, Y = (RANDOM.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
 
 
-def reasons(tensors: dict, lone: tuple[str, ...], skipped: tuple[str, ...] = ()):
+def reasons(tensors: dict, one_sided: tuple[str, ...], skipped: tuple[str, ...] = ()):
     trace = memory_trace(tensors)
     found = find_duplicates(
-        trace, [*map(parse_tensor_id, lone)], [*map(parse_tensor_id, skipped)]
+        trace, [*map(parse_tensor_id, one_sided)], [*map(parse_tensor_id, skipped)]
     )
     return {str(tensor_id): reason for tensor_id, reason in found.items()}
 
@@ -25,8 +25,10 @@ def test_the_compared_tensor_is_named_for_all_layers():
         "step0/mb0/h.3.other/output/0": Y,
         "step0/mb0/h.3.identity/input/0": Y[:2],
     }
-    lone = ("step0/mb0/h.3.identity/output/0", "step0/mb0/h.3.identity/input/0")
-    assert reasons(tensors, lone) == {lone[0]: "holds what h.*.norm/output/0 holds"}
+    one_sided = ("step0/mb0/h.3.identity/output/0", "step0/mb0/h.3.identity/input/0")
+    assert reasons(tensors, one_sided) == {
+        one_sided[0]: "holds what h.*.norm/output/0 holds"
+    }
 
 
 def test_what_is_found_is_said_of_all_steps_and_of_calls():
@@ -36,15 +38,17 @@ def test_what_is_found_is_said_of_all_steps_and_of_calls():
             fresh = RANDOM.normal(size=(4, 6)).astype(np.float32)
             tensors[f"{where}/a/output/0{call}"] = fresh
             tensors[f"{where}/b/output/0{call}"] = fresh
-    lone = tuple(name for name in tensors if "/b/" in name)
-    assert reasons(tensors, lone) == dict.fromkeys(lone, "holds what a/output/0 holds")
+    one_sided = tuple(name for name in tensors if "/b/" in name)
+    assert reasons(tensors, one_sided) == dict.fromkeys(
+        one_sided, "holds what a/output/0 holds"
+    )
 
 
 def test_what_is_not_compared_itself_does_not_count():
     tensors = {f"step0/mb0/{name}/output/0": X for name in "abc"}
-    lone = ("step0/mb0/a/output/0", "step0/mb0/b/output/0")
-    assert reasons(tensors, lone, ("step0/mb0/c/output/0",)) == {}
-    assert len(reasons(tensors, lone)) == 2
+    one_sided = ("step0/mb0/a/output/0", "step0/mb0/b/output/0")
+    assert reasons(tensors, one_sided, ("step0/mb0/c/output/0",)) == {}
+    assert len(reasons(tensors, one_sided)) == 2
 
 
 def test_values_that_tell_nothing():

@@ -71,7 +71,7 @@ def test_slots_are_no_layers():
     "different",
     [
         {"transform": parse_transform("a b -> b a")},
-        {"sure": False},
+        {"verified": False},
         {"comment": "x"},
     ],
 )

@@ -47,7 +47,7 @@ def test_a_bias_that_one_run_gives_apart(scale):
     )
     proposal, report = propose(pair.reference, pair.candidate)
     assert report.verdict is Outcome.PASS, report.summary
-    assert proposal.map_file.num_unsure == 0
+    assert proposal.map_file.num_unverified == 0
     assert 'kinds = ["grad_output"]' in rule_of(proposal, "fc/{kind}/0")
     assert reasons(proposal, Side.REFERENCE) == {
         "*/output/*": "the bias is given apart, and the candidate has added it"
@@ -65,7 +65,7 @@ def test_another_bias_is_no_reason():
     pair.add("mb0/fc/output/0", "mb0/up/output/0", output, output + 2 * bias)
     pair.reference["step0/mb0/fc/output/1"] = bias
     proposal, report = propose(pair.reference, pair.candidate)
-    assert proposal.map_file.num_unsure == 1
+    assert proposal.map_file.num_unverified == 1
     assert report.verdict is Outcome.DIVERGED and report.first_divergence is not None
     assert report.first_divergence.id == "step0/mb0/fc/output/0"
 
@@ -112,7 +112,7 @@ def test_logits_under_another_name():
     assert report.verdict is Outcome.PASS, report.summary
     rule = rule_of(proposal, "output_layer/{kind}/0")
     assert rule.startswith("# by what it holds\n")
-    assert 'kinds = ["output", "grad_output"]' in rule and "sure" not in rule
+    assert 'kinds = ["output", "grad_output"]' in rule and "verified" not in rule
 
 
 def test_a_gradient_that_differs_does_not_hide():
@@ -123,7 +123,7 @@ def test_a_gradient_that_differs_does_not_hide():
     gradient = pair.values(5, 2, 7)
     pair.add("mb0/a/grad_output/0", "mb0/@root/grad_output/0", gradient, 2 * gradient)
     proposal, report = propose(pair.reference, pair.candidate)
-    assert proposal.map_file.num_unsure == 1
+    assert proposal.map_file.num_unverified == 1
     assert report.verdict is Outcome.DIVERGED and report.first_divergence is not None
     assert report.first_divergence.id == "step0/mb0/a/grad_output/0"
 
@@ -137,7 +137,7 @@ def test_of_several_outputs_the_gradient_must_agree():
     pair.add("mb0/a/grad_output/0", "mb0/@root/grad_output/0", gradient, 2 * gradient)
     proposal, report = propose(pair.reference, pair.candidate)
     rule = rule_of(proposal, "a/{kind}/0")
-    assert 'kinds = ["output"]' in rule and "sure = false" in rule
+    assert 'kinds = ["output"]' in rule and "verified = false" in rule
     assert "but several hold the same" in rule
     assert report.verdict is Outcome.PASS, report.summary
 

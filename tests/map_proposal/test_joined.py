@@ -58,7 +58,7 @@ def test_outputs_are_joined_as_the_weights_are():
     assert found.candidate == ("qkv/{kind}/0",)
     assert str(found.transform) == "x y (g part) -> x y (g part)"
     assert found.part_sizes == (12, 3, 3) and found.sizes["g"] == 2
-    assert found.sure and found.to_rule() is not None
+    assert found.verified and found.to_rule() is not None
 
 
 def test_the_sequence_may_come_first():
@@ -66,7 +66,7 @@ def test_the_sequence_may_come_first():
     name = "step0/mb0/qkv/output/0"
     pair.candidate[name] = pair.candidate[name].transpose(1, 0, 2).copy()
     (found,) = joined(pair)
-    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.verified
 
 
 def test_of_dims_of_equal_length_the_values_tell_the_order():
@@ -80,14 +80,14 @@ def test_of_dims_of_equal_length_the_values_tell_the_order():
         part = output[..., start:stop].reshape(4, 4, -1)
         pair.reference[f"step0/mb0/{name}/output/0"] = part
     (found,) = joined(pair)
-    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.sure
+    assert str(found.transform) == "y x (g part) -> x y (g part)" and found.verified
 
 
 def test_values_that_differ_are_unsure():
     pair = interleaved()
     pair.candidate["step0/mb0/qkv/output/0"][0] += 1
     (found,) = joined(pair)
-    assert not found.sure and "its values differ" in found.comment
+    assert not found.verified and "its values differ" in found.comment
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 35), (5, 36), (5, 3, 2, 9, 2)])
@@ -120,4 +120,4 @@ def test_the_joined_axis_may_be_a_dim_of_its_own():
     join = "part"
     """
     (found,) = joined(pair, text)
-    assert str(found.transform) == "x y part a -> x y a" and found.sure
+    assert str(found.transform) == "x y part a -> x y a" and found.verified

@@ -48,7 +48,7 @@ def require_whole_pass(proposal: Proposal, report: Report) -> None:
     assert report.verdict is Outcome.PASS, report.summary
     assert report.counts.skipped == 0 and not proposal.map_file.ignored
     assert proposal.unmatched == () and proposal.unread == ()
-    assert proposal.map_file.num_unsure == 0
+    assert proposal.map_file.num_unverified == 0
 
 
 def test_a_plain_port_needs_no_hand_edit():
@@ -190,8 +190,10 @@ def test_a_bug_does_not_hide_from_the_map():
     assert report.first_divergence is not None
     assert report.first_divergence.id == "step0/mb0/model.h.0.mlp/output/0"
     rule = rule_of(proposal, "model.h.{i}.mlp/{kind}/0")
-    unsure = [rule for rule in proposal.map_file.rules if not rule.sure]
-    assert len(unsure) == 2 and "by place: its values differ" in unsure[0].comment
+    unverified = [rule for rule in proposal.map_file.rules if not rule.verified]
+    assert (
+        len(unverified) == 2 and "by place: its values differ" in unverified[0].comment
+    )
     assert "b a c -> a b c" in rule
 
 
@@ -202,8 +204,8 @@ def test_two_parameters_of_the_same_values_are_unsure():
         pair.add(f"a.{name}/param/weight", f"b.{name}/param/kernel", same, same.T)
     proposal, report = propose(pair.reference, pair.candidate)
     assert report.verdict is Outcome.PASS
-    assert proposal.map_file.num_unsure == len(proposal.map_file.rules)
-    assert report.setup.map is not None and report.setup.map.num_unsure > 0
+    assert proposal.map_file.num_unverified == len(proposal.map_file.rules)
+    assert report.setup.map is not None and report.setup.map.num_unverified > 0
     for rule in proposal.map_file.rules:
         (reference,), (candidate,) = rule.reference, rule.candidate
         assert reference.module[2:] == candidate.module[2:]

@@ -68,7 +68,7 @@ def test_the_bias_of_a_module_whose_weight_was_found():
     pair.add("a/param/bias", "b/param/shift", ZEROS)
     _, bias = matched(pair).pairings
     assert bias.candidate == ("b/{kind}/shift",) and bias.comment == SAME_MODULE
-    assert bias.sure
+    assert bias.verified
 
 
 def norms(*names: str) -> Pair:
@@ -98,12 +98,12 @@ def test_outputs_tell_more_than_names():
     found = {p.reference[0]: p for p in matched(pair, outputs_agree).pairings[1:]}
     assert found["h.0.ln_2/{kind}/bias"].candidate == ("b.0.norm_1/{kind}/bias",)
     assert {p.comment for p in found.values()} == {SAME_OUTPUT}
-    assert all(p.sure for p in found.values())
+    assert all(p.verified for p in found.values())
 
 
 def test_elsewhere_is_unsure():
     matcher = matched(norms("h.0.ln=x.norm"))
-    assert {p.sure for p in matcher.pairings[1:]} == {False}
+    assert {p.verified for p in matcher.pairings[1:]} == {False}
 
 
 def test_other_values_are_no_counterpart():

@@ -28,7 +28,7 @@ candidate = "embed/{kind}/embedding"
 transform = "(v w) d -> (v w) d"
 sizes = { w = 2 }
 unpadded = { v = 5 }
-sure = false
+verified = false
 
 [[ignore]]
 side = "candidate"
@@ -51,7 +51,7 @@ def test_everything_that_a_file_can_say():
     assert str(first.transform) == "d n -> d (t n)"
     assert (first.place, second.place) == ("map.toml:3", "map.toml:10")
     assert second.sizes == {"w": 2} and second.unpadded == {"v": 5}
-    assert first.sure and not second.sure and found.num_unsure == 1
+    assert first.verified and not second.verified and found.num_unverified == 1
     (ignored,) = found.ignored
     assert ignored.side is Side.CANDIDATE and ignored.reason == "computed elsewhere"
     assert ignored.place == "map.toml:18"
@@ -102,7 +102,11 @@ def rule(**changed: str) -> str:
         (rule(sizes="{ a = 0 }"), "a size is not a positive number", "map.toml:4"),
         (rule(sizes="{ a = true }"), "a size is not a positive number", "map.toml:4"),
         (rule(sizes="{ a = [1, 2] }"), "only a joined axis has a size", "map.toml:4"),
-        (rule(sure="1"), "the map's sure is missing or of another", "map.toml:4"),
+        (
+            rule(verified="1"),
+            "the map's verified is missing or of another",
+            "map.toml:4",
+        ),
         (rule(candidate='"b/param/w"'), "{kind} in some of its patterns", "map.toml:1"),
         (
             rule(reference='"a/param/w"', candidate='"b/param/w"', kinds='["param"]'),

@@ -14,12 +14,12 @@ from ttrace.recording.request import (
 )
 
 
-@pytest.mark.parametrize("perturbation", [None, 0, 3])
-def test_round_trip(perturbation):
+@pytest.mark.parametrize("noise_seed", [None, 0, 3])
+def test_round_trip(noise_seed):
     request = RecordRequest(
         out=Path("/a b/trace"),
         capture=CaptureFilter(modules=("x.*",), steps=frozenset({0, 4})),
-        perturbation=perturbation,
+        noise_seed=noise_seed,
     )
     assert request_from_environment(request.to_environment()) == request
 

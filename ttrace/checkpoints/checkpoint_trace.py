@@ -115,7 +115,7 @@ class CheckpointTrace(Trace):
         for sequence, entry in enumerate(_in_order(checkpoint.entries, names)):
             name = names[entry.path]
             id_ = TensorId(step=0, module=name.module, kind=name.kind, slot=name.slot)
-            reason = name.reason or entry.problem or _why_not_stored(entry)
+            reason = name.reason or entry.problem or _not_stored_reason(entry)
             if reason is None:
                 tensors[id_] = self._record(id_, entry, sequence)
             elif id_ not in tensors:
@@ -224,7 +224,7 @@ def _in_order(
     return sorted(entries, key=position)
 
 
-def _why_not_stored(entry: Entry) -> str | None:
+def _not_stored_reason(entry: Entry) -> str | None:
     if entry.dtype not in DTYPES:
         return f"dtype {entry.dtype} cannot be compared"
     return None

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         reference=split_command(args.reference, option="--reference"),
         candidate=split_command(args.candidate, option="--candidate"),
         out=Path(args.out),
-        num_draws=args.draws,
+        num_noise_runs=args.draws,
         policy=policy,
         capture=capture_from(args),
         allow=args.allow,

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     candidate = open_trace_or_checkpoint(Path(args.candidate))
     proposal = propose_map(reference, candidate, path)
     header = [
-        "Proposed by 'ttrace map'; a rule below 'sure = false' should be read.",
+        "Proposed by 'ttrace map'; a rule below 'verified = false' should be read.",
         *_summary(proposal),
     ]
     text = map_text(proposal.map_file, header=header)
@@ -45,9 +45,9 @@ def _summary(proposal: Proposal) -> list[str]:
         f"of {proposal.num_parameters} parameters of the reference "
         f"{proposal.num_by_content} are found by content, "
         f"{proposal.num_by_structure} by place",
-        f"{len(proposal.map_file.rules)} rules, {proposal.map_file.num_unsure} of them "
-        f"unsure; {len(proposal.map_file.ignored)} entries ignore what only one run "
-        "has",
+        f"{len(proposal.map_file.rules)} rules, "
+        f"{proposal.map_file.num_unverified} of them unverified; "
+        f"{len(proposal.map_file.ignored)} entries ignore what only one run has",
     ]
     for tensor_id in proposal.unread:
         lines.append(f"not read, as it is too large or not whole: {tensor_id}")

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
             out=out,
             log=beside.parent / f"{beside.name}.log",
             capture=capture_from(args),
-            perturbation=args.perturb,
+            noise_seed=args.perturb,
             timeout_s=args.timeout,
         ),
         overwrite=args.overwrite,

@@ -37,7 +37,9 @@ def _print_run(trace: Trace, console: Console) -> None:
         return
     first: RankInfo = trace.info.ranks[0]
     noise = (
-        "" if first.perturbation is None else f", perturbed (draw {first.perturbation})"
+        ""
+        if first.noise_seed is None
+        else f", perturbed (noise seed {first.noise_seed})"
     )
     ranks = ", ".join(str(info.rank) for info in trace.info.ranks)
     console.print(

@@ -12,7 +12,7 @@ from ttrace.ir.skipped_step import (
     skipped_steps,
 )
 from ttrace.ir.tensor_id import Pass, TensorId
-from ttrace.ir.trace import BINDING_SETTINGS, TensorRecord, TraceInfo
+from ttrace.ir.trace import MODEL_SETTINGS, TensorRecord, TraceInfo
 from ttrace.store.order import merge_orders
 
 
@@ -58,7 +58,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoneSkip:
+class OneSidedSkip:
     """A step that the optimizer skipped in one run, and not in the other.
 
     Attributes:
@@ -72,7 +72,7 @@ class LoneSkip:
     reason: str
 
 
-Entry = Match | Unmatched | Skipped | LoneSkip
+Entry = Match | Unmatched | Skipped | OneSidedSkip
 """What became of one tensor."""
 
 
@@ -134,7 +134,7 @@ class _Run:
             for rank in sorted(by_rank)
         )
 
-    def why_absent(self, tensor_id: TensorId) -> str | None:
+    def absence_reason(self, tensor_id: TensorId) -> str | None:
         """Why the run did not record a tensor, or None if nothing explains it."""
         if tensor_id in self.info.skipped:
             reason = self.info.skipped[tensor_id].reason
@@ -167,20 +167,20 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
         other = candidate if side is Side.REFERENCE else reference
         if not other.has_step(tensor_id.step):
             return Skipped(id=tensor_id, reason=f"{side}: {reason}")
-        return LoneSkip(id=tensor_id, side=side, reason=reason)
+        return OneSidedSkip(id=tensor_id, side=side, reason=reason)
     of_reference = reference.info.tensors.get(tensor_id)
     of_candidate = candidate.info.tensors.get(tensor_id)
     reason = None
     if of_reference is None:
-        reason = reference.why_absent(tensor_id)
+        reason = reference.absence_reason(tensor_id)
         if tensor_id.pass_ is Pass.RECOMPUTE:
             first_forward = replace(tensor_id, pass_=Pass.FORWARD)
             of_reference = reference.info.tensors.get(first_forward)
-            reason = reason or reference.why_absent(first_forward)
+            reason = reason or reference.absence_reason(first_forward)
     if of_reference is not None and of_candidate is not None:
         return Match(id=tensor_id, reference=of_reference, candidate=of_candidate)
     if reason is None and of_candidate is None:
-        reason = candidate.why_absent(tensor_id)
+        reason = candidate.absence_reason(tensor_id)
         if reason is None and tensor_id.pass_ is Pass.RECOMPUTE:
             reason = "recomputed in the reference only; nothing to check"
     if reason is not None:
@@ -203,7 +203,7 @@ def differing_settings(
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def binding_differences(
+def model_setting_differences(
     reference: Mapping[str, object], candidate: Mapping[str, object]
 ) -> dict[str, tuple[object, object]]:
     """The settings that change the mathematics and have another value in each run.
@@ -213,5 +213,5 @@ def binding_differences(
     return {
         name: pair
         for name, pair in differing_settings(reference, candidate).items()
-        if name in BINDING_SETTINGS and name in reference and name in candidate
+        if name in MODEL_SETTINGS and name in reference and name in candidate
     }

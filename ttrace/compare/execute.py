@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttrace.compare.backend import ArrayPair, Backend
-from ttrace.compare.indexed import RowMatch, line_up
+from ttrace.compare.indexed import RowMatch, match_rows
 from ttrace.compare.plan import ComparePlan, Operand, PairPlan, TensorPlan
-from ttrace.compare.rows import LoneRows, RowPair, sum_terms
+from ttrace.compare.rows import OneSidedRows, RowPair, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
 from ttrace.ir.views import block_view
@@ -86,7 +86,7 @@ Progress = Callable[[int, int], None]
 Copy = PairPlan | RowPair
 """Two operands, over a region that was planned or over rows that were found."""
 
-Pair = Copy | LoneRows
+Pair = Copy | OneSidedRows
 """The same, or rows that only one run has."""
 
 
@@ -121,13 +121,13 @@ def run_plan(
     meter = _Meter(progress, num_elements)
     results = _run(by_blocks, reference, candidate, backend, meter)
     for tensor in indexed:  # one at a time: indices are held in memory
-        lined_up = line_up(tensor, reference, candidate)
+        matched = match_rows(tensor, reference, candidate)
         work = _Work(
             plan=tensor,
-            pairs=lined_up.pairs,
-            reference_replicas=lined_up.reference_replicas,
-            candidate_replicas=lined_up.candidate_replicas,
-            rows=lined_up.rows,
+            pairs=matched.pairs,
+            reference_replicas=matched.reference_replicas,
+            candidate_replicas=matched.candidate_replicas,
+            rows=matched.rows,
         )
         results += _run([work], reference, candidate, backend, meter)
     by_id = {result.plan.id: result for result in results}

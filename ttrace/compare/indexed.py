@@ -14,7 +14,7 @@ import numpy as np
 from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.plan import Cover, Operand, TensorPlan, Term
 from ttrace.compare.rows import (
-    LoneRows,
+    OneSidedRows,
     RowPair,
     Rows,
     common_rows,
@@ -56,7 +56,7 @@ class RowMatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinedUp:
+class MatchedRows:
     """What is to be compared of one tensor.
 
     Attributes:
@@ -67,13 +67,13 @@ class LinedUp:
         rows: Which rows the two runs have.
     """
 
-    pairs: tuple[RowPair | LoneRows, ...]
+    pairs: tuple[RowPair | OneSidedRows, ...]
     reference_replicas: tuple[RowPair, ...]
     candidate_replicas: tuple[RowPair, ...]
     rows: RowMatch
 
 
-def line_up(plan: TensorPlan, reference: Trace, candidate: Trace) -> LinedUp:
+def match_rows(plan: TensorPlan, reference: Trace, candidate: Trace) -> MatchedRows:
     """Finds the rows that two runs have in common; reads no values.
 
     Args:
@@ -87,13 +87,13 @@ def line_up(plan: TensorPlan, reference: Trace, candidate: Trace) -> LinedUp:
         CorruptTraceError: The bytes of an index are not those that were written.
     """
     if plan.shapes_differ:
-        return LinedUp(
+        return MatchedRows(
             pairs=(), reference_replicas=(), candidate_replicas=(), rows=RowMatch()
         )
     assert plan.index_dim is not None
     of_reference = _Side(plan.reference_cover, reference, plan.index_dim)
     of_candidate = _Side(plan.candidate_cover, candidate, plan.index_dim)
-    pairs: list[RowPair | LoneRows] = [
+    pairs: list[RowPair | OneSidedRows] = [
         pair
         for piece in of_candidate.pieces
         for other in of_reference.pieces
@@ -114,11 +114,13 @@ def line_up(plan: TensorPlan, reference: Trace, candidate: Trace) -> LinedUp:
         factor = _scale(plan.match.reference) / _scale(plan.match.candidate)
         for side, only in ((of_reference, only_here), (of_candidate, only_there)):
             pairs += [
-                LoneRows(rows=rows, in_candidate=side is of_candidate, factor=factor)
+                OneSidedRows(
+                    rows=rows, in_candidate=side is of_candidate, factor=factor
+                )
                 for piece in side.pieces
                 for rows in piece.take(np.isin(piece.positions, only)).chunks()
             ]
-    return LinedUp(
+    return MatchedRows(
         pairs=tuple(pairs),
         reference_replicas=tuple(of_reference.replicas),
         candidate_replicas=tuple(of_candidate.replicas),
@@ -137,7 +139,7 @@ def row_replicas(cover: Cover, trace: Trace, index_dim: int) -> tuple[RowPair, .
     """The copies of rows within one run.
 
     Raises:
-        LayoutError: See ``line_up``.
+        LayoutError: See ``match_rows``.
     """
     return tuple(_Side(cover, trace, index_dim).replicas)
 

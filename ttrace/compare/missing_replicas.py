@@ -31,7 +31,9 @@ def uniform_groups(info: TraceInfo) -> UniformGroups:
     }
 
 
-def silent_ranks(record: TensorRecord, groups: UniformGroups) -> tuple[int, ...]:
+def ranks_missing_replicas(
+    record: TensorRecord, groups: UniformGroups
+) -> tuple[int, ...]:
     """Ranks that ought to have recorded a tensor, and did not.
 
     Args:

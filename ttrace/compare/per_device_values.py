@@ -7,7 +7,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.trace import TensorRecord
 
 
-def why_only_device_values(axes: Sequence[str], where: str) -> str:
+def per_device_reason(axes: Sequence[str], where: str) -> str:
     """The reason to skip what was recorded device by device.
 
     Args:
@@ -21,7 +21,7 @@ def why_only_device_values(axes: Sequence[str], where: str) -> str:
     )
 
 
-def why_not_lined_up(match: Match) -> str | None:
+def per_device_mismatch_reason(match: Match) -> str | None:
     """Why the values of devices have nothing to be compared with, or None.
 
     Two runs that recorded a tensor device by device over the same axes of the same
@@ -33,7 +33,7 @@ def why_not_lined_up(match: Match) -> str | None:
     sides = {Side.REFERENCE: of_reference, Side.CANDIDATE: of_candidate}
     axes = dict.fromkeys(axis for places in sides.values() for axis in places)
     apart = [f"the {side}" for side, places in sides.items() if places]
-    return why_only_device_values(tuple(axes), " and ".join(apart))
+    return per_device_reason(tuple(axes), " and ".join(apart))
 
 
 def device_axes(record: TensorRecord) -> tuple[str, ...]:

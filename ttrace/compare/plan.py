@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Match
-from ttrace.compare.missing_replicas import silent_ranks, uniform_groups
+from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.tensor_id import TensorId
@@ -161,8 +161,12 @@ def plan_comparison(
         tensors=tuple(
             replace(
                 _plan_tensor(match, reference, candidate),
-                silent_in_reference=silent_ranks(match.reference, of_reference),
-                silent_in_candidate=silent_ranks(match.candidate, of_candidate),
+                silent_in_reference=ranks_missing_replicas(
+                    match.reference, of_reference
+                ),
+                silent_in_candidate=ranks_missing_replicas(
+                    match.candidate, of_candidate
+                ),
             )
             for match in matches
         )
@@ -295,9 +299,9 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
                 for axis, coord in coords.items()
                 if axis not in layout.partial_axes
             }
-            sums_over = (layout.mesh, layout.partial_axes, layout.num_addends)
+            sums_over = (layout.mesh, layout.partial_axes, layout.num_partials)
             # Where not all places along the axes add up, others may hold other parts.
-            regions = layout.num_addends and tuple(b.region for b in layout.blocks)
+            regions = layout.num_partials and tuple(b.region for b in layout.blocks)
             key = (*sums_over, tuple(kept.items()), regions)
         groups.setdefault(key, []).append(shard)
     operands = []
@@ -305,13 +309,13 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
     for shards in groups.values():
         layout = shards[0].layout
         sizes = meshes[shards[0].rank](layout.mesh).sizes if layout.partial_axes else {}
-        num_addends = layout.num_addends or math.prod(
+        num_partials = layout.num_partials or math.prod(
             sizes[axis] for axis in layout.partial_axes
         )
-        if len(shards) < num_addends:
+        if len(shards) < num_partials:
             missing = True
             continue
-        _check_addends(shards, num_addends)
+        _check_partials(shards, num_partials)
         for blocks in zip(*(shard.layout.blocks for shard in shards), strict=True):
             if blocks[0].region.size:
                 terms = zip(shards, blocks, strict=True)
@@ -321,17 +325,17 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
     return operands, missing
 
 
-def _check_addends(shards: list[ShardRecord], num_addends: int) -> None:
-    """What is summed must be the same part of the tensor, each addend once."""
+def _check_partials(shards: list[ShardRecord], num_partials: int) -> None:
+    """What is summed must be the same part of the tensor, each partial once."""
     first = shards[0]
     held = [block.region for block in first.layout.blocks]
     where = f"{first.id}, partial over {', '.join(first.layout.partial_axes)}"
-    if len(shards) > num_addends:
+    if len(shards) > num_partials:
         raise LayoutError(
             "several ranks have the same place on a mesh, so that a sum over it is "
             "not defined",
             where=where,
-            expected=f"{num_addends} ranks",
+            expected=f"{num_partials} ranks",
             got=f"ranks {', '.join(str(shard.rank) for shard in shards)}",
             remedy="give the mesh the axis that tells these ranks apart",
         )

@@ -34,7 +34,7 @@ class ReplicaCheck:
 
     @property
     def agrees(self) -> bool:
-        """Whether every copy agrees and no pending sum lacks an addend."""
+        """Whether every copy agrees and no pending sum lacks a partial."""
         return not (self.cover.missing_partials or self.differing)
 
     @property
@@ -70,7 +70,7 @@ def check_replicas(
 ) -> list[ReplicaCheck]:
     """Compares the copies of every tensor that has some, in order of capture.
 
-    Tensors whose pending sum lacks an addend are listed too, without results; but not
+    Tensors whose pending sum lacks a partial are listed too, without results; but not
     where ranks were left out on purpose. Gradients of steps that the optimizer skipped
     are left out: no NaN equals another.
     """

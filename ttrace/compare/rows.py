@@ -123,7 +123,7 @@ class RowPair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoneRows:
+class OneSidedRows:
     """Rows that one run lacks, which count as zeros there.
 
     Attributes:

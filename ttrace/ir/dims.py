@@ -242,7 +242,7 @@ class Dims:
             blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
             mesh=mesh.name,
             partial_axes=self.partial_axes,
-            num_addends=self._num_addends(mesh),
+            num_partials=self._num_partials(mesh),
             index=index,
             dims=str(self),
         )
@@ -269,7 +269,7 @@ class Dims:
             if split.modifier is Modifier.SHARED
         }
 
-    def _num_addends(self, mesh: Mesh) -> int | None:
+    def _num_partials(self, mesh: Mesh) -> int | None:
         shared = self._shared()
         if not shared.keys() & set(self.partial_axes):
             return None

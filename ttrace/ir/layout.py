@@ -174,7 +174,7 @@ class ShardLayout:
         mesh: Name of the mesh whose axes the layout speaks of.
         partial_axes: Axes over which the shards must be summed to give the logical
             tensor. Overlaps along any other axis are replicas and must agree.
-        num_addends: How many shards make up such a sum; None where every place along
+        num_partials: How many shards make up such a sum; None where every place along
             ``partial_axes`` adds one. Fewer where some have none to add: of a weight
             that the first and the last stage of a pipeline share, the stages between.
         index: Along one dim, which index of the logical tensor each local one is, where
@@ -192,7 +192,7 @@ class ShardLayout:
     blocks: tuple[Block, ...]
     mesh: str
     partial_axes: tuple[str, ...] = ()
-    num_addends: int | None = None
+    num_partials: int | None = None
     index: RowIndex | None = None
     device_axes: tuple[str, ...] = ()
     dims: str = ""
@@ -217,13 +217,13 @@ class ShardLayout:
                 got=f"dim {self.index.dim}, local shape {list(self.local_shape)}",
                 remedy="record the shard unreshaped",
             )
-        if self.num_addends is not None and not (
-            self.partial_axes and self.num_addends > 0
+        if self.num_partials is not None and not (
+            self.partial_axes and self.num_partials > 0
         ):
             raise LayoutError(
-                "a number of addends that no sum can have",
+                "a number of partials that no sum can have",
                 expected="at least 1, and partial axes to sum over",
-                got=f"{self.num_addends}, partial axes {list(self.partial_axes)}",
+                got=f"{self.num_partials}, partial axes {list(self.partial_axes)}",
                 remedy="leave it out where every place along the partial axes adds one",
             )
         if self.is_flat and len(self.local_shape) != 1:
@@ -276,8 +276,8 @@ class ShardLayout:
         }
         if self.partial_axes:
             value["partial_axes"] = list(self.partial_axes)
-        if self.num_addends is not None:
-            value["num_addends"] = self.num_addends
+        if self.num_partials is not None:
+            value["num_addends"] = self.num_partials
         if self.index is not None:
             value["index"] = self.index.to_json()
         if self.device_axes:
@@ -300,7 +300,7 @@ class ShardLayout:
             ),
             mesh=value["mesh"],
             partial_axes=tuple(value.get("partial_axes", ())),
-            num_addends=value.get("num_addends"),
+            num_partials=value.get("num_addends"),
             index=RowIndex.from_json(value["index"]) if "index" in value else None,
             device_axes=tuple(value.get("device_axes", ())),
             dims=value.get("dims", ""),
@@ -380,7 +380,7 @@ def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
         blocks=tuple(blocks),
         mesh=layout.mesh,
         partial_axes=layout.partial_axes,
-        num_addends=layout.num_addends,
+        num_partials=layout.num_partials,
         dims=_flat_dims(layout.dims, start, stop),
     )
 

@@ -18,7 +18,7 @@ EXACT_REPLICAS = frozenset(
 )
 """Kinds whose replicas must agree in every bit, in every framework."""
 
-BINDING_SETTINGS = frozenset(
+MODEL_SETTINGS = frozenset(
     {
         "calculate_per_token_loss",
         "float32_matmul_precision",
@@ -133,7 +133,7 @@ class RankInfo:
         settings: What changes numbers or explains differences: precision flags,
             parallel sizes, dtypes; by name, values as text, number or boolean.
         capture: The filters that were on, by name, as text.
-        perturbation: Draw number of the injected noise, or None for a plain run.
+        noise_seed: Seed of the injected noise, or None for a plain run.
     """
 
     run_id: str
@@ -147,7 +147,7 @@ class RankInfo:
         default_factory=dict
     )
     capture: Mapping[str, str] = field(default_factory=dict)
-    perturbation: int | None = None
+    noise_seed: int | None = None
 
     def mesh(self, name: str) -> Mesh:
         """The mesh of that name, with this rank's coordinates on it.
@@ -171,7 +171,7 @@ class RankInfo:
             "meshes": [mesh.to_json() for mesh in self.meshes],
             "settings": dict(self.settings),
             "capture": dict(self.capture),
-            "perturbation": self.perturbation,
+            "perturbation": self.noise_seed,
         }
 
     @classmethod
@@ -186,7 +186,7 @@ class RankInfo:
             meshes=tuple(map(Mesh.from_json, value["meshes"])),
             settings=value["settings"],
             capture=value["capture"],
-            perturbation=value["perturbation"],
+            noise_seed=value["perturbation"],
         )
 
 

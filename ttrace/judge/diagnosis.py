@@ -47,7 +47,7 @@ def diagnose(
 
 def _step_skipped(failed: Sequence[TensorVerdict]) -> Diagnosis | None:
     """Only one of the two optimizers took a step."""
-    skips = [verdict for verdict in failed if verdict.cause is Cause.LONE_SKIP]
+    skips = [verdict for verdict in failed if verdict.cause is Cause.ONE_SIDED_SKIP]
     if not skips:
         return None
     return Diagnosis(

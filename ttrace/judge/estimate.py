@@ -62,10 +62,10 @@ def estimate_tolerance(
         reference_run=reference.info.ranks[0].run_id,
         noise={
             tensor_id: NoiseEstimate(
-                draws=tuple(norms_of_draws), reference_norm=norms[tensor_id]
+                draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
             )
-            for tensor_id, norms_of_draws in draws.items()
-            if len(norms_of_draws) == len(perturbed)
+            for tensor_id, norms_of_runs in draws.items()
+            if len(norms_of_runs) == len(perturbed)
         },
     )
 
@@ -93,7 +93,7 @@ def _first_other_skip(reference: TraceInfo, perturbed: TraceInfo) -> float:
 
 
 def _check_roles(reference: Trace, perturbed: Sequence[Trace]) -> None:
-    if reference.info.ranks[0].perturbation is not None:
+    if reference.info.ranks[0].noise_seed is not None:
         raise UsageError(
             "the reference is itself a perturbed run",
             where=reference.path,
@@ -101,18 +101,18 @@ def _check_roles(reference: Trace, perturbed: Sequence[Trace]) -> None:
         )
     seen: dict[int, Trace] = {}
     for trace in perturbed:
-        draw = trace.info.ranks[0].perturbation
-        if draw is None:
+        noise_seed = trace.info.ranks[0].noise_seed
+        if noise_seed is None:
             raise UsageError(
                 "this run was not perturbed",
                 where=trace.path,
                 remedy="record it with 'ttrace record --perturb N'",
             )
-        if draw in seen:
+        if noise_seed in seen:
             raise UsageError(
                 "two perturbed runs drew the same noise",
-                where=f"{seen[draw].path} and {trace.path}",
-                got=f"--perturb {draw} in both",
+                where=f"{seen[noise_seed].path} and {trace.path}",
+                got=f"--perturb {noise_seed} in both",
                 remedy="record each with a number of its own",
             )
-        seen[draw] = trace
+        seen[noise_seed] = trace

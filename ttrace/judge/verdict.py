@@ -8,15 +8,15 @@ from enum import StrEnum
 
 from ttrace.compare.align import (
     Alignment,
-    LoneSkip,
     Match,
+    OneSidedSkip,
     Skipped,
     Unmatched,
     is_rank_filtered,
 )
 from ttrace.compare.execute import ReplicaResult, TensorResult
 from ttrace.compare.indexed import RowMatch
-from ttrace.compare.per_device_values import why_not_lined_up
+from ttrace.compare.per_device_values import per_device_mismatch_reason
 from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.side import Side
@@ -26,7 +26,7 @@ from ttrace.ir.trace import SkippedRecord, TraceInfo
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
 from ttrace.judge.tolerance import Estimator, Tolerance, ToleranceTable
 
-GIVEN_ALIKE = Tolerance(
+SETUP_TOLERANCE = Tolerance(
     difference_norm=0.0,
     estimator=Estimator.EXACT,
     derivation="both runs must be given the same parameters and inputs",
@@ -61,7 +61,7 @@ class Cause(StrEnum):
     LOST_UPDATE = "lost_update"
     """A parameter changed in a step of the reference, and not at all in this one."""
 
-    LONE_SKIP = "lone_skip"
+    ONE_SIDED_SKIP = "one_sided_skip"
     """The optimizer skipped the step in one run, and not in the other."""
 
     NONFINITE_CANDIDATE = "nonfinite_candidate"
@@ -143,11 +143,11 @@ def judge(
             verdict = TensorVerdict(
                 id=entry.id, status=Status.SKIPPED, reason=entry.reason
             )
-        elif isinstance(entry, LoneSkip):
+        elif isinstance(entry, OneSidedSkip):
             verdict = TensorVerdict(
                 id=entry.id,
                 status=Status.FAILED,
-                cause=Cause.LONE_SKIP,
+                cause=Cause.ONE_SIDED_SKIP,
                 reason=f"only in the {entry.side}: {entry.reason}",
             )
         else:
@@ -206,7 +206,7 @@ def _judge_match(
     of_reference = plan.match.reference
     of_candidate = plan.match.candidate
     setup = _is_setup(plan.id, context.first_step)
-    apart = why_not_lined_up(plan.match)
+    apart = per_device_mismatch_reason(plan.match)
     if apart is not None:
         return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
     if plan.shapes_differ:
@@ -218,7 +218,7 @@ def _judge_match(
             reason=f"logical shapes differ: {list(of_reference.global_shape)} in the "
             f"reference, {list(of_candidate.global_shape)} in the candidate",
         )
-    incomparable = _why_incomparable(result, context)
+    incomparable = _incomparable_verdict(result, context)
     if incomparable is not None:
         return incomparable
     overflow = context.skipped_steps.get(plan.id.step)
@@ -228,7 +228,7 @@ def _judge_match(
         )
     dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
     if setup and dtypes[0] == dtypes[1]:
-        tolerance = GIVEN_ALIKE
+        tolerance = SETUP_TOLERANCE
     else:
         tolerance = context.tolerances.tolerance_for(
             of_reference.id,
@@ -324,7 +324,9 @@ def _failure(
     return None if replicas is None else (Cause.REPLICAS, replicas)
 
 
-def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict | None:
+def _incomparable_verdict(
+    result: TensorResult, context: _Context
+) -> TensorVerdict | None:
     """The verdict on a tensor whose elements are not there to compare, or None."""
     plan = result.plan
     for side, cover, silent in (
@@ -345,7 +347,7 @@ def _why_incomparable(result: TensorResult, context: _Context) -> TensorVerdict 
                 reason=f"{side}, on some ranks: {skipped.reason}",
             )
         if cover.missing_partials:
-            why = "a rank's addend of a pending sum is missing"
+            why = "a rank's partial of a pending sum is missing"
         else:
             why = "no rank holds them"
         num_missing = cover.num_uncovered

@@ -39,7 +39,7 @@ class Recording:
         out: Folder for the trace.
         log: File for the command's output.
         capture: Which tensors to record.
-        perturbation: Draw number of the noise to inject, or None.
+        noise_seed: Seed of the noise to inject, or None for none.
         timeout_s: Seconds after which the command counts as hanging.
     """
 
@@ -48,7 +48,7 @@ class Recording:
     out: Path
     log: Path
     capture: CaptureFilter = field(default_factory=CaptureFilter)
-    perturbation: int | None = None
+    noise_seed: int | None = None
     timeout_s: float | None = None
 
 
@@ -69,7 +69,7 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
     request = RecordRequest(
         out=recording.out.absolute(),
         capture=recording.capture,
-        perturbation=recording.perturbation,
+        noise_seed=recording.noise_seed,
     )
     run_command(
         CommandRun(

@@ -64,17 +64,23 @@ class ActivationMatcher:
         modules = pair_modules(links_of(groups), self._agreements)
         pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
         self.pairings += pair_joined_outputs(groups, self._sides)
-        unsure = []
+        unverified = []
         for own, other in pairs:
             for kind in WITH_GRADIENTS:
-                unsure += self._pair_slots(own, other, kind)
-        for own, other, kind, of_reference, of_candidate in unsure:
+                unverified += self._pair_slots(own, other, kind)
+        for own, other, kind, of_reference, of_candidate in unverified:
             if self._explain(own, other, kind, of_reference, of_candidate):
                 continue
             transform = self._usual_transform(of_reference, of_candidate)
             if transform is not None:
                 self._add(
-                    own, other, kind, of_reference, of_candidate, transform, sure=False
+                    own,
+                    other,
+                    kind,
+                    of_reference,
+                    of_candidate,
+                    transform,
+                    verified=False,
                 )
         self._pair_leftovers()
 
@@ -106,7 +112,7 @@ class ActivationMatcher:
                     self._remember(tensor_id, of_candidate[name], transform)
                     self._add(
                         own, other, kind, tensor_id, of_candidate[name], transform,
-                        sure=True,
+                        verified=True,
                     )  # fmt: skip
                     del of_reference[slot], of_candidate[name]
                     break
@@ -155,7 +161,7 @@ class ActivationMatcher:
         if difference.transform is not None:
             self._add(
                 own, other, kind, of_reference, of_candidate, difference.transform,
-                sure=True, kinds=(Kind.GRAD_OUTPUT,),
+                verified=True, kinds=(Kind.GRAD_OUTPUT,),
             )  # fmt: skip
         return True
 
@@ -177,12 +183,12 @@ class ActivationMatcher:
                 comment += ", but several hold the same"
             self._add(
                 own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
-                sure=found.is_only, kinds=alike, comment=comment,
+                verified=found.is_only, kinds=alike, comment=comment,
             )  # fmt: skip
             if found.is_only and Kind.GRAD_OUTPUT not in alike:
                 self._add(
                     own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
-                    sure=False, kinds=(Kind.GRAD_OUTPUT,),
+                    verified=False, kinds=(Kind.GRAD_OUTPUT,),
                     comment="by what the output holds: its values differ",
                 )  # fmt: skip
 
@@ -235,12 +241,12 @@ class ActivationMatcher:
         candidate: TensorId,
         transform: Transform,
         *,
-        sure: bool,
+        verified: bool,
         kinds: tuple[Kind, ...] | None = None,
         comment: str | None = None,
     ) -> None:
         if comment is None:
-            comment = "" if sure else "by place: its values differ"
+            comment = "" if verified else "by place: its values differ"
         sizes = {}
         other_shape = self._sides[Side.CANDIDATE].shape(candidate)
         composed = any(len(dim) > 1 for dim in transform.candidate.dims)
@@ -256,7 +262,7 @@ class ActivationMatcher:
                 kinds=WITH_GRADIENTS[kind] if kinds is None else kinds,
                 transform=None if transform.is_identity else transform,
                 sizes=sizes,
-                sure=sure,
+                verified=verified,
                 comment=comment,
             )
         )

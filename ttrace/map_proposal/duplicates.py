@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
 
 def find_duplicates(
-    trace: Trace, lone: Collection[TensorId], skipped: Collection[TensorId]
+    trace: Trace, one_sided: Collection[TensorId], skipped: Collection[TensorId]
 ) -> dict[TensorId, str]:
     """Why nothing is lost with some of the activations that have no counterpart.
 
@@ -25,7 +25,7 @@ def find_duplicates(
 
     Args:
         trace: The run.
-        lone: Tensors that are not compared.
+        one_sided: Tensors that are not compared.
         skipped: Others that are not compared, either.
 
     Returns:
@@ -35,7 +35,7 @@ def find_duplicates(
     in_order = [i for i in trace.info.tensors if i.kind in _ACTIVATIONS]
     first = min(((i.step, i.microbatch or 0) for i in in_order), default=None)
     in_first = [i for i in in_order if (i.step, i.microbatch or 0) == first]
-    own = {i for i in lone if i in trace.info.tensors}
+    own = {i for i in one_sided if i in trace.info.tensors}
     wanted: dict[tuple[int, int], list[TensorId]] = {}
     for tensor_id in in_first:
         key = _key(trace, tensor_id) if tensor_id in own else None

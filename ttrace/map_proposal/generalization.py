@@ -44,7 +44,7 @@ def generalize(pairings: Iterable[Pairing]) -> list[Pairing]:
             tuple(sorted(pairing.sizes.items())),
             pairing.part_sizes,
             pairing.kinds,
-            pairing.sure,
+            pairing.verified,
             pairing.comment,
         )
         groups.setdefault(key, []).append(_Numbered(pairing=pairing, numbers=numbers))

@@ -55,7 +55,7 @@ def with_ignored(
     infos = {side: trace.info for side, trace in traces.items()}
     kinds = {side: {i.kind for i in info.tensors} for side, info in infos.items()}
     own_names = _own_names(map_file, reference, candidate)
-    lone: dict[Side, dict[TensorId, str]] = {side: {} for side in Side}
+    one_sided: dict[Side, dict[TensorId, str]] = {side: {} for side in Side}
     unmatched = []
     for side, tensor_id in _unmatched(alignment):
         other = other_side(side)
@@ -69,25 +69,25 @@ def with_ignored(
             unmatched.append((side, tensor_id))
             continue
         names = own_names.get(tensor_id) if side is Side.CANDIDATE else None
-        lone[side] |= dict.fromkeys(names or [tensor_id], reason)
+        one_sided[side] |= dict.fromkeys(names or [tensor_id], reason)
     skipped = _skipped(alignment, own_names)
     namesakes = _namesakes(alignment, map_file, infos)
     found = {
-        side: find_duplicates(traces[side], [*lone[side], *namesakes], skipped)
+        side: find_duplicates(traces[side], [*one_sided[side], *namesakes], skipped)
         for side in Side
     }
     for tensor_id in namesakes:
         # One of the two is compared under another name, so that they are not the same.
         if any(tensor_id in found[side] for side in Side):
             for side in Side:
-                lone[side][tensor_id] = _not_found(side)
+                one_sided[side][tensor_id] = _not_found(side)
     for side in Side:
         for tensor_id, reason in found[side].items():
-            if lone[side].get(tensor_id) == _not_found(side):
-                lone[side][tensor_id] = reason
+            if one_sided[side].get(tensor_id) == _not_found(side):
+                one_sided[side][tensor_id] = reason
     ignored = []
     for side in Side:
-        entries, left = _entries(side, lone[side], skipped, infos[side])
+        entries, left = _entries(side, one_sided[side], skipped, infos[side])
         ignored += entries
         unmatched += [(side, tensor_id) for tensor_id in left]
     return replace(map_file, ignored=tuple(ignored)), tuple(unmatched)
@@ -159,7 +159,7 @@ def _own_names(
 
 
 def _entries(
-    side: Side, lone: dict[TensorId, str], skipped: set[TensorId], info: TraceInfo
+    side: Side, one_sided: dict[TensorId, str], skipped: set[TensorId], info: TraceInfo
 ) -> tuple[list[IgnoreRule], list[TensorId]]:
     """Entries that leave these tensors out and none that is compared.
 
@@ -168,9 +168,9 @@ def _entries(
         same name are compared in other steps.
     """
     entries, unmatched = [], []
-    left = dict(lone)
+    left = dict(one_sided)
     calls: dict[SlotOfModule, set[str]] = {}
-    for tensor_id in lone:
+    for tensor_id in one_sided:
         calls.setdefault(_place(tensor_id), set()).add(name_of(tensor_id))
     while left:
         tensor_id, reason = next(iter(left.items()))
@@ -179,7 +179,7 @@ def _entries(
             entry = IgnoreRule(side=side, pattern=pattern, reason=reason)
             matched = [i for i in info.tensors if entry.matches(i)]
             if tensor_id in matched and all(
-                lone.get(i) == reason or i in skipped for i in matched
+                one_sided.get(i) == reason or i in skipped for i in matched
             ):
                 entries.append(entry)
                 break

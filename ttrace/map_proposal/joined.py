@@ -118,7 +118,7 @@ def _pairing(outputs: _Outputs, sides: dict[Side, Activations]) -> Pairing | Non
     )
     agreeing = (a for a in found if _agree(a, parts, whole, tolerance))
     arrangement = next(agreeing, None)
-    sure = arrangement is not None
+    verified = arrangement is not None
     arrangement = arrangement or found[0]
     names = {
         outputs.list_side: tuple(pattern_text(*part) for part in outputs.parts),
@@ -136,8 +136,8 @@ def _pairing(outputs: _Outputs, sides: dict[Side, Activations]) -> Pairing | Non
         join=outputs.rule.join,
         sizes=arrangement.sizes,
         part_sizes=arrangement.part_sizes,
-        sure=sure,
-        comment="" if sure else "joined as the weights are: its values differ",
+        verified=verified,
+        comment="" if verified else "joined as the weights are: its values differ",
     )
 
 

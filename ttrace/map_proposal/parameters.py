@@ -89,8 +89,8 @@ class ParameterMatcher:
             if not alike:
                 continue
             best = max(alike, key=lambda other: likeness(unit.pattern, other.pattern))
-            sure = not is_ambiguous[key]
-            if self._pair([best], unit, whole_side=Side.REFERENCE, sure=sure):
+            verified = not is_ambiguous[key]
+            if self._pair([best], unit, whole_side=Side.REFERENCE, verified=verified):
                 alike.remove(best)
 
     def _match_joined(
@@ -108,11 +108,11 @@ class ParameterMatcher:
             other = other_side(side)
             pool = self._families(other) if of_families else self._units(other)
             for parts in _parts_of(whole, pool, max_parts):
-                if self._pair(parts, whole, whole_side=side, sure=True):
+                if self._pair(parts, whole, whole_side=side, verified=True):
                     break
 
     def _pair(
-        self, parts: Sequence[Unit], whole: Unit, *, whole_side: Side, sure: bool
+        self, parts: Sequence[Unit], whole: Unit, *, whole_side: Side, verified: bool
     ) -> bool:
         """Adds a pairing, if the elements lie in a way that a map can say."""
         found = _arrange(parts, whole)
@@ -125,9 +125,9 @@ class ParameterMatcher:
         self.pairings.append(
             replace(
                 pairing,
-                sure=sure,
+                verified=verified,
                 comment=BY_CONTENT
-                if sure
+                if verified
                 else f"{BY_CONTENT}, but several tensors hold the same",
             )
         )

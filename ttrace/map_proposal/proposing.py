@@ -149,7 +149,7 @@ def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
             pairing.candidate,
             str(pairing.transform),
             tuple(pairing.sizes.items()),
-            pairing.sure,
+            pairing.verified,
         )
         if key in merged and pairing.kinds:
             kinds = (*merged[key].kinds, *pairing.kinds)

@@ -168,7 +168,9 @@ def _match_modules(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> No
         (agrees, beside, _), own, other, slots = best
         for of_reference, of_candidate in slots:
             matcher.pairings.append(
-                _same(of_reference, of_candidate, agrees=agrees, sure=agrees or beside)
+                _same(
+                    of_reference, of_candidate, agrees=agrees, verified=agrees or beside
+                )
             )
             matcher.take((of_reference, of_candidate))
 
@@ -248,7 +250,7 @@ def _is_below(module: str, parent: str) -> bool:
     return not parent or module.startswith(f"{parent}.")
 
 
-def _same(reference: Unit, candidate: Unit, *, agrees: bool, sure: bool) -> Pairing:
+def _same(reference: Unit, candidate: Unit, *, agrees: bool, verified: bool) -> Pairing:
     """A pairing of parameters of the same shape, perhaps one of them stacked."""
     names = "abcdefgh"
     own = [(names[dim],) for dim in range(len(reference.contents[0].shape))]
@@ -276,6 +278,6 @@ def _same(reference: Unit, candidate: Unit, *, agrees: bool, sure: bool) -> Pair
         candidate=(candidate.pattern,),
         transform=transform,
         sizes=sizes,
-        sure=sure,
+        verified=verified,
         comment=SAME_OUTPUT if agrees else SAME_PARENT,
     )

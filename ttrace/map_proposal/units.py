@@ -107,7 +107,7 @@ class Pairing:
         join: The axis that joins a list.
         sizes: Length of every axis of the transform; of the joined one, of the whole.
         part_sizes: See ``TensorRule``.
-        sure: False if somebody should read it.
+        verified: False if somebody should read it.
         comment: How it was found.
     """
 
@@ -118,7 +118,7 @@ class Pairing:
     join: str | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     part_sizes: tuple[int, ...] | None = None
-    sure: bool = True
+    verified: bool = True
     comment: str = ""
 
     def to_rule(self) -> TensorRule | None:
@@ -140,7 +140,7 @@ class Pairing:
                 join=self.join,
                 sizes=sizes,
                 part_sizes=self.part_sizes,
-                sure=self.sure,
+                verified=self.verified,
                 comment=self.comment,
             )
         except MapError:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ttrace.compare.per_device_values import device_axes, why_only_device_values
+from ttrace.compare.per_device_values import device_axes, per_device_reason
 from ttrace.errors import MapError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.side import Side
@@ -223,7 +223,7 @@ class _Mapping:
             if group.rule.only_renames:
                 self._rename(group, parts)
             else:
-                reason = why_only_device_values(of_devices, "one of the runs")
+                reason = per_device_reason(of_devices, "one of the runs")
                 self._skip_group(group, f"a map cannot rearrange it: {reason}")
             return
         grid = place_on_grid(group, shapes, own_shapes)

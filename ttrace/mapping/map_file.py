@@ -50,7 +50,7 @@ Keys of ``[[tensor]]``:
 ``unpadded``
     The length without padding of axes that a side may have padded at the end:
     ``{v = 50257}``. What lies beyond is not compared.
-``sure``
+``verified``
     ``false`` for a rule that was proposed and should be read by somebody.
 
 ``[[ignore]]`` leaves tensors out: they are skipped, with the reason; ``*`` in its
@@ -154,7 +154,8 @@ _RULE_KEYS = {
     "join",
     "sizes",
     "unpadded",
-    "sure",
+    "verified",
+    "sure",  # the name of "verified" before 0.2; read until 0.3
 }
 
 
@@ -338,7 +339,7 @@ def _rule(table: _Table) -> TensorRule:
         sizes=sizes,
         part_sizes=part_sizes,
         unpadded=unpadded,
-        sure=table.get("sure", bool, True),
+        verified=table.get("verified", bool, table.get("sure", bool, True)),
         place=table.place(),
     )
 

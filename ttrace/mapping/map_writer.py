@@ -47,8 +47,8 @@ def _rule(rule: TensorRule) -> str:
         lines.append(f"sizes = {_table(sizes)}")
     if rule.unpadded:
         lines.append(f"unpadded = {_table(rule.unpadded)}")
-    if not rule.sure:
-        lines.append("sure = false")
+    if not rule.verified:
+        lines.append("verified = false")
     return "\n".join(lines)
 
 

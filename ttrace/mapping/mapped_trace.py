@@ -131,7 +131,7 @@ def merge_shards(
         for what in ("dtype", "scale", "exact_replicas"):
             if getattr(shard, what) != getattr(first, what):
                 return f"the parts that a map joins differ in {what}"
-        for what in ("mesh", "partial_axes", "num_addends"):
+        for what in ("mesh", "partial_axes", "num_partials"):
             if getattr(shard.layout, what) != getattr(first.layout, what):
                 return f"the parts that a map joins differ in their layouts' {what}"
     pieces = [
@@ -160,7 +160,7 @@ def merge_shards(
         ),
         mesh=first.layout.mesh,
         partial_axes=first.layout.partial_axes,
-        num_addends=first.layout.num_addends,
+        num_partials=first.layout.num_partials,
         dims=dims,
     )
     shard = replace(

@@ -28,7 +28,7 @@ class TensorRule:
         sizes: Sizes of axes that do not follow from shapes.
         part_sizes: Sizes along the joined axis, one per tensor of the list.
         unpadded: Lengths of axes without padding.
-        sure: False for what somebody should read before it is relied on.
+        verified: False for what somebody should read before it is relied on.
         place: File and line, for errors.
         comment: For the reader of a written file; not read back.
     """
@@ -41,7 +41,7 @@ class TensorRule:
     sizes: Mapping[str, int] = field(default_factory=dict)
     part_sizes: tuple[int, ...] | None = None
     unpadded: Mapping[str, int] = field(default_factory=dict)
-    sure: bool = True
+    verified: bool = True
     place: str = ""
     comment: str = ""
 
@@ -222,9 +222,9 @@ class MapFile:
     states: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def num_unsure(self) -> int:
+    def num_unverified(self) -> int:
         """How many rules somebody should read."""
-        return sum(not rule.sure for rule in self.rules)
+        return sum(not rule.verified for rule in self.rules)
 
 
 def name_of(tensor_id: TensorId) -> str:

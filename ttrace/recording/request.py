@@ -25,13 +25,13 @@ class RecordRequest:
         out: Folder of the trace.
         run_id: Shared by all processes of the run.
         capture: Which tensors to record.
-        perturbation: Draw number of the noise to inject, or None for none.
+        noise_seed: Seed of the noise to inject, or None for none.
     """
 
     out: Path
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     capture: CaptureFilter = field(default_factory=CaptureFilter)
-    perturbation: int | None = None
+    noise_seed: int | None = None
 
     def to_environment(self) -> dict[str, str]:
         """The variables to set for the command."""
@@ -39,7 +39,7 @@ class RecordRequest:
             "out": str(self.out),
             "run_id": self.run_id,
             "capture": self.capture.to_json(),
-            "perturbation": self.perturbation,
+            "perturbation": self.noise_seed,
         }
         return {RECORD_VARIABLE: json.dumps(value)}
 
@@ -59,7 +59,7 @@ def request_from_environment(environment: Mapping[str, str]) -> RecordRequest | 
             out=Path(value["out"]),
             run_id=value["run_id"],
             capture=CaptureFilter.from_json(value["capture"]),
-            perturbation=value["perturbation"],
+            noise_seed=value["perturbation"],
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ttrace.compare.align import binding_differences, differing_settings
+from ttrace.compare.align import differing_settings, model_setting_differences
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.tensor_id import Kind, Pass
 from ttrace.ir.trace import TensorRecord
@@ -236,7 +236,7 @@ def _setup(
         reference=sides[0],
         candidate=sides[1],
         differences=differences,
-        binding=tuple(binding_differences(sides[0].settings, sides[1].settings)),
+        binding=tuple(model_setting_differences(sides[0].settings, sides[1].settings)),
         tensors=tuple(
             str(verdict.id)
             for verdict in verdicts
@@ -250,7 +250,7 @@ def _map_setup(map_file: MapFile) -> MapSetup:
     return MapSetup(
         path=str(map_file.path),
         num_rules=len(map_file.rules),
-        num_unsure=map_file.num_unsure,
+        num_unverified=map_file.num_unverified,
     )
 
 

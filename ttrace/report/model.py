@@ -168,12 +168,12 @@ class MapSetup:
     Attributes:
         path: Its file.
         num_rules: Rules of it.
-        num_unsure: Rules that are marked as unsure.
+        num_unverified: Rules that are marked as unverified.
     """
 
     path: str
     num_rules: int
-    num_unsure: int
+    num_unverified: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

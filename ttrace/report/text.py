@@ -107,9 +107,11 @@ def _differences(report: Report) -> Iterable[RenderableType]:
 def _map_line(map_setup: MapSetup) -> Text:
     plural = "" if map_setup.num_rules == 1 else "s"
     line = f"lined up by {map_setup.path}, {map_setup.num_rules} rule{plural}"
-    if not map_setup.num_unsure:
+    if not map_setup.num_unverified:
         return Text(line, style="dim")
-    return Text(f"{line}, {map_setup.num_unsure} of them unsure", style="yellow")
+    return Text(
+        f"{line}, {map_setup.num_unverified} of them unverified", style="yellow"
+    )
 
 
 def _tensor_table(title: str, tensors: list[TensorReport]) -> Table:

@@ -66,14 +66,14 @@ class RankFolder:
         self,
         records: Sequence[ShardRecord],
         skipped: Sequence[SkippedRecord],
-        hand_over: Callable[[Iterable[TensorId]], Iterable[np.ndarray]],
+        emit: Callable[[Iterable[TensorId]], Iterable[np.ndarray]],
     ) -> None:
         """Writes a segment, then the lines of the index that name it.
 
         Args:
             records: Shards, in order of capture.
             skipped: Skipped tensors, in order of capture.
-            hand_over: Yields the arrays of the ids it is given, in that order; each
+            emit: Yields the arrays of the ids it is given, in that order; each
                 is dropped before the next is asked for.
 
         Raises:
@@ -83,7 +83,7 @@ class RankFolder:
         if records:
             plan = plan_segment(segment_file_name(self._num_segments), records)
             segment = plan.segment
-            hashes = write_segment(self.path, plan, hand_over(plan.offsets))
+            hashes = write_segment(self.path, plan, emit(plan.offsets))
             hash_of = dict(zip(plan.offsets, hashes, strict=True))
             shards = tuple(
                 StoredShard(

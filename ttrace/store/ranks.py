@@ -88,7 +88,7 @@ def read_rank(folder: Path, info: RankInfo) -> RankPart:
     index = folder / INDEX
     data = read_bytes(index) if complete or index.exists() else b""
     groups: list[IndexGroup] = []
-    missing = [] if complete else [_why_incomplete(folder)]
+    missing = [] if complete else [_incomplete_reason(folder)]
     try:
         for group in decode_groups(data, rank=info.rank, where=index):
             if group.segment is not None:
@@ -125,7 +125,7 @@ def read_rank(folder: Path, info: RankInfo) -> RankPart:
     )
 
 
-def _why_incomplete(folder: Path) -> str:
+def _incomplete_reason(folder: Path) -> str:
     path = folder / FAILURE
     if not path.exists():
         return f"{folder.name} is still being written, or was cut off"

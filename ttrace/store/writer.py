@@ -225,13 +225,13 @@ class TraceWriter:
         batch.clear()
         self._queue.release(_RECORD_BYTES * len(skipped))
 
-        def hand_over(ids: Iterable[TensorId]) -> Iterator[np.ndarray]:
+        def emit(ids: Iterable[TensorId]) -> Iterator[np.ndarray]:
             for id_ in ids:
                 nbytes = arrays[id_].nbytes + _RECORD_BYTES
                 yield arrays.pop(id_)
                 self._queue.release(nbytes)
 
-        self._files.append(records, skipped, hand_over)
+        self._files.append(records, skipped, emit)
 
 
 def _entry_bytes(entry: _Entry) -> int:

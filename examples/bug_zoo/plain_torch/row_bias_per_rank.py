@@ -22,7 +22,7 @@ def before_build(args):
     from ttrace.examples.torch_parallel import tensor
 
     def forward(self, input):
-        addend = nn.functional.linear(input, self.weight, self.bias)
-        return tensor._ReduceScatter.apply(addend, self._place)
+        partial = nn.functional.linear(input, self.weight, self.bias)
+        return tensor._ReduceScatter.apply(partial, self._place)
 
     tensor.RowLinear.forward = forward

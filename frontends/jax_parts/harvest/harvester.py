@@ -152,7 +152,7 @@ class Harvester:
 
     Attributes:
         wants: Which values leave the program.
-        draw: Number of the perturbed run, or None for a plain one.
+        noise_seed: Seed of the injected noise, or None for a plain run.
         max_iterations: Iterations of a ``while`` loop that leave the program.
         shares_outputs: A tapped value that the program returns does not leave twice.
     """
@@ -162,13 +162,13 @@ class Harvester:
         rules: Mapping[jex_core.Primitive, Rule],
         *,
         wants: Wants,
-        draw: int | None,
+        noise_seed: int | None,
         max_iterations: int,
         shares_outputs: bool = False,
     ):
         self._rules = rules
         self.wants = wants
-        self.draw = draw
+        self.noise_seed = noise_seed
         self.max_iterations = max_iterations
         self.shares_outputs = shares_outputs
         self._touched: dict[int, tuple[Any, bool]] = {}
@@ -179,7 +179,7 @@ class Harvester:
     @property
     def is_noisy(self) -> bool:
         """Whether this is a perturbed run."""
-        return self.draw is not None
+        return self.noise_seed is not None
 
     def survey(self, jaxpr: jex_core.Jaxpr) -> None:
         """Numbers the executions of each site, alike in every process of a run.
@@ -368,9 +368,9 @@ class Harvester:
         """What passes a tap with its noise; itself if it gets none."""
         site, role, dims = params["site"], params["role"], params["batch_dims"]
         is_noised = self._is_noised(site) and noise.applies(site, role, x)
-        if self.draw is None or not is_noised:
+        if self.noise_seed is None or not is_noised:
             return x
-        key = noise.key(site, role, self._ranks[params["serial"]], self.draw)
+        key = noise.key(site, role, self._ranks[params["serial"]], self.noise_seed)
         return noise.stepped(x, key, salt, spec=site.spec, batch_dims=dims)
 
     def _is_noised(self, site: TapSite) -> bool:

@@ -1,8 +1,8 @@
 """Rounding noise inside a program: one unit in the last place, as on the torch side.
 
-The sign of a step is a function of the tensor's identity, the draw and the element's
-index in the logical tensor, so a recomputed forward, replicas and another sharding get
-the same noise. Iterations of a loop are told apart by a salt.
+The sign of a step is a function of the tensor's identity, the noise seed and the
+element's index in the logical tensor, so a recomputed forward, replicas and another
+sharding get the same noise. Iterations of a loop are told apart by a salt.
 """
 
 import math
@@ -41,18 +41,18 @@ def applies(site: TapSite, role: Role, x: Any) -> bool:
     return role is Role.VALUE or site.grad is Kind.GRAD_OUTPUT
 
 
-def key(site: TapSite, role: Role, rank: int, draw: int) -> Key:
+def key(site: TapSite, role: Role, rank: int, noise_seed: int) -> Key:
     """What sets the noise of one tap apart.
 
     Args:
         site: What is tapped.
         role: Whether the value or its cotangent.
         rank: Tells the executions of the site in Python apart.
-        draw: Another draw gives other signs.
+        noise_seed: Another one gives other signs.
     """
     kind = site.kind if role is Role.VALUE else site.grad
     assert kind is not None
-    return hash_key(f"noise/{site.tensor_id(kind)}/{rank}", draw)
+    return hash_key(f"noise/{site.tensor_id(kind)}/{rank}", noise_seed)
 
 
 def folded(salt: Any, number: Any) -> Any:

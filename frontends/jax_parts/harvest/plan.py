@@ -71,7 +71,7 @@ def plan_harvest(
     jaxpr: jex_core.ClosedJaxpr,
     *,
     wants: Wants,
-    draw: int | None = None,
+    noise_seed: int | None = None,
     max_iterations: int = MAX_ITERATIONS,
     shares_outputs: bool = False,
 ) -> Harvest:
@@ -80,7 +80,7 @@ def plan_harvest(
     Args:
         jaxpr: The whole step.
         wants: Which values leave the program; the others stay where they are.
-        draw: Number of the perturbed run, or None for a plain one.
+        noise_seed: Seed of the injected noise, or None for a plain run.
         max_iterations: Iterations of a ``while`` loop that leave the program; memory
             for as many is taken.
         shares_outputs: A tapped value that the program returns does not leave twice:
@@ -94,7 +94,7 @@ def plan_harvest(
     harvester = Harvester(
         RULES,
         wants=wants,
-        draw=draw,
+        noise_seed=noise_seed,
         max_iterations=max_iterations,
         shares_outputs=shares_outputs,
     )
@@ -114,10 +114,12 @@ def harvest(
     args: Sequence[Any],
     *,
     wants: Wants,
-    draw: int | None = None,
+    noise_seed: int | None = None,
     max_iterations: int = MAX_ITERATIONS,
 ) -> tuple[list[Any], list[Capture]]:
     """Rewrites a program and runs it once; see ``plan_harvest`` and ``Harvest``."""
-    plan = plan_harvest(jaxpr, wants=wants, draw=draw, max_iterations=max_iterations)
+    plan = plan_harvest(
+        jaxpr, wants=wants, noise_seed=noise_seed, max_iterations=max_iterations
+    )
     outs, extras = plan.run(*args)
     return outs, plan.captures(extras)

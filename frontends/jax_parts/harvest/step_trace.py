@@ -42,7 +42,7 @@ class StepTrace:
 
     Args:
         wants: Which values leave a program.
-        draw: Number of the perturbed run, or None for a plain one.
+        noise_seed: Seed of the injected noise, or None for a plain run.
         max_iterations: Iterations of a ``while`` loop that leave a program.
         strict: All programs are compiled without excess precision.
     """
@@ -51,12 +51,16 @@ class StepTrace:
         self,
         *,
         wants: Wants,
-        draw: int | None = None,
+        noise_seed: int | None = None,
         max_iterations: int = MAX_ITERATIONS,
         strict: bool = False,
     ):
         private_jax.require_tested_version()
-        self._wants, self._draw, self._max_iterations = wants, draw, max_iterations
+        self._wants, self._noise_seed, self._max_iterations = (
+            wants,
+            noise_seed,
+            max_iterations,
+        )
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
@@ -118,7 +122,7 @@ class StepTrace:
         plan = plan_harvest(
             private_jax.retrace(call, avals, "ttrace_step"),
             wants=self._wants,
-            draw=self._draw,
+            noise_seed=self._noise_seed,
             max_iterations=self._max_iterations,
         )
         # JAX takes them only where a program is about to run, not where it is traced.

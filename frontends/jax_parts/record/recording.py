@@ -37,7 +37,8 @@ _PER_MICROBATCH = frozenset(
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
 _NO_NORM_OF_PARTS = (
-    "a gradient was recorded as addends or device by device, so their norm is not known"
+    "a gradient was recorded as partials or device by device, so their norm is not "
+    "known"
 )
 _SEVERAL = "some of the devices took another branch"
 
@@ -83,7 +84,7 @@ class StepRecording:
     _shards: HostShards = field(default_factory=HostShards)
     _squares: float | None = None
     _norm_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
-    _why_no_norm: str = ""
+    _no_norm_reason: str = ""
     _has_skipped_rate: bool = False
 
     def record(self, captures: Sequence[Capture]) -> None:
@@ -101,7 +102,7 @@ class StepRecording:
             is_gradient = capture.kind is Kind.MAIN_GRAD
             if not (self.request.capture.wants(id_) or is_gradient):
                 continue
-            reason = capture.skip or _why_taken_apart(capture)
+            reason = capture.skip or _branch_reason(capture)
             shards: Mapping[int, RankShard] = {}
             if reason is None:
                 assert capture.value is not None
@@ -113,19 +114,19 @@ class StepRecording:
             if is_gradient:
                 self._add_squares(capture, shards, reason)
             if self.request.capture.wants(id_):
-                self._hand_over(id_, shards, reason)
+                self._emit(id_, shards, reason)
 
     def record_scalars(self, missed: Sequence[Missed]) -> None:
         """Records the norm of the gradients, and what scalars could not be tapped."""
         norm = TensorId(step=self.step, module=ROOT_MODULE, kind=Kind.GRAD_NORM)
         if self.request.capture.wants(norm):
-            if self._why_no_norm:
-                self.writers.skip(norm, self._why_no_norm)
+            if self._no_norm_reason:
+                self.writers.skip(norm, self._no_norm_reason)
             elif self._squares is not None:
                 value = np.array(math.sqrt(self._squares), self._norm_dtype)
                 shard = RankShard(layout=whole((), FLAT_MESH), array=value)
                 rank = rank_of(jax.local_devices()[0])
-                self._hand_over(norm, {rank: shard}, None)
+                self._emit(norm, {rank: shard}, None)
         for item in missed:
             if item.kind is Kind.LEARNING_RATE:
                 rate = TensorId(
@@ -157,7 +158,7 @@ class StepRecording:
         ):
             logging.warning("ttrace: %s", sentence)
 
-    def _hand_over(
+    def _emit(
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         if reason is None:
@@ -174,14 +175,14 @@ class StepRecording:
     ) -> None:
         """Every element counts once, however many devices hold it."""
         if reason is not None:
-            self._why_no_norm = _NO_NORM_OF_SKIPPED
+            self._no_norm_reason = _NO_NORM_OF_SKIPPED
             return
         if any(map(_is_no_whole, shards.values())):
-            self._why_no_norm = _NO_NORM_OF_PARTS
+            self._no_norm_reason = _NO_NORM_OF_PARTS
             return
         assert capture.value is not None
         if not capture.value.array.is_fully_addressable:
-            self._why_no_norm = _NO_NORM
+            self._no_norm_reason = _NO_NORM
             return
         parts = {
             shard.layout.blocks[0].region: shard.array for shard in shards.values()
@@ -208,7 +209,7 @@ class StepRecording:
 
 
 def _is_no_whole(shard: RankShard) -> bool:
-    """Whether it is an addend, or one device's value of a tensor not known."""
+    """Whether it is a partial, or one device's value of a tensor not known."""
     return bool(shard.layout.partial_axes or shard.layout.device_axes)
 
 
@@ -238,7 +239,7 @@ def _calls_per_microbatch(
     }
 
 
-def _why_taken_apart(capture: Capture) -> str | None:
+def _branch_reason(capture: Capture) -> str | None:
     """Why a value is skipped that only some of the devices computed."""
     if capture.taken is None:
         return None

@@ -134,7 +134,7 @@ class JaxSession:
                     meshes=meshes.get(rank, ()),
                     settings=environment.settings(strict=self._options.strict),
                     capture=capture_filter.to_json(),
-                    perturbation=self._request.perturbation,
+                    noise_seed=self._request.noise_seed,
                 )
             )
 

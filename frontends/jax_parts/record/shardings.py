@@ -166,7 +166,7 @@ def local_value_layouts(
 
     Such values leave the program stacked: the array's leading dims count the mesh axes
     over which they vary. Without dims text, that is their layout (see
-    ``device_layouts``). With it they are parts, copies or addends of a logical tensor.
+    ``device_layouts``). With it they are parts, copies or partials of a logical tensor.
     Axes that ``shard_map`` left to the compiler cut the values further.
 
     Args:
@@ -252,7 +252,7 @@ def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> Region:
 
 
 def _unreduced(sharding: Sharding) -> frozenset:
-    """Mesh axes over which the devices hold addends."""
+    """Mesh axes over which the devices hold partials."""
     spec = getattr(sharding, "spec", None)
     return getattr(spec, "unreduced", frozenset())
 

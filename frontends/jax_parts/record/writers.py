@@ -61,14 +61,14 @@ class RankWriters:
                 layout=shard.layout,
                 exact_replicas=exact_replicas,
             )
-            if self._hand_over(record, shard.array):
+            if self._emit(record, shard.array):
                 self.num_recorded += 1
         self._sequence += 1
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded, on the first rank."""
         for rank in list(self._sinks)[:1]:
-            self._hand_over(
+            self._emit(
                 SkippedRecord(
                     id=id_, rank=rank, sequence=self._sequence, reason=reason
                 ),
@@ -87,7 +87,7 @@ class RankWriters:
         for sink in self._sinks.values():
             sink.abort(reason)
 
-    def _hand_over(
+    def _emit(
         self, record: ShardRecord | SkippedRecord, array: np.ndarray | None
     ) -> bool:
         if not self.is_active:

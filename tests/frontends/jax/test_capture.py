@@ -232,9 +232,9 @@ def test_bfloat16_is_neutral_in_strict_mode(recorded, monkeypatch, steps):
 
 
 def test_noise_differs_by_draw_and_not_by_sharding(recorded):
-    def losses(name: str, sizes: tuple[int, int], draw: int | None) -> float:
+    def losses(name: str, sizes: tuple[int, int], noise_seed: int | None) -> float:
         job = LinenJob(*sizes)
-        recorded(name, perturbation=draw)
+        recorded(name, noise_seed=noise_seed)
         with traced(job.step) as step:
             *_, values = job.run(step, 1).results
         return float(values[0])
@@ -384,15 +384,15 @@ def test_gradients_of_a_program_without_names_have_a_measured_noise(recorded):
 
     x = jax.random.normal(jax.random.key(0), (8, 8))
     traces = {}
-    for draw in (None, 1):
-        recorded(f"draw{draw}", perturbation=draw)
+    for noise_seed in (None, 1):
+        recorded(f"noise_seed{noise_seed}", noise_seed=noise_seed)
         with traced(jax.jit(step)) as recorded_step:
             recorded_step({"w": x.T}, x)
-        traces[draw] = open_trace(recorded(f"draw{draw}").out)
+        traces[noise_seed] = open_trace(recorded(f"noise_seed{noise_seed}").out)
 
-    def value(draw: int | None, text: str) -> np.ndarray:
-        return traces[draw].load(
-            traces[draw].info.tensors[parse_tensor_id(text)].shards[0]
+    def value(noise_seed: int | None, text: str) -> np.ndarray:
+        return traces[noise_seed].load(
+            traces[noise_seed].info.tensors[parse_tensor_id(text)].shards[0]
         )
 
     start, grad = "step0/@root/param/w", "step0/@root/main_grad/w"

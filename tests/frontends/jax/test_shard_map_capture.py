@@ -127,7 +127,7 @@ def test_what_is_known_device_by_device_only_is_skipped_and_accuses_nobody(recor
         "recorded device by device over dp inside a shard_map in the candidate: say "
         "with dims={...} or ttrace.tap(spec=...) how the devices' values make up the "
         "tensor",
-        "candidate: a gradient was recorded as addends or device by device, so their "
+        "candidate: a gradient was recorded as partials or device by device, so their "
         "norm is not known",
     )
     found = {t.id: t.reason for t in report.tensors if t.status == "skipped"}

@@ -454,6 +454,6 @@ def test_updated_parameters_alone_can_be_recorded(recorded, step):
 
 
 def test_a_perturbed_run_records_them(recorded):
-    trace = recorded("noisy", hand_adam(1e-1), hand_state(), perturbation=1)
+    trace = recorded("noisy", hand_adam(1e-1), hand_state(), noise_seed=1)
     ids = {str(id_) for id_ in trace.info.tensors}
     assert "step1/layer/updated_param/w" in ids

@@ -114,7 +114,7 @@ def session(monkeypatch, tmp_path, optimizer) -> Session:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(megatron_adapter, "MegatronSession", lambda *a, **k: session)
     monkeypatch.setattr(megatron_adapter, "MegatronDescription", lambda *a, **k: None)
-    monkeypatch.setattr(megatron_adapter, "OptimizerHoldings", lambda *a: Holdings())
+    monkeypatch.setattr(megatron_adapter, "OptimizerShards", lambda *a: Holdings())
     monkeypatch.setattr(megatron_adapter.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(megatron_adapter.dist, "get_world_size", lambda: 1)
     return session

@@ -23,7 +23,7 @@ from ttrace.frontends.megatron_parts.context import ShardingContext  # noqa: E40
 from ttrace.frontends.megatron_parts.dispatch import (  # noqa: E402
     microbatch_offsets,
     rows_per_sender,
-    why_unknown,
+    unknown_reason,
 )
 from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens  # noqa: E402
 from ttrace.frontends.megatron_parts.meshes import MegatronMeshes  # noqa: E402
@@ -47,7 +47,7 @@ KNOWN_SKIPS = (
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Iterator[MainJob]:
     folder = tmp_path_factory.mktemp("runs")
-    with MainJob(NumpyBackend(), folder, num_draws=1) as main_job:
+    with MainJob(NumpyBackend(), folder, num_noise_runs=1) as main_job:
         yield main_job
 
 
@@ -159,7 +159,7 @@ def changed(**settings: object) -> Config:
     ],
 )
 def test_why_an_order_is_not_known(config, dispatcher, reason):
-    assert why_unknown(config, dispatcher) == reason
+    assert unknown_reason(config, dispatcher) == reason
 
 
 def test_microbatches_of_senders():

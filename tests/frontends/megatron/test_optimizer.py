@@ -101,11 +101,11 @@ class Runs:
         return self._checked[key]
 
     def record(
-        self, world_size: int, options: str, perturbation: int | None = None
+        self, world_size: int, options: str, noise_seed: int | None = None
     ) -> Trace:
         """The trace of a run."""
         out = self._folder / f"run-{next(self._numbers)}"
-        request = RecordRequest(out=out, perturbation=perturbation)
+        request = RecordRequest(out=out, noise_seed=noise_seed)
         outcomes = self._pools[world_size].run(
             MODULE,
             options.split(),
@@ -123,7 +123,7 @@ class Runs:
     def _reference(self, model: str) -> tuple[Trace, ToleranceTable]:
         if model not in self._references:
             reference = self.record(1, model)
-            perturbed = [self.record(1, model, draw) for draw in (1, 2, 3)]
+            perturbed = [self.record(1, model, noise_seed) for noise_seed in (1, 2, 3)]
             self._references[model] = (
                 reference,
                 estimate_tolerance(reference, perturbed, NumpyBackend()),

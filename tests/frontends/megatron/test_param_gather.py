@@ -53,9 +53,9 @@ class Training:
         chunk = types.SimpleNamespace(
             bucket_groups=self.groups[:1], expert_parallel_bucket_groups=self.groups[1:]
         )
-        holdings: Any = self
+        optimizer_shards: Any = self
         session: Any = self
-        self.gathers = ParameterGathers([chunk], holdings, session)
+        self.gathers = ParameterGathers([chunk], optimizer_shards, session)
 
     def updated_part(self, named: NamedParameter) -> FlatPart | None:
         if named.parameter is self.second:

@@ -100,7 +100,7 @@ def test_a_tied_weight_has_a_share_of_its_gradient_on_both_ends(recordings):
         assert [shard.rank for shard in record.shards] == [0, 3]
         for shard in record.shards:
             assert shard.layout.partial_axes == ("pp",)
-            assert shard.layout.num_addends == 2
+            assert shard.layout.num_partials == 2
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ class TestGradientsOfOneMicroBatch:
         run = context(tp=2, cp=2, sp=sp)
         weight = owned(ColumnParallelLinear(), (4, 8), dim=0)
         layout = layout_of(weight, Kind.PARAM_GRAD, run)
-        assert (layout.partial_axes, layout.num_addends) == (("cp",), None)
+        assert (layout.partial_axes, layout.num_partials) == (("cp",), None)
         norm = owned(nn.LayerNorm(4), (4,), path="decoder.final_layernorm")
         axes = ("cp", "tp") if sp else ("cp",)
         assert layout_of(norm, Kind.PARAM_GRAD, run).partial_axes == axes
@@ -260,9 +260,9 @@ class TestGradientsOfOneMicroBatch:
         )
         weight = owned(nn.Embedding(4, 8), (4, 8), path="embedding.word_embeddings")
         layout = layout_of(weight, Kind.PARAM_GRAD, run)
-        assert (layout.partial_axes, layout.num_addends) == (axes, 2 * cp)
+        assert (layout.partial_axes, layout.num_partials) == (axes, 2 * cp)
         replica = layout_of(weight, Kind.MAIN_GRAD, run)
-        assert (replica.partial_axes, replica.num_addends) == ((), None)
+        assert (replica.partial_axes, replica.num_partials) == ((), None)
         other = owned(nn.Embedding(4, 8), (4, 8), path="embedding.position_embeddings")
         assert layout_of(other, Kind.PARAM_GRAD, run).partial_axes == axes[1:]
 
@@ -407,7 +407,7 @@ class TestActivations:
         assert key.partial_axes == ()
         if num_holders > 1:
             assert gradient.dims == f"{dims} partial[tp]"
-            assert gradient.num_addends == num_holders
+            assert gradient.num_partials == num_holders
         else:
             assert gradient.dims == dims
 

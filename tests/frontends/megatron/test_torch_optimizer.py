@@ -13,7 +13,7 @@ from ttrace.examples.megatron_gpt import warnings_of_megatron  # noqa: E402
 warnings_of_megatron.quiet()
 
 from ttrace.frontends.megatron_parts.torch_optimizer import (  # noqa: E402
-    TorchHoldings,
+    TorchOptimizerShards,
     observed_torch_optimizer,
 )
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout  # noqa: E402
@@ -93,14 +93,14 @@ def test_an_optimizer_that_is_given_nothing_is_named(named, caplog, monkeypatch)
 
 
 def test_a_parameter_that_is_not_trained_is_no_reason_to_warn(named):
-    holdings = TorchHoldings(torch.optim.Adam([named.parameter]))
+    optimizer_shards = TorchOptimizerShards(torch.optim.Adam([named.parameter]))
     named.parameter.requires_grad_(False)
     starve(named)
-    assert holdings.main_grad(named) is None
-    assert holdings.state(named) == {}
+    assert optimizer_shards.main_grad(named) is None
+    assert optimizer_shards.state(named) == {}
 
 
 def test_looking_for_state_adds_none(named):
     optimizer = torch.optim.Adam([named.parameter])
-    TorchHoldings(optimizer).state(named)
+    TorchOptimizerShards(optimizer).state(named)
     assert not optimizer.state

@@ -135,9 +135,9 @@ def test_a_filter_that_leaves_no_rank_is_a_usage_error(switch_on):
 
 
 def test_a_perturbed_run_says_so(switch_on):
-    path = switch_on(perturbation=2)
+    path = switch_on(noise_seed=2)
     train()
-    assert open_trace(path).info.ranks[0].perturbation == 2
+    assert open_trace(path).info.ranks[0].noise_seed == 2
 
 
 def test_several_optimizers_have_their_groups_numbered_on(switch_on):

@@ -7,9 +7,9 @@ from torch import nn
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
 from ttrace.frontends.torch_parts.description import (
-    Elsewhere,
     ModelDescription,
     NoLayout,
+    RecordedElsewhere,
 )
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
@@ -110,16 +110,16 @@ def test_what_no_pattern_matches_is_skipped_and_so_is_what_has_a_reason():
 
 
 def test_what_a_stage_is_given_can_be_elsewhere_but_not_a_parameter():
-    description = described({"@root/*input/*": Elsewhere(), "*": "..."})
+    description = described({"@root/*input/*": RecordedElsewhere(), "*": "..."})
     for kind in (Kind.INPUT, Kind.GRAD_INPUT):
-        assert activation(description, "@root", kind, 2) == Elsewhere()
+        assert activation(description, "@root", kind, 2) == RecordedElsewhere()
     with pytest.raises(LayoutError) as error:
-        described(parameters={"0": Elsewhere()})
+        described(parameters={"0": RecordedElsewhere()})
     assert str(error.value) == (
         "a parameter of this rank's model cannot be elsewhere\n"
         "  where:    parameters, 0\n"
         "  expected: dims text, or NoLayout with a reason to skip it\n"
-        "  got:      Elsewhere()\n"
+        "  got:      RecordedElsewhere()\n"
         "  to do:    leave a parameter that is not there out of the model"
     )
 

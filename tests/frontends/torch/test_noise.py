@@ -23,8 +23,10 @@ ID = TensorId(step=0, microbatch=0, module="m", kind=Kind.OUTPUT, slot="0")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
-def point(shape=(), *, draw=0, id_=ID, layout=None) -> NoisePoint:
-    return NoisePoint(id=id_, draw=draw, layout=layout or whole(shape, "dense"))
+def point(shape=(), *, noise_seed=0, id_=ID, layout=None) -> NoisePoint:
+    return NoisePoint(
+        id=id_, noise_seed=noise_seed, layout=layout or whole(shape, "dense")
+    )
 
 
 def steps(tensor: torch.Tensor, noised: torch.Tensor) -> torch.Tensor:
@@ -81,7 +83,7 @@ def test_the_sign_depends_on_id_and_draw_and_not_on_the_pass():
     other = ID.__class__(**{**fields(ID), "call": 1})
     assert torch.equal(point((64,), id_=again).stepped(x), base)
     assert not torch.equal(point((64,), id_=other).stepped(x), base)
-    assert not torch.equal(point((64,), draw=1).stepped(x), base)
+    assert not torch.equal(point((64,), noise_seed=1).stepped(x), base)
 
 
 def fields(id_: TensorId) -> dict:
@@ -169,11 +171,11 @@ class Model(nn.Module):
         return {"hidden": x, "mask": mask}
 
 
-def run(mode: str, draw: int | None, **filters) -> tuple[MemorySink, dict]:
+def run(mode: str, noise_seed: int | None, **filters) -> tuple[MemorySink, dict]:
     torch.manual_seed(0)
     model, sink = Model(mode), MemorySink()
     request = RecordRequest(
-        out=Path("unused"), capture=CaptureFilter(**filters), perturbation=draw
+        out=Path("unused"), capture=CaptureFilter(**filters), noise_seed=noise_seed
     )
     session = CaptureSession(
         PlainDescription(model), request, rank=0, world_size=1, sink=sink
@@ -213,7 +215,7 @@ def test_checkpoints_get_the_same_noise_as_plain_runs(mode):
 
 
 def test_draws_differ_and_repeat():
-    first, again, other = (run("plain", draw)[0] for draw in (1, 1, 2))
+    first, again, other = (run("plain", noise_seed)[0] for noise_seed in (1, 1, 2))
     text = "step0/mb0/block/output/0/call1"
     assert np.array_equal(first.arrays[text], again.arrays[text])
     assert not np.array_equal(first.arrays[text], other.arrays[text])
@@ -233,7 +235,7 @@ def test_ranks_that_are_not_recorded_get_noise_too():
     request = RecordRequest(
         out=Path("unused"),
         capture=CaptureFilter(ranks=frozenset({0})),
-        perturbation=1,
+        noise_seed=1,
     )
     sink = MemorySink()
     session = CaptureSession(
@@ -251,7 +253,7 @@ def test_ranks_that_are_not_recorded_get_noise_too():
 def test_a_tensor_that_nested_modules_return_is_noised_once():
     model = nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(8, 8))))
     sink = MemorySink()
-    request = RecordRequest(out=Path("unused"), perturbation=1)
+    request = RecordRequest(out=Path("unused"), noise_seed=1)
     session = CaptureSession(
         PlainDescription(model), request, rank=0, world_size=1, sink=sink
     )
@@ -271,7 +273,7 @@ def test_gradients_are_not_scaled_and_can_be_differentiated_twice():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4, dtype=torch.float64), nn.Tanh())
     plain = copy.deepcopy(model)
-    request = RecordRequest(out=Path("unused"), perturbation=1)
+    request = RecordRequest(out=Path("unused"), noise_seed=1)
     session = CaptureSession(
         PlainDescription(model), request, rank=0, world_size=1, sink=MemorySink()
     )

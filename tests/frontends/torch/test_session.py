@@ -9,12 +9,12 @@ from torch import nn
 
 from ttrace.errors import LayoutError, StorageFullError
 from ttrace.frontends.torch_parts.description import (
-    Elsewhere,
     FlatPart,
     ModelDescription,
     NamedParameter,
     NoLayout,
     PlainDescription,
+    RecordedElsewhere,
 )
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.capture_filter import CaptureFilter
@@ -31,7 +31,7 @@ def started(
     description: ModelDescription | None = None,
     rank: int = 0,
     world_size: int = 1,
-    perturbation: int | None = None,
+    noise_seed: int | None = None,
     roots: list[nn.Module] | None = None,
     **filters,
 ) -> CaptureSession:
@@ -40,7 +40,7 @@ def started(
         RecordRequest(
             out=Path("unused"),
             capture=CaptureFilter(**filters),
-            perturbation=perturbation,
+            noise_seed=noise_seed,
         ),
         rank=rank,
         world_size=world_size,
@@ -95,7 +95,7 @@ def test_kinds_of_the_whole_step_need_no_hooks_on_modules():
 
 def test_a_perturbed_run_keeps_its_hooks_in_all_steps():
     model, sink = nn.Linear(2, 2), MemorySink()
-    session = started(model, sink, perturbation=0, steps=frozenset({5}))
+    session = started(model, sink, noise_seed=0, steps=frozenset({5}))
     assert num_hooks(model) == 2
     model(torch.ones(2))
     session.close()
@@ -237,11 +237,11 @@ class Staged(PlainDescription):
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | Elsewhere:
+    ) -> ShardLayout | RecordedElsewhere:
         if module is self._chunks[0] and kind is not Kind.INPUT:
-            return Elsewhere()
+            return RecordedElsewhere()
         if module is self._chunks[1] and kind is Kind.INPUT:
-            return Elsewhere()
+            return RecordedElsewhere()
         return whole(local_shape, "dense")
 
 

@@ -158,8 +158,8 @@ W, X = values(4, 4), values(3, 4)
 STEP = jax.jit(jax.value_and_grad(model))
 
 
-def run(draw, **options):
-    return harvested(STEP, W, X, draw=draw, **options)
+def run(noise_seed, **options):
+    return harvested(STEP, W, X, noise_seed=noise_seed, **options)
 
 
 def test_a_draw_changes_the_step_a_little_and_always_alike():
@@ -172,7 +172,7 @@ def test_a_draw_changes_the_step_a_little_and_always_alike():
 
 
 def test_steps_have_noise_of_their_own():
-    plan = plan_harvest(jax.make_jaxpr(STEP)(W, X), wants=everything, draw=1)
+    plan = plan_harvest(jax.make_jaxpr(STEP)(W, X), wants=everything, noise_seed=1)
     first, second, again = (plan.run(W, X, step=step)[0][1] for step in (0, 1, 0))
     np.testing.assert_array_equal(first, again)
     assert (np.asarray(first) != np.asarray(second)).any()
@@ -192,7 +192,7 @@ def test_iterations_have_noise_of_their_own():
 
         return jax.lax.scan(layer, x, None, length=2)
 
-    first, second = harvested(function, X, draw=1).values("layer")
+    first, second = harvested(function, X, noise_seed=1).values("layer")
     assert (first != second).any()
 
 
@@ -203,7 +203,7 @@ def test_iterations_of_a_while_loop_have_noise_of_their_own():
 
         return jax.lax.while_loop(lambda carry: carry[0] < 3, body, (0, x))
 
-    found = harvested(function, X, draw=1).values("layer")
+    found = harvested(function, X, noise_seed=1).values("layer")
     assert len(found) == 3
     assert (found[0] != found[1]).any() and (found[1] != found[2]).any()
 
@@ -218,16 +218,18 @@ def test_a_tap_of_a_tap_steps_once():
 
 
 def test_the_value_after_the_noise_is_recorded_and_used():
-    found = harvested(jax.jit(lambda x: tap("y", x)), X, draw=1)
+    found = harvested(jax.jit(lambda x: tap("y", x)), X, noise_seed=1)
     np.testing.assert_array_equal(found.outs[0], found.values("y")[0])
     assert (np.asarray(found.outs[0]) != np.asarray(X)).all()
 
 
 def test_noise_that_nobody_records_is_there_all_the_same():
     function = jax.jit(lambda x: tap("y", x))
-    found = harvested(function, X, draw=1, wants=lambda site, kind: False)
+    found = harvested(function, X, noise_seed=1, wants=lambda site, kind: False)
     assert found.captures == []
-    np.testing.assert_array_equal(found.outs[0], harvested(function, X, draw=1).outs[0])
+    np.testing.assert_array_equal(
+        found.outs[0], harvested(function, X, noise_seed=1).outs[0]
+    )
     assert (np.asarray(found.outs[0]) != np.asarray(X)).all()
 
 
@@ -245,7 +247,9 @@ def test_parameters_get_it_where_nothing_in_the_model_is_named(is_named):
         return jax.tree.map(lambda p, g: p - 0.0 * g, params, grads), grads
 
     params = {"w": W}
-    plain, found = (harvested(jax.jit(step), params, X, draw=d) for d in (None, 1))
+    plain, found = (
+        harvested(jax.jit(step), params, X, noise_seed=d) for d in (None, 1)
+    )
     np.testing.assert_array_equal(found.outs[0], W)  # the optimizer sees none
     assert (np.asarray(found.outs[1]) != np.asarray(plain.outs[1])).any()
     (recorded,) = [c for c in found.captures if c.kind is Kind.PARAM]
@@ -264,7 +268,7 @@ def test_a_shared_value_keeps_its_noise_through_calls_and_branches():
         h = tap("middle", inner(x))
         return tap("outer", jax.lax.cond(x[0, 0] > 9, inner, inner, h))
 
-    found = harvested(jax.jit(function), X, draw=1)
+    found = harvested(jax.jit(function), X, noise_seed=1)
     first, *_ = found.values("inner")
     np.testing.assert_array_equal(found.values("middle")[0], first)
     np.testing.assert_array_equal(found.values("outer")[0], first)
@@ -276,8 +280,10 @@ def test_another_sharding_gets_the_same_noise():
 
     alone = harvested(jax.jit(function), X[:2]).values("y")
     sharding = NamedSharding(mesh(a=2), P("a"))
-    noisy = harvested(jax.jit(function), X[:2], draw=1).values("y")
-    sharded = harvested(jax.jit(function), jax.device_put(X[:2], sharding), draw=1)
+    noisy = harvested(jax.jit(function), X[:2], noise_seed=1).values("y")
+    sharded = harvested(
+        jax.jit(function), jax.device_put(X[:2], sharding), noise_seed=1
+    )
     np.testing.assert_array_equal(sharded.values("y"), noisy)
     assert (noisy[0] != alone[0]).any()
 
@@ -297,8 +303,8 @@ def test_inside_shard_map(check_vma):
             check_vma=check_vma,
         )(x)
 
-    found = harvested(jax.jit(function), X, draw=1)
-    alone = harvested(jax.jit(lambda x: tap("y", x)), X, draw=1)
+    found = harvested(jax.jit(function), X, noise_seed=1)
+    alone = harvested(jax.jit(lambda x: tap("y", x)), X, noise_seed=1)
     np.testing.assert_array_equal(found.values("y"), alone.values("y"))
     (capture,) = [c for c in found.captures if c.site.module == "sum"]
     assert capture.value is not None

@@ -5,7 +5,7 @@ from ttrace.frontends.jax_parts.record.environment import (
     allows_excess_precision,
     xla_flag,
 )
-from ttrace.ir.trace import BINDING_SETTINGS
+from ttrace.ir.trace import MODEL_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_matmul_precision_is_said_in_the_words_of_torch(monkeypatch, stated, pre
     monkeypatch.setattr(environment.jax, "config", Config)
     settings = environment.settings(strict=False)
     assert settings["float32_matmul_precision"] == precision
-    assert "float32_matmul_precision" in BINDING_SETTINGS
+    assert "float32_matmul_precision" in MODEL_SETTINGS
 
 
 def test_strict_programs_have_no_excess_precision(monkeypatch):

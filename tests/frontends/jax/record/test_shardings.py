@@ -231,9 +231,9 @@ def check_assembled(text, array, axes, expected):
         assert layout.global_shape == expected.shape
         local = np.asarray(part).reshape(layout.local_shape)
         place = mesh_of(array.sharding, device)
-        addend = tuple(place.coords[axis] for axis in layout.partial_axes)
+        partial = tuple(place.coords[axis] for axis in layout.partial_axes)
         for block in layout.blocks:
-            key = (block.region, addend)
+            key = (block.region, partial)
             here = tuple(
                 slice(start, start + extent)
                 for start, extent in zip(

@@ -34,7 +34,7 @@ _OPAQUE = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Holding:
+class _OptimizerShard:
     """What this rank's optimizer updates of one parameter.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Holding:
         return FlatPart(start=self.start, values=whole.view(-1)[self.start : stop])
 
 
-class OptimizerHoldings:
+class OptimizerShards:
     """The optimizer's side of every parameter of this rank.
 
     Args:
@@ -82,7 +82,7 @@ class OptimizerHoldings:
             for chunk in model_chunks
             for name, parameter in chunk.named_parameters()
         }
-        self._holdings: dict[torch.Tensor, _Holding] = {}
+        self._optimizer_shards: dict[torch.Tensor, _OptimizerShard] = {}
         self._is_cut: set[torch.Tensor] = set()
         self._opaque = next(
             (why for name, why in _OPAQUE.items() if getattr(optimizer.config, name)),
@@ -92,9 +92,9 @@ class OptimizerHoldings:
             if isinstance(leaf, DistributedOptimizer):
                 _refuse_fsdp(leaf)
                 self._is_cut.update(*(buffer.params for buffer in leaf.buffers))
-                self._holdings.update(_owned_parts(leaf, names))
+                self._optimizer_shards.update(_owned_parts(leaf, names))
             else:
-                self._holdings.update(_whole_parameters(leaf))
+                self._optimizer_shards.update(_whole_parameters(leaf))
         if self._is_cut:
             _require_buckets(names, self._is_cut)
 
@@ -116,29 +116,29 @@ class OptimizerHoldings:
             )
         if parameter not in self._is_cut:
             return main_grad
-        holding = self._holdings.get(parameter)
-        return None if holding is None else holding.part_of(main_grad)
+        shard = self._optimizer_shards.get(parameter)
+        return None if shard is None else shard.part_of(main_grad)
 
     def updated_part(self, named: NamedParameter) -> torch.Tensor | FlatPart | None:
         """What the optimizer itself updated of a parameter, before any all-gather."""
-        holding = self._holdings.get(named.parameter)
-        return None if holding is None else holding.part_of(named.parameter.detach())
+        shard = self._optimizer_shards.get(named.parameter)
+        return None if shard is None else shard.part_of(named.parameter.detach())
 
     def state(
         self, named: NamedParameter
     ) -> Mapping[str, torch.Tensor | FlatPart | float] | NoLayout | None:
         """The optimizer's state, by name; ``main_param`` is its copy in float32."""
-        holding = self._holdings.get(named.parameter)
-        if holding is None:
+        shard = self._optimizer_shards.get(named.parameter)
+        if shard is None:
             return None
         if self._opaque is not None:
             return NoLayout(reason=self._opaque)
         # Looking a parameter up in the optimizer's defaultdict would add it.
-        state = dict(holding.inner.state.get(holding.updated, {}))
-        if holding.is_copy:
-            state["main_param"] = holding.updated
+        state = dict(shard.inner.state.get(shard.updated, {}))
+        if shard.is_copy:
+            state["main_param"] = shard.updated
         return {
-            name: holding.part(value)
+            name: shard.part(value)
             if isinstance(value, torch.Tensor) and value.dim()
             else value
             for name, value in state.items()
@@ -166,7 +166,7 @@ def _leaves(optimizer: Any) -> Iterator[Any]:
         yield optimizer
 
 
-def _whole_parameters(leaf: Any) -> Iterator[tuple[torch.Tensor, _Holding]]:
+def _whole_parameters(leaf: Any) -> Iterator[tuple[torch.Tensor, _OptimizerShard]]:
     copies = {}
     if isinstance(leaf, Float16OptimizerWithFloat16Params):
         groups = zip(leaf.float16_groups, leaf.fp32_from_float16_groups, strict=True)
@@ -179,7 +179,7 @@ def _whole_parameters(leaf: Any) -> Iterator[tuple[torch.Tensor, _Holding]]:
         for updated in group["params"]:
             yield (
                 copies.get(updated, updated),
-                _Holding(
+                _OptimizerShard(
                     inner=leaf.optimizer, updated=updated, is_copy=updated in copies
                 ),
             )
@@ -187,7 +187,7 @@ def _whole_parameters(leaf: Any) -> Iterator[tuple[torch.Tensor, _Holding]]:
 
 def _owned_parts(
     leaf: Any, names: Mapping[torch.Tensor, str]
-) -> Iterator[tuple[torch.Tensor, _Holding]]:
+) -> Iterator[tuple[torch.Tensor, _OptimizerShard]]:
     if leaf.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
         copies = leaf.shard_float16_groups  # there are none; the state is opaque
     else:
@@ -203,7 +203,7 @@ def _owned_parts(
             _check_range(names[parameter], parameter, part, ranges)
             yield (
                 parameter,
-                _Holding(
+                _OptimizerShard(
                     inner=leaf.optimizer,
                     updated=part,
                     is_copy=is_copy,

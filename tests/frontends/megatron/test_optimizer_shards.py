@@ -25,7 +25,7 @@ from megatron.core.optimizer.optimizer import (  # noqa: E402
 )
 
 from ttrace.errors import UsageError  # noqa: E402
-from ttrace.frontends.megatron_parts.holdings import OptimizerHoldings  # noqa: E402
+from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards  # noqa: E402
 from ttrace.frontends.torch_parts.description import (  # noqa: E402
     FlatPart,
     NamedParameter,
@@ -108,9 +108,9 @@ class TestReplicated:
     def test_float32_holds_whole_parameters(self):
         weight = parameter(2, 3)
         optimizer = optimizer_of(FP32Optimizer, optimizer=after_a_step(weight))
-        holdings = OptimizerHoldings(optimizer, [chunk(weight=weight)])
-        assert holdings.main_grad(named(weight)) is weight.main_grad
-        state = holdings.state(named(weight))
+        optimizer_shards = OptimizerShards(optimizer, [chunk(weight=weight)])
+        assert optimizer_shards.main_grad(named(weight)) is weight.main_grad
+        state = optimizer_shards.state(named(weight))
         assert isinstance(state, dict)
         assert sorted(state) == ["exp_avg", "exp_avg_sq", "step"]
         average = state["exp_avg"]
@@ -124,8 +124,8 @@ class TestReplicated:
             float16_groups=[[weight]],
             fp32_from_float16_groups=[[main_param]],
         )
-        holdings = OptimizerHoldings(optimizer, [chunk(weight=weight)])
-        state = holdings.state(named(weight))
+        optimizer_shards = OptimizerShards(optimizer, [chunk(weight=weight)])
+        state = optimizer_shards.state(named(weight))
         assert isinstance(state, dict)
         assert state["main_param"] is main_param
         average = state["exp_avg"]
@@ -135,15 +135,17 @@ class TestReplicated:
         weight, frozen = parameter(2), parameter(2)
         frozen.requires_grad_(False)
         optimizer = optimizer_of(FP32Optimizer, optimizer=after_a_step(weight))
-        holdings = OptimizerHoldings(optimizer, [chunk(weight=weight, frozen=frozen)])
-        assert holdings.state(named(frozen)) is None
-        assert holdings.main_grad(named(frozen)) is None
+        optimizer_shards = OptimizerShards(
+            optimizer, [chunk(weight=weight, frozen=frozen)]
+        )
+        assert optimizer_shards.state(named(frozen)) is None
+        assert optimizer_shards.main_grad(named(frozen)) is None
 
     def test_a_model_without_gradient_buffers_is_skipped_visibly(self):
         weight = torch.nn.Parameter(torch.zeros(2))
         optimizer = optimizer_of(FP32Optimizer, optimizer=after_a_step(weight))
-        holdings = OptimizerHoldings(optimizer, [chunk(weight=weight)])
-        skipped = holdings.main_grad(named(weight))
+        optimizer_shards = OptimizerShards(optimizer, [chunk(weight=weight)])
+        skipped = optimizer_shards.main_grad(named(weight))
         assert isinstance(skipped, NoLayout) and "main_grad" in skipped.reason
 
     @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ class TestReplicated:
             optimizer=after_a_step(weight),
             config=config(**{option: True}),
         )
-        skipped = OptimizerHoldings(optimizer, [chunk(weight=weight)]).state(
+        skipped = OptimizerShards(optimizer, [chunk(weight=weight)]).state(
             named(weight)
         )
         assert isinstance(skipped, NoLayout) and reason in skipped.reason
@@ -171,21 +173,23 @@ class TestReplicated:
         weight.grad = torch.ones(2)
         sgd.step()
         optimizer = optimizer_of(FP32Optimizer, optimizer=sgd)
-        holdings = OptimizerHoldings(optimizer, [chunk(weight=weight)])
-        assert holdings.state(named(weight)) == {}
+        optimizer_shards = OptimizerShards(optimizer, [chunk(weight=weight)])
+        assert optimizer_shards.state(named(weight)) == {}
 
 
 class TestDistributed:
     def test_gradient_parameter_and_state_are_the_owned_range(self):
         weight = parameter(2, 3)
-        holdings = OptimizerHoldings(distributed(weight, 2, 6), [chunk(weight=weight)])
-        main_grad = holdings.main_grad(named(weight))
+        optimizer_shards = OptimizerShards(
+            distributed(weight, 2, 6), [chunk(weight=weight)]
+        )
+        main_grad = optimizer_shards.main_grad(named(weight))
         assert isinstance(main_grad, FlatPart)
         assert (main_grad.start, main_grad.values.tolist()) == (2, [2, 3, 4, 5])
-        updated = holdings.updated_part(named(weight))
+        updated = optimizer_shards.updated_part(named(weight))
         assert isinstance(updated, FlatPart)
         assert (updated.start, updated.values.numel()) == (2, 4)
-        state = holdings.state(named(weight))
+        state = optimizer_shards.state(named(weight))
         assert isinstance(state, dict)
         for name in ("exp_avg", "exp_avg_sq"):
             part = state[name]
@@ -195,10 +199,12 @@ class TestDistributed:
 
     def test_what_another_rank_owns_is_nothing_here(self):
         weight = parameter(2, 3)
-        holdings = OptimizerHoldings(distributed(weight, 0, 0), [chunk(weight=weight)])
-        assert holdings.main_grad(named(weight)) is None
-        assert holdings.updated_part(named(weight)) is None
-        assert holdings.state(named(weight)) is None
+        optimizer_shards = OptimizerShards(
+            distributed(weight, 0, 0), [chunk(weight=weight)]
+        )
+        assert optimizer_shards.main_grad(named(weight)) is None
+        assert optimizer_shards.updated_part(named(weight)) is None
+        assert optimizer_shards.state(named(weight)) is None
 
     def test_a_chain_is_followed_and_links_without_parameters_are_not(self):
         dense, expert = parameter(4), parameter(6)
@@ -210,8 +216,8 @@ class TestDistributed:
             distributed(expert, 3, 6),
         ]
         chain.config = config()
-        holdings = OptimizerHoldings(chain, [chunk(dense=dense, expert=expert)])
-        parts = [holdings.main_grad(named(p)) for p in (dense, expert)]
+        optimizer_shards = OptimizerShards(chain, [chunk(dense=dense, expert=expert)])
+        parts = [optimizer_shards.main_grad(named(p)) for p in (dense, expert)]
         assert [p.start for p in parts if isinstance(p, FlatPart)] == [0, 3]
 
 
@@ -270,7 +276,7 @@ def test_contradictions_are_explained(
 ):
     weight = parameter(2, 3)
     with pytest.raises(UsageError) as raised:
-        OptimizerHoldings(make(weight), [chunk(weight=weight)])
+        OptimizerShards(make(weight), [chunk(weight=weight)])
     text = str(raised.value)
     assert what in text
     assert got in text
