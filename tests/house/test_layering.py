@@ -33,7 +33,16 @@ MAY_IMPORT: dict[str, set[str]] = {
 CORE = MAY_IMPORT.keys() - {"frontends", "backends"}
 """Packages that know no framework."""
 
-CORE_PACKAGES = {"absl", "ml_dtypes", "numpy", "rich", "safetensors", "xxhash"}
+CORE_PACKAGES = {
+    "absl",
+    "cachetools",
+    "psutil",
+    "ml_dtypes",
+    "numpy",
+    "rich",
+    "safetensors",
+    "xxhash",
+}
 """Third-party packages that the core may import at module level."""
 
 
