@@ -12,7 +12,7 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TensorRecord
-from ttrace.store.reader import Trace
+from ttrace.ir.trace_source import TraceSource
 
 _ALLOWED_EPSILONS = 16.0
 """Replicated activations come out of the same reduced values and mostly agree in every
@@ -67,7 +67,7 @@ class ReplicaCheck:
 
 
 def check_replicas(
-    trace: Trace, backend: Backend, *, progress: Progress | None = None
+    trace: TraceSource, backend: Backend, *, progress: Progress | None = None
 ) -> list[ReplicaCheck]:
     """Compares the copies of every tensor that has some, in order of capture.
 

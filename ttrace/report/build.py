@@ -9,6 +9,7 @@ from ttrace.compare.execute import TensorResult
 from ttrace.ir.kinds import KINDS, Phase
 from ttrace.ir.tensor_id import Pass
 from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 from ttrace.mapping.rules import MapFile
@@ -22,13 +23,12 @@ from ttrace.report.model import (
     Setup,
     TensorReport,
 )
-from ttrace.store.reader import Trace
 
 
 def build_report(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     *,
     backend: str,
     map_file: MapFile | None = None,
@@ -216,8 +216,8 @@ def _describe_layout(record: TensorRecord) -> str:
 
 def _setup(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     map_file: MapFile | None,
 ) -> Setup:
     sides = tuple(map(_run_setup, (reference, candidate)))
@@ -245,10 +245,10 @@ def _map_setup(map_file: MapFile) -> MapSetup:
     )
 
 
-def _run_setup(trace: Trace) -> RunSetup:
+def _run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
     return RunSetup(
-        path=str(trace.path),
+        path=trace.name,
         framework=rank_info.framework,
         world_size=rank_info.world_size,
         versions=rank_info.versions,
