@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from ttrace.errors import DtypeError, LayoutError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
@@ -20,7 +19,7 @@ from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
-from ttrace.ir.trace import EXACT_REPLICAS
+from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
 
 _PER_MICROBATCH = frozenset(
@@ -102,15 +101,7 @@ class StepRecording:
             is_gradient = capture.kind is Kind.MAIN_GRAD
             if not (self.request.capture.wants(id_) or is_gradient):
                 continue
-            reason = capture.skip or _branch_reason(capture)
-            shards: Mapping[int, RankShard] = {}
-            if reason is None:
-                assert capture.value is not None
-                try:
-                    dims = self.options.dims.of(id_, capture.value.num_dims)
-                    shards = self._shards.of(capture.value, dims, tiling=capture.tiling)
-                except LayoutError as error:
-                    reason = error.what
+            shards, reason = self._shards_of(id_, capture)
             if is_gradient:
                 self._add_squares(capture, shards, reason)
             if self.request.capture.wants(id_):
@@ -137,10 +128,6 @@ class StepRecording:
                 )
                 if self.request.capture.wants(rate) and not self._has_skipped_rate:
                     self.writers.skip(rate, item.reason)
-            else:
-                logging.log_first_n(
-                    logging.WARNING, "ttrace: %s: %s", 10, item.what, item.reason
-                )
 
     def _warn_of_idle_options(
         self,
@@ -158,16 +145,27 @@ class StepRecording:
         ):
             logging.warning("ttrace: %s", sentence)
 
+    def _shards_of(
+        self, id_: TensorId, capture: Capture
+    ) -> tuple[Mapping[int, RankShard], str | None]:
+        """What the ranks hold of a value, or why that is not recorded."""
+        try:
+            reason = capture.skip or _branch_reason(capture)
+            if reason is not None:
+                return {}, reason
+            assert capture.value is not None
+            dims = self.options.dims.of(id_, capture.value.num_dims)
+            return self._shards.of(capture.value, dims, tiling=capture.tiling), None
+        # Whatever it is, the step has its results, and the other values are recorded.
+        except Exception as error:
+            return {}, reason_of(error, "read it")
+
     def _emit(
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         if reason is None:
-            try:
-                exact = id_.kind in EXACT_REPLICAS
-                self.writers.add(id_, shards, exact_replicas=exact)
-            except DtypeError as error:
-                reason = error.what
-        if reason is not None:
+            self.writers.add(id_, shards)
+        else:
             self.writers.skip(id_, reason)
 
     def _add_squares(
