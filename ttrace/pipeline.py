@@ -10,6 +10,7 @@ from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.updates import lost_updates
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.verdict import judge
@@ -18,12 +19,11 @@ from ttrace.mapping.apply import map_traces
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
-from ttrace.store.reader import Trace
 
 
 def compare_traces(
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     backend: Backend,
     *,
     tolerances: ToleranceTable | None = None,
@@ -134,7 +134,7 @@ def check(
 
     def recorded(
         name: str, command: Sequence[str], noise_seed: int | None = None
-    ) -> Trace:
+    ) -> TraceSource:
         recording = Recording(
             name=name,
             command=command,

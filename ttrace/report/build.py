@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from ttrace.compare.align import differing_settings, model_setting_differences
 from ttrace.compare.execute import TensorResult
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import KINDS, Phase
+from ttrace.ir.tensor_id import Pass
 from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 from ttrace.mapping.rules import MapFile
@@ -21,25 +23,12 @@ from ttrace.report.model import (
     Setup,
     TensorReport,
 )
-from ttrace.store.reader import Trace
-
-_PHASES = {
-    Kind.INPUT: "forward",
-    Kind.OUTPUT: "forward",
-    Kind.LOSS: "forward",
-    Kind.GRAD_OUTPUT: "backward",
-    Kind.GRAD_INPUT: "backward",
-    Kind.PARAM_GRAD: "backward",
-    Kind.OP: "any",
-    Kind.COLLECTIVE: "any",
-}
-"""Phase of a step by kind; the optimizer's for all others."""
 
 
 def build_report(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     *,
     backend: str,
     map_file: MapFile | None = None,
@@ -115,7 +104,9 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
     elif tensor_id.pass_ is Pass.RECOMPUTE:
         phase = "backward"
     else:
-        phase = _PHASES.get(tensor_id.kind, "optimizer")
+        phase = KINDS[tensor_id.kind].phase
+    if phase is Phase.START:  # a later step starts from what the optimizer made
+        phase = Phase.OPTIMIZER
     return FirstDivergence(
         id=str(tensor_id),
         module=tensor_id.module,
@@ -225,8 +216,8 @@ def _describe_layout(record: TensorRecord) -> str:
 
 def _setup(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     map_file: MapFile | None,
 ) -> Setup:
     sides = tuple(map(_run_setup, (reference, candidate)))
@@ -254,10 +245,10 @@ def _map_setup(map_file: MapFile) -> MapSetup:
     )
 
 
-def _run_setup(trace: Trace) -> RunSetup:
+def _run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
     return RunSetup(
-        path=str(trace.path),
+        path=trace.name,
         framework=rank_info.framework,
         world_size=rank_info.world_size,
         versions=rank_info.versions,

@@ -17,21 +17,11 @@ from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
-
-_PER_MICROBATCH = frozenset(
-    {
-        Kind.INPUT,
-        Kind.OUTPUT,
-        Kind.LOSS,
-        Kind.GRAD_OUTPUT,
-        Kind.GRAD_INPUT,
-        Kind.PARAM_GRAD,
-    }
-)
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -136,7 +126,7 @@ class StepRecording:
         per_microbatch: Mapping[object, int],
     ) -> None:
         """Only where nothing is filtered: what is left out is no mistake."""
-        parts = {_name(c) for c in captures if c.kind in _PER_MICROBATCH}
+        parts = {_name(c) for c in captures if c.kind in PER_MICROBATCH}
         for sentence in idle_options(
             self.options.dims,
             self.options.microbatches,
@@ -193,7 +183,7 @@ class StepRecording:
 
     def _id(self, capture: Capture, per_microbatch: Mapping[object, int]) -> TensorId:
         site, call, microbatch = capture.site, capture.call, None
-        if capture.kind in _PER_MICROBATCH:
+        if capture.kind in PER_MICROBATCH:
             microbatch, call = divmod(call, per_microbatch[_name(capture)])
         return TensorId(
             step=self.step,
