@@ -1,4 +1,4 @@
-"""Conformance of a renderer: whatever a report holds, its reader is told the main thing."""
+"""Conformance of a renderer: whatever a report holds, the main thing can be read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,8 @@
 """What the conformance suites have in common: tests that a subclass inherits.
 
-Nothing here imports pytest. A suite is a class of plain test methods, so pytest collects
-a subclass whose name begins with ``Test``; ``checks`` calls the same methods without it.
+Nothing here imports pytest. A suite is a class of plain test methods, so pytest
+collects a subclass whose name begins with ``Test``; ``checks`` calls the same methods
+without it.
 """
 
 import functools
@@ -24,7 +25,7 @@ class Check:
 
     name: str
     parameters: str
-    run: Callable[[], None]
+    run: Callable[[], object]
 
 
 class Suite:
