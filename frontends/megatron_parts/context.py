@@ -44,7 +44,7 @@ class ShardingContext:
 
     @property
     def holds_everything(self) -> bool:
-        """A rank has whole activations and parameters: neither tp nor cp shards them."""
+        """Neither tp nor cp shards what a rank has: activations are whole."""
         return self.meshes.tp == 1 and self.meshes.cp == 1
 
     @property
