@@ -67,7 +67,7 @@ MODELS = {
     "mla-no-norm": "--multi-latent-attention --duplicated-down-projections",
     "mla-full": f"{_MLA} --duplicated-down-projections {_FULL}",
     "mla-moe": f"{_MLA} --duplicated-down-projections {_SHARED}",
-    "mla-mtp": f"{_MLA} --duplicated-down-projections --mtp-num-layers 1",
+    "mla-mtp": f"{_MLA} --duplicated-down-projections {_MTP}",
     "gdn": _GDN,
     "gdn4": f"{_GDN} --num-layers 4",
     "gdn-moe": f"{_GDN} {_SHARED}",

@@ -30,6 +30,7 @@ def add_architecture_options(group: argparse._ArgumentGroup) -> None:
     add("--qk-head-dim", type=int, default=_SMALL_MLA["qk_head_dim"])
     add("--qk-pos-emb-head-dim", type=int, default=_SMALL_MLA["qk_pos_emb_head_dim"])
     add("--rope-type", choices=("rope", "yarn"), default="rope")
+    add("--mscale", type=float, default=1.0, help="of YaRN's rotary embedding")
     add(
         "--duplicated-down-projections",
         action="store_true",
@@ -111,15 +112,6 @@ def check_architecture(args: argparse.Namespace) -> None:
             "sparse attention is a variant of multi-latent attention",
             where="--experimental-attention-variant dsa",
             remedy="add --multi-latent-attention",
-        )
-    if (
-        args.multi_latent_attention
-        and args.position_embedding_type != "learned_absolute"
-    ):
-        raise UsageError(
-            "multi-latent attention has rotary embeddings of its own",
-            where=f"--position-embedding-type {args.position_embedding_type}",
-            remedy="leave the option out; --rope-type chooses among its own",
         )
     if args.moe_shared_expert_overlap and not args.moe_shared_expert_intermediate_size:
         raise UsageError(
@@ -203,5 +195,6 @@ def _latent(args: argparse.Namespace) -> dict[str, Any]:
         "rope_type": args.rope_type,
         "rotary_scaling_factor": 2.0 if args.rope_type == "yarn" else 40.0,
         "original_max_position_embeddings": args.seq_length,
+        "mscale": args.mscale,
         "mscale_all_dim": 1.0 if args.rope_type == "yarn" else 0.0,
     }
