@@ -34,6 +34,7 @@ from ttrace.frontends.megatron_parts.rules import (
 )
 from ttrace.frontends.megatron_parts.sharding import (
     parameter_layout,
+    parameter_subject,
     unmarked_parameters,
 )
 from ttrace.frontends.megatron_parts.stages import (
@@ -218,13 +219,17 @@ class MegatronDescription:
 
     def expert_rows(self) -> list[ExpertRows]:
         """The routed experts of this rank, layer by layer."""
-        return [
-            ExpertRows(
-                f"{placed.canonical.path}.experts", module, self._config, self._context
-            )
-            for module, placed in self._modules.items()
-            if is_a(module, "BaseMoELayer")
-        ]
+        layers = []
+        for module, placed in self._modules.items():
+            if is_a(module, "BaseMoELayer"):
+                path = f"{placed.canonical.path}.experts"
+                try:
+                    rows = ExpertRows(path, module, self._config, self._context)
+                except Exception as error:  # then they are skipped as unordered
+                    logging.warning("%s", _not_described(path, error).reason)
+                else:
+                    layers.append(rows)
+        return layers
 
     def unused_parameters(self) -> list[NamedParameter]:
         """Parameters of this rank that no computation reads."""
@@ -312,9 +317,18 @@ class MegatronDescription:
         )
         lengths = {SEQUENCE: sequence_length, HIDDEN: self._context.hidden_size}
         known = {name: length for name, length in lengths.items() if length}
-        return rule_layout(self._rules, subject, self._context) or activation_layout(
+        return self._by_rule_of_user(subject) or activation_layout(
             RULES, subject, self._context, known
         )
+
+    def _by_rule_of_user(self, subject: Subject) -> ShardLayout | NoLayout | None:
+        try:
+            return rule_layout(self._rules, subject, self._context)
+        except Exception as error:  # a condition of theirs
+            return NoLayout(
+                reason="a rule that was given to trace() failed on "
+                f"{subject.described}: {type(error).__name__}: {error}; correct it"
+            )
 
     def _find_parameter_layout(
         self, parameter: torch.nn.Parameter, kind: Kind
@@ -325,7 +339,10 @@ class MegatronDescription:
                 "main_grad inside a kernel"
             )
         owned = self._parameters[parameter]
-        return parameter_layout(owned, kind, self._context, (*self._rules, *RULES))
+        by_user = None
+        if not owned.owner.in_experts:
+            by_user = self._by_rule_of_user(parameter_subject(owned, kind))
+        return by_user or parameter_layout(owned, kind, self._context)
 
     def _note_sequence_length(
         self, path: str, slot: str, local_shape: tuple[int, ...]

@@ -270,7 +270,8 @@ class Subject:
             "megatron_adapter.trace(..., rules=[Rule("
             f"module={type(self.module).__name__!r}, {inside}"
             f"direction=Direction.{self.direction.name}, slot={self.slot!r}, "
-            f"dims={names!r})]), with the axes that shard each dim, such as d0[tp]"
+            f"dims={names!r})]), with the axes that shard each dim, such as d0[tp] "
+            "(Rule and Direction: ttrace.frontends.megatron_rules)"
         )
 
 

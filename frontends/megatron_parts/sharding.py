@@ -70,7 +70,7 @@ def parameter_layout(
             f"({type(owned.owner.module).__name__}), which cannot be cut into experts "
             "yet"
         )
-    subject = _subject(owned, kind)
+    subject = parameter_subject(owned, kind)
     if not owned.owner.in_experts:
         by_rule = rule_layout(rules, subject, context)
         if by_rule is not None:
@@ -110,7 +110,8 @@ def unmarked_parameters(
     ]
 
 
-def _subject(owned: OwnedParameter, kind: Kind) -> Subject:
+def parameter_subject(owned: OwnedParameter, kind: Kind) -> Subject:
+    """A parameter, or a tensor of its shape, as rules are asked about it."""
     return Subject(
         path=owned.owner.path,
         module=owned.owner.module,
@@ -154,7 +155,7 @@ def _sharded_dim(
     if dim is None or not 0 <= dim < parameter.ndim:
         if _tensor_axis(owned, context)[1] == 1:
             return None
-        subject = _subject(owned, Kind.PARAM)
+        subject = parameter_subject(owned, Kind.PARAM)
         return NoLayout(
             reason=f"{subject.described} is marked as tensor-parallel, but not along "
             f"which dim (partition_dim is {dim}); add a rule: {subject.line_to_add}"
