@@ -20,7 +20,9 @@ from ttrace.frontends.torch_parts.gradients import (
     observe_shares,
     sequence_number,
 )
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
 
@@ -222,19 +224,28 @@ class ModuleTap:
             )
 
     def _on_gradient(
-        self, call: ModuleCall, kind: Kind, slot: str, gradient: torch.Tensor
+        self,
+        call: ModuleCall,
+        kind: Kind,
+        slot: str,
+        gradient: torch.Tensor | NoLayout,
     ) -> None:
         capture, module = self._capture, self._module()
         capture.calls.enter_backward(call)
-        if capture.recorder is not None and module is not None:
-            capture.recorder.activation(call.tensor_id(kind, slot), module, gradient)
+        if capture.recorder is None or module is None:
+            return
+        id_ = call.tensor_id(kind, slot)
+        if isinstance(gradient, NoLayout):
+            capture.recorder.skip(id_, gradient.reason)
+        else:
+            capture.recorder.activation(id_, module, gradient)
 
 
 def _recognizable(inputs: list[tuple[str, torch.Tensor]]) -> Hashable:
     """What a checkpoint keeps of a call's input: where its first tensor lies."""
     for _, tensor in inputs:
         try:
-            return tensor.data_ptr()
-        except RuntimeError:  # tensors without memory of their own
+            return local_values(tensor).data_ptr()
+        except Exception:  # tensors without memory of their own
             return None
     return None
