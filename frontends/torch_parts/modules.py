@@ -26,9 +26,6 @@ from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
 
-MODULE_KINDS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})
-"""Kinds that the hooks on modules record."""
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _OpenCall:
