@@ -25,6 +25,7 @@ from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
+from ttrace.recording.faults import reason_of
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -135,8 +136,12 @@ class ModuleTap:
                     id_ = call.tensor_id(Kind.INPUT, slot)
                     recorder.activation(id_, module, tensor)
             if Kind.GRAD_INPUT in self._kinds:
-                opened.edges = input_edges(inputs)
                 opened.since = sequence_number()
+                try:
+                    opened.edges = input_edges(inputs)
+                except Exception as error:
+                    slots = [slot for slot, tensor in inputs if tensor.requires_grad]
+                    _skip_shares(recorder, call, slots, error)
         return changed
 
     def _after(
@@ -179,16 +184,21 @@ class ModuleTap:
             for slot, tensor in outputs:
                 self._listen(call, recorder if is_wanted else None, slot, tensor)
         if opened.edges:
-            handed_through = observe_shares(
-                opened.edges,
-                (tensor for _, tensor in outputs),
-                opened.since,
-                lambda slot, gradient: self._on_gradient(
-                    call, Kind.GRAD_INPUT, slot, gradient
-                ),
-            )
+            assert recorder is not None
+            try:
+                handed_through = observe_shares(
+                    opened.edges,
+                    (tensor for _, tensor in outputs),
+                    opened.since,
+                    lambda slot, gradient: self._on_gradient(
+                        call, Kind.GRAD_INPUT, slot, gradient
+                    ),
+                )
+            except Exception as error:
+                slots = [edge.slot for edge in opened.edges]
+                _skip_shares(recorder, call, slots, error)
+                return
             for slot in handed_through:
-                assert recorder is not None
                 recorder.skip(
                     call.tensor_id(Kind.GRAD_INPUT, slot),
                     "the module hands this input through untouched",
@@ -236,6 +246,14 @@ class ModuleTap:
             capture.recorder.skip(id_, gradient.reason)
         else:
             capture.recorder.activation(id_, module, gradient)
+
+
+def _skip_shares(
+    recorder: TensorRecorder, call: ModuleCall, slots: list[str], error: Exception
+) -> None:
+    reason = reason_of(error, "find where its gradient comes from")
+    for slot in slots:
+        recorder.skip(call.tensor_id(Kind.GRAD_INPUT, slot), reason)
 
 
 def _recognizable(inputs: list[tuple[str, torch.Tensor]]) -> Hashable:

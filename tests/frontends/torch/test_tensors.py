@@ -62,6 +62,20 @@ def on_tp(local: torch.Tensor, placement) -> DTensor:
     return DTensor.from_local(local, mesh, [placement], run_check=False)
 
 
+def session_of(
+    model: nn.Module, sink: MemorySink, description: PlainDescription | None = None
+) -> CaptureSession:
+    session = CaptureSession(
+        description or PlainDescription(model),
+        RecordRequest(out=Path("unused")),
+        rank=0,
+        world_size=1,
+        open_sink=lambda _: sink,
+    )
+    session.start()
+    return session
+
+
 @pytest.mark.parametrize("make", [torch.ones, lambda n: nn.Parameter(torch.ones(n))])
 def test_a_plain_tensor_is_itself_in_the_layout_that_the_description_gives(make):
     tensor = make(3)
@@ -129,6 +143,40 @@ def test_noise_moves_the_elements_of_a_dtensor_as_those_of_the_whole_tensor():
     assert torch.equal(local_values(noised), point.stepped(full)[2:])
 
 
+class Scaled(nn.Module):
+    """Uses its input twice, and has a parameter on the mesh of it."""
+
+    def __init__(self, factor: DTensor):
+        super().__init__()
+        self.factor = nn.Parameter(factor)
+
+    def forward(self, x):
+        return x * self.factor + x * 2
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_gradients_of_dtensors_are_added_up_and_recorded_as_what_a_rank_holds():
+    model = Scaled(on_tp(torch.full((2,), 3.0), Shard(0)))
+    sink = MemorySink()
+    session = session_of(model, sink)
+    x = on_tp(torch.ones(2), Shard(0)).requires_grad_()
+    model(x).backward(on_tp(torch.tensor([1.0, 2.0]), Shard(0)))
+    session.records.loss(on_tp(torch.tensor(7.0), Replicate()))
+    session.close()
+    values = {text: array.tolist() for text, array in sink.arrays.items()}
+    assert values == {
+        "step0/@root/param/factor": [3, 3],
+        "step0/mb0/@root/input/0": [1, 1],
+        "step0/mb0/@root/output/0": [5, 5],
+        "step0/mb0/@root/grad_output/0": [1, 2],
+        "step0/mb0/@root/grad_input/0": [5, 10],
+        "step0/mb0/@root/param_grad/factor": [1, 2],
+        "step0/mb0/@root/loss": 7,
+    }
+    assert not sink.skipped
+    assert {record.layout.mesh for record in sink.records.values()} == {"tp=2"}
+
+
 class Doubled(torch.Tensor):
     """A plug-in's tensor: half of what it stands for lies in ``inner``."""
 
@@ -183,14 +231,7 @@ class Wrapping(nn.Module):
 
 def recorded(model: nn.Module, description: PlainDescription | None = None):
     sink = MemorySink()
-    session = CaptureSession(
-        description or PlainDescription(model),
-        RecordRequest(out=Path("unused")),
-        rank=0,
-        world_size=1,
-        open_sink=lambda _: sink,
-    )
-    session.start()
+    session = session_of(model, sink, description)
     model(torch.ones(2))
     session.close()
     return sink
