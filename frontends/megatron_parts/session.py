@@ -12,8 +12,8 @@ from ttrace.frontends.megatron_parts.description import MegatronDescription
 from ttrace.frontends.megatron_parts.recorder import ExpertRecords
 from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
 from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
-from ttrace.frontends.torch_parts.modules import MODULE_KINDS
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.rank_recorder import OpenSink
 from ttrace.recording.request import RecordRequest
@@ -54,7 +54,7 @@ class MegatronSession:
             self._mixed_gradients,
         ]
         experts = None
-        if any(map(request.capture.wants_kind, MODULE_KINDS)):
+        if any(map(request.capture.wants_kind, ACTIVATIONS)):
             experts = ExpertRecords(description.expert_rows())
             observers.append(experts)
         self.capture = CaptureSession(

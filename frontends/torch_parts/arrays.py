@@ -37,6 +37,22 @@ def unobserved() -> Iterator[None]:
         yield
 
 
+def has_memory(tensor: torch.Tensor) -> bool:
+    """Whether the elements of a strided tensor lie in memory of its own.
+
+    A tensor that wraps others has none, and neither has one whose memory was given
+    back while somebody still holds it, as sharded training does. Reading such a tensor
+    would end the process.
+    """
+    if not tensor.numel():
+        return not is_traceable_wrapper_subclass(tensor)
+    try:
+        with unobserved():
+            return tensor.untyped_storage().data_ptr() != 0
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
 def dtype_name(tensor: torch.Tensor) -> str:
     """The name under which a tensor's dtype is stored.
 
@@ -142,4 +158,8 @@ def _obstacle(tensor: torch.Tensor) -> str | None:
         return "a parameter that is not initialized yet"
     if tensor.dtype not in _NAMES:
         return f"the dtype {tensor.dtype}"
+    if not has_memory(tensor):
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter):
+            return "a tensor whose memory was given back"
+        return f"a tensor that wraps others ({type(tensor).__name__})"
     return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ttrace.ir.kinds import GRADIENTS
 from ttrace.ir.tensor_id import Kind, Pass, TensorId
 
 
@@ -45,7 +46,6 @@ class ModuleCall:
 
         Gradients exist once, whichever forward made their graph: they have no pass.
         """
-        is_gradient = kind in (Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
         return TensorId(
             step=self.step,
             microbatch=self.microbatch,
@@ -53,7 +53,7 @@ class ModuleCall:
             kind=kind,
             slot=slot,
             call=self.number,
-            pass_=Pass.FORWARD if is_gradient else self.pass_,
+            pass_=Pass.FORWARD if kind in GRADIENTS else self.pass_,
         )
 
 

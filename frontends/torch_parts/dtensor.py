@@ -6,13 +6,14 @@ collective that runs in the background is waited for.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, TensorType
@@ -40,26 +41,15 @@ def layout_of(tensor: DTensor) -> tuple[ShardLayout, Mesh] | NoLayout:
     mesh = mesh_of(device_mesh)
     axes = axis_names(device_mesh)
     shape = tuple(tensor.shape)
-    runs: list[list[Run]] = [[(0, length)] for length in shape]
     partial_axes = []
-    for axis, size, place, placement in zip(
-        axes, device_mesh.shape, coordinate, placements, strict=True
-    ):
-        if isinstance(placement, _StridedShard):
-            runs[placement.dim] = [
-                run
-                for piece in _chunks(runs[placement.dim], int(placement.split_factor))
-                for run in _chunk(piece, size, place)
-            ]
-        elif isinstance(placement, Shard):
-            runs[placement.dim] = _chunk(runs[placement.dim], size, place)
-        elif type(placement) is Partial and placement.reduce_op == "sum":
+    for axis, placement in zip(axes, placements, strict=True):
+        if type(placement) is Partial and placement.reduce_op == "sum":
             partial_axes.append(axis)
-        elif not isinstance(placement, Replicate):
+        elif not isinstance(placement, Replicate | Shard | _StridedShard):
             return NoLayout(
-                reason=f"its values are still to be reduced over {axis} as "
-                f"{placement} says, and ttrace adds up no more than sums; record "
-                "what full_tensor() returns"
+                reason=f"its placement over {axis} is {placement!r}, and of partial "
+                "values ttrace adds up sums only; redistribute it, or give ttrace its "
+                "full_tensor()"
             )
     if partial_axes and math.prod(mesh.sizes.values()) != dist.get_world_size():
         return NoLayout(
@@ -67,7 +57,7 @@ def layout_of(tensor: DTensor) -> tuple[ShardLayout, Mesh] | NoLayout:
             f"mesh ({mesh.name}) has no place for every rank of the run, so that "
             "which of them add up is not known; slice the mesh from one over all ranks"
         )
-    runs = [_joined(dim) for dim in runs]
+    runs = held_runs(shape, tuple(device_mesh.shape), tuple(coordinate), placements)
     layout = ShardLayout(
         global_shape=shape,
         local_shape=tuple(sum(length for _, length in dim) for dim in runs),
@@ -76,6 +66,38 @@ def layout_of(tensor: DTensor) -> tuple[ShardLayout, Mesh] | NoLayout:
         partial_axes=tuple(partial_axes),
     )
     return layout, mesh
+
+
+def held_runs(
+    shape: tuple[int, ...],
+    mesh_shape: tuple[int, ...],
+    coordinate: tuple[int, ...],
+    placements: Sequence[Placement],
+) -> list[list[Run]]:
+    """The indices that one place of a mesh holds of each dim, in the order it does.
+
+    Mesh axes shard from left to right, each what the one before has left, as
+    ``torch.chunk`` cuts. ``_StridedShard(dim, split_factor)`` shards a dim that an axis
+    to its right has cut already: into ``split_factor`` pieces, each of which is cut.
+
+    Args:
+        shape: Of the logical tensor.
+        mesh_shape: Size of each mesh axis.
+        coordinate: Of the place, on each mesh axis.
+        placements: One for each mesh axis; those that do not shard change nothing.
+    """
+    runs: list[list[Run]] = [[(0, length)] for length in shape]
+    for size, place, placement in zip(mesh_shape, coordinate, placements, strict=True):
+        # In some releases of torch it is a Shard, in others not.
+        if isinstance(placement, _StridedShard):
+            runs[placement.dim] = [
+                run
+                for piece in _chunks(runs[placement.dim], int(placement.split_factor))
+                for run in _chunk(piece, size, place)
+            ]
+        elif isinstance(placement, Shard):
+            runs[placement.dim] = _chunk(runs[placement.dim], size, place)
+    return [_joined(dim) for dim in runs]
 
 
 def axis_names(device_mesh: DeviceMesh) -> tuple[str, ...]:

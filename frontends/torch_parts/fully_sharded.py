@@ -11,8 +11,8 @@ from ttrace.frontends.torch_parts.tensors import says_its_layout
 
 _REASON = (
     "fully_shard runs forward and backward on unsharded parameters of its own, and no "
-    "hook on the sharded ones: what a micro-batch adds to the gradient is not seen; "
-    "main_grad is recorded"
+    "hook on the sharded ones, so that what a micro-batch adds to the gradient is not "
+    "seen; compare main_grad instead"
 )
 
 

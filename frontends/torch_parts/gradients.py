@@ -12,9 +12,17 @@ from torch._C._autograd import _get_sequence_nr
 from torch.autograd.graph import Node
 
 from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor, NoLayout
+from ttrace.frontends.torch_parts.tensors import (
+    local_tensor,
+    local_values,
+    with_values,
+)
+from ttrace.ir.layout import whole
+from ttrace.recording.faults import reason_of
 
-Emit = Callable[[str, torch.Tensor], None]
-"""Takes a slot and the gradient; must copy what it keeps."""
+Emit = Callable[[str, torch.Tensor | NoLayout], None]
+"""Takes a slot and the gradient, or why it is not known; must copy what it keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,13 +167,14 @@ def _delivering(
 class _Share:
     """Adds up the parts of one input's gradient."""
 
-    __slots__ = ("_emit", "_num_parts", "_parts", "_slot")
+    __slots__ = ("_emit", "_num_parts", "_parts", "_reason", "_slot")
 
     def __init__(self, *, slot: str, num_parts: int, emit: Emit):
         self._slot = slot
         self._num_parts = num_parts
         self._emit = emit
         self._parts: dict[int, torch.Tensor | None] = {}
+        self._reason = ""
 
     def deliver(self, position: int, gradient: torch.Tensor | None) -> None:
         if self._num_parts == 1:
@@ -175,19 +184,43 @@ class _Share:
         if not self._parts:
             # Not every operation need lie on a path from the loss.
             torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-        if gradient is not None:
-            with unobserved():
-                gradient = gradient.detach().clone()
-        self._parts[position] = gradient
+        try:
+            self._parts[position] = None if gradient is None else _copied(gradient)
+        except Exception as error:
+            self._reason = reason_of(error, "copy a part of it")
+            self._parts[position] = None
         if len(self._parts) == self._num_parts:
             self._finish()
 
     def _finish(self) -> None:
         parts = [part for _, part in sorted(self._parts.items()) if part is not None]
+        reason, self._reason = self._reason, ""
         self._parts.clear()
-        if parts:
-            with unobserved():
-                total = parts[0]
-                for part in parts[1:]:
-                    total = total + part
-            self._emit(self._slot, total)
+        if reason:
+            self._emit(self._slot, NoLayout(reason=reason))
+        elif parts:
+            self._emit(self._slot, _sum_of(parts))
+
+
+def _copied(gradient: torch.Tensor) -> torch.Tensor:
+    values = local_values(gradient)
+    with unobserved():
+        values = values.detach().clone()
+    return with_values(gradient, values)
+
+
+def _sum_of(parts: list[torch.Tensor]) -> torch.Tensor | NoLayout:
+    """Adds parts up, the local values of those that say their layout themselves."""
+    answers = [local_tensor(part, lambda shape: whole(shape, "")) for part in parts]
+    for answer in answers:
+        if not isinstance(answer, LocalTensor):
+            reason = getattr(answer, "reason", "it is recorded elsewhere")
+            return NoLayout(reason=reason)
+    held = [answer for answer in answers if isinstance(answer, LocalTensor)]
+    if any((a.layout, a.mesh) != (held[0].layout, held[0].mesh) for a in held):
+        return NoLayout(reason="its parts have different layouts and are not added up")
+    with unobserved():
+        total = held[0].values
+        for answer in held[1:]:
+            total = total + answer.values
+    return with_values(parts[0], total)

@@ -8,13 +8,11 @@ import torch
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.fully_sharded import unseen_gradients
-from ttrace.frontends.torch_parts.modules import MODULE_KINDS, ModuleTap
+from ttrace.frontends.torch_parts.modules import ModuleTap
 from ttrace.frontends.torch_parts.parameters import ParameterGradients
 from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
-
-_PER_MICROBATCH = MODULE_KINDS | {Kind.LOSS, Kind.PARAM_GRAD}
-"""Kinds for which forwards of the model must be counted."""
 
 
 class ModelHooks:
@@ -89,8 +87,8 @@ def _module_taps(
     records: bool,
 ) -> list[ModuleTap]:
     wants_kind = capture.filter.wants_kind
-    kinds = frozenset(filter(wants_kind, MODULE_KINDS))
-    counts = records and any(map(wants_kind, _PER_MICROBATCH))
+    kinds = frozenset(filter(wants_kind, ACTIVATIONS))
+    counts = records and any(map(wants_kind, PER_MICROBATCH))
     root_ids = None if roots is None else set(map(id, roots))
     chunks: collections.Counter[str] = collections.Counter()
     taps = []

@@ -20,12 +20,12 @@ from ttrace.frontends.torch_parts.gradients import (
     observe_shares,
     sequence_number,
 )
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
-
-MODULE_KINDS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})
-"""Kinds that the hooks on modules record."""
+from ttrace.recording.faults import reason_of
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -136,8 +136,12 @@ class ModuleTap:
                     id_ = call.tensor_id(Kind.INPUT, slot)
                     recorder.activation(id_, module, tensor)
             if Kind.GRAD_INPUT in self._kinds:
-                opened.edges = input_edges(inputs)
                 opened.since = sequence_number()
+                try:
+                    opened.edges = input_edges(inputs)
+                except Exception as error:
+                    slots = [slot for slot, tensor in inputs if tensor.requires_grad]
+                    _skip_shares(recorder, call, slots, error)
         return changed
 
     def _after(
@@ -180,16 +184,21 @@ class ModuleTap:
             for slot, tensor in outputs:
                 self._listen(call, recorder if is_wanted else None, slot, tensor)
         if opened.edges:
-            handed_through = observe_shares(
-                opened.edges,
-                (tensor for _, tensor in outputs),
-                opened.since,
-                lambda slot, gradient: self._on_gradient(
-                    call, Kind.GRAD_INPUT, slot, gradient
-                ),
-            )
+            assert recorder is not None
+            try:
+                handed_through = observe_shares(
+                    opened.edges,
+                    (tensor for _, tensor in outputs),
+                    opened.since,
+                    lambda slot, gradient: self._on_gradient(
+                        call, Kind.GRAD_INPUT, slot, gradient
+                    ),
+                )
+            except Exception as error:
+                slots = [edge.slot for edge in opened.edges]
+                _skip_shares(recorder, call, slots, error)
+                return
             for slot in handed_through:
-                assert recorder is not None
                 recorder.skip(
                     call.tensor_id(Kind.GRAD_INPUT, slot),
                     "the module hands this input through untouched",
@@ -222,19 +231,36 @@ class ModuleTap:
             )
 
     def _on_gradient(
-        self, call: ModuleCall, kind: Kind, slot: str, gradient: torch.Tensor
+        self,
+        call: ModuleCall,
+        kind: Kind,
+        slot: str,
+        gradient: torch.Tensor | NoLayout,
     ) -> None:
         capture, module = self._capture, self._module()
         capture.calls.enter_backward(call)
-        if capture.recorder is not None and module is not None:
-            capture.recorder.activation(call.tensor_id(kind, slot), module, gradient)
+        if capture.recorder is None or module is None:
+            return
+        id_ = call.tensor_id(kind, slot)
+        if isinstance(gradient, NoLayout):
+            capture.recorder.skip(id_, gradient.reason)
+        else:
+            capture.recorder.activation(id_, module, gradient)
+
+
+def _skip_shares(
+    recorder: TensorRecorder, call: ModuleCall, slots: list[str], error: Exception
+) -> None:
+    reason = reason_of(error, "find where its gradient comes from")
+    for slot in slots:
+        recorder.skip(call.tensor_id(Kind.GRAD_INPUT, slot), reason)
 
 
 def _recognizable(inputs: list[tuple[str, torch.Tensor]]) -> Hashable:
     """What a checkpoint keeps of a call's input: where its first tensor lies."""
     for _, tensor in inputs:
         try:
-            return tensor.data_ptr()
-        except RuntimeError:  # tensors without memory of their own
+            return local_values(tensor).data_ptr()
+        except Exception:  # tensors without memory of their own
             return None
     return None

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.arrays import has_memory, unobserved
 from ttrace.frontends.torch_parts.calls import ModuleCall
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor
 from ttrace.frontends.torch_parts.tensors import (
-    is_plain,
     local_tensor,
     local_values,
     says_its_layout,
@@ -145,7 +144,7 @@ def gets_noise(tensor: torch.Tensor) -> bool:
     if tensor.dtype not in _BITS or isinstance(tensor, torch.nn.Parameter):
         return False
     values = local_values(tensor)
-    if not is_plain(values):
+    if not has_memory(values):
         return False
     with unobserved():
         return not _is_mask(values.detach())

@@ -32,11 +32,6 @@ def register_tensor_type(cls: type[torch.Tensor], tensor_type: TensorType) -> No
     _registered[cls] = tensor_type
 
 
-def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds its values itself."""
-    return not is_traceable_wrapper_subclass(tensor)
-
-
 def says_its_layout(tensor: torch.Tensor) -> bool:
     """Whether a tensor says itself what part of a logical tensor it holds."""
     tensor_type = type_of(tensor)
@@ -48,7 +43,7 @@ def type_of(tensor: torch.Tensor) -> TensorType | None:
     for cls, tensor_type in reversed(_registered.items()):
         if isinstance(tensor, cls):
             return tensor_type
-    if is_plain(tensor):
+    if not is_traceable_wrapper_subclass(tensor):
         return None
     # Only where such a tensor exists is torch.distributed there, and loaded.
     from ttrace.frontends.torch_parts import dtensor

@@ -118,9 +118,29 @@ def distributed_tensor() -> torch.Tensor:
         torch.distributed.destroy_process_group()
 
 
+def freed() -> torch.Tensor:
+    tensor = torch.ones(300)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+class Wrapper(torch.Tensor):
+    """Has no memory, and does not say what it wraps."""
+
+    @staticmethod
+    def __new__(cls):
+        return torch.Tensor._make_wrapper_subclass(cls, (2,))  # pyright: ignore
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise NotImplementedError(f"{func} would be observed")
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
+        (freed, "memory was given back"),
+        (Wrapper, "wraps others (Wrapper)"),
         (lambda: torch.empty(2, device="meta"), "meta"),
         (lambda: torch.ones(2, 2).to_sparse(), "sparse"),
         (quantized, "quantized"),
@@ -129,7 +149,17 @@ def distributed_tensor() -> torch.Tensor:
         (torch.nn.UninitializedParameter, "not initialized"),
         (distributed_tensor, "DTensor"),
     ],
-    ids=["meta", "sparse", "quantized", "complex", "vmap", "lazy", "dtensor"],
+    ids=[
+        "freed",
+        "wrapper",
+        "meta",
+        "sparse",
+        "quantized",
+        "complex",
+        "vmap",
+        "lazy",
+        "dtensor",
+    ],
 )
 def test_what_has_no_plain_memory_is_refused(make, word):
     tensor = make()

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from absl import logging
 from torch import nn
 
 from ttrace.errors import LayoutError, StorageFullError
+from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import (
     FlatPart,
+    LocalTensor,
     ModelDescription,
     NamedParameter,
     NoLayout,
@@ -263,6 +266,64 @@ def test_chunks_of_a_pipeline_rank_stand_for_one_model():
     assert not sink.skipped
 
 
+# What frameworks bring.
+
+
+class Watching:
+    """Notes when it is asked what; splits one activation into two records."""
+
+    def __init__(self):
+        self.events: list[str] = []
+        self.capture: Capture | None = None
+
+    def start(self, capture: Capture) -> None:
+        self.capture = capture
+        self.events.append("start")
+
+    def end_step(self) -> None:
+        assert self.capture is not None
+        self.events.append(f"end of step {self.capture.step}")
+
+    def end(self) -> None:
+        self.events.append("end")
+
+    def records_of(self, id_, module, tensor):
+        if id_.kind is not Kind.OUTPUT:
+            return None
+        halves = [(f"{id_.slot}.{n}", half) for n, half in enumerate(tensor.chunk(2))]
+        return [
+            (
+                dataclasses.replace(id_, slot=slot),
+                LocalTensor(values=half, layout=whole(tuple(half.shape), "dense")),
+            )
+            for slot, half in halves
+        ]
+
+
+def test_observers_are_told_of_the_steps_and_may_say_what_an_activation_is():
+    model, sink, watching = nn.Tanh(), MemorySink(), Watching()
+    session = CaptureSession(
+        PlainDescription(model),
+        RecordRequest(out=Path("unused")),
+        rank=0,
+        world_size=1,
+        open_sink=lambda _: sink,
+        observers=[watching],
+        activations=watching,
+    )
+    session.start()
+    model(torch.ones(2))
+    session.step()
+    session.close()
+    session.close()
+    assert watching.events == ["start", "end of step 0", "end of step 1", "end"]
+    assert list(sink.records) == [
+        "step0/mb0/@root/input/0",
+        "step0/mb0/@root/output/0.0",
+        "step0/mb0/@root/output/0.1",
+    ]
+
+
 # What adapters tell.
 
 
@@ -361,6 +422,24 @@ def test_what_is_not_wanted_is_not_asked_for():
     session.close()
     assert not session.wants(Kind.LOSS)
     assert sink.arrays["step0/mb0/@root/loss"] == 2.0
+    assert not sink.skipped  # a getter that fails is skipped, one not asked is not
+
+
+def test_a_getter_that_fails_does_not_reach_the_training():
+    model, sink = nn.Linear(2, 2, bias=False), MemorySink()
+    session = started(model, sink)
+
+    def fail(named: NamedParameter):
+        raise AttributeError("'NoneType' object has no attribute 'view'")
+
+    session.records.parameters(Kind.MAIN_GRAD, fail)
+    session.records.optimizer_state(fail)
+    session.close()
+    assert sink.skipped == {
+        f"step0/@root/{kind}/weight": "ttrace could not find what this rank holds of "
+        "it: AttributeError: 'NoneType' object has no attribute 'view'"
+        for kind in ("main_grad", "optimizer_state")
+    }
 
 
 def test_parameter_gradients_come_before_what_is_made_of_them():
