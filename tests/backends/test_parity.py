@@ -4,7 +4,7 @@ Axes, all combined unless a comment says otherwise:
 
 * dtypes: each with itself, with float32, bfloat16 and float64, and integers of
   different width and sign with each other;
-* shapes: 0-dim, empty, one element, a block less, as much and more than one, odd
+* shapes: 0-dim, empty, one element, a tile less, as much and more than one, odd
   two-dimensional; for one dtype of each kernel several chunks;
 * memory: contiguous, and for one family strided, transposed and broadcast views;
 * values: see ``FAMILIES``;
@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import pytest
 
-from ttrace.backends.chunks import BLOCK_ELEMENTS, CHUNK_ELEMENTS
+from ttrace.backends.chunks import CHUNK_ELEMENTS, TILE_ELEMENTS
 from ttrace.backends.jax_backend import JaxBackend
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.compare.backend import ArrayPair
@@ -46,9 +46,9 @@ SHAPES = [
     (0,),
     (3, 0, 2),
     (1,),
-    (BLOCK_ELEMENTS - 1,),
-    (BLOCK_ELEMENTS,),
-    (BLOCK_ELEMENTS + 1,),
+    (TILE_ELEMENTS - 1,),
+    (TILE_ELEMENTS,),
+    (TILE_ELEMENTS + 1,),
     (5, 1009),
 ]
 

@@ -18,12 +18,12 @@ from ttrace.ir.views import block_view
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaResult:
-    """How one copy of a part of a tensor differs from the copy that stands for it.
+    """How one replica of a block differs from the one that stands for it.
 
     Attributes:
-        rank: The rank whose copy it is.
+        rank: The rank whose replica it is.
         against: The rank it should agree with.
-        stats: Of this copy (candidate) against that one (reference).
+        stats: Of this replica (candidate) against that one (reference).
     """
 
     rank: int
@@ -32,7 +32,7 @@ class ReplicaResult:
 
     @property
     def spread(self) -> float:
-        """Relative Frobenius difference of the two copies.
+        """Relative Frobenius difference of the two replicas.
 
         Infinite if one has a NaN, or if they differ and one has an infinity.
         """
@@ -40,7 +40,7 @@ class ReplicaResult:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the two copies are numbers and equal, every one of them."""
+        """Whether the two replicas are numbers and equal, every one of them."""
         return self.stats.num_unequal == 0 and not self._is_not_finite
 
     def agrees_within(self, difference_norm: float) -> bool:
@@ -66,8 +66,8 @@ class TensorResult:
         max_abs_diff_at: Global index of the largest absolute difference, or None.
         rank_stats: The same statistics for the part that each candidate rank stands
             for, by rank.
-        reference_replicas: Copies in the reference.
-        candidate_replicas: Copies in the candidate.
+        reference_replicas: Replicas in the reference.
+        candidate_replicas: Replicas in the candidate.
     """
 
     plan: TensorPlan
@@ -147,10 +147,10 @@ def run_replicas(
     *,
     progress: Progress | None = None,
 ) -> list[tuple[ReplicaResult, ...]]:
-    """Compares copies within one trace, tensor by tensor.
+    """Compares replicas within one trace, tensor by tensor.
 
     Args:
-        replicas: The copies of each tensor.
+        replicas: Those of each tensor.
         trace: Holds them.
         backend: Computes the statistics.
         progress: Called as the comparison proceeds.

@@ -7,6 +7,7 @@ A row that only one run has counts as zeros in the other: its whole norm is erro
 what noise routes elsewhere is measured with the noise, and nothing else is tolerated.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -67,8 +68,8 @@ def _match_rows(
     if plan.shapes_differ:
         return replace(plan, rows=RowMatch())
     assert plan.index_dim is not None
-    of_reference = _Side(plan.reference_cover, reference, plan.index_dim)
-    of_candidate = _Side(plan.candidate_cover, candidate, plan.index_dim)
+    of_reference = _RunRows(plan.reference_cover, reference, plan.index_dim)
+    of_candidate = _RunRows(plan.candidate_cover, candidate, plan.index_dim)
     pairs: list[Pair] = [
         pair
         for piece in of_candidate.pieces
@@ -119,20 +120,20 @@ def _match_rows(
 def row_replicas(
     cover: Cover, trace: TraceSource, index_dim: int
 ) -> tuple[RowPair, ...]:
-    """The copies of rows within one run.
+    """The replicas of rows within one run.
 
     Raises:
         LayoutError: See ``plan_rows``.
     """
-    return tuple(_Side(cover, trace, index_dim).replicas)
+    return tuple(_RunRows(cover, trace, index_dim).replicas)
 
 
 def _scale(record: TensorRecord) -> float:
     return record.shards[0].scale
 
 
-class _Side:
-    """One run's rows of a tensor: disjoint pieces, and the copies of each."""
+class _RunRows:
+    """One run's rows of a tensor: disjoint pieces, and the replicas of each."""
 
     def __init__(self, cover: Cover, trace: TraceSource, dim: int):
         self.pieces: list[Rows] = []
@@ -158,7 +159,7 @@ class _Side:
         first = self.pieces[0]
         shape = list(first.operand.terms[0].shard.layout.global_shape)
         shape[first.dim] = self.positions().size
-        return int(np.prod(shape)) - sum(piece.size for piece in self.pieces)
+        return math.prod(shape) - sum(piece.size for piece in self.pieces)
 
     def _add(self, rows: Rows) -> None:
         remaining = [rows]

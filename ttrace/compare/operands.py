@@ -1,7 +1,8 @@
 """What is set against what: blocks of shards, and two of them over one region."""
 
-import operator
 from dataclasses import dataclass
+
+import numpy as np
 
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.trace import ShardRecord
@@ -77,8 +78,6 @@ class PairPlan:
 
     def global_index(self, flat: int) -> tuple[int, ...]:
         """Index in the logical tensor of an element of the region, in C order."""
-        offsets = []
-        for extent in reversed(self.region.extent):
-            flat, offset = divmod(flat, extent)
-            offsets.append(offset)
-        return tuple(map(operator.add, self.region.start, reversed(offsets)))
+        offsets = np.unravel_index(flat, self.region.extent)
+        starts = zip(self.region.start, offsets, strict=True)
+        return tuple(start + int(offset) for start, offset in starts)

@@ -1,4 +1,4 @@
-"""Which blocks are compared with which: replicas, pending sums, gaps; no arrays."""
+"""Which blocks are compared with which: replicas, partials, gaps; no arrays."""
 
 import math
 from collections.abc import Iterable
@@ -26,9 +26,9 @@ class Cover:
 
     Attributes:
         pieces: Disjoint regions, each with the operand that stands for it.
-        replicas: Every further copy, against the piece that it repeats.
+        replicas: Every further replica, against the piece that it repeats.
         num_uncovered: Elements that no rank holds.
-        missing_partials: Ranks' coordinates make a pending sum incomplete; those
+        missing_partials: Ranks' coordinates make a sum of partials incomplete; those
             shards count as uncovered.
     """
 
@@ -158,11 +158,11 @@ def _plan_tensor(
 
 
 def cover(record: TensorRecord, info: TraceInfo) -> Cover:
-    """Splits a tensor into disjoint pieces and the copies of each.
+    """Splits a tensor into disjoint pieces and the replicas of each.
 
     Shards that are partial over some axes are grouped with the ranks that differ from
     them on these axes only, and summed; whatever else overlaps is a replica. Of
-    several copies, the one with the lowest rank stands for the piece.
+    several replicas, the one with the lowest rank stands for the piece.
     """
     operands, missing = _operands(record, info)
     pieces: list[tuple[Region, Operand]] = []
@@ -219,7 +219,7 @@ def index_dim_of(*records: TensorRecord) -> int | None:
 def row_cover(record: TensorRecord, info: TraceInfo) -> Cover:
     """The blocks of a tensor whose rows recorded tensors name.
 
-    Which of them are copies, and whether any are missing, is not known yet; along the
+    Which of them are replicas, and whether any are missing, is not known yet; along the
     indexed dim their regions count local rows.
     """
     operands, missing = _operands(record, info)

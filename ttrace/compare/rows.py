@@ -227,7 +227,7 @@ def in_chunks(pair: RowPair | None) -> Iterator[RowPair]:
 
 
 def sum_terms(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Addends of a pending sum together; a single one as it is.
+    """Partials together, as the sum that they make up; a single one as it is.
 
     In the widest dtype, so that the sum adds no rounding that a verdict could see.
     """
