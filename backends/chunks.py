@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttrace.backends.block_table import NARROW, WIDE, Precision
 from ttrace.backends.numpy_backend import copy_range, is_power_of_two
+from ttrace.backends.tile_table import NARROW, WIDE, Precision
 from ttrace.compare.backend import ArrayPair
 from ttrace.ir.dtypes import DTYPES, dtype_named
 
-BLOCK_ELEMENTS = 4096
-CHUNK_BLOCKS = 256
-CHUNK_ELEMENTS = BLOCK_ELEMENTS * CHUNK_BLOCKS
+TILE_ELEMENTS = 4096
+CHUNK_TILES = 256
+CHUNK_ELEMENTS = TILE_ELEMENTS * CHUNK_TILES
 
 CARRIERS = {
     "float32": "float32",
@@ -93,7 +93,7 @@ def choose_lane(reference: np.dtype, candidate: np.dtype, factor: float) -> Lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Segment:
+class Span:
     """Elements [start, stop) of a pair, and where they begin in a chunk."""
 
     pair: ArrayPair
@@ -103,41 +103,41 @@ class Segment:
 
 
 class Stream:
-    """Blocks of the pairs of a lane, one after the other, each pair from a new one.
+    """Tiles of the pairs of a lane, one after the other, each pair from a new one.
 
     Attributes:
-        starts: First block of each pair.
-        ends: Block after the last of each pair.
+        starts: First tile of each pair.
+        ends: Tile after the last of each pair.
     """
 
     def __init__(self, lane: Lane, pairs: list[ArrayPair]):
         self.lane = lane
         self.pairs = pairs
         self.sizes = [pair.reference.size for pair in pairs]
-        # An empty pair has a block too, of zeros, so that every pair has a row.
-        blocks = np.maximum(-(-np.array(self.sizes) // BLOCK_ELEMENTS), 1)
-        self.ends = np.cumsum(blocks)
-        self.starts = self.ends - blocks
-        self.num_blocks = int(self.ends[-1])
+        # An empty pair has a tile too, of zeros, so that every pair has a row.
+        tiles = np.maximum(-(-np.array(self.sizes) // TILE_ELEMENTS), 1)
+        self.ends = np.cumsum(tiles)
+        self.starts = self.ends - tiles
+        self.num_tiles = int(self.ends[-1])
 
-    def segments(self, first_block: int) -> list[Segment]:
-        """What lies in the chunk that begins with a block."""
-        end_block = first_block + CHUNK_BLOCKS
-        first = int(np.searchsorted(self.ends, first_block, side="right"))
-        end = int(np.searchsorted(self.starts, end_block))
-        segments = []
-        for index, pair_block in enumerate(self.starts[first:end].tolist(), first):
-            begin = max(first_block, pair_block)
-            stop = (end_block - pair_block) * BLOCK_ELEMENTS
-            segments.append(
-                Segment(
+    def spans(self, first_tile: int) -> list[Span]:
+        """What lies in the chunk that begins with a tile."""
+        end_tile = first_tile + CHUNK_TILES
+        first = int(np.searchsorted(self.ends, first_tile, side="right"))
+        end = int(np.searchsorted(self.starts, end_tile))
+        spans = []
+        for index, pair_tile in enumerate(self.starts[first:end].tolist(), first):
+            begin = max(first_tile, pair_tile)
+            stop = (end_tile - pair_tile) * TILE_ELEMENTS
+            spans.append(
+                Span(
                     pair=self.pairs[index],
-                    start=(begin - pair_block) * BLOCK_ELEMENTS,
+                    start=(begin - pair_tile) * TILE_ELEMENTS,
                     stop=min(self.sizes[index], stop),
-                    offset=(begin - first_block) * BLOCK_ELEMENTS,
+                    offset=(begin - first_tile) * TILE_ELEMENTS,
                 )
             )
-        return segments
+        return spans
 
 
 class Stages:
@@ -166,42 +166,38 @@ def _aligned_bytes() -> np.ndarray:
     return buffer[offset : offset + CHUNK_ELEMENTS * 8]
 
 
-def pack_references(
-    segments: list[Segment], lane: Lane, buffer: np.ndarray
-) -> np.ndarray:
+def pack_references(spans: list[Span], lane: Lane, buffer: np.ndarray) -> np.ndarray:
     """References of a chunk: from the buffer, or a slice of an array that fills it."""
-    parts = [(s, s.pair.reference, 1.0) for s in segments]
+    parts = [(s, s.pair.reference, 1.0) for s in spans]
     return _pack(parts, lane.reference, buffer)
 
 
-def pack_candidates(
-    segments: list[Segment], lane: Lane, buffer: np.ndarray
-) -> np.ndarray:
+def pack_candidates(spans: list[Span], lane: Lane, buffer: np.ndarray) -> np.ndarray:
     """Candidates of a chunk, with the factors that the kernel does not apply."""
     parts = [
         (s, s.pair.candidate, s.pair.factor / lane.factor)  # one of them is 1, or both
-        for s in segments
+        for s in spans
     ]
     return _pack(parts, lane.candidate, buffer)
 
 
 def _pack(
-    parts: list[tuple[Segment, np.ndarray, float]], name: str, buffer: np.ndarray
+    parts: list[tuple[Span, np.ndarray, float]], name: str, buffer: np.ndarray
 ) -> np.ndarray:
     carrier, dtype = np.dtype(CARRIERS[name]), DTYPES[name].numpy
     chunk = buffer[: CHUNK_ELEMENTS * carrier.itemsize].view(carrier)
     end = 0
     with np.errstate(all="ignore"):
-        for segment, array, factor in parts:
+        for span, array, factor in parts:
             if array.dtype == dtype:
                 array = array.view(carrier)
                 is_slice = factor == 1.0 and array.flags.c_contiguous
-                if is_slice and segment.stop - segment.start == CHUNK_ELEMENTS:
-                    return array.reshape(-1)[segment.start : segment.stop]
-            chunk[end : segment.offset] = 0
-            end = segment.offset + segment.stop - segment.start
-            packed = chunk[segment.offset : end]
-            copy_range(array, segment.start, segment.stop, packed)
+                if is_slice and span.stop - span.start == CHUNK_ELEMENTS:
+                    return array.reshape(-1)[span.start : span.stop]
+            chunk[end : span.offset] = 0
+            end = span.offset + span.stop - span.start
+            packed = chunk[span.offset : end]
+            copy_range(array, span.start, span.stop, packed)
             if factor != 1.0:
                 packed *= factor
     chunk[end:] = 0

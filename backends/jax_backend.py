@@ -1,4 +1,4 @@
-"""The default backend: packs pairs into chunks of blocks and runs jitted kernels."""
+"""The default backend: packs pairs into chunks of tiles and runs jitted kernels."""
 
 import contextlib
 import importlib
@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from ttrace.backends import jax_kernels
-from ttrace.backends.block_table import WIDE, BlockTable, concatenate, make_table
 from ttrace.backends.chunks import (
-    BLOCK_ELEMENTS,
-    CHUNK_BLOCKS,
+    CHUNK_TILES,
+    TILE_ELEMENTS,
     Lane,
-    Segment,
+    Span,
     Stages,
     Stream,
     bitwise_equal,
@@ -31,28 +30,29 @@ from ttrace.backends.numpy_backend import (
     exact_values,
     subtract,
 )
+from ttrace.backends.tile_table import WIDE, TileTable, concatenate, make_table
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
 
 BATCH_BYTES = 128 << 20
 BATCH_PAIRS = 4096
-MAX_BLOCKS_TO_ORACLE = 16
-"""Blocks of a chunk with NaN or Inf above which another kernel pays off."""
+MAX_TILES_TO_ORACLE = 16
+"""Tiles of a chunk with NaN or Inf above which another kernel pays off."""
 
 
 class JaxBackend:
     """Compares on the device jax has, in float32 wherever that loses nothing.
 
-    The elements of all pairs of two dtypes form one stream of blocks, cut into
+    The elements of all pairs of two dtypes form one stream of tiles, cut into
     chunks of one size, so that each kernel compiles once whatever the shapes. What
     happens to a chunk depends on its values, and gives the same result:
 
     * Bitwise equal, as the host sees soon: only the reference goes to the device.
     * As usual: one kernel computes everything. Only where the largest difference
-      was rounded, the host searches the blocks that may hold it.
-    * Many blocks have NaNs or infinities: a kernel takes them out first.
-    * Single blocks have them, or denormals, or values near the limits of the
-      arithmetic: the numpy backend computes these blocks.
+      was rounded, the host searches the tiles that may hold it.
+    * Many tiles have NaNs or infinities: a kernel takes them out first.
+    * Single tiles have them, or denormals, or values near the limits of the
+      arithmetic: the numpy backend computes these tiles.
 
     Float64 and wide integers go the same way in a scope of jax's x64 mode; a few of
     them are not worth a compilation and are left to the numpy backend. Which way a
@@ -98,7 +98,7 @@ class JaxBackend:
             if stream is None:
                 oracle += [(i, pool.submit(compare_all, batch[i])) for i in indices]
                 continue
-            chunks = range(0, stream.num_blocks, CHUNK_BLOCKS)
+            chunks = range(0, stream.num_tiles, CHUNK_TILES)
             futures = [pool.submit(_run_chunk, stream, c, stages) for c in chunks]
             started.append((indices, stream, futures))
 
@@ -135,25 +135,25 @@ def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
         yield batch
 
 
-def _run_chunk(stream: Stream, first_block: int, stages: Stages) -> BlockTable:
+def _run_chunk(stream: Stream, first_tile: int, stages: Stages) -> TileTable:
     """Computes the rows of one chunk of a stream."""
     lane = stream.lane
-    segments = stream.segments(first_block)
-    num_blocks = min(CHUNK_BLOCKS, stream.num_blocks - first_block)
+    spans = stream.spans(first_tile)
+    num_tiles = min(CHUNK_TILES, stream.num_tiles - first_tile)
     x64 = lane.precision is WIDE
     with stages.lend() as buffers, _x64_scope(x64), jax.debug_nans(False):
-        reference = pack_references(segments, lane, buffers[0])
-        candidate = pack_candidates(segments, lane, buffers[1])
-        table, doubtful = _run_kernels(lane, reference, candidate, num_blocks)
+        reference = pack_references(spans, lane, buffers[0])
+        candidate = pack_candidates(spans, lane, buffers[1])
+        table, doubtful = _run_kernels(lane, reference, candidate, num_tiles)
     for row in np.flatnonzero(doubtful).tolist():
-        stats = _compare_block(segments, row)
+        stats = _compare_tile(spans, row)
         table.replace(row, stats, rounded_to=lane.precision.values)
     return table
 
 
 def _run_kernels(
-    lane: Lane, reference: np.ndarray, candidate: np.ndarray, num_blocks: int
-) -> tuple[BlockTable, np.ndarray]:
+    lane: Lane, reference: np.ndarray, candidate: np.ndarray, num_tiles: int
+) -> tuple[TileTable, np.ndarray]:
     """Rows of a chunk, and which of them only the oracle can tell.
 
     Waits for the device, so that the buffers behind the chunk are free again.
@@ -169,42 +169,42 @@ def _run_kernels(
     if "max_candidate" in bits:
         infinite |= bits["max_candidate"] >= lane.precision.infinity_bits
     counts = {}
-    if not lane.is_split and np.count_nonzero(infinite) > MAX_BLOCKS_TO_ORACLE:
+    if not lane.is_split and np.count_nonzero(infinite) > MAX_TILES_TO_ORACLE:
         clean = jax_kernels.make_filter(lane.reference, lane.candidate)
         finite, counts = clean(reference, candidate)
         name = lane.precision.values.name
         kernel = jax_kernels.make_kernel(name, name)
         bits, sums, counts = jax.device_get((*kernel(*finite, factor), counts))
-    return make_table(lane.precision, lane.factor, bits, sums, counts, num_blocks)
+    return make_table(lane.precision, lane.factor, bits, sums, counts, num_tiles)
 
 
-def _collect(stream: Stream, table: BlockTable) -> list[PairStats]:
-    """Statistics of each pair from those of all blocks."""
-    results, is_open = table.reduce(stream.starts, stream.sizes, BLOCK_ELEMENTS)
+def _collect(stream: Stream, table: TileTable) -> list[PairStats]:
+    """Statistics of each pair from those of all tiles."""
+    results, is_open = table.reduce(stream.starts, stream.sizes, TILE_ELEMENTS)
     for index in np.flatnonzero(is_open).tolist():
         start, end = int(stream.starts[index]), int(stream.ends[index])
-        blocks = [row - start for row in table.rows_with_maximum(start, end)]
-        value, position = _locate_maximum(stream.pairs[index], blocks)
+        tiles = [row - start for row in table.rows_with_maximum(start, end)]
+        value, position = _locate_maximum(stream.pairs[index], tiles)
         results[index] = replace(
             results[index], max_abs_diff=value, max_abs_diff_at=position
         )
     return results
 
 
-def _compare_block(segments: list[Segment], row: int) -> PairStats:
-    begin = row * BLOCK_ELEMENTS
-    segment = next(s for s in reversed(segments) if s.offset <= begin)
-    start = segment.start + begin - segment.offset
-    stop = min(start + BLOCK_ELEMENTS, segment.stop)
-    return compare_range(segment.pair, start, stop)
+def _compare_tile(spans: list[Span], row: int) -> PairStats:
+    begin = row * TILE_ELEMENTS
+    span = next(s for s in reversed(spans) if s.offset <= begin)
+    start = span.start + begin - span.offset
+    stop = min(start + TILE_ELEMENTS, span.stop)
+    return compare_range(span.pair, start, stop)
 
 
-def _locate_maximum(pair: ArrayPair, blocks: list[int]) -> tuple[float, int]:
-    """The exact largest difference in some blocks, and where it is first."""
+def _locate_maximum(pair: ArrayPair, tiles: list[int]) -> tuple[float, int]:
+    """The exact largest difference in some tiles, and where it is first."""
     largest, position = 0.0, 0
-    for block in blocks:
-        start = block * BLOCK_ELEMENTS
-        stop = min(start + BLOCK_ELEMENTS, pair.reference.size)
+    for tile in tiles:
+        start = tile * TILE_ELEMENTS
+        stop = min(start + TILE_ELEMENTS, pair.reference.size)
         differences = np.abs(subtract(*exact_values(pair, start, stop)))
         offset = int(np.argmax(differences))
         if differences[offset] > largest:

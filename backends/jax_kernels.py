@@ -1,8 +1,8 @@
-"""The jitted kernels of the jax backend: per-block sums of a chunk of a pair.
+"""The jitted kernels of the jax backend: per-tile sums of a chunk of a pair.
 
 Every kernel takes a chunk of a fixed number of elements, so that no shape of a
 tensor ever compiles anything; what is not filled is zero on both sides and changes
-no result. It makes two passes over each block: the first finds maxima and counts in
+no result. It makes two passes over each tile: the first finds maxima and counts in
 integer arithmetic on the bits of the floats (exact, order-free, blind to a device
 that flushes denormals); the second sums squares that were scaled by a power of two,
 pairwise, so that they neither overflow nor lose more than a few units of rounding.
@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ttrace.backends.block_table import NARROW, WIDE, Precision
 from ttrace.backends.chunks import (
-    BLOCK_ELEMENTS,
-    CHUNK_BLOCKS,
+    CHUNK_TILES,
     NARROW_DTYPES,
     SPLIT_DTYPES,
+    TILE_ELEMENTS,
 )
+from ttrace.backends.tile_table import NARROW, WIDE, Precision
 
 _FOLDS = (8, 16)
-"""How many rows a block is summed over, stage by stage, before the host takes over."""
+"""How many rows a tile is summed over, stage by stage, before the host takes over."""
 
 
 _SMALL_FLOATS = {
@@ -46,11 +46,11 @@ def make_kernel(reference: str, candidate: str | None) -> "Kernel":
     It is called as ``kernel(reference, candidate, factor)`` or, where the candidate
     is None, ``kernel(reference)``, and returns
 
-    * ``bits``, name -> ``[CHUNK_BLOCKS]``, explained at ``_reduce_bits``;
-    * ``sums``, name -> ``[CHUNK_BLOCKS, k]``, to be summed over k: of squares, and
+    * ``bits``, name -> ``[CHUNK_TILES]``, explained at ``_reduce_bits``;
+    * ``sums``, name -> ``[CHUNK_TILES, k]``, to be summed over k: of squares, and
       products, of values times ``2**precision.scale_exponents(maximum)``.
 
-    In blocks with elements that are not finite, only the maxima mean anything.
+    In tiles with elements that are not finite, only the maxima mean anything.
     """
     precision = NARROW if reference in NARROW_DTYPES else WIDE
     names = (reference,) if candidate is None else (reference, candidate)
@@ -58,7 +58,7 @@ def make_kernel(reference: str, candidate: str | None) -> "Kernel":
     def kernel(*operands: Chunk) -> tuple[Any, Any]:
         sides = _decode_sides(operands, names)
         factor = operands[2] if candidate else None
-        shape = (CHUNK_BLOCKS, BLOCK_ELEMENTS)
+        shape = (CHUNK_TILES, TILE_ELEMENTS)
         elements = _Elements(precision, _reshape(sides, shape), factor)
         bits = _reduce_bits(elements)
         if not elements.one_sided:
@@ -72,8 +72,8 @@ def make_kernel(reference: str, candidate: str | None) -> "Kernel":
             for side in ("reference", "candidate", "difference")
             if f"max_{side}" in bits
         }
-        lanes = BLOCK_ELEMENTS // _FOLDS[0] // _FOLDS[1]
-        rows = _reshape(sides, (CHUNK_BLOCKS, *_FOLDS, lanes))
+        lanes = TILE_ELEMENTS // _FOLDS[0] // _FOLDS[1]
+        rows = _reshape(sides, (CHUNK_TILES, *_FOLDS, lanes))
         terms = [
             _squares(
                 _Elements(
@@ -101,7 +101,7 @@ def make_filter(reference: str, candidate: str) -> "Kernel":
     names = (reference, candidate)
 
     def kernel(*chunks: Chunk) -> tuple[list[Chunk], dict[str, Chunk]]:
-        shape = (CHUNK_BLOCKS, BLOCK_ELEMENTS)
+        shape = (CHUNK_TILES, TILE_ELEMENTS)
         sides = _reshape(_decode_sides(chunks, names), shape)
         values = [high if low is None else high + low for high, low in sides]
         infinity = precision.infinity_bits
@@ -196,7 +196,7 @@ class _Elements:
 
 
 def _reduce_bits(x: _Elements) -> dict[str, Chunk]:
-    """What can be said of each block in integer arithmetic.
+    """What can be said of each tile in integer arithmetic.
 
     ``max_*``: bits of the largest absolute values; ``min_*``: of the smallest but 0,
     minus 1; ``num_unequal``; ``num_lost``: unequal with a difference flushed to 0.
@@ -223,13 +223,13 @@ def _reduce_bits(x: _Elements) -> dict[str, Chunk]:
 
 
 def _find_maximum(x: _Elements, max_difference: Chunk) -> dict[str, Chunk]:
-    """Where in each block the largest difference is first, and if it was rounded."""
+    """Where in each tile the largest difference is first, and if it was rounded."""
     attained = x.magnitude(x.difference) == max_difference[:, None]
     position = lax.broadcasted_iota(np.int32, attained.shape, 1)
     return _reduce(
         {
             "max_difference_at": (
-                jnp.where(attained, position, BLOCK_ELEMENTS),
+                jnp.where(attained, position, TILE_ELEMENTS),
                 lax.min,
             ),
             "num_inexact": ((attained & x.inexact()).astype(np.int32), lax.add),
@@ -238,7 +238,7 @@ def _find_maximum(x: _Elements, max_difference: Chunk) -> dict[str, Chunk]:
 
 
 def _reduce(columns: dict[str, tuple[Chunk, Combine]]) -> dict[str, Chunk]:
-    """Reduces each block by several functions in one loop.
+    """Reduces each tile by several functions in one loop.
 
     XLA vectorizes that on CPUs as long as there are several, and none adds floats.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from ttrace.compare.align import align
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.updates import lost_updates
 from ttrace.ir.capture_filter import CaptureFilter
@@ -52,6 +53,7 @@ def compare_traces(
         reference, candidate = map_traces(map_file, reference, candidate)
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
     verdicts = judge(
         alignment,

@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 import tensorstore
 
-from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, Part, whole_part
+from ttrace.checkpoints.checkpoint_trace import (
+    Checkpoint,
+    Entry,
+    StoredBlock,
+    whole_block,
+)
 from ttrace.errors import CheckpointError
 from ttrace.ir.dtypes import DTYPES
 from ttrace.store.files import reading_error
@@ -131,15 +136,15 @@ def _entry(
     read = functools.partial(_read, store, keys, folder)
     if math.prod(shape) * DTYPES[dtype].numpy.itemsize <= _WHOLE_BYTES:
         everything = (0,) * len(shape)
-        parts = (whole_part(shape, functools.partial(read, everything, shape)),)
+        parts = (whole_block(shape, functools.partial(read, everything, shape)),)
     else:
         parts = tuple(
-            Part(
+            StoredBlock(
                 start=start, extent=extent, read=functools.partial(read, start, extent)
             )
             for start, extent in _chunks(shape, store.chunk_layout.write_chunk.shape)
         )
-    return Entry(path=keys, shape=shape, dtype=dtype, parts=parts)
+    return Entry(path=keys, shape=shape, dtype=dtype, blocks=parts)
 
 
 def _chunks(

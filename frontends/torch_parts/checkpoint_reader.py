@@ -20,7 +20,12 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
 
-from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, Part, whole_part
+from ttrace.checkpoints.checkpoint_trace import (
+    Checkpoint,
+    Entry,
+    StoredBlock,
+    whole_block,
+)
 from ttrace.errors import CheckpointError, DtypeError
 from ttrace.frontends.torch_parts.arrays import array_of
 from ttrace.ir.dtypes import DTYPES
@@ -82,7 +87,9 @@ def read_file(path: Path) -> Checkpoint:
             path=keys,
             shape=tuple(tensor.shape),
             dtype=_dtype_name(tensor.dtype),
-            parts=(whole_part(tuple(tensor.shape), functools.partial(_array, tensor)),),
+            blocks=(
+                whole_block(tuple(tensor.shape), functools.partial(_array, tensor)),
+            ),
         )
         for keys, tensor in _tensors(value)
     ]
@@ -172,7 +179,7 @@ def _entry(
             problem = f"stored through {', '.join(stored.transform_descriptors)}"
         _check_stored(folder, key, stored)
         parts.append(
-            Part(
+            StoredBlock(
                 start=tuple(chunk.offsets),
                 extent=tuple(chunk.sizes),
                 read=functools.partial(_read_part, folder, key, stored),
@@ -185,7 +192,7 @@ def _entry(
         path=keys,
         shape=tuple(tensor.size),
         dtype=dtype,
-        parts=tuple(parts),
+        blocks=tuple(parts),
         problem=problem,
     )
 

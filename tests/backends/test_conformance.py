@@ -1,6 +1,6 @@
 """Both backends run the suite that ships with ttrace."""
 
-from ttrace.backends.chunks import BLOCK_ELEMENTS, CHUNK_ELEMENTS
+from ttrace.backends.chunks import CHUNK_ELEMENTS, TILE_ELEMENTS
 from ttrace.backends.jax_backend import JaxBackend
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.testing import BackendSuite
@@ -14,7 +14,7 @@ class TestNumpyBackend(BackendSuite):
 
 
 class TestJaxBackend(BackendSuite):
-    block_elements = BLOCK_ELEMENTS
+    tile_elements = TILE_ELEMENTS
     chunk_elements = CHUNK_ELEMENTS
 
     def backend(self) -> JaxBackend:

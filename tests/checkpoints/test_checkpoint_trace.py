@@ -6,8 +6,8 @@ from ttrace.checkpoints.checkpoint_trace import (
     Checkpoint,
     CheckpointTrace,
     Entry,
-    Part,
-    whole_part,
+    StoredBlock,
+    whole_block,
 )
 from ttrace.errors import CheckpointError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
@@ -38,7 +38,9 @@ def reads():
 @pytest.fixture
 def trace(reads, tmp_path):
     halves = tuple(
-        Part(start=(row, 0), extent=(2, 6), read=reads.of(FULL[row : row + 2].copy()))
+        StoredBlock(
+            start=(row, 0), extent=(2, 6), read=reads.of(FULL[row : row + 2].copy())
+        )
         for row in (0, 2)
     )
     bias = np.ones(3, np.float32)
@@ -46,12 +48,12 @@ def trace(reads, tmp_path):
         Entry(
             path=("opt_state", "mu", "fc", "w"), problem="written by a newer version"
         ),
-        Entry(path=("params", "fc", "w"), shape=(4, 6), dtype="float32", parts=halves),
+        Entry(path=("params", "fc", "w"), shape=(4, 6), dtype="float32", blocks=halves),
         Entry(
             path=("params", "fc", "b"),
             shape=(3,),
             dtype="float32",
-            parts=(whole_part((3,), reads.of(bias)),),
+            blocks=(whole_block((3,), reads.of(bias)),),
         ),
     ]
     return CheckpointTrace(
@@ -106,7 +108,7 @@ def test_parts_are_read_once_while_they_fit(trace, reads, monkeypatch):
                     path=(name,),
                     shape=(10,),
                     dtype="float32",
-                    parts=(whole_part((10,), reads.of(np.zeros(10, np.float32))),),
+                    blocks=(whole_block((10,), reads.of(np.zeros(10, np.float32))),),
                 )
                 for name in "ab"
             ],
@@ -128,7 +130,7 @@ def test_the_same_path_gives_the_same_run(trace):
                     path=("w",),
                     shape=(),
                     dtype="float32",
-                    parts=(whole_part((), lambda: np.zeros((), np.float32)),),
+                    blocks=(whole_block((), lambda: np.zeros((), np.float32)),),
                 )
             ],
         )
@@ -147,7 +149,7 @@ def test_a_shard_of_another_trace(trace, tmp_path):
                     path=("x",),
                     shape=(),
                     dtype="float32",
-                    parts=(whole_part((), lambda: np.zeros((), np.float32)),),
+                    blocks=(whole_block((), lambda: np.zeros((), np.float32)),),
                 )
             ],
         )
@@ -171,7 +173,7 @@ def test_an_array_that_is_not_what_was_said(tmp_path, array):
         path=("w",),
         shape=(3,),
         dtype="float32",
-        parts=(whole_part((3,), lambda: array),),
+        blocks=(whole_block((3,), lambda: array),),
     )
     trace = CheckpointTrace(Checkpoint(path=tmp_path, format="test", entries=[entry]))
     (record,) = trace.info.tensors.values()

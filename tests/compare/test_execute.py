@@ -17,6 +17,7 @@ from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan, run_replicas
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import cover, plan_comparison
 from ttrace.errors import LayoutError
 from ttrace.ir.dims import parse_dims
@@ -149,6 +150,7 @@ def tensors_of(texts, full):
 def compare(reference, candidate, backend="numpy"):
     matches = align(reference.info, candidate.info).matches
     plan = plan_comparison(matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     return run_plan(plan, reference, candidate, load_backend(backend))
 
 

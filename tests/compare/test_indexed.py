@@ -21,6 +21,7 @@ from ttrace.compare import rows as rows_module
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.replicas import check_replicas
 from ttrace.errors import LayoutError
@@ -40,6 +41,7 @@ MESHES = [
 def compare(reference, candidate, backend="numpy"):
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     (result,) = run_plan(plan, reference, candidate, load_backend(backend))
     return result
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrace.ir.splits import Cover, Modifier, Segment, Split
+from ttrace.ir.splits import DimBlock, DimLayout, Modifier, Split
 
 
 def ranges_of_all(split: Split, length: int, size: int) -> list[list[range]]:
@@ -63,19 +63,19 @@ def test_ranges_of_any_length_are_complete(modifier, length, size):
 
 
 def test_neighbouring_segments_are_joined():
-    whole = Cover(
-        length=8, segments=(Segment(global_start=0, local_start=0, extent=8),)
+    whole = DimLayout(
+        length=8, blocks=(DimBlock(global_start=0, local_start=0, extent=8),)
     )
     joined = whole.take([range(2, 4), range(4, 7)])
     assert joined.length == 5
-    assert joined.segments == (Segment(global_start=2, local_start=0, extent=5),)
+    assert joined.blocks == (DimBlock(global_start=2, local_start=0, extent=5),)
 
 
 def test_ranges_beyond_the_array_are_padding():
-    whole = Cover(
-        length=3, segments=(Segment(global_start=0, local_start=0, extent=3),)
+    whole = DimLayout(
+        length=3, blocks=(DimBlock(global_start=0, local_start=0, extent=3),)
     )
     padded = whole.take([range(2, 6)])
     assert padded.length == 4
-    assert padded.segments == (Segment(global_start=2, local_start=0, extent=1),)
-    assert padded.take([range(1, 4)]) == Cover(length=3, segments=())
+    assert padded.blocks == (DimBlock(global_start=2, local_start=0, extent=1),)
+    assert padded.take([range(1, 4)]) == DimLayout(length=3, blocks=())

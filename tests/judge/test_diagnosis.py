@@ -7,6 +7,7 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.tolerance import ToleranceTable
@@ -19,6 +20,7 @@ VALUES = np.arange(1, 9, dtype=np.float32)
 def diagnoses(reference, candidate):
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, load_backend("numpy"))
     verdicts = judge(
         alignment, results, ToleranceTable(), reference.info, candidate.info

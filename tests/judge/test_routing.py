@@ -6,8 +6,9 @@ from tests.factories.routed_traces import ID, NUM_POSITIONS, routed, sent
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
-from ttrace.compare.indexed import RowMatch
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
+from ttrace.compare.rows import RowMatch
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
@@ -20,6 +21,7 @@ ALONE = {"dp": 1, "tp": 1}
 def verdict_of(reference, candidate, tolerances=None):
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, load_backend("numpy"))
     (verdict,) = judge(
         alignment,

@@ -10,6 +10,7 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.tolerance import Estimator, NoiseEstimate, ToleranceTable
@@ -24,6 +25,7 @@ def verdicts_of(reference, candidate, *, noise=None, allow=(), change_stats=None
     """Judges two traces; ``noise`` by text of the id; stats may be changed first."""
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
+    plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, load_backend("numpy"))
     if change_stats:
         results = [replace(r, stats=replace(r.stats, **change_stats)) for r in results]

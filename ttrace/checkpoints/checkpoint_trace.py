@@ -28,8 +28,8 @@ _AXIS = "part"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
-    """One part of a tensor, as the checkpoint stores it.
+class StoredBlock:
+    """One block of a tensor, as the checkpoint stores it.
 
     Attributes:
         start: First index in the tensor, by dim.
@@ -50,14 +50,14 @@ class Entry:
         path: The keys that lead to it.
         shape: Shape of the whole tensor.
         dtype: Name of its dtype; of any that there are.
-        parts: What it is stored as; disjoint, they cover it.
+        blocks: What it is stored as; disjoint, they cover it.
         problem: Why it cannot be read; None if it can.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, ...] = ()
     dtype: str = ""
-    parts: tuple[Part, ...] = ()
+    blocks: tuple[StoredBlock, ...] = ()
     problem: str | None = None
 
 
@@ -81,7 +81,7 @@ class Checkpoint:
 class CheckpointTrace:
     """A checkpoint, open for reading like a trace: a ``TraceSource``.
 
-    Its ranks are parts: rank ``i`` holds the ``i``-th part of every tensor that was
+    Its ranks are blocks: rank ``i`` holds the ``i``-th block of every tensor that was
     stored in so many.
 
     Attributes:
@@ -98,7 +98,7 @@ class CheckpointTrace:
         """
         self.path = checkpoint.path
         self.incomplete: tuple[str, ...] = ()
-        self._parts: dict[tuple[int, TensorId], Part] = {}
+        self._stored: dict[tuple[int, TensorId], StoredBlock] = {}
         self._kept: ArrayCache[tuple[int, TensorId]] = ArrayCache(KEPT_BYTES)
         tensors: dict[TensorId, TensorRecord] = {}
         skipped: dict[TensorId, SkippedRecord] = {}
@@ -135,7 +135,7 @@ class CheckpointTrace:
         return str(self.path)
 
     def load(self, shard: ShardRecord) -> np.ndarray:
-        """Gives the values of a part.
+        """Gives the values of a block.
 
         Returns:
             A read-only array of the record's dtype and local shape; a view of the file
@@ -146,23 +146,23 @@ class CheckpointTrace:
             CheckpointError: The file does not hold what it should.
         """
         key = (shard.rank, shard.id)
-        if key not in self._parts or shard not in self.info.tensors[shard.id].shards:
+        if key not in self._stored or shard not in self.info.tensors[shard.id].shards:
             raise UsageError(
                 "a shard was looked up in a checkpoint that does not hold it",
                 where=self.path,
                 got=f"{shard.id}, part {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
-        return self._kept.get(key, lambda: self._read(shard, self._parts[key]))
+        return self._kept.get(key, lambda: self._read(shard, self._stored[key]))
 
-    def _read(self, shard: ShardRecord, part: Part) -> np.ndarray:
-        array = part.read()
+    def _read(self, shard: ShardRecord, stored: StoredBlock) -> np.ndarray:
+        array = stored.read()
         dtype = DTYPES[shard.dtype].numpy
-        if array.shape != part.extent or array.dtype != dtype:
+        if array.shape != stored.extent or array.dtype != dtype:
             raise CheckpointError(
                 "a checkpoint holds another array than it says",
                 where=f"{shard.id}, part {shard.rank}, {self.path}",
-                expected=f"{shard.dtype} {list(part.extent)}",
+                expected=f"{shard.dtype} {list(stored.extent)}",
                 got=f"{array.dtype} {list(array.shape)}",
                 remedy="write the checkpoint again",
             )
@@ -172,12 +172,12 @@ class CheckpointTrace:
 
     def _record(self, id_: TensorId, entry: Entry, sequence: int) -> TensorRecord:
         shards = []
-        for rank, part in enumerate(entry.parts):
-            self._parts[rank, id_] = part
-            region = Region(start=part.start, extent=part.extent)
+        for rank, stored in enumerate(entry.blocks):
+            self._stored[rank, id_] = stored
+            region = Region(start=stored.start, extent=stored.extent)
             layout = ShardLayout(
                 global_shape=entry.shape,
-                local_shape=part.extent,
+                local_shape=stored.extent,
                 blocks=(Block(region=region, local_start=(0,) * len(entry.shape)),),
                 mesh=_MESH,
             )
@@ -193,9 +193,9 @@ class CheckpointTrace:
         return TensorRecord(id=id_, shards=tuple(shards))
 
 
-def whole_part(shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> Part:
-    """The only part of a tensor that is stored in one piece."""
-    return Part(start=(0,) * len(shape), extent=shape, read=read)
+def whole_block(shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> StoredBlock:
+    """The only block of a tensor that is stored in one piece."""
+    return StoredBlock(start=(0,) * len(shape), extent=shape, read=read)
 
 
 def _in_order(

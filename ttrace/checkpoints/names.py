@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ttrace.ir.parameter_names import parameter_name
 from ttrace.ir.tensor_id import Kind
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 _PARAMETERS = (
     "params",
@@ -63,7 +63,7 @@ class EntryName:
     reason: str | None = None
 
 
-def name_entries(paths: Collection[Path]) -> Mapping[Path, EntryName]:
+def name_entries(paths: Collection[KeyPath]) -> Mapping[KeyPath, EntryName]:
     """Names all entries of a checkpoint.
 
     Where the checkpoint is a training state (a dictionary with ``params`` or ``model``
@@ -91,7 +91,7 @@ def name_entries(paths: Collection[Path]) -> Mapping[Path, EntryName]:
     return _without_repeated({path: names[path] for path in paths})
 
 
-def _parameter_prefix(paths: Collection[Path]) -> Path | None:
+def _parameter_prefix(paths: Collection[KeyPath]) -> KeyPath | None:
     """The keys before the parameters of a training state; None for a plain tree."""
     tops = dict.fromkeys(path[0] for path in paths if path)
     nested = {path[0] for path in paths if len(path) > 1}
@@ -107,17 +107,17 @@ def _parameter_prefix(paths: Collection[Path]) -> Path | None:
     return None
 
 
-def _parameter(path: Path) -> EntryName:
+def _parameter(path: KeyPath) -> EntryName:
     module, slot = parameter_name(path)
     return EntryName(kind=Kind.PARAM, module=module, slot=slot)
 
 
-def _unboxed(path: Path) -> Path:
+def _unboxed(path: KeyPath) -> KeyPath:
     """The path without what only wraps the array."""
     return path[:-1] if len(path) > 1 and path[-1] == "value" else path
 
 
-def _state(path: Path, start: int, owners: Mapping[Path, EntryName]) -> EntryName:
+def _state(path: KeyPath, start: int, owners: Mapping[KeyPath, EntryName]) -> EntryName:
     rest = _unboxed(path[start:])
     if rest[:1] == ("state",) and rest[1:-1] in owners:  # torch: the parameter first
         return _state_of(owners[rest[1:-1]], rest[-1])
@@ -137,17 +137,19 @@ def _state_of(owner: EntryName, state: str) -> EntryName:
     )
 
 
-def _other(path: Path) -> EntryName:
+def _other(path: KeyPath) -> EntryName:
     return _left_out(Kind.PARAM, path, "not among the parameters of the model")
 
 
-def _left_out(kind: Kind, path: Path, why: str) -> EntryName:
+def _left_out(kind: Kind, path: KeyPath, why: str) -> EntryName:
     module, slot = parameter_name(path)
     reason = f"{'/'.join(path)} of the checkpoint: {why}"
     return EntryName(kind=kind, module=module, slot=slot, reason=reason)
 
 
-def _without_repeated(names: Mapping[Path, EntryName]) -> Mapping[Path, EntryName]:
+def _without_repeated(
+    names: Mapping[KeyPath, EntryName],
+) -> Mapping[KeyPath, EntryName]:
     """Leaves out entries that would have the same name as another one."""
     uses = collections.Counter(
         (name.kind, name.module, name.slot)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, whole_part
+from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, whole_block
 from ttrace.errors import CheckpointError
 from ttrace.ir.dtypes import DTYPES, Dtype
 from ttrace.store.array_cache import ArrayCache
@@ -161,7 +161,7 @@ def _entry(
     content = functools.partial(maps.get, path, lambda: map_file(path, file_bytes))
     read = functools.partial(_read, content, dtype, shape, start)
     return Entry(
-        path=(key,), shape=shape, dtype=dtype.name, parts=(whole_part(shape, read),)
+        path=(key,), shape=shape, dtype=dtype.name, blocks=(whole_block(shape, read),)
     )
 
 

@@ -1,4 +1,4 @@
-"""Lines the tensors of two traces up by identity; touches no array and no block."""
+"""Matches the tensors of two traces by identity; touches no array and no block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

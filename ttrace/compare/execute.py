@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttrace.compare.backend import ArrayPair, Backend
-from ttrace.compare.indexed import RowMatch, match_rows
-from ttrace.compare.plan import ComparePlan, Operand, PairPlan, TensorPlan
-from ttrace.compare.rows import OneSidedRows, RowPair, sum_terms
+from ttrace.compare.operands import Operand, PairPlan
+from ttrace.compare.plan import ComparePlan, Pair, Replica, TensorPlan
+from ttrace.compare.rows import RowMatch, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
 from ttrace.ir.trace_source import TraceSource
@@ -18,12 +18,12 @@ from ttrace.ir.views import block_view
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaResult:
-    """How one copy of a part of a tensor differs from the copy that stands for it.
+    """How one replica of a block differs from the one that stands for it.
 
     Attributes:
-        rank: The rank whose copy it is.
+        rank: The rank whose replica it is.
         against: The rank it should agree with.
-        stats: Of this copy (candidate) against that one (reference).
+        stats: Of this replica (candidate) against that one (reference).
     """
 
     rank: int
@@ -32,7 +32,7 @@ class ReplicaResult:
 
     @property
     def spread(self) -> float:
-        """Relative Frobenius difference of the two copies.
+        """Relative Frobenius difference of the two replicas.
 
         Infinite if one has a NaN, or if they differ and one has an infinity.
         """
@@ -40,7 +40,7 @@ class ReplicaResult:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the two copies are numbers and equal, every one of them."""
+        """Whether the two replicas are numbers and equal, every one of them."""
         return self.stats.num_unequal == 0 and not self._is_not_finite
 
     def agrees_within(self, difference_norm: float) -> bool:
@@ -66,9 +66,8 @@ class TensorResult:
         max_abs_diff_at: Global index of the largest absolute difference, or None.
         rank_stats: The same statistics for the part that each candidate rank stands
             for, by rank.
-        reference_replicas: Copies in the reference.
-        candidate_replicas: Copies in the candidate.
-        rows: Which rows the two runs have, where that depends on data; else None.
+        reference_replicas: Replicas in the reference.
+        candidate_replicas: Replicas in the candidate.
     """
 
     plan: TensorPlan
@@ -77,17 +76,15 @@ class TensorResult:
     rank_stats: dict[int, PairStats]
     reference_replicas: tuple[ReplicaResult, ...]
     candidate_replicas: tuple[ReplicaResult, ...]
-    rows: RowMatch | None = None
+
+    @property
+    def rows(self) -> RowMatch | None:
+        """Which rows the two runs have, where that depends on data; else None."""
+        return self.plan.rows
 
 
 Progress = Callable[[int, int], None]
 """Called with the number of elements done and the total, after each pair."""
-
-Copy = PairPlan | RowPair
-"""Two operands, over a region that was planned or over rows that were found."""
-
-Pair = Copy | OneSidedRows
-"""The same, or rows that only one run has."""
 
 
 def run_plan(
@@ -102,49 +99,58 @@ def run_plan(
 
     Memory holds one read-ahead of the backend; arrays are memory maps.
 
+    Args:
+        plan: A whole one: what depends on indices of rows has been planned.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+        progress: Called as the comparison proceeds.
+
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
     """
-    by_blocks = [
-        _Work(
-            plan=tensor,
-            pairs=tensor.pairs,
-            reference_replicas=tensor.reference_cover.replicas,
-            candidate_replicas=tensor.candidate_cover.replicas,
+    tensors = plan.tensors
+    assert all(tensor.is_whole for tensor in tensors), "plan_rows comes before"
+    jobs = [(pair, reference, candidate) for tensor in tensors for pair in tensor.pairs]
+    jobs += [
+        (pair, trace, trace)
+        for tensor in tensors
+        for trace, cover in (
+            (reference, tensor.reference_cover),
+            (candidate, tensor.candidate_cover),
         )
-        for tensor in plan.tensors
-        if tensor.index_dim is None
+        for pair in cover.replicas
     ]
-    indexed = [tensor for tensor in plan.tensors if tensor.index_dim is not None]
-    num_elements = sum(work.size for work in by_blocks)
-    num_elements += sum(_num_planned(tensor) for tensor in indexed)
-    meter = _Meter(progress, num_elements)
-    results = _run(by_blocks, reference, candidate, backend, meter)
-    for tensor in indexed:  # one at a time: indices are held in memory
-        matched = match_rows(tensor, reference, candidate)
-        work = _Work(
-            plan=tensor,
-            pairs=matched.pairs,
-            reference_replicas=matched.reference_replicas,
-            candidate_replicas=matched.candidate_replicas,
-            rows=matched.rows,
+    meter = _Meter(progress, sum(tensor.size for tensor in tensors))
+    stats = _compare(jobs, backend, meter)
+    pair_stats = [[next(stats) for _ in tensor.pairs] for tensor in tensors]
+    results = []
+    for tensor, of_pairs in zip(tensors, pair_stats, strict=True):
+        total, at = _merge(tensor.pairs, of_pairs)
+        results.append(
+            TensorResult(
+                plan=tensor,
+                stats=total,
+                max_abs_diff_at=at,
+                rank_stats=_by_rank(tensor.pairs, of_pairs),
+                reference_replicas=_replicas(tensor.reference_cover.replicas, stats),
+                candidate_replicas=_replicas(tensor.candidate_cover.replicas, stats),
+            )
         )
-        results += _run([work], reference, candidate, backend, meter)
-    by_id = {result.plan.id: result for result in results}
-    return [by_id[tensor.id] for tensor in plan.tensors]
+    return results
 
 
 def run_replicas(
-    replicas: Iterable[Sequence[Copy]],
+    replicas: Iterable[Sequence[Replica]],
     trace: TraceSource,
     backend: Backend,
     *,
     progress: Progress | None = None,
 ) -> list[tuple[ReplicaResult, ...]]:
-    """Compares copies within one trace, tensor by tensor.
+    """Compares replicas within one trace, tensor by tensor.
 
     Args:
-        replicas: The copies of each tensor.
+        replicas: Those of each tensor.
         trace: Holds them.
         backend: Computes the statistics.
         progress: Called as the comparison proceeds.
@@ -156,31 +162,6 @@ def run_replicas(
     return [_replicas(pairs, stats) for pairs in replicas]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Work:
-    """The pairs of one tensor.
-
-    Attributes:
-        plan: What they come from.
-        pairs: Candidate against reference.
-        reference_replicas: Copies within the reference.
-        candidate_replicas: Copies within the candidate.
-        rows: See ``TensorResult``.
-    """
-
-    plan: TensorPlan
-    pairs: Sequence[Pair]
-    reference_replicas: Sequence[Copy]
-    candidate_replicas: Sequence[Copy]
-    rows: RowMatch | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of elements of all pairs."""
-        pairs = (*self.pairs, *self.reference_replicas, *self.candidate_replicas)
-        return sum(pair.size for pair in pairs)
-
-
 class _Meter:
     """Tells a ``Progress`` of pairs that are done."""
 
@@ -190,50 +171,9 @@ class _Meter:
         self._done = 0
 
     def add(self, num_elements: int) -> None:
-        # How many elements an indexed tensor has is estimated before it is read.
-        self._done = min(self._done + num_elements, self._total)
+        self._done += num_elements
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-def _num_planned(tensor: TensorPlan) -> int:
-    return sum(region.size for region, _ in tensor.candidate_cover.pieces)
-
-
-def _run(
-    works: Sequence[_Work],
-    reference: TraceSource,
-    candidate: TraceSource,
-    backend: Backend,
-    meter: _Meter,
-) -> list[TensorResult]:
-    jobs = [(pair, reference, candidate) for work in works for pair in work.pairs]
-    jobs += [
-        (pair, trace, trace)
-        for work in works
-        for trace, replicas in (
-            (reference, work.reference_replicas),
-            (candidate, work.candidate_replicas),
-        )
-        for pair in replicas
-    ]
-    stats = _compare(jobs, backend, meter)
-    pair_stats = [[next(stats) for _ in work.pairs] for work in works]
-    results = []
-    for work, of_pairs in zip(works, pair_stats, strict=True):
-        total, at = _merge(work.pairs, of_pairs)
-        results.append(
-            TensorResult(
-                plan=work.plan,
-                stats=total,
-                max_abs_diff_at=at,
-                rank_stats=_by_rank(work.pairs, of_pairs),
-                reference_replicas=_replicas(work.reference_replicas, stats),
-                candidate_replicas=_replicas(work.candidate_replicas, stats),
-                rows=work.rows,
-            )
-        )
-    return results
 
 
 def _compare(
@@ -289,7 +229,7 @@ def _by_rank(pairs: Iterable[Pair], stats: Iterable[PairStats]) -> dict[int, Pai
 
 
 def _replicas(
-    pairs: Iterable[Copy], stats: Iterator[PairStats]
+    pairs: Iterable[Replica], stats: Iterator[PairStats]
 ) -> tuple[ReplicaResult, ...]:
     """One result per pair of ranks; the blocks of a shard are merged."""
     merged: dict[tuple[int, int], PairStats] = {}

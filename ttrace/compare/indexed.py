@@ -1,20 +1,23 @@
-"""Lines up tensors whose rows recorded tensors name: row by row, by position.
+"""Matches tensors whose rows recorded tensors name: row by row, by position.
 
-Reads the indices of rows, and decides from them what is compared with what. Values are
-read later, as the pairs are carried out (``ttrace.compare.rows``).
+Reads the indices of rows, and plans from them what is compared with what. Values are
+read later, as the plan is carried out.
 
 A row that only one run has counts as zeros in the other: its whole norm is error. So
 what noise routes elsewhere is measured with the noise, and nothing else is tolerated.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
 import numpy as np
 
 from ttrace.compare.align import is_rank_filtered
-from ttrace.compare.plan import Cover, Operand, TensorPlan, Term
+from ttrace.compare.operands import Operand, Term
+from ttrace.compare.plan import ComparePlan, Cover, Pair, TensorPlan
 from ttrace.compare.rows import (
     OneSidedRows,
+    RowMatch,
     RowPair,
     Rows,
     common_rows,
@@ -29,57 +32,15 @@ from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowMatch:
-    """Which rows the two runs have.
+def plan_rows(
+    plan: ComparePlan, reference: TraceSource, candidate: TraceSource
+) -> ComparePlan:
+    """Makes a plan whole: reads the recorded indices of rows, and no values.
 
-    Attributes:
-        num_common: Rows that both have.
-        num_reference_only: Rows that only the reference has.
-        num_candidate_only: Rows that only the candidate has.
-        first_position: The first position that only one of them has, or None.
-        num_uncovered: Elements that a run lacks of rows that it has in part.
-        contradiction: Why the rows of some rank cannot be told, or empty.
-    """
-
-    num_common: int = 0
-    num_reference_only: int = 0
-    num_candidate_only: int = 0
-    first_position: int | None = None
-    num_uncovered: int = 0
-    contradiction: str = ""
-
-    @property
-    def agree(self) -> bool:
-        """Whether both runs have the same rows."""
-        return not self.num_reference_only and not self.num_candidate_only
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MatchedRows:
-    """What is to be compared of one tensor.
-
-    Attributes:
-        pairs: Candidate against reference; last the rows that only one of them has.
-            These are left out where ranks were, or where rows of a rank are not known.
-        reference_replicas: Copies within the reference.
-        candidate_replicas: Copies within the candidate.
-        rows: Which rows the two runs have.
-    """
-
-    pairs: tuple[RowPair | OneSidedRows, ...]
-    reference_replicas: tuple[RowPair, ...]
-    candidate_replicas: tuple[RowPair, ...]
-    rows: RowMatch
-
-
-def match_rows(
-    plan: TensorPlan, reference: TraceSource, candidate: TraceSource
-) -> MatchedRows:
-    """Finds the rows that two runs have in common; reads no values.
+    Memory holds 8 bytes for every row of every shard of the indexed tensors.
 
     Args:
-        plan: Of a tensor with an ``index_dim``.
+        plan: Of the two runs.
         reference: The trusted run.
         candidate: The run under test.
 
@@ -88,14 +49,28 @@ def match_rows(
             be summed have different rows.
         CorruptTraceError: The bytes of an index are not those that were written.
     """
-    if plan.shapes_differ:
-        return MatchedRows(
-            pairs=(), reference_replicas=(), candidate_replicas=(), rows=RowMatch()
+    return ComparePlan(
+        tensors=tuple(
+            tensor if tensor.is_whole else _match_rows(tensor, reference, candidate)
+            for tensor in plan.tensors
         )
+    )
+
+
+def _match_rows(
+    plan: TensorPlan, reference: TraceSource, candidate: TraceSource
+) -> TensorPlan:
+    """Finds the rows that two runs have in common.
+
+    Rows that only one of them has come last, and are left out where ranks were, or
+    where rows of a rank are not known.
+    """
+    if plan.shapes_differ:
+        return replace(plan, rows=RowMatch())
     assert plan.index_dim is not None
-    of_reference = _Side(plan.reference_cover, reference, plan.index_dim)
-    of_candidate = _Side(plan.candidate_cover, candidate, plan.index_dim)
-    pairs: list[RowPair | OneSidedRows] = [
+    of_reference = _RunRows(plan.reference_cover, reference, plan.index_dim)
+    of_candidate = _RunRows(plan.candidate_cover, candidate, plan.index_dim)
+    pairs: list[Pair] = [
         pair
         for piece in of_candidate.pieces
         for other in of_reference.pieces
@@ -122,10 +97,15 @@ def match_rows(
                 for piece in side.pieces
                 for rows in piece.take(np.isin(piece.positions, only)).chunks()
             ]
-    return MatchedRows(
+    return replace(
+        plan,
         pairs=tuple(pairs),
-        reference_replicas=tuple(of_reference.replicas),
-        candidate_replicas=tuple(of_candidate.replicas),
+        reference_cover=replace(
+            plan.reference_cover, replicas=tuple(of_reference.replicas)
+        ),
+        candidate_cover=replace(
+            plan.candidate_cover, replicas=tuple(of_candidate.replicas)
+        ),
         rows=RowMatch(
             num_common=here.size - only_here.size,
             num_reference_only=only_here.size,
@@ -140,20 +120,20 @@ def match_rows(
 def row_replicas(
     cover: Cover, trace: TraceSource, index_dim: int
 ) -> tuple[RowPair, ...]:
-    """The copies of rows within one run.
+    """The replicas of rows within one run.
 
     Raises:
-        LayoutError: See ``match_rows``.
+        LayoutError: See ``plan_rows``.
     """
-    return tuple(_Side(cover, trace, index_dim).replicas)
+    return tuple(_RunRows(cover, trace, index_dim).replicas)
 
 
 def _scale(record: TensorRecord) -> float:
     return record.shards[0].scale
 
 
-class _Side:
-    """One run's rows of a tensor: disjoint pieces, and the copies of each."""
+class _RunRows:
+    """One run's rows of a tensor: disjoint pieces, and the replicas of each."""
 
     def __init__(self, cover: Cover, trace: TraceSource, dim: int):
         self.pieces: list[Rows] = []
@@ -179,7 +159,7 @@ class _Side:
         first = self.pieces[0]
         shape = list(first.operand.terms[0].shard.layout.global_shape)
         shape[first.dim] = self.positions().size
-        return int(np.prod(shape)) - sum(piece.size for piece in self.pieces)
+        return math.prod(shape) - sum(piece.size for piece in self.pieces)
 
     def _add(self, rows: Rows) -> None:
         remaining = [rows]

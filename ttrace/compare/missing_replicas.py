@@ -1,6 +1,6 @@
 """Ranks that run the same modules as others, and did not record what those did.
 
-Copies that are there are compared with each other. One that is not there would be
+Replicas that are there are compared with each other. One that is not there would be
 missed by nobody: the other ranks' blocks cover the tensor without it.
 """
 
@@ -38,7 +38,7 @@ def ranks_missing_replicas(
 
     Args:
         record: The tensor. Only those of a micro-batch are taken and given by modules;
-            what an optimizer holds may be cut along any axis.
+            what an optimizer holds may be sharded over any axis.
         groups: Of its run.
     """
     if record.id.microbatch is None:

@@ -1,93 +1,23 @@
-"""Which blocks are compared with which: replicas, pending sums, gaps; no arrays."""
+"""Which blocks are compared with which: replicas, partials, gaps; no arrays."""
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Match
 from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
+from ttrace.compare.operands import Operand, PairPlan, Term
+from ttrace.compare.rows import OneSidedRows, RowMatch, RowPair
 from ttrace.errors import LayoutError
-from ttrace.ir.layout import Block, Region
+from ttrace.ir.layout import Region
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
 
+Replica = PairPlan | RowPair
+"""Two operands of one run, over a region that was planned or rows that were found."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
-    """One block of one shard.
-
-    Attributes:
-        shard: The shard that holds it.
-        block: The block.
-    """
-
-    shard: ShardRecord
-    block: Block
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operand:
-    """One side of a comparison: a part of a region of the logical tensor.
-
-    Attributes:
-        terms: Blocks of the same region; more than one are summed (partials).
-    """
-
-    terms: tuple[Term, ...]
-
-    @property
-    def rank(self) -> int:
-        """The first rank that holds it."""
-        return self.terms[0].shard.rank
-
-    @property
-    def region(self) -> Region:
-        return self.terms[0].block.region
-
-    @property
-    def scale(self) -> float:
-        """Known factor of its values over the mathematical ones."""
-        return self.terms[0].shard.scale
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairPlan:
-    """Two operands to compare over one region that both hold.
-
-    Attributes:
-        region: The region, within that of either operand.
-        reference: The side in the denominator. Of two replicas: the one of the
-            lowest rank.
-        candidate: The other side.
-    """
-
-    region: Region
-    reference: Operand
-    candidate: Operand
-
-    @property
-    def factor(self) -> float:
-        """Brings the candidate to the scale of the reference."""
-        return self.reference.scale / self.candidate.scale
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.region.size
-
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """First rank of the candidate's side, and of the reference's."""
-        return self.candidate.rank, self.reference.rank
-
-    def global_index(self, flat: int) -> tuple[int, ...]:
-        """Index in the logical tensor of an element of the region, in C order."""
-        offsets = []
-        for extent in reversed(self.region.extent):
-            flat, offset = divmod(flat, extent)
-            offsets.append(offset)
-        return tuple(map(operator.add, self.region.start, reversed(offsets)))
+Pair = Replica | OneSidedRows
+"""Two operands of two runs, or rows that only one of them has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +26,14 @@ class Cover:
 
     Attributes:
         pieces: Disjoint regions, each with the operand that stands for it.
-        replicas: Every further copy, against the piece that it repeats.
+        replicas: Every further replica, against the piece that it repeats.
         num_uncovered: Elements that no rank holds.
-        missing_partials: Ranks' coordinates make a pending sum incomplete; those
+        missing_partials: Ranks' coordinates make a sum of partials incomplete; those
             shards count as uncovered.
     """
 
     pieces: tuple[tuple[Region, Operand], ...]
-    replicas: tuple[PairPlan, ...]
+    replicas: tuple[Replica, ...]
     num_uncovered: int
     missing_partials: bool
 
@@ -124,21 +54,34 @@ class TensorPlan:
         silent_in_candidate: Likewise.
         index_dim: The dim whose rows recorded tensors name, in one run or both; None
             where all is known from blocks. Then there are no pairs and no replicas
-            yet: ``ttrace.compare.indexed`` finds them once those tensors are read.
+            until ``ttrace.compare.indexed.plan_rows`` has read those tensors.
+        rows: Which rows the two runs have, once that is known.
     """
 
     match: Match
-    pairs: tuple[PairPlan, ...]
+    pairs: tuple[Pair, ...]
     reference_cover: Cover
     candidate_cover: Cover
     shapes_differ: bool
     silent_in_reference: tuple[int, ...] = ()
     silent_in_candidate: tuple[int, ...] = ()
     index_dim: int | None = None
+    rows: RowMatch | None = None
 
     @property
     def id(self) -> TensorId:
         return self.match.id
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing has to be read before it can be carried out."""
+        return self.index_dim is None or self.rows is not None
+
+    @property
+    def size(self) -> int:
+        """Number of elements to compare, those of replicas included."""
+        replicas = (*self.reference_cover.replicas, *self.candidate_cover.replicas)
+        return sum(pair.size for pair in (*self.pairs, *replicas))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +98,10 @@ class ComparePlan:
 def plan_comparison(
     matches: Iterable[Match], reference: TraceInfo, candidate: TraceInfo
 ) -> ComparePlan:
-    """Plans the comparison of all matched tensors."""
+    """Plans the comparison of all matched tensors, as far as nothing must be read.
+
+    What depends on recorded indices of rows, ``ttrace.compare.indexed`` adds.
+    """
     of_reference, of_candidate = uniform_groups(reference), uniform_groups(candidate)
     return ComparePlan(
         tensors=tuple(
@@ -212,15 +158,15 @@ def _plan_tensor(
 
 
 def cover(record: TensorRecord, info: TraceInfo) -> Cover:
-    """Splits a tensor into disjoint pieces and the copies of each.
+    """Splits a tensor into disjoint pieces and the replicas of each.
 
     Shards that are partial over some axes are grouped with the ranks that differ from
     them on these axes only, and summed; whatever else overlaps is a replica. Of
-    several copies, the one with the lowest rank stands for the piece.
+    several replicas, the one with the lowest rank stands for the piece.
     """
     operands, missing = _operands(record, info)
     pieces: list[tuple[Region, Operand]] = []
-    replicas: list[PairPlan] = []
+    replicas: list[Replica] = []
     for operand in operands:
         remaining = [operand.region]
         for region, owner in pieces:
@@ -273,7 +219,7 @@ def index_dim_of(*records: TensorRecord) -> int | None:
 def row_cover(record: TensorRecord, info: TraceInfo) -> Cover:
     """The blocks of a tensor whose rows recorded tensors name.
 
-    Which of them are copies, and whether any are missing, is not known yet; along the
+    Which of them are replicas, and whether any are missing, is not known yet; along the
     indexed dim their regions count local rows.
     """
     operands, missing = _operands(record, info)

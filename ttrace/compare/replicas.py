@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.backend import Backend
-from ttrace.compare.execute import Copy, Progress, ReplicaResult, run_replicas
+from ttrace.compare.execute import Progress, ReplicaResult, run_replicas
 from ttrace.compare.indexed import row_replicas
-from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
+from ttrace.compare.plan import Cover, Replica, cover, index_dim_of, row_cover
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.skipped_step import skipped_steps
@@ -77,7 +77,7 @@ def check_replicas(
     """
     records = []
     covers = []
-    replicas: list[Sequence[Copy]] = []
+    replicas: list[Sequence[Replica]] = []
     filtered = is_rank_filtered(trace.info)
     overflown = skipped_steps(trace.info)
     for record in trace.info.tensors.values():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.compare.backend import ArrayPair
-from ttrace.compare.plan import Operand, Term
+from ttrace.compare.operands import Operand, Term
 from ttrace.ir.layout import Region
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
@@ -161,6 +161,32 @@ class OneSidedRows:
         return ArrayPair(reference=values, candidate=np.zeros_like(values))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowMatch:
+    """Which rows the two runs have.
+
+    Attributes:
+        num_common: Rows that both have.
+        num_reference_only: Rows that only the reference has.
+        num_candidate_only: Rows that only the candidate has.
+        first_position: The first position that only one of them has, or None.
+        num_uncovered: Elements that a run lacks of rows that it has in part.
+        contradiction: Why the rows of some rank cannot be told, or empty.
+    """
+
+    num_common: int = 0
+    num_reference_only: int = 0
+    num_candidate_only: int = 0
+    first_position: int | None = None
+    num_uncovered: int = 0
+    contradiction: str = ""
+
+    @property
+    def agree(self) -> bool:
+        """Whether both runs have the same rows."""
+        return not self.num_reference_only and not self.num_candidate_only
+
+
 def common_rows(reference: Rows, candidate: Rows) -> RowPair | None:
     """What two lists of rows have in common, or None."""
     columns = reference.columns.intersect(candidate.columns)
@@ -201,7 +227,7 @@ def in_chunks(pair: RowPair | None) -> Iterator[RowPair]:
 
 
 def sum_terms(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Addends of a pending sum together; a single one as it is.
+    """Partials together, as the sum that they make up; a single one as it is.
 
     In the widest dtype, so that the sum adds no rounding that a verdict could see.
     """

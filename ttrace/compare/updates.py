@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ttrace.compare.align import Match
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import TensorResult, run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import ComparePlan, TensorPlan, plan_comparison
 from ttrace.compare.stats import PairStats
 from ttrace.ir.skipped_step import skipped_steps
@@ -85,6 +86,7 @@ def _changes(
         if (before := _before(id_, info)) is not None
     ]
     plan = plan_comparison(matches, info, info)
+    plan = plan_rows(plan, trace, trace)
     plan = ComparePlan(tensors=tuple(map(_without_replicas, plan.tensors)))
     results = run_plan(plan, trace, trace, backend)
     return {result.plan.id: result.stats for result in results}

@@ -1,7 +1,7 @@
 """Dims text: how a tensor is sharded, written for people, lowered to blocks.
 
-``s[cp:zigzag,tp] b h`` reads: three dims; ``s`` is cut zig-zag over the axis ``cp``,
-what each rank then holds of it is cut evenly over ``tp``; all else is replicated.
+``s[cp:zigzag,tp] b h`` reads: three dims; ``s`` is split zig-zag over the axis ``cp``,
+what each rank then holds of it is split evenly over ``tp``; all else is replicated.
 
 Grammar::
 
@@ -69,11 +69,11 @@ from ttrace.ir.splits import (
     DIM_NAME,
     INDEX,
     PARTIAL,
-    Cover,
     Dim,
+    DimBlock,
+    DimLayout,
     FlatCut,
     Modifier,
-    Segment,
     Split,
     bracketed,
     require_axis_name,
@@ -232,14 +232,16 @@ class Dims:
         num_rows: int = 0,
     ) -> ShardLayout:
         """Blocks of an array that is not flattened; ``num_rows`` in the indexed dim."""
-        covers = [
+        layouts = [
             _everything(num_rows) if dim.is_indexed else _split_dim(dim, length, mesh)
             for dim, length in zip(self.dims, global_shape, strict=True)
         ]
         return ShardLayout(
             global_shape=global_shape,
-            local_shape=tuple(cover.length for cover in covers),
-            blocks=tuple(map(_block, itertools.product(*(c.segments for c in covers)))),
+            local_shape=tuple(layout.length for layout in layouts),
+            blocks=tuple(
+                map(_block, itertools.product(*(dim.blocks for dim in layouts)))
+            ),
             mesh=mesh.name,
             partial_axes=self.partial_axes,
             num_partials=self._num_partials(mesh),
@@ -347,30 +349,30 @@ class Dims:
         return replace(flat, local_shape=(len(held),), dims=str(self))
 
 
-def _split_dim(dim: Dim, length: int, mesh: Mesh) -> Cover:
+def _split_dim(dim: Dim, length: int, mesh: Mesh) -> DimLayout:
     everything = _everything(length)
-    cover = everything
+    layout = everything
     for split in dim.splits:
         where = f"dim {dim} of length {length}, axis {split.axis} of mesh {mesh.name}"
         size, coord = mesh.sizes[split.axis], mesh.coords[split.axis]
-        cover = cover.take(split.ranges(cover.length, size, coord, where=where))
+        layout = layout.take(split.ranges(layout.length, size, coord, where=where))
     if length == 0:  # an empty tensor is one empty block, on every rank
-        return replace(cover, segments=everything.segments)
-    return cover
+        return replace(layout, blocks=everything.blocks)
+    return layout
 
 
-def _everything(length: int) -> Cover:
-    segment = Segment(global_start=0, local_start=0, extent=length)
-    return Cover(length=length, segments=(segment,))
+def _everything(length: int) -> DimLayout:
+    block = DimBlock(global_start=0, local_start=0, extent=length)
+    return DimLayout(length=length, blocks=(block,))
 
 
-def _block(segments: tuple[Segment, ...]) -> Block:
+def _block(of_dims: tuple[DimBlock, ...]) -> Block:
     return Block(
         region=Region(
-            start=tuple(segment.global_start for segment in segments),
-            extent=tuple(segment.extent for segment in segments),
+            start=tuple(block.global_start for block in of_dims),
+            extent=tuple(block.extent for block in of_dims),
         ),
-        local_start=tuple(segment.local_start for segment in segments),
+        local_start=tuple(block.local_start for block in of_dims),
     )
 
 

@@ -1,4 +1,4 @@
-"""How shards cover a logical tensor: meshes, blocks, replicas, pending sums."""
+"""How shards cover a logical tensor: meshes, blocks, replicas, partials."""
 
 import itertools
 import math
@@ -339,7 +339,7 @@ def whole(
 def flat_range(layout: ShardLayout, start: int, stop: int) -> ShardLayout:
     """The part ``[start, stop)`` of a shard that was flattened in C order.
 
-    This is how distributed optimizers (ZeRO) cut a parameter: the parameter's local
+    This is how distributed optimizers (ZeRO) shard a parameter: the parameter's local
     array is flattened into a bucket and each rank owns a range of it.
 
     Args:

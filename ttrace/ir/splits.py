@@ -298,8 +298,8 @@ def bracketed(cuts: tuple[Split | FlatCut, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A range of a dim and where the local array holds it.
+class DimBlock:
+    """What a block is along one dim: a range, and where the local array holds it.
 
     Attributes:
         global_start: First index in the logical tensor.
@@ -313,45 +313,45 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cover:
-    """What a rank holds along one dim.
+class DimLayout:
+    """What a layout is along one dim: the ranges of it that a rank holds.
 
     Attributes:
-        length: Length of the local array; what no segment covers is padding.
-        segments: Disjoint, in local order, neighbours joined.
+        length: Length of the local array; what no block covers is padding.
+        blocks: Disjoint, in local order, neighbours joined.
     """
 
     length: int
-    segments: tuple[Segment, ...]
+    blocks: tuple[DimBlock, ...]
 
-    def take(self, ranges: Sequence[range]) -> "Cover":
+    def take(self, ranges: Sequence[range]) -> "DimLayout":
         """What is left when these ranges of the local array are kept, in their order.
 
         Args:
             ranges: Disjoint; where they reach beyond the array, padding is added.
         """
-        segments: list[Segment] = []
+        blocks: list[DimBlock] = []
         length = 0
         for kept in ranges:
-            for segment in self.segments:
-                start = max(segment.local_start, kept.start)
-                stop = min(segment.local_start + segment.extent, kept.stop)
+            for block in self.blocks:
+                start = max(block.local_start, kept.start)
+                stop = min(block.local_start + block.extent, kept.stop)
                 if start >= stop:
                     continue
-                piece = Segment(
-                    global_start=segment.global_start + start - segment.local_start,
+                piece = DimBlock(
+                    global_start=block.global_start + start - block.local_start,
                     local_start=length + start - kept.start,
                     extent=stop - start,
                 )
-                if segments and _continues(segments[-1], piece):
-                    last = segments.pop()
+                if blocks and _continues(blocks[-1], piece):
+                    last = blocks.pop()
                     piece = replace(last, extent=last.extent + piece.extent)
-                segments.append(piece)
+                blocks.append(piece)
             length += len(kept)
-        return Cover(length=length, segments=tuple(segments))
+        return DimLayout(length=length, blocks=tuple(blocks))
 
 
-def _continues(first: Segment, second: Segment) -> bool:
+def _continues(first: DimBlock, second: DimBlock) -> bool:
     return (
         first.global_start + first.extent == second.global_start
         and first.local_start + first.extent == second.local_start

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ttrace.compare.align import align
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, TensorResult, run_plan
+from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.errors import UsageError
 from ttrace.ir.skipped_step import skipped_steps
@@ -43,6 +44,7 @@ def estimate_tolerance(
         end = _first_other_skip(reference.info, trace.info)
         matches = [match for match in matches if match.id.step < end]
         plan = plan_comparison(matches, reference.info, trace.info)
+        plan = plan_rows(plan, reference, trace)
         for result in run_plan(plan, reference, trace, backend, progress=progress):
             if _is_measured(result):
                 of_tensor = draws.setdefault(result.plan.id, [])

@@ -1,6 +1,6 @@
 """What it means that two runs have different rows of a tensor."""
 
-from ttrace.compare.indexed import RowMatch
+from ttrace.compare.rows import RowMatch
 
 
 def rows_obstacle(rows: RowMatch) -> str | None:

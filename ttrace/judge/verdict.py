@@ -15,8 +15,8 @@ from ttrace.compare.align import (
     is_rank_filtered,
 )
 from ttrace.compare.execute import ReplicaResult, TensorResult
-from ttrace.compare.indexed import RowMatch
 from ttrace.compare.per_device_values import per_device_mismatch_reason
+from ttrace.compare.rows import RowMatch
 from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import NEEDS_AUTOGRAD

@@ -31,7 +31,7 @@ def map_traces(
     return _Mapping(map_file, reference, candidate).traces()
 
 
-class _Side:
+class _RunView:
     """What becomes of one trace: its tensors, what is skipped of it, and its plans."""
 
     def __init__(self, trace: TraceSource):
@@ -104,8 +104,8 @@ class _Mapping:
         self._map = map_file
         self._states = StateNames(map_file, reference.info)
         self._groups = find_groups(map_file, reference.info, candidate.info)
-        self._reference = _Side(reference)
-        self._candidate = _Side(candidate)
+        self._reference = _RunView(reference)
+        self._candidate = _RunView(candidate)
         self._ignored = {
             Side.REFERENCE: self._find_ignored(Side.REFERENCE, reference.info),
             Side.CANDIDATE: self._find_ignored(Side.CANDIDATE, candidate.info),

@@ -55,7 +55,7 @@ class BackendSuite(Suite):
     """Subclass it, and let ``backend`` return the backend.
 
     Attributes:
-        block_elements: Elements that the backend treats as one; sizes around it are
+        tile_elements: Elements that the backend treats as one; sizes around it are
             tried.
         chunk_elements: Elements that it holds at once; arrays beyond it are tried.
         max_norm_error: Largest relative error of a norm.
@@ -63,7 +63,7 @@ class BackendSuite(Suite):
         families: Values of the matrix.
     """
 
-    block_elements: ClassVar[int] = 4096
+    tile_elements: ClassVar[int] = 4096
     chunk_elements: ClassVar[int] = 1 << 20
     max_norm_error: ClassVar[float] = 1e-6
     dtypes: ClassVar[Sequence[tuple[str, str]]] = PAIRS_OF_DTYPES
@@ -76,7 +76,7 @@ class BackendSuite(Suite):
     @classmethod
     def shapes(cls) -> Sequence[tuple[int, ...]]:
         """Shapes of the matrix."""
-        block = cls.block_elements
+        block = cls.tile_elements
         around = ((block - 1,), (block,), (block + 1,))
         return ((), (0,), (3, 0, 2), (1,), *around, (5, 1009))
 
@@ -183,7 +183,7 @@ class BackendSuite(Suite):
 
     def test_several_chunks(self, chunked_dtype: str, chunked_family: str) -> None:
         rng = np.random.default_rng(0)
-        block, chunk = self.block_elements, self.chunk_elements
+        block, chunk = self.tile_elements, self.chunk_elements
         sizes = [5, chunk - block, 2 * chunk + 17, block, 70]
         pairs = []
         for size in sizes:

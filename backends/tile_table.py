@@ -1,4 +1,4 @@
-"""Statistics of many blocks as columns, and their sums per pair; numpy only."""
+"""Statistics of many tiles as columns, and their sums per pair; numpy only."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ class Precision:
         return clip(field, 1, 2 * self.bias - 1)
 
     def scale_exponents(self, maxima: np.ndarray) -> np.ndarray:
-        """The powers of two by which a kernel scales blocks with these maxima."""
+        """The powers of two by which a kernel scales tiles with these maxima."""
         return self.scale_field(maxima, np.clip) - self.bias
 
 
@@ -62,8 +62,8 @@ WIDE = Precision(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class BlockTable:
-    """One row per block.
+class TileTable:
+    """One row per tile.
 
     Attributes:
         sums: Side -> sum of squares, in units of ``4**exponent``; float64.
@@ -72,7 +72,7 @@ class BlockTable:
         maxima: Side -> largest absolute value; float64. Of the difference: rounded
             to the arithmetic of the kernel.
         counts: Name -> number of elements; int64.
-        max_difference_at: Where in the block that is first; int64.
+        max_difference_at: Where in the tile that is first; int64.
         inexact: Whether the largest difference may have been rounded, so that
             another element with the same rounded value may be the largest.
     """
@@ -86,7 +86,7 @@ class BlockTable:
     inexact: np.ndarray
 
     def replace(self, row: int, stats: PairStats, *, rounded_to: np.dtype) -> None:
-        """Overwrites a block by what the oracle says of it."""
+        """Overwrites a tile by what the oracle says of it."""
         norms = (stats.reference_norm, stats.candidate_norm, stats.difference_norm)
         with np.errstate(over="ignore"):
             max_abs_diff = float(np.array(stats.max_abs_diff).astype(rounded_to))
@@ -105,18 +105,18 @@ class BlockTable:
         self.inexact[row] = rounded_to != np.float64
 
     def reduce(
-        self, starts: np.ndarray, counts: list[int], block_elements: int
+        self, starts: np.ndarray, counts: list[int], tile_elements: int
     ) -> tuple[list[PairStats], np.ndarray]:
         """Sums the rows of each pair.
 
         Args:
             starts: First row of each pair, ascending; every pair has a row.
             counts: Number of elements of each pair.
-            block_elements: Number of elements of each row but the last of a pair.
+            tile_elements: Number of elements of each row but the last of a pair.
 
         Returns:
             The statistics, and of which pairs the largest difference and its
-            position remain to be found in the blocks ``rows_with_maximum``.
+            position remain to be found in the tiles ``rows_with_maximum``.
         """
         owner = np.zeros(len(self.products), np.intp)
         owner[starts[1:]] = 1
@@ -143,7 +143,7 @@ class BlockTable:
         largest = np.maximum.reduceat(self.maxima["difference"], starts)
         rows = np.flatnonzero(self.maxima["difference"] == largest[owner])
         first = rows[np.searchsorted(rows, starts)]
-        positions = (first - starts) * block_elements + self.max_difference_at[first]
+        positions = (first - starts) * tile_elements + self.max_difference_at[first]
         is_open = np.zeros(len(starts), bool)
         is_open[owner[rows[self.inexact[rows]]]] = True
         columns["max_abs_diff"] = largest
@@ -163,7 +163,7 @@ class BlockTable:
         return results, is_open & (largest > 0)
 
     def rows_with_maximum(self, start: int, stop: int) -> list[int]:
-        """Blocks one of which holds the first largest difference of a pair.
+        """Tiles one of which holds the first largest difference of a pair.
 
         All whose difference was rounded to the maximum, and the first that has it
         exactly, in order.
@@ -180,9 +180,9 @@ def make_table(
     bits: Mapping[str, np.ndarray],
     sums: Mapping[str, np.ndarray],
     counts: Mapping[str, np.ndarray],
-    num_blocks: int,
-) -> tuple[BlockTable, np.ndarray]:
-    """Rows of the first blocks of a chunk, and which of them are not to be trusted.
+    num_tiles: int,
+) -> tuple[TileTable, np.ndarray]:
+    """Rows of the first tiles of a chunk, and which of them are not to be trusted.
 
     Args:
         precision: Of the kernel.
@@ -190,10 +190,10 @@ def make_table(
         bits: What the kernel said of the elements, see ``jax_kernels``.
         sums: Its sums of scaled squares. Both: of the reference only, if equal.
         counts: Of what is not finite; empty if that was not looked at.
-        num_blocks: How many blocks of the chunk are in use.
+        num_tiles: How many tiles of the chunk are in use.
     """
-    with np.errstate(all="ignore"):  # of blocks that are not to be trusted
-        return _make_table(precision, factor, bits, sums, counts, num_blocks)
+    with np.errstate(all="ignore"):  # of tiles that are not to be trusted
+        return _make_table(precision, factor, bits, sums, counts, num_tiles)
 
 
 def _make_table(
@@ -202,18 +202,18 @@ def _make_table(
     bits: Mapping[str, np.ndarray],
     sums: Mapping[str, np.ndarray],
     counts: Mapping[str, np.ndarray],
-    num_blocks: int,
-) -> tuple[BlockTable, np.ndarray]:
-    bits = {name: column[:num_blocks] for name, column in bits.items()}
+    num_tiles: int,
+) -> tuple[TileTable, np.ndarray]:
+    bits = {name: column[:num_tiles] for name, column in bits.items()}
     maxima, exponents, squares = {}, {}, {}
     for side in SIDES:
         key = side if side in sums else "reference"
         largest = bits[f"max_{key}"]
         maxima[side] = largest.view(precision.values).astype(np.float64)
         exponents[side] = -precision.scale_exponents(largest).astype(np.int32)
-        squares[side] = sums[key][:num_blocks].sum(axis=1, dtype=np.float64)
+        squares[side] = sums[key][:num_tiles].sum(axis=1, dtype=np.float64)
     if "difference" in sums:
-        products = sums["product"][:num_blocks].sum(axis=1, dtype=np.float64)
+        products = sums["product"][:num_tiles].sum(axis=1, dtype=np.float64)
         unequal = bits["num_unequal"].astype(np.int64)
         inexact = bits["num_inexact"] > 0
         is_lost = bits["num_lost"] > 0
@@ -221,12 +221,12 @@ def _make_table(
         smallest = bits["min_candidate"] + bits["min_candidate"].dtype.type(1)
     else:
         products = squares["reference"].copy()
-        squares["difference"] = np.zeros(num_blocks)
-        maxima["difference"] = np.zeros(num_blocks)
-        unequal = np.zeros(num_blocks, np.int64)
-        positions = np.zeros(num_blocks, np.int64)
-        inexact = is_lost = np.zeros(num_blocks, bool)
-        smallest = np.zeros(num_blocks, bits["min_reference"].dtype)
+        squares["difference"] = np.zeros(num_tiles)
+        maxima["difference"] = np.zeros(num_tiles)
+        unequal = np.zeros(num_tiles, np.int64)
+        positions = np.zeros(num_tiles, np.int64)
+        inexact = is_lost = np.zeros(num_tiles, bool)
+        smallest = np.zeros(num_tiles, bits["min_reference"].dtype)
 
     first_normal = 1 << precision.mantissa_bits
     doubtful = bits["min_reference"] < first_normal - 1
@@ -243,11 +243,11 @@ def _make_table(
     largest = maxima["difference"]
     doubtful |= (largest < np.ldexp(1.0, tiny)) & (is_lost | (largest > 0))
 
-    found = dict.fromkeys(COUNTS, np.zeros(num_blocks, np.int64)) | {
-        name: column[:num_blocks].astype(np.int64) for name, column in counts.items()
+    found = dict.fromkeys(COUNTS, np.zeros(num_tiles, np.int64)) | {
+        name: column[:num_tiles].astype(np.int64) for name, column in counts.items()
     }
     found["num_unequal"] = found["num_unequal"] + unequal
-    return BlockTable(
+    return TileTable(
         sums=squares,
         exponents=exponents,
         products=products,
@@ -258,14 +258,14 @@ def _make_table(
     ), doubtful
 
 
-def concatenate(tables: list[BlockTable]) -> BlockTable:
+def concatenate(tables: list[TileTable]) -> TileTable:
     def join(name: str) -> Any:
         parts = [getattr(table, name) for table in tables]
         if isinstance(parts[0], np.ndarray):
             return np.concatenate(parts)
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    return BlockTable(**{field.name: join(field.name) for field in fields(BlockTable)})
+    return TileTable(**{field.name: join(field.name) for field in fields(TileTable)})
 
 
 def _cosine(
