@@ -128,9 +128,8 @@ def device_layouts(
     if isinstance(sharding, NamedSharding):
         mesh = _concrete_mesh(sharding)
         mesh_name = _mesh_name(mesh, run_devices())
-        unreduced = _unreduced(sharding)
-        partial_axes = tuple(str(a) for a in mesh.axis_names if a in unreduced)
-        said = dims_of_entries(spec_entries(sharding.spec), len(shape), partial_axes)
+        partial_axes = _partial_axes(sharding)
+        said = dims_of_sharding(sharding, len(shape))
         dims = "" if said is None else str(said)
         placed = NamedSharding(mesh, PartitionSpec(*spec_entries(sharding.spec)))
     for device in sharding.device_set.difference(run_devices()):
@@ -251,10 +250,10 @@ def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> Region:
     )
 
 
-def _unreduced(sharding: Sharding) -> frozenset:
+def _partial_axes(sharding: NamedSharding) -> tuple[str, ...]:
     """Mesh axes over which the devices hold partials."""
-    spec = getattr(sharding, "spec", None)
-    return getattr(spec, "unreduced", frozenset())
+    unreduced = getattr(sharding.spec, "unreduced", frozenset())
+    return tuple(str(axis) for axis in sharding.mesh.axis_names if axis in unreduced)
 
 
 def _concrete_mesh(sharding: NamedSharding) -> jax.sharding.Mesh:
@@ -284,6 +283,19 @@ def _mesh_name(mesh: jax.sharding.Mesh, devices: tuple[Device, ...]) -> str:
     if order == [device.id for device in devices]:
         return name
     return f"{name}_{zlib.crc32(repr(order).encode()):08x}"
+
+
+def dims_of_sharding(sharding: Sharding, num_dims: int) -> Dims | None:
+    """How a sharding cuts arrays of some number of dims.
+
+    Returns:
+        None for a sharding without a spec, and where an axis has a name that dims text
+        cannot hold.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return None
+    entries = spec_entries(sharding.spec)
+    return dims_of_entries(entries, num_dims, _partial_axes(sharding))
 
 
 def dims_of_entries(
