@@ -69,7 +69,7 @@ class Inner:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Collector:
-    """What one jaxpr hands out while it is rewritten.
+    """What one jaxpr emits while it is rewritten.
 
     Attributes:
         values: The extra outputs.
@@ -94,7 +94,7 @@ class Collector:
         path: Path,
         dims: tuple[str | None, ...] = (),
     ) -> None:
-        """Takes over what was handed out by a jaxpr inside, at the end of a path."""
+        """Takes over what was emitted by a jaxpr inside, at the end of a path."""
         offset = len(self.values)
         self.values += extras
         self.events += [event.within(path, offset, dims) for event in events]
@@ -137,7 +137,7 @@ class Place:
         *,
         dims: tuple[str | None, ...] = (),
     ) -> None:
-        """Takes over what a jaxpr inside handed out.
+        """Takes over what a jaxpr inside emitted.
 
         Args:
             inner: The jaxpr.
@@ -252,7 +252,7 @@ class Harvester:
         noised: Sequence[bool],
         place: Place,
     ) -> tuple[list[Any], list[bool]]:
-        """Evaluates a jaxpr and hands out what is tapped in it.
+        """Evaluates a jaxpr and emits what is tapped in it.
 
         Args:
             jaxpr: The original.

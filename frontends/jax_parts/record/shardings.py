@@ -165,8 +165,8 @@ def local_value_layouts(
 
     Such values leave the program stacked: the array's leading dims count the mesh axes
     over which they vary. Without dims text, that is their layout (see
-    ``device_layouts``). With it they are parts, copies or partials of a logical tensor.
-    Axes that ``shard_map`` left to the compiler cut the values further.
+    ``device_layouts``). With it they are parts, replicas or partials of a logical
+    tensor. Axes that ``shard_map`` left to the compiler shard the values further.
 
     Args:
         dims: How the local values make up the logical tensor.
@@ -189,7 +189,8 @@ def local_value_layouts(
         for axis in (*named, *dims.partial_axes):
             if axis not in local_axes and mesh.sizes.get(axis, 1) > 1:
                 raise LayoutError(
-                    "a dims text cuts or sums over an axis that tells no values apart",
+                    "a dims text shards or sums over an axis that tells no values "
+                    "apart",
                     where=f"dims {dims}",
                     expected=f"one of {', '.join(local_axes) or 'no axes'}: over the "
                     "others shard_map has the same value everywhere",
@@ -286,7 +287,7 @@ def _mesh_name(mesh: jax.sharding.Mesh, devices: tuple[Device, ...]) -> str:
 
 
 def dims_of_sharding(sharding: Sharding, num_dims: int) -> Dims | None:
-    """How a sharding cuts arrays of some number of dims.
+    """How a sharding places arrays of some number of dims.
 
     Returns:
         None for a sharding without a spec, and where an axis has a name that dims text
@@ -304,7 +305,7 @@ def dims_of_entries(
     """Dims text of the entries of a spec.
 
     Args:
-        entries: The mesh axes that cut each dim, in its order; may be fewer.
+        entries: The mesh axes that shard each dim, in its order; may be fewer.
         num_dims: Number of dims of the array.
         partial_axes: Axes over which the arrays must still be summed.
 
