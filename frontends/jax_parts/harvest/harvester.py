@@ -350,19 +350,19 @@ class Harvester:
         site, role, dims = params["site"], params["role"], params["batch_dims"]
         if role is Role.TANGENT:
             return [x], [has_noise]
-        handed_on = x if has_noise else self._stepped(x, params, place.salt)
-        has_noise = has_noise or handed_on is not x
+        forwarded = x if has_noise else self._stepped(x, params, place.salt)
+        has_noise = has_noise or forwarded is not x
         if site.kind is not Kind.PARAM:  # a run starts from parameters without noise
-            x = handed_on
+            x = forwarded
         if not self.is_wanted(site):
-            return [handed_on], [has_noise]
+            return [forwarded], [has_noise]
         path = (*place.entry, 0) if place.is_backward else place.path
         event = Event(site=site, role=role, serial=params["serial"], path=path)
         if self.wants(site, event.kind):
             logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
             event = dataclasses.replace(event, value=place.collector.add(logical))
         place.collector.events.append(event)
-        return [handed_on], [has_noise]
+        return [forwarded], [has_noise]
 
     def _stepped(self, x: Any, params: Mapping[str, Any], salt: Any) -> Any:
         """What passes a tap with its noise; itself if it gets none."""
