@@ -9,25 +9,25 @@
         state, loss = train_step(state, batch)
 
 In a plain run ``trace`` leaves the function as it is. In a run that
-``ttrace record`` started, the step computes the same and hands out every named value:
+``ttrace record`` started, the step computes the same and emits every named value:
 
 - Names come from flax linen, NNX and equinox modules, from optax, from what
   ``jax.grad`` differentiates, from ``jax.named_scope`` and from ``ttrace.tap``.
 - Named values, and their gradients, become further outputs of the jitted program. They
   keep their shardings, each process writes what its devices hold; nothing is gathered,
-  and nothing calls back from a device.
-- Updated parameters are those that the step hands back: what it returns, or leaves in
+  and there are no host callbacks.
+- Updated parameters are those that the step returns: what it returns, or leaves in
   a model that it changes, at the path at which it was given the parameter.
 - A rank of the trace is a device.
 - Values in loops are recorded for every iteration (the nth call of their module), those
   of branches that were not taken are skipped.
 
 The program computes the same operations on the same devices, with the same collectives.
-Two liberties of XLA depend on what else a program hands out, and may change last bits:
+Two liberties of XLA depend on what else a program emits, and may change last bits:
 
 - It keeps more precision than bfloat16 asks for, as far as it can fuse operations. With
   ``strict=True`` it rounds wherever the program says so.
-- On CPUs it makes fused multiply-adds of what it fuses: gradients that are handed out
+- On CPUs it makes fused multiply-adds of what it fuses: gradients that are emitted
   moved updated parameters by one unit in the last place. With
   ``XLA_FLAGS=--xla_cpu_max_isa=AVX`` there are none.
 
@@ -95,7 +95,7 @@ def trace(
             The first pattern that matches counts. One without ``/`` is matched against
             the module path of inputs, outputs and their gradients, any other one
             against ``module/kind/slot`` of every value. ``...`` at the end of a text
-            stands for all further dims, uncut. Arguments and results of the whole
+            stands for all further dims, unsharded. Arguments and results of the whole
             body need none: its specs say it. With ``check_vma=False``, the gradient of
             what all devices hold alike is a sum over them: ``b d partial[tp]``.
         scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
@@ -107,7 +107,7 @@ def trace(
 
     Raises:
         UsageError: The step was compiled ahead of time, an option makes no sense, the
-            switchboard variable is malformed, or this version of JAX was not tested.
+            recording request is malformed, or this version of JAX was not tested.
         LayoutError: A dims text cannot be read.
     """
     _require_step(step)

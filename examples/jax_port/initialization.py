@@ -50,7 +50,7 @@ def _distribution_of(
     def distribution_for(name: str) -> Distribution:
         origin = origin_for(name)
         members = next(iter(origin.members.values()), (origin.name,))
-        module, _, slot = members[0].rpartition(".")
+        module, _, slot = str(members[0]).rpartition(".")
         return initial_distribution(module, slot)
 
     return distribution_for

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ttrace.errors import UsageError
-from ttrace.frontends.jax_parts.origins import Origin
+from ttrace.frontends.jax_parts.origins import AxisIndex, NameTemplate, Origin
 from ttrace.ir.tensor_id import Kind, TensorId
-from ttrace.mapping.names import Binding
+from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule
 
 
@@ -42,11 +42,7 @@ def origins_of_map(map_file: MapFile) -> Callable[[str], Origin]:
 
 
 def _origin(rule: TensorRule, number: int, binding: Binding) -> Origin:
-    known = dict(binding.values)
-    open_ = rule.reference[0].placeholders - known.keys()
-    values = (*binding.values, *((name, f"{{{name}}}") for name in sorted(open_)))
-    filled = replace(binding, values=values)
-    names = [_name(pattern.fill(filled)) for pattern in rule.reference]
+    names = [_name(pattern, binding) for pattern in rule.reference]
     if rule.transform is None:
         return Origin(name=names[0])
     origin = Origin(
@@ -64,7 +60,8 @@ def _origin(rule: TensorRule, number: int, binding: Binding) -> Origin:
         if rule.join in right or set(rule.part_sizes or (1,)) != {1}:
             raise _error(rule, "tensors of the reference with several indices each")
         members = {rule.join: tuple(names)}
-        return replace(origin, name=f"{{{rule.join}}}", members=members)
+        each = NameTemplate(parts=(AxisIndex(rule.join),))
+        return replace(origin, name=each, members=members)
     if rule.part_sizes is None and rule.join in left:
         raise _error(rule, f"parts along {rule.join} whose sizes nothing says")
     sizes = rule.part_sizes or (1,) * len(rule.candidate)
@@ -76,9 +73,14 @@ def _origin(rule: TensorRule, number: int, binding: Binding) -> Origin:
     )
 
 
-def _name(id_: TensorId) -> str:
-    """What the generator calls a parameter: module and slot."""
-    return f"{id_.module}.{id_.slot}"
+def _name(pattern: NamePattern, binding: Binding) -> str | NameTemplate:
+    """What the generator calls a parameter: module and slot.
+
+    Indices that the candidate's name does not tell stay open.
+    """
+    template = NameTemplate.parse(f"{pattern.module}.{pattern.slot}")
+    bound = template.bound(dict(binding.values))
+    return bound if bound.axes else str(bound)
 
 
 def _error(rule: TensorRule, got: str) -> UsageError:

@@ -19,7 +19,84 @@ from ttrace.ir.transform import (
     solve_sizes,
 )
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\*?\}")
+"""As in map files, whose ``{path*}`` may stand for several parts of a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisIndex:
+    """In a name, stands for the index on an axis of the array.
+
+    Attributes:
+        axis: Name of the axis.
+    """
+
+    axis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameTemplate:
+    """Names of tensors that differ in an index.
+
+    Attributes:
+        parts: What a name consists of; text stands for itself.
+    """
+
+    parts: tuple[str | AxisIndex, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "NameTemplate":
+        """Reads ``h.{l}.attn.weight``."""
+        # The pattern has one group, so every other piece is a placeholder's name.
+        pieces = enumerate(_PLACEHOLDER.split(text))
+        return cls(
+            parts=tuple(
+                AxisIndex(piece) if number % 2 else piece for number, piece in pieces
+            )
+        )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes whose indices tell the names apart, each once."""
+        found = (part.axis for part in self.parts if isinstance(part, AxisIndex))
+        return tuple(dict.fromkeys(found))
+
+    def bound(self, values: Mapping[str, str]) -> "NameTemplate":
+        """The names in which some indices are known, as text."""
+        return NameTemplate(
+            parts=tuple(
+                values.get(part.axis, part) if isinstance(part, AxisIndex) else part
+                for part in self.parts
+            )
+        )
+
+    def filled(
+        self,
+        indices: Mapping[str, int],
+        members: Mapping[str, tuple["NameTemplate", ...]],
+    ) -> str:
+        """One name.
+
+        Args:
+            indices: By axis.
+            members: What stands for an index, by axis; the number where nothing does.
+        """
+        texts = []
+        for part in self.parts:
+            if isinstance(part, str):
+                texts.append(part)
+            elif part.axis in members:
+                member = members[part.axis][indices[part.axis]]
+                texts.append(member.filled(indices, members))
+            else:
+                texts.append(str(indices[part.axis]))
+        return "".join(texts)
+
+    def __str__(self) -> str:
+        return "".join(
+            f"{{{part.axis}}}" if isinstance(part, AxisIndex) else part
+            for part in self.parts
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +108,9 @@ class Origin:
     sizes={"q": 3}, at={"q": 0})``.
 
     Attributes:
-        name: Name of the tensor. A placeholder is an axis of the array that the tensor
-            does not have: each index of it is a tensor of its own.
+        name: Name of the tensor, as text or as a value. A placeholder is an axis of the
+            array that the tensor does not have: each index of it is a tensor of its
+            own.
         members: What stands for a placeholder, by index on its axis; numbers from 0
             where it is left out.
         transform: From the dims of the array to those of the tensor, in the notation of
@@ -44,8 +122,8 @@ class Origin:
         counts: How many of such an axis the array has, where its shape does not say.
     """
 
-    name: str
-    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    name: str | NameTemplate
+    members: Mapping[str, tuple[str | NameTemplate, ...]] = field(default_factory=dict)
     transform: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     at: Mapping[str, int] = field(default_factory=dict)
@@ -125,11 +203,12 @@ def plan_origin(origin: Origin, shape: tuple[int, ...]) -> OriginPlan:
     _check(origin, shape, left, right, lengths)
     sizes = lengths | dict(origin.sizes)
     strides = _strides(right.axes, sizes)
+    name, given = _template(origin.name), _members(origin)
     members = _placeholders(origin)
     member_strides = _strides(members, lengths)
     return OriginPlan(
         names=tuple(
-            _filled(origin, dict(zip(members, indices, strict=True)))
+            name.filled(dict(zip(members, indices, strict=True)), given)
             for indices in itertools.product(
                 *(range(lengths[axis]) for axis in members)
             )
@@ -189,20 +268,18 @@ def _check(
             )
 
 
+def _template(name: str | NameTemplate) -> NameTemplate:
+    return NameTemplate.parse(name) if isinstance(name, str) else name
+
+
+def _members(origin: Origin) -> dict[str, tuple[NameTemplate, ...]]:
+    return {axis: tuple(map(_template, of)) for axis, of in origin.members.items()}
+
+
 def _placeholders(origin: Origin) -> tuple[str, ...]:
     """Those of the name first, then those of what stands for them."""
-    texts = (origin.name, *(text for many in origin.members.values() for text in many))
-    return tuple(dict.fromkeys(_PLACEHOLDER.findall(" ".join(texts))))
-
-
-def _filled(origin: Origin, indices: Mapping[str, int]) -> str:
-    text = origin.name
-    for axis, index in indices.items():
-        member = origin.members.get(axis)
-        text = text.replace(
-            f"{{{axis}}}", str(index) if member is None else member[index]
-        )
-    return text
+    templates = [_template(origin.name), *itertools.chain(*_members(origin).values())]
+    return tuple(dict.fromkeys(axis for each in templates for axis in each.axes))
 
 
 def _strides(axes: tuple[str, ...], sizes: Mapping[str, int]) -> dict[str, int]:

@@ -156,7 +156,7 @@ def is_differentiated(eqn: Any) -> bool:
 
 
 def spec_entries(spec: PartitionSpec) -> tuple[Any, ...]:
-    """The mesh axes that cut each dim, those that sums run over left out.
+    """The mesh axes that shard each dim, those that sums run over left out.
 
     A spec of JAX 0.9 is a tuple of them; one of JAX 0.10 refuses to be if it has sums.
     """

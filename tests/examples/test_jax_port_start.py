@@ -93,13 +93,16 @@ def test_a_map_that_cannot_be_used(tmp_path, capsys):
 
 @pytest.mark.parametrize("largest", [0.5, 100.0])
 def test_gradients_are_clipped_as_in_torch(largest):
-    random = np.random.default_rng(0)
+    # Norms of 6, 8 and, together, 10: exact, in whatever order squares are summed.
     gradients = {
-        name: random.normal(size=(5, 3)).astype(np.float32) for name in ("a", "b")
+        "a": np.array([[2, -4, 4]], np.float32),
+        "b": np.array([[4, -4], [4, 4]], np.float32),
     }
     clip = clip_by_norm(largest)
     clipped, _ = clip.update(jax.tree.map(jnp.asarray, gradients), clip.init({}))
-    parameters = [torch.zeros(5, 3, requires_grad=True) for _ in gradients]
+    parameters = [
+        torch.zeros(each.shape, requires_grad=True) for each in gradients.values()
+    ]
     for parameter, gradient in zip(parameters, gradients.values(), strict=True):
         parameter.grad = torch.from_numpy(gradient.copy())
     torch.nn.utils.clip_grad_norm_(parameters, largest)

@@ -21,7 +21,7 @@ def harvest_cond(
     noised: list[bool],
     place: Place,
 ) -> Results:
-    """Every branch hands out the values of all branches, its own and zeros."""
+    """Every branch emits the values of all branches, its own and zeros."""
     index, *operands = ins
     branches = [
         harvester.transformed(branch, noised[1:]) for branch in eqn.params["branches"]

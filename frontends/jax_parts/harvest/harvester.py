@@ -69,7 +69,7 @@ class Inner:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Collector:
-    """What one jaxpr hands out while it is rewritten.
+    """What one jaxpr emits while it is rewritten.
 
     Attributes:
         values: The extra outputs.
@@ -94,7 +94,7 @@ class Collector:
         path: Path,
         dims: tuple[str | None, ...] = (),
     ) -> None:
-        """Takes over what was handed out by a jaxpr inside, at the end of a path."""
+        """Takes over what was emitted by a jaxpr inside, at the end of a path."""
         offset = len(self.values)
         self.values += extras
         self.events += [event.within(path, offset, dims) for event in events]
@@ -137,7 +137,7 @@ class Place:
         *,
         dims: tuple[str | None, ...] = (),
     ) -> None:
-        """Takes over what a jaxpr inside handed out.
+        """Takes over what a jaxpr inside emitted.
 
         Args:
             inner: The jaxpr.
@@ -252,7 +252,7 @@ class Harvester:
         noised: Sequence[bool],
         place: Place,
     ) -> tuple[list[Any], list[bool]]:
-        """Evaluates a jaxpr and hands out what is tapped in it.
+        """Evaluates a jaxpr and emits what is tapped in it.
 
         Args:
             jaxpr: The original.
@@ -350,19 +350,19 @@ class Harvester:
         site, role, dims = params["site"], params["role"], params["batch_dims"]
         if role is Role.TANGENT:
             return [x], [has_noise]
-        handed_on = x if has_noise else self._stepped(x, params, place.salt)
-        has_noise = has_noise or handed_on is not x
+        forwarded = x if has_noise else self._stepped(x, params, place.salt)
+        has_noise = has_noise or forwarded is not x
         if site.kind is not Kind.PARAM:  # a run starts from parameters without noise
-            x = handed_on
+            x = forwarded
         if not self.is_wanted(site):
-            return [handed_on], [has_noise]
+            return [forwarded], [has_noise]
         path = (*place.entry, 0) if place.is_backward else place.path
         event = Event(site=site, role=role, serial=params["serial"], path=path)
         if self.wants(site, event.kind):
             logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
             event = dataclasses.replace(event, value=place.collector.add(logical))
         place.collector.events.append(event)
-        return [handed_on], [has_noise]
+        return [forwarded], [has_noise]
 
     def _stepped(self, x: Any, params: Mapping[str, Any], salt: Any) -> Any:
         """What passes a tap with its noise; itself if it gets none."""

@@ -23,7 +23,7 @@ MAX_ITERATIONS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Harvest:
-    """A program that hands out its tapped values.
+    """A program that emits its tapped values.
 
     Attributes:
         jaxpr: The program; its outputs are those of the original, then others.

@@ -4,7 +4,6 @@ The step runs as it is written. Each jitted function in it that has taps is run 
 harvested program instead, which is made once and kept; all else is left to JAX.
 """
 
-import collections
 import contextlib
 import dataclasses
 import itertools
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cachetools
 import jax
 from jax.extend import core as jex_core
 
@@ -72,8 +72,8 @@ class StepTrace:
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
-        self._programs: collections.OrderedDict[Any, tuple[Any, _Program]] = (
-            collections.OrderedDict()
+        self._programs: cachetools.LRUCache[Any, tuple[Any, _Program]] = (
+            cachetools.LRUCache(maxsize=_KEPT_PROGRAMS)
         )
 
     @contextlib.contextmanager
@@ -111,10 +111,8 @@ class StepTrace:
         how = tuple(value for name, value in params.items() if name != "jaxpr")
         key = (tuple(map(id, jaxprs)), avals, how)
         if key not in self._programs:
+            # With what the key holds the ids of: another object may not get one.
             self._programs[key] = (params, self._planned(primitive, avals, params))
-            if len(self._programs) > _KEPT_PROGRAMS:
-                self._programs.popitem(last=False)
-        self._programs.move_to_end(key)
         return self._programs[key][1]
 
     def _planned(

@@ -16,7 +16,7 @@ from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 Tiling = tuple[SpecEntry, ...]
-"""The entries of a ``PartitionSpec``: which mesh axes cut each dim."""
+"""The entries of a ``PartitionSpec``: which mesh axes shard each dim."""
 
 Way = tuple[int, ...]
 """Positions of equations in the jaxprs that enclose a tap, outermost first."""
@@ -67,7 +67,7 @@ def _follow_arguments(
     way: Way,
     found: dict[Way, Tiling | None],
 ) -> list[Tiling | None]:
-    """Notes the tilings of what arguments are handed on to; returns the results'."""
+    """Notes the tilings of what arguments are passed on to; returns the results'."""
     known: dict[Any, Tiling] = {}
 
     def note(variables: Sequence[Any], values: Sequence[Tiling | None]) -> None:
@@ -102,7 +102,7 @@ def _follow_results(
     way: Way,
     found: dict[Way, Tiling | None],
 ) -> list[Tiling | None]:
-    """Notes the tilings of what results are handed on from; returns the arguments'."""
+    """Notes the tilings of what results are passed on from; returns the arguments'."""
     known: dict[Any, Tiling | None] = {}
 
     def note(atoms: Sequence[Any], values: Sequence[Tiling | None]) -> None:

@@ -43,7 +43,8 @@ def versions() -> dict[str, str]:
 def settings(*, strict: bool) -> dict[str, str | int | float | bool | None]:
     """Flags that change numbers, by name.
 
-    ``float32_matmul_precision`` binds: runs that differ in it are set up differently.
+    ``float32_matmul_precision`` is a model setting: runs that differ in it are set up
+    differently.
     A precision that ttrace does not know is given as it is.
 
     Args:

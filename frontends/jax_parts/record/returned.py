@@ -1,7 +1,7 @@
 """Where a step returns what it was given: from the paths in both trees, no arrays.
 
 A step is ``(state, batch) -> (state, metrics)``, ``(params, opt_state, batch) ->
-(params, opt_state, loss)`` or the like: what it hands back of its arguments lies there
+(params, opt_state, loss)`` or the like: what it returns of its arguments lies there
 under the path at which it was given.
 """
 

@@ -128,9 +128,8 @@ def device_layouts(
     if isinstance(sharding, NamedSharding):
         mesh = _concrete_mesh(sharding)
         mesh_name = _mesh_name(mesh, run_devices())
-        unreduced = _unreduced(sharding)
-        partial_axes = tuple(str(a) for a in mesh.axis_names if a in unreduced)
-        said = dims_of_entries(spec_entries(sharding.spec), len(shape), partial_axes)
+        partial_axes = _partial_axes(sharding)
+        said = dims_of_sharding(sharding, len(shape))
         dims = "" if said is None else str(said)
         placed = NamedSharding(mesh, PartitionSpec(*spec_entries(sharding.spec)))
     for device in sharding.device_set.difference(run_devices()):
@@ -166,8 +165,8 @@ def local_value_layouts(
 
     Such values leave the program stacked: the array's leading dims count the mesh axes
     over which they vary. Without dims text, that is their layout (see
-    ``device_layouts``). With it they are parts, copies or partials of a logical tensor.
-    Axes that ``shard_map`` left to the compiler cut the values further.
+    ``device_layouts``). With it they are parts, replicas or partials of a logical
+    tensor. Axes that ``shard_map`` left to the compiler shard the values further.
 
     Args:
         dims: How the local values make up the logical tensor.
@@ -190,7 +189,8 @@ def local_value_layouts(
         for axis in (*named, *dims.partial_axes):
             if axis not in local_axes and mesh.sizes.get(axis, 1) > 1:
                 raise LayoutError(
-                    "a dims text cuts or sums over an axis that tells no values apart",
+                    "a dims text shards or sums over an axis that tells no values "
+                    "apart",
                     where=f"dims {dims}",
                     expected=f"one of {', '.join(local_axes) or 'no axes'}: over the "
                     "others shard_map has the same value everywhere",
@@ -251,10 +251,10 @@ def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> Region:
     )
 
 
-def _unreduced(sharding: Sharding) -> frozenset:
+def _partial_axes(sharding: NamedSharding) -> tuple[str, ...]:
     """Mesh axes over which the devices hold partials."""
-    spec = getattr(sharding, "spec", None)
-    return getattr(spec, "unreduced", frozenset())
+    unreduced = getattr(sharding.spec, "unreduced", frozenset())
+    return tuple(str(axis) for axis in sharding.mesh.axis_names if axis in unreduced)
 
 
 def _concrete_mesh(sharding: NamedSharding) -> jax.sharding.Mesh:
@@ -286,13 +286,26 @@ def _mesh_name(mesh: jax.sharding.Mesh, devices: tuple[Device, ...]) -> str:
     return f"{name}_{zlib.crc32(repr(order).encode()):08x}"
 
 
+def dims_of_sharding(sharding: Sharding, num_dims: int) -> Dims | None:
+    """How a sharding places arrays of some number of dims.
+
+    Returns:
+        None for a sharding without a spec, and where an axis has a name that dims text
+        cannot hold.
+    """
+    if not isinstance(sharding, NamedSharding):
+        return None
+    entries = spec_entries(sharding.spec)
+    return dims_of_entries(entries, num_dims, _partial_axes(sharding))
+
+
 def dims_of_entries(
     entries: Sequence[SpecEntry], num_dims: int, partial_axes: Sequence[str] = ()
 ) -> Dims | None:
     """Dims text of the entries of a spec.
 
     Args:
-        entries: The mesh axes that cut each dim, in its order; may be fewer.
+        entries: The mesh axes that shard each dim, in its order; may be fewer.
         num_dims: Number of dims of the array.
         partial_axes: Axes over which the arrays must still be summed.
 

@@ -12,13 +12,14 @@ from ttrace.frontends.jax_parts.record.shardings import (
     Device,
     device_layouts,
     dims_of_entries,
+    dims_of_sharding,
     local_arrays,
     local_value_layouts,
     mesh_of,
     rank_of,
 )
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
-from ttrace.ir.dims import Dims, parse_dims
+from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
 
 
@@ -85,9 +86,10 @@ class HostShards:
                 for device, (rank, copy) in self._local(array).items()
             }
         layouts = device_layouts(array.sharding, array.shape)
+        dims = dims_of_sharding(array.sharding, array.ndim)
         shards = {}
         for device, (rank, copy) in self._local(array).items():
-            selected = _selected(layouts[device], index)
+            selected = _selected(layouts[device], index, dims)
             if selected is not None:
                 layout, local_index = selected
                 layout = replace(layout, device_axes=part.axes)
@@ -121,9 +123,14 @@ def _num_places(part: Part) -> int:
 
 
 def _selected(
-    layout: ShardLayout, index: Sequence[int | slice]
+    layout: ShardLayout, index: Sequence[int | slice], dims: Dims | None
 ) -> tuple[ShardLayout, tuple[int | slice, ...]] | None:
     """The layout of one iteration of a loop, and where a shard's array has it.
+
+    Args:
+        layout: Of the array with all iterations.
+        index: Selects the iteration out of the leading dims.
+        dims: Of the array with all iterations; None where no text says them.
 
     Returns:
         None where the shard has other iterations only.
@@ -154,18 +161,15 @@ def _selected(
             blocks=(Block(region=region, local_start=(0,) * len(kept)),),
             mesh=layout.mesh,
             partial_axes=layout.partial_axes,
-            dims=_kept_dims(layout.dims, kept),
+            dims="" if dims is None else str(_kept_dims(dims, kept)),
         ),
         tuple(local),
     )
 
 
-def _kept_dims(text: str, kept: Sequence[int]) -> str:
-    """Dims text of some of the dims."""
-    if not text:
-        return ""
-    dims = parse_dims(text)
+def _kept_dims(dims: Dims, kept: Sequence[int]) -> Dims:
+    """Some of the dims, counted anew."""
     left = (
         replace(dims.dims[dim], name=f"d{number}") for number, dim in enumerate(kept)
     )
-    return str(replace(dims, dims=tuple(left)))
+    return replace(dims, dims=tuple(left))

@@ -1,4 +1,4 @@
-"""The parameters that a step hands back, in the place of those its optimizer made."""
+"""The parameters that a step returns, in the place of those its optimizer made."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def with_returned(
     *,
     has_optimizer: bool,
 ) -> list[Capture]:
-    """Captures in which updated parameters are what the step handed back.
+    """Captures in which updated parameters are what the step returned.
 
     Args:
         captures: Of the step.

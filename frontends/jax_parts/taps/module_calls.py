@@ -1,4 +1,4 @@
-"""A call of a module, tapped: the values handed in and the values returned."""
+"""A call of a module, tapped: its arguments and what it returns."""
 
 import dataclasses
 import sys

@@ -75,7 +75,7 @@ class _OptaxTaps:
         self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
 
     def field(self, original: Any) -> property:
-        """The field ``update`` of a named tuple; hands out a tapped function."""
+        """The field ``update`` of a named tuple; returns a tapped function."""
 
         def get(transformation: Any) -> Callable[..., Any]:
             return self._around_update(original.__get__(transformation))

@@ -9,7 +9,7 @@ from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.recording.slots import clean_name as clean_name
 
 SpecEntry = None | str | tuple[str, ...]
-"""One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that cut it."""
+"""One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that shard it."""
 
 TAPPED_KINDS = RECORDABLE - frozenset(GRADIENT_OF.values())
 """Kinds of values that a program computes; gradients come with their forward."""

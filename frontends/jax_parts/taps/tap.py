@@ -67,7 +67,7 @@ def tap_value(site: TapSite, x: Any) -> Any:
     Args:
         site: What it is.
         x: Any value. One that JAX did not compute (a Python number, a numpy array) or
-            that has no bits of its own (a PRNG key) is handed back as it is.
+            that has no bits of its own (a PRNG key) is returned as it is.
 
     Returns:
         The same value; inside a transformation, to be used in place of ``x``.
@@ -120,7 +120,7 @@ def tap(
     entries = None if spec is None else tuple(_entry(part) for part in spec)
 
     def named(path: tuple[Any, ...], leaf: Any) -> Any:
-        inner = path_name(path)
+        inner = jax.tree_util.keystr(path, simple=True, separator=".")
         if not inner and slot is None:
             full = None if named_kind in _SCALAR_KINDS else "0"
         else:
@@ -128,18 +128,6 @@ def tap(
         return tap_value(value_site(module, named_kind, full, spec=entries), leaf)
 
     return jax.tree_util.tree_map_with_path(named, x)
-
-
-def path_name(path: Iterable[Any]) -> str:
-    """The keys of a path of ``jax.tree_util``, joined: ``1.mask``; empty for a leaf."""
-    return ".".join(map(_key_name, path))
-
-
-def _key_name(key: Any) -> str:
-    for attribute in ("idx", "key", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
 
 
 def _entry(part: Any) -> SpecEntry:

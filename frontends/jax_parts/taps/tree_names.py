@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jax.tree_util import keystr
+
 from ttrace.ir.parameter_names import parameter_name as parameter_name
 
 
@@ -12,12 +14,4 @@ def path_segments(path: Sequence[Any]) -> tuple[str, ...]:
     ``['params']['h_0']['kernel'].value`` gives ``("params", "h_0", "kernel",
     "value")``.
     """
-    segments = []
-    for key in path:
-        for attribute in ("key", "name", "idx"):  # of dicts, attributes, sequences
-            if hasattr(key, attribute):
-                segments.append(str(getattr(key, attribute)))
-                break
-        else:
-            segments.append(str(key))
-    return tuple(segments)
+    return tuple(keystr((key,), simple=True) for key in path)

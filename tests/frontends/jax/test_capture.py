@@ -107,7 +107,7 @@ def test_a_linen_step_computes_the_same_and_is_recorded(recorded, dp, tp):
 
 def test_shardings_of_one_step_compare_equal(recorded):
     traces = []
-    for name, sizes in {"whole": (1, 1), "cut": (2, 4)}.items():
+    for name, sizes in {"whole": (1, 1), "sharded": (2, 4)}.items():
         job = LinenJob(*sizes)
         request = recorded(name)
         with traced(job.step) as step:

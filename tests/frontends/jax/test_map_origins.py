@@ -10,7 +10,7 @@ from tests.paths import ROOT
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_generate import generate_array, generate_tree
 from ttrace.frontends.jax_parts.map_origins import origins_of_map
-from ttrace.frontends.jax_parts.origins import Origin
+from ttrace.frontends.jax_parts.origins import NameTemplate, Origin
 from ttrace.generate import Bell, generate
 from ttrace.mapping.map_file import parse_map, read_map
 
@@ -44,6 +44,32 @@ def test_names_and_transforms():
     )
     assert origin_for("@root.scale") == Origin(name="@root.weight")
     assert origin_for("h_3.norm.bias") == Origin(name="h_3.norm.bias")
+
+
+def test_a_part_of_a_name_with_dots():
+    origin_for = origins(
+        """
+[[tensor]]
+reference = "model.{path*}/{kind}/weight"
+candidate = "{path*}/{kind}/kernel"
+"""
+    )
+    assert origin_for("a.b.c.kernel") == Origin(name="model.a.b.c.weight")
+
+
+def test_indices_that_only_the_reference_has_stay_open():
+    origin_for = origins(
+        """
+[[tensor]]
+reference = "h.{l}.{part}/{kind}/weight"
+candidate = "layers.{part}/{kind}/kernel"
+transform = "l i o -> o i"
+"""
+    )
+    name = origin_for("layers.fc.kernel").name
+    assert isinstance(name, NameTemplate)
+    assert name.axes == ("l",) and str(name) == "h.{l}.fc.weight"
+    assert name.filled({"l": 2}, {}) == "h.2.fc.weight"
 
 
 def test_unequal_parts_of_one_matrix():

@@ -1,4 +1,4 @@
-"""What is recorded of the parameters that a step hands back, or does not."""
+"""What is recorded of the parameters that a step returns, or does not."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

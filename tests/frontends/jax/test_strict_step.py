@@ -13,28 +13,29 @@ from ttrace.frontends.jax_parts.strict_step import StrictStep
 def rounded_between(x):
     """In float32 up to the end, unless what is between is rounded to bfloat16."""
     third = (x * jnp.bfloat16(1 / 3)).astype(jnp.bfloat16)
-    return jnp.sum((third - x * jnp.bfloat16(1 / 3)).astype(jnp.float32)) + jnp.sum(
-        jnp.exp(jnp.sin(third) * third).astype(jnp.float32)
-    )
+    rest = (third - x * jnp.bfloat16(1 / 3)).astype(jnp.float32)
+    return rest + jnp.exp(jnp.sin(third) * third).astype(jnp.float32)
 
 
 X = jnp.linspace(-3, 3, 1000).astype(jnp.bfloat16)
 
 
 def test_a_jitted_step_is_compiled_strictly():
-    loose = float(jax.jit(rounded_between)(X))
-    exact = float(jax.jit(rounded_between, compiler_options=NO_EXCESS_PRECISION)(X))
-    assert loose != exact, "the example does not tell"
+    loose = jax.jit(rounded_between)(X)
+    exact = jax.jit(rounded_between, compiler_options=NO_EXCESS_PRECISION)(X)
+    # All values: their sum, a single number, may be the same by chance.
+    assert (loose != exact).any(), "the example does not tell"
     step = jax.jit(rounded_between)
     step(X)  # what JAX keeps of a plain call must not be taken
-    assert [float(StrictStep(step)(X)) for _ in range(3)] == [exact] * 3
-    assert float(step(X)) == loose
+    for _ in range(3):
+        np.testing.assert_array_equal(StrictStep(step)(X), exact)
+    np.testing.assert_array_equal(step(X), loose)
 
 
 def test_a_jitted_function_in_a_plain_step_is_compiled_strictly():
     inner = jax.jit(rounded_between)
-    exact = float(jax.jit(rounded_between, compiler_options=NO_EXCESS_PRECISION)(X))
-    assert float(StrictStep(lambda x: inner(x) * 1)(X)) == exact
+    exact = jax.jit(rounded_between, compiler_options=NO_EXCESS_PRECISION)(X)
+    np.testing.assert_array_equal(StrictStep(lambda x: inner(x) * 1)(X), exact)
 
 
 def test_options_of_the_step_stay():

@@ -162,7 +162,7 @@ def run(noise_seed, **options):
     return harvested(STEP, W, X, noise_seed=noise_seed, **options)
 
 
-def test_a_draw_changes_the_step_a_little_and_always_alike():
+def test_a_noise_seed_changes_the_step_a_little_and_always_alike():
     plain, first, again, second = run(None), run(1), run(1), run(2)
     np.testing.assert_array_equal(first.outs[1], again.outs[1])
     for other in (first, second):

@@ -317,7 +317,7 @@ def test_a_text_cannot_cut_over_axes_that_tell_nothing_apart():
             parse_dims("b[dp] h[tp]"), array.sharding, array.shape, ("dp",)
         )
     assert str(error.value) == (
-        "a dims text cuts or sums over an axis that tells no values apart\n"
+        "a dims text shards or sums over an axis that tells no values apart\n"
         "  where:    dims b[dp] h[tp]\n"
         "  expected: one of dp: over the others shard_map has the same value "
         "everywhere\n"

@@ -185,7 +185,7 @@ def test_a_bound_submodule_has_its_own_path():
 
 
 class Shared(nn.Module):
-    """One module handed to another, and called by both."""
+    """One module given to another, and called by both."""
 
     @nn.compact
     def __call__(self, x):

@@ -156,7 +156,7 @@ def test_a_function_used_twice_stays_one_function():
     assert first is second
 
 
-def test_other_results_than_arrays_are_handed_on():
+def test_other_results_than_arrays_are_returned():
     def function(x):
         return {"x": block(x), "name": "block", "host": np.ones(2), "none": None}
 

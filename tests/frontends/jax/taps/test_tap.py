@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ttrace.errors import TensorIdError
-from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, path_name, tap, tap_p
+from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap, tap_p
 from ttrace.ir.tensor_id import Kind
 
 
@@ -116,12 +116,7 @@ def test_only_arrays_of_jax_are_tapped():
     assert is_tappable(X) and is_tappable(jnp.arange(3)) and not is_tappable(1.0)
 
 
-def test_paths_of_all_kinds_of_keys():
-    path = (
-        jax.tree_util.SequenceKey(1),
-        jax.tree_util.DictKey("mask"),
-        jax.tree_util.GetAttrKey("value"),
-        jax.tree_util.FlattenedIndexKey(0),
-    )
-    assert path_name(path) == "1.mask.value.0"
-    assert path_name(("other",)) == "other"
+def test_slots_of_all_kinds_of_keys():
+    value = {"mask": [X, (X, {3: X})]}
+    slots = [params["site"].slot for params in taps(lambda x: tap("a", x), value)]
+    assert slots == ["mask.0", "mask.1.0", "mask.1.1.3"]

@@ -28,6 +28,17 @@ def test_names(segments, name):
     TensorId(step=0, module=module, kind=Kind.PARAM, slot=slot)
 
 
+def test_paths_of_all_kinds_of_keys():
+    path = (
+        jax.tree_util.SequenceKey(1),
+        jax.tree_util.DictKey("mask"),
+        jax.tree_util.GetAttrKey("value"),
+        jax.tree_util.FlattenedIndexKey(0),
+    )
+    assert path_segments(path) == ("1", "mask", "value", "0")
+    assert path_segments(("other",)) == ("other",)
+
+
 def names_of(tree) -> set[tuple[str, str]]:
     return {
         parameter_name(path_segments(path))
