@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 
 import jax
+from jax.sharding import SingleDeviceSharding
 
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
-from ttrace.frontends.jax_parts.record.shardings import rank_of, run_devices
+from ttrace.frontends.jax_parts.record.shardings import mesh_of, rank_of, run_devices
 from ttrace.frontends.jax_parts.record.shards import meshes_of
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.layout import Mesh
 from ttrace.ir.trace import RankInfo
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.sink import TraceSink
@@ -122,7 +124,14 @@ class JaxSession:
         recorded = capture_filter.recorded_ranks(len(devices))
         local = {rank_of(device) for device in jax.local_devices()}
 
+        def own_mesh(rank: int) -> Mesh:
+            """That of what is no array of the run's, such as the norm."""
+            return mesh_of(SingleDeviceSharding(devices[rank]), devices[rank])
+
         def open_sink(rank: int) -> TraceSink:
+            known = {
+                mesh.name: mesh for mesh in (*meshes.get(rank, ()), own_mesh(rank))
+            }
             return self._open_sink(
                 RankInfo(
                     run_id=self._request.run_id,
@@ -131,7 +140,7 @@ class JaxSession:
                     recorded_ranks=recorded,
                     framework="jax",
                     versions=environment.versions(),
-                    meshes=meshes.get(rank, ()),
+                    meshes=tuple(known.values()),
                     settings=environment.settings(strict=self._options.strict),
                     capture=capture_filter.to_json(),
                     noise_seed=self._request.noise_seed,
