@@ -74,7 +74,7 @@ FAULTS = {
     "test_renders_every_report": (raises_on_long_names, "raised ValueError: too long"),
     "test_names_the_verdict": (
         lambda r: page(r).replace(f"verdict: {r.verdict.value}", ""),
-        "the verdict 'error' is not named",
+        "the verdict 'pass' is not named",
     ),
     "test_gives_the_summary": (
         lambda r: page(r).replace(r.summary, ""),

@@ -141,7 +141,7 @@ FAULTS: dict[str, tuple[Callable[[], Copied], str]] = {
     "test_every_shard_is_loadable": (loading(unloadable), "a list was loaded"),
     "test_dtypes_are_those_of_the_records": (loading(widened), "float16 was loaded"),
     "test_shapes_are_those_of_the_records": (loading(flattened), "[6, 1] was loaded"),
-    "test_every_block_can_be_seen": (loading(half), "has [2, 1]"),
+    "test_every_block_can_be_seen": (loading(half), "got:      [2, 1]"),
     "test_loading_twice_gives_the_same": (loading(drifting), "two results"),
     "test_order_of_loading_does_not_matter": (
         loading(by_order),
