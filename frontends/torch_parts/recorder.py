@@ -15,9 +15,10 @@ from ttrace.frontends.torch_parts.description import (
     NoLayout,
     RecordedElsewhere,
 )
+from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import ShardLayout, flat_range
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import EXACT_REPLICAS, ShardRecord, SkippedRecord
+from ttrace.ir.trace import ShardRecord, SkippedRecord
 from ttrace.recording.sink import TraceSink
 
 

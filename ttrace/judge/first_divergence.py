@@ -3,20 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import KINDS, Phase
+from ttrace.ir.tensor_id import Pass
 from ttrace.judge.verdict import Status, TensorVerdict
-
-_PHASES = {
-    Kind.INPUT: "forward",
-    Kind.OUTPUT: "forward",
-    Kind.LOSS: "forward",
-    Kind.GRAD_OUTPUT: "backward",
-    Kind.GRAD_INPUT: "backward",
-    Kind.PARAM_GRAD: "backward",
-    Kind.OP: "any",
-    Kind.COLLECTIVE: "any",
-}
-"""Phase of a step by kind; the optimizer's for all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +51,21 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
         what += f" (call {tensor_id.call})"
     if tensor_id.pass_ is Pass.RECOMPUTE:
         what += " (recomputed)"
-    if verdict.setup:
-        phase = "set-up"
-    elif tensor_id.pass_ is Pass.RECOMPUTE:
-        phase = "backward"
-    else:
-        phase = _PHASES.get(tensor_id.kind, "optimizer")
     return FirstDivergence(
         id=str(tensor_id),
         module=tensor_id.module,
         kind=tensor_id.kind.value,
-        phase=phase,
+        phase=_phase(verdict),
         sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
     )
+
+
+def _phase(verdict: TensorVerdict) -> str:
+    if verdict.setup:
+        return "set-up"
+    if verdict.id.pass_ is Pass.RECOMPUTE:
+        return Phase.BACKWARD.value
+    phase = KINDS[verdict.id.kind].phase
+    if phase is Phase.START:  # a later step starts from what the optimizer made
+        return Phase.OPTIMIZER.value
+    return phase.value
