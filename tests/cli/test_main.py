@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import psutil
@@ -39,6 +40,36 @@ def test_usage_errors(ttrace, arguments, says):
     answer = ttrace(*arguments)
     assert answer.code == 2 and answer.out == ""
     assert says in answer.err and "to do:" in answer.err and "--help" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("comapre", "compare"), ("replica", "replicas"), ("chekc", "check")],
+)
+def test_a_mistyped_command_is_guessed(ttrace, typed, meant):
+    answer = ttrace(typed, "a", "b")
+    assert answer.code == 2 and f"invalid choice: '{typed}'" in answer.err
+    assert f"to do:    did you mean '{meant}'? see 'ttrace --help'" in answer.err
+
+
+def test_nothing_is_guessed_where_nothing_is_near(ttrace):
+    assert "did you mean" not in ttrace("verify").err
+
+
+def test_version(ttrace):
+    answer = ttrace("--version")
+    assert answer.code == 0 and answer.out == f"ttrace {version('ttrace')}\n"
+
+
+def test_as_a_module():
+    for program in (["ttrace"], ["ttrace.cli.main"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stdout == f"ttrace {version('ttrace')}\n", done.stderr
 
 
 def test_help(ttrace):

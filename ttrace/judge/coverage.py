@@ -15,15 +15,16 @@ from ttrace.judge.verdict import Status, TensorVerdict
 NOISE = "noise"
 """Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""
 
-_PARAM_GRADIENTS = GRADIENTS - ACTIVATIONS
+PARAM_GRADIENTS = GRADIENTS - ACTIVATIONS
+"""Gradients of parameters."""
 
-_EXPECTED_GROUPS = (_PARAM_GRADIENTS, frozenset({Kind.UPDATED_PARAM}))
+_EXPECTED_GROUPS = (PARAM_GRADIENTS, frozenset({Kind.UPDATED_PARAM}))
 """What a pass must have compared something of, wherever a run has any: the gradients of
 the parameters, and what the optimizer made of them. Of a group one kind suffices."""
 
 _HEADLINE = (
     ("updated_param", frozenset({Kind.UPDATED_PARAM})),
-    *((kind.value, frozenset({kind})) for kind in Kind if kind in _PARAM_GRADIENTS),
+    *((kind.value, frozenset({kind})) for kind in Kind if kind in PARAM_GRADIENTS),
     ("activations", ACTIVATIONS - GRADIENTS),
     ("activation gradients", ACTIVATIONS & GRADIENTS),
 )

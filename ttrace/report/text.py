@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ttrace.ir.kinds import Kind
+from ttrace.judge.coverage import PARAM_GRADIENTS
 from ttrace.judge.verdict import PartReason
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 
@@ -89,12 +91,32 @@ def _caveats(report: Report) -> Iterable[RenderableType]:
         yield Text(f"skipped {rest}: for other reasons", style="dim")
     for reason, count in sorted(report.parts.items()):
         yield Text(_part_sentence(reason, count, report), style="yellow")
+    if _lacks_updates(report):
+        yield Text(
+            "no updated_param was recorded, so what the optimizer does was not "
+            "compared: give the optimizer to the frontend's trace call",
+            style="yellow",
+        )
     if report.num_uncalibrated:
         yield Text(
             "uncalibrated tolerances, from dtype and depth and not from noise (use "
             f"ttrace check, or --tolerance): {report.num_uncalibrated} tensors",
             style="yellow",
         )
+
+
+def _lacks_updates(report: Report) -> bool:
+    """Whether training runs recorded gradients of parameters, and no parameter after.
+
+    What ``--kinds`` leaves out is not missed.
+    """
+    has_gradients = any(kind.value in report.coverage for kind in PARAM_GRADIENTS)
+    runs = (report.setup.reference, report.setup.candidate)
+    return (
+        has_gradients
+        and Kind.UPDATED_PARAM.value not in report.coverage
+        and not any("kinds" in run.capture for run in runs)
+    )
 
 
 def _part_sentence(reason: PartReason, count: int, report: Report) -> str:
