@@ -116,7 +116,7 @@ def test_compare_without_tolerances_is_uncalibrated():
     assert report.num_uncalibrated == 1 and seen == [(3, 3)]
 
 
-IDS = ("step0/a/param/weight", "step0/mb0/a/output/0")
+IDS: tuple[str, ...] = ("step0/a/param/weight", "step0/mb0/a/output/0")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def compare(
         tolerances=_tolerances(tolerance, multiplier),
         allow=allow,
         allow_uncovered=allow_uncovered,
-        map_file=map if map is None or isinstance(map, MapFile) else read_map(map),
+        map_file=_map_file(map),
         progress=progress,
     )
 
@@ -161,7 +161,7 @@ def check(
         capture=capture or CaptureFilter(),
         allow=allow,
         allow_uncovered=allow_uncovered,
-        map_file=map if map is None or isinstance(map, MapFile) else read_map(map),
+        map_file=_map_file(map),
         timeout_s=timeout,
         overwrite=overwrite,
     )
@@ -247,6 +247,10 @@ def _command(command: str | Sequence[str], *, option: str) -> Sequence[str]:
     if isinstance(command, str):
         return split_command(command, option=option)
     return command
+
+
+def _map_file(given: MapFile | str | os.PathLike[str] | None) -> MapFile | None:
+    return read_map(Path(given)) if isinstance(given, (str, os.PathLike)) else given
 
 
 def _tolerances(
