@@ -124,6 +124,14 @@ def test_what_allow_covers_is_not_asked_for():
     assert compare(reference, candidate, allow=allow).verdict is Outcome.PASS
 
 
+def test_what_a_map_ignores_is_not_asked_for():
+    """In the words that ``ttrace.mapping.apply`` gives as the reason."""
+    ignored = memory_trace(
+        {OUTPUT: ONES}, skipped={UPDATED: "ignored by the map: another optimizer"}
+    )
+    assert compare(ignored, ignored).verdict is Outcome.PASS
+
+
 def test_ranks_that_were_left_out_are_not_asked_for():
     reference = run(OUTPUT, UPDATED)
     candidate = memory_trace(

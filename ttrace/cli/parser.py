@@ -1,7 +1,6 @@
 """The options of every subcommand; imports nothing slow, so that --help is quick."""
 
 import argparse
-import difflib
 import importlib
 import math
 import re
@@ -25,6 +24,8 @@ class Parser(argparse_flags.ArgumentParser):
         remedy = f"see '{self.prog} --help'"
         invalid = _INVALID_CHOICE.search(message)
         if invalid is not None:
+            import difflib  # only here: --help is to be quick
+
             choices = re.findall(r"[\w-]+", invalid[2])
             close = difflib.get_close_matches(invalid[1], choices, n=1)
             remedy = f"did you mean {close[0]!r}? {remedy}" if close else remedy
