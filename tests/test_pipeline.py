@@ -1,18 +1,24 @@
 """The whole job in one function: what is run, in which order, and what is left."""
 
+import importlib
 import json
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
-from tests.factories.training_commands import training
+from tests.factories.traces import memory_trace, write_trace
+from tests.factories.training_commands import training, training_text
+from ttrace import pipeline
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
-from ttrace.pipeline import CheckRequest, check, compare_traces
+from ttrace.pipeline import CheckRequest, compare_traces, run_check
 from ttrace.report.model import Outcome, Report
+
+ttrace: Any = importlib.import_module("ttrace")  # not hidden by .typings, for pyright
 
 
 def run(tmp_path, *candidate, reference=(), **fields):
@@ -24,7 +30,7 @@ def run(tmp_path, *candidate, reference=(), **fields):
         out=tmp_path / "out",
         **{"num_noise_runs": 1, **fields},
     )
-    report = check(request, load_backend("numpy"), on_stage=stages.append)
+    report = run_check(request, load_backend("numpy"), on_stage=stages.append)
     return report, stages
 
 
@@ -108,3 +114,103 @@ def test_compare_without_tolerances_is_uncalibrated():
         progress=lambda done, total: seen.append((done, total)),
     )
     assert report.num_uncalibrated == 1 and seen == [(3, 3)]
+
+
+IDS: tuple[str, ...] = ("step0/a/param/weight", "step0/mb0/a/output/0")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A run, one that diverges, and a noise run of the first."""
+    ones = dict.fromkeys(IDS, np.ones(4, np.float32))
+    wrong = {**ones, IDS[1]: np.full(4, 1.5, np.float32)}
+    return (
+        write_trace(tmp_path / "reference", ones).path,
+        write_trace(tmp_path / "candidate", wrong).path,
+        write_trace(tmp_path / "noise", wrong, noise_seed=1).path,
+    )
+
+
+class TestTheLibrary:
+    """``ttrace.compare`` and its like, as a notebook calls them."""
+
+    def test_compare_paths_or_traces(self, folders):
+        reference, candidate, _ = folders
+        report = ttrace.compare(reference, str(candidate), backend="numpy")
+        assert isinstance(report, ttrace.Report)
+        assert report.verdict is Outcome.DIVERGED and report.verdict.exit_code == 1
+        assert [tensor.id for tensor in report.failed()] == [IDS[1]]
+        assert report.first_divergence is not None
+        assert report.first_divergence.module == "a"
+        opened = ttrace.open_trace(reference)
+        again = ttrace.compare(opened, candidate, backend=load_backend("numpy"))
+        assert again == report
+        same = ttrace.compare(opened, opened, backend="numpy")
+        assert same.verdict is Outcome.PASS and same.failed() == ()
+
+    def test_reports_and_tolerances_by_value_or_file(self, folders, tmp_path):
+        reference, candidate, noise = folders
+        table = ttrace.estimate_tolerance(reference, [noise], backend="numpy")
+        assert isinstance(table, ttrace.ToleranceTable)
+        path = tmp_path / "tolerance.json"
+        table.save(path)
+        reports = [
+            ttrace.compare(reference, candidate, tolerance=given, backend="numpy")
+            for given in (table, path, str(path))
+        ]
+        assert {report.verdict for report in reports} == {Outcome.PASS}
+        strict = ttrace.compare(
+            reference, candidate, tolerance=path, multiplier=0.01, backend="numpy"
+        )
+        assert strict.verdict is Outcome.DIVERGED
+        reports[0].save(str(tmp_path / "report.json"))
+        assert ttrace.load_report(tmp_path / "report.json") == reports[0]
+
+    def test_a_map_by_path(self, folders, tmp_path):
+        path = tmp_path / "none.toml"
+        with pytest.raises(ttrace.TtraceError, match="a map file cannot be read"):
+            ttrace.compare(*folders[:2], map=path, backend="numpy")
+
+    def test_allow(self, folders, tmp_path):
+        more = dict.fromkeys((*IDS, "step0/mb0/b/output/0"), np.ones(4, np.float32))
+        candidate = write_trace(tmp_path / "more", more).path
+        report = ttrace.compare(folders[0], candidate, allow=["*/b/*"], backend="numpy")
+        assert report.verdict is Outcome.PASS and report.counts.skipped == 1
+
+    def test_replicas(self, tmp_path):
+        tensors = {IDS[1]: np.ones(4, np.float32)}
+        trace = write_trace(tmp_path / "two", tensors, {"dp": 2}).path
+        (found,) = ttrace.replicas(trace, backend="numpy")
+        assert found.agrees and str(found.record.id) == IDS[1]
+        assert ttrace.replicas(write_trace(tmp_path / "one", tensors).path) == []
+
+    def test_check_commands_as_text_or_words(self, tmp_path):
+        report = ttrace.check(
+            training_text(),
+            training("--factor", "1.01"),
+            out=tmp_path / "out",
+            draws=0,
+            capture=CaptureFilter(modules=("layer",)),
+            backend="numpy",
+        )
+        assert report.verdict is Outcome.DIVERGED and report.counts.total == 4
+        assert ttrace.load_report(tmp_path / "out" / "report.json") == report
+
+    def test_what_is_there(self):
+        exported = {
+            "check", "compare", "estimate_tolerance", "load_report", "open_trace",
+            "replicas", "Report", "ToleranceTable", "__version__",
+        }  # fmt: skip
+        assert exported <= set(dir(ttrace))
+        for name in exported - {"Report", "ToleranceTable", "__version__", "compare"}:
+            assert getattr(ttrace, name) is getattr(pipeline, name)
+        assert ttrace.__version__ == version("ttrace")
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = ttrace.nothing
+
+    def test_the_package_that_is_called_is_still_one(self):
+        """``ttrace.compare`` holds modules, and calls ``pipeline.compare``."""
+        assert ttrace.compare is importlib.import_module("ttrace.compare")
+        assert importlib.import_module("ttrace.compare.align").align
+        with pytest.raises(ttrace.TtraceError, match="no trace here"):
+            ttrace.compare("no such folder", "no such folder")

@@ -136,3 +136,16 @@ def test_report_that_cannot_be_written(check, tmp_path):
     answer, _ = check(options=("--draws", "0"))
     assert answer.code == 2 and "a file cannot be written" in answer.err
     assert str(tmp_path / "out" / "report.json") in answer.err
+    assert "recording the reference" not in answer.err
+
+
+def test_a_kind_that_does_not_exist_is_refused_before_the_work(check, tmp_path):
+    answer, _ = check(options=("--allow-uncovered", "updates"))
+    assert answer.code == 2 and "unknown kind of tensor" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_files_of_the_report(check, tmp_path):
+    answer, _ = check(options=("--draws", "0", "--text", tmp_path / "report.txt"))
+    assert answer.code == 0
+    assert (tmp_path / "report.txt").read_text().startswith("verdict: pass\n")

@@ -132,6 +132,59 @@ def test_tolerance_file_and_multiplier(compare, tmp_path):
     assert answer.code == 1 and "uncalibrated" in answer.out
 
 
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where anything is compared."""
+
+    def work(*_, **__):
+        raise AssertionError("compared, and the file cannot be written")
+
+    monkeypatch.setattr("ttrace.pipeline.compare_traces", work)
+
+
+@pytest.mark.parametrize("option", ["--json", "--text"])
+def test_a_file_in_no_folder_is_refused_before_the_work(
+    ttrace, tmp_path, two_ranks, no_work, option
+):
+    path = tmp_path / "none" / "report"
+    answer = ttrace("compare", two_ranks, two_ranks, option, path)
+    assert answer.code == 2 and answer.out == ""
+    assert f"the folder for the file of {option} does not exist" in answer.err
+    assert str(path) in answer.err and "make the folder first" in answer.err
+    assert not path.parent.exists()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    ttrace, tmp_path, two_ranks, no_work
+):
+    (tmp_path / "file").write_text("")
+    answer = ttrace("compare", two_ranks, two_ranks, "--json", tmp_path)
+    assert answer.code == 2 and "a file cannot be written (Is a dir" in answer.err
+    answer = ttrace("compare", two_ranks, two_ranks, "--json", tmp_path / "file" / "x")
+    assert answer.code == 2 and "does not exist" in answer.err
+
+
+def test_several_formats_at_once(compare, tmp_path):
+    path = tmp_path / "report.txt"
+    answer, report = compare(SOUND, SOUND, "--text", path)
+    assert answer.code == 0 and report.verdict is Outcome.PASS
+    assert path.read_text().startswith("verdict: pass\n")
+    assert f"report: {path}" in answer.out
+
+
+def test_updates_that_nobody_could_record(compare, tmp_path):
+    skipped = {"step0/layer/updated_param/weight": "it is no plain tensor"}
+    paths = [write_trace(tmp_path / name, SOUND, skipped=skipped).path for name in "ab"]
+    answer, report = compare(*paths)
+    assert answer.code == 2 and report.error_kind == "coverage"
+    said = " ".join(answer.out.split())
+    assert "Nothing of kind updated_param could be compared: all 1 tensors" in said
+    answer, report = compare(*paths, "--allow-uncovered", "updated_param")
+    assert answer.code == 0 and report.coverage["updated_param"].skipped == 1
+    answer, _ = compare(*paths, "--allow-uncovered", "updates")
+    assert answer.code == 2 and "unknown kind of tensor" in answer.err
+
+
 @pytest.mark.parametrize("name", ["reference", "candidate"])
 def test_missing_trace(ttrace, tmp_path, two_ranks, name):
     paths = {"reference": two_ranks, "candidate": two_ranks, name: tmp_path / "none"}

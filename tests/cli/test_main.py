@@ -1,13 +1,15 @@
 """The entry point: exit codes of everything that is no verdict."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from importlib.metadata import version
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.factories.traces import write_trace
@@ -38,6 +40,36 @@ def test_usage_errors(ttrace, arguments, says):
     answer = ttrace(*arguments)
     assert answer.code == 2 and answer.out == ""
     assert says in answer.err and "to do:" in answer.err and "--help" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("comapre", "compare"), ("replica", "replicas"), ("chekc", "check")],
+)
+def test_a_mistyped_command_is_guessed(ttrace, typed, meant):
+    answer = ttrace(typed, "a", "b")
+    assert answer.code == 2 and f"invalid choice: '{typed}'" in answer.err
+    assert f"to do:    did you mean '{meant}'? see 'ttrace --help'" in answer.err
+
+
+def test_nothing_is_guessed_where_nothing_is_near(ttrace):
+    assert "did you mean" not in ttrace("verify").err
+
+
+def test_version(ttrace):
+    answer = ttrace("--version")
+    assert answer.code == 0 and answer.out == f"ttrace {version('ttrace')}\n"
+
+
+def test_as_a_module():
+    for program in (["ttrace"], ["ttrace.cli.main"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stdout == f"ttrace {version('ttrace')}\n", done.stderr
 
 
 def test_help(ttrace):
@@ -120,9 +152,18 @@ def test_nobody_reads_the_output(trace):
     assert done.returncode == 2, done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_program_ends_what_it_runs(tmp_path, sign):
+@pytest.fixture
+def interruptible():
+    """SIGINT as a terminal's foreground job has it: these tests may run in the
+    background, where a shell ignores it for all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def hanging_recording(tmp_path):
+    """The program while its command hangs; whatever happens, nothing is left."""
     log = tmp_path / "trace.log"
     command = training("--hang")
     process = subprocess.Popen(
@@ -130,25 +171,48 @@ def test_a_stopped_program_ends_what_it_runs(tmp_path, sign):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not (log.exists() and running_with(str(tmp_path))):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(sign)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted" in err
-    assert not running_with(str(tmp_path))
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and running_with(str(tmp_path))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        for left in running_with(str(tmp_path)):
+            left.kill()
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_program_ends_what_it_runs(tmp_path, sign, interruptible):
+    with hanging_recording(tmp_path) as process:
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "interrupted" in err
+        assert not running_with(str(tmp_path))
+
+
+def test_a_background_job_is_not_for_ctrl_c_and_still_ends(tmp_path, interruptible):
+    """Whoever starts ttrace with SIGINT ignored means it; SIGTERM ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with hanging_recording(tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None and running_with(str(tmp_path))
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "interrupted" in err
+        assert not running_with(str(tmp_path))
 
 
 def running_with(text):
     """Training processes that were told to record there."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (folder / "environ").read_bytes():
-                found.append(folder.name)
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(text in value for value in process.environ().values()):
+                found.append(process)
     return found
 
 

@@ -4,20 +4,22 @@ import numpy as np
 
 from tests.factories.traces import Tensor, write_trace
 from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 
 ID = "step0/layer/main_grad/weight"
 OTHER = "step0/mb0/layer/output/0"
 ONES = np.ones((2, 2), np.float32)
 
 
-def by_rank(values):
+def by_rank(values, exact=True):
     """A tensor of which every rank believes to hold all, with values of its own."""
 
     class Copies(Tensor):
         def local(self, mesh):
             return np.full((2, 2), values[mesh.coords["dp"]], np.float32)
 
-    return Copies(full=ONES, exact_replicas=True)
+    return Copies(full=ONES, exact_replicas=exact)
 
 
 def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
@@ -28,13 +30,13 @@ def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
 def test_copies_that_agree(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1]), OTHER: ONES})
     assert answer.code == 0
-    assert answer.out == "2 of 2 tensors with copies agree\n"
+    assert answer.out == "2 of 2 tensors with replicas agree\n"
 
 
 def test_copies_that_differ(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3]), OTHER: ONES}, 3)
     assert answer.code == 1
-    assert "1 of 2 tensors with copies agree" in answer.out
+    assert "1 of 2 tensors with replicas agree" in answer.out
     assert ID in answer.out and OTHER not in answer.out
     (row,) = [line for line in answer.out.splitlines() if ID in line]
     assert row.split("│")[2].strip() == "2"  # the spread
@@ -58,8 +60,22 @@ def test_sum_without_an_addend(ttrace, tmp_path):
 def test_nothing_has_copies(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: Tensor(full=ONES, dims="a[dp] b")})
     assert answer.code == 2
-    assert "no tensor of this trace has copies" in answer.err
+    assert "no tensor of this trace has replicas" in answer.err
     assert str(tmp_path / "trace") in answer.err
+
+
+def test_a_tolerance_file(ttrace, tmp_path):
+    tensors = {OTHER: by_rank([1, 1.001], exact=False)}
+    path = tmp_path / "tolerance.json"
+    ToleranceTable(
+        noise={parse_tensor_id(OTHER): NoiseEstimate(draws=(0.01,), reference_norm=2.0)}
+    ).save(path)
+    assert replicas(ttrace, tmp_path, tensors).code == 1
+    trace = tmp_path / "trace"
+    options = ("--tolerance", path, "--backend", "numpy")
+    assert ttrace("replicas", trace, *options).code == 0
+    missing = ttrace("replicas", trace, "--tolerance", tmp_path / "none.json")
+    assert missing.code == 2 and "no tolerance file here" in missing.err
 
 
 def test_missing_trace(ttrace, tmp_path):

@@ -58,3 +58,5 @@ def test_nothing_in_common(ttrace, tmp_path, traces):
 def test_file_that_cannot_be_written(ttrace, tmp_path, traces):
     answer = ttrace("tolerance", *traces, "--out", tmp_path, "--backend", "numpy")
     assert answer.code == 2 and "a file cannot be written" in answer.err
+    missing = ttrace("tolerance", tmp_path / "none", traces[1], "--out", tmp_path)
+    assert "a file cannot be written" in missing.err  # found out first

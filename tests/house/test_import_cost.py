@@ -35,6 +35,7 @@ def loaded_by(statement: str) -> set[str]:
     "statement",
     [
         "import ttrace",
+        "import ttrace; ttrace.__version__, ttrace.compare, dir(ttrace)",
         "import ttrace.cli.main",
         "from ttrace.cli.main import main; main(['--help'])",
         "from ttrace.cli.main import main; main(['check', '--help'])",

@@ -8,7 +8,7 @@ import pytest
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.pipeline import compare_traces
-from ttrace.report.model import Outcome, Report
+from ttrace.report.model import ErrorKind, Outcome, Report
 
 A, B, C = (f"step0/mb0/{name}/output/0" for name in "abc")
 PARAM = "step0/a/param/weight"
@@ -34,7 +34,9 @@ def first_of(report):
 def test_pass():
     report = report_of({A: VALUES, B: VALUES}, {A: VALUES, B: VALUES})
     assert report.verdict is Outcome.PASS
-    assert report.summary == "All 2 compared tensors agree within their tolerance."
+    assert report.summary == (
+        "All 2 compared tensors agree within their tolerance: activations 2 of 2."
+    )
     assert report.first_divergence is None and report.diagnosis == ()
     assert report.backend == "numpy"
 
@@ -184,6 +186,35 @@ def test_part_of_a_tensor_is_counted():
     report = report_of({A: VALUES}, half)
     assert report.verdict is Outcome.PASS
     assert report.num_compared_in_part == 1
+    assert report.tensors[0].part == "ranks"
+    assert report.setup.candidate.num_recorded_ranks == 1
+
+
+def test_a_part_is_said_of_what_fails_too():
+    half = memory_trace({A: Tensor(full=VALUES, dims="x[tp]")}, {"tp": 2}, recorded=[0])
+    (tensor,) = report_of({A: VALUES * 2}, half).tensors
+    assert (tensor.status, tensor.cause, tensor.part) == ("failed", "error", "ranks")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "cause", "error_kind"),
+    [
+        (VALUES, None, None),
+        (VALUES * 2, "error", None),
+        (VALUES[:4], "shape", None),
+        (np.full(8, np.nan, np.float32), "nonfinite_candidate", None),
+    ],
+)
+def test_the_cause_of_a_failure(candidate, cause, error_kind):
+    report = report_of({A: VALUES}, {A: candidate})
+    assert report.tensors[0].cause == cause and report.error_kind is error_kind
+
+
+def test_what_keeps_it_from_a_verdict():
+    bad = np.full(8, np.inf, np.float32)
+    assert report_of({A: bad}, {A: bad}).error_kind is ErrorKind.TRACE
+    assert report_of({PARAM: VALUES}, {PARAM: bad}).error_kind is ErrorKind.SETUP
+    assert report_of({A: VALUES}, {B: VALUES}).error_kind is ErrorKind.COVERAGE
 
 
 def test_both_runs_and_what_differs():

@@ -6,14 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from tests.factories.reports import some_report
+from tests.factories.reports import FAILED, some_report
 from ttrace.errors import (
     SchemaVersionError,
     StorageFullError,
     TraceError,
     TraceNotFoundError,
 )
-from ttrace.report.model import Counts, Outcome, Report, TensorReport
+from ttrace.judge.verdict import Cause, PartReason
+from ttrace.report.model import (
+    Counts,
+    ErrorKind,
+    MapSetup,
+    Outcome,
+    Report,
+    TensorReport,
+)
 
 
 def test_golden_file(golden):
@@ -136,6 +144,62 @@ def test_file_of_another_version(tmp_path):
     with pytest.raises(SchemaVersionError) as caught:
         Report.load(path)
     assert str(path) in str(caught.value) and "schema version 1" in str(caught.value)
+
+
+MAP = MapSetup(path="port.toml", num_rules=4, num_unverified=3)
+
+
+def test_a_map_is_written_under_both_names_of_what_is_unverified():
+    report = replace(some_report(), setup=replace(some_report().setup, map=MAP))
+    value = report.to_json()
+    assert value["setup"]["map"] == {
+        "path": "port.toml", "num_rules": 4, "num_unverified": 3, "num_unsure": 3,
+    }  # fmt: skip
+    assert Report.from_json(json.loads(json.dumps(value))) == report
+
+
+def test_an_old_report_is_read():
+    """As version 0.1.0 wrote it, before keys were added."""
+    value = replace(
+        some_report(), setup=replace(some_report().setup, map=MAP)
+    ).to_json()
+    for key in ("coverage", "error_kind"):
+        del value[key]
+    del value["setup"]["map"]["num_unverified"]
+    for side in ("reference", "candidate"):
+        del value["setup"][side]["num_recorded_ranks"]
+    for tensor in value["tensors"]:
+        for key in ("cause", "part"):
+            tensor.pop(key, None)
+    report = Report.from_json(value)
+    assert report.setup.map == MAP
+    assert report.coverage == {} and report.error_kind is None
+    assert report.num_compared_in_part == 0
+    assert report.setup.candidate.num_recorded_ranks is None
+
+
+def test_documented_causes_and_parts_are_those_there_are():
+    documented = TensorReport.__doc__ or ""
+    for value in (*Cause, *PartReason):
+        assert f"``{value}``" in documented
+    documented = Report.__doc__ or ""
+    for value in ErrorKind:
+        assert f"``{value}``" in documented
+
+
+def test_in_a_notebook():
+    report = some_report()
+    assert repr(report).splitlines() == [
+        "<ttrace report: diverged; 1 passed, 1 failed, 1 unmatched, 1 skipped of 4 "
+        "tensors>",
+        report.summary,
+        "first divergence: step 0: main_grad weight of decoder.final_layernorm: NaN",
+        f"diagnosis: {report.diagnosis[0].sentence}",
+    ]
+    assert report.first_divergence is not None
+    said = replace(report, summary=f"First: {report.first_divergence.sentence}.")
+    assert "first divergence:" not in repr(said)
+    assert [tensor.id for tensor in report.failed()] == [FAILED.id]
 
 
 def test_what_is_derived_from_the_tensors():

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.factories.reports import FAILED, PASSED, some_report
-from ttrace.report.model import Counts, Outcome, TensorReport
+from ttrace.report.model import Counts, KindCoverage, Outcome, TensorReport
 from ttrace.report.text import print_report
 
 
@@ -32,7 +32,9 @@ def test_everything_a_reader_needs():
         "1 passed, 1 failed, 1 unmatched, 1 skipped of 4 tensors; largest margin inf",
         "numpy backend",
         "skipped 1: candidate: no layout rule",
-        "compared in part only, as not all ranks were recorded: 1 tensors",
+        "compared in part, as 1 of 2 ranks of the candidate were recorded: 1 tensor, "
+        "by what these ranks have in common; record without --ranks to compare all of "
+        "them",
         "uncalibrated tolerances, from dtype and depth and not from noise",
         f"diagnosis: {report.diagnosis[0].sentence}",
         "settings that differ: torch 2.6.0 -> 2.7.0, tp 1 -> 2",
@@ -78,11 +80,11 @@ def test_pass_is_short():
     counts = Counts(
         total=1, passed=1, failed=0, unmatched=0, skipped=0, skipped_reasons={}
     )
-    calibrated = replace(PASSED, tolerance_from="perturbed", num_elements=12)
+    calibrated = replace(PASSED, tolerance_from="perturbed", num_elements=12, part=None)
     setup = replace(some_report().setup, differences={})
     report = some_report(
         verdict=Outcome.PASS, summary="All agree.", counts=counts, diagnosis=(),
-        tensors=(calibrated,), first_divergence=None, setup=setup,
+        tensors=(calibrated,), first_divergence=None, setup=setup, coverage={},
     )  # fmt: skip
     assert rendered(report).splitlines() == [
         "verdict: pass",
@@ -90,6 +92,31 @@ def test_pass_is_short():
         "1 passed, 0 failed, 0 unmatched, 0 skipped of 1 tensors; largest margin 0.25 "
         "(error / tolerance); numpy backend",
     ]
+
+
+def test_an_optimizer_that_was_not_recorded_is_missed():
+    sentence = "no updated_param was recorded, so what the optimizer does was not"
+    report = some_report()
+    assert sentence in rendered(report)
+    updates = KindCoverage(compared=1, skipped=0, unmatched=0, total=1)
+    whole = {**report.coverage, "updated_param": updates}
+    assert sentence not in rendered(replace(report, coverage=whole))
+    assert sentence not in rendered(replace(report, coverage={"output": updates}))
+    run = replace(report.setup.reference, capture={"kinds": "main_grad"})
+    setup = replace(report.setup, reference=run)
+    assert sentence not in rendered(replace(report, setup=setup))
+
+
+def test_every_reason_of_a_part_has_a_sentence_of_its_own():
+    tensors = (PASSED, *(replace(PASSED, part="rows") for _ in range(2)))
+    text = rendered(some_report(tensors=tensors), 300)
+    recorded = "compared in part, as 1 of 2 ranks of the candidate were recorded: "
+    remedy = "; record without --ranks to compare all of them"
+    assert f"{recorded}1 tensor, by what these ranks have in common{remedy}" in text
+    assert (
+        f"{recorded}2 tensors, by the rows that these ranks have in common, where rows "
+        f"depend on data{remedy}"
+    ) in text
 
 
 def test_set_up_tensors_are_named():

@@ -1,4 +1,4 @@
-"""Measures rounding noise: a reference against perturbed runs of itself."""
+"""Measures rounding noise: a reference against noise runs of itself."""
 
 import math
 from collections.abc import Sequence

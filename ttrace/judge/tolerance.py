@@ -37,7 +37,7 @@ class TolerancePolicy:
     """The numbers that turn measured noise into a tolerance.
 
     Attributes:
-        multiplier: Safety factor on the largest noise of all draws. A correct layout
+        multiplier: Safety factor on the largest noise of all runs. A correct layout
             sums in another order and so makes an error of the noise's own size, one
             more draw of it.
         small_tensor_elements: The norm of a tensor of n elements is itself a draw
@@ -153,7 +153,7 @@ class ToleranceTable:
             estimated = multiplier * max(draws)
             estimator = Estimator.PERTURBED
             derivation = (
-                f"{multiplier:.3g} x the largest of {len(draws)} noise draws "
+                f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({max(draws):.3g})"
             )
         elif storage_epsilon == 0:

@@ -122,6 +122,15 @@ def test_what_is_known_device_by_device_only_is_skipped_and_accuses_nobody(recor
     reference = recorded("reference", plain_step)
     candidate = recorded("dp", data_parallel_step(4, check_vma=False))
     report = compare_traces(reference, candidate, NumpyBackend())
+    # Nobody is accused, and without any gradient of a parameter it is no pass.
+    assert report.verdict is Outcome.ERROR and not report.setup.tensors
+    assert report.error_kind == "coverage" and not report.failed()
+    report = compare_traces(
+        reference,
+        candidate,
+        NumpyBackend(),
+        allow_uncovered=("param_grad", "main_grad"),
+    )
     assert report.verdict is Outcome.PASS and not report.setup.tensors
     (reason, norm) = (
         "recorded device by device over dp inside a shard_map in the candidate: say "

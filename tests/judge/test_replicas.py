@@ -6,7 +6,10 @@ import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.compare.replicas import check_replicas
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.replicas import check_replicas
+from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.pipeline import compare_traces
 
 ID = "step0/mb0/a/output/0"
 ONES = np.ones(8, np.float32)
@@ -39,6 +42,56 @@ def test_tensors_without_copies_are_not_listed():
 @pytest.mark.parametrize(("value", "agrees"), [(1 + 1e-6, True), (1.1, False)])
 def test_activations_may_differ_by_rounding(value, agrees):
     assert check_one(ONES, (1, value)).agrees is agrees
+
+
+def both_verdicts(value, noise=None):
+    """Of ``check_replicas`` on a run, and of ``compare`` on the same replicas."""
+    run = memory_trace({ID: ONES}, {"dp": 2})
+    run.arrays[1, ID][0] = value
+    table = ToleranceTable(
+        noise={}
+        if noise is None
+        else {
+            parse_tensor_id(ID): NoiseEstimate(
+                draws=(noise,), reference_norm=float(np.linalg.norm(ONES))
+            )
+        }
+    )
+    backend = load_backend("numpy")
+    (alone,) = check_replicas(run, backend, tolerances=table)
+    report = compare_traces(memory_trace({ID: ONES}), run, backend, tolerances=table)
+    (compared,) = report.tensors
+    assert alone.allowed_spread == pytest.approx(compared.tolerance)
+    return alone.agrees, compared.cause != "replicas"
+
+
+@pytest.mark.parametrize("noise", [None, 1e-7, 1e-3])
+@pytest.mark.parametrize("value", [1, 1 + 2e-7, 1 + 5e-6, 1.001, 1.1])
+def test_one_run_and_two_are_judged_alike(value, noise):
+    alone, compared = both_verdicts(value, noise)
+    assert alone is compared
+
+
+def test_measured_noise_is_what_replicas_may_differ_by():
+    assert both_verdicts(1.001) == (False, False)
+    assert both_verdicts(1.001, noise=1e-3) == (True, True)
+    assert both_verdicts(1.001, noise=1e-9) == (False, False)
+
+
+def test_initial_parameters_may_not_differ_at_all():
+    param = "step0/a/param/weight"
+    trace = memory_trace({param: ONES}, {"dp": 2})
+    trace.arrays[1, param][0] = 1 + 2e-7
+    (found,) = check(trace)
+    assert found.allowed_spread == 0 and not found.agrees
+
+
+def test_pieces_with_replicas_count_once():
+    """The tolerance is that of the whole tensor, however many ranks hold a part."""
+    whole = memory_trace({ID: ONES}, {"dp": 2})
+    halves = memory_trace({ID: Tensor(full=ONES, dims="x[tp]")}, {"dp": 3, "tp": 2})
+    (of_whole,), (of_halves,) = check(whole), check(halves)
+    assert of_whole.tolerance == of_halves.tolerance
 
 
 def test_what_rounding_is_depends_on_the_dtype():
