@@ -167,32 +167,24 @@ class MegatronDescription:
         for owned in self._parameters.values():
             yield owned.named
 
-    @property
-    def holds_whole_model(self) -> bool:
-        return False
-
-    def activation(
+    def activation_layout(
         self,
         path: str,
         module: torch.nn.Module,
         kind: Kind,
         slot: str,
-        tensor: torch.Tensor,
-    ) -> Answer:
-        self._note_sequence_length(path, slot, tuple(tensor.shape))
-        return local_tensor(
-            tensor,
-            lambda shape: self._activation_layout(
-                path, module, kind, slot, shape, self._sequence_length()
-            ),
+        local_shape: tuple[int, ...],
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
+        shape = tuple(local_shape)
+        self._note_sequence_length(path, slot, shape)
+        return self._activation_layout(
+            path, module, kind, slot, shape, self._sequence_length()
         )
 
-    def parameter(
-        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
-    ) -> Answer:
-        return local_tensor(
-            tensor, lambda _: self._parameter_layout(named.parameter, kind)
-        )
+    def parameter_layout(
+        self, named: NamedParameter, kind: Kind
+    ) -> ShardLayout | NoLayout:
+        return self._parameter_layout(named.parameter, kind)
 
     def scale(self, kind: Kind) -> float:
         # The loss of a micro-batch is divided by the number of micro-batches of *this
@@ -263,6 +255,28 @@ class MegatronDescription:
 
     def meshes(self) -> tuple[Mesh, ...]:
         return (self._context.meshes.dense, self._context.meshes.expert)
+
+    @property
+    def holds_whole_model(self) -> bool:
+        return False
+
+    def activation(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        return local_tensor(
+            tensor,
+            lambda shape: self.activation_layout(path, module, kind, slot, shape),
+        )
+
+    def parameter(
+        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
+    ) -> Answer:
+        return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
 
     def versions(self) -> Mapping[str, str]:
         versions = {"python": platform.python_version(), "torch": torch.__version__}
