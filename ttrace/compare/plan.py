@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from ttrace.compare.align import Match
 from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
 from ttrace.compare.operands import Operand, PairPlan, Term
+from ttrace.compare.overlaps import arrange, find_overlaps
 from ttrace.compare.rows import OneSidedRows, RowMatch, RowPair
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Region
@@ -135,19 +136,20 @@ def _plan_tensor(
         )
     reference_cover = cover(match.reference, reference)
     candidate_cover = cover(match.candidate, candidate)
-    pairs = []
+    pairs: list[PairPlan] = []
     if not shapes_differ:
-        for candidate_region, candidate_operand in candidate_cover.pieces:
-            for reference_region, reference_operand in reference_cover.pieces:
-                common = reference_region.intersect(candidate_region)
-                if common is not None:
-                    pairs.append(
-                        PairPlan(
-                            region=common,
-                            reference=reference_operand,
-                            candidate=candidate_operand,
-                        )
-                    )
+        of_reference, of_candidate = reference_cover.pieces, candidate_cover.pieces
+        pairs = [
+            PairPlan(
+                region=overlap.region,
+                reference=of_reference[overlap.first][1],
+                candidate=of_candidate[overlap.second][1],
+            )
+            for overlap in find_overlaps(
+                tuple(region for region, _ in of_reference),
+                tuple(region for region, _ in of_candidate),
+            )
+        ]
     return TensorPlan(
         match=match,
         pairs=tuple(pairs),
@@ -165,29 +167,20 @@ def cover(record: TensorRecord, info: TraceInfo) -> Cover:
     several replicas, the one with the lowest rank stands for the piece.
     """
     operands, missing = _operands(record, info)
-    pieces: list[tuple[Region, Operand]] = []
-    replicas: list[Replica] = []
-    for operand in operands:
-        remaining = [operand.region]
-        for region, owner in pieces:
-            uncovered: list[Region] = []
-            for part in remaining:
-                common = part.intersect(region)
-                if common is None:
-                    uncovered.append(part)
-                    continue
-                replicas.append(
-                    PairPlan(region=common, reference=owner, candidate=operand)
-                )
-                uncovered += part.subtract(common)
-            remaining = uncovered
-            if not remaining:
-                break
-        pieces += [(part, operand) for part in remaining]
+    arrangement = arrange(tuple(operand.region for operand in operands))
+    pieces = tuple((region, operands[owner]) for region, owner in arrangement.pieces)
+    replicas = tuple(
+        PairPlan(
+            region=overlap.region,
+            reference=operands[overlap.first],
+            candidate=operands[overlap.second],
+        )
+        for overlap in arrangement.repeated
+    )
     covered = sum(region.size for region, _ in pieces)
     return Cover(
-        pieces=tuple(pieces),
-        replicas=tuple(replicas),
+        pieces=pieces,
+        replicas=replicas,
         num_uncovered=math.prod(record.global_shape) - covered,
         missing_partials=missing,
     )
