@@ -21,7 +21,7 @@ help:
 	@echo "make matrix-other  the same with another release of megatron-core,"
 	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
-	@echo "make zoo     every bug of the zoo must be found; rewrites its table (minutes)"
+	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
@@ -82,7 +82,7 @@ matrix-other: $(OTHER)/.ready
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
-	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json README.md && exit $$status
+	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json docs/zoo.md && exit $$status
 
 clean:
 	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
