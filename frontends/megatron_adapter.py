@@ -40,14 +40,14 @@ class MegatronTrace:
     def step(self) -> None:
         """Ends a training step; call it after the optimizer's step."""
         if self._session is not None:
-            self._session.step()
+            self._session.capture.step()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Neither records nor counts what runs inside, such as an evaluation."""
         with contextlib.ExitStack() as stack:
             if self._session is not None:
-                stack.enter_context(self._session.paused())
+                stack.enter_context(self._session.capture.paused())
             yield
 
 
@@ -95,22 +95,25 @@ def trace(
     session = MegatronSession(
         description, request, rank=dist.get_rank(), world_size=dist.get_world_size()
     )
+    capture = session.capture
     if is_plain:
-        observed = observed_torch_optimizer(optimizer, session)
+        observed = observed_torch_optimizer(optimizer, capture.records)
     else:
         optimizer_shards = OptimizerShards(optimizer, chunks)
-        observed = observed_optimizer(optimizer, chunks, optimizer_shards, session)
-    session.start()
+        observed = observed_optimizer(
+            optimizer, chunks, optimizer_shards, capture.records
+        )
+    capture.start()
     try:
         with observed, _observed_loss(session):
             yield MegatronTrace(session)
     except GeneratorExit:
-        session.abort("the loop over the steps was left before its end")
+        capture.abort("the loop over the steps was left before its end")
         raise
     except BaseException as error:
-        session.abort(f"the training script ended with {type(error).__name__}")
+        capture.abort(f"the training script ended with {type(error).__name__}")
         raise
-    session.close()
+    capture.close()
 
 
 def trace_steps(
@@ -180,7 +183,7 @@ def _observed_loss_func(
     @functools.wraps(loss_func)
     def observed(*args, **kwargs):
         outputs = loss_func(*args, **kwargs)
-        if session.wants(Kind.LOSS) and isinstance(outputs, tuple):
+        if session.capture.wants(Kind.LOSS) and isinstance(outputs, tuple):
             session.loss_outputs(outputs)
         return outputs
 

@@ -70,7 +70,7 @@ class PlainTrace:
                 scaler; 1 where None.
         """
         if self._session is not None:
-            self._session.loss(value, microbatch=microbatch, scale=scale)
+            self._session.records.loss(value, microbatch=microbatch, scale=scale)
 
     def main_grads(self, *, grad_norm: torch.Tensor | float | None = None) -> None:
         """Records the gradients as they are, for a script that clips them next.
@@ -110,7 +110,7 @@ def trace(
             tensors and to run its own micro-batches.
 
     Raises:
-        UsageError: The switchboard variable is malformed, or a filter leaves no rank.
+        UsageError: The recording request is malformed, or a filter leaves no rank.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -136,8 +136,7 @@ def trace(
                 optimizer,
                 session,
                 first_group=groups,
-                holds_whole_model=isinstance(description, PlainDescription)
-                and description.holds_whole_model,
+                holds_whole_model=description.holds_whole_model,
             )
         )
     session.start()

@@ -64,8 +64,6 @@ class DimsDescription(PlainDescription):
             a parameter is said to be elsewhere.
     """
 
-    holds_whole_model = False
-
     def __init__(
         self,
         model: torch.nn.Module,
@@ -93,6 +91,10 @@ class DimsDescription(PlainDescription):
             raise _no_such_axis("microbatch_axis", microbatch_axis, mesh)
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._layout = functools.cache(self._find_layout)
+
+    @property
+    def holds_whole_model(self) -> bool:
+        return False
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in super().modules():

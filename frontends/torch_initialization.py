@@ -5,11 +5,8 @@ from collections.abc import Callable
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.torch_parts.description import (
-    ModelDescription,
-    NamedParameter,
-    NoLayout,
-)
+from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor
 from ttrace.generate import Distribution, generate_shard
 from ttrace.ir.tensor_id import Kind
 
@@ -36,13 +33,13 @@ def initialize_parameters(
     """
     for named in description.parameters():
         name = f"{named.module}.{named.slot}"
-        layout = description.parameter_layout(named, Kind.PARAM)
-        if isinstance(layout, NoLayout):
+        answer = description.parameter(named, Kind.PARAM, named.parameter)
+        if not isinstance(answer, LocalTensor):
             raise LayoutError(
                 "a parameter of unknown layout cannot be initialized",
                 where=name,
-                got=layout.reason,
+                got=getattr(answer, "reason", "it is recorded elsewhere"),
                 remedy="initialize the model from a checkpoint instead",
             )
-        values = generate_shard(name, distribution_for(named), layout, seed=seed)
-        named.parameter.copy_(torch.from_numpy(values))
+        values = generate_shard(name, distribution_for(named), answer.layout, seed=seed)
+        answer.values.copy_(torch.from_numpy(values))

@@ -39,6 +39,8 @@ from ttrace.frontends.torch_parts.description import (
     NoLayout,
     RecordedElsewhere,
 )
+from ttrace.frontends.torch_parts.local_tensor import Answer
+from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 
@@ -146,20 +148,29 @@ class MegatronDescription:
         for owned in self._parameters.values():
             yield owned.named
 
-    def activation_layout(
+    @property
+    def holds_whole_model(self) -> bool:
+        return False
+
+    def activation(
         self,
         path: str,
         module: torch.nn.Module,
         kind: Kind,
         slot: str,
-        local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | RecordedElsewhere:
-        return self._activation_layout(path, module, kind, slot, tuple(local_shape))
+        tensor: torch.Tensor,
+    ) -> Answer:
+        return local_tensor(
+            tensor,
+            lambda shape: self._activation_layout(path, module, kind, slot, shape),
+        )
 
-    def parameter_layout(
-        self, named: NamedParameter, kind: Kind
-    ) -> ShardLayout | NoLayout:
-        return self._parameter_layout(named.parameter, kind)
+    def parameter(
+        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
+    ) -> Answer:
+        return local_tensor(
+            tensor, lambda _: self._parameter_layout(named.parameter, kind)
+        )
 
     def scale(self, kind: Kind) -> float:
         # The loss of a micro-batch is divided by the number of micro-batches of *this

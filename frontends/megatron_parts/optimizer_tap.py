@@ -12,8 +12,8 @@ from ttrace.frontends.megatron_parts.param_gather import (
     ParameterGathers,
     gathers_in_forward,
 )
-from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.ir.tensor_id import Kind
 
 
@@ -22,7 +22,7 @@ def observed_optimizer(
     optimizer: Any,
     model_chunks: Sequence[torch.nn.Module],
     optimizer_shards: OptimizerShards,
-    session: MegatronSession,
+    records: StepRecords,
 ) -> Iterator[None]:
     """Records the optimizer's side of every step while it lasts.
 
@@ -33,31 +33,31 @@ def observed_optimizer(
         optimizer: Megatron's optimizer.
         model_chunks: What it trains.
         optimizer_shards: What it holds on this rank.
-        session: Takes the records.
+        records: Takes the records.
     """
     original = optimizer.step
     is_wrapped_already = "step" in vars(optimizer)
     gathers = None
     if gathers_in_forward(model_chunks):
-        gathers = ParameterGathers(model_chunks, optimizer_shards, session)
+        gathers = ParameterGathers(model_chunks, optimizer_shards, records)
 
     @functools.wraps(original)
     def step(*args, **kwargs):
         if gathers is not None:
             gathers.flush()
-        session.record_parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
-        record_learning_rates(optimizer, session)
+        records.parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
+        record_learning_rates(optimizer, records)
         scale = float(optimizer.get_loss_scale())  # the step itself may lower it
         result = original(*args, **kwargs)
         is_updated = result[0]
         if not is_updated:
-            session.skipped_step(scale)
-        _record_grad_norm(optimizer, result, session)
+            records.skipped_step(scale)
+        _record_grad_norm(optimizer, result, records)
         if gathers is None:
-            session.record_parameters(Kind.UPDATED_PARAM, _parameter)
+            records.parameters(Kind.UPDATED_PARAM, _parameter)
         else:
             gathers.begin()
-        session.record_optimizer_state(optimizer_shards.state)
+        records.optimizer_state(optimizer_shards.state)
         return result
 
     optimizer.step = step
@@ -77,20 +77,20 @@ def _parameter(named: NamedParameter) -> torch.Tensor:
     return named.parameter
 
 
-def record_learning_rates(optimizer: Any, session: MegatronSession) -> None:
+def record_learning_rates(optimizer: Any, records: StepRecords) -> None:
     """Records the different learning rates of an optimizer's groups, in order."""
     # Megatron makes more groups of parameters under some layouts than under others, all
     # with the rates of a few kinds.
     rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
     for index, rate in enumerate(rates):
         slot = None if len(rates) == 1 else f"rate{index}"
-        session.record_scalar(Kind.LEARNING_RATE, rate, slot=slot)
+        records.scalar(Kind.LEARNING_RATE, rate, slot=slot)
 
 
-def _record_grad_norm(optimizer: Any, result: Any, session: MegatronSession) -> None:
+def _record_grad_norm(optimizer: Any, result: Any, records: StepRecords) -> None:
     # Megatron computes the norm only where it clips, and not after an overflow.
     if optimizer.config.clip_grad > 0 and result[1] is not None:
         # Computed in float32, though some optimizers return it as a Python float: what
         # float32 rounds must not count as exact.
         norm = torch.as_tensor(result[1], dtype=torch.float32)
-        session.record_scalar(Kind.GRAD_NORM, norm)
+        records.scalar(Kind.GRAD_NORM, norm)

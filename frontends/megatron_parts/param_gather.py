@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards
-from ttrace.frontends.megatron_parts.session import MegatronSession, ParameterWriter
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.step_records import ParameterWriter, StepRecords
 from ttrace.ir.tensor_id import Kind
 
 
@@ -36,14 +36,14 @@ class ParameterGathers:
     Args:
         model_chunks: Wrapped in Megatron's DistributedDataParallel.
         optimizer_shards: What this rank's optimizer updates.
-        session: Takes the records.
+        records: Takes the records.
     """
 
     def __init__(
         self,
         model_chunks: Sequence[Any],
         optimizer_shards: OptimizerShards,
-        session: MegatronSession,
+        records: StepRecords,
     ):
         self._groups = [
             group
@@ -51,16 +51,16 @@ class ParameterGathers:
             for group in chunk.bucket_groups + chunk.expert_parallel_bucket_groups
         ]
         self._optimizer_shards = optimizer_shards
-        self._session = session
+        self._records = records
         self._pending: dict[torch.Tensor, NamedParameter] = {}
         self._write: ParameterWriter | None = None
 
     def begin(self) -> None:
         """The optimizer has updated this rank's part of every parameter."""
-        self._write = self._session.parameter_writer(Kind.UPDATED_PARAM)
+        self._write = self._records.parameter_writer(Kind.UPDATED_PARAM)
         if self._write is not None:
             self._pending = {
-                named.parameter: named for named in self._session.parameters()
+                named.parameter: named for named in self._records.named_parameters()
             }
             for named in list(self._pending.values()):
                 if not named.parameter.requires_grad:  # in no bucket, never gathered

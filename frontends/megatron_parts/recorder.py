@@ -15,11 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from ttrace.frontends.megatron_parts.experts import ExpertRows, RoutedTokens, RowRecord
 from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.calls import is_recomputing
-from ttrace.frontends.torch_parts.description import ModelDescription, NoLayout
-from ttrace.frontends.torch_parts.modules import Capture
-from ttrace.frontends.torch_parts.recorder import Recorder
+from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
+from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.tensor_id import INDEX_SLOT, Kind, Pass, TensorId
-from ttrace.recording.sink import TraceSink
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -35,40 +34,24 @@ class _Call:
     counts: np.ndarray | None = None
 
 
-class MegatronRecorder(Recorder):
-    """A recorder that knows the rows of experts.
+class ExpertRecords:
+    """Says which records the tensors of experts are: one for each sender of rows.
+
+    An observer of the session, and what it asks of each activation.
 
     Args:
-        description: Layouts and scales.
-        sink: Takes the records.
-        rank: Of this process.
-        capture: What the hooks of the session share.
         layers: The experts of this rank's layers.
-        wants: Whether a tensor passes the filters.
-        is_filtered: Micro-batches are filtered.
     """
 
-    def __init__(
-        self,
-        description: ModelDescription,
-        sink: TraceSink,
-        *,
-        rank: int,
-        capture: Capture,
-        layers: Iterable[ExpertRows],
-        wants: Callable[[TensorId], bool],
-        is_filtered: bool = False,
-    ):
-        super().__init__(description, sink, rank=rank)
-        self._capture = capture
+    def __init__(self, layers: Iterable[ExpertRows]):
         self._layers = {layer.path: layer for layer in layers}
-        self._wants = wants
-        self._is_filtered = is_filtered
+        self._capture: Capture | None = None
         self._calls: dict[tuple[str, int, int], _Call] = {}
         self._handles: list[RemovableHandle] = []
 
-    def attach(self) -> None:
+    def start(self, capture: Capture) -> None:
         """Puts the hooks on routers and experts."""
+        self._capture = capture
         for layer in self._layers.values():
             self._handles += [
                 layer.layer.router.register_forward_hook(self._after_router(layer)),
@@ -77,34 +60,36 @@ class MegatronRecorder(Recorder):
                 ),
             ]
 
-    def detach(self) -> None:
-        """Takes them off."""
+    def end_step(self) -> None:
+        """Drops what is known of the step that ends."""
+        self._calls.clear()
+
+    def end(self) -> None:
+        """Takes the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._calls.clear()
 
-    def forget_calls(self) -> None:
-        """Drops what is known of the step that ends."""
-        self._calls.clear()
-
-    def activation(
+    def records_of(
         self, id_: TensorId, module: torch.nn.Module, tensor: torch.Tensor
-    ) -> None:
-        layer = self._layer_of(id_.module)
-        if layer is None:
-            super().activation(id_, module, tensor)
-            return
-        for record in self._records(layer, id_, tuple(tensor.shape)):
-            if record.id != id_ and not self._wants(record.id):
-                continue
-            if isinstance(record.layout, NoLayout):
-                self.skip(record.id, record.layout.reason)
-            else:
-                self.tensor(record.id, _chosen(tensor, record), record.layout)
+    ) -> Iterable[tuple[TensorId, Answer]] | None:
+        """The records of a tensor inside experts; None for any other."""
+        layer, capture = self._layer_of(id_.module), self._capture
+        if layer is None or capture is None:
+            return None
+        return [
+            (record.id, _answer(tensor, record))
+            for record in self._records(layer, id_, tuple(tensor.shape), capture)
+            if record.id == id_ or capture.filter.wants(record.id)
+        ]
 
     def _records(
-        self, layer: ExpertRows, id_: TensorId, shape: tuple[int, ...]
+        self,
+        layer: ExpertRows,
+        id_: TensorId,
+        shape: tuple[int, ...],
+        capture: Capture,
     ) -> Iterable[RowRecord]:
         assert id_.microbatch is not None
         call = self._calls.get((layer.path, id_.step, id_.microbatch))
@@ -114,7 +99,7 @@ class MegatronRecorder(Recorder):
             )
         if isinstance(call.routed, NoLayout):
             return layer.skips_of(id_, call.routed.reason)
-        if call.counts is not None and self._is_filtered:
+        if call.counts is not None and capture.filter.microbatches is not None:
             return layer.skips_of(
                 id_, "experts have rows of micro-batches that the filter leaves out"
             )
@@ -132,16 +117,18 @@ class MegatronRecorder(Recorder):
 
     def _after_router(self, layer: ExpertRows) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            key = self._key(layer)
-            if key is not None:
-                self._calls[key] = self._routed(layer, key, args[0], output[1])
+            running = self._running(layer)
+            if running is not None:
+                recorder, key = running
+                routed = self._routed(layer, key, args[0], output[1], recorder)
+                self._calls[key] = routed
 
         return hook
 
     def _before_experts(self, layer: ExpertRows) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-            key = self._key(layer)
-            call = None if key is None else self._calls.get(key)
+            running = self._running(layer)
+            call = None if running is None else self._calls.get(running[1])
             if call is not None and isinstance(call.routed, RoutedTokens):
                 call.counts = layer.rows_per_sender()
 
@@ -153,6 +140,7 @@ class MegatronRecorder(Recorder):
         key: tuple[str, int, int],
         hidden: torch.Tensor,
         routing_map: torch.Tensor,
+        recorder: TensorRecorder,
     ) -> _Call:
         _, step, microbatch = key
         pass_ = Pass.RECOMPUTE if is_recomputing() else Pass.FORWARD
@@ -179,20 +167,32 @@ class MegatronRecorder(Recorder):
             )
         if isinstance(routed, RoutedTokens):
             layout = layer.index_layout(routed)
-            self.tensor(index_id, routed.numbers, layout, scale=1.0)
+            recorder.array(index_id, routed.numbers, layout, scale=1.0)
         return _Call(routed=routed)
 
-    def _key(self, layer: ExpertRows) -> tuple[str, int, int] | None:
-        """Layer, step and micro-batch that run now; None if they are not recorded."""
-        capture, calls = self._capture, self._capture.calls
-        microbatch = calls.backward_microbatch if is_recomputing() else calls.microbatch
-        if capture.is_paused or capture.recorder_of(microbatch) is not self:
+    def _running(
+        self, layer: ExpertRows
+    ) -> tuple[TensorRecorder, tuple[str, int, int]] | None:
+        """The recorder, and layer, step and micro-batch that run now.
+
+        None where they are not recorded.
+        """
+        capture = self._capture
+        if capture is None or capture.is_paused:
             return None
-        return layer.path, calls.step, microbatch
+        calls = capture.calls
+        microbatch = calls.backward_microbatch if is_recomputing() else calls.microbatch
+        recorder = capture.recorder_of(microbatch)
+        if recorder is None:
+            return None
+        return recorder, (layer.path, calls.step, microbatch)
 
 
-def _chosen(tensor: torch.Tensor, record: RowRecord) -> torch.Tensor:
+def _answer(tensor: torch.Tensor, record: RowRecord) -> Answer:
+    if isinstance(record.layout, NoLayout):
+        return record.layout
     if record.rows is None:
-        return tensor
+        return LocalTensor(values=tensor, layout=record.layout)
     with unobserved():
-        return torch.cat([tensor[rows.start : rows.stop] for rows in record.rows])
+        values = torch.cat([tensor[rows.start : rows.stop] for rows in record.rows])
+    return LocalTensor(values=values, layout=record.layout)

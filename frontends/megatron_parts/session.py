@@ -1,4 +1,4 @@
-"""A capture session that also accounts for gradients which no rank can record.
+"""A capture session with what Megatron adds to one: losses, and what it cannot record.
 
 Where experts are shared by data-parallel ranks, one backward brings an expert the
 tokens of several micro-batches. Hooks skip that gradient for the micro-batch of their
@@ -6,25 +6,17 @@ own rank. For those of the other ranks, where this rank's experts do not exist, 
 be missing without a word.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
 from ttrace.frontends.megatron_parts.description import MegatronDescription
-from ttrace.frontends.megatron_parts.recorder import MegatronRecorder
+from ttrace.frontends.megatron_parts.recorder import ExpertRecords
 from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
-from ttrace.frontends.torch_parts.description import FlatPart, NamedParameter
+from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
 from ttrace.frontends.torch_parts.modules import MODULE_KINDS
-from ttrace.frontends.torch_parts.recorder import Recorder
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.recording.rank_recorder import OpenSink
 from ttrace.recording.request import RecordRequest
-from ttrace.recording.sink import TraceSink
-
-ParameterWriter = Callable[[NamedParameter, torch.Tensor | FlatPart], None]
-"""Records what this rank holds of a parameter now."""
-
 
 _UNUSED = (
     "no computation reads it: with multi-token prediction the last stage computes "
@@ -32,7 +24,7 @@ _UNUSED = (
 )
 
 
-class MegatronSession(CaptureSession):
+class MegatronSession:
     """Records one rank of a Megatron run.
 
     Args:
@@ -40,6 +32,10 @@ class MegatronSession(CaptureSession):
         request: What to record, and where.
         rank: Global rank of this process.
         world_size: Number of processes of the run.
+        open_sink: As in ``CaptureSession``.
+
+    Attributes:
+        capture: What any torch framework drives.
     """
 
     def __init__(
@@ -49,32 +45,27 @@ class MegatronSession(CaptureSession):
         *,
         rank: int,
         world_size: int,
+        open_sink: OpenSink | None = None,
     ):
-        super().__init__(description, request, rank=rank, world_size=world_size)
         self._losses = description.losses
-        self._unused = description.unused_parameters()
-        self._mixed = description.mixed_gradients()
-        self._foreign_microbatches = description.foreign_microbatches
-        self._num_microbatches = 0
-        self._expert_rows = description.expert_rows
-        self._row_recorder: MegatronRecorder | None = None
-
-    def start(self) -> None:
-        super().start()
-        if self._rank == 0:
-            warn_of_unverified(module for _, module in self._description.modules())
-        if self._row_recorder is not None:
-            self._row_recorder.attach()
-        recorder = self._capture.recorder
-        for named in self._unused:
-            id_ = TensorId(
-                step=self.step_number,
-                module=named.module,
-                kind=Kind.PARAM,
-                slot=named.slot,
-            )
-            if recorder is not None and self._request.capture.wants(id_):
-                recorder.skip(id_, _UNUSED)
+        self._mixed_gradients = _MixedGradients(description)
+        observers: list[CaptureObserver] = [
+            _StartOfRun(description, is_first_rank=rank == 0),
+            self._mixed_gradients,
+        ]
+        experts = None
+        if any(map(request.capture.wants_kind, MODULE_KINDS)):
+            experts = ExpertRecords(description.expert_rows())
+            observers.append(experts)
+        self.capture = CaptureSession(
+            description,
+            request,
+            rank=rank,
+            world_size=world_size,
+            open_sink=open_sink,
+            observers=observers,
+            activations=experts,
+        )
 
     def loss_outputs(self, outputs: tuple[Any, ...]) -> None:
         """Records the loss of the micro-batch whose forward ran last.
@@ -83,79 +74,72 @@ class MegatronSession(CaptureSession):
             outputs: What Megatron's loss function returned, before Megatron divides it.
         """
         for loss in self._losses(outputs):
-            self.loss(loss.value, slot=loss.slot, scale=loss.scale, layout=loss.layout)
+            self.capture.records.loss(
+                loss.value, slot=loss.slot, scale=loss.scale, layout=loss.layout
+            )
 
     def expect_microbatches(self, num_local: int) -> None:
         """Says how many micro-batches the running step has on this rank."""
+        self._mixed_gradients.expect(num_local)
+
+
+class _StartOfRun:
+    """Says what is known from the start: unverified modules, parameters not used."""
+
+    def __init__(self, description: MegatronDescription, *, is_first_rank: bool):
+        self._description = description
+        self._is_first_rank = is_first_rank
+
+    def start(self, capture: Capture) -> None:
+        if self._is_first_rank:
+            warn_of_unverified(module for _, module in self._description.modules())
+        for named in self._description.unused_parameters():
+            id_ = TensorId(
+                step=capture.step,
+                module=named.module,
+                kind=Kind.PARAM,
+                slot=named.slot,
+            )
+            capture.skip(id_, _UNUSED)
+
+    def end_step(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class _MixedGradients:
+    """Skips gradients of experts for the micro-batches of other ranks."""
+
+    def __init__(self, description: MegatronDescription):
+        self._description = description
+        self._mixed = description.mixed_gradients()
+        self._num_microbatches = 0
+        self._capture: Capture | None = None
+
+    def expect(self, num_local: int) -> None:
+        """Says how many micro-batches the running step has on this rank."""
         self._num_microbatches = num_local
 
-    def parameters(self) -> Iterator[NamedParameter]:
-        """Every parameter of this rank, in the order of a forward pass."""
-        return self._description.parameters()
+    def start(self, capture: Capture) -> None:
+        self._capture = capture
 
-    def parameter_writer(self, kind: Kind) -> ParameterWriter | None:
-        """Records tensors of the step that runs now, also after it has ended.
-
-        Args:
-            kind: A kind of the whole step.
-
-        Returns:
-            The function that takes them; None where they are not wanted.
-        """
-        recorder, step = self._capture.recorder, self.step_number
-        if recorder is None or not self.wants(kind):
-            return None
-
-        def write(named: NamedParameter, value: torch.Tensor | FlatPart) -> None:
-            id_ = TensorId(step=step, module=named.module, kind=kind, slot=named.slot)
-            if self._request.capture.wants(id_):
-                recorder.parameter(id_, named, value)
-
-        return write
-
-    def step(self) -> None:
-        self._skip_mixed_gradients()
-        if self._row_recorder is not None:
-            self._row_recorder.forget_calls()
-        super().step()
-
-    def close(self) -> None:
-        self._skip_mixed_gradients()
-        super().close()
-
-    def _make_recorder(self, sink: TraceSink) -> Recorder:
-        capture = self._request.capture
-        if not any(map(capture.wants_kind, MODULE_KINDS)):
-            return super()._make_recorder(sink)
-        self._row_recorder = MegatronRecorder(
-            self._description,
-            sink,
-            rank=self._rank,
-            capture=self._capture,
-            layers=self._expert_rows(),
-            wants=capture.wants,
-            is_filtered=capture.microbatches is not None,
-        )
-        return self._row_recorder
-
-    def _end(self) -> Recorder | None:
-        if self._row_recorder is not None:
-            self._row_recorder.detach()
-        return super()._end()
-
-    def _skip_mixed_gradients(self) -> None:
+    def end_step(self) -> None:
         num_local, self._num_microbatches = self._num_microbatches, 0
-        recorder = self._capture.recorder
-        if recorder is None or not self.wants(Kind.PARAM_GRAD):
+        capture = self._capture
+        if capture is None or capture.recorder_for(Kind.PARAM_GRAD) is None:
             return
-        for microbatch in self._foreign_microbatches(num_local):
+        for microbatch in self._description.foreign_microbatches(num_local):
             for named, reason in self._mixed:
                 id_ = TensorId(
-                    step=self.step_number,
+                    step=capture.step,
                     microbatch=microbatch,
                     module=named.module,
                     kind=Kind.PARAM_GRAD,
                     slot=named.slot,
                 )
-                if self._request.capture.wants(id_):
-                    recorder.skip(id_, reason)
+                capture.skip(id_, reason)
+
+    def end(self) -> None:
+        self._capture = None

@@ -14,14 +14,14 @@ import torch
 from absl import logging
 
 from ttrace.frontends.megatron_parts.optimizer_tap import record_learning_rates
-from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
+from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.ir.tensor_id import Kind
 
 
 @contextlib.contextmanager
 def observed_torch_optimizer(
-    optimizer: torch.optim.Optimizer, session: MegatronSession
+    optimizer: torch.optim.Optimizer, records: StepRecords
 ) -> Iterator[None]:
     """Records the optimizer's side of every step while it lasts.
 
@@ -31,18 +31,18 @@ def observed_torch_optimizer(
 
     Args:
         optimizer: What the script calls ``step()`` of.
-        session: Takes the records.
+        records: Takes the records.
     """
     optimizer_shards = TorchOptimizerShards(optimizer)
 
     def before(*_: Any) -> None:
-        optimizer_shards.warn_once(session.parameters())
-        session.record_parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
-        record_learning_rates(optimizer, session)
+        optimizer_shards.warn_once(records.named_parameters())
+        records.parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
+        record_learning_rates(optimizer, records)
 
     def after(*_: Any) -> None:
-        session.record_parameters(Kind.UPDATED_PARAM, lambda named: named.parameter)
-        session.record_optimizer_state(optimizer_shards.state)
+        records.parameters(Kind.UPDATED_PARAM, lambda named: named.parameter)
+        records.optimizer_state(optimizer_shards.state)
 
     handles = [
         optimizer.register_step_pre_hook(before),

@@ -200,6 +200,10 @@ class CallCounter:
         claimed.add(key)
         return is_first
 
+    def differentiated_microbatches(self) -> list[int]:
+        """Global indices of the step's micro-batches that made a gradient graph."""
+        return [index for index, batch in self._batches.items() if batch.differentiated]
+
     def _clear(self) -> None:
         self._roots: collections.Counter[Hashable] = collections.Counter()
         self._batches: dict[int, _MicroBatch] = {}

@@ -1,7 +1,8 @@
 """What capture must know of a torch model besides its modules: names and layouts.
 
-``torch_capture`` asks a description; each parallel framework brings its own. The one
-here serves plain torch, where every rank holds whole tensors.
+A capture session asks a description; each parallel framework brings its own. The one
+here serves plain torch, where every rank holds whole tensors, and tensors that say
+themselves what part of a logical tensor they hold (DTensor).
 """
 
 import platform
@@ -11,29 +12,16 @@ from typing import Protocol
 
 import torch
 
+from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer
+from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor as LocalTensor
+from ttrace.frontends.torch_parts.local_tensor import NoLayout as NoLayout
+from ttrace.frontends.torch_parts.local_tensor import (
+    RecordedElsewhere as RecordedElsewhere,
+)
+from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoLayout:
-    """The answer for a tensor whose layout is not known: it is skipped, visibly.
-
-    Attributes:
-        reason: One sentence for the report.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedElsewhere:
-    """The answer for a tensor that is recorded under another name, or by another rank.
-
-    For example what a stage of a pipeline returns: the output of its last layer under
-    the path of the whole model, which is not what the whole model returns. Nothing is
-    recorded and nothing skipped.
-    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,27 +39,19 @@ class NamedParameter:
     parameter: torch.nn.Parameter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FlatPart:
-    """What a rank holds of a tensor of which it holds no more than a flat range.
-
-    Distributed optimizers (ZeRO) flatten a rank's parameters into buckets, and each
-    data-parallel rank owns a range of every bucket.
-
-    Attributes:
-        start: First element, in the rank's own array of the parameter, flattened.
-        values: ``[num_elements]``, from there on.
-    """
-
-    start: int
-    values: torch.Tensor
-
-
 class ModelDescription(Protocol):
     """Canonical names, layouts and scales of one model on one rank."""
 
     framework: str
     """Name of the frontend, for the manifest."""
+
+    @property
+    def holds_whole_model(self) -> bool:
+        """Whether every rank holds all parameters, whole.
+
+        What it sums over them, such as the norm of the gradients, is the model's then.
+        """
+        ...
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """Every module under its canonical path, the model itself as ``@root``.
@@ -89,24 +69,32 @@ class ModelDescription(Protocol):
         """Every parameter once, in the order of a forward pass."""
         ...
 
-    def activation_layout(
+    def activation(
         self,
         path: str,
         module: torch.nn.Module,
         kind: Kind,
         slot: str,
-        local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | RecordedElsewhere:
-        """Layout of a module's input, output, or the gradient of one.
+        tensor: torch.Tensor,
+    ) -> Answer:
+        """What this rank holds of a module's input, output, or the gradient of one.
 
-        Called for every captured tensor; should be cheap or cached.
+        Called for every captured tensor; should be cheap or cached. For a tensor that
+        is no plain one, ``tensors.local_tensor`` knows the answer.
         """
         ...
 
-    def parameter_layout(
-        self, named: NamedParameter, kind: Kind
-    ) -> ShardLayout | NoLayout:
-        """Layout of a parameter, its gradient, or its optimizer state."""
+    def parameter(
+        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
+    ) -> Answer:
+        """What this rank holds of a parameter, its gradient, or its optimizer state.
+
+        Args:
+            named: The parameter.
+            kind: Which of these it is.
+            tensor: The tensor of that kind. Where it is a flat range of the rank's
+                array, the layout is that of the whole array.
+        """
         ...
 
     def scale(self, kind: Kind) -> float:
@@ -133,6 +121,10 @@ class ModelDescription(Protocol):
 class PlainDescription:
     """Plain torch: one process, or data parallelism with whole tensors on each rank.
 
+    Tensors that wrap others (DTensor) say themselves what they hold. Made to be
+    subclassed: a description of another model overrides what it knows better, such as
+    ``activation_layout`` and ``parameter_layout``, the layouts of plain tensors.
+
     Args:
         model: The model, possibly wrapped; wrappers that only add a ``module.``
             prefix (DistributedDataParallel, DataParallel) are looked through.
@@ -141,9 +133,6 @@ class PlainDescription:
     """
 
     framework = "torch"
-
-    holds_whole_model = True
-    """Every rank holds all parameters, whole: what it sums over them is the model's."""
 
     def __init__(
         self,
@@ -174,6 +163,28 @@ class PlainDescription:
                 module=module or ROOT_MODULE, slot=slot, parameter=parameter
             )
 
+    @property
+    def holds_whole_model(self) -> bool:
+        return not any(says_its_layout(p.parameter) for p in self.parameters())
+
+    def activation(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        return local_tensor(
+            tensor,
+            lambda shape: self.activation_layout(path, module, kind, slot, shape),
+        )
+
+    def parameter(
+        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
+    ) -> Answer:
+        return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
+
     def activation_layout(
         self,
         path: str,
@@ -181,12 +192,14 @@ class PlainDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
-    ) -> ShardLayout | NoLayout | RecordedElsewhere:
+    ) -> PlainAnswer:
+        """Layout of a plain tensor that a module takes or returns."""
         return whole(local_shape, self._mesh.name)
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind
     ) -> ShardLayout | NoLayout:
+        """Layout of a plain tensor of a parameter."""
         return whole(tuple(named.parameter.shape), self._mesh.name)
 
     def scale(self, kind: Kind) -> float:

@@ -12,54 +12,20 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_parts.calls import (
-    CallCounter,
-    ModuleCall,
-    is_recomputing,
-)
+from ttrace.frontends.torch_parts.calls import ModuleCall, is_recomputing
+from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.gradients import (
     InputEdge,
     input_edges,
     observe_shares,
     sequence_number,
 )
-from ttrace.frontends.torch_parts.noise import Noise
-from ttrace.frontends.torch_parts.recorder import Recorder
+from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.tensor_id import Kind
 
 MODULE_KINDS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})
 """Kinds that the hooks on modules record."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Capture:
-    """What the hooks of one session share.
-
-    Graphs may outlive the session and hold hooks; its end therefore clears this.
-
-    Attributes:
-        calls: Numbers the module calls.
-        recorder: Takes the tensors; None where nothing is recorded, at all or now.
-        noise: Changes the tensors; None in a plain run.
-        microbatches: Global micro-batches to record, or None for all.
-        is_paused: Calls are neither recorded nor counted.
-    """
-
-    calls: CallCounter
-    recorder: Recorder | None = None
-    noise: Noise | None = None
-    microbatches: frozenset[int] | None = None
-    is_paused: bool = False
-
-    def recorder_of(self, microbatch: int) -> Recorder | None:
-        """The recorder, if tensors of a micro-batch are recorded now."""
-        recorder = self.recorder
-        if recorder is None or not recorder.is_active:
-            return None
-        if self.microbatches is not None and microbatch not in self.microbatches:
-            return None
-        return recorder
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -74,7 +40,7 @@ class _OpenCall:
     """
 
     call: ModuleCall
-    recorder: Recorder | None
+    recorder: TensorRecorder | None
     edges: tuple[InputEdge, ...] = ()
     since: int = 0
 
@@ -232,7 +198,7 @@ class ModuleTap:
     def _listen(
         self,
         call: ModuleCall,
-        recorder: Recorder | None,
+        recorder: TensorRecorder | None,
         slot: str,
         tensor: torch.Tensor,
     ) -> None:

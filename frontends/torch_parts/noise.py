@@ -5,6 +5,7 @@ element's index in the logical tensor. A recomputed forward, another layout and 
 rank thus get the same noise.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ import numpy as np
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ttrace.errors import TtraceError
 from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.calls import ModuleCall
-from ttrace.frontends.torch_parts.description import (
-    ModelDescription,
-    NoLayout,
-    RecordedElsewhere,
+from ttrace.frontends.torch_parts.description import ModelDescription
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor
+from ttrace.frontends.torch_parts.tensors import (
+    is_plain,
+    local_tensor,
+    local_values,
+    says_its_layout,
+    with_values,
 )
 from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.generate import hash_key
@@ -50,38 +54,46 @@ class NoisePoint:
     Attributes:
         id: Its identity; the pass does not matter.
         noise_seed: Another one gives other signs.
-        layout: Where the elements are in the logical tensor; without a layout the local
+        layout: Where the elements are in the logical tensor; where None, the local
             tensor is taken for the logical one.
     """
 
     id: TensorId
     noise_seed: int
-    layout: ShardLayout | NoLayout | RecordedElsewhere
+    layout: ShardLayout | None
 
     def stepped(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor, every element moved to a neighbouring number.
 
         Zeros stay, and so does what is or would become infinite, zero or not a number.
         """
-        with unobserved():
-            tensor = tensor.detach()
-            bits = tensor.view(_BITS[tensor.dtype])
-            moved = (bits + self._directions(tensor, bits.dtype)).view(tensor.dtype)
-            may_move = (tensor != 0) & tensor.isfinite()
-            may_move &= (moved != 0) & moved.isfinite()
-            return torch.where(may_move, moved, tensor)
-
-    def _directions(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """+1, -1, or 0 where no block says what the element is; ``tensor.shape``."""
-        shape = tuple(tensor.shape)
         layout = self.layout
-        if not isinstance(layout, ShardLayout) or layout.local_shape != shape:
+        if says_its_layout(tensor):  # and its gradient may well say another one
+            answer = local_tensor(tensor, lambda shape: whole(shape, "local"))
+            layout = answer.layout if isinstance(answer, LocalTensor) else None
+        values = local_values(tensor)
+        with unobserved():
+            values = values.detach()
+            bits = values.view(_BITS[values.dtype])
+            directions = self._directions(values, layout, bits.dtype)
+            moved = (bits + directions).view(values.dtype)
+            may_move = (values != 0) & values.isfinite()
+            may_move &= (moved != 0) & moved.isfinite()
+            stepped = torch.where(may_move, moved, values)
+        return with_values(tensor, stepped)
+
+    def _directions(
+        self, values: torch.Tensor, layout: ShardLayout | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """+1, -1, or 0 where no block says what the element is; ``values.shape``."""
+        shape = tuple(values.shape)
+        if layout is None or layout.local_shape != shape:
             layout = whole(shape, "local")
         first = dataclasses.replace(self.id, pass_=Pass.FORWARD)
         key = hash_key(f"noise/{first}", self.noise_seed)
-        directions = torch.zeros(shape, dtype=dtype, device=tensor.device)
+        directions = torch.zeros(shape, dtype=dtype, device=values.device)
         for block in layout.blocks:
-            index = _linear_index(block.region, layout.global_shape, tensor.device)
+            index = _linear_index(block.region, layout.global_shape, values.device)
             signs = (hash_words(index, key) >> 30 & 2) - 1
             local = Region(start=block.local_start, extent=block.region.extent)
             everything = Region(start=(0,) * len(shape), extent=shape)
@@ -132,8 +144,11 @@ def gets_noise(tensor: torch.Tensor) -> bool:
     """
     if tensor.dtype not in _BITS or isinstance(tensor, torch.nn.Parameter):
         return False
+    values = local_values(tensor)
+    if not is_plain(values):
+        return False
     with unobserved():
-        return not _is_mask(tensor.detach())
+        return not _is_mask(values.detach())
 
 
 def _is_mask(tensor: torch.Tensor) -> bool:
@@ -264,12 +279,13 @@ class Noise:
         self, call: ModuleCall, module: torch.nn.Module, kind: Kind
     ) -> Callable[[str, torch.Tensor], NoisePoint]:
         def point(slot: str, tensor: torch.Tensor) -> NoisePoint:
-            try:
-                layout = self._description.activation_layout(
-                    call.path, module, kind, slot, tuple(tensor.shape)
+            layout = None
+            # The recorder says what is wrong with a layout; noise does without.
+            with contextlib.suppress(Exception):
+                answer = self._description.activation(
+                    call.path, module, kind, slot, tensor
                 )
-            except TtraceError as error:
-                layout = NoLayout(reason=error.what)
+                layout = answer.layout if isinstance(answer, LocalTensor) else None
             return NoisePoint(
                 id=call.tensor_id(kind, slot),
                 noise_seed=self._noise_seed,

@@ -8,7 +8,8 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.arrays import unobserved
-from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
+from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 
@@ -82,18 +83,18 @@ class OptimizerTap:
             return
         self._step_with_gradients = session.step_number
         own = self._own_parameters()
-        session.record_parameters(
+        session.records.parameters(
             Kind.MAIN_GRAD,
             lambda named: named.parameter.grad if id(named.parameter) in own else None,
         )
         if session.wants(Kind.GRAD_NORM):
             slot = f"group{self._first_group}" if self._first_group else None
             if grad_norm is not None:
-                session.record_scalar(Kind.GRAD_NORM, grad_norm, slot=slot)
+                session.records.scalar(Kind.GRAD_NORM, grad_norm, slot=slot)
             elif not self._holds_whole_model:
-                session.record_scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=_NO_NORM)
+                session.records.scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=_NO_NORM)
             elif (norm := self._total_norm()) is not None:
-                session.record_scalar(Kind.GRAD_NORM, norm, slot=slot)
+                session.records.scalar(Kind.GRAD_NORM, norm, slot=slot)
 
     def skip_step(self, loss_scale: float) -> None:
         """Records a step that the optimizer was not let take.
@@ -105,7 +106,7 @@ class OptimizerTap:
             loss_scale: The scale that the gradients overflowed at.
         """
         self._record_given()
-        self._session.skipped_step(loss_scale)
+        self._session.records.skipped_step(loss_scale)
         self._record_result()
 
     def _before(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ class OptimizerTap:
         if self._session.wants(Kind.LEARNING_RATE):
             for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group:
-                    self._session.record_scalar(
+                    self._session.records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
                         slot=f"group{self._first_group + index}",
@@ -128,11 +129,11 @@ class OptimizerTap:
 
     def _record_result(self) -> None:
         own = self._own_parameters()
-        self._session.record_parameters(
+        self._session.records.parameters(
             Kind.UPDATED_PARAM,
             lambda named: named.parameter if id(named.parameter) in own else None,
         )
-        self._session.record_optimizer_state(self._state)
+        self._session.records.optimizer_state(self._state)
 
     def _own_parameters(self) -> dict[int, torch.Tensor]:
         return {

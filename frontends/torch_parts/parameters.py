@@ -2,16 +2,48 @@
 
 import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.errors import DtypeError
 from ttrace.frontends.torch_parts.arrays import array_of, tensor_of, unobserved
+from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import NamedParameter
-from ttrace.frontends.torch_parts.modules import Capture
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
+from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.ir.layout import ShardLayout
 from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.recording.faults import reason_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnseenGradient:
+    """A parameter whose hooks do not run, and why.
+
+    Attributes:
+        named: The parameter.
+        reason: One sentence for the report.
+    """
+
+    named: NamedParameter
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Sum:
+    """What a micro-batch has added to a parameter's gradient so far.
+
+    Attributes:
+        array: The sum; None where it cannot be recorded.
+        layout: Of the sum.
+        reason: Why it cannot be recorded.
+    """
+
+    array: np.ndarray | None = None
+    layout: ShardLayout | None = None
+    reason: str = ""
 
 
 class ParameterGradients:
@@ -25,14 +57,24 @@ class ParameterGradients:
     Args:
         parameters: Those to observe.
         capture: Shared by the session's hooks.
+        unseen: Those of them whose hooks do not run; skipped in every micro-batch that
+            was differentiated and in which, indeed, none ran.
     """
 
-    def __init__(self, parameters: Iterable[NamedParameter], capture: Capture):
+    def __init__(
+        self,
+        parameters: Iterable[NamedParameter],
+        capture: Capture,
+        *,
+        unseen: Iterable[UnseenGradient] = (),
+    ):
         self._parameters = [p for p in parameters if p.parameter.requires_grad]
         self._capture = capture
+        self._unseen = list(unseen)
         self._handles: list[RemovableHandle] = []
         self._microbatch = 0
-        self._sums: dict[int, tuple[NamedParameter, np.ndarray]] = {}
+        self._sums: dict[int, _Sum] = {}
+        self._seen: set[TensorId] = set()
 
     def attach(self) -> None:
         """Puts the hooks on the parameters; attaching twice does nothing."""
@@ -48,14 +90,33 @@ class ParameterGradients:
             handle.remove()
         self._handles.clear()
         self._sums.clear()
+        self._seen.clear()
 
     def flush(self) -> None:
         """Records the sums so far."""
         recorder = self._capture.recorder
-        for named, array in self._sums.values():
-            if recorder is not None:
-                recorder.parameter(self._id(named), named, array)
+        for index, sum_ in self._sums.items():
+            id_ = self._id(self._parameters[index], self._microbatch)
+            if recorder is None:
+                continue
+            if sum_.array is None or sum_.layout is None:
+                recorder.skip(id_, sum_.reason)
+            else:
+                recorder.array(id_, sum_.array, sum_.layout)
+            if self._unseen:
+                self._seen.add(id_)
         self._sums.clear()
+
+    def end_step(self) -> None:
+        """Records the sums so far, and skips what hooks could not see in the step."""
+        self.flush()
+        if self._unseen:
+            for microbatch in self._capture.calls.differentiated_microbatches():
+                for unseen in self._unseen:
+                    id_ = self._id(unseen.named, microbatch)
+                    if id_ not in self._seen:
+                        self._capture.skip(id_, unseen.reason)
+            self._seen.clear()
 
     def _add(self, index: int, gradient: torch.Tensor) -> None:
         microbatch = self._capture.calls.backward_microbatch
@@ -65,21 +126,47 @@ class ParameterGradients:
         if microbatch != self._microbatch:
             self.flush()
             self._microbatch = microbatch
-        named = self._parameters[index]
+        sum_ = self._sums.setdefault(index, _Sum())
         try:
-            array = array_of(gradient)
-        except DtypeError as error:
-            recorder.skip(self._id(named), error.what)
-            return
-        if index in self._sums:
-            with unobserved():
-                array = array_of(tensor_of(self._sums[index][1]) + tensor_of(array))
-        self._sums[index] = (named, array)
+            self._add_to(sum_, self._parameters[index], gradient, recorder)
+        except Exception as error:
+            sum_.array, sum_.reason = None, reason_of(error, "copy it")
 
-    def _id(self, named: NamedParameter) -> TensorId:
+    def _add_to(
+        self,
+        sum_: _Sum,
+        named: NamedParameter,
+        gradient: torch.Tensor,
+        recorder: TensorRecorder,
+    ) -> None:
+        """Adds an increment; a sum that has a reason not to be recorded keeps it."""
+        if sum_.reason:
+            return
+        id_ = self._id(named, self._microbatch)
+        answer = recorder.describe_parameter(id_, named, gradient)
+        if isinstance(answer, RecordedElsewhere):
+            sum_.reason = "the gradient of a parameter cannot be recorded elsewhere"
+            return
+        reason = recorder.refusal(answer)
+        if reason is not None:
+            sum_.array, sum_.reason = None, reason
+            return
+        assert isinstance(answer, LocalTensor)
+        array = array_of(answer.values)
+        if sum_.array is None:
+            sum_.array, sum_.layout = array, answer.layout
+        elif sum_.layout != answer.layout:
+            sum_.array = None
+            sum_.reason = "backward adds to it in several parts of different layouts"
+        else:
+            with unobserved():
+                total = tensor_of(sum_.array) + tensor_of(array)
+                sum_.array = array_of(total)
+
+    def _id(self, named: NamedParameter, microbatch: int) -> TensorId:
         return TensorId(
-            step=self._capture.calls.step,
-            microbatch=self._microbatch,
+            step=self._capture.step,
+            microbatch=microbatch,
             module=named.module,
             kind=Kind.PARAM_GRAD,
             slot=named.slot,

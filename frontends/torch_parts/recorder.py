@@ -1,53 +1,70 @@
 """Turns observed torch tensors into records of a trace, or into visible skips."""
 
+import dataclasses
 import threading
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import torch
-from absl import logging
 
-from ttrace.errors import DtypeError, LayoutError, TensorIdError, TtraceError
 from ttrace.frontends.torch_parts.arrays import RecentCopies
-from ttrace.frontends.torch_parts.description import (
+from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.local_tensor import (
+    Answer,
     FlatPart,
-    ModelDescription,
-    NamedParameter,
+    LocalTensor,
     NoLayout,
     RecordedElsewhere,
 )
-from ttrace.ir.layout import ShardLayout, flat_range
+from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.ir.layout import Mesh, ShardLayout, flat_range
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import EXACT_REPLICAS, ShardRecord, SkippedRecord
-from ttrace.recording.sink import TraceSink
+from ttrace.recording.faults import reason_of
+from ttrace.recording.rank_recorder import RankRecorder
 
 
-class Recorder:
+class ActivationRecords(Protocol):
+    """Says of some activations that they are several records, or under another id."""
+
+    def records_of(
+        self, id_: TensorId, module: torch.nn.Module, tensor: torch.Tensor
+    ) -> Iterable[tuple[TensorId, Answer]] | None:
+        """The records of an activation; None where the description knows its one."""
+        ...
+
+
+class TensorRecorder:
     """Records tensors of one rank. Never raises into the training step.
 
-    A tensor that cannot be stored, or whose layout does not fit it, is skipped with
-    the reason. Where the sink fails, recording stops with one warning.
+    A tensor that cannot be stored, whose layout does not fit it, or that ttrace itself
+    fails at, is skipped with the reason.
 
     Args:
         description: Layouts and scales.
-        sink: Takes the records.
-        rank: Of this process.
-
-    Attributes:
-        num_recorded: Tensors recorded so far; skipped ones do not count.
-        is_active: Whether the sink still takes records.
+        rank: Takes the records.
+        activations: Asked of each activation before the description; None for no one.
     """
 
-    def __init__(self, description: ModelDescription, sink: TraceSink, *, rank: int):
-        self.num_recorded = 0
-        self.is_active = True
+    def __init__(
+        self,
+        description: ModelDescription,
+        rank: RankRecorder,
+        *,
+        activations: ActivationRecords | None = None,
+    ):
         self._description = description
-        self._sink = sink
         self._rank = rank
-        self._sequence = 0
+        self._activations = activations
+        self._meshes = {mesh.name: mesh for mesh in rank.info.meshes}
         self._copies = RecentCopies()
-        self._has_warned_of_repeats = False
         # The backward of each device runs its hooks in a thread of its own.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether records are still taken."""
+        return self._rank.is_active
 
     def activation(
         self, id_: TensorId, module: torch.nn.Module, tensor: torch.Tensor
@@ -55,128 +72,137 @@ class Recorder:
         """Records an input or output of a module, or the gradient of one."""
         assert id_.slot is not None
         try:
-            layout = self._description.activation_layout(
-                id_.module, module, id_.kind, id_.slot, tuple(tensor.shape)
-            )
-        except TtraceError as error:
-            layout = NoLayout(reason=error.what)
-        if not isinstance(layout, RecordedElsewhere):
-            self.tensor(id_, tensor, layout)
+            records = None
+            if self._activations is not None:
+                records = self._activations.records_of(id_, module, tensor)
+            if records is None:
+                answer = self._description.activation(
+                    id_.module, module, id_.kind, id_.slot, tensor
+                )
+                records = [(id_, answer)]
+            for record_id, answer in records:
+                self.answer(record_id, answer)
+        except Exception as error:
+            self.skip(id_, reason_of(error, "describe it"))
 
     def parameter(
-        self,
-        id_: TensorId,
-        named: NamedParameter,
-        tensor: torch.Tensor | np.ndarray | FlatPart,
+        self, id_: TensorId, named: NamedParameter, tensor: torch.Tensor | FlatPart
     ) -> None:
         """Records a parameter, or what has its layout, or a flat range of that."""
-        part = tensor if isinstance(tensor, FlatPart) else None
-        values = tensor.values if isinstance(tensor, FlatPart) else tensor
+        self.answer(id_, self.describe_parameter(id_, named, tensor))
+
+    def describe_parameter(
+        self, id_: TensorId, named: NamedParameter, tensor: torch.Tensor | FlatPart
+    ) -> Answer:
+        """What this rank holds of a parameter, or of what has its layout."""
         try:
-            layout = self._description.parameter_layout(named, id_.kind)
-            if part is not None and isinstance(layout, ShardLayout):
-                stop = part.start + part.values.numel()
-                layout = flat_range(layout, part.start, stop)
-        except TtraceError as error:
-            layout = NoLayout(reason=error.what)
-        self.tensor(id_, values, layout)
+            if not isinstance(tensor, FlatPart):
+                return self._description.parameter(named, id_.kind, tensor)
+            answer = self._description.parameter(named, id_.kind, tensor.values)
+            if isinstance(answer, LocalTensor):
+                stop = tensor.start + answer.values.numel()
+                layout = flat_range(answer.layout, tensor.start, stop)
+                return dataclasses.replace(answer, layout=layout)
+            return answer
+        except Exception as error:
+            return NoLayout(reason=reason_of(error, "describe it"))
 
     def tensor(
         self,
         id_: TensorId,
-        tensor: torch.Tensor | np.ndarray,
+        tensor: torch.Tensor,
         layout: ShardLayout | NoLayout,
         *,
         scale: float | None = None,
     ) -> None:
-        """Records a tensor of a known layout.
+        """Records a tensor.
 
         Args:
             id_: Its identity.
-            tensor: Its value. A tensor is copied before the call returns; an array is
-                handed over.
-            layout: What part of the logical tensor it is, or why that is unknown.
+            tensor: Its value; copied before the call returns.
+            layout: That of a plain tensor, or why it is not known; one that says its
+                layout itself has that one.
             scale: Known factor over the mathematical value; None for what the
                 description says of the kind.
         """
-        shape = tuple(tensor.shape)
-        if isinstance(layout, NoLayout):
-            self.skip(id_, layout.reason)
-        elif layout.local_shape != shape:
-            self.skip(
-                id_,
-                f"its shape is {list(shape)}, its layout is for "
-                f"{list(layout.local_shape)}",
-            )
-        elif self.is_active:
+        try:
+            answer = local_tensor(tensor, lambda _: layout)
+        except Exception as error:
+            answer = NoLayout(reason=reason_of(error, "describe it"))
+        self.answer(id_, answer, scale=scale)
+
+    def answer(
+        self, id_: TensorId, answer: Answer, *, scale: float | None = None
+    ) -> None:
+        """Records what a description answered.
+
+        Args:
+            id_: Identity of the tensor.
+            answer: Its values, which are copied before the call returns, and layout; or
+                why there is nothing to record.
+            scale: As in ``tensor``.
+        """
+        if isinstance(answer, RecordedElsewhere) or not self.is_active:
+            return
+        reason = self.refusal(answer)
+        if reason is not None:
+            self.skip(id_, reason)
+            return
+        assert isinstance(answer, LocalTensor)
+        try:
             with self._lock:
-                if isinstance(tensor, torch.Tensor):
-                    try:
-                        tensor = self._copies.array_of(tensor)
-                    except DtypeError as error:
-                        self.skip(id_, error.what)
-                        return
-                self._add(id_, tensor, layout, scale)
+                array = self._copies.array_of(answer.values)
+        except Exception as error:
+            self.skip(id_, reason_of(error, "copy it"))
+            return
+        self.array(id_, array, answer.layout, scale=scale)
 
-    def skip(self, id_: TensorId, reason: str) -> None:
-        """Notes that a tensor was seen and not recorded."""
-        with self._lock:
-            if self.is_active:
-                record = SkippedRecord(
-                    id=id_, rank=self._rank, sequence=self._sequence, reason=reason
-                )
-                self._emit(record, None)
+    def refusal(self, answer: LocalTensor | NoLayout) -> str | None:
+        """Why what a description answered cannot be recorded, as far as that shows."""
+        if isinstance(answer, NoLayout):
+            return answer.reason
+        shape, expected = tuple(answer.values.shape), answer.layout.local_shape
+        if shape != expected:
+            return f"its shape is {list(shape)}, its layout is for {list(expected)}"
+        return self._refusal_of_mesh(answer.mesh)
 
-    def _add(
+    def array(
         self,
         id_: TensorId,
         array: np.ndarray,
         layout: ShardLayout,
-        scale: float | None,
+        *,
+        scale: float | None = None,
     ) -> None:
-        record = ShardRecord(
-            id=id_,
-            rank=self._rank,
-            sequence=self._sequence,
-            dtype=array.dtype.name,
-            layout=layout,
-            scale=self._description.scale(id_.kind) if scale is None else scale,
-            exact_replicas=id_.kind in EXACT_REPLICAS,
-        )
-        if self._emit(record, array):
-            self.num_recorded += 1
+        """Records an array, which is handed over.
 
-    def _emit(
-        self, record: ShardRecord | SkippedRecord, array: np.ndarray | None
-    ) -> bool:
+        Args:
+            id_: Identity of the tensor.
+            array: Its values.
+            layout: What part of the logical tensor they are.
+            scale: As in ``tensor``.
+        """
         try:
-            if isinstance(record, ShardRecord):
-                assert array is not None
-                self._sink.add(record, array)
-            else:
-                self._sink.skip(record)
-            failure = self._sink.failure
-        except TensorIdError:
-            self._warn_of_repeat(record.id)
-            return False
-        except (OSError, DtypeError, LayoutError) as error:
-            failure = error
-        self._sequence += 1
-        if failure is not None:
-            self.is_active = False
-            logging.warning(
-                "ttrace: recording stopped, training goes on; the trace stays "
-                "incomplete.\n%s",
-                failure,
-            )
-        return failure is None
+            factor = self._description.scale(id_.kind) if scale is None else scale
+        except Exception as error:
+            self.skip(id_, reason_of(error, "tell its scale"))
+            return
+        self._rank.add(id_, array, layout, scale=factor)
 
-    def _warn_of_repeat(self, id_: TensorId) -> None:
-        if not self._has_warned_of_repeats:
-            self._has_warned_of_repeats = True
-            logging.warning(
-                "ttrace: %s came twice and only the first one is recorded (later "
-                "ones are not reported again). Is trace.step() missing at the end of a "
-                "step, or did two backward passes run through one graph?",
-                id_,
+    def skip(self, id_: TensorId, reason: str) -> None:
+        """Notes that a tensor was seen and not recorded."""
+        self._rank.skip(id_, reason)
+
+    def _refusal_of_mesh(self, mesh: Mesh | None) -> str | None:
+        if mesh is None or self._meshes.get(mesh.name) == mesh:
+            return None
+        if mesh.name in self._meshes:
+            return (
+                f"another mesh of the same axes ({mesh.name}) came first, on which "
+                "this rank has another place; slice both from one mesh"
             )
+        return (
+            f"its mesh ({mesh.name}) was not known when the trace was opened: no "
+            "parameter is on it; begin the trace when all parameters are distributed, "
+            "or slice the mesh from theirs"
+        )

@@ -158,7 +158,7 @@ def measure(
             RecordRequest(out=out or Path(), capture=CaptureFilter(kinds=kinds)),
             rank=0,
             world_size=1,
-            sink=sink,
+            open_sink=None if sink is None else lambda _: sink,
         )
         session.start()
         OptimizerTap(optimizer, session).attach()
@@ -171,7 +171,7 @@ def measure(
         optimizer.step()
         optimizer.zero_grad()
         if session is not None:
-            session.loss(loss)
+            session.records.loss(loss)
             session.step()
         seconds.append(time.perf_counter() - start)
     start = time.perf_counter()

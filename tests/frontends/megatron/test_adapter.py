@@ -48,6 +48,7 @@ class Session:
     def __init__(self, optimizer: Optimizer):
         self._optimizer = optimizer
         self.events: list[tuple] = []
+        self.capture = self.records = self
 
     def start(self):
         self.events.append(("start",))
@@ -75,13 +76,13 @@ class Session:
         for loss in loss_tensors(outputs, mesh, is_per_token=False):
             self.events.append((Kind.LOSS, loss.value.item()))
 
-    def record_scalar(self, kind: Kind, value: float, *, slot: str | None = None):
+    def scalar(self, kind: Kind, value: float, *, slot: str | None = None):
         self.events.append((kind, slot, value))
 
-    def record_parameters(self, kind: Kind, getter):
+    def parameters(self, kind: Kind, getter):
         self.events.append((kind, getter(self._named()).item()))
 
-    def record_optimizer_state(self, getter):
+    def optimizer_state(self, getter):
         self.events.append((Kind.OPTIMIZER_STATE, getter(self._named())))
 
     def _named(self) -> NamedParameter:

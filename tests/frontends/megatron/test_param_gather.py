@@ -54,15 +54,15 @@ class Training:
             bucket_groups=self.groups[:1], expert_parallel_bucket_groups=self.groups[1:]
         )
         optimizer_shards: Any = self
-        session: Any = self
-        self.gathers = ParameterGathers([chunk], optimizer_shards, session)
+        records: Any = self
+        self.gathers = ParameterGathers([chunk], optimizer_shards, records)
 
     def updated_part(self, named: NamedParameter) -> FlatPart | None:
         if named.parameter is self.second:
             return None  # another rank owns all of it
         return FlatPart(start=0, values=named.parameter.detach()[:2])
 
-    def parameters(self):
+    def named_parameters(self):
         names = ("first", "second", "frozen")
         for name in names:
             yield NamedParameter(module="m", slot=name, parameter=getattr(self, name))

@@ -33,16 +33,16 @@ class Session:
         self._named = named
         self.events: list[tuple] = []
 
-    def parameters(self):
+    def named_parameters(self):
         yield self._named
 
-    def record_scalar(self, kind, value, *, slot=None):
+    def scalar(self, kind, value, *, slot=None):
         self.events.append((kind, slot, value))
 
-    def record_parameters(self, kind, getter):
+    def parameters(self, kind, getter):
         self.events.append((kind, getter(self._named).tolist()))
 
-    def record_optimizer_state(self, getter):
+    def optimizer_state(self, getter):
         self.events.append((Kind.OPTIMIZER_STATE, getter(self._named)))
 
 

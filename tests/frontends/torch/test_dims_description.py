@@ -7,7 +7,6 @@ from torch import nn
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
 from ttrace.frontends.torch_parts.description import (
-    ModelDescription,
     NoLayout,
     RecordedElsewhere,
 )
@@ -28,7 +27,7 @@ def described(
     )
 
 
-def activation(description: ModelDescription, path: str, kind: Kind, *shape: int):
+def activation(description: DimsDescription, path: str, kind: Kind, *shape: int):
     return description.activation_layout(path, nn.Identity(), kind, "0", shape)
 
 

@@ -27,7 +27,7 @@ def recording(
     sink = MemorySink()
     request = RecordRequest(out=Path("unused"), capture=CaptureFilter(**filters))
     session = CaptureSession(
-        PlainDescription(model), request, rank=0, world_size=1, sink=sink
+        PlainDescription(model), request, rank=0, world_size=1, open_sink=lambda _: sink
     )
     session.start()
     yield session, sink

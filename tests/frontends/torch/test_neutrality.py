@@ -197,7 +197,7 @@ def recording(
         RecordRequest(out=Path("unused")),
         rank=0,
         world_size=1,
-        sink=sink,
+        open_sink=lambda _: sink,
     )
     tap = OptimizerTap(optimizer, session)
     session.start()
@@ -227,7 +227,7 @@ def train(
                 loss.backward()
                 results += [loss.detach(), x.grad]
                 if session is not None:
-                    session.loss(loss)
+                    session.records.loss(loss)
             results += [p.grad + 0 for p in model.parameters() if p.grad is not None]
             optimizer.step()
             optimizer.zero_grad()

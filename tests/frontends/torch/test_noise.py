@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ttrace.frontends.torch_parts.description import NoLayout, PlainDescription
+from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.noise import NoisePoint, gets_noise, hash_words
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.generate import hash_key
@@ -112,7 +112,7 @@ def test_every_layout_gives_an_element_the_same_noise():
 
 def test_without_a_layout_the_local_tensor_is_taken_for_the_whole():
     x = torch.rand(5, 3) + 1
-    unknown = point(layout=NoLayout(reason="not known"))
+    unknown = NoisePoint(id=ID, noise_seed=0, layout=None)
     assert torch.equal(unknown.stepped(x), point((5, 3)).stepped(x))
 
 
@@ -178,7 +178,7 @@ def run(mode: str, noise_seed: int | None, **filters) -> tuple[MemorySink, dict]
         out=Path("unused"), capture=CaptureFilter(**filters), noise_seed=noise_seed
     )
     session = CaptureSession(
-        PlainDescription(model), request, rank=0, world_size=1, sink=sink
+        PlainDescription(model), request, rank=0, world_size=1, open_sink=lambda _: sink
     )
     session.start()
     out = model(torch.arange(6).reshape(2, 3), torch.ones(2, 3, 1))
@@ -239,7 +239,7 @@ def test_ranks_that_are_not_recorded_get_noise_too():
     )
     sink = MemorySink()
     session = CaptureSession(
-        PlainDescription(model), request, rank=1, world_size=2, sink=sink
+        PlainDescription(model), request, rank=1, world_size=2, open_sink=lambda _: sink
     )
     x = torch.randn(4, 8)
     plain = model(x)
@@ -255,7 +255,7 @@ def test_a_tensor_that_nested_modules_return_is_noised_once():
     sink = MemorySink()
     request = RecordRequest(out=Path("unused"), noise_seed=1)
     session = CaptureSession(
-        PlainDescription(model), request, rank=0, world_size=1, sink=sink
+        PlainDescription(model), request, rank=0, world_size=1, open_sink=lambda _: sink
     )
     session.start()
     y = model(torch.randn(4, 8))
@@ -275,7 +275,11 @@ def test_gradients_are_not_scaled_and_can_be_differentiated_twice():
     plain = copy.deepcopy(model)
     request = RecordRequest(out=Path("unused"), noise_seed=1)
     session = CaptureSession(
-        PlainDescription(model), request, rank=0, world_size=1, sink=MemorySink()
+        PlainDescription(model),
+        request,
+        rank=0,
+        world_size=1,
+        open_sink=lambda _: MemorySink(),
     )
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
 

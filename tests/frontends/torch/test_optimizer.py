@@ -19,7 +19,7 @@ def tapped(model: nn.Module, optimizer: torch.optim.Optimizer, **options):
         RecordRequest(out=Path("unused")),
         rank=0,
         world_size=1,
-        sink=sink,
+        open_sink=lambda _: sink,
     )
     tap = OptimizerTap(optimizer, session, **options)
     session.start()

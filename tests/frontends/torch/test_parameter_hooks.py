@@ -32,7 +32,7 @@ def recording(
         RecordRequest(out=Path("unused"), capture=capture),
         rank=0,
         world_size=1,
-        sink=sink,
+        open_sink=lambda _: sink,
     )
     session.start()
     yield session, sink

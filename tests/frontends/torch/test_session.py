@@ -44,7 +44,7 @@ def started(
         ),
         rank=rank,
         world_size=world_size,
-        sink=sink,
+        open_sink=lambda _: sink,
         roots=roots,
     )
     session.start()
@@ -158,7 +158,7 @@ def test_a_missing_step_call_is_named_once(warnings_logged):
     model, sink = nn.Linear(2, 2), MemorySink()
     session = started(model, sink)
     for _ in range(3):
-        session.record_scalar(Kind.GRAD_NORM, 1.0)
+        session.records.scalar(Kind.GRAD_NORM, 1.0)
     session.close()
     assert len(warnings_logged) == 1 and "trace.step()" in warnings_logged[0]
 
@@ -290,18 +290,18 @@ def test_an_adapter_records_what_hooks_do_not_see():
             return NoLayout(reason="held elsewhere")
         return named.parameter.reshape(-1)[:3]
 
-    session.record_parameters(Kind.MAIN_GRAD, half)
-    session.record_parameters(Kind.UPDATED_PARAM, lambda named: None)
-    session.record_optimizer_state(
+    session.records.parameters(Kind.MAIN_GRAD, half)
+    session.records.parameters(Kind.UPDATED_PARAM, lambda named: None)
+    session.records.optimizer_state(
         lambda named: (
             {"exp avg": torch.ones_like(named.parameter), "step": 3}
             if named.slot == "weight"
             else None
         )
     )
-    session.record_scalar(Kind.LEARNING_RATE, 0.1, slot="group0")
-    session.loss(torch.tensor(2.0))
-    session.loss(3.0, microbatch=1, scale=0.5)
+    session.records.scalar(Kind.LEARNING_RATE, 0.1, slot="group0")
+    session.records.loss(torch.tensor(2.0))
+    session.records.loss(3.0, microbatch=1, scale=0.5)
     session.close()
     flat = sink.records["step0/@root/main_grad/weight"]
     assert flat.layout.is_flat and flat.exact_replicas
@@ -322,8 +322,8 @@ def test_a_flat_range_of_a_parameter_is_recorded_as_blocks():
         # Of the weight [3, 2] the last three elements; one too many of the bias [3].
         return FlatPart(start=3, values=named.parameter.flatten()[-3:])
 
-    session.record_parameters(Kind.UPDATED_PARAM, part)
-    session.record_optimizer_state(
+    session.records.parameters(Kind.UPDATED_PARAM, part)
+    session.records.optimizer_state(
         lambda named: (
             {"exp_avg": part(named)}
             if named.slot == "weight"
@@ -351,13 +351,13 @@ def test_what_is_not_wanted_is_not_asked_for():
     def never(named):
         raise AssertionError
 
-    session.record_parameters(Kind.MAIN_GRAD, never)
-    session.record_optimizer_state(never)
+    session.records.parameters(Kind.MAIN_GRAD, never)
+    session.records.optimizer_state(never)
     assert session.wants(Kind.LOSS) and not session.wants(Kind.MAIN_GRAD)
     with session.paused():
         assert not session.wants(Kind.LOSS)
-        session.loss(1.0)
-    session.loss(2.0)
+        session.records.loss(1.0)
+    session.records.loss(2.0)
     session.close()
     assert not session.wants(Kind.LOSS)
     assert sink.arrays["step0/mb0/@root/loss"] == 2.0
@@ -367,7 +367,7 @@ def test_parameter_gradients_come_before_what_is_made_of_them():
     model, sink = nn.Linear(2, 2, bias=False), MemorySink()
     session = started(model, sink)
     model(torch.ones(2)).sum().backward()
-    session.record_parameters(Kind.MAIN_GRAD, lambda named: named.parameter.grad)
+    session.records.parameters(Kind.MAIN_GRAD, lambda named: named.parameter.grad)
     session.close()
     assert list(sink.records)[-2:] == [
         "step0/mb0/@root/param_grad/weight",

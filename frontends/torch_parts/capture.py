@@ -1,0 +1,75 @@
+"""What the hooks of one session share: where tensors go now, and how calls count."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ttrace.frontends.torch_parts.calls import CallCounter
+from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.tensor_id import Kind, TensorId
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Capture:
+    """What the hooks of one session share.
+
+    Graphs may outlive the session and hold hooks; its end therefore clears this.
+
+    Attributes:
+        calls: Numbers the module calls.
+        recorder: Takes the tensors; None where nothing is recorded, at all or now.
+        noise: Changes the tensors; None in a plain run.
+        filter: Which tensors are recorded.
+        is_paused: Calls are neither recorded nor counted.
+    """
+
+    calls: CallCounter
+    recorder: TensorRecorder | None = None
+    noise: Noise | None = None
+    filter: CaptureFilter = field(default_factory=CaptureFilter)
+    is_paused: bool = False
+
+    @property
+    def step(self) -> int:
+        """The running step, counted from 0."""
+        return self.calls.step
+
+    def recorder_of(self, microbatch: int) -> TensorRecorder | None:
+        """The recorder, if tensors of a micro-batch are recorded now."""
+        recorder, wanted = self.recorder, self.filter.microbatches
+        if recorder is None or not recorder.is_active:
+            return None
+        return recorder if wanted is None or microbatch in wanted else None
+
+    def recorder_for(self, kind: Kind) -> TensorRecorder | None:
+        """The recorder, if tensors of a kind are recorded now."""
+        recorder = self.recorder
+        if recorder is None or not recorder.is_active or self.is_paused:
+            return None
+        return recorder if self.filter.wants_kind(kind) else None
+
+    def skip(self, id_: TensorId, reason: str) -> None:
+        """Notes that a tensor is not recorded, where the filters want it."""
+        recorder = self.recorder_for(id_.kind)
+        if recorder is not None and self.filter.wants(id_):
+            recorder.skip(id_, reason)
+
+
+class CaptureObserver(Protocol):
+    """Takes part in a session; a frontend brings those that its framework needs.
+
+    None of the methods may raise.
+    """
+
+    def start(self, capture: Capture) -> None:
+        """The session has started: hooks may be put on, and tensors be skipped."""
+        ...
+
+    def end_step(self) -> None:
+        """The running step ends, or the session closes in it."""
+        ...
+
+    def end(self) -> None:
+        """The session has ended: all hooks come off."""
+        ...

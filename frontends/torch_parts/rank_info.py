@@ -1,0 +1,62 @@
+"""What a torch rank says about its run when its part of the trace is opened."""
+
+import contextlib
+
+import torch
+
+from ttrace.frontends.torch_parts.description import ModelDescription
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor
+from ttrace.ir.layout import Mesh
+from ttrace.ir.tensor_id import Kind
+from ttrace.ir.trace import RankInfo
+from ttrace.recording.rank_recorder import make_rank_info
+from ttrace.recording.request import RecordRequest
+
+
+def rank_info_of(
+    description: ModelDescription,
+    request: RecordRequest,
+    *,
+    rank: int,
+    world_size: int,
+) -> RankInfo:
+    """What a rank says about its run.
+
+    Args:
+        description: Of the model.
+        request: What was asked of the run.
+        rank: Global rank.
+        world_size: Number of ranks.
+
+    Raises:
+        UsageError: The filters leave no rank.
+    """
+    dtypes = {
+        str(named.parameter.dtype).removeprefix("torch.")
+        for named in description.parameters()
+    }
+    return make_rank_info(
+        request,
+        rank=rank,
+        world_size=world_size,
+        framework=description.framework,
+        versions=description.versions(),
+        meshes=(*description.meshes(), *_meshes_of_parameters(description)),
+        settings={
+            **description.settings(),
+            "parameter_dtypes": ",".join(sorted(dtypes)),
+            "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        },
+    )
+
+
+def _meshes_of_parameters(description: ModelDescription) -> list[Mesh]:
+    """The meshes that parameters bring themselves, one of each name."""
+    meshes: dict[str, Mesh] = {}
+    for named in description.parameters():
+        # What ttrace fails at here is skipped with its reason when it is recorded.
+        with contextlib.suppress(Exception):
+            answer = description.parameter(named, Kind.PARAM, named.parameter)
+            if isinstance(answer, LocalTensor) and answer.mesh is not None:
+                meshes.setdefault(answer.mesh.name, answer.mesh)
+    return list(meshes.values())

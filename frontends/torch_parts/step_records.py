@@ -1,0 +1,239 @@
+"""What hooks on modules cannot see of a step: adapters tell it, and it is recorded."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
+from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.recording.faults import reason_of
+
+_Held = TypeVar("_Held")
+
+Layout = ShardLayout | NoLayout
+
+HeldTensor = torch.Tensor | FlatPart | NoLayout | None
+"""What a rank holds of a parameter's tensor: the whole of its shard, a flat range of
+it, a reason to skip it, or nothing."""
+
+ParameterWriter = Callable[[NamedParameter, torch.Tensor | FlatPart], None]
+"""Records what this rank holds of a parameter now."""
+
+
+class StepRecords:
+    """Records losses, scalars, and what an optimizer holds, in the running step.
+
+    Args:
+        description: Of the model.
+        capture: Where tensors go now.
+        before_parameters: Called before tensors of parameters are recorded: what hooks
+            have collected comes first in the order of a step.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        capture: Capture,
+        *,
+        before_parameters: Callable[[], None],
+    ):
+        self._description = description
+        self._capture = capture
+        self._before_parameters = before_parameters
+
+    def named_parameters(self) -> Iterator[NamedParameter]:
+        """Every parameter of this rank, in the order of a forward pass."""
+        return self._description.parameters()
+
+    def wants(self, kind: Kind) -> bool:
+        """Whether tensors of a kind are recorded in the running step."""
+        return self._capture.recorder_for(kind) is not None
+
+    def loss(
+        self,
+        value: torch.Tensor | float,
+        *,
+        slot: str | None = None,
+        microbatch: int | None = None,
+        scale: float | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        """Records the loss of a micro-batch.
+
+        Args:
+            value: A scalar; a Python number is recorded as float64.
+            slot: Sets several of a micro-batch apart.
+            microbatch: This rank's nth micro-batch of the step; where None, the one
+                whose forward ran last.
+            scale: Known factor over the mathematical value; where None, what the
+                description says of the kind.
+            layout: For a loss that is not a whole scalar on every rank.
+        """
+        if microbatch is None:
+            index = self._capture.calls.microbatch
+        else:
+            index = self._description.global_microbatch(microbatch)
+        id_ = TensorId(
+            step=self._capture.step,
+            microbatch=index,
+            module=ROOT_MODULE,
+            kind=Kind.LOSS,
+            slot=slot,
+        )
+        self._record_scalar(id_, value, layout, scale)
+
+    def scalar(
+        self,
+        kind: Kind,
+        value: torch.Tensor | float,
+        *,
+        slot: str | None = None,
+        scale: float | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        """Records a scalar of the whole step: ``grad_norm``, ``learning_rate``.
+
+        Args:
+            kind: What it is.
+            value: As in ``loss``.
+            slot: Sets several of a kind apart, e.g. ``group0``.
+            scale: As in ``loss``.
+            layout: As in ``loss``.
+        """
+        id_ = TensorId(
+            step=self._capture.step, module=ROOT_MODULE, kind=kind, slot=slot
+        )
+        self._record_scalar(id_, value, layout, scale)
+
+    def skipped_step(self, loss_scale: float) -> None:
+        """Notes that the optimizer skipped the running step: its gradients overflowed.
+
+        Args:
+            loss_scale: The scale that the gradients overflowed at.
+        """
+        recorder, step = self._capture.recorder, self._capture.step
+        if recorder is not None and not self._capture.is_paused:
+            recorder.skip(skipped_step_id(step), overflow_reason(step, loss_scale))
+
+    def parameters(
+        self, kind: Kind, getter: Callable[[NamedParameter], HeldTensor]
+    ) -> None:
+        """Records one tensor per parameter.
+
+        Args:
+            kind: ``main_grad``, ``updated_param`` or another kind of the whole step.
+            getter: The tensor that this rank holds for a parameter, in the layout that
+                the description gives for the kind; a flat range of it; a reason to
+                skip it; or None where this rank holds nothing.
+        """
+        self._before_parameters()
+        if self.wants(kind):
+            for named in self._description.parameters():
+                self._record_parameter(kind, named, named.slot, _asked(getter, named))
+
+    def parameter_writer(self, kind: Kind) -> ParameterWriter | None:
+        """Records tensors of the step that runs now, also after it has ended.
+
+        Args:
+            kind: A kind of the whole step.
+
+        Returns:
+            The function that takes them; None where they are not wanted.
+        """
+        recorder, step = self._capture.recorder_for(kind), self._capture.step
+        if recorder is None:
+            return None
+
+        def write(named: NamedParameter, value: torch.Tensor | FlatPart) -> None:
+            id_ = TensorId(step=step, module=named.module, kind=kind, slot=named.slot)
+            if self._capture.filter.wants(id_):
+                recorder.parameter(id_, named, value)
+
+        return write
+
+    def optimizer_state(
+        self,
+        getter: Callable[
+            [NamedParameter], Mapping[str, HeldTensor | float] | NoLayout | None
+        ],
+    ) -> None:
+        """Records the optimizer's state, in slots such as ``weight.exp_avg``.
+
+        Args:
+            getter: The state that this rank holds for a parameter, by name: tensors in
+                the layout that the description gives for the kind, flat ranges of
+                them, and scalars. A reason to skip it. None where this rank holds
+                nothing.
+        """
+        kind = Kind.OPTIMIZER_STATE
+        if not self.wants(kind):
+            return
+        for named in self._description.parameters():
+            state = _asked(getter, named)
+            if isinstance(state, NoLayout):
+                self._record_parameter(kind, named, named.slot, state)
+                continue
+            for name, value in (state or {}).items():
+                slot = clean_name(f"{named.slot}.{name}")
+                self._record_parameter(kind, named, slot, value)
+
+    def _record_parameter(
+        self,
+        kind: Kind,
+        named: NamedParameter,
+        slot: str,
+        value: HeldTensor | float,
+    ) -> None:
+        id_ = TensorId(
+            step=self._capture.step, module=named.module, kind=kind, slot=slot
+        )
+        if isinstance(value, NoLayout):
+            self._capture.skip(id_, value.reason)
+        elif isinstance(value, FlatPart) or (
+            isinstance(value, torch.Tensor)
+            and (value.dim() or not named.parameter.dim())
+        ):
+            recorder = self._capture.recorder_for(kind)
+            if recorder is not None and self._capture.filter.wants(id_):
+                recorder.parameter(id_, named, value)
+        elif value is not None:
+            self._record_scalar(id_, value, None, None)
+
+    def _record_scalar(
+        self,
+        id_: TensorId,
+        value: torch.Tensor | float,
+        layout: Layout | None,
+        scale: float | None,
+    ) -> None:
+        recorder = self._capture.recorder_for(id_.kind)
+        if recorder is None or not self._capture.filter.wants(id_):
+            return
+        layout = layout or self._scalar_layout()
+        if isinstance(layout, NoLayout):
+            recorder.skip(id_, layout.reason)
+        elif isinstance(value, torch.Tensor):
+            recorder.tensor(id_, value, layout, scale=scale)
+        else:
+            recorder.array(id_, np.array(float(value)), layout, scale=scale)
+
+    def _scalar_layout(self) -> ShardLayout:
+        meshes = self._description.meshes()
+        return whole((), meshes[0].name if meshes else "")
+
+
+def _asked(
+    getter: Callable[[NamedParameter], _Held], named: NamedParameter
+) -> _Held | NoLayout:
+    """What an adapter answers of a parameter; a reason where it fails."""
+    try:
+        return getter(named)
+    except Exception as error:
+        return NoLayout(reason=reason_of(error, "find what this rank holds of it"))

@@ -1,0 +1,18 @@
+"""What a trace says of a tensor that ttrace failed at: whose fault it is, in words."""
+
+from ttrace.errors import TtraceError
+
+
+def reason_of(error: Exception, doing: str) -> str:
+    """The reason to skip a tensor for, one line.
+
+    Args:
+        error: What was raised. One of ttrace's own errors says what is wrong with the
+            tensor; any other one is a fault of ttrace, and the reason says so.
+        doing: What ttrace was about to do, e.g. ``describe it``.
+    """
+    if isinstance(error, TtraceError):
+        return error.what
+    lines = str(error).splitlines()
+    message = f": {lines[0]}" if lines else ""
+    return f"ttrace could not {doing}: {type(error).__name__}{message}"
