@@ -13,8 +13,9 @@ from pathlib import Path
 from ttrace.errors import TraceNotFoundError
 from ttrace.examples.layout_matrix.cases import Case
 from ttrace.examples.worker_pool import Outcome, WorkerPool
-from ttrace.ir.capture_filter import OPT_IN_KINDS, CaptureFilter
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import open_trace
 
@@ -24,7 +25,7 @@ CHECKSUMS = Path(__file__).with_name("checksums.py")
 _REPORTED = ("bits ", "step ")
 """Begin the lines of ``checksums`` and those of the loop: losses, to the last bit."""
 
-_ALWAYS_RECORDED = frozenset(Kind) - OPT_IN_KINDS - {Kind.OPTIMIZER_STATE}
+_ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {Kind.OPTIMIZER_STATE}
 """Some optimizers have no state."""
 
 
@@ -107,7 +108,7 @@ def observe(
     """
     started = time.monotonic()
     request = RecordRequest(
-        out=folder, capture=CaptureFilter(kinds=frozenset(Kind))
+        out=folder, capture=CaptureFilter(kinds=RECORDABLE)
     ).to_environment()
     argv = [*run.options, "--patch", str(CHECKSUMS)]
     plain, traced = (

@@ -87,3 +87,11 @@ def test_options_become_a_filter():
     assert capture == CaptureFilter(modules=("a", "b.*"), steps=frozenset({0, 1}))
     with pytest.raises(UsageError, match="--steps"):
         terminal.capture_from(options(steps="x"))
+
+
+def test_kinds_that_nothing_records_are_refused():
+    with pytest.raises(UsageError, match="no frontend records yet") as caught:
+        terminal.capture_from(options(kinds="op,main_grad,collective"))
+    message = str(caught.value)
+    assert "--kinds" in message and "collective, op" in message
+    assert "param, input, output" in message and "leave it out" in message

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
-    GRADIENT_KINDS,
     UPDATE_KINDS,
     skipped_step_id,
     skipped_steps,
@@ -159,7 +159,7 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
         for run in (reference, candidate)
         if tensor_id.step in run.skipped_steps
     }
-    if len(skips) == 2 and tensor_id.kind in GRADIENT_KINDS:
+    if len(skips) == 2 and tensor_id.kind in NEEDS_AUTOGRAD:
         reasons = dict.fromkeys(skips.values())
         return Skipped(id=tensor_id, reason="; ".join(reasons))
     if skips and tensor_id == skipped_step_id(tensor_id.step):

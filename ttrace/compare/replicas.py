@@ -9,7 +9,8 @@ from ttrace.compare.execute import Copy, Progress, ReplicaResult, run_replicas
 from ttrace.compare.indexed import row_replicas
 from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
+from ttrace.ir.kinds import NEEDS_AUTOGRAD
+from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TensorRecord
 from ttrace.store.reader import Trace
 
@@ -82,7 +83,7 @@ def check_replicas(
     for record in trace.info.tensors.values():
         if record.id.is_index:
             continue
-        if record.id.kind in GRADIENT_KINDS and record.id.step in overflown:
+        if record.id.kind in NEEDS_AUTOGRAD and record.id.step in overflown:
             continue
         index_dim = index_dim_of(record)
         if index_dim is None:

@@ -2,14 +2,12 @@
 
 import fnmatch
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ttrace.errors import UsageError
-from ttrace.ir.tensor_id import Kind, TensorId
-
-OPT_IN_KINDS = frozenset({Kind.OP, Kind.COLLECTIVE})
-"""Kinds that are recorded only when asked for by name."""
-
+from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.tensor_id import TensorId
 
 _MAX_INDEX = 10_000_000
 """Ranges are held as sets: a slip of the finger must not fill the memory."""
@@ -21,7 +19,7 @@ class CaptureFilter:
 
     Attributes:
         modules: Shell patterns over the module path; one must match.
-        kinds: Kinds to record, or None for all but the opt-in ones.
+        kinds: Kinds to record, or None for all that are recorded by default.
         steps: Steps to record, or None for all.
         microbatches: Global micro-batches to record, or None for all. Tensors of the
             whole step have none and are not filtered by it.
@@ -50,7 +48,7 @@ class CaptureFilter:
     def wants_kind(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded at all."""
         if self.kinds is None:
-            return kind not in OPT_IN_KINDS
+            return kind in RECORDED_BY_DEFAULT
         return kind in self.kinds
 
     def wants_step(self, step: int) -> bool:
@@ -121,11 +119,34 @@ def parse_kinds(text: str) -> frozenset[Kind]:
         raise UsageError(
             "unknown kind of tensor",
             where="--kinds",
-            expected=", ".join(kind.value for kind in Kind),
+            expected=_recordable_names(),
             got=", ".join(map(repr, unknown)),
             remedy="name kinds out of this list, separated by commas",
         )
     return frozenset(map(Kind, names))
+
+
+def require_recordable(kinds: Iterable[Kind]) -> None:
+    """Refuses to be asked for kinds that no frontend records.
+
+    A trace may name them among its filters all the same: it can be of another version.
+
+    Raises:
+        UsageError: One of them is recorded by none.
+    """
+    unrecorded = [kind.value for kind in kinds if kind not in RECORDABLE]
+    if unrecorded:
+        raise UsageError(
+            "a kind of tensor that no frontend records yet",
+            where="--kinds",
+            expected=_recordable_names(),
+            got=", ".join(sorted(unrecorded)),
+            remedy="leave it out of --kinds",
+        )
+
+
+def _recordable_names() -> str:
+    return ", ".join(kind.value for kind in Kind if kind in RECORDABLE)
 
 
 def parse_indices(text: str, *, option: str) -> frozenset[int]:

@@ -7,25 +7,11 @@ gradients says nothing, and no NaN in it is an error.
 
 from collections.abc import Mapping
 
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace import TraceInfo
 
-GRADIENT_KINDS = frozenset(
-    {
-        Kind.GRAD_OUTPUT,
-        Kind.GRAD_INPUT,
-        Kind.PARAM_GRAD,
-        Kind.MAIN_GRAD,
-        Kind.GRAD_NORM,
-    }
-)
-"""What holds no numbers in a skipped step."""
-
-UPDATE_KINDS = GRADIENT_KINDS | {
-    Kind.LEARNING_RATE,
-    Kind.OPTIMIZER_STATE,
-    Kind.UPDATED_PARAM,
-}
+UPDATE_KINDS = kinds_of_phases(Phase.BACKWARD, Phase.OPTIMIZER)
 """What a run need not have of a skipped step: before the first update, for example, an
 optimizer has no state."""
 

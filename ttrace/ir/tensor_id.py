@@ -6,34 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ttrace.errors import TensorIdError
+from ttrace.ir.kinds import Kind as Kind
 
 ROOT_MODULE = "@root"
 """Stands for the model itself, whose module path is empty."""
 
 INDEX_SLOT = "@index"
 """Slot of a tensor that numbers the rows of others (see ``ttrace.ir.row_index``)."""
-
-
-class Kind(StrEnum):
-    """What a tensor is, in the order in which a step produces them.
-
-    The vocabulary is closed: every frontend maps its own notions to these.
-    """
-
-    PARAM = "param"
-    INPUT = "input"
-    OUTPUT = "output"
-    LOSS = "loss"
-    GRAD_OUTPUT = "grad_output"
-    GRAD_INPUT = "grad_input"
-    PARAM_GRAD = "param_grad"
-    MAIN_GRAD = "main_grad"
-    GRAD_NORM = "grad_norm"
-    LEARNING_RATE = "learning_rate"
-    OPTIMIZER_STATE = "optimizer_state"
-    UPDATED_PARAM = "updated_param"
-    OP = "op"
-    COLLECTIVE = "collective"
 
 
 class Pass(StrEnum):

@@ -5,18 +5,13 @@ from dataclasses import dataclass, field
 
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 SCHEMA_VERSION = 1
 """Version of the trace format; a reader refuses any other."""
 
 CHECKPOINT = "checkpoint"
 """The framework of what was not recorded but read from a checkpoint."""
-
-EXACT_REPLICAS = frozenset(
-    {Kind.PARAM, Kind.MAIN_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
-)
-"""Kinds whose replicas must agree in every bit, in every framework."""
 
 MODEL_SETTINGS = frozenset(
     {

@@ -19,8 +19,9 @@ from ttrace.compare.indexed import RowMatch
 from ttrace.compare.per_device_values import per_device_mismatch_reason
 from ttrace.compare.updates import LostUpdate
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.side import Side
-from ttrace.ir.skipped_step import GRADIENT_KINDS, skipped_steps
+from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import SkippedRecord, TraceInfo
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
@@ -222,7 +223,7 @@ def _judge_match(
     if incomparable is not None:
         return incomparable
     overflow = context.skipped_steps.get(plan.id.step)
-    if overflow and stats.num_nonfinite_reference and plan.id.kind in GRADIENT_KINDS:
+    if overflow and stats.num_nonfinite_reference and plan.id.kind in NEEDS_AUTOGRAD:
         return TensorVerdict(
             id=plan.id, status=Status.SKIPPED, reason=f"{Side.REFERENCE}: {overflow}"
         )

@@ -12,9 +12,10 @@ import numpy as np
 from absl import logging
 
 from ttrace.errors import DtypeError, TensorIdError
+from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import EXACT_REPLICAS, RankInfo, ShardRecord, SkippedRecord
+from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter

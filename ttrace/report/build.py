@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ttrace.compare.align import differing_settings, model_setting_differences
 from ttrace.compare.execute import TensorResult
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import KINDS, Phase
+from ttrace.ir.tensor_id import Pass
 from ttrace.ir.trace import TensorRecord
 from ttrace.judge.diagnosis import diagnose
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
@@ -22,18 +23,6 @@ from ttrace.report.model import (
     TensorReport,
 )
 from ttrace.store.reader import Trace
-
-_PHASES = {
-    Kind.INPUT: "forward",
-    Kind.OUTPUT: "forward",
-    Kind.LOSS: "forward",
-    Kind.GRAD_OUTPUT: "backward",
-    Kind.GRAD_INPUT: "backward",
-    Kind.PARAM_GRAD: "backward",
-    Kind.OP: "any",
-    Kind.COLLECTIVE: "any",
-}
-"""Phase of a step by kind; the optimizer's for all others."""
 
 
 def build_report(
@@ -115,7 +104,9 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
     elif tensor_id.pass_ is Pass.RECOMPUTE:
         phase = "backward"
     else:
-        phase = _PHASES.get(tensor_id.kind, "optimizer")
+        phase = KINDS[tensor_id.kind].phase
+    if phase is Phase.START:  # a later step starts from what the optimizer made
+        phase = Phase.OPTIMIZER
     return FirstDivergence(
         id=str(tensor_id),
         module=tensor_id.module,

@@ -18,9 +18,9 @@ from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
-from ttrace.ir.trace import EXACT_REPLICAS
 from ttrace.recording.request import RecordRequest
 
 _PER_MICROBATCH = frozenset(
