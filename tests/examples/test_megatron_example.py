@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories.assembled import assemble, errors
 from ttrace.errors import UsageError
+from ttrace.testing.assembled import assemble, errors
 
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.factories.assembled import assemble, errors
 from ttrace.examples.worker_pool import Outcome, WorkerPool
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
+from ttrace.testing.assembled import assemble, errors
 
 MODULE = "ttrace.examples.megatron_gpt.train"
 

@@ -13,7 +13,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ir": {"errors"},
     "generate": {"ir"},
-    "testing": {"ir"},
+    "testing": {"report"},
     "store": {"ir"},
     "recording": {"store"},
     "compare": {"recording"},

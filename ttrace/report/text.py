@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
+from ttrace.report.printable import Printable
 
 _MAX_ROWS = 12
 """Rows of a table of tensors; the JSON report has them all."""
@@ -52,7 +53,7 @@ def render_report(report: Report) -> RenderableType:
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
     if unmatched:
         parts.append(_reason_table("unmatched tensors", unmatched))
-    return Group(*parts)
+    return Printable(content=Group(*parts))
 
 
 def _counts_line(report: Report) -> str:

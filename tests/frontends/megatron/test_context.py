@@ -17,8 +17,8 @@ from tests.factories.layout_recordings import (
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from tests.factories.assembled import errors  # noqa: E402
 from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.testing.assembled import errors  # noqa: E402
 
 CP2 = "--context-parallel-size 2".split()
 PP2 = "--pipeline-model-parallel-size 2".split()

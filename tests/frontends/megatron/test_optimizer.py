@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.factories.assembled import assemble, errors
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.ir.tensor_id import Kind, Pass, TensorId, parse_tensor_id
 from ttrace.ir.trace import ShardRecord
@@ -23,6 +22,7 @@ from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 from ttrace.store.reader import Trace, open_trace
+from ttrace.testing.assembled import assemble, errors
 
 pytest.importorskip("megatron.core")
 

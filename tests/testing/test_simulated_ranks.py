@@ -8,7 +8,7 @@ from ttrace.errors import LayoutError
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.dtypes import DTYPES
 from ttrace.ir.layout import whole
-from ttrace.testing import cut, cut_partial, meshes, padding_value
+from ttrace.testing.simulated_ranks import cut, cut_partial, meshes, padding_value
 
 
 def test_the_last_axis_varies_fastest():

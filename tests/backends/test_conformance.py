@@ -1,0 +1,21 @@
+"""Both backends run the suite that ships with ttrace."""
+
+from ttrace.backends.chunks import BLOCK_ELEMENTS, CHUNK_ELEMENTS
+from ttrace.backends.jax_backend import JaxBackend
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.testing import BackendSuite
+
+
+class TestNumpyBackend(BackendSuite):
+    """The oracle against itself: order, chunks, inputs, known answers."""
+
+    def backend(self) -> NumpyBackend:
+        return NumpyBackend()
+
+
+class TestJaxBackend(BackendSuite):
+    block_elements = BLOCK_ELEMENTS
+    chunk_elements = CHUNK_ELEMENTS
+
+    def backend(self) -> JaxBackend:
+        return JaxBackend(min_wide_elements=0)
