@@ -2,13 +2,14 @@
 
 A fence says by its info string which rule it falls under; one without a rule fails.
 
-- ``python``: run, page by page and in order, with the names of ``page_fixtures``. With
-  ``file=PATH`` it is a part of that file, word for word.
+- ``python``: run, page by page and in order, with the names of ``page_fixtures``;
+  conformance suites in it must pass. With ``file=PATH`` it is a part of that file, word
+  for word.
 - ``console``: run as written, in order; ``# exit code N`` where it is not 0. ``make``
   targets are looked up, not made.
 - ``sh``: read by ttrace's own parser, and run by the test named in ``RUN_ELSEWHERE``.
-- ``text output``: what the page's last console command printed; figures may differ in
-  their digits, and ``...`` stands for lines that are left out.
+- ``text output``: what the console command or the snippet above it printed; figures
+  may differ in their digits, and ``...`` stands for lines that are left out.
 - ``text ids`` and ``text dims``: parsed, and written again alike.
 - ``toml``: a map file. ``json file=PATH``: found in that file.
 - ``diff from=PATH to=PATH``: what differs between these files.
@@ -53,6 +54,7 @@ from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Report, TensorReport
 from ttrace.store.reader import open_trace
+from ttrace.testing import failed_checks
 
 README_BYTES = 9 * 1024
 
@@ -100,6 +102,13 @@ def rule(name: str) -> Callable[[Callable[[Fence], None]], Callable[[Fence], Non
 
 def of_page(page: Page, name: str) -> list[Fence]:
     return [fence for fence in page.fences if fence.rule == name]
+
+
+def test_output_follows_what_prints_it():
+    for page in PAGES.values():
+        for before, fence in zip((None, *page.fences), page.fences, strict=False):
+            if fence.rule == "text output":
+                assert before and before.rule in {"python", "console"}, fence
 
 
 def test_every_fence_has_a_rule():
@@ -204,8 +213,9 @@ def test_commands_of_a_page(page, tmp_path):
         FOLDERS[page](tmp_path)
     printed = None
     for fence in PAGES[page].fences:
-        if fence.rule == "text output":
-            assert printed is not None, f"{fence} follows no command"
+        if fence.rule == "python":
+            printed = None
+        elif fence.rule == "text output" and printed is not None:
             require_like(fence.lines, printed.splitlines())
         elif fence.rule == "console":
             for command in commands(fence):
@@ -285,24 +295,35 @@ PYTHON = [
 
 @pytest.mark.parametrize("page", PYTHON)
 @pytest.mark.filterwarnings("ignore::UserWarning:orbax")
-def test_snippets_of_a_page(page, tmp_path, monkeypatch):
+def test_snippets_of_a_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = NAMES.get(page, dict)()
     names = {"__name__": "__main__", **given}
     used: set[str] = set()
-    for fence in of_page(PAGES[page], "python"):
-        if "file" in fence.attributes:
+    printed = None
+    if page in FOLDERS:
+        FOLDERS[page](tmp_path)
+    for fence in PAGES[page].fences:
+        if fence.rule == "text output" and printed is not None:
+            require_like(fence.lines, printed.splitlines())
+        if fence.rule != "python" or "file" in fence.attributes:
+            printed = None
             continue
         before = dict(names)
+        capsys.readouterr()
         executed(fence, names)
+        printed = capsys.readouterr().out
         for call, finish in RECORDED.items():
-            if call in fence.text:
+            if re.search(rf"^\S.*{re.escape(call)}", fence.text, re.MULTILINE):
                 out = tmp_path / f"trace-{fence.line}"
                 with recording(out):
                     executed(fence, before)
                     finish(before)
                 assert open_trace(out).info.tensors
         used |= {n.id for n in ast.walk(ast.parse(fence.text)) if type(n) is ast.Name}
+    for name, value in names.items():
+        if name.startswith("Test"):
+            assert not failed_checks(value), name
     assert given.keys() <= used, "fixtures that the page does not use"
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ttrace.errors import TtraceError
-from ttrace.ir.capture_filter import OPT_IN_KINDS, CaptureFilter
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT
 from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
@@ -86,7 +87,7 @@ class FrontendSuite(Suite):
         for id_, skipped in info.skipped.items():
             assert skipped.reason.strip(), f"{id_} is skipped without a reason"
         seen = {id_.kind for id_ in itertools.chain(info.tensors, info.skipped)}
-        for kind in sorted(set(Kind) - OPT_IN_KINDS - self.not_recorded.keys()):
+        for kind in sorted(RECORDED_BY_DEFAULT - self.not_recorded.keys()):
             assert kind in seen, (
                 f"nothing of kind {kind} is recorded or skipped in layout {layout}; "
                 "where the training has none, say so in not_recorded"
@@ -101,7 +102,7 @@ class FrontendSuite(Suite):
 
     def test_kinds_on_request_are_not_recorded_without_one(self, layout: str) -> None:
         for id_ in self._recorded(layout).info.tensors:
-            assert id_.kind not in OPT_IN_KINDS, f"{id_} was recorded unasked"
+            assert id_.kind in RECORDED_BY_DEFAULT, f"{id_} was recorded unasked"
 
     def test_every_step_is_recorded(self, layout: str) -> None:
         steps = {id_.step for id_ in self._recorded(layout).info.tensors}
