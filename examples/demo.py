@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
-from ttrace.pipeline import CheckRequest, check
+from ttrace.pipeline import CheckRequest, run_check
 from ttrace.report.model import Outcome, Report
 
 _MODEL = (
@@ -91,4 +91,4 @@ def run_scenario(
         timeout_s=600,
         overwrite=True,
     )
-    return check(request, backend, on_stage=on_stage, progress=progress)
+    return run_check(request, backend, on_stage=on_stage, progress=progress)

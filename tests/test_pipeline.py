@@ -11,7 +11,7 @@ from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
-from ttrace.pipeline import CheckRequest, check, compare_traces
+from ttrace.pipeline import CheckRequest, compare_traces, run_check
 from ttrace.report.model import Outcome, Report
 
 
@@ -24,7 +24,7 @@ def run(tmp_path, *candidate, reference=(), **fields):
         out=tmp_path / "out",
         **{"num_noise_runs": 1, **fields},
     )
-    report = check(request, load_backend("numpy"), on_stage=stages.append)
+    report = run_check(request, load_backend("numpy"), on_stage=stages.append)
     return report, stages
 
 

@@ -1,10 +1,12 @@
 """Tells whether two training runs compute the same thing, and where they differ.
 
-Only what needs no numpy is found here; everything else lies in the module it is named
-after, e.g. ``ttrace.pipeline.compare_traces`` and ``ttrace.store.reader.open_trace``.
+Everything that the command line does is a function here: ``compare``, ``check``,
+``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``; see
+``ttrace.pipeline``. Importing ttrace imports none of it, and no numpy.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from ttrace.errors import TtraceError as TtraceError
 from ttrace.ir.tensor_id import Kind as Kind
@@ -12,9 +14,46 @@ from ttrace.ir.tensor_id import Pass as Pass
 from ttrace.ir.tensor_id import TensorId as TensorId
 from ttrace.ir.tensor_id import parse_tensor_id as parse_tensor_id
 
+if TYPE_CHECKING:
+    from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
+    from ttrace.pipeline import check as check
+    from ttrace.pipeline import compare as compare
+    from ttrace.pipeline import estimate_tolerance as estimate_tolerance
+    from ttrace.pipeline import load_report as load_report
+    from ttrace.pipeline import open_trace as open_trace
+    from ttrace.pipeline import replicas as replicas
+    from ttrace.report.model import Report as Report
+
+    __version__: str
+
+_LAZY = {
+    "Report": "ttrace.report.model",
+    "ToleranceTable": "ttrace.judge.tolerance",
+    "check": "ttrace.pipeline",
+    "estimate_tolerance": "ttrace.pipeline",
+    "load_report": "ttrace.pipeline",
+    "open_trace": "ttrace.pipeline",
+    "replicas": "ttrace.pipeline",
+    "tap": "ttrace.frontends.jax_capture",
+}
+"""Name -> the module that it is imported from when it is asked for.
+
+``tap`` is for programs of JAX. ``compare`` is not here: the package of that name is
+itself what is called, see ``ttrace/compare/__init__.py``.
+"""
+
 
 def __getattr__(name: str) -> object:
-    """``ttrace.tap``, for programs of JAX: imported when it is asked for."""
-    if name == "tap":
-        return importlib.import_module("ttrace.frontends.jax_capture").tap
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "compare":
+        return importlib.import_module("ttrace.compare")
+    if name == "__version__":
+        from importlib.metadata import version  # 10 ms that only this needs
+
+        return version("ttrace")
     raise AttributeError(f"module 'ttrace' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, "compare", "__version__"})

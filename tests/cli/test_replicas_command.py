@@ -28,13 +28,13 @@ def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
 def test_copies_that_agree(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1]), OTHER: ONES})
     assert answer.code == 0
-    assert answer.out == "2 of 2 tensors with copies agree\n"
+    assert answer.out == "2 of 2 tensors with replicas agree\n"
 
 
 def test_copies_that_differ(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3]), OTHER: ONES}, 3)
     assert answer.code == 1
-    assert "1 of 2 tensors with copies agree" in answer.out
+    assert "1 of 2 tensors with replicas agree" in answer.out
     assert ID in answer.out and OTHER not in answer.out
     (row,) = [line for line in answer.out.splitlines() if ID in line]
     assert row.split("│")[2].strip() == "2"  # the spread
@@ -58,7 +58,7 @@ def test_sum_without_an_addend(ttrace, tmp_path):
 def test_nothing_has_copies(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: Tensor(full=ONES, dims="a[dp] b")})
     assert answer.code == 2
-    assert "no tensor of this trace has copies" in answer.err
+    assert "no tensor of this trace has replicas" in answer.err
     assert str(tmp_path / "trace") in answer.err
 
 

@@ -8,7 +8,6 @@ from ttrace.compare.align import (
     Skipped,
     Unmatched,
     align,
-    differing_settings,
     is_rank_filtered,
 )
 from ttrace.ir.capture_filter import CaptureFilter
@@ -161,10 +160,3 @@ def test_unknown_recomputation_is_unmatched():
     assert entry_of(alignment, again) == Unmatched(
         id=parse_tensor_id(again), present=Side.CANDIDATE
     )
-
-
-def test_settings_that_differ():
-    assert differing_settings({"tp": 1, "seed": 3, "old": 0}, {"tp": 2, "seed": 3}) == {
-        "tp": (1, 2),
-        "old": (0, None),
-    }

@@ -22,10 +22,10 @@ from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
 from ttrace.compare.plan import plan_comparison
-from ttrace.compare.replicas import check_replicas
 from ttrace.errors import LayoutError
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import TensorRecord, TraceInfo
+from ttrace.judge.replicas import check_replicas
 
 USES = ("h", "h[tp]", "h partial[tp]")
 """What the ranks along tp hold of a row: copies, columns, partials."""

@@ -70,8 +70,8 @@ def test_a_missing_copy_is_unmatched():
     verdict = verdict_of(whole, trace((0,)))
     assert verdict.status is Status.UNMATCHED
     assert verdict.reason == (
-        "a copy is missing in the candidate: rank 1 recorded none, where others that "
-        "run the same modules did"
+        "a replica is missing in the candidate: rank 1 recorded none, where others "
+        "that run the same modules did"
     )
     verdict = verdict_of(trace((1, 2)), whole)
     assert verdict.status is Status.UNMATCHED

@@ -6,6 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis
 from ttrace.report.model import (
     Counts,
     FirstDivergence,
+    KindCoverage,
     Outcome,
     Report,
     RunSetup,
@@ -18,6 +19,7 @@ PASSED = TensorReport(
     kind="output",
     status="passed",
     reason="in part: the recorded ranks have 6 of 12 elements in common",
+    part="ranks",
     shape=(3, 4),
     dtypes=("float32", "bfloat16"),
     layouts=("whole (1 rank)", "s[cp:zigzag] h (2 ranks)"),
@@ -45,6 +47,7 @@ FAILED = TensorReport(
     kind="main_grad",
     status="failed",
     reason="1 of 4 values of the candidate are NaN or infinite, none of the reference",
+    cause="nonfinite_candidate",
     shape=(4,),
     dtypes=("float32", "float32"),
     layouts=("whole (1 rank)", "whole (2 ranks)"),
@@ -79,6 +82,10 @@ def some_report(**changes) -> Report:
             skipped=1,
             skipped_reasons={"candidate: no layout rule": 1},
         ),
+        "coverage": {
+            "output": KindCoverage(compared=1, skipped=1, unmatched=1, total=3),
+            "main_grad": KindCoverage(compared=1, skipped=0, unmatched=0, total=1),
+        },
         "first_divergence": FirstDivergence(
             id=FAILED.id,
             module="decoder.final_layernorm",
@@ -89,7 +96,7 @@ def some_report(**changes) -> Report:
         "diagnosis": (
             Diagnosis(
                 code="replicas_differ",
-                sentence="copies of 1 tensor that must agree over tp do not: a "
+                sentence="replicas of 1 tensor that must agree over tp do not: a "
                 "reduction over tp is missing, or runs over the wrong group",
                 evidence={"axes": "tp", "largest_spread": math.inf},
                 tensor_ids=(FAILED.id,),
@@ -113,7 +120,7 @@ def some_report(**changes) -> Report:
         ),
         "setup": Setup(
             reference=_run("reference", 1, {"tp": 1}),
-            candidate=_run("candidate", 2, {"tp": 2}),
+            candidate=_run("candidate", 2, {"tp": 2}, num_recorded_ranks=1),
             differences={"torch": ("2.6.0", "2.7.0"), "tp": (1, 2)},
             binding=(),
             tensors=(),
@@ -122,7 +129,12 @@ def some_report(**changes) -> Report:
     return Report(**{**fields, **changes})
 
 
-def _run(name: str, world_size: int, mesh: dict[str, int]) -> RunSetup:
+def _run(
+    name: str,
+    world_size: int,
+    mesh: dict[str, int],
+    num_recorded_ranks: int | None = None,
+) -> RunSetup:
     return RunSetup(
         path=f"out/{name}",
         framework="megatron",
@@ -131,4 +143,5 @@ def _run(name: str, world_size: int, mesh: dict[str, int]) -> RunSetup:
         meshes={"dense": mesh},
         settings={"tp": world_size, "bf16": True, "seed": None},
         capture={"steps": "0"},
+        num_recorded_ranks=num_recorded_ranks or world_size,
     )

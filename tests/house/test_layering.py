@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"judge", "mapping"},
     "pipeline": {"report", "launch", "checkpoints", "map_proposal"},
     "cli": {"pipeline"},
+    "__main__": {"cli"},
     "frontends": {"recording", "generate", "mapping", "checkpoints"},
     "backends": {"compare"},
 }

@@ -152,7 +152,7 @@ def test_copies_that_must_be_exact():
     verdict = verdict_of(memory_trace({ID: ONES}), copied)
     assert verdict.cause is Cause.REPLICAS
     assert "rank 2 from rank 0" in verdict.reason  # the worst one is named
-    assert verdict.reason.endswith("and 1 more copies")
+    assert verdict.reason.endswith("and 1 more replicas")
 
 
 def test_copies_that_turn_nan():
@@ -196,8 +196,7 @@ def test_missing_addend_is_unmatched():
     verdict = verdict_of(trace, memory_trace({ID: ONES, PARAM: ONES}))
     assert verdict.status is Status.UNMATCHED
     assert verdict.reason == (
-        "8 elements are missing in the reference: a rank's partial of a pending sum is "
-        "missing"
+        "8 elements are missing in the reference: a rank's partial of a sum is missing"
     )
 
 
@@ -208,8 +207,7 @@ def test_missing_addend_of_a_copy_is_unmatched_too():
     verdict = verdict_of(memory_trace({ID: ONES, PARAM: ONES}), trace)
     assert verdict.status is Status.UNMATCHED
     assert verdict.reason == (
-        "a copy is missing in the candidate: a rank's partial of a pending sum is "
-        "missing"
+        "a replica is missing in the candidate: a rank's partial of a sum is missing"
     )
 
 

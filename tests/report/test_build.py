@@ -34,7 +34,9 @@ def first_of(report):
 def test_pass():
     report = report_of({A: VALUES, B: VALUES}, {A: VALUES, B: VALUES})
     assert report.verdict is Outcome.PASS
-    assert report.summary == "All 2 compared tensors agree within their tolerance."
+    assert report.summary == (
+        "All 2 compared tensors agree within their tolerance: activations 2 of 2."
+    )
     assert report.first_divergence is None and report.diagnosis == ()
     assert report.backend == "numpy"
 

@@ -32,7 +32,9 @@ def test_everything_a_reader_needs():
         "1 passed, 1 failed, 1 unmatched, 1 skipped of 4 tensors; largest margin inf",
         "numpy backend",
         "skipped 1: candidate: no layout rule",
-        "compared in part only, as not all ranks were recorded: 1 tensors",
+        "compared in part, as 1 of 2 ranks of the candidate were recorded: 1 tensor, "
+        "by what these ranks have in common; record without --ranks to compare all of "
+        "them",
         "uncalibrated tolerances, from dtype and depth and not from noise",
         f"diagnosis: {report.diagnosis[0].sentence}",
         "settings that differ: torch 2.6.0 -> 2.7.0, tp 1 -> 2",
@@ -78,7 +80,7 @@ def test_pass_is_short():
     counts = Counts(
         total=1, passed=1, failed=0, unmatched=0, skipped=0, skipped_reasons={}
     )
-    calibrated = replace(PASSED, tolerance_from="perturbed", num_elements=12)
+    calibrated = replace(PASSED, tolerance_from="perturbed", num_elements=12, part=None)
     setup = replace(some_report().setup, differences={})
     report = some_report(
         verdict=Outcome.PASS, summary="All agree.", counts=counts, diagnosis=(),

@@ -8,7 +8,7 @@ from ttrace.cli.terminal import announce
 from ttrace.errors import UsageError
 from ttrace.map_proposal.proposing import Proposal, propose_map
 from ttrace.mapping.map_writer import map_text
-from ttrace.store.output_file import write_output
+from ttrace.store.output_file import require_writable, write_output
 
 _MAX_NAMES = 20
 
@@ -23,6 +23,8 @@ def run(args: argparse.Namespace) -> int:
             remedy="choose another name, or add --overwrite: what was written in it "
             "by hand is lost",
         )
+    if args.out is not None:
+        require_writable(path)
     reference = open_trace_or_checkpoint(Path(args.reference))
     candidate = open_trace_or_checkpoint(Path(args.candidate))
     proposal = propose_map(reference, candidate, path)

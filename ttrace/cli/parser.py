@@ -1,19 +1,43 @@
 """The options of every subcommand; imports nothing slow, so that --help is quick."""
 
 import argparse
+import difflib
+import importlib
 import math
+import re
 from typing import NoReturn
 
 from absl.flags import argparse_flags
 
-DEFAULT_TIMEOUT_S = 1800.0
+from ttrace.launch import defaults
+from ttrace.report.renderers import RENDERERS
+
+DEFAULT_TIMEOUT_S = defaults.TIMEOUT_S
+
+_INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+"""How argparse says so; where it should say it otherwise, nothing is suggested."""
 
 
 class Parser(argparse_flags.ArgumentParser):
     """Says what to do next when an option is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n  to do:    see '{self.prog} --help'\n")
+        remedy = f"see '{self.prog} --help'"
+        invalid = _INVALID_CHOICE.search(message)
+        if invalid is not None:
+            choices = re.findall(r"[\w-]+", invalid[2])
+            close = difflib.get_close_matches(invalid[1], choices, n=1)
+            remedy = f"did you mean {close[0]!r}? {remedy}" if close else remedy
+        self.exit(2, f"{self.prog}: {message}\n  to do:    {remedy}\n")
+
+
+class _Version(argparse.Action):
+    """Prints the version; looks it up only then."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+        version = importlib.import_module("ttrace").__version__
+        print(f"ttrace {version}")
+        parser.exit(0)
 
 
 def build_parser() -> Parser:
@@ -23,7 +47,11 @@ def build_parser() -> Parser:
         description="Tells whether two training runs compute the same thing, where "
         "they first differ, and why.",
         epilog="Exit codes: 0 pass; 1 diverged; 2 usage error, failed command, "
-        "incomplete trace, or the two runs were set up differently.",
+        "incomplete trace, the two runs were set up differently, or nothing of a kind "
+        "that was asked for could be compared.",
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version and exit"
     )
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Subparser
@@ -51,27 +79,28 @@ def _add_check(commands) -> None:
     parser = commands.add_parser(
         "check",
         help="the whole job: record both runs, estimate tolerances, compare",
-        description="Records the reference, the candidate and perturbed runs of the "
+        description="Records the reference, the candidate and noise runs of the "
         "reference, estimates tolerances from them, compares, and reports.",
     )
     parser.add_argument("--reference", required=True, metavar="CMD")
     parser.add_argument("--candidate", required=True, metavar="CMD")
     parser.add_argument(
         "--out",
-        default="ttrace-check",
+        default=defaults.OUT,
         metavar="DIR",
         help="folder for traces, logs and reports (default: %(default)s)",
     )
     parser.add_argument(
         "--draws",
         type=_count,
-        default=3,
+        default=defaults.NUM_NOISE_RUNS,
         metavar="N",
-        help="perturbed runs of the reference (default: %(default)s; 0: judge by "
-        "dtype and depth, uncalibrated)",
+        help="noise runs of the reference (default: %(default)s; 0: judge by dtype "
+        "and depth, uncalibrated)",
     )
     _add_run_options(parser)
     _add_judge_options(parser)
+    _add_report_files(parser)
     _add_backend(parser)
 
 
@@ -85,7 +114,7 @@ def _add_record(commands) -> None:
         "--perturb",
         type=_count,
         metavar="N",
-        help="inject rounding noise; N tells one draw from another",
+        help="inject rounding noise; N is its seed, another one for every noise run",
     )
     _add_run_options(parser)
     parser.add_argument(
@@ -102,8 +131,8 @@ def _add_compare(commands) -> None:
     parser.add_argument(
         "--tolerance", metavar="FILE", help="made by 'ttrace tolerance' or 'check'"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report there")
     _add_judge_options(parser)
+    _add_report_files(parser)
     _add_backend(parser)
 
 
@@ -127,7 +156,7 @@ def _add_map(commands) -> None:
 
 def _add_tolerance(commands) -> None:
     parser = commands.add_parser(
-        "tolerance", help="estimate tolerances from perturbed runs of a reference"
+        "tolerance", help="estimate tolerances from noise runs of a reference"
     )
     parser.add_argument("reference", metavar="REFERENCE")
     parser.add_argument("perturbed", nargs="+", metavar="PERTURBED")
@@ -137,9 +166,15 @@ def _add_tolerance(commands) -> None:
 
 def _add_replicas(commands) -> None:
     parser = commands.add_parser(
-        "replicas", help="compare the copies within one trace; needs no reference"
+        "replicas", help="compare the replicas within one trace; needs no reference"
     )
     parser.add_argument("trace", metavar="TRACE")
+    parser.add_argument(
+        "--tolerance",
+        metavar="FILE",
+        help="made by 'ttrace tolerance' or 'check' (default: judge by dtype and "
+        "depth)",
+    )
     _add_backend(parser)
 
 
@@ -219,6 +254,14 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
         help="tensors that may be unmatched; may be given several times",
     )
     group.add_argument(
+        "--allow-uncovered",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="a kind of which nothing need be compared, or 'noise' for noise runs that "
+        "changed nothing; may be given several times",
+    )
+    group.add_argument(
         "--map",
         metavar="FILE",
         help="what the reference calls the candidate's tensors, and how they lie; "
@@ -230,6 +273,12 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="safety factor on the measured noise",
     )
+
+
+def _add_report_files(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is written besides")
+    for name, renderer in RENDERERS.items():
+        group.add_argument(f"--{name}", metavar="FILE", help=renderer.help)
 
 
 def _add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:

@@ -1,4 +1,4 @@
-"""``ttrace replicas``: the copies within one trace, against each other."""
+"""``ttrace replicas``: the replicas within one trace, against each other."""
 
 import argparse
 from pathlib import Path
@@ -7,29 +7,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from ttrace.cli.terminal import output_console, progress_bar
-from ttrace.compare.backend import load_backend
-from ttrace.compare.replicas import ReplicaCheck, check_replicas
 from ttrace.errors import UsageError
 from ttrace.ir.skipped_step import skipped_steps
+from ttrace.judge.replicas import ReplicaCheck
+from ttrace.pipeline import replicas
 from ttrace.store.reader import open_trace
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the copies that disagree; 1 if there are any, 2 if nothing has copies."""
+    """Prints replicas that disagree; 1 if there are any, 2 if nothing has replicas."""
     path = Path(args.trace)
     trace = open_trace(path)
-    with progress_bar("comparing copies") as progress:
-        checks = check_replicas(trace, load_backend(args.backend), progress=progress)
+    with progress_bar("comparing replicas") as progress:
+        checks = replicas(
+            trace, tolerance=args.tolerance, backend=args.backend, progress=progress
+        )
     if not checks:
         raise UsageError(
-            "no tensor of this trace has copies on several ranks",
+            "no tensor of this trace has replicas on several ranks",
             where=path,
             remedy="record a run that replicates something (data or tensor parallel)",
         )
     bad = [check for check in checks if not check.agrees]
     console = output_console()
     console.print(
-        f"{len(checks) - len(bad)} of {len(checks)} tensors with copies agree"
+        f"{len(checks) - len(bad)} of {len(checks)} tensors with replicas agree"
     )
     for reason in skipped_steps(trace.info).values():
         console.print(f"{reason}; gradients of that step are not compared")
@@ -39,13 +41,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(bad: list[ReplicaCheck]) -> Table:
-    table = Table(title="copies that differ", title_justify="left")
+    table = Table(title="replicas that differ", title_justify="left")
     table.add_column("tensor", overflow="fold")
     table.add_column("spread", justify="right")
     table.add_column("allowed", justify="right")
     table.add_column("ranks", overflow="fold")
     for check in bad:
-        ranks = (f"{copy.rank} from {copy.against}" for copy in check.differing)
+        ranks = (
+            f"{replica.rank} from {replica.against}" for replica in check.differing
+        )
         table.add_row(
             escape(str(check.record.id)),
             "incomplete sum" if check.cover.missing_partials else f"{check.spread:.3g}",

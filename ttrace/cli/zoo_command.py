@@ -5,6 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from ttrace.cli.report_files import require_report_file
 from ttrace.cli.terminal import announce, output_console
 from ttrace.compare.backend import load_backend
 from ttrace.errors import MissingExtraError
@@ -20,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
         output_console().print(list_table(load_zoo()))
         return 0
     exhibits = select_bugs(args.names)
+    if args.json is not None:
+        require_report_file(Path(args.json), option="--json")
     for package in ("torch", "megatron"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(

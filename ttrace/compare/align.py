@@ -1,6 +1,5 @@
 """Lines the tensors of two traces up by identity; touches no array and no block."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
@@ -12,7 +11,7 @@ from ttrace.ir.skipped_step import (
     skipped_steps,
 )
 from ttrace.ir.tensor_id import Pass, TensorId
-from ttrace.ir.trace import MODEL_SETTINGS, TensorRecord, TraceInfo
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.store.order import merge_orders
 
 
@@ -192,26 +191,3 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
 def is_rank_filtered(info: TraceInfo) -> bool:
     """Whether some ranks of the run were left out on purpose."""
     return len(info.ranks) < info.ranks[0].world_size
-
-
-def differing_settings(
-    reference: Mapping[str, object], candidate: Mapping[str, object]
-) -> dict[str, tuple[object, object]]:
-    """The settings that are not the same in both runs, with both values."""
-    names = dict.fromkeys((*reference, *candidate))
-    pairs = {name: (reference.get(name), candidate.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def model_setting_differences(
-    reference: Mapping[str, object], candidate: Mapping[str, object]
-) -> dict[str, tuple[object, object]]:
-    """The settings that change the mathematics and have another value in each run.
-
-    A setting that one of the frontends does not know is no difference.
-    """
-    return {
-        name: pair
-        for name, pair in differing_settings(reference, candidate).items()
-        if name in MODEL_SETTINGS and name in reference and name in candidate
-    }

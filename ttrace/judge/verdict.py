@@ -14,25 +14,23 @@ from ttrace.compare.align import (
     Unmatched,
     is_rank_filtered,
 )
-from ttrace.compare.execute import ReplicaResult, TensorResult
+from ttrace.compare.execute import TensorResult
 from ttrace.compare.indexed import RowMatch
 from ttrace.compare.per_device_values import per_device_mismatch_reason
-from ttrace.compare.updates import LostUpdate
-from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.side import Side
-from ttrace.ir.skipped_step import skipped_steps
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
-from ttrace.ir.trace import SkippedRecord, TraceInfo
+from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.limits import Limits
+from ttrace.judge.replicas import replicas_reason
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
-from ttrace.judge.tolerance import Estimator, Tolerance, ToleranceTable
+from ttrace.judge.tolerance import Tolerance, ToleranceTable
+from ttrace.judge.updates import LostUpdate
 
-SETUP_TOLERANCE = Tolerance(
-    difference_norm=0.0,
-    estimator=Estimator.EXACT,
-    derivation="both runs must be given the same parameters and inputs",
-)
-"""The tolerance of what comes before any computation."""
+IGNORED_BY_MAP = "ignored by the map: "
+"""How the reason of what a map file ignores begins (``ttrace.mapping.apply``)."""
 
 
 class Status(StrEnum):
@@ -45,13 +43,13 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a tensor failed."""
+    """Why a tensor failed; the ``cause`` of a tensor in the report."""
 
     ERROR = "error"
     """The difference exceeds the tolerance."""
 
     REPLICAS = "replicas"
-    """Copies that must agree do not."""
+    """Replicas that must agree do not."""
 
     ROUTING = "routing"
     """Rows that depend on data are not the same, and noise does not explain it."""
@@ -72,6 +70,16 @@ class Cause(StrEnum):
     """NaN or infinity in the reference: it cannot be trusted."""
 
 
+class PartReason(StrEnum):
+    """Why a tensor was compared in part; its ``part`` in the report."""
+
+    RANKS = "ranks"
+    """Ranks that hold the rest were left out of a recording on purpose."""
+
+    ROWS = "rows"
+    """The same, of a tensor whose rows depend on data: rows in common are compared."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorVerdict:
     """The judgement of one tensor.
@@ -87,6 +95,9 @@ class TensorVerdict:
         tolerance: What was tolerated; None where nothing was compared.
         margin: Error over tolerance; above 1 is a divergence. None where nothing was
             compared, infinite where nothing was tolerated.
+        part: Why only a part of it was compared; None where all of it was, or nothing.
+        excused: It was left out at the user's word: by a filter, by ``--allow`` or by
+            a map; or it is a gradient of a step that an optimizer skipped.
     """
 
     id: TensorId
@@ -97,6 +108,8 @@ class TensorVerdict:
     result: TensorResult | None = None
     tolerance: Tolerance | None = None
     margin: float | None = None
+    part: PartReason | None = None
+    excused: bool = False
 
 
 def judge(
@@ -123,12 +136,15 @@ def judge(
     by_id = {result.plan.id: result for result in results}
     sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
     context = _Context(
-        tolerances=tolerances,
-        compute_epsilon=max(map(_compute_epsilon, (reference, candidate))),
-        first_step=_first_step(alignment, reference, candidate),
+        limits=Limits.of_runs(
+            tolerances, (entry.id for entry in alignment.entries), reference, candidate
+        ),
         filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
-        skipped={side: info.skipped for side, info in sides},
-        skipped_steps=skipped_steps(reference),
+        infos=dict(sides),
+        filters=tuple(
+            CaptureFilter.from_json(dict(info.ranks[0].capture)) for _, info in sides
+        ),
+        skipped_steps={side: skipped_steps(info) for side, info in sides},
     )
     verdicts = []
     depth = 0
@@ -142,7 +158,10 @@ def judge(
                 verdict = _without_update(verdict, lost)
         elif isinstance(entry, Skipped):
             verdict = TensorVerdict(
-                id=entry.id, status=Status.SKIPPED, reason=entry.reason
+                id=entry.id,
+                status=Status.SKIPPED,
+                reason=entry.reason,
+                excused=context.excuses(entry.id),
             )
         elif isinstance(entry, OneSidedSkip):
             verdict = TensorVerdict(
@@ -162,21 +181,35 @@ class _Context:
     """What all tensors of a comparison are judged by.
 
     Attributes:
-        tolerances: What rounding explains.
-        compute_epsilon: Epsilon of the coarsest dtype of either run's outputs.
-        first_step: The first step of either run; None for two checkpoints, whose
-            parameters no run was given.
+        limits: What every tensor is tolerated.
         filtered_sides: Runs that left ranks out on purpose.
-        skipped: What the ranks of either run saw and did not record.
-        skipped_steps: Steps that the reference's optimizer skipped, with the reason.
+        infos: Both runs.
+        filters: What they were asked to record.
+        skipped_steps: Steps that either optimizer skipped, with the reason.
     """
 
-    tolerances: ToleranceTable
-    compute_epsilon: float
-    first_step: int | None
+    limits: Limits
     filtered_sides: frozenset[Side]
-    skipped: Mapping[Side, Mapping[TensorId, SkippedRecord]]
-    skipped_steps: Mapping[int, str]
+    infos: Mapping[Side, TraceInfo]
+    filters: Sequence[CaptureFilter]
+    skipped_steps: Mapping[Side, Mapping[int, str]]
+
+    def excuses(self, tensor_id: TensorId) -> bool:
+        """Whether the user, or a skipped step, explains that it is not compared."""
+        if not all(capture.wants(tensor_id) for capture in self.filters):
+            return True
+        if tensor_id.kind in UPDATE_KINDS and any(
+            tensor_id.step in steps for steps in self.skipped_steps.values()
+        ):
+            return True
+        for side, info in self.infos.items():
+            skipped = info.skipped.get(tensor_id)
+            if skipped is not None and skipped.reason.startswith(IGNORED_BY_MAP):
+                return True
+            if side in self.filtered_sides and skipped is None:
+                if tensor_id not in info.tensors:
+                    return True
+        return False
 
 
 def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
@@ -188,6 +221,7 @@ def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
                 verdict,
                 status=Status.SKIPPED,
                 reason=f"{verdict.reason}; allowed by --allow {pattern}",
+                excused=True,
             )
     return verdict
 
@@ -206,7 +240,7 @@ def _judge_match(
     plan, stats = result.plan, result.stats
     of_reference = plan.match.reference
     of_candidate = plan.match.candidate
-    setup = _is_setup(plan.id, context.first_step)
+    setup = context.limits.is_given(plan.id)
     apart = per_device_mismatch_reason(plan.match)
     if apart is not None:
         return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
@@ -222,23 +256,23 @@ def _judge_match(
     incomparable = _incomparable_verdict(result, context)
     if incomparable is not None:
         return incomparable
-    overflow = context.skipped_steps.get(plan.id.step)
+    overflow = context.skipped_steps[Side.REFERENCE].get(plan.id.step)
     if overflow and stats.num_nonfinite_reference and plan.id.kind in NEEDS_AUTOGRAD:
         return TensorVerdict(
-            id=plan.id, status=Status.SKIPPED, reason=f"{Side.REFERENCE}: {overflow}"
+            id=plan.id,
+            status=Status.SKIPPED,
+            reason=f"{Side.REFERENCE}: {overflow}",
+            excused=True,
         )
     dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
-    if setup and dtypes[0] == dtypes[1]:
-        tolerance = SETUP_TOLERANCE
-    else:
-        tolerance = context.tolerances.tolerance_for(
-            of_reference.id,
-            num_elements=stats.count,
-            reference_norm=stats.reference_norm,
-            storage_dtypes=dtypes,
-            compute_epsilon=context.compute_epsilon,
-            depth=depth,
-        )
+    tolerance = context.limits.tolerance_of(
+        plan.id,
+        measured_as=of_reference.id,
+        num_elements=stats.count,
+        reference_norm=stats.reference_norm,
+        dtypes=dtypes,
+        depth=depth,
+    )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
     failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
     verdict = TensorVerdict(
@@ -248,6 +282,7 @@ def _judge_match(
         result=result,
         tolerance=tolerance,
         margin=margin,
+        part=_part_reason(result, context),
     )
     if failure is not None:
         cause, reason = failure
@@ -259,20 +294,36 @@ def _judge_match(
             reason=reason,
             margin=math.inf if nonfinite else margin,
         )
+    return replace(verdict, reason=_note(result, context))
+
+
+def _part_reason(result: TensorResult, context: _Context) -> PartReason | None:
+    """Why the elements compared are not all there are, or None if they are.
+
+    Of a tensor whose rows depend on data, only the rows that a run has are there: the
+    others are positions that nothing was sent to.
+    """
+    if not context.filtered_sides:
+        return None
+    if result.rows is not None:
+        return PartReason.ROWS if rows_in_part(result.rows) else None
+    num_elements = math.prod(result.plan.match.reference.global_shape)
+    return PartReason.RANKS if result.stats.count < num_elements else None
+
+
+def _note(result: TensorResult, context: _Context) -> str:
+    """What there is to say of a tensor that passes; empty for a plain pass."""
     if result.rows is not None:
         if context.filtered_sides:
-            note = rows_in_part(result.rows)
-        else:
-            note = rows_difference(result.rows)
-        return replace(verdict, reason=note or "")
-    num_elements = math.prod(of_reference.global_shape)
-    if stats.count < num_elements:
-        reason = (
-            f"in part: the recorded ranks have {stats.count} of {num_elements} "
-            "elements in common"
-        )
-        return replace(verdict, reason=reason)
-    return verdict
+            return rows_in_part(result.rows) or ""
+        return rows_difference(result.rows) or ""
+    num_elements = math.prod(result.plan.match.reference.global_shape)
+    if result.stats.count == num_elements:
+        return ""
+    return (
+        f"in part: the recorded ranks have {result.stats.count} of {num_elements} "
+        "elements in common"
+    )
 
 
 def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
@@ -313,7 +364,7 @@ def _failure(
         obstacle = rows_obstacle(result.rows)
         if obstacle is not None:
             return Cause.ROUTING, obstacle
-    replicas = _worst_replica(result, tolerance)
+    replicas = replicas_reason(result, tolerance)
     if margin > 1:
         limit = tolerance.relative_to(stats.reference_norm)
         reason = f"rel_err {stats.rel_err:.3g} exceeds the tolerance {limit:.3g}"
@@ -336,10 +387,10 @@ def _incomparable_verdict(
     ):
         if side in context.filtered_sides:
             continue
-        skipped = context.skipped[side].get(plan.id)
+        skipped = context.infos[side].skipped.get(plan.id)
         if not (cover.num_uncovered or cover.missing_partials):
             if silent and skipped is None:
-                return _without_copies(plan.id, side, silent)
+                return _without_replicas(plan.id, side, silent)
             continue
         if skipped is not None:
             return TensorVerdict(
@@ -348,19 +399,19 @@ def _incomparable_verdict(
                 reason=f"{side}, on some ranks: {skipped.reason}",
             )
         if cover.missing_partials:
-            why = "a rank's partial of a pending sum is missing"
+            reason = "a rank's partial of a sum is missing"
         else:
-            why = "no rank holds them"
+            reason = "no rank holds them"
         num_missing = cover.num_uncovered
         what = (
             f"{num_missing} elements are missing"
             if num_missing
-            else "a copy is missing"
+            else "a replica is missing"
         )
         return TensorVerdict(
             id=plan.id,
             status=Status.UNMATCHED,
-            reason=f"{what} in the {side}: {why}",
+            reason=f"{what} in the {side}: {reason}",
         )
     if result.stats.count:
         return None
@@ -373,18 +424,19 @@ def _incomparable_verdict(
         reason="it has no elements"
         if is_empty
         else "the recorded ranks have no part of it in common",
+        excused=True,
     )
 
 
-def _without_copies(
+def _without_replicas(
     tensor_id: TensorId, side: Side, silent: Sequence[int]
 ) -> TensorVerdict:
     ranks = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
     return TensorVerdict(
         id=tensor_id,
         status=Status.UNMATCHED,
-        reason=f"a copy is missing in the {side}: {ranks} recorded none, where others "
-        "that run the same modules did",
+        reason=f"a replica is missing in the {side}: {ranks} recorded none, where "
+        "others that run the same modules did",
     )
 
 
@@ -400,42 +452,8 @@ def _without_common_rows(
         id=tensor_id,
         status=Status.SKIPPED,
         reason=rows_in_part(rows) or "neither run has any row of it",
+        excused=True,
     )
-
-
-def _worst_replica(result: TensorResult, tolerance: Tolerance) -> str | None:
-    """Says which copies disagree, the candidate's before the reference's, or None."""
-    match = result.plan.match
-    for side, record, replicas in (
-        (Side.CANDIDATE, match.candidate, result.candidate_replicas),
-        (Side.REFERENCE, match.reference, result.reference_replicas),
-    ):
-        exact = record.shards[0].exact_replicas
-        bad = [r for r in replicas if not replicas_agree(r, tolerance, exact=exact)]
-        if bad:
-            worst = max(bad, key=lambda replica: replica.spread)
-            more = f", and {len(bad) - 1} more copies" if len(bad) > 1 else ""
-            return (
-                f"replicas differ in the {side}: rank {worst.rank} from rank "
-                f"{worst.against} by {worst.spread:.3g}{more}"
-            )
-    return None
-
-
-def replicas_agree(
-    replica: ReplicaResult, tolerance: Tolerance, *, exact: bool
-) -> bool:
-    """Whether a copy agrees with the one that stands for its piece.
-
-    Args:
-        replica: The copy.
-        tolerance: What rounding explains, for activations.
-        exact: Every bit must agree (parameters and reduced gradients do in every
-            correct run: all replicas apply the same reduced values).
-    """
-    if exact:
-        return replica.is_exact
-    return replica.agrees_within(tolerance.difference_norm)
 
 
 def _ratio(error: float, tolerance: float) -> float:
@@ -443,37 +461,6 @@ def _ratio(error: float, tolerance: float) -> float:
         return 0.0
     # An error beyond float64 is no rounding, even where the tolerance overflows too.
     return error / tolerance if tolerance and math.isfinite(error) else math.inf
-
-
-def _first_step(
-    alignment: Alignment, reference: TraceInfo, candidate: TraceInfo
-) -> int | None:
-    if reference.is_checkpoint and candidate.is_checkpoint:
-        return None
-    return min((entry.id.step for entry in alignment.entries), default=0)
-
-
-def _is_setup(tensor_id: TensorId, first_step: int | None) -> bool:
-    """Initial parameters and what the model itself was given."""
-    if tensor_id.kind is Kind.PARAM:
-        return tensor_id.step == first_step
-    return (
-        tensor_id.kind is Kind.INPUT
-        and tensor_id.module == ROOT_MODULE
-        and tensor_id.pass_ is Pass.FORWARD
-    )
-
-
-def _compute_epsilon(info: TraceInfo) -> float:
-    """Epsilon of the coarsest dtype among the outputs of a run."""
-    outputs = {
-        shard.dtype
-        for record in info.tensors.values()
-        if record.id.kind is Kind.OUTPUT
-        for shard in record.shards
-    }
-    epsilons = [dtype_named(name).epsilon for name in outputs]
-    return max((e for e in epsilons if e is not None), default=0.0)
 
 
 def count_statuses(verdicts: Iterable[TensorVerdict]) -> Mapping[Status, int]:

@@ -1,22 +1,22 @@
-"""Turns verdicts into a report: totals, first divergence, set-up, sentences."""
+"""Puts a report together from verdicts and both runs; judges nothing itself."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ttrace.compare.align import differing_settings, model_setting_differences
 from ttrace.compare.execute import TensorResult
-from ttrace.ir.kinds import KINDS, Phase
-from ttrace.ir.tensor_id import Pass
 from ttrace.ir.trace import TensorRecord
-from ttrace.judge.diagnosis import diagnose
-from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+from ttrace.judge.coverage import coverage_of, find_gaps
+from ttrace.judge.first_divergence import find_first_divergence
+from ttrace.judge.outcome import judge_run
+from ttrace.judge.rules.table import diagnose
+from ttrace.judge.setup import SettingDifferences, compare_settings
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.rules import MapFile
 from ttrace.report.model import (
     Counts,
-    FirstDivergence,
     MapSetup,
-    Outcome,
     Report,
     RunSetup,
     Setup,
@@ -31,7 +31,9 @@ def build_report(
     candidate: Trace,
     *,
     backend: str,
+    tolerances: ToleranceTable,
     map_file: MapFile | None = None,
+    allow_uncovered: Sequence[str] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -40,10 +42,33 @@ def build_report(
         reference: The trusted run.
         candidate: The run under test.
         backend: Name of what computed the figures.
-        map_file: The map that lined the tensors up, or None.
+        tolerances: What the verdicts rest on.
+        map_file: The map that matched the tensors, or None.
+        allow_uncovered: Kinds of which nothing need be compared.
     """
+    gaps = find_gaps(
+        verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
+    )
+    settings = compare_settings(reference.info, candidate.info)
+    first = find_first_divergence(verdicts)
+    judged = judge_run(verdicts, settings, first, gaps)
+    return Report(
+        verdict=judged.outcome,
+        summary=judged.summary,
+        error_kind=judged.error_kind,
+        backend=backend,
+        counts=_counts(verdicts),
+        coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
+        first_divergence=first,
+        diagnosis=diagnose(verdicts, candidate.info),
+        tensors=tuple(map(_tensor_report, verdicts)),
+        setup=_setup(verdicts, reference, candidate, settings, map_file),
+    )
+
+
+def _counts(verdicts: Sequence[TensorVerdict]) -> Counts:
     statuses = count_statuses(verdicts)
-    counts = Counts(
+    return Counts(
         total=len(verdicts),
         passed=statuses[Status.PASSED],
         failed=statuses[Status.FAILED],
@@ -53,111 +78,6 @@ def build_report(
             Counter(v.reason for v in verdicts if v.status is Status.SKIPPED)
         ),
     )
-    first = _first_divergence(verdicts)
-    setup = _setup(verdicts, reference, candidate, map_file)
-    outcome = _outcome(verdicts, counts, setup)
-    return Report(
-        verdict=outcome,
-        summary=_summary(outcome, verdicts, counts, first, setup),
-        backend=backend,
-        counts=counts,
-        first_divergence=first,
-        diagnosis=diagnose(verdicts, candidate.info),
-        tensors=tuple(map(_tensor_report, verdicts)),
-        setup=setup,
-    )
-
-
-def _outcome(
-    verdicts: Sequence[TensorVerdict], counts: Counts, setup: Setup
-) -> Outcome:
-    untrusted = any(v.cause is Cause.NONFINITE_REFERENCE for v in verdicts)
-    nothing_compared = not counts.passed + counts.failed
-    if untrusted or nothing_compared or setup.tensors or setup.binding:
-        return Outcome.ERROR
-    return Outcome.DIVERGED if counts.failed + counts.unmatched else Outcome.PASS
-
-
-def _first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
-    """The first failed tensor; the first unmatched one where none failed."""
-    for status in (Status.FAILED, Status.UNMATCHED):
-        for verdict in verdicts:
-            if verdict.status is status:
-                return _divergence(verdict)
-    return None
-
-
-def _divergence(verdict: TensorVerdict) -> FirstDivergence:
-    tensor_id = verdict.id
-    place = f"step {tensor_id.step}"
-    if tensor_id.microbatch is not None:
-        place += f", micro-batch {tensor_id.microbatch}"
-    what = tensor_id.kind.value
-    if tensor_id.slot is not None:
-        what += f" {tensor_id.slot}"
-    if tensor_id.call:
-        what += f" (call {tensor_id.call})"
-    if tensor_id.pass_ is Pass.RECOMPUTE:
-        what += " (recomputed)"
-    if verdict.setup:
-        phase = "set-up"
-    elif tensor_id.pass_ is Pass.RECOMPUTE:
-        phase = "backward"
-    else:
-        phase = KINDS[tensor_id.kind].phase
-    if phase is Phase.START:  # a later step starts from what the optimizer made
-        phase = Phase.OPTIMIZER
-    return FirstDivergence(
-        id=str(tensor_id),
-        module=tensor_id.module,
-        kind=tensor_id.kind.value,
-        phase=phase,
-        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
-    )
-
-
-def _summary(
-    outcome: Outcome,
-    verdicts: Sequence[TensorVerdict],
-    counts: Counts,
-    first: FirstDivergence | None,
-    setup: Setup,
-) -> str:
-    if outcome is Outcome.PASS:
-        return f"All {counts.passed} compared tensors agree within their tolerance."
-    if not counts.passed + counts.failed:
-        return (
-            f"Nothing could be compared: of {counts.total} tensors in the two traces, "
-            f"{counts.unmatched} are unmatched and {counts.skipped} skipped. Check "
-            "that both were recorded from the same model, with filters that overlap."
-        )
-    if setup.binding:
-        pairs = (
-            f"{name} is {setup.differences[name][0]} in the reference and "
-            f"{setup.differences[name][1]} in the candidate"
-            for name in setup.binding
-        )
-        return (
-            f"Set-up differs: {', '.join(pairs)}. This changes the mathematics; make "
-            "it equal in both runs. What follows may be a consequence."
-        )
-    assert first is not None
-    if outcome is Outcome.DIVERGED:
-        bad = ((counts.failed, "diverge"), (counts.unmatched, "unmatched"))
-        numbers = ", ".join(f"{number} {word}" for number, word in bad if number)
-        return f"Of {counts.total} tensors: {numbers}. First: {first.sentence}."
-    for verdict in verdicts:
-        if verdict.cause is Cause.NONFINITE_REFERENCE:
-            return (
-                f"The reference cannot be trusted. {verdict.id}: {verdict.reason}. "
-                "Repair the reference run first."
-            )
-    given = next(v for v in verdicts if v.setup and v.status is Status.FAILED)
-    return (
-        "Set-up differs: the two runs were not given the same. First: "
-        f"{given.id}: {given.reason}. Start both from the same parameters and data; "
-        "what follows may be a consequence."
-    )
 
 
 def _tensor_report(verdict: TensorVerdict) -> TensorReport:
@@ -166,6 +86,8 @@ def _tensor_report(verdict: TensorVerdict) -> TensorReport:
         kind=verdict.id.kind.value,
         status=verdict.status.value,
         reason=verdict.reason,
+        cause=None if verdict.cause is None else verdict.cause.value,
+        part=None if verdict.part is None else verdict.part.value,
     )
     if verdict.result is None or verdict.tolerance is None:
         return bare
@@ -218,16 +140,14 @@ def _setup(
     verdicts: Sequence[TensorVerdict],
     reference: Trace,
     candidate: Trace,
+    settings: SettingDifferences,
     map_file: MapFile | None,
 ) -> Setup:
-    sides = tuple(map(_run_setup, (reference, candidate)))
-    differences = differing_settings(sides[0].versions, sides[1].versions)
-    differences |= differing_settings(sides[0].settings, sides[1].settings)
     return Setup(
-        reference=sides[0],
-        candidate=sides[1],
-        differences=differences,
-        binding=tuple(model_setting_differences(sides[0].settings, sides[1].settings)),
+        reference=_run_setup(reference),
+        candidate=_run_setup(candidate),
+        differences=settings.all,
+        binding=settings.model,
         tensors=tuple(
             str(verdict.id)
             for verdict in verdicts
@@ -255,4 +175,5 @@ def _run_setup(trace: Trace) -> RunSetup:
         meshes={mesh.name: dict(mesh.sizes) for mesh in rank_info.meshes},
         settings=rank_info.settings,
         capture=rank_info.capture,
+        num_recorded_ranks=len(trace.info.ranks),
     )

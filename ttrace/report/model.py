@@ -5,34 +5,30 @@ Made by ``ttrace.report.build``; renderers such as ``ttrace.report.text`` only r
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
-from ttrace.judge.diagnosis import Diagnosis
+from ttrace.judge.coverage import KindCoverage as KindCoverage
+from ttrace.judge.diagnosis import Diagnosis as Diagnosis
+from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
+from ttrace.judge.outcome import ErrorKind as ErrorKind
+from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.tolerance import Estimator
+from ttrace.judge.verdict import PartReason
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
-"""Version of the report format; a reader refuses any other."""
+"""Version of the report format; a reader refuses any other.
+
+Keys are only added, and a reader does without those that an older report lacks; the
+version goes up where the meaning of a key changes.
+"""
 
 _REMEDY = "make it again with 'ttrace compare'"
-
-
-class Outcome(StrEnum):
-    """The verdict on the candidate as a whole."""
-
-    PASS = "pass"
-    DIVERGED = "diverged"
-    ERROR = "error"
-
-    @property
-    def exit_code(self) -> int:
-        """What a command that reports this outcome exits with."""
-        return {Outcome.PASS: 0, Outcome.DIVERGED: 1, Outcome.ERROR: 2}[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,28 +56,6 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstDivergence:
-    """The first tensor, in order of the dataflow, that failed.
-
-    Where none failed, the first one that is unmatched.
-
-    Attributes:
-        id: Its text form.
-        module: The module (or the parameter's owner).
-        kind: What the tensor is.
-        phase: ``set-up``, ``forward``, ``backward``, ``optimizer``, or ``any`` for what
-            occurs in several (single ops, collectives).
-        sentence: The same in words, with figures.
-    """
-
-    id: str
-    module: str
-    kind: str
-    phase: str
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorReport:
     """One tensor; figures are None where nothing was compared.
 
@@ -90,6 +64,12 @@ class TensorReport:
         kind: What it is.
         status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
         reason: Why; empty for a plain pass of the whole tensor.
+        cause: What a failed tensor failed by: ``error`` (beyond the tolerance),
+            ``replicas``, ``routing``, ``shape``, ``lost_update``, ``one_sided_skip``,
+            ``nonfinite_candidate`` or ``nonfinite_reference``
+            (``ttrace.judge.verdict.Cause``).
+        part: Why only a part of it was compared: ``ranks`` or ``rows``
+            (``ttrace.judge.verdict.PartReason``).
         shape: Shape of the logical tensor.
         dtypes: Dtype in the reference and in the candidate.
         layouts: How each side's shards lie, in words.
@@ -108,7 +88,7 @@ class TensorReport:
         num_elements: Elements compared.
         nan: Number of NaNs in reference and candidate.
         inf: Number of infinities in reference and candidate.
-        replica_spread: Largest relative difference of two copies in the candidate.
+        replica_spread: Largest relative difference of two replicas in the candidate.
         rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
     """
 
@@ -116,6 +96,8 @@ class TensorReport:
     kind: str
     status: str
     reason: str = ""
+    cause: str | None = None
+    part: str | None = None
     shape: tuple[int, ...] | None = None
     dtypes: tuple[str, str] | None = None
     layouts: tuple[str, str] | None = None
@@ -150,6 +132,8 @@ class RunSetup:
         meshes: Axis sizes of each device mesh, by mesh name.
         settings: Precision flags, parallel sizes, dtypes.
         capture: Capture filters that were on.
+        num_recorded_ranks: Number of processes that were recorded; None in reports
+            that do not say.
     """
 
     path: str
@@ -159,6 +143,7 @@ class RunSetup:
     meshes: Mapping[str, Mapping[str, int]]
     settings: Mapping[str, str | int | float | bool | None]
     capture: Mapping[str, str]
+    num_recorded_ranks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +169,7 @@ class Setup:
         differences: Settings and versions that differ, with both values.
         binding: Names of those among them that change the mathematics.
         tensors: Ids of initial parameters and inputs that differ, first one first.
-        map: The map that lined the tensors up; None if there was none.
+        map: The map that matched the tensors; None if there was none.
     """
 
     reference: RunSetup
@@ -195,15 +180,19 @@ class Setup:
     map: MapSetup | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report:
-    """Everything a comparison found.
+    """Everything a comparison found; ``print`` shows the verdict in a few lines.
 
     Attributes:
         verdict: On the candidate as a whole.
         summary: The verdict in one or two sentences.
+        error_kind: What keeps the comparison from a verdict: ``trace``, ``setup`` or
+            ``coverage``; None unless the verdict is an error.
         backend: Name of the backend that computed the figures.
         counts: Tensors per status.
+        coverage: How much of every kind was compared, by kind, in the order of a step;
+            empty in reports that do not say.
         first_divergence: Where it goes wrong first; None on a pass.
         diagnosis: What is wrong, strongest first; may be empty.
         tensors: Every tensor of either trace, in order of the dataflow.
@@ -212,12 +201,35 @@ class Report:
 
     verdict: Outcome
     summary: str
+    error_kind: ErrorKind | None = None
     backend: str
     counts: Counts
+    coverage: Mapping[str, KindCoverage] = field(default_factory=dict)
     first_divergence: FirstDivergence | None
     diagnosis: tuple[Diagnosis, ...]
     tensors: tuple[TensorReport, ...]
     setup: Setup
+
+    def __repr__(self) -> str:
+        counts = self.counts
+        lines = [
+            f"<ttrace report: {self.verdict.value}; {counts.passed} passed, "
+            f"{counts.failed} failed, {counts.unmatched} unmatched, {counts.skipped} "
+            f"skipped of {counts.total} tensors>",
+            self.summary,
+        ]
+        first = self.first_divergence
+        if first is not None and first.sentence not in self.summary:
+            lines.append(f"first divergence: {first.sentence}")
+        lines += (f"diagnosis: {item.sentence}" for item in self.diagnosis)
+        return "\n".join(lines)
+
+    def failed(self) -> tuple[TensorReport, ...]:
+        """The tensors that failed, in order of the dataflow.
+
+        A report without any need not be a pass: see ``verdict``.
+        """
+        return tuple(tensor for tensor in self.tensors if tensor.status == "failed")
 
     @property
     def num_uncalibrated(self) -> int:
@@ -229,11 +241,13 @@ class Report:
     @property
     def num_compared_in_part(self) -> int:
         """Compared tensors of which the recorded ranks lack some elements."""
-        return sum(
-            tensor.num_elements is not None
-            and tensor.shape is not None
-            and tensor.num_elements < math.prod(tensor.shape)
-            for tensor in self.tensors
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> Mapping[PartReason, int]:
+        """How many tensors were compared in part, by the reason."""
+        return Counter(
+            PartReason(tensor.part) for tensor in self.tensors if tensor.part
         )
 
     @property
@@ -249,16 +263,22 @@ class Report:
             {key: item for key, item in tensor.items() if item is not None}
             for tensor in value["tensors"]
         ]
+        if value["setup"]["map"] is not None:  # under its former name, too
+            map_setup = value["setup"]["map"]
+            map_setup["num_unsure"] = map_setup["num_unverified"]
         return _encode(value)
 
-    def save(self, path: Path) -> None:
-        """Writes the report as JSON.
+    def json_text(self) -> str:
+        """The report as the text of a JSON file."""
+        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: Path | str) -> None:
+        """Writes the report as JSON, and the folders above the file.
 
         Raises:
             StorageFullError: It could not be written.
         """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_output(path, text + "\n")
+        write_output(Path(path), self.json_text())
 
     @classmethod
     def from_json(cls, value: Mapping) -> "Report":
@@ -298,12 +318,19 @@ class Report:
                 },
                 binding=tuple(setup["binding"]),
                 tensors=tuple(setup["tensors"]),
-                map=MapSetup(**setup["map"]) if setup.get("map") else None,
+                map=_map_from_json(setup["map"]) if setup.get("map") else None,
             ),
+            error_kind=ErrorKind(value["error_kind"])
+            if value.get("error_kind")
+            else None,
+            coverage={
+                kind: KindCoverage(**counts)
+                for kind, counts in value.get("coverage", {}).items()
+            },
         )
 
     @classmethod
-    def load(cls, path: Path) -> "Report":
+    def load(cls, path: Path | str) -> "Report":
         """Reads a report file.
 
         Raises:
@@ -311,6 +338,7 @@ class Report:
             SchemaVersionError: It was written in another format.
             TraceError: It is not a report.
         """
+        path = Path(path)
         if not path.is_file():
             raise TraceNotFoundError(
                 "there is no report here", where=path, remedy=_REMEDY
@@ -337,6 +365,15 @@ class Report:
 _TUPLE_FIELDS = tuple(
     field.name for field in fields(TensorReport) if "tuple" in str(field.type)
 )
+
+
+def _map_from_json(value: Mapping) -> MapSetup:
+    """Of a report of today, or of one that has the former key alone."""
+    arguments = dict(value)
+    former = arguments.pop("num_unsure", None)
+    if "num_unverified" not in arguments and former is not None:
+        arguments["num_unverified"] = former
+    return MapSetup(**arguments)
 
 
 def _tensor_from_json(value: Mapping) -> TensorReport:
@@ -373,3 +410,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, list):
         return [_decode(item) for item in value]
     return value
+
+
+def render_json(report: Report) -> str:
+    """The renderer ``json`` of ``ttrace.report.renderers``."""
+    return report.json_text()

@@ -1,6 +1,7 @@
 """Renders a report for a terminal; only renders."""
 
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -8,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ttrace.judge.verdict import PartReason
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 
@@ -19,6 +21,18 @@ _STYLES = {
     Outcome.DIVERGED: "bold red",
     Outcome.ERROR: "bold yellow",
 }
+
+
+_TEXT_WIDTH = 120
+"""Columns of a text file."""
+
+
+def render_text(report: Report) -> str:
+    """The renderer ``text`` of ``ttrace.report.renderers``."""
+    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(render_report(report))
+    return capture.get()
 
 
 def print_report(
@@ -47,7 +61,7 @@ def render_report(report: Report) -> RenderableType:
     parts += _caveats(report)
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     parts += _differences(report)
-    failed = [tensor for tensor in report.tensors if tensor.status == "failed"]
+    failed = report.failed()
     if failed:
         parts.append(_tensor_table("first failed tensors", failed))
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
@@ -74,18 +88,35 @@ def _caveats(report: Report) -> Iterable[RenderableType]:
     if len(reasons) > _MAX_ROWS:
         rest = sum(count for _, count in reasons[_MAX_ROWS:])
         yield Text(f"skipped {rest}: for other reasons", style="dim")
-    if report.num_compared_in_part:
-        yield Text(
-            "compared in part only, as not all ranks were recorded: "
-            f"{report.num_compared_in_part} tensors",
-            style="yellow",
-        )
+    for reason, count in sorted(report.parts.items()):
+        yield Text(_part_sentence(reason, count, report), style="yellow")
     if report.num_uncalibrated:
         yield Text(
             "uncalibrated tolerances, from dtype and depth and not from noise (use "
             f"ttrace check, or --tolerance): {report.num_uncalibrated} tensors",
             style="yellow",
         )
+
+
+def _part_sentence(reason: PartReason, count: int, report: Report) -> str:
+    sides = {"reference": report.setup.reference, "candidate": report.setup.candidate}
+    filtered = [
+        f"{run.num_recorded_ranks} of {run.world_size} ranks of the {side}"
+        for side, run in sides.items()
+        if run.num_recorded_ranks is not None
+        and run.num_recorded_ranks < run.world_size
+    ]
+    recorded = " and ".join(filtered) or "not all ranks"
+    what = {
+        PartReason.RANKS: "what these ranks have in common",
+        PartReason.ROWS: "the rows that these ranks have in common, where rows depend "
+        "on data",
+    }[reason]
+    return (
+        f"compared in part, as {recorded} were recorded: {count} "
+        f"tensor{'s' if count > 1 else ''}, by {what}; record without --ranks to "
+        "compare all of them"
+    )
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:
@@ -107,7 +138,7 @@ def _differences(report: Report) -> Iterable[RenderableType]:
 
 def _map_line(map_setup: MapSetup) -> Text:
     plural = "" if map_setup.num_rules == 1 else "s"
-    line = f"lined up by {map_setup.path}, {map_setup.num_rules} rule{plural}"
+    line = f"matched by {map_setup.path}, {map_setup.num_rules} rule{plural}"
     if not map_setup.num_unverified:
         return Text(line, style="dim")
     return Text(
@@ -115,7 +146,7 @@ def _map_line(map_setup: MapSetup) -> Text:
     )
 
 
-def _tensor_table(title: str, tensors: list[TensorReport]) -> Table:
+def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
     table.add_column("tensor", overflow="fold")
     for column in ("rel_err", "tolerance", "margin"):
@@ -132,7 +163,7 @@ def _tensor_table(title: str, tensors: list[TensorReport]) -> Table:
     return table
 
 
-def _reason_table(title: str, tensors: list[TensorReport]) -> Table:
+def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
     table.add_column("tensor", overflow="fold")
     table.add_column("why", overflow="fold")
@@ -141,7 +172,7 @@ def _reason_table(title: str, tensors: list[TensorReport]) -> Table:
     return table
 
 
-def _title(title: str, tensors: list[TensorReport]) -> str:
+def _title(title: str, tensors: Sequence[TensorReport]) -> str:
     if len(tensors) <= _MAX_ROWS:
         return title
     return f"{title} ({_MAX_ROWS} of {len(tensors)})"

@@ -187,7 +187,7 @@ def test_a_rank_without_its_copy(runs, ttrace):
     assert answer.code == 1
     assert " 0 failed, 16 unmatched, " in answer.out
     assert "step0/mb0/decoder.final_layernorm/output/0" in answer.out
-    assert "a copy is missing in the candidate: rank 1" in answer.out
+    assert "a replica is missing in the candidate: rank 1" in answer.out
 
 
 def test_ranks_whose_shapes_contradict_each_other(runs, ttrace):
@@ -217,7 +217,7 @@ def test_stages_whose_names_contradict_each_other(runs, ttrace):
     assert "only in the reference" in text
     alone = ttrace("replicas", candidate, "--backend", "numpy")
     assert alone.code == 1
-    assert "copies that differ" in alone.out
+    assert "replicas that differ" in alone.out
 
 
 def test_ranks_of_two_runs_in_one_trace(runs, ttrace):

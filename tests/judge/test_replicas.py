@@ -6,7 +6,7 @@ import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.compare.replicas import check_replicas
+from ttrace.judge.replicas import check_replicas
 
 ID = "step0/mb0/a/output/0"
 ONES = np.ones(8, np.float32)

@@ -8,7 +8,7 @@ from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
 from ttrace.compare.execute import run_plan
 from ttrace.compare.plan import plan_comparison
-from ttrace.judge.diagnosis import diagnose
+from ttrace.judge.rules.table import diagnose
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.verdict import judge
 
@@ -49,7 +49,7 @@ def test_the_axis_over_which_copies_differ(wrong_ranks, axes):
     found = diagnoses(memory_trace({A: VALUES}), candidate)["replicas_differ"]
     assert found.evidence["axes"] == axes
     assert found.sentence == (
-        f"copies of 1 tensor that must agree over {axes} do not: a reduction over "
+        f"replicas of 1 tensor that must agree over {axes} do not: a reduction over "
         f"{axes} is missing, or runs over the wrong group"
     )
     assert found.tensor_ids == (A,)

@@ -1,0 +1,228 @@
+"""What a comparison covered, kind by kind, and what it should have and did not."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ttrace.errors import UsageError
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import Kind
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.tolerance import Estimator, ToleranceTable
+from ttrace.judge.verdict import Status, TensorVerdict
+
+NOISE = "noise"
+"""Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""
+
+_EXPECTED_GROUPS = (
+    frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD}),
+    frozenset({Kind.UPDATED_PARAM}),
+)
+"""What a pass must have compared something of, wherever a run has any: the gradients of
+the parameters, and what the optimizer made of them. Of a group one kind suffices."""
+
+_HEADLINE = (
+    ("updated_param", (Kind.UPDATED_PARAM,)),
+    ("optimizer_state", (Kind.OPTIMIZER_STATE,)),
+    ("main_grad", (Kind.MAIN_GRAD,)),
+    ("param_grad", (Kind.PARAM_GRAD,)),
+    ("activation gradients", (Kind.GRAD_OUTPUT, Kind.GRAD_INPUT)),
+    ("activations", (Kind.INPUT, Kind.OUTPUT)),
+    ("param", (Kind.PARAM,)),
+)
+"""What the headline names first, and which kinds it takes together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindCoverage:
+    """How many tensors of one kind were compared.
+
+    Attributes:
+        compared: Those that passed or failed.
+        skipped: Those that were skipped, each with its reason in the report.
+        unmatched: Those that only one run has.
+        total: All of either run.
+    """
+
+    compared: int
+    skipped: int
+    unmatched: int
+    total: int
+
+    def __post_init__(self):
+        if self.total != self.compared + self.skipped + self.unmatched:
+            raise ValueError(f"a coverage that does not add up: {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Something that was asked for, and of which nothing could be compared.
+
+    Attributes:
+        names: The kinds, as ``--allow-uncovered`` takes them, or ``noise``.
+        sentence: What is missing, why, and what to do.
+    """
+
+    names: tuple[str, ...]
+    sentence: str
+
+
+def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
+    """Counts the tensors of every kind that occurs, in the order of a step."""
+    counts = Counter((verdict.id.kind, verdict.status) for verdict in verdicts)
+    found = {kind for kind, _ in counts}
+    return {
+        kind: KindCoverage(
+            compared=counts[kind, Status.PASSED] + counts[kind, Status.FAILED],
+            skipped=counts[kind, Status.SKIPPED],
+            unmatched=counts[kind, Status.UNMATCHED],
+            total=sum(counts[kind, status] for status in Status),
+        )
+        for kind in Kind
+        if kind in found
+    }
+
+
+def headline(coverage: Mapping[Kind, KindCoverage]) -> str:
+    """``updated_param 37 of 37, main_grad 37 of 37, activations 402 of 410``."""
+    named = {kind for _, kinds in _HEADLINE for kind in kinds}
+    others = tuple((kind.value, (kind,)) for kind in coverage if kind not in named)
+    parts = []
+    for name, kinds in _HEADLINE + others:
+        counts = [coverage[kind] for kind in kinds if kind in coverage]
+        if counts:
+            compared = sum(count.compared for count in counts)
+            parts.append(f"{name} {compared} of {sum(c.total for c in counts)}")
+    return ", ".join(parts)
+
+
+def find_gaps(
+    verdicts: Sequence[TensorVerdict],
+    tolerances: ToleranceTable,
+    reference: TraceInfo,
+    candidate: TraceInfo,
+    *,
+    allow: Sequence[str] = (),
+) -> tuple[Gap, ...]:
+    """What ought to have been compared and was not, not even in part.
+
+    That is every kind that ``--kinds`` names; by default the gradients of the
+    parameters and the updated parameters, where a run has any. What a filter, a map or
+    ``--allow`` leaves out is no gap. Checkpoints are asked for nothing.
+
+    Args:
+        verdicts: On every tensor.
+        tolerances: For the noise that they rest on.
+        reference: The trusted run.
+        candidate: The run under test.
+        allow: Kinds, or ``noise``, that may be missing.
+    """
+    gaps = []
+    if not (reference.is_checkpoint or candidate.is_checkpoint):
+        requested = _requested_kinds(reference, candidate)
+        groups = [frozenset({kind}) for kind in Kind if kind in requested]
+        for group in groups or _EXPECTED_GROUPS:
+            gap = _gap(group, verdicts, requested)
+            if gap is not None and not set(gap.names) <= set(allow):
+                gaps.append(gap)
+    if NOISE not in allow and _noise_reached_nothing(verdicts, tolerances):
+        gaps.append(
+            Gap(
+                names=(NOISE,),
+                sentence="The noise reached nothing: the noise runs equal the "
+                "reference bit for bit in every tensor, so no tolerance was measured. "
+                "Check that the script runs the recorded model under ttrace's "
+                "frontend in the noise runs too, or compare without noise "
+                "(--draws 0, no --tolerance)",
+            )
+        )
+    return tuple(gaps)
+
+
+def check_kind_names(allow: Sequence[str]) -> None:
+    """Refuses what ``--allow-uncovered`` cannot take.
+
+    Raises:
+        UsageError: A name is no kind, and not ``noise``.
+    """
+    known = (*(kind.value for kind in Kind), NOISE)
+    unknown = [name for name in allow if name not in known]
+    if unknown:
+        raise UsageError(
+            "unknown kind of tensor",
+            where="--allow-uncovered",
+            expected=", ".join(known),
+            got=", ".join(map(repr, unknown)),
+            remedy="name a kind out of this list",
+        )
+
+
+def _requested_kinds(*infos: TraceInfo) -> frozenset[Kind]:
+    """The kinds that ``--kinds`` named for one run and that the other records too."""
+    filters = [CaptureFilter.from_json(dict(info.ranks[0].capture)) for info in infos]
+    named = frozenset[Kind]().union(*(capture.kinds or () for capture in filters))
+    return frozenset(
+        kind for kind in named if all(capture.wants_kind(kind) for capture in filters)
+    )
+
+
+def _gap(
+    group: frozenset[Kind],
+    verdicts: Iterable[TensorVerdict],
+    requested: frozenset[Kind],
+) -> Gap | None:
+    of_group = [verdict for verdict in verdicts if verdict.id.kind in group]
+    if not of_group:
+        missing = sorted(group & requested)
+        if not missing:
+            return None  # nobody asked, and no run shows that there is any
+        (kind,) = missing
+        return Gap(
+            names=(kind.value,),
+            sentence=f"Nothing of kind {kind} could be compared: --kinds asks for it, "
+            "and neither run recorded any. Have the script record it, leave it out "
+            f"of --kinds, or accept it with --allow-uncovered {kind}",
+        )
+    reasons = Counter(
+        verdict.reason
+        for verdict in of_group
+        if verdict.status is Status.SKIPPED and not verdict.excused
+    )
+    if not reasons or any(v.status is not Status.SKIPPED for v in of_group):
+        return None
+    ((reason, count),) = reasons.most_common(1)
+    names = [kind.value for kind in Kind if kind in {v.id.kind for v in of_group}]
+    kinds = " or ".join(names)
+    options = " ".join(f"--allow-uncovered {name}" for name in names)
+    return Gap(
+        names=tuple(names),
+        sentence=f"Nothing of kind {kinds} could be compared: all {len(of_group)} "
+        f"tensors were skipped, {count} of them for this reason: {reason}. Remove the "
+        f"reason, or accept it with {options}",
+    )
+
+
+def _noise_reached_nothing(
+    verdicts: Iterable[TensorVerdict], tolerances: ToleranceTable
+) -> bool:
+    """Whether nothing that noise can change was changed by any noise run.
+
+    It can change what was computed in floating point, and is not zero.
+    """
+    draws = []
+    for verdict in verdicts:
+        if verdict.result is None or verdict.tolerance is None or verdict.setup:
+            continue
+        record = verdict.result.plan.match.reference
+        noise = tolerances.noise.get(record.id)
+        if (
+            noise is None
+            or noise.reference_norm == 0
+            or verdict.tolerance.estimator is not Estimator.PERTURBED
+            or record.id.kind in (Kind.PARAM, Kind.LEARNING_RATE)
+            or dtype_named(record.shards[0].dtype).epsilon is None
+        ):
+            continue
+        draws += noise.draws
+    return bool(draws) and not any(draws)

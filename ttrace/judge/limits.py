@@ -1,0 +1,96 @@
+"""What each tensor is tolerated: one answer, whoever asks.
+
+``compare`` judges two runs by it, and ``replicas`` the replicas within one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
+from ttrace.judge.tolerance import Tolerance, ToleranceTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All that the tolerances of a comparison depend on.
+
+    Attributes:
+        tolerances: What rounding explains.
+        compute_epsilon: Epsilon of the coarsest dtype of any run's outputs.
+        first_step: The first step of any run; None for checkpoints, whose parameters
+            no run was given.
+    """
+
+    tolerances: ToleranceTable
+    compute_epsilon: float
+    first_step: int | None
+
+    @classmethod
+    def of_runs(
+        cls,
+        tolerances: ToleranceTable,
+        tensor_ids: Iterable[TensorId],
+        *infos: TraceInfo,
+    ) -> "Limits":
+        """The limits of runs.
+
+        Args:
+            tolerances: What rounding explains.
+            tensor_ids: Of all that is judged.
+            infos: The runs: two that are compared, or one with itself.
+        """
+        return cls(
+            tolerances=tolerances,
+            compute_epsilon=max(map(_compute_epsilon, infos)),
+            first_step=first_step(tensor_ids, *infos),
+        )
+
+    def is_given(self, tensor_id: TensorId) -> bool:
+        """Whether it belongs to what the runs were given."""
+        return is_given(tensor_id, self.first_step)
+
+    def tolerance_of(
+        self,
+        tensor_id: TensorId,
+        *,
+        measured_as: TensorId,
+        num_elements: int,
+        reference_norm: float,
+        dtypes: tuple[str, str],
+        depth: int,
+    ) -> Tolerance:
+        """What one tensor is tolerated.
+
+        Args:
+            tensor_id: The tensor that is judged.
+            measured_as: What the reference calls it, as the noise was measured there.
+            num_elements: Number of elements compared.
+            reference_norm: Frobenius norm of what it is compared with.
+            dtypes: Dtype names of both sides.
+            depth: Number of module outputs that came before it.
+        """
+        if self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
+            return SETUP_TOLERANCE
+        return self.tolerances.tolerance_for(
+            measured_as,
+            num_elements=num_elements,
+            reference_norm=reference_norm,
+            storage_dtypes=dtypes,
+            compute_epsilon=self.compute_epsilon,
+            depth=depth,
+        )
+
+
+def _compute_epsilon(info: TraceInfo) -> float:
+    """Epsilon of the coarsest dtype among the outputs of a run."""
+    outputs = {
+        shard.dtype
+        for record in info.tensors.values()
+        if record.id.kind is Kind.OUTPUT
+        for shard in record.shards
+    }
+    epsilons = [dtype_named(name).epsilon for name in outputs]
+    return max((e for e in epsilons if e is not None), default=0.0)

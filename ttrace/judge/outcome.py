@@ -1,0 +1,130 @@
+"""The verdict on the candidate as a whole, in a word and in a sentence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ttrace.judge.coverage import Gap, coverage_of, headline
+from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.setup import SettingDifferences
+from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+
+
+class Outcome(StrEnum):
+    """The verdict on the candidate as a whole."""
+
+    PASS = "pass"
+    DIVERGED = "diverged"
+    ERROR = "error"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that reports this outcome exits with."""
+        return {Outcome.PASS: 0, Outcome.DIVERGED: 1, Outcome.ERROR: 2}[self]
+
+
+class ErrorKind(StrEnum):
+    """What keeps a comparison from a verdict; the ``error_kind`` of the report."""
+
+    TRACE = "trace"
+    """The reference has NaN or infinities: nothing can be judged by it."""
+
+    SETUP = "setup"
+    """The runs were not given the same parameters, inputs or model settings."""
+
+    COVERAGE = "coverage"
+    """Nothing could be compared at all, or nothing of what was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunVerdict:
+    """The judgement of the candidate.
+
+    Attributes:
+        outcome: Pass, diverged, or error.
+        summary: The same in one or two sentences.
+        error_kind: What keeps it from a verdict; None unless it is an error.
+    """
+
+    outcome: Outcome
+    summary: str
+    error_kind: ErrorKind | None = None
+
+
+def judge_run(
+    verdicts: Sequence[TensorVerdict],
+    settings: SettingDifferences,
+    first: FirstDivergence | None,
+    gaps: Sequence[Gap],
+) -> RunVerdict:
+    """Sums the verdicts on all tensors up.
+
+    Args:
+        verdicts: One per tensor.
+        settings: What the two runs say of themselves, as far as it differs.
+        first: The first divergence among the verdicts.
+        gaps: What should have been compared. They only forbid to pass: a divergence
+            that was found stays one.
+    """
+    counts = count_statuses(verdicts)
+    if not counts[Status.PASSED] + counts[Status.FAILED]:
+        return _error(
+            ErrorKind.COVERAGE,
+            f"Nothing could be compared: of {len(verdicts)} tensors in the two traces, "
+            f"{counts[Status.UNMATCHED]} are unmatched and {counts[Status.SKIPPED]} "
+            "skipped. Check that both were recorded from the same model, with filters "
+            "that overlap.",
+        )
+    if settings.model:
+        pairs = (
+            f"{name} is {settings.all[name][0]} in the reference and "
+            f"{settings.all[name][1]} in the candidate"
+            for name in settings.model
+        )
+        return _error(
+            ErrorKind.SETUP,
+            f"Set-up differs: {', '.join(pairs)}. This changes the mathematics; make "
+            "it equal in both runs. What follows may be a consequence.",
+        )
+    for verdict in verdicts:
+        if verdict.cause is Cause.NONFINITE_REFERENCE:
+            return _error(
+                ErrorKind.TRACE,
+                f"The reference cannot be trusted. {verdict.id}: {verdict.reason}. "
+                "Repair the reference run first.",
+            )
+    for verdict in verdicts:
+        if verdict.setup and verdict.status is Status.FAILED:
+            return _error(
+                ErrorKind.SETUP,
+                "Set-up differs: the two runs were not given the same. First: "
+                f"{verdict.id}: {verdict.reason}. Start both from the same parameters "
+                "and data; what follows may be a consequence.",
+            )
+    if counts[Status.FAILED] + counts[Status.UNMATCHED]:
+        assert first is not None
+        bad = (
+            (counts[Status.FAILED], "diverge"),
+            (counts[Status.UNMATCHED], "unmatched"),
+        )
+        numbers = ", ".join(f"{number} {word}" for number, word in bad if number)
+        return RunVerdict(
+            outcome=Outcome.DIVERGED,
+            summary=f"Of {len(verdicts)} tensors: {numbers}. First: {first.sentence}.",
+        )
+    compared = headline(coverage_of(verdicts))
+    if gaps:
+        return _error(
+            ErrorKind.COVERAGE,
+            f"{'. '.join(gap.sentence for gap in gaps)}. What could be compared "
+            f"agrees: {compared}.",
+        )
+    return RunVerdict(
+        outcome=Outcome.PASS,
+        summary=f"All {counts[Status.PASSED]} compared tensors agree within their "
+        f"tolerance: {compared}.",
+    )
+
+
+def _error(kind: ErrorKind, summary: str) -> RunVerdict:
+    return RunVerdict(outcome=Outcome.ERROR, summary=summary, error_kind=kind)

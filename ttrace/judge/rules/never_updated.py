@@ -1,0 +1,19 @@
+"""Parameters that a step left as they were, to the bit."""
+
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.verdict import Cause
+
+
+def never_updated(findings: Findings) -> Diagnosis | None:
+    """Says how many parameters a step did not change, and did in the reference."""
+    lost = [v for v in findings.failed if v.cause is Cause.LOST_UPDATE]
+    if not lost:
+        return None
+    return Diagnosis(
+        code="never_updated",
+        sentence=f"{tensors(len(lost))} did not change in a step that changed the "
+        "reference's: the optimizer does not hold these parameters, or what it "
+        "computes is not written back to them",
+        evidence={"num_tensors": len(lost)},
+        tensor_ids=ids_of(lost),
+    )

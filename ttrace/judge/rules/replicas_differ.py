@@ -1,0 +1,67 @@
+"""Replicas that a reduction or broadcast should have made equal are not."""
+
+from collections.abc import Iterable, Mapping
+
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.replicas import differing_replicas
+from ttrace.judge.verdict import Cause
+
+
+def replicas_differ(findings: Findings) -> Diagnosis | None:
+    """Says over which axes of a mesh the candidate's replicas differ."""
+    meshes = {info.rank: info.mesh for info in findings.candidate.ranks}
+    axes: set[str] = set()
+    differing, spread = [], 0.0
+    for verdict in findings.failed:
+        if verdict.result is None or verdict.tolerance is None:
+            continue
+        if verdict.cause is Cause.NONFINITE_CANDIDATE:
+            continue  # no NaN equals another; that says nothing about a reduction
+        shard = verdict.result.plan.match.candidate.shards[0]
+        bad = differing_replicas(
+            verdict.result.candidate_replicas,
+            verdict.tolerance,
+            exact=shard.exact_replicas,
+        )
+        if not bad:
+            continue
+        differing.append(verdict)
+        spread = max(spread, max(replica.spread for replica in bad))
+        axes |= _blamed_axes(
+            _differing_axes(
+                meshes[replica.rank](shard.layout.mesh).coords,
+                meshes[replica.against](shard.layout.mesh).coords,
+            )
+            for replica in bad
+        )
+    if not differing:
+        return None
+    over = "+".join(sorted(axes))
+    return Diagnosis(
+        code="replicas_differ",
+        sentence=f"replicas of {tensors(len(differing))} that must agree over {over} "
+        f"do not: a reduction over {over} is missing, or runs over the wrong group",
+        evidence={"axes": over, "largest_spread": spread},
+        tensor_ids=ids_of(differing),
+    )
+
+
+def _differing_axes(
+    here: Mapping[str, int], there: Mapping[str, int]
+) -> frozenset[str]:
+    return frozenset(axis for axis in here if here[axis] != there[axis])
+
+
+def _blamed_axes(combinations: Iterable[frozenset[str]]) -> set[str]:
+    """The axes of the smallest combinations along which replicas differ.
+
+    Replicas that differ from rank 0 over tp also do so over tp and dp together; that
+    says nothing about dp.
+    """
+    distinct = set(combinations)
+    smallest = [
+        combination
+        for combination in distinct
+        if not any(other < combination for other in distinct)
+    ]
+    return set().union(*smallest)

@@ -1,0 +1,37 @@
+"""Tensors that are a constant times the reference."""
+
+import math
+
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.verdict import TensorVerdict
+
+_COSINE_SLACK = 1e-6
+"""How far the cosine of a scaled tensor may be from 1 (or from -1)."""
+
+
+def scaled(findings: Findings) -> Diagnosis | None:
+    """Names the most frequent factor among the failed tensors."""
+    found: dict[float, list[TensorVerdict]] = {}
+    for verdict in findings.failed:
+        if verdict.result is None or verdict.margin is None or verdict.margin <= 1:
+            continue
+        stats = verdict.result.stats
+        if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
+            continue
+        if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+            continue
+        ratio = stats.candidate_norm / stats.reference_norm
+        factor = float(f"{math.copysign(ratio, stats.cosine):.3g}")
+        if factor != 1:
+            found.setdefault(factor, []).append(verdict)
+    if not found:
+        return None
+    factor = max(found, key=lambda factor: len(found[factor]))
+    verdicts = found[factor]
+    are = "are" if len(verdicts) > 1 else "is"
+    return Diagnosis(
+        code="scaled",
+        sentence=f"{tensors(len(verdicts))} {are} {factor:g} times the reference",
+        evidence={"factor": factor},
+        tensor_ids=ids_of(verdicts),
+    )

@@ -1,0 +1,34 @@
+"""The table of the rules of diagnosis, and what applies them.
+
+A new rule is one file beside this one, with one function, and its line here.
+"""
+
+from collections.abc import Sequence
+
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
+from ttrace.judge.rules.never_updated import never_updated
+from ttrace.judge.rules.replicas_differ import replicas_differ
+from ttrace.judge.rules.scaled import scaled
+from ttrace.judge.rules.step_skipped import step_skipped
+from ttrace.judge.verdict import Status, TensorVerdict
+
+RULES: tuple[Rule, ...] = (
+    step_skipped,
+    never_updated,
+    replicas_differ,
+    scaled,
+)
+"""Strongest first: what explains the most, and leaves the least doubt."""
+
+
+def diagnose(
+    verdicts: Sequence[TensorVerdict], candidate: TraceInfo
+) -> tuple[Diagnosis, ...]:
+    """Applies every rule; those that have nothing to say are left out."""
+    findings = Findings(
+        failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
+        candidate=candidate,
+    )
+    answers = (rule(findings) for rule in RULES)
+    return tuple(answer for answer in answers if answer is not None)

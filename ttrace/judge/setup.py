@@ -1,0 +1,91 @@
+"""What two runs were given, before any computation: compared, and told apart from bugs.
+
+Settings, initial parameters and inputs. A difference in them is no divergence: runs
+that are given other things compute other things.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.judge.tolerance import Estimator, Tolerance
+
+SETUP_TOLERANCE = Tolerance(
+    difference_norm=0.0,
+    estimator=Estimator.EXACT,
+    derivation="both runs must be given the same parameters and inputs",
+)
+"""The tolerance of what comes before any computation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingDifferences:
+    """What two runs say of themselves, as far as it is not the same.
+
+    Attributes:
+        all: Versions and settings that differ, each with both values.
+        model: Names of those among them that change the mathematics.
+    """
+
+    all: Mapping[str, tuple[object, object]]
+    model: tuple[str, ...]
+
+
+def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDifferences:
+    """Versions and settings of two runs, as their first ranks state them."""
+    first, second = reference.ranks[0], candidate.ranks[0]
+    differences = differing_settings(first.versions, second.versions)
+    differences |= differing_settings(first.settings, second.settings)
+    return SettingDifferences(
+        all=differences,
+        model=tuple(model_setting_differences(first.settings, second.settings)),
+    )
+
+
+def differing_settings(
+    reference: Mapping[str, object], candidate: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
+    """The settings that are not the same in both runs, with both values."""
+    names = dict.fromkeys((*reference, *candidate))
+    pairs = {name: (reference.get(name), candidate.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def model_setting_differences(
+    reference: Mapping[str, object], candidate: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
+    """The settings that change the mathematics and have another value in each run.
+
+    A setting that one of the frontends does not know is no difference.
+    """
+    return {
+        name: pair
+        for name, pair in differing_settings(reference, candidate).items()
+        if name in MODEL_SETTINGS and name in reference and name in candidate
+    }
+
+
+def first_step(tensor_ids: Iterable[TensorId], *infos: TraceInfo) -> int | None:
+    """The step whose parameters the runs were given; None if all are checkpoints.
+
+    No run was given the parameters of a checkpoint: they are a result.
+
+    Args:
+        tensor_ids: Of all that is judged.
+        infos: The runs.
+    """
+    if all(info.is_checkpoint for info in infos):
+        return None
+    return min((tensor_id.step for tensor_id in tensor_ids), default=0)
+
+
+def is_given(tensor_id: TensorId, first_step: int | None) -> bool:
+    """Whether a tensor is an initial parameter, or what the model itself was given."""
+    if tensor_id.kind is Kind.PARAM:
+        return tensor_id.step == first_step
+    return (
+        tensor_id.kind is Kind.INPUT
+        and tensor_id.module == ROOT_MODULE
+        and tensor_id.pass_ is Pass.FORWARD
+    )

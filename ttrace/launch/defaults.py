@@ -1,0 +1,10 @@
+"""What ``ttrace check`` does unless told otherwise, on the command line and without."""
+
+OUT = "ttrace-check"
+"""Folder for traces, logs, tolerances and the report."""
+
+NUM_NOISE_RUNS = 3
+"""Noise runs of the reference."""
+
+TIMEOUT_S = 1800.0
+"""Seconds after which a command counts as hanging."""

@@ -1,0 +1,62 @@
+"""The lazy table of what a report can be written as; imports none of it.
+
+A new format is one file beside this one, with one function, and its line here: the
+command line takes its option from the table.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ttrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from ttrace.report.model import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renderer:
+    """A format that a report can be written in.
+
+    Attributes:
+        module: Where its function lies.
+        function: Takes a report, and returns the text of the file.
+        help: What ``--NAME FILE`` does, for ``--help``.
+    """
+
+    module: str
+    function: str
+    help: str
+
+
+RENDERERS = {
+    "json": Renderer(
+        module="ttrace.report.model",
+        function="render_json",
+        help="write the report there",
+    ),
+    "text": Renderer(
+        module="ttrace.report.text",
+        function="render_text",
+        help="write there what the terminal shows",
+    ),
+}
+"""By name, which is also that of the option."""
+
+
+def load_renderer(name: str) -> "Callable[[Report], str]":
+    """Imports the function of a format.
+
+    Raises:
+        UsageError: There is no format of that name.
+    """
+    if name not in RENDERERS:
+        raise UsageError(
+            "unknown format of a report",
+            expected=f"one of {', '.join(RENDERERS)}",
+            got=repr(name),
+            remedy="choose one of these",
+        )
+    renderer = RENDERERS[name]
+    return getattr(importlib.import_module(renderer.module), renderer.function)
