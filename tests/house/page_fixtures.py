@@ -50,10 +50,6 @@ def torch_page() -> Names:
 def megatron_loop() -> Names:
     import torch
 
-    from ttrace.examples.megatron_gpt import warnings_of_megatron
-
-    warnings_of_megatron.quiet()
-
     model = torch.nn.Linear(2, 2)
     return {
         "model_chunks": [model],
@@ -146,6 +142,34 @@ def record_two_runs(folder: Path) -> None:
         write_trace(folder / "out" / name, tensors)
 
 
+def record_a_pair(folder: Path) -> None:
+    """Two runs that differ by a factor, a noise run, tolerances, and two ranks."""
+    import ttrace
+    from tests.factories.traces import Tensor, write_trace
+
+    out = folder / "out"
+    tensors = {
+        "step0/linear/param/weight": np.linspace(1, 2, 6, dtype=np.float32),
+        "step0/mb0/linear/output/0": np.linspace(1, 2, 64, dtype=np.float32),
+        "step0/linear/main_grad/weight": np.linspace(1, 2, 6, dtype=np.float32),
+    }
+    names = [name for name in tensors if "/param/" not in name]
+    noisy = {name: np.nextafter(tensors[name], np.float32(9)) for name in names}
+    halved = {name: tensors[name] / 2 for name in names}
+    write_trace(out / "reference", tensors)
+    write_trace(out / "candidate", tensors | halved)
+    write_trace(out / "noise-1", tensors | noisy, noise_seed=1)
+    write_trace(
+        out / "tp2",
+        {name: Tensor(full=full) for name, full in tensors.items()},
+        {"tp": 2},
+    )
+    table = ttrace.estimate_tolerance(
+        out / "reference", [out / "noise-1"], backend="numpy"
+    )
+    table.save(out / "tolerance.json")
+
+
 NAMES: dict[str, Callable[[], Names]] = {
     "README.md": readme,
     "docs/torch.md": torch_page,
@@ -158,6 +182,7 @@ NAMES: dict[str, Callable[[], Names]] = {
 FOLDERS: dict[str, Callable[[Path], None]] = {
     "docs/checkpoints.md": save_checkpoints,
     "docs/report.md": record_two_runs,
+    "docs/python-api.md": record_a_pair,
 }
 """Files that a page's commands find."""
 

@@ -48,6 +48,7 @@ from tests.house.test_layering import MAY_IMPORT
 from tests.paths import ROOT
 from ttrace.cli.main import main
 from ttrace.cli.parser import build_parser
+from ttrace.examples.megatron_gpt import warnings_of_megatron
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.tensor_id import Kind, parse_tensor_id
 from ttrace.mapping.map_file import parse_map
@@ -297,6 +298,7 @@ PYTHON = [
 @pytest.mark.filterwarnings("ignore::UserWarning:orbax")
 def test_snippets_of_a_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    warnings_of_megatron.quiet()  # until pytest takes its own filters back
     given = NAMES.get(page, dict)()
     names = {"__name__": "__main__", **given}
     used: set[str] = set()
