@@ -17,6 +17,7 @@ from ttrace.compare.backend import Backend, load_backend
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
@@ -32,21 +33,20 @@ from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
 from ttrace.store.output_file import require_writable
-from ttrace.store.reader import Trace
 
-TraceLike = Trace | str | os.PathLike[str]
+TraceLike = TraceSource | str | os.PathLike[str]
 """An open trace, or the folder of one, or a checkpoint in its place."""
 
 
 def open_trace(
     path: str | os.PathLike[str], *, allow_incomplete: bool = False
-) -> Trace:
+) -> TraceSource:
     """Opens a recorded trace, or a checkpoint in place of one.
 
     Args:
         path: Folder of the trace; file or folder of the checkpoint.
         allow_incomplete: Open what there is of a trace that is being written, was cut
-            off, or lacks a rank; ``Trace.incomplete`` says what is missing.
+            off, or lacks a rank; its ``incomplete`` says what is missing.
 
     Raises:
         TraceError: There is none, or it cannot be read.
@@ -235,7 +235,7 @@ def replicas(
     )
 
 
-def _opened(trace: TraceLike) -> Trace:
+def _opened(trace: TraceLike) -> TraceSource:
     return open_trace(trace) if isinstance(trace, (str, os.PathLike)) else trace
 
 
@@ -265,8 +265,8 @@ def _tolerances(
 
 
 def compare_traces(
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     backend: Backend,
     *,
     tolerances: ToleranceTable | None = None,
@@ -387,7 +387,7 @@ def run_check(
 
     def recorded(
         name: str, command: Sequence[str], noise_seed: int | None = None
-    ) -> Trace:
+    ) -> TraceSource:
         recording = Recording(
             name=name,
             command=command,

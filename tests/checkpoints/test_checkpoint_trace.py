@@ -96,7 +96,7 @@ def test_parts_are_read_once_while_they_fit(trace, reads, monkeypatch):
         for shard in shards:
             trace.load(shard)
     assert reads.count == 3
-    monkeypatch.setattr(checkpoint_trace, "_KEPT_BYTES", 60)
+    monkeypatch.setattr(checkpoint_trace, "KEPT_BYTES", 60)
     fresh = CheckpointTrace(
         Checkpoint(
             path=trace.path,

@@ -6,9 +6,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.factories.checkpoint_files import WEIGHTS, check_weights, held_arrays
+from ttrace.checkpoints import safetensors_files
 from ttrace.checkpoints.checkpoint_trace import CheckpointTrace
 from ttrace.checkpoints.safetensors_files import read_file, read_index
-from ttrace.errors import CheckpointError
+from ttrace.errors import CheckpointError, TraceError
+from ttrace.store import files
 
 
 @pytest.fixture
@@ -166,3 +168,29 @@ def test_indexes_that_make_no_sense(file, index, error):
     with pytest.raises(CheckpointError) as raised:
         read_index(path)
     assert error.replace("{folder}", str(file.parent)) in str(raised.value)
+
+
+def test_a_file_is_mapped_once_for_all_of_its_tensors(tmp_path, monkeypatch):
+    opened = []
+
+    def map_file(path, num_bytes):
+        opened.append(path)
+        return files.map_file(path, num_bytes)
+
+    monkeypatch.setattr(safetensors_files, "map_file", map_file)
+    path = tmp_path / "many.safetensors"
+    weights = {f"layers.{i}.w": np.full(2, i, np.float32) for i in range(300)}
+    save_file(weights, path)
+    held = held_arrays(CheckpointTrace(read_file(path)))
+    for i in range(300):
+        np.testing.assert_array_equal(held[f"step0/layers.{i}/param/w"], i)
+    assert opened == [path]
+
+
+def test_a_file_that_shrank_after_its_header_was_read(file):
+    trace = CheckpointTrace(read_file(file))
+    file.write_bytes(file.read_bytes()[:-4])
+    (record, *_) = trace.info.tensors.values()
+    with pytest.raises(TraceError, match="cannot be read") as error:
+        trace.load(record.shards[0])
+    assert str(file) in str(error.value)

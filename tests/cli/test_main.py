@@ -1,13 +1,14 @@
 """The entry point: exit codes of everything that is no verdict."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.factories.traces import write_trace
@@ -120,9 +121,18 @@ def test_nobody_reads_the_output(trace):
     assert done.returncode == 2, done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_program_ends_what_it_runs(tmp_path, sign):
+@pytest.fixture
+def interruptible():
+    """SIGINT as a terminal's foreground job has it: these tests may run in the
+    background, where a shell ignores it for all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def hanging_recording(tmp_path):
+    """The program while its command hangs; whatever happens, nothing is left."""
     log = tmp_path / "trace.log"
     command = training("--hang")
     process = subprocess.Popen(
@@ -130,25 +140,48 @@ def test_a_stopped_program_ends_what_it_runs(tmp_path, sign):
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not (log.exists() and running_with(str(tmp_path))):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(sign)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "interrupted" in err
-    assert not running_with(str(tmp_path))
+    try:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and running_with(str(tmp_path))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        for left in running_with(str(tmp_path)):
+            left.kill()
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_program_ends_what_it_runs(tmp_path, sign, interruptible):
+    with hanging_recording(tmp_path) as process:
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "interrupted" in err
+        assert not running_with(str(tmp_path))
+
+
+def test_a_background_job_is_not_for_ctrl_c_and_still_ends(tmp_path, interruptible):
+    """Whoever starts ttrace with SIGINT ignored means it; SIGTERM ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with hanging_recording(tmp_path) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None and running_with(str(tmp_path))
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "interrupted" in err
+        assert not running_with(str(tmp_path))
 
 
 def running_with(text):
     """Training processes that were told to record there."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (folder / "environ").read_bytes():
-                found.append(folder.name)
-        except OSError:
-            continue
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(text in value for value in process.environ().values()):
+                found.append(process)
     return found
 
 

@@ -16,6 +16,8 @@ from ttrace.ir.trace import (
     TensorRecord,
     TraceInfo,
 )
+from ttrace.recording.sink import TraceSink
+from ttrace.store.memory_trace import MemoryTrace as MemoryTrace
 from ttrace.store.reader import Trace, open_trace
 from ttrace.store.writer import TraceWriter
 from ttrace.testing import cut_partial, meshes
@@ -57,23 +59,6 @@ class Tensor:
 
 Tensors = Mapping[str, Tensor | np.ndarray]
 """By text of the id; a bare array is held whole by every rank."""
-
-
-class MemoryTrace(Trace):
-    """A trace that was never on disk; its arrays may be changed.
-
-    Attributes:
-        arrays: By rank and text of the tensor id.
-    """
-
-    def __init__(self, info: TraceInfo, arrays: dict[tuple[int, str], np.ndarray]):
-        self.path = Path("in-memory")
-        self.info = info
-        self.incomplete = ()
-        self.arrays = arrays
-
-    def load(self, shard: ShardRecord) -> np.ndarray:
-        return self.arrays[shard.rank, str(shard.id)]
 
 
 def rank_infos(
@@ -158,7 +143,7 @@ def write_trace(
     return open_trace(path)
 
 
-def record_tensors(writer: TraceWriter, tensors: Tensors, info: RankInfo) -> None:
+def record_tensors(writer: TraceSink, tensors: Tensors, info: RankInfo) -> None:
     """Gives one rank's shards to its writer."""
     for record, array in _captured(tensors, info):
         writer.add(record, array)

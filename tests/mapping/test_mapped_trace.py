@@ -9,10 +9,10 @@ import pytest
 from tests.factories.traces import MemoryTrace, Tensor, memory_trace
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping import mapped_trace
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.map_file import parse_map
-from ttrace.store.reader import Trace
 
 FULL = np.arange(48, dtype=np.float32).reshape(8, 6)
 TEXT = """
@@ -35,8 +35,12 @@ class Counting(MemoryTrace):
 
 
 @pytest.fixture
-def traces() -> tuple[Counting, Trace]:
+def traces() -> tuple[Counting, TraceSource]:
     """A trace of one tensor over two ranks, and its view as two tensors."""
+    return make_traces()
+
+
+def make_traces() -> tuple[Counting, TraceSource]:
     reference = memory_trace(
         {f"step0/a.{i}/param/w": FULL[4 * i : 4 * i + 4].T for i in range(2)}
     )
@@ -79,9 +83,9 @@ def test_a_shard_is_rearranged_once(traces):
     assert counting.num_loads == num_loads
 
 
-def test_little_is_kept(traces, monkeypatch):
-    monkeypatch.setattr(mapped_trace, "_KEPT_BYTES", 1)
-    counting, mapped = traces
+def test_little_is_kept(monkeypatch):
+    monkeypatch.setattr(mapped_trace, "KEPT_BYTES", 1)
+    counting, mapped = make_traces()
     shards = [s for r in mapped.info.tensors.values() for s in r.shards]
     for shard in shards:
         mapped.load(shard)

@@ -1,7 +1,5 @@
 """A checkpoint as a trace: its parameters as ``param`` of step 0, read on demand."""
 
-import collections
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +21,10 @@ from ttrace.ir.trace import (
     TensorRecord,
     TraceInfo,
 )
-from ttrace.store.reader import Trace
+from ttrace.store.array_cache import KEPT_BYTES, ArrayCache
 
 _MESH = "parts"
 _AXIS = "part"
-
-_KEPT_BYTES = 1 << 28
-"""Arrays are kept while they are together no larger: several blocks of one part are
-read one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,8 +78,8 @@ class Checkpoint:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-class CheckpointTrace(Trace):
-    """A checkpoint, open for reading like a trace.
+class CheckpointTrace:
+    """A checkpoint, open for reading like a trace: a ``TraceSource``.
 
     Its ranks are parts: rank ``i`` holds the ``i``-th part of every tensor that was
     stored in so many.
@@ -103,12 +97,9 @@ class CheckpointTrace(Trace):
             CheckpointError: Nothing in it is a parameter that can be compared.
         """
         self.path = checkpoint.path
-        self.incomplete = ()
+        self.incomplete: tuple[str, ...] = ()
         self._parts: dict[tuple[int, TensorId], Part] = {}
-        self._kept: collections.OrderedDict[tuple[int, TensorId], np.ndarray] = (
-            collections.OrderedDict()
-        )
-        self._keeping = threading.Lock()
+        self._kept: ArrayCache[tuple[int, TensorId]] = ArrayCache(KEPT_BYTES)
         tensors: dict[TensorId, TensorRecord] = {}
         skipped: dict[TensorId, SkippedRecord] = {}
         names = name_entries([entry.path for entry in checkpoint.entries])
@@ -138,6 +129,11 @@ class CheckpointTrace(Trace):
             skipped=skipped,
         )
 
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
+
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a part.
 
@@ -157,17 +153,7 @@ class CheckpointTrace(Trace):
                 got=f"{shard.id}, part {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
-        with self._keeping:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        array = self._read(shard, self._parts[key])
-        with self._keeping:
-            self._kept[key] = array
-            total = sum(kept.nbytes for kept in self._kept.values())
-            while total > _KEPT_BYTES and len(self._kept) > 1:
-                total -= self._kept.popitem(last=False)[1].nbytes
-        return array
+        return self._kept.get(key, lambda: self._read(shard, self._parts[key]))
 
     def _read(self, shard: ShardRecord, part: Part) -> np.ndarray:
         array = part.read()

@@ -9,8 +9,9 @@ from pathlib import Path
 from ttrace.checkpoints.checkpoint_trace import Checkpoint, CheckpointTrace
 from ttrace.checkpoints.safetensors_files import INDEX_SUFFIX, read_file, read_index
 from ttrace.errors import CheckpointError, MissingExtraError
+from ttrace.ir.trace_source import TraceSource
 from ttrace.store.files import MANIFEST
-from ttrace.store.reader import Trace, open_trace
+from ttrace.store.reader import open_trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ _ORBAX_FILES = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 
 def open_trace_or_checkpoint(
     path: str | Path, *, allow_incomplete: bool = False, verify: bool = True
-) -> Trace:
+) -> TraceSource:
     """Opens a trace, or a checkpoint in place of one.
 
     What it is follows from the files that are there. Checkpoints are safetensors files

@@ -6,7 +6,7 @@ Read by the format's specification and not by its library, whose loaders refuse 
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,17 @@ import numpy as np
 from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, whole_part
 from ttrace.errors import CheckpointError
 from ttrace.ir.dtypes import DTYPES, Dtype
-from ttrace.store.files import reading_error
+from ttrace.store.array_cache import ArrayCache
+from ttrace.store.files import map_file, reading_error
 
 INDEX_SUFFIX = ".safetensors.index.json"
 """How the index of a checkpoint ends that is stored as several files."""
+
+_MAPPED_FILES = 32
+"""Files kept mapped without an array in use; each holds a file descriptor."""
+
+_Maps = ArrayCache[Path]
+"""Recently used files, whole: one map serves all tensors of a file."""
 
 _MAX_HEADER_BYTES = 100_000_000
 """What the format allows."""
@@ -34,9 +41,8 @@ def read_file(path: Path) -> Checkpoint:
         CheckpointError: It is not a safetensors file, or was cut off.
         TraceError: The system does not let us read it.
     """
-    return Checkpoint(
-        path=path, format="safetensors", entries=list(_entries(path).values())
-    )
+    entries = _entries(path, _Maps(_MAPPED_FILES, size_of=lambda content: 1))
+    return Checkpoint(path=path, format="safetensors", entries=list(entries.values()))
 
 
 def read_index(path: Path) -> Checkpoint:
@@ -62,7 +68,11 @@ def read_index(path: Path) -> Checkpoint:
             got=repr(error),
             remedy=_WRITE_AGAIN,
         ) from error
-    held = {name: _entries(_beside(path, name)) for name in sorted(set(files.values()))}
+    maps = _Maps(_MAPPED_FILES, size_of=lambda content: 1)
+    held = {
+        name: _entries(_beside(path, name), maps)
+        for name in sorted(set(files.values()))
+    }
     missing = sorted(key for key, name in files.items() if key not in held[name])
     if missing:
         raise CheckpointError(
@@ -89,11 +99,11 @@ def _beside(index: Path, name: str) -> Path:
     return index.parent / name
 
 
-def _entries(path: Path) -> dict[str, Entry]:
+def _entries(path: Path, maps: _Maps) -> dict[str, Entry]:
     header, data_start, file_bytes = _header(path)
     try:
         return {
-            key: _entry(path, key, value, data_start, file_bytes)
+            key: _entry(path, maps, key, value, data_start, file_bytes)
             for key, value in header.items()
             if key != "__metadata__"
         }
@@ -129,7 +139,12 @@ def _header(path: Path) -> tuple[Mapping, int, int]:
 
 
 def _entry(
-    path: Path, key: str, value: Mapping, data_start: int, file_bytes: int
+    path: Path,
+    maps: _Maps,
+    key: str,
+    value: Mapping,
+    data_start: int,
+    file_bytes: int,
 ) -> Entry:
     shape = tuple(int(length) for length in value["shape"])
     start, stop = (data_start + int(offset) for offset in value["data_offsets"])
@@ -143,22 +158,21 @@ def _entry(
     expected = math.prod(shape) * dtype.numpy.itemsize
     if stop - start != expected:
         raise _damaged(path, f"{stop - start} bytes for {key}, which needs {expected}")
-    read = functools.partial(_map, path, dtype, shape, start)
+    content = functools.partial(maps.get, path, lambda: map_file(path, file_bytes))
+    read = functools.partial(_read, content, dtype, shape, start)
     return Entry(
         path=(key,), shape=shape, dtype=dtype.name, parts=(whole_part(shape, read),)
     )
 
 
-def _map(path: Path, dtype: Dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
+def _read(
+    content: Callable[[], np.ndarray], dtype: Dtype, shape: tuple[int, ...], start: int
+) -> np.ndarray:
     """The values of a tensor, a view of the mapped file."""
     if 0 in shape:
         return np.zeros(shape, dtype.numpy)
     size = math.prod(shape) * dtype.numpy.itemsize
-    try:
-        data = np.memmap(path, np.uint8, mode="r", offset=start, shape=(size,))
-    except (OSError, ValueError) as error:
-        raise reading_error(OSError(str(error)), path) from error
-    values = np.frombuffer(data, np.uint8)
+    values = content()[start : start + size]
     if start % dtype.numpy.itemsize:
         values = values.copy()  # the format does not align what it stores
     return values.view(dtype.numpy).reshape(shape)

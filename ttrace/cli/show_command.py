@@ -10,7 +10,7 @@ from rich.table import Table
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import output_console
 from ttrace.ir.trace import RankInfo, TensorRecord
-from ttrace.store.reader import Trace
+from ttrace.ir.trace_source import TraceSource
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     return 2 if trace.incomplete else 0
 
 
-def _print_run(trace: Trace, console: Console) -> None:
+def _print_run(trace: TraceSource, console: Console) -> None:
     if not trace.info.ranks:
         return
     first: RankInfo = trace.info.ranks[0]

@@ -12,8 +12,8 @@ from ttrace.compare.plan import ComparePlan, Operand, PairPlan, TensorPlan
 from ttrace.compare.rows import OneSidedRows, RowPair, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
+from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
-from ttrace.store.reader import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +92,8 @@ Pair = Copy | OneSidedRows
 
 def run_plan(
     plan: ComparePlan,
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     backend: Backend,
     *,
     progress: Progress | None = None,
@@ -136,7 +136,7 @@ def run_plan(
 
 def run_replicas(
     replicas: Iterable[Sequence[Copy]],
-    trace: Trace,
+    trace: TraceSource,
     backend: Backend,
     *,
     progress: Progress | None = None,
@@ -202,8 +202,8 @@ def _num_planned(tensor: TensorPlan) -> int:
 
 def _run(
     works: Sequence[_Work],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     backend: Backend,
     meter: _Meter,
 ) -> list[TensorResult]:
@@ -237,7 +237,9 @@ def _run(
 
 
 def _compare(
-    jobs: Sequence[tuple[Pair, Trace, Trace]], backend: Backend, meter: _Meter
+    jobs: Sequence[tuple[Pair, TraceSource, TraceSource]],
+    backend: Backend,
+    meter: _Meter,
 ) -> Iterator[PairStats]:
     arrays = (_read(pair, reference, candidate) for pair, reference, candidate in jobs)
     for stats, (pair, _, _) in zip(backend.compare(arrays), jobs, strict=True):
@@ -245,7 +247,7 @@ def _compare(
         yield stats
 
 
-def _read(pair: Pair, reference: Trace, candidate: Trace) -> ArrayPair:
+def _read(pair: Pair, reference: TraceSource, candidate: TraceSource) -> ArrayPair:
     if not isinstance(pair, PairPlan):
         return pair.arrays(reference, candidate)
     return ArrayPair(
@@ -255,7 +257,7 @@ def _read(pair: Pair, reference: Trace, candidate: Trace) -> ArrayPair:
     )
 
 
-def _read_blocks(operand: Operand, region: Region, trace: Trace) -> np.ndarray:
+def _read_blocks(operand: Operand, region: Region, trace: TraceSource) -> np.ndarray:
     return sum_terms(
         [
             block_view(trace.load(term.shard), term.shard.layout, term.block, region)

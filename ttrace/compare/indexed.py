@@ -26,7 +26,7 @@ from ttrace.ir.layout import Region
 from ttrace.ir.row_index import PADDING, RowIndex
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import ShardRecord, TensorRecord
-from ttrace.store.reader import Trace
+from ttrace.ir.trace_source import TraceSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,9 @@ class MatchedRows:
     rows: RowMatch
 
 
-def match_rows(plan: TensorPlan, reference: Trace, candidate: Trace) -> MatchedRows:
+def match_rows(
+    plan: TensorPlan, reference: TraceSource, candidate: TraceSource
+) -> MatchedRows:
     """Finds the rows that two runs have in common; reads no values.
 
     Args:
@@ -135,7 +137,9 @@ def match_rows(plan: TensorPlan, reference: Trace, candidate: Trace) -> MatchedR
     )
 
 
-def row_replicas(cover: Cover, trace: Trace, index_dim: int) -> tuple[RowPair, ...]:
+def row_replicas(
+    cover: Cover, trace: TraceSource, index_dim: int
+) -> tuple[RowPair, ...]:
     """The copies of rows within one run.
 
     Raises:
@@ -151,7 +155,7 @@ def _scale(record: TensorRecord) -> float:
 class _Side:
     """One run's rows of a tensor: disjoint pieces, and the copies of each."""
 
-    def __init__(self, cover: Cover, trace: Trace, dim: int):
+    def __init__(self, cover: Cover, trace: TraceSource, dim: int):
         self.pieces: list[Rows] = []
         self.replicas: list[RowPair] = []
         self.contradictions: list[str] = []
@@ -188,7 +192,7 @@ class _Side:
         self.pieces += [part for part in remaining if part.size]
 
 
-def _rows_of(operand: Operand, trace: Trace, dim: int) -> Rows | str:
+def _rows_of(operand: Operand, trace: TraceSource, dim: int) -> Rows | str:
     """The rows of an operand, or why they cannot be told."""
     positions, local = [], []
     for term in operand.terms:
@@ -220,7 +224,7 @@ def _rows_of(operand: Operand, trace: Trace, dim: int) -> Rows | str:
     )
 
 
-def _numbers(term: Term, trace: Trace, dim: int) -> np.ndarray | str:
+def _numbers(term: Term, trace: TraceSource, dim: int) -> np.ndarray | str:
     """The position of every row of a block, or why it is not known."""
     region, index = term.block.region, term.shard.layout.index
     if index is None:

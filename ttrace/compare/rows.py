@@ -12,8 +12,8 @@ import numpy as np
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.plan import Operand, Term
 from ttrace.ir.layout import Region
+from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
-from ttrace.store.reader import Trace
 
 CHUNK_ELEMENTS = 2**22
 """Elements that one pair gathers at most."""
@@ -66,7 +66,7 @@ class Rows:
         for start in range(0, self.positions.size, num_rows):
             yield self.take(slice(start, start + num_rows))
 
-    def read(self, trace: Trace) -> list[np.ndarray]:
+    def read(self, trace: TraceSource) -> list[np.ndarray]:
         """The values of every term, ``columns.extent`` with the rows in ``dim``."""
         return [
             self._gather(trace.load(term.shard), term, rows)
@@ -113,7 +113,7 @@ class RowPair:
         """Index in the logical tensor of an element of the pair."""
         return self.reference.global_index(flat)
 
-    def arrays(self, reference: Trace, candidate: Trace) -> ArrayPair:
+    def arrays(self, reference: TraceSource, candidate: TraceSource) -> ArrayPair:
         """Gathers the values."""
         return ArrayPair(
             reference=sum_terms(self.reference.read(reference)),
@@ -151,7 +151,7 @@ class OneSidedRows:
         """Index in the logical tensor of an element of the rows."""
         return self.rows.global_index(flat)
 
-    def arrays(self, reference: Trace, candidate: Trace) -> ArrayPair:
+    def arrays(self, reference: TraceSource, candidate: TraceSource) -> ArrayPair:
         """Gathers the values, and zeros to set against them."""
         if self.in_candidate:
             values = sum_terms(self.rows.read(candidate))

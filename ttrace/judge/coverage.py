@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import Estimator, ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict
@@ -15,21 +15,17 @@ from ttrace.judge.verdict import Status, TensorVerdict
 NOISE = "noise"
 """Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""
 
-_EXPECTED_GROUPS = (
-    frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD}),
-    frozenset({Kind.UPDATED_PARAM}),
-)
+_PARAM_GRADIENTS = GRADIENTS - ACTIVATIONS
+
+_EXPECTED_GROUPS = (_PARAM_GRADIENTS, frozenset({Kind.UPDATED_PARAM}))
 """What a pass must have compared something of, wherever a run has any: the gradients of
 the parameters, and what the optimizer made of them. Of a group one kind suffices."""
 
 _HEADLINE = (
-    ("updated_param", (Kind.UPDATED_PARAM,)),
-    ("optimizer_state", (Kind.OPTIMIZER_STATE,)),
-    ("main_grad", (Kind.MAIN_GRAD,)),
-    ("param_grad", (Kind.PARAM_GRAD,)),
-    ("activation gradients", (Kind.GRAD_OUTPUT, Kind.GRAD_INPUT)),
-    ("activations", (Kind.INPUT, Kind.OUTPUT)),
-    ("param", (Kind.PARAM,)),
+    ("updated_param", frozenset({Kind.UPDATED_PARAM})),
+    *((kind.value, frozenset({kind})) for kind in Kind if kind in _PARAM_GRADIENTS),
+    ("activations", ACTIVATIONS - GRADIENTS),
+    ("activation gradients", ACTIVATIONS & GRADIENTS),
 )
 """What the headline names first, and which kinds it takes together."""
 
@@ -85,11 +81,11 @@ def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
 
 
 def headline(coverage: Mapping[Kind, KindCoverage]) -> str:
-    """``updated_param 37 of 37, main_grad 37 of 37, activations 402 of 410``."""
+    """``updated_param 37 of 37, main_grad 37 of 37, activations 402 of 410``, ..."""
     named = {kind for _, kinds in _HEADLINE for kind in kinds}
-    others = tuple((kind.value, (kind,)) for kind in coverage if kind not in named)
+    others = ((kind.value, frozenset({kind})) for kind in coverage if kind not in named)
     parts = []
-    for name, kinds in _HEADLINE + others:
+    for name, kinds in (*_HEADLINE, *others):
         counts = [coverage[kind] for kind in kinds if kind in coverage]
         if counts:
             compared = sum(count.compared for count in counts)

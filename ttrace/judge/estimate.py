@@ -11,13 +11,13 @@ from ttrace.errors import UsageError
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
-from ttrace.store.reader import Trace
 
 
 def estimate_tolerance(
-    reference: Trace,
-    perturbed: Sequence[Trace],
+    reference: TraceSource,
+    perturbed: Sequence[TraceSource],
     backend: Backend,
     *,
     policy: TolerancePolicy | None = None,
@@ -52,8 +52,8 @@ def estimate_tolerance(
         raise UsageError(
             "no noise could be measured: the reference and its perturbed runs have no "
             "tensor in common",
-            where=reference.path,
-            got=", ".join(str(trace.path) for trace in perturbed),
+            where=reference.name,
+            got=", ".join(trace.name for trace in perturbed),
             remedy="record the reference and the perturbed runs with the same command "
             "and the same filters",
         )
@@ -92,26 +92,26 @@ def _first_other_skip(reference: TraceInfo, perturbed: TraceInfo) -> float:
     return min(others, default=math.inf)
 
 
-def _check_roles(reference: Trace, perturbed: Sequence[Trace]) -> None:
+def _check_roles(reference: TraceSource, perturbed: Sequence[TraceSource]) -> None:
     if reference.info.ranks[0].noise_seed is not None:
         raise UsageError(
             "the reference is itself a perturbed run",
-            where=reference.path,
+            where=reference.name,
             remedy="give the plain run first, then the perturbed ones",
         )
-    seen: dict[int, Trace] = {}
+    seen: dict[int, TraceSource] = {}
     for trace in perturbed:
         noise_seed = trace.info.ranks[0].noise_seed
         if noise_seed is None:
             raise UsageError(
                 "this run was not perturbed",
-                where=trace.path,
+                where=trace.name,
                 remedy="record it with 'ttrace record --perturb N'",
             )
         if noise_seed in seen:
             raise UsageError(
                 "two perturbed runs drew the same noise",
-                where=f"{seen[noise_seed].path} and {trace.path}",
+                where=f"{seen[noise_seed].name} and {trace.name}",
                 got=f"--perturb {noise_seed} in both",
                 remedy="record each with a number of its own",
             )

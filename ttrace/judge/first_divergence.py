@@ -51,18 +51,21 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
         what += f" (call {tensor_id.call})"
     if tensor_id.pass_ is Pass.RECOMPUTE:
         what += " (recomputed)"
-    if verdict.setup:
-        phase = "set-up"
-    elif tensor_id.pass_ is Pass.RECOMPUTE:
-        phase = Phase.BACKWARD
-    else:
-        phase = KINDS[tensor_id.kind].phase
-    if phase is Phase.START:  # a later step starts from what the optimizer made
-        phase = Phase.OPTIMIZER
     return FirstDivergence(
         id=str(tensor_id),
         module=tensor_id.module,
         kind=tensor_id.kind.value,
-        phase=phase,
+        phase=_phase(verdict),
         sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
     )
+
+
+def _phase(verdict: TensorVerdict) -> str:
+    if verdict.setup:
+        return "set-up"
+    if verdict.id.pass_ is Pass.RECOMPUTE:
+        return Phase.BACKWARD.value
+    phase = KINDS[verdict.id.kind].phase
+    if phase is Phase.START:  # a later step starts from what the optimizer made
+        return Phase.OPTIMIZER.value
+    return phase.value

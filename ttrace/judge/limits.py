@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
 from ttrace.judge.tolerance import Tolerance, ToleranceTable

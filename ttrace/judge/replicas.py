@@ -15,14 +15,13 @@ from ttrace.compare.execute import (
 )
 from ttrace.compare.indexed import row_replicas
 from ttrace.compare.plan import Cover, cover, index_dim_of, row_cover
-from ttrace.ir.kinds import NEEDS_AUTOGRAD
+from ttrace.ir.kinds import NEEDS_AUTOGRAD, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import skipped_steps
-from ttrace.ir.tensor_id import Kind
 from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.limits import Limits
 from ttrace.judge.tolerance import Tolerance, ToleranceTable
-from ttrace.store.reader import Trace
 
 
 def replicas_agree(
@@ -116,7 +115,7 @@ class ReplicaCheck:
 
 
 def check_replicas(
-    trace: Trace,
+    trace: TraceSource,
     backend: Backend,
     *,
     tolerances: ToleranceTable | None = None,

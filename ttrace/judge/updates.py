@@ -16,7 +16,7 @@ from ttrace.compare.stats import PairStats
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
-from ttrace.store.reader import Trace
+from ttrace.ir.trace_source import TraceSource
 
 _LEAST_CHANGED = 0.5
 """Share of the reference's elements that must have changed. Where a step is so small
@@ -39,8 +39,8 @@ class LostUpdate:
 
 def lost_updates(
     results: Sequence[TensorResult],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     backend: Backend,
 ) -> Mapping[TensorId, LostUpdate]:
     """Finds updated parameters of the candidate that are bit for bit what they were.
@@ -75,7 +75,7 @@ def lost_updates(
 
 
 def _changes(
-    updated: Sequence[TensorId], trace: Trace, backend: Backend
+    updated: Sequence[TensorId], trace: TraceSource, backend: Backend
 ) -> Mapping[TensorId, PairStats]:
     """Parameters after a step against the same before it, as far as both are there."""
     info = trace.info

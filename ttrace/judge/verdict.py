@@ -18,10 +18,10 @@ from ttrace.compare.execute import TensorResult
 from ttrace.compare.indexed import RowMatch
 from ttrace.compare.per_device_values import per_device_mismatch_reason
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.kinds import NEEDS_AUTOGRAD
+from ttrace.ir.kinds import NEEDS_AUTOGRAD, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason

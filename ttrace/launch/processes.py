@@ -2,37 +2,43 @@
 
 import contextlib
 import os
-import signal
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
-_PROC = Path("/proc")
+import psutil
+
 _POLL_S = 0.05
 
 
 def end_processes(group: int, mark: str, *, grace_s: float) -> None:
     """Asks the processes of a command to end, and kills those that do not.
 
-    They are those of its process group and, where the system tells, those that
-    inherited its mark: launchers (torchrun) put their workers into sessions of their
-    own, and workers outlive a launcher that is killed.
+    They are those of its process group, their descendants, and those that inherited
+    its mark: launchers (torchrun) put their workers into sessions of their own, and
+    workers outlive a launcher that is killed.
 
     Args:
-        group: The process group.
+        group: The process group, which is also the process id of its leader.
         mark: A variable that only this command has in its environment.
         grace_s: Seconds from asking to killing, and again for the killing.
     """
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    asked: set[psutil.Process] = set()
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
         try:
-            deadline = time.monotonic() + grace_s
-            asked: set[int] = set()
-            while living := living_processes(group, mark):
+            deadline = None
+            told: set[psutil.Process] = set()
+            # A process that was asked once stays ours, also when it changes its group
+            # or its environment meanwhile.
+            while living := living_processes(group, mark) | _still_living(asked):
+                for process in living - told:  # also those that were started meanwhile
+                    with contextlib.suppress(psutil.Error):
+                        ask(process)
+                told |= living
+                asked |= living
+                # To find them may take longer than the grace, which begins here.
+                deadline = deadline or time.monotonic() + grace_s
                 if time.monotonic() > deadline:
                     break
-                for target in living - asked:  # also those that were started meanwhile
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(target, sign)
-                asked |= living
                 time.sleep(_POLL_S)
             else:
                 return
@@ -40,27 +46,50 @@ def end_processes(group: int, mark: str, *, grace_s: float) -> None:
             continue
 
 
-def living_processes(group: int, mark: str) -> set[int]:
-    """Process ids, as ``os.kill`` takes them; the group (negative) where /proc lacks.
+def living_processes(group: int, mark: str) -> set[psutil.Process]:
+    """The processes of a command that have not ended.
 
     Zombies do not count: in a container nobody may be there to reap them.
+
+    Args:
+        group: The process group of the command.
+        mark: A variable that only this command has in its environment.
     """
-    if not (_PROC / "self" / "environ").exists():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, 0)
-            return {-group}
-        return set()
-    found = set()
-    for folder in _PROC.iterdir():
-        if not folder.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            # The name stands in parentheses and may hold blanks and parentheses.
-            _, _, fields = (folder / "stat").read_text().rpartition(")")
-            state, _, process_group = fields.split()[:3]
-            if state not in "ZX" and (
-                int(process_group) == group
-                or mark.encode() in (folder / "environ").read_bytes()
-            ):
-                found.add(int(folder.name))
-    return found
+    found = {process for process in _others() if _belongs(process, group, mark)}
+    children = {
+        child for process in found for child in _children(process) if _is_living(child)
+    }
+    return found | children
+
+
+def _others() -> Iterator[psutil.Process]:
+    own = os.getpid()
+    return (process for process in psutil.process_iter() if process.pid != own)
+
+
+def _belongs(process: psutil.Process, group: int, mark: str) -> bool:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(process.pid) == group:
+            return _is_living(process)
+    with contextlib.suppress(psutil.Error, OSError):  # another user's, or it has ended
+        return mark in process.environ() and _is_living(process)
+    return False
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return process.children(recursive=True)
+    return []
+
+
+def _is_living(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() not in (
+            psutil.STATUS_ZOMBIE,
+            psutil.STATUS_DEAD,
+        )
+    return False
+
+
+def _still_living(processes: set[psutil.Process]) -> set[psutil.Process]:
+    return {process for process in processes if _is_living(process)}

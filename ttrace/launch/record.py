@@ -1,4 +1,4 @@
-"""Records one run: sets the switchboard, runs the command, checks the trace."""
+"""Records one run: sets the recording request, runs the command, checks the trace."""
 
 import contextlib
 import shutil

@@ -7,6 +7,7 @@ import numpy as np
 
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements
 from ttrace.map_proposal.closeness import close_transform
@@ -22,7 +23,6 @@ from ttrace.map_proposal.recorded_activations import (
 )
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import Group
-from ttrace.store.reader import Trace
 
 
 class ActivationMatcher:
@@ -34,7 +34,7 @@ class ActivationMatcher:
             its module has.
     """
 
-    def __init__(self, reference: Trace, candidate: Trace):
+    def __init__(self, reference: TraceSource, candidate: TraceSource):
         self.pairings: list[Pairing] = []
         self.reasons: dict[Side, dict[tuple[str, Kind, str | None], str]] = {
             side: {} for side in Side

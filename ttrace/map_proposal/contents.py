@@ -10,8 +10,8 @@ from ttrace.compare.rows import sum_terms
 from ttrace.errors import LayoutError
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
-from ttrace.store.reader import Trace
 
 MAX_ELEMENTS = 1 << 28
 """Larger tensors are not put together in memory; a map cannot be proposed for them."""
@@ -42,7 +42,7 @@ class Content:
 
     id: TensorId
     shape: tuple[int, ...]
-    trace: Trace = field(repr=False)
+    trace: TraceSource = field(repr=False)
     digest: int
     is_distinct: bool
 
@@ -58,7 +58,7 @@ class Content:
         return array
 
 
-def read_content(trace: Trace, record: TensorRecord) -> Content | None:
+def read_content(trace: TraceSource, record: TensorRecord) -> Content | None:
     """Reads a tensor; None where it is too large, or not all of it was recorded."""
     array = assemble(trace, record)
     if array is None:
@@ -72,7 +72,7 @@ def read_content(trace: Trace, record: TensorRecord) -> Content | None:
     )
 
 
-def assemble(trace: Trace, record: TensorRecord) -> np.ndarray | None:
+def assemble(trace: TraceSource, record: TensorRecord) -> np.ndarray | None:
     """Puts a logical tensor together, in float32 (integers in their own dtype).
 
     Returns:

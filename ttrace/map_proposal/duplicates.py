@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.contents import assemble, digest_of, is_distinct
 from ttrace.mapping.rules import name_of
-from ttrace.store.reader import Trace
 
 _ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
 
@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
 
 def find_duplicates(
-    trace: Trace, one_sided: Collection[TensorId], skipped: Collection[TensorId]
+    trace: TraceSource, one_sided: Collection[TensorId], skipped: Collection[TensorId]
 ) -> dict[TensorId, str]:
     """Why nothing is lost with some of the activations that have no counterpart.
 
@@ -53,7 +53,7 @@ def find_duplicates(
     return {i: reasons[name_of(i)] for i in own if name_of(i) in reasons}
 
 
-def _key(trace: Trace, tensor_id: TensorId) -> tuple[int, int] | None:
+def _key(trace: TraceSource, tensor_id: TensorId) -> tuple[int, int] | None:
     """Number of elements and digest; None if they tell nothing."""
     array = assemble(trace, trace.info.tensors[tensor_id])
     if array is None or not is_distinct(array):

@@ -8,11 +8,11 @@ from ttrace.compare.align import Alignment, Skipped, Unmatched, align
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.duplicates import find_duplicates
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import Part, find_groups
 from ttrace.mapping.rules import IgnoreRule, MapFile, name_of, other_side
-from ttrace.store.reader import Trace
 
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
@@ -33,8 +33,8 @@ SlotOfModule = tuple[str, Kind, str | None]
 
 def with_ignored(
     map_file: MapFile,
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     known: Mapping[Side, Mapping[SlotOfModule, str]],
 ) -> tuple[MapFile, tuple[tuple[Side, TensorId], ...]]:
     """The map with entries for activations, and for kinds, that only one run has.
@@ -146,7 +146,7 @@ def _is_bookkeeping(
 
 
 def _own_names(
-    map_file: MapFile, reference: Trace, candidate: Trace
+    map_file: MapFile, reference: TraceSource, candidate: TraceSource
 ) -> dict[TensorId, list[TensorId]]:
     """What the candidate itself calls tensors that only it has."""
     names: dict[TensorId, list[TensorId]] = {}

@@ -8,6 +8,7 @@ from ttrace.errors import MapError
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.activations import ActivationMatcher
 from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
@@ -18,7 +19,6 @@ from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import find_groups
 from ttrace.mapping.rules import MapFile, TensorRule
-from ttrace.store.reader import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Proposal:
     unread: tuple[TensorId, ...]
 
 
-def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
+def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> Proposal:
     """Finds out which tensors of two traces are the same, and how they lie.
 
     Parameters of the first step are read and compared by content, activations of its
@@ -71,7 +71,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
     if not matcher.pairings:
         raise MapError(
             "no parameter of one run is found in the other",
-            where=f"{reference.path} and {candidate.path}",
+            where=f"{reference.name} and {candidate.name}",
             expected="runs that start from the same values, such as a converted "
             "checkpoint or those of ttrace.generate, with kind param recorded",
             got=f"{len(contents[Side.REFERENCE])} and "
@@ -108,7 +108,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
     )
 
 
-def _parameters(trace: Trace, unread: list[TensorId]) -> list[Content]:
+def _parameters(trace: TraceSource, unread: list[TensorId]) -> list[Content]:
     records = [r for r in trace.info.tensors.values() if r.id.kind is Kind.PARAM]
     first = min((record.id.step for record in records), default=0)
     contents = []
@@ -165,7 +165,10 @@ def _says_nothing(rule: TensorRule) -> bool:
 
 
 def _checked(
-    rules: Sequence[TensorRule], reference: Trace, candidate: Trace, path: Path
+    rules: Sequence[TensorRule],
+    reference: TraceSource,
+    candidate: TraceSource,
+    path: Path,
 ) -> tuple[TensorRule, ...]:
     """The rules that can be applied together; a later one gives way."""
     kept: list[TensorRule] = []

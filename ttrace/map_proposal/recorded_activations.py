@@ -6,8 +6,8 @@ import numpy as np
 
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.contents import assemble
-from ttrace.store.reader import Trace
 
 _EPSILONS = 2.0**13
 """Activations that agree within so many epsilons of their dtype are taken for the same:
@@ -52,7 +52,7 @@ class Instance:
 class Activations:
     """The inputs and outputs of the first micro-batch that one run recorded."""
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: TraceSource):
         self._trace = trace
         self._arrays: dict[TensorId, np.ndarray | None] = {}
         self._slots: dict[tuple[str, Kind, int], dict[str | None, TensorId]] = {}

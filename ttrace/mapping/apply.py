@@ -9,17 +9,17 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
+from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
 from ttrace.mapping.groups import Group, Part, StateNames, find_groups
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
 from ttrace.mapping.rearrange import GridTensor
 from ttrace.mapping.rules import MapFile
-from ttrace.store.reader import Trace
 
 
 def map_traces(
-    map_file: MapFile, reference: Trace, candidate: Trace
-) -> tuple[Trace, Trace]:
+    map_file: MapFile, reference: TraceSource, candidate: TraceSource
+) -> tuple[TraceSource, TraceSource]:
     """Presents the candidate under the reference's ids and in its shapes.
 
     Both traces come back changed: the reference without padding, and without what the
@@ -34,7 +34,7 @@ def map_traces(
 class _Side:
     """What becomes of one trace: its tensors, what is skipped of it, and its plans."""
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: TraceSource):
         self.trace = trace
         self.tensors: dict[TensorId, TensorRecord] = {}
         self.skipped: dict[TensorId, SkippedRecord] = dict(trace.info.skipped)
@@ -69,7 +69,7 @@ class _Side:
             SkippedRecord(id=tensor_id, rank=seen[0], sequence=seen[1], reason=reason),
         )
 
-    def view(self, *, named_alike: bool) -> Trace:
+    def view(self, *, named_alike: bool) -> TraceSource:
         """The trace, with what has become of it."""
         ranks = self.trace.info.ranks
         if not named_alike:
@@ -98,7 +98,9 @@ class _Side:
 class _Mapping:
     """Applies a map to two traces."""
 
-    def __init__(self, map_file: MapFile, reference: Trace, candidate: Trace):
+    def __init__(
+        self, map_file: MapFile, reference: TraceSource, candidate: TraceSource
+    ):
         self._map = map_file
         self._states = StateNames(map_file, reference.info)
         self._groups = find_groups(map_file, reference.info, candidate.info)
@@ -110,7 +112,7 @@ class _Mapping:
         }
         self._made_by: dict[TensorId, str] = {}
 
-    def traces(self) -> tuple[Trace, Trace]:
+    def traces(self) -> tuple[TraceSource, TraceSource]:
         for tensor_id in self._reference.trace.info.tensors:
             if tensor_id in self._ignored[Side.REFERENCE]:
                 self._reference.skip(

@@ -1,7 +1,5 @@
 """A trace under other names, whose shards are put together from recorded ones."""
 
-import collections
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,12 +9,9 @@ from ttrace.errors import UsageError
 from ttrace.ir.layout import Block, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
+from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.rearrange import GridTensor, Piece, plan_pieces
-from ttrace.store.reader import Trace
-
-_KEPT_BYTES = 1 << 28
-"""Rearranged arrays are kept while they are together no larger: several blocks of one
-shard are read one after another."""
+from ttrace.store.array_cache import KEPT_BYTES, ArrayCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,31 +28,28 @@ class ShardPlan:
     pieces: tuple[Piece, ...] = ()
 
 
-class MappedTrace(Trace):
-    """A trace under other names; what it holds is rearranged as it is loaded.
+class MappedTrace:
+    """A ``TraceSource`` under other names; what it holds is rearranged when loaded.
 
     Attributes:
-        path: Folder of the trace.
+        name: As of the source that it presents.
         info: What the mapped trace holds.
-        incomplete: As of the trace.
+        incomplete: As of the source.
     """
 
     def __init__(
         self,
-        trace: Trace,
+        source: TraceSource,
         info: TraceInfo,
         plans: Mapping[tuple[int, TensorId], ShardPlan],
     ):
         """Made by ``ttrace.mapping.apply.map_traces``."""
-        self.path = trace.path
+        self.name = source.name
         self.info = info
-        self.incomplete = trace.incomplete
-        self._trace = trace
+        self.incomplete = source.incomplete
+        self._source = source
         self._plans = plans
-        self._kept: collections.OrderedDict[tuple[int, TensorId], np.ndarray] = (
-            collections.OrderedDict()
-        )
-        self._keeping = threading.Lock()
+        self._kept: ArrayCache[tuple[int, TensorId]] = ArrayCache(KEPT_BYTES)
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a shard.
@@ -74,35 +66,25 @@ class MappedTrace(Trace):
         if plan is None:
             raise UsageError(
                 "a shard was looked up in a mapped trace that does not hold it",
-                where=self.path,
+                where=self.name,
                 got=f"{shard.id}, rank {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
         if not plan.pieces and shard.layout == plan.sources[0].layout:
-            return self._trace.load(plan.sources[0])
-        with self._keeping:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        array = self._rearranged(shard, plan)
-        with self._keeping:
-            self._kept[key] = array
-            total = sum(kept.nbytes for kept in self._kept.values())
-            while total > _KEPT_BYTES and len(self._kept) > 1:
-                total -= self._kept.popitem(last=False)[1].nbytes
-        return array
+            return self._source.load(plan.sources[0])
+        return self._kept.get(key, lambda: self._rearranged(shard, plan))
 
     def _rearranged(self, shard: ShardRecord, plan: ShardPlan) -> np.ndarray:
         values = (
             piece.values(
-                self._trace.load(plan.sources[piece.source]),
+                self._source.load(plan.sources[piece.source]),
                 plan.sources[piece.source].layout,
             )
             for piece in plan.pieces
         )
         if len(plan.pieces) == 1:
             return next(values)
-        dtype = self._trace.load(plan.sources[0]).dtype
+        dtype = self._source.load(plan.sources[0]).dtype
         local = np.empty(shard.layout.local_shape, dtype)
         for piece, block, part in zip(
             plan.pieces, shard.layout.blocks, values, strict=True

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ttrace.errors import TensorIdError
-from ttrace.ir.trace import ShardRecord, SkippedRecord
+from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
+from ttrace.store.merging import RankRecords
 
 
 class MemorySink:
@@ -15,7 +16,7 @@ class MemorySink:
     Attributes:
         records: What was recorded, in order.
         arrays: The arrays of the records.
-        skipped: The reason, by id.
+        skips: What was seen and not recorded, in order; the first reason counts.
         num_bytes: Total size of the arrays.
         ending: None while open, ``"closed"``, or the reason of an abort.
         failure: Set it to an exception to simulate a full disk.
@@ -24,11 +25,24 @@ class MemorySink:
     def __init__(self, *, keeps_arrays: bool = True):
         self.records: dict[str, ShardRecord] = {}
         self.arrays: dict[str, np.ndarray] = {}
-        self.skipped: dict[str, str] = {}
+        self.skips: dict[str, SkippedRecord] = {}
         self.num_bytes = 0
         self.ending: str | None = None
         self.failure: Exception | None = None
         self._keeps_arrays = keeps_arrays
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The reason of each skip, by id."""
+        return {text: record.reason for text, record in self.skips.items()}
+
+    def rank_records(self, info: RankInfo) -> RankRecords:
+        """What it holds, as what that rank recorded (see ``MemoryTrace.of_ranks``)."""
+        return RankRecords(
+            info=info,
+            shards=tuple(self.records.values()),
+            skipped=tuple(self.skips.values()),
+        )
 
     def add(self, record: ShardRecord, array: np.ndarray) -> None:
         """Takes a shard.
@@ -37,7 +51,7 @@ class MemorySink:
             TensorIdError: The id was recorded or skipped before.
         """
         text = str(record.id)
-        if text in self.records or text in self.skipped:
+        if text in self.records or text in self.skips:
             raise TensorIdError(
                 "a tensor id came twice",
                 where=text,
@@ -51,7 +65,7 @@ class MemorySink:
 
     def skip(self, record: SkippedRecord) -> None:
         """Takes the note that a tensor was not recorded; the first reason counts."""
-        self.skipped.setdefault(str(record.id), record.reason)
+        self.skips.setdefault(str(record.id), record)
 
     def close(self) -> None:
         """Ends well."""

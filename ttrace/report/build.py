@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.outcome import judge_run
@@ -22,13 +23,12 @@ from ttrace.report.model import (
     Setup,
     TensorReport,
 )
-from ttrace.store.reader import Trace
 
 
 def build_report(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     *,
     backend: str,
     tolerances: ToleranceTable,
@@ -138,8 +138,8 @@ def _describe_layout(record: TensorRecord) -> str:
 
 def _setup(
     verdicts: Sequence[TensorVerdict],
-    reference: Trace,
-    candidate: Trace,
+    reference: TraceSource,
+    candidate: TraceSource,
     settings: SettingDifferences,
     map_file: MapFile | None,
 ) -> Setup:
@@ -165,10 +165,10 @@ def _map_setup(map_file: MapFile) -> MapSetup:
     )
 
 
-def _run_setup(trace: Trace) -> RunSetup:
+def _run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
     return RunSetup(
-        path=str(trace.path),
+        path=trace.name,
         framework=rank_info.framework,
         world_size=rank_info.world_size,
         versions=rank_info.versions,

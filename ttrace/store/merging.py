@@ -1,19 +1,40 @@
 """Puts what the ranks hold together, by tensor id."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ttrace.errors import LayoutError
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
+from ttrace.ir.trace import (
+    RankInfo,
+    ShardRecord,
+    SkippedRecord,
+    TensorRecord,
+    TraceInfo,
+)
 from ttrace.store.order import merge_orders
-from ttrace.store.ranks import RankPart
 
 
-def merge_parts(parts: Sequence[RankPart]) -> TraceInfo:
-    """Merges the parts of all ranks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRecords:
+    """What one rank recorded, without its arrays.
+
+    Attributes:
+        info: What the rank says about the run.
+        shards: Its tensors, in order of capture.
+        skipped: Tensors it skipped, in order of capture.
+    """
+
+    info: RankInfo
+    shards: tuple[ShardRecord, ...]
+    skipped: tuple[SkippedRecord, ...] = ()
+
+
+def merge_ranks(ranks: Sequence[RankRecords]) -> TraceInfo:
+    """Merges what all ranks recorded.
 
     Args:
-        parts: One per rank, sorted by rank.
+        ranks: One per rank, sorted by rank.
 
     Returns:
         Tensors in the order that ``merge_orders`` describes.
@@ -23,17 +44,17 @@ def merge_parts(parts: Sequence[RankPart]) -> TraceInfo:
     """
     shards: dict[TensorId, list[ShardRecord]] = {}
     skipped: dict[TensorId, SkippedRecord] = {}
-    for part in parts:
-        for stored in part.shards:
-            shards.setdefault(stored.record.id, []).append(stored.record)
-        for record in part.skipped:
+    for rank in ranks:
+        for shard in rank.shards:
+            shards.setdefault(shard.id, []).append(shard)
+        for record in rank.skipped:
             skipped.setdefault(record.id, record)
-    order = merge_orders([s.record.id for s in part.shards] for part in parts)
+    order = merge_orders([shard.id for shard in rank.shards] for rank in ranks)
     tensors = {id_: TensorRecord(id=id_, shards=tuple(shards[id_])) for id_ in order}
     for tensor in tensors.values():
         _check_global_shape(tensor)
     return TraceInfo(
-        ranks=tuple(part.info for part in parts), tensors=tensors, skipped=skipped
+        ranks=tuple(rank.info for rank in ranks), tensors=tensors, skipped=skipped
     )
 
 

@@ -24,6 +24,7 @@ from ttrace.store.files import (
     read_bytes,
 )
 from ttrace.store.index import IndexGroup, StoredShard, decode_groups
+from ttrace.store.merging import RankRecords
 from ttrace.store.segments import Segment, check_segment_size
 
 
@@ -46,6 +47,15 @@ class RankPart:
     skipped: tuple[SkippedRecord, ...]
     segments: Mapping[str, Segment]
     missing: tuple[str, ...]
+
+    @property
+    def records(self) -> RankRecords:
+        """What it holds, without where."""
+        return RankRecords(
+            info=self.info,
+            shards=tuple(stored.record for stored in self.shards),
+            skipped=self.skipped,
+        )
 
 
 def read_manifest(folder: Path) -> RankInfo:

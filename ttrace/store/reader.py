@@ -1,7 +1,5 @@
 """Opens a trace: what it holds, whether it is whole, and its arrays on demand."""
 
-import collections
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +9,10 @@ from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
+from ttrace.store.array_cache import ArrayCache
 from ttrace.store.files import RECORD_AGAIN, hash_bytes
 from ttrace.store.index import StoredShard
-from ttrace.store.merging import merge_parts
+from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
 from ttrace.store.segments import map_segment
@@ -23,7 +22,7 @@ _MAPPED_SEGMENTS = 32
 
 
 class Trace:
-    """A trace on disk, open for reading.
+    """A trace on disk, open for reading: a ``TraceSource``.
 
     ``load`` may be called from any thread.
 
@@ -44,7 +43,7 @@ class Trace:
     ):
         """Puts the parts of the ranks together; see ``open_trace``."""
         self.path = path
-        self.info: TraceInfo = merge_parts(parts)
+        self.info: TraceInfo = merge_ranks([part.records for part in parts])
         self.incomplete = tuple(incomplete)
         self._verify = verify
         self._verified: set[tuple[int, TensorId]] = set()
@@ -54,10 +53,14 @@ class Trace:
             for part in parts
             for stored in part.shards
         }
-        self._mapped: collections.OrderedDict[tuple[int, str], np.ndarray] = (
-            collections.OrderedDict()
+        self._mapped: ArrayCache[tuple[int, str]] = ArrayCache(
+            _MAPPED_SEGMENTS, size_of=lambda content: 1
         )
-        self._mapping = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Its path."""
+        return str(self.path)
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a shard, as a view of the mapped file.
@@ -101,15 +104,10 @@ class Trace:
 
     def _content(self, rank: int, name: str) -> np.ndarray:
         """All bytes of a segment; recently used ones stay mapped."""
-        with self._mapping:
-            key = (rank, name)
-            if key not in self._mapped:
-                part = self._parts[rank]
-                self._mapped[key] = map_segment(part.folder / name, part.segments[name])
-                if len(self._mapped) > _MAPPED_SEGMENTS:
-                    self._mapped.popitem(last=False)
-            self._mapped.move_to_end(key)
-            return self._mapped[key]
+        part = self._parts[rank]
+        return self._mapped.get(
+            (rank, name), lambda: map_segment(part.folder / name, part.segments[name])
+        )
 
 
 def open_trace(

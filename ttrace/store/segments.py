@@ -9,7 +9,6 @@ that JAX can use the memory map as it is.
 
 import json
 import math
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,13 @@ from ttrace.errors import CorruptTraceError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord
-from ttrace.store.files import RECORD_AGAIN, hash_bytes, reading_error, replacing
+from ttrace.store.files import (
+    RECORD_AGAIN,
+    hash_bytes,
+    map_file,
+    reading_error,
+    replacing,
+)
 
 ALIGNMENT_BYTES = 64
 """XLA on CPU uses host memory without a copy from this alignment on."""
@@ -158,14 +163,7 @@ def map_segment(path: Path, segment: Segment) -> np.ndarray:
         TraceError: The system does not let us read it.
     """
     check_segment_size(path, segment)
-    try:
-        with open(path, "rb") as file:
-            content = mmap.mmap(
-                file.fileno(), segment.file_bytes, access=mmap.ACCESS_READ
-            )
-    except (OSError, ValueError) as error:
-        raise reading_error(OSError(str(error)), path) from error
-    data = np.frombuffer(content, np.uint8)
+    data = map_file(path, segment.file_bytes)
     found = hash_bytes(data[: segment.header_bytes])
     if found != segment.header_hash:
         raise CorruptTraceError(
