@@ -47,8 +47,9 @@ from typing import Any
 import jax
 
 from ttrace.errors import UsageError
+from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
-from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
+from ttrace.frontends.jax_parts.harvest.step_trace import RunningStep, StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
@@ -167,22 +168,33 @@ class TracedStep:
         is_wanted = self._session.is_open and self._request.capture.wants_step(number)
         if not is_wanted and self._request.noise_seed is None:
             return self._unrecorded(*args, **kwargs)
+        given: GivenArrays | None = None
+        if is_wanted:
+            with self._session.stopping_at_faults("read the arguments of the step"):
+                given = GivenArrays(args, kwargs)
         try:
-            given = GivenArrays(args, kwargs)
             taps = step_taps(self._missed, scopes=self._options.scopes)
-            with taps, self._programs.running(number) as running:
+            guard = self._session.stopping_at_faults
+            with taps, self._programs.running(number, guard) as running:
                 result = self._step(*args, **kwargs)
-            if is_wanted:
-                captures = with_returned(
-                    running.captures(),
-                    given.updated(running.params, result),
-                    has_optimizer=running.params.has_optimizer,
-                )
-                self._session.record(number, captures, self._missed)
+            if given is not None:
+                self._record(number, running, given, result)
         except BaseException as error:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise
         return result
+
+    def _record(
+        self, number: int, running: RunningStep, given: GivenArrays, result: Any
+    ) -> None:
+        def find_captures() -> list[Capture]:
+            return with_returned(
+                running.captures(),
+                given.updated(running.params, result),
+                has_optimizer=running.params.has_optimizer,
+            )
+
+        self._session.record(number, find_captures, self._missed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)

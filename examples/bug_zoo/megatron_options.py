@@ -28,3 +28,31 @@ ZERO = ("--use-distributed-optimizer",)
 
 MULTI_QUERY = (*DENSE, "--num-query-groups", "1")
 """One head of keys and values, which all tensor-parallel ranks use."""
+
+LATENT = (
+    *DENSE,
+    *"--multi-latent-attention --normalization RMSNorm --disable-bias-linear".split(),
+)
+"""Multi-latent attention whose down projections are column-parallel."""
+
+WHOLE_DOWN = ("--duplicated-down-projections",)
+"""Its down projections are whole on every tensor-parallel rank."""
+
+DELTA_NET = (
+    *DENSE,
+    *"--experimental-attention-variant gated_delta_net --swiglu".split(),
+    *"--normalization RMSNorm --disable-bias-linear".split(),
+)
+"""Gated DeltaNet in the first of two layers."""
+
+SPARSE = (*LATENT, *WHOLE_DOWN, "--experimental-attention-variant", "dsa")
+
+SINKS = (
+    *DENSE,
+    *"--softmax-type learnable --window-size 6".split(),
+    *"--position-embedding-type rope".split(),
+)
+"""Attention with sinks, and a window."""
+
+PREDICTION = (*DENSE, *"--mtp-num-layers 1 --position-embedding-type rope".split())
+"""One layer of multi-token prediction."""

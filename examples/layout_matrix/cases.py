@@ -13,6 +13,18 @@ _LLAMA = (
 )
 _MOE = "--num-experts 4 --disable-bias-linear"
 _MOE_GATHER = f"{_MOE} --moe-token-dispatcher-type allgather"
+_MLA = (
+    "--multi-latent-attention --qk-layernorm --swiglu --normalization RMSNorm "
+    "--disable-bias-linear"
+)
+_GDN = (
+    "--experimental-attention-variant gated_delta_net --swiglu --normalization RMSNorm "
+    "--disable-bias-linear"
+)
+_DSA = f"{_MLA} --experimental-attention-variant dsa --duplicated-down-projections"
+_SINKS = "--softmax-type learnable --window-size 6 --position-embedding-type rope"
+_SHARED = f"{_MOE} --moe-shared-expert-intermediate-size 32 --moe-shared-expert-gate"
+_MTP = "--mtp-num-layers 1 --position-embedding-type rope"
 _FULL = (
     "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1"
 )
@@ -45,7 +57,31 @@ MODELS = {
     "gpt4-2steps": "--num-layers 4 --train-iters 2",
     "gpt-masked": "--calculate-per-token-loss --loss-mask uneven",
     "gpt-even": "--loss-mask even",
-    "mtp": "--mtp-num-layers 1 --position-embedding-type rope",
+    "mtp": _MTP,
+    "mtp-tokens": f"{_MTP} --calculate-per-token-loss",
+    "mtp2-tokens": f"{_MTP} --mtp-num-layers 2 --calculate-per-token-loss",
+    "mla": _MLA,
+    "mla-dup": f"{_MLA} --duplicated-down-projections",
+    "mla-dup-yarn": f"{_MLA} --duplicated-down-projections --rope-type yarn",
+    "mla-no-q-lora": f"{_MLA} --no-q-lora --duplicated-down-projections",
+    "mla-no-norm": "--multi-latent-attention --duplicated-down-projections",
+    "mla-full": f"{_MLA} --duplicated-down-projections {_FULL}",
+    "mla-moe": f"{_MLA} --duplicated-down-projections {_SHARED}",
+    "mla-mtp": f"{_MLA} --duplicated-down-projections {_MTP}",
+    "gdn": _GDN,
+    "gdn4": f"{_GDN} --num-layers 4",
+    "gdn-moe": f"{_GDN} {_SHARED}",
+    "dsa": _DSA,
+    "sinks": _SINKS,
+    "sinks-one": f"{_SINKS} --softmax-type off-by-one",
+    "shared": _SHARED,
+    "shared-overlap": f"{_SHARED} --moe-shared-expert-overlap",
+    "sigmoid": f"{_SHARED} --moe-router-score-function sigmoid "
+    "--moe-router-enable-expert-bias",
+    "padded": f"{_MOE} --moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01 --padding 3 "
+    "--calculate-per-token-loss",
+    "gated-attention": f"{_LLAMA} --attention-output-gate --qk-l2-norm",
+    "masked-attention": "--attention-mask",
 }
 """Options that reference and candidate share."""
 
@@ -176,6 +212,30 @@ _TABLE = (
         "fp32",
         4,
     ),
+    ("mla", "dp2 pp2 cp2", "fp32", 4),
+    ("mla-dup", "tp2-sp tp4-sp pp2 cp2 tp2-sp-cp2 tp2-sp-pp2", "fp32", 4),
+    ("mla-dup", "tp2-sp", "bf16", 4),
+    ("mla-dup-yarn", "tp2-sp cp2", "fp32", 4),
+    ("mla-no-q-lora", "tp2-sp cp2", "fp32", 4),
+    ("mla-no-norm", "tp2-sp", "fp32", 4),
+    ("mla-full", "tp2-sp", "fp32", 4),
+    ("mla-moe", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+    ("mla-mtp", "tp2-sp pp2", "fp32", 4),
+    ("gdn", "tp2-sp dp2 pp2", "fp32", 4),
+    ("gdn", "tp2-sp", "bf16", 4),
+    ("gdn4", "tp2-sp-pp2 pp4", "fp32", 4),
+    ("gdn-moe", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+    ("dsa", "tp2 tp2-sp dp2 pp2", "fp32", 4),
+    ("sinks", "tp2 tp2-sp dp2 pp2 cp2", "fp32", 4),
+    ("sinks-one", "tp2-sp", "fp32", 4),
+    ("shared", "tp2-sp-ep2-etp1 tp2-sp-etp2 ep2 cp2 ep2-pp2", "fp32", 4),
+    ("shared-overlap", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+    ("sigmoid", "ep2 tp2-sp-ep2-etp1", "fp32", 4),
+    ("padded", "ep2 tp2-sp-ep2-etp1 cp2 cp2-ep2", "fp32", 4),
+    ("gated-attention", "tp2 tp2-sp cp2", "fp32", 4),
+    ("masked-attention", "tp2-sp cp2 pp2", "fp32", 4),
+    ("mtp-tokens", "cp2 cp2-pp2 tp2-sp-cp2", "fp32", 4),
+    ("mtp2-tokens", "pp2 cp2", "fp32", 4),
     ("moe", "cp2 cp2-ep2 cp2-dp2-ep2 cp2-dp2-ep4 cp2-pp2", "fp32", 4),
     ("moe", "tp2-sp-cp2-ep2-etp1 ep2-dp2-zero-instances2", "fp32", 4),
     ("moe", "cp2-ep2", "bf16", 4),

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ttrace.errors import UsageError
+from ttrace.examples.megatron_gpt.architecture_options import (
+    add_architecture_options,
+    check_architecture,
+)
 from ttrace.examples.megatron_gpt.pipeline_options import (
     add_pipeline_options,
     check_interleaving,
@@ -20,6 +24,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Trains a small GPT on megatron-core; without CUDA on CPU and gloo",
     )
     _add_model(parser.add_argument_group("model"))
+    add_architecture_options(parser.add_argument_group("attention, experts, masks"))
     _add_parallelism(parser.add_argument_group("parallelism"))
     _add_data_parallelism(parser.add_argument_group("data parallelism"))
     add_pipeline_options(parser.add_argument_group("pipeline, context and loss"))
@@ -179,6 +184,7 @@ def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:
             where="--swiglu, --openai-gelu",
             remedy="leave one of them out",
         )
+    check_architecture(args)
     _check_recompute(args)
     _check_optimizer(args)
     _check_optimizer_instances(args, world_size)
@@ -189,6 +195,7 @@ def _require_positive(args: argparse.Namespace) -> None:
         *("seed", "clip_grad", "train_iters", "lr", "min_lr", "weight_decay"),
         *("hidden_dropout", "attention_dropout", "moe_aux_loss_coeff"),
         *("adam_beta1", "adam_beta2", "adam_eps"),
+        *("padding", "dsa_indexer_loss_coeff", "moe_z_loss_coeff"),
     )
     for name, value in vars(args).items():
         if isinstance(value, bool) or not isinstance(value, int | float):

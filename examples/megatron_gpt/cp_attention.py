@@ -65,7 +65,13 @@ def _held_by_all(length: int, size: int) -> torch.Tensor:
 
 
 class _CausalSoftmax(FusedScaleMaskSoftmax):
-    """Softmax whose causal mask knows which queries this rank has."""
+    """Softmax whose causal mask knows which queries this rank has.
+
+    Attributes:
+        reach: How many tokens back a query sees; None for all.
+    """
+
+    reach: int | None = None
 
     def forward_torch_softmax(self, input, mask, softmax_offset=None):
         length = input.size(3)
@@ -74,9 +80,12 @@ class _CausalSoftmax(FusedScaleMaskSoftmax):
             parallel_state.get_context_parallel_world_size(),
             parallel_state.get_context_parallel_rank(),
         )
-        is_later = torch.arange(length)[None, :] > queries[:, None]
+        keys = torch.arange(length)[None, :]
+        is_hidden = keys > queries[:, None]
+        if self.reach is not None:
+            is_hidden |= keys < queries[:, None] - self.reach
         return super().forward_torch_softmax(
-            input, is_later.to(input.device), softmax_offset
+            input, is_hidden.to(input.device), softmax_offset
         )
 
 
@@ -102,8 +111,9 @@ class ContextParallelAttention(DotProductAttention):
             mask_func=softmax.mask_func,
             softmax_in_fp32=softmax.softmax_in_fp32,
             scale=softmax.scale,
-            window_size=softmax.window_size,
         )
+        if softmax.window_size is not None:
+            self.scale_mask_softmax.reach = softmax.window_size[0]
 
     def forward(self, query, key, value, *args, **kwargs):
         """Attends with this rank's queries; all are ``[s / cp, b, heads, d]``."""

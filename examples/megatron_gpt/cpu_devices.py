@@ -221,6 +221,8 @@ def _complete_megatron() -> None:
             },
         )
 
+    _complete_attention()
+
     # Split sizes become numbers only where they lie on a GPU; gloo wants numbers too.
     def split_sizes(tensor, as_numpy=False, record_stream=False):
         is_tensor = isinstance(tensor, torch.Tensor)
@@ -228,3 +230,34 @@ def _complete_megatron() -> None:
 
     for module in (moe_utils, token_dispatcher):
         _replace(module, {"maybe_move_tensor_to_cpu": split_sizes})
+
+
+def _complete_attention() -> None:
+    # Packages of GPU kernels that variants of attention import: a normalization, and
+    # Hadamard's matrix. What Megatron computes with them is untouched.
+    from megatron.core.ssm import gated_delta_net
+
+    if not gated_delta_net.HAVE_FLA:
+        _replace(gated_delta_net, {"HAVE_FLA": True, "l2norm": _l2norm})
+    try:
+        from megatron.core.transformer.experimental_attention_variant import dsa
+    except ImportError:  # before megatron-core 0.16
+        return
+    if dsa.hadamard_transform is None:
+        _replace(dsa, {"rotate_activation": _rotate})
+
+
+def _l2norm(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + eps)
+
+
+def _rotate(x: torch.Tensor) -> torch.Tensor:
+    """Times Hadamard's matrix, scaled to keep the norm; the size is a power of 2."""
+    size = x.size(-1)
+    step = 1
+    while step < size:
+        pairs = x.unflatten(-1, (size // (2 * step), 2, step))
+        upper, lower = pairs.unbind(-2)
+        x = torch.stack((upper + lower, upper - lower), dim=-2).flatten(-3)
+        step *= 2
+    return x * size**-0.5

@@ -17,12 +17,18 @@ class Batch:
         labels: The token after each of them.
         position_ids: Place of each token in its sample.
         loss_mask: 1 where a token counts, float32.
+        padding_mask: True where a token is padding, which routers leave out of their
+            losses; None without padding.
+        attention_mask: ``[1, 1, seq_length, seq_length]``, true where a token is not
+            seen; None where the attention makes its own.
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
     loss_mask: torch.Tensor
+    padding_mask: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,8 @@ class TokenSource:
             as many in every part of the sequence), or a few at the start of each
             sample, of which no two have as many (``uneven``).
         device: Where the tensors go.
+        num_padding: The last so many tokens of a sample are padding.
+        gives_attention_mask: The causal mask is part of a batch.
     """
 
     vocab_size: int
@@ -55,6 +63,8 @@ class TokenSource:
     seed: int
     device: torch.device
     loss_mask: str = "none"
+    num_padding: int = 0
+    gives_attention_mask: bool = False
 
     def micro_batches(self, step: int) -> Iterator[Batch]:
         """The micro-batches of one step, in order."""
@@ -84,7 +94,23 @@ class TokenSource:
             labels=labels,
             position_ids=positions.expand_as(tokens).contiguous(),
             loss_mask=self._loss_mask(first).to(self.device),
+            padding_mask=self._padding_mask(tokens),
+            attention_mask=self._attention_mask(),
         )
+
+    def _padding_mask(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        if not self.num_padding:
+            return None
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        mask[:, -self.num_padding :] = True
+        return mask
+
+    def _attention_mask(self) -> torch.Tensor | None:
+        if not self.gives_attention_mask:
+            return None
+        size = self.seq_length
+        mask = torch.ones(size, size, dtype=torch.bool, device=self.device).triu(1)
+        return mask[None, None]
 
     def _loss_mask(self, first: int) -> torch.Tensor:
         mask = torch.ones(self.micro_batch_size, self.seq_length)
@@ -93,4 +119,6 @@ class TokenSource:
         elif self.loss_mask == "uneven":
             for row in range(self.micro_batch_size):
                 mask[row, : 1 + (first + row) % (self.seq_length // 2)] = 0
+        if self.num_padding:
+            mask[:, -self.num_padding :] = 0
         return mask

@@ -13,6 +13,12 @@ def initial_distribution(module: str, slot: str) -> Distribution:
         module: Path of its module.
         slot: Its own name.
     """
+    if slot == "softmax_offset":
+        return Bell(scale=1.0)
+    if slot in ("dt_bias", "A_log"):
+        return Bell(scale=2.0**-2)
+    if "conv1d" in module:
+        return Bell(scale=2.0**-2)
     if slot == "bias":
         return Bell(scale=2.0**-6)
     if "norm" in module:

@@ -4,6 +4,9 @@ import dataclasses
 from typing import Any
 
 import torch
+from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+    get_linear_attention_pattern,
+)
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_mtp_block_spec,
@@ -17,7 +20,16 @@ from megatron.core.transformer.transformer_block import (
     get_num_layers_to_build,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
+from ttrace.examples.megatron_gpt.attention_variants import (
+    DuplicatedLinear,
+    LatentContextParallelAttention,
+    LatentDotProductAttention,
+    linear_attention,
+    sparse_core_attention,
+    take_duplicated_projections,
+)
 from ttrace.examples.megatron_gpt.cp_attention import ContextParallelAttention
 
 
@@ -39,19 +51,27 @@ class SequenceParallelNorm:
 
 
 def layer_specs(
-    config: TransformerConfig, vp_stage: int | None
+    config: TransformerConfig, vp_stage: int | None, *, is_duplicated: bool = False
 ) -> TransformerBlockSubmodules:
     """The layers of one model chunk.
 
     Args:
         config: Megatron's configuration.
         vp_stage: Number of the chunk on its rank; None without virtual stages.
+        is_duplicated: Down projections of multi-latent attention are whole on every
+            tensor-parallel rank.
     """
     norm: Any = SequenceParallelNorm
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(
-        layer_specs=[_layer_spec(config)] * num_layers, layer_norm=norm
-    )
+    softmax_layer = _layer_spec(config, is_duplicated=is_duplicated)
+    layers = [
+        _with(softmax_layer, self_attention=linear_attention(norm))
+        if _is_linear(config, number)
+        else softmax_layer
+        for number in range(first, first + num_layers)
+    ]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)
 
 
 def mtp_specs(
@@ -76,18 +96,26 @@ def mtp_specs(
     )
 
 
-def _layer_spec(config: TransformerConfig) -> ModuleSpec:
+def _layer_spec(
+    config: TransformerConfig, *, is_duplicated: bool = False
+) -> ModuleSpec:
+    is_latent = bool(config.multi_latent_attention)
     local: Any = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts, qk_layernorm=config.qk_layernorm
+        num_experts=config.num_moe_experts,
+        qk_layernorm=config.qk_layernorm,
+        multi_latent_attention=is_latent,
+        qk_l2_norm=config.qk_l2_norm,
     )
     attention = local.submodules.self_attention
-    if config.qk_layernorm:
+    if is_latent:
+        attention = _with(attention, **_latent_attention(config, is_duplicated))
+    elif config.qk_layernorm and not config.qk_l2_norm:
         attention = _with(
             attention,
             q_layernorm=SequenceParallelNorm,
             k_layernorm=SequenceParallelNorm,
         )
-    if config.context_parallel_size > 1:
+    if config.context_parallel_size > 1 and not is_latent:
         attention = _with(attention, core_attention=ContextParallelAttention)
     return _with(
         local,
@@ -95,6 +123,28 @@ def _layer_spec(config: TransformerConfig) -> ModuleSpec:
         input_layernorm=SequenceParallelNorm,
         pre_mlp_layernorm=SequenceParallelNorm,
     )
+
+
+def _latent_attention(config: TransformerConfig, is_duplicated: bool) -> dict[str, Any]:
+    core: Any = LatentDotProductAttention
+    if config.experimental_attention_variant == "dsa":
+        core = sparse_core_attention()
+    elif config.context_parallel_size > 1:
+        core = LatentContextParallelAttention
+    parts: dict[str, Any] = {"core_attention": core}
+    if config.qk_layernorm:
+        parts |= dict.fromkeys(("q_layernorm", "kv_layernorm"), SequenceParallelNorm)
+    take_duplicated_projections()
+    if is_duplicated:
+        names = ("linear_q_down_proj", "linear_kv_down_proj")
+        parts |= dict.fromkeys(names, DuplicatedLinear)
+    return parts
+
+
+def _is_linear(config: TransformerConfig, number: int) -> bool:
+    if config.experimental_attention_variant != "gated_delta_net":
+        return False
+    return bool(get_linear_attention_pattern(config)[number])
 
 
 def _with(spec: Any, **submodules) -> ModuleSpec:

@@ -14,6 +14,7 @@ from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import get_batch_on_this_cp_rank
 
+from ttrace.examples.megatron_gpt.architecture_options import SPARSE_ATTENTION
 from ttrace.examples.megatron_gpt.arguments import resolve_arguments
 from ttrace.examples.megatron_gpt.data import Batch, TokenSource
 from ttrace.examples.megatron_gpt.model import build_models, make_config
@@ -61,6 +62,8 @@ def _train(args: argparse.Namespace) -> None:
         seed=args.seed,
         device=torch.device(torch.cuda.current_device()),
         loss_mask=args.loss_mask,
+        num_padding=args.padding,
+        gives_attention_mask=args.attention_mask,
     )
     try:
         with megatron_adapter.trace(
@@ -97,6 +100,8 @@ def train_step(
     Returns:
         The loss over all samples of the step, and the norm of the gradient.
     """
+    if args.experimental_attention_variant == SPARSE_ATTENTION:
+        scale_indexer_loss(args)
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
@@ -111,6 +116,19 @@ def train_step(
     )
     _, grad_norm, _ = optimizer.step()
     return mean_loss(losses, args), float(grad_norm or 0.0)
+
+
+def scale_indexer_loss(args: argparse.Namespace) -> None:
+    """Tells the indexer's loss by what the loss of a micro-batch is divided.
+
+    Megatron's schedules do so for the losses of routers and of multi-token prediction.
+    """
+    from megatron.core.transformer.experimental_attention_variant.dsa import (
+        DSAIndexerLossAutoScaler,
+    )
+
+    scale = torch.tensor(1.0 / args.num_microbatches)
+    DSAIndexerLossAutoScaler.set_loss_scale(scale)
 
 
 def mean_loss(losses: list[dict[str, torch.Tensor]], args: argparse.Namespace) -> float:
@@ -145,12 +163,14 @@ def forward_step(
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], LossResult]]:
     """Megatron's forward step function: output of one micro-batch, and its loss."""
     batch = part_of_context_rank(next(micro_batches))
+    masks = {} if batch.padding_mask is None else {"padding_mask": batch.padding_mask}
     output = model(
         batch.tokens,
         batch.position_ids,
-        None,
+        batch.attention_mask,
         labels=batch.labels,
         loss_mask=batch.loss_mask,
+        **masks,
     )
     return output, functools.partial(loss_func, batch.loss_mask)
 
@@ -160,7 +180,12 @@ def part_of_context_rank(batch: Batch) -> Batch:
     parts = get_batch_on_this_cp_rank(
         {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     )
-    return Batch(**{name: part.contiguous() for name, part in parts.items()})
+    return Batch(
+        **{
+            name: None if part is None else part.contiguous()
+            for name, part in parts.items()
+        }
+    )
 
 
 def loss_func(loss_mask: torch.Tensor, output: torch.Tensor) -> LossResult:

@@ -9,8 +9,12 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_config import (
+    MLATransformerConfig,
+    TransformerConfig,
+)
 
+from ttrace.examples.megatron_gpt.architecture_options import architecture
 from ttrace.examples.megatron_gpt.initial_values import initial_distribution
 from ttrace.examples.megatron_gpt.layers import layer_specs, mtp_specs
 from ttrace.frontends.megatron_parts.description import MegatronDescription
@@ -27,7 +31,9 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
             "moe_ffn_hidden_size": 2 * args.hidden_size,
             "moe_router_topk": args.moe_router_topk,
             "moe_router_load_balancing_type": (
-                "aux_loss" if args.moe_aux_loss_coeff else "none"
+                args.moe_router_load_balancing_type
+                if args.moe_aux_loss_coeff
+                else "none"
             ),
             "moe_aux_loss_coeff": args.moe_aux_loss_coeff,
             "moe_router_dtype": None if dtype is torch.float32 else "fp32",
@@ -35,7 +41,9 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
             "expert_model_parallel_size": args.expert_model_parallel_size,
             "expert_tensor_parallel_size": args.expert_tensor_parallel_size,
         }
-    return TransformerConfig(
+    settings = architecture(args)
+    kind = MLATransformerConfig if args.multi_latent_attention else TransformerConfig
+    return kind(
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
@@ -68,7 +76,6 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
         # Without it parameters are made on the GPU in another random order per layout;
         # with it they also get the attributes that say how they are cut.
         use_cpu_initialization=True,
-        perform_initialization=True,
         # Fused kernels come from Apex, TransformerEngine or Megatron's CUDA sources.
         gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,
@@ -78,6 +85,7 @@ def make_config(args: argparse.Namespace) -> TransformerConfig:
         persist_layer_norm=False,
         cuda_graph_scope=[],
         **experts,
+        **settings,
     )
 
 
@@ -133,7 +141,9 @@ def build_models(
 def _build_chunk(
     args: argparse.Namespace, config: TransformerConfig, vp_stage: int | None
 ) -> torch.nn.Module:
-    layers: Any = layer_specs(config, vp_stage)
+    layers: Any = layer_specs(
+        config, vp_stage, is_duplicated=args.duplicated_down_projections
+    )
     mtp: Any = mtp_specs(config, vp_stage)
     place: Any = {"ignore_virtual": False, "vp_stage": vp_stage}
     return GPTModel(

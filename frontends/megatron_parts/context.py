@@ -20,6 +20,7 @@ class ShardingContext:
         padded_vocab_size: Rows that the model has; the last ones may be padding.
         copied_modules: Paths of the modules whose parameters the last pipeline stage
             has too: the embedding, for tied logits or multi-token prediction.
+        hidden_size: Features of a token between the layers; None if it is not known.
     """
 
     meshes: MegatronMeshes
@@ -29,6 +30,7 @@ class ShardingContext:
     vocab_size: int = 1
     padded_vocab_size: int = 1
     copied_modules: frozenset[str] = frozenset()
+    hidden_size: int | None = None
 
     def __post_init__(self):
         if not 0 < self.vocab_size <= self.padded_vocab_size:
@@ -39,6 +41,11 @@ class ShardingContext:
                 got=self.vocab_size,
                 remedy="give trace() the number of tokens before padding",
             )
+
+    @property
+    def holds_everything(self) -> bool:
+        """Neither tp nor cp shards what a rank has: activations are whole."""
+        return self.meshes.tp == 1 and self.meshes.cp == 1
 
     @property
     def num_kv_holders(self) -> int:

@@ -1,6 +1,5 @@
 """What capture must know of a Megatron model: names, layouts, scales, meshes."""
 
-import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -8,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from absl import logging
 from megatron.core.utils import get_model_config
 
-from ttrace.errors import LayoutError
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.experts import ExpertRows
 from ttrace.frontends.megatron_parts.loss import LossTensor, loss_tensors
@@ -25,8 +24,19 @@ from ttrace.frontends.megatron_parts.names import (
     unwrap,
 )
 from ttrace.frontends.megatron_parts.rule_table import RULES
-from ttrace.frontends.megatron_parts.rules import Rule, activation_layout
-from ttrace.frontends.megatron_parts.sharding import parameter_layout
+from ttrace.frontends.megatron_parts.rules import (
+    HIDDEN,
+    SEQUENCE,
+    Rule,
+    Subject,
+    activation_layout,
+    rule_layout,
+)
+from ttrace.frontends.megatron_parts.sharding import (
+    parameter_layout,
+    parameter_subject,
+    unmarked_parameters,
+)
 from ttrace.frontends.megatron_parts.stages import (
     PlacedModule,
     copied_modules,
@@ -42,7 +52,7 @@ from ttrace.frontends.torch_parts.description import (
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
 _BACKWARD_KINDS = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
@@ -67,7 +77,14 @@ _SETTINGS = (
     "num_moe_experts",
     "moe_router_topk",
     "moe_token_dispatcher_type",
+    "multi_latent_attention",
+    "experimental_attention_variant",
+    "softmax_type",
 )
+
+
+_TOKEN_SLOTS = frozenset({"0", "1", "4", "input_ids", "position_ids", "labels"})
+"""Arguments of the model of shape ``[batch, sequence]``."""
 
 
 class MegatronDescription:
@@ -106,7 +123,7 @@ class MegatronDescription:
         stages = stages_of(models, meshes.dense)
         self._config = get_model_config(models[0])
         self._optimizer = optimizer
-        self._rules = (*rules, *RULES)
+        self._rules = tuple(rules)
         padded_vocab_size = int(getattr(models[0], "vocab_size", vocab_size or 1))
         self._context = ShardingContext(
             meshes=meshes,
@@ -116,7 +133,9 @@ class MegatronDescription:
             vocab_size=padded_vocab_size if vocab_size is None else vocab_size,
             padded_vocab_size=padded_vocab_size,
             copied_modules=copied_modules(models[0], self._config),
+            hidden_size=getattr(self._config, "hidden_size", None),
         )
+        self._sequence_lengths: set[int] = set()
         ep_rank = meshes.expert.coords["ep"]
         self._modules: dict[torch.nn.Module, PlacedModule] = {
             placed.canonical.module: placed
@@ -135,7 +154,7 @@ class MegatronDescription:
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._activation_layout = functools.cache(self._find_activation_layout)
         self._parameter_layout = functools.cache(self._find_parameter_layout)
-        self._require_sharding_attributes()
+        self._warn_of_unmarked()
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for module, placed in self._modules.items():
@@ -160,9 +179,12 @@ class MegatronDescription:
         slot: str,
         tensor: torch.Tensor,
     ) -> Answer:
+        self._note_sequence_length(path, slot, tuple(tensor.shape))
         return local_tensor(
             tensor,
-            lambda shape: self._activation_layout(path, module, kind, slot, shape),
+            lambda shape: self._activation_layout(
+                path, module, kind, slot, shape, self._sequence_length()
+            ),
         )
 
     def parameter(
@@ -202,13 +224,17 @@ class MegatronDescription:
 
     def expert_rows(self) -> list[ExpertRows]:
         """The routed experts of this rank, layer by layer."""
-        return [
-            ExpertRows(
-                f"{placed.canonical.path}.experts", module, self._config, self._context
-            )
-            for module, placed in self._modules.items()
-            if is_a(module, "BaseMoELayer")
-        ]
+        layers = []
+        for module, placed in self._modules.items():
+            if is_a(module, "BaseMoELayer"):
+                path = f"{placed.canonical.path}.experts"
+                try:
+                    rows = ExpertRows(path, module, self._config, self._context)
+                except Exception as error:  # then they are skipped as unordered
+                    logging.warning("%s", _not_described(path, error).reason)
+                else:
+                    layers.append(rows)
+        return layers
 
     def unused_parameters(self) -> list[NamedParameter]:
         """Parameters of this rank that no computation reads."""
@@ -225,8 +251,8 @@ class MegatronDescription:
     def mixed_gradients(self) -> list[tuple[NamedParameter, str]]:
         """Expert parameters whose gradients mix micro-batches, each with the reason."""
         layouts = (
-            (owned.named, self._parameter_layout(parameter, Kind.PARAM_GRAD))
-            for parameter, owned in self._parameters.items()
+            (owned.named, self.parameter_layout(owned.named, Kind.PARAM_GRAD))
+            for owned in self._parameters.values()
             if owned.owner.in_experts
         )
         return [
@@ -276,6 +302,7 @@ class MegatronDescription:
         kind: Kind,
         slot: str,
         local_shape: tuple[int, ...],
+        sequence_length: int | None,
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
         placed = self._modules.get(module)
         if placed is not None and not placed.is_recorded(kind, slot):
@@ -285,9 +312,28 @@ class MegatronDescription:
                 reason="tokens inside experts are in an order that depends on the "
                 "routing of each call"
             )
-        return activation_layout(
-            self._rules, path, module, kind, slot, local_shape, self._context
+        subject = Subject(
+            path=path,
+            module=module,
+            parent=None if placed is None else placed.canonical.parent,
+            kind=kind,
+            slot=slot,
+            local_shape=local_shape,
         )
+        lengths = {SEQUENCE: sequence_length, HIDDEN: self._context.hidden_size}
+        known = {name: length for name, length in lengths.items() if length}
+        return self._by_rule_of_user(subject) or activation_layout(
+            RULES, subject, self._context, known
+        )
+
+    def _by_rule_of_user(self, subject: Subject) -> ShardLayout | NoLayout | None:
+        try:
+            return rule_layout(self._rules, subject, self._context)
+        except Exception as error:  # a condition of theirs
+            return NoLayout(
+                reason="a rule that was given to trace() failed on "
+                f"{subject.described}: {type(error).__name__}: {error}; correct it"
+            )
 
     def _find_parameter_layout(
         self, parameter: torch.nn.Parameter, kind: Kind
@@ -297,17 +343,50 @@ class MegatronDescription:
                 reason="gradient_accumulation_fusion adds a micro-batch's gradient to "
                 "main_grad inside a kernel"
             )
-        return parameter_layout(self._parameters[parameter], kind, self._context)
+        owned = self._parameters[parameter]
+        by_user = None
+        if not owned.owner.in_experts:
+            by_user = self._by_rule_of_user(parameter_subject(owned, kind))
+        return by_user or parameter_layout(owned, kind, self._context)
 
-    def _require_sharding_attributes(self) -> None:
-        # At once: in the middle of a step nothing is raised, a tensor is only skipped,
-        # and a run could pass with hardly a parameter compared.
-        for parameter in self._parameters:
-            with contextlib.suppress(LayoutError):
-                self._parameter_layout(parameter, Kind.PARAM)
+    def _note_sequence_length(
+        self, path: str, slot: str, local_shape: tuple[int, ...]
+    ) -> None:
+        # The arguments of the model are the first that a micro-batch shows.
+        if path == ROOT_MODULE and slot in _TOKEN_SLOTS and len(local_shape) == 2:
+            self._sequence_lengths.add(local_shape[1] * self._context.meshes.cp)
+
+    def _sequence_length(self) -> int | None:
+        # A gradient may be of an earlier micro-batch: lengths that vary say nothing.
+        (length, *others) = self._sequence_lengths or (None,)
+        return None if others else length
+
+    def _warn_of_unmarked(self) -> None:
+        unmarked = unmarked_parameters(self._parameters.values(), self._context)
+        if unmarked:
+            first = unmarked[0].named
+            logging.warning(
+                "ttrace: %d tensor-parallel parameters (the first is %s.%s) lack the "
+                "attributes tensor_model_parallel and partition_dim, which Megatron "
+                "sets where it initializes parameters; that they are sharded is taken "
+                "from their classes. Megatron itself then counts them wrongly in the "
+                "norm of the gradients: build the model with "
+                "perform_initialization=True, or set the attributes.",
+                len(unmarked),
+                first.module,
+                first.slot,
+            )
 
     def _loss_scale(self) -> float:
         # 1, but for float16 and where the script asks for another one.
         if self._optimizer is None:
             return 1.0
         return float(self._optimizer.get_loss_scale())
+
+
+def _not_described(what: str, error: Exception) -> NoLayout:
+    return NoLayout(
+        reason=f"ttrace failed to describe {what}: {type(error).__name__}: {error}; "
+        "this is a mistake of ttrace, not of the run. A rule of your own avoids it: "
+        "megatron_adapter.trace(..., rules=[Rule(...)])"
+    )

@@ -8,10 +8,11 @@ def is_a(module: object, *patterns: str) -> bool:
 
     Args:
         module: The module, or a part of it that is none itself.
-        patterns: Shell patterns over class names, without package.
+        patterns: Shell patterns over class names, without package; one text may hold
+            several, separated by ``|``.
     """
     return any(
-        fnmatch.fnmatchcase(class_.__name__, pattern)
+        matches(class_.__name__, pattern)
         for class_ in type(module).__mro__
         for pattern in patterns
     )

@@ -37,11 +37,19 @@ class CanonicalModule:
         path: Canonical path, ``@root`` for the model itself.
         module: The module.
         in_experts: It is, or is part of, the routed experts of a layer.
+        parent: The module that it is a part of, lists of modules looked through; None
+            for the model itself.
     """
 
     path: str
     module: torch.nn.Module
     in_experts: bool = False
+    parent: torch.nn.Module | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the module that it is a part of."""
+        return self.path.rpartition(".")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +130,8 @@ def _walk(
     children = sorted(
         parent.module.named_children(), key=lambda child: child[0] == _LAST_IN_FORWARD
     )
-    list_name = parent.path.rpartition(".")[2]
+    list_name = parent.name
+    is_list = isinstance(parent.module, torch.nn.ModuleList)
     for name, module in children:
         if list_name == "layers":
             name = _global_layer_index(name, module)
@@ -132,6 +141,7 @@ def _walk(
             path=prefix + name,
             module=module,
             in_experts=parent.in_experts or _holds_experts(module),
+            parent=parent.parent if is_list else parent.module,
         )
         yield from _walk(child, prefix=f"{child.path}.", ep_rank=ep_rank, seen=seen)
 

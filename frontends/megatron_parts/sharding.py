@@ -1,15 +1,15 @@
 """Layouts of Megatron's parameters and of their gradients.
 
-What is cut, and where, is read from the attributes that Megatron puts on parameters.
-Whether the gradient of one micro-batch is a share of a sum follows from the class of
-the module that owns the parameter, never from the ``sequence_parallel`` attribute: a
-module that lost it is a bug to be found, not a layout.
+What is sharded, and where, is read from the attributes that Megatron puts on
+parameters; where they are missing, from the class. Of the others, rules say whether the
+gradient of one micro-batch is a partial of a sum (``parameter_rules``).
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ttrace.errors import UsageError
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.matching import is_a
 from ttrace.frontends.megatron_parts.names import (
@@ -17,19 +17,21 @@ from ttrace.frontends.megatron_parts.names import (
     WORD_EMBEDDINGS,
     OwnedParameter,
 )
+from ttrace.frontends.megatron_parts.rule_table import RULES
+from ttrace.frontends.megatron_parts.rules import Rule, Subject, rule_layout
 from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.dims import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 
-_PARALLEL_CLASSES = (
-    "*ColumnParallelLinear",
-    "*RowParallelLinear",
-    "VocabParallelEmbedding",
-)
 _GROUPED_CLASSES = ("GroupedMLP", "TEGroupedMLP", "*GroupedLinear")
-_NORMS = ("*Norm",)
-_HEAD_NORMS = ("q_layernorm", "k_layernorm")
+
+_DIMS_BY_CLASS = {
+    "*ColumnParallelLinear": {"weight": 0, "bias": 0},
+    "*RowParallelLinear": {"weight": 1},
+    "VocabParallelEmbedding": {"weight": 0},
+}
+"""The dim that Megatron's tensor-parallel classes shard, by parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +50,19 @@ class _Reduction:
 
 
 def parameter_layout(
-    owned: OwnedParameter, kind: Kind, context: ShardingContext
+    owned: OwnedParameter,
+    kind: Kind,
+    context: ShardingContext,
+    rules: Sequence[Rule] = RULES,
 ) -> ShardLayout | NoLayout:
     """Layout of a parameter, its gradient or its optimizer state.
 
     Args:
         owned: The parameter.
         kind: ``param_grad`` is the gradient of one micro-batch before any reduction;
-            all other kinds are replicas wherever they are not cut.
+            all other kinds are replicas wherever they are not sharded.
         context: The run.
-
-    Raises:
-        UsageError: Megatron did not say how the parameter is cut.
+        rules: Asked in this order; the built-in ones if none are given.
     """
     if is_a(owned.owner.module, *_GROUPED_CLASSES):
         return NoLayout(
@@ -67,59 +70,107 @@ def parameter_layout(
             f"({type(owned.owner.module).__name__}), which cannot be cut into experts "
             "yet"
         )
+    subject = parameter_subject(owned, kind)
+    if not owned.owner.in_experts:
+        by_rule = rule_layout(rules, subject, context)
+        if by_rule is not None:
+            return by_rule
+    sharded = _sharded_dim(owned, context)
+    if isinstance(sharded, NoLayout):
+        return sharded
     meshes = context.meshes
     home = meshes.expert if owned.owner.in_experts else meshes.dense
     reduction: _Reduction | NoLayout = _Reduction(mesh=home)
     if kind is Kind.PARAM_GRAD:
-        reduction = _pending_reduction(owned, context)
+        reduction = _pending_reduction(owned, sharded, subject, context)
     if isinstance(reduction, NoLayout):
         return reduction
-    dims, global_shape = _dims(owned, context)
+    dims, global_shape = _dims(owned, sharded, context)
     if reduction.partial_axes:
         dims += f" partial[{','.join(reduction.partial_axes)}]"
     layout = parse_dims(dims).lower(global_shape, reduction.mesh)
     return replace(layout, num_partials=reduction.num_partials)
 
 
+def unmarked_parameters(
+    parameters: Iterable[OwnedParameter], context: ShardingContext
+) -> list[OwnedParameter]:
+    """Those whose sharding follows from their class alone.
+
+    Args:
+        parameters: Of this rank.
+        context: The run.
+    """
+    return [
+        owned
+        for owned in parameters
+        if not _is_marked(owned)
+        and _dim_of_class(owned) is not None
+        and _tensor_axis(owned, context)[1] > 1
+    ]
+
+
+def parameter_subject(owned: OwnedParameter, kind: Kind) -> Subject:
+    """A parameter, or a tensor of its shape, as rules are asked about it."""
+    return Subject(
+        path=owned.owner.path,
+        module=owned.owner.module,
+        parent=owned.owner.parent,
+        kind=kind,
+        slot=owned.named.slot,
+        local_shape=tuple(owned.named.parameter.shape),
+    )
+
+
 def _dims(
-    owned: OwnedParameter, context: ShardingContext
+    owned: OwnedParameter, sharded: int | None, context: ShardingContext
 ) -> tuple[str, tuple[int, ...]]:
-    parameter = owned.named.parameter
-    shape = list(parameter.shape)
+    shape = list(owned.named.parameter.shape)
     names = [f"d{dim}" for dim in range(len(shape))]
-    cut = _cut_dim(owned, context)
     axis, size = _tensor_axis(owned, context)
-    if cut is None or (size == 1 and owned.owner.in_experts):
-        # Uncut experts may be described on the dense mesh, which has no axis etp.
+    if sharded is None or (size == 1 and owned.owner.in_experts):
+        # Whole experts may be described on the dense mesh, which has no axis etp.
         return " ".join(names), tuple(shape)
-    shape[cut] *= size
-    names[cut] += f"[{axis}]"
-    if _is_vocabulary(owned) and shape[cut] == context.padded_vocab_size:
-        names[cut] = context.vocabulary_dim(sharded=True)
-        shape[cut] = context.vocab_size
-    elif context.gated_linear_unit and _name(owned) == "linear_fc1":
+    shape[sharded] *= size
+    names[sharded] += f"[{axis}]"
+    if _is_vocabulary(owned) and shape[sharded] == context.padded_vocab_size:
+        names[sharded] = context.vocabulary_dim(sharded=True)
+        shape[sharded] = context.vocab_size
+    elif context.gated_linear_unit and owned.owner.name == "linear_fc1":
         # Each rank holds its part of the gate above its part of the up projection.
-        names[cut] = f"d{cut}[{axis}:parts(2)]"
+        names[sharded] = f"d{sharded}[{axis}:parts(2)]"
     return " ".join(names), tuple(shape)
 
 
-def _cut_dim(owned: OwnedParameter, context: ShardingContext) -> int | None:
-    parameter = owned.named.parameter
-    if getattr(parameter, "tensor_model_parallel", False):
-        return int(getattr(parameter, "partition_dim"))  # noqa: B009, set by Megatron
-    _, size = _tensor_axis(owned, context)
-    owner = owned.owner.module
-    if size > 1 and owned.named.slot == "weight" and is_a(owner, *_PARALLEL_CLASSES):
-        raise UsageError(
-            "a tensor-parallel parameter does not say how it is cut",
-            where=f"{owned.named.module}.{owned.named.slot} ({type(owner).__name__})",
-            expected="the attributes tensor_model_parallel and partition_dim, which "
-            "Megatron sets where it initializes parameters",
-            got="none",
-            remedy="build the model with perform_initialization=True",
+def _sharded_dim(
+    owned: OwnedParameter, context: ShardingContext
+) -> int | None | NoLayout:
+    """The dim over which tensor parallelism shards a parameter; None for no dim."""
+    parameter: Any = owned.named.parameter
+    if not _is_marked(owned):
+        return _dim_of_class(owned)
+    dim = getattr(parameter, "partition_dim", None)
+    if dim is None:
+        dim = _dim_of_class(owned)
+    if dim is None or not 0 <= dim < parameter.ndim:
+        if _tensor_axis(owned, context)[1] == 1:
+            return None
+        subject = parameter_subject(owned, Kind.PARAM)
+        return NoLayout(
+            reason=f"{subject.described} is marked as tensor-parallel, but not along "
+            f"which dim (partition_dim is {dim}); add a rule: {subject.line_to_add}"
         )
-    if size > 1 and is_a(owner, "*DotProductAttention"):
-        return 0  # softmax_offset, one number per head; Megatron leaves it unmarked
+    return int(dim)
+
+
+def _is_marked(owned: OwnedParameter) -> bool:
+    return bool(getattr(owned.named.parameter, "tensor_model_parallel", False))
+
+
+def _dim_of_class(owned: OwnedParameter) -> int | None:
+    for pattern, dims in _DIMS_BY_CLASS.items():
+        if is_a(owned.owner.module, pattern):
+            return dims.get(owned.named.slot)
     return None
 
 
@@ -134,16 +185,15 @@ def _is_vocabulary(owned: OwnedParameter) -> bool:
     return owned.named.module in (WORD_EMBEDDINGS, OUTPUT_LAYER)
 
 
-def _name(owned: OwnedParameter) -> str:
-    return owned.owner.path.rpartition(".")[2]
-
-
 def _pending_reduction(
-    owned: OwnedParameter, context: ShardingContext
+    owned: OwnedParameter,
+    sharded: int | None,
+    subject: Subject,
+    context: ShardingContext,
 ) -> _Reduction | NoLayout:
     if owned.owner.in_experts:
         return _reduction_of_expert(context)
-    over_tp = _is_share_of_tensor_ranks(owned, context)
+    over_tp = _is_partial_over_tp(owned, sharded, subject, context)
     if isinstance(over_tp, NoLayout):
         return over_tp
     meshes = context.meshes
@@ -161,25 +211,26 @@ def _pending_reduction(
     )
 
 
-def _is_share_of_tensor_ranks(
-    owned: OwnedParameter, context: ShardingContext
+def _is_partial_over_tp(
+    owned: OwnedParameter,
+    sharded: int | None,
+    subject: Subject,
+    context: ShardingContext,
 ) -> bool | NoLayout:
     """Whether the gradients of the ranks along ``tp`` must be summed."""
-    if context.meshes.tp == 1 or _cut_dim(owned, context) is not None:
+    if context.meshes.tp == 1 or sharded is not None:
         return False
-    owner = owned.owner.module
-    if _name(owned) in _HEAD_NORMS:
-        # They normalize this rank's heads, whether or not the sequence is cut. Keys
-        # that several ranks have get from each the gradient of its queries alone.
-        return True
-    if is_a(owner, "Embedding") or not context.sequence_parallel:
-        # Embeddings are looked up before the sequence is cut.
-        return False
-    if is_a(owner, *_NORMS, "Router", *_PARALLEL_CLASSES, "SharedExpertMLP"):
-        return True
+    if is_a(owned.owner.module, "Embedding"):
+        return False  # looked up before the sequence is sharded
+    if context.sequence_parallel and getattr(
+        owned.named.parameter, "sequence_parallel", False
+    ):
+        return True  # its author says so: Megatron sums them over tp
     return NoLayout(
-        reason=f"whether {type(owner).__name__} sees the whole sequence under sequence "
-        "parallelism is not known, so neither is whether its gradient is a share"
+        reason=f"what {subject.described} is given on each tensor-parallel rank is not "
+        "known, so neither is whether the ranks' gradients of a micro-batch are "
+        f"partials of a sum; add a rule: {subject.line_to_add}, and "
+        "gradient_dims='... partial[tp]' if they are"
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import NEEDS_AUTOGRAD
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
@@ -10,7 +11,7 @@ from ttrace.ir.skipped_step import (
     skipped_step_id,
     skipped_steps,
 )
-from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.tensor_id import Kind, Pass, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.store.order import merge_orders
 
@@ -119,6 +120,7 @@ class _Run:
         self.info = info
         self.skipped_steps = skipped_steps(info)
         self._filter = CaptureFilter.from_json(dict(info.ranks[0].capture))
+        self._calls: frozenset[TensorId] | None = None
 
     def order(self) -> list[TensorId]:
         """Recorded and skipped ids, in order of capture."""
@@ -146,6 +148,29 @@ class _Run:
         else:
             return None
         return f"{self.side}: {reason}"
+
+    def makes_call_of(self, tensor_id: TensorId) -> bool:
+        """Whether the run recorded what the call of a module returned."""
+        if self._calls is None:
+            self._calls = frozenset(
+                replace(id_, slot=None)
+                for id_ in self.info.tensors
+                if id_.kind is Kind.OUTPUT
+            )
+        return replace(tensor_id, kind=Kind.OUTPUT, slot=None) in self._calls
+
+    def is_without_gradient(self, tensor_id: TensorId) -> bool:
+        """Whether an input that the run recorded is known to have no gradient."""
+        (shard, *_) = self.info.tensors[tensor_id].shards
+        if dtype_named(shard.dtype).epsilon is None:
+            return True
+        gradient = replace(tensor_id, kind=Kind.GRAD_INPUT)
+        return (
+            self._filter.wants(gradient)
+            and gradient not in self.info.tensors
+            and gradient not in self.info.skipped
+            and any(id_.kind is Kind.GRAD_INPUT for id_ in self.info.tensors)
+        )
 
     def has_step(self, step: int) -> bool:
         """Whether the run recorded the step."""
@@ -184,8 +209,20 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
             reason = "recomputed in the reference only; nothing to check"
     if reason is not None:
         return Skipped(id=tensor_id, reason=reason)
-    present = Side.CANDIDATE if of_reference is None else Side.REFERENCE
-    return Unmatched(id=tensor_id, present=present)
+    has, lacks = (
+        (candidate, reference) if of_reference is None else (reference, candidate)
+    )
+    if (
+        tensor_id.kind is Kind.INPUT
+        and lacks.makes_call_of(tensor_id)
+        and has.is_without_gradient(tensor_id)
+    ):
+        return Skipped(
+            id=tensor_id,
+            reason=f"{has.side} only: an input without gradient, such as a mask, that "
+            f"the {lacks.side} does not give this module",
+        )
+    return Unmatched(id=tensor_id, present=has.side)
 
 
 def is_rank_filtered(info: TraceInfo) -> bool:

@@ -8,7 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,14 @@ from ttrace.frontends.jax_parts.harvest.plan import (
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 _KEPT_PROGRAMS = 64
+
+Guard = Callable[[str], contextlib.AbstractContextManager[None]]
+"""Given what ttrace is about to do: what is raised inside does not leave it."""
+
+
+def _unguarded(doing: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
 
 _keys = itertools.count()
 """Tells JAX what was traced for one traced step from what was for another one."""
@@ -69,16 +77,18 @@ class StepTrace:
         )
 
     @contextlib.contextmanager
-    def running(self, step: int) -> Iterator["RunningStep"]:
+    def running(self, step: int, guard: Guard | None = None) -> Iterator["RunningStep"]:
         """Intercepts what runs inside.
 
         Args:
             step: Number of the training step; each has noise of its own.
+            guard: Around what ttrace does beside the step itself; where None, its
+                faults reach the step.
 
         Raises:
             UsageError: A transformation of JAX is on.
         """
-        running = RunningStep(self, step)
+        running = RunningStep(self, step, guard or _unguarded)
         with private_jax.intercepting(
             running.evaluate, key=self._key, added_options=self._added_options
         ):
@@ -159,15 +169,17 @@ class RunningStep:
     Args:
         programs: Makes the harvested programs.
         step: Number of the training step.
+        guard: As in ``StepTrace.running``.
 
     Attributes:
         params: The arrays that were parameters so far.
     """
 
-    def __init__(self, programs: StepTrace, step: int):
+    def __init__(self, programs: StepTrace, step: int, guard: Guard):
         self.params = ParameterUse()
         self._programs = programs
         self._step = step
+        self._guard = guard
         self._collector = Collector()
         self._position = 0
 
@@ -177,13 +189,15 @@ class RunningStep:
         """Runs a call with taps in it; ``NotImplemented`` for any other."""
         program = None
         if primitive is tap_p or params:
-            program = self._programs.program(primitive, args, params)
+            with self._guard("rewrite a program of the step"):
+                program = self._programs.program(primitive, args, params)
         if program is None:
             return NotImplemented
         outs, extras = program.harvest.run(*args, step=self._step)
-        self._collector.absorb(program.harvest.events, extras, (self._position,))
-        self.params.add(program.params, args, outs)
-        self._position += 1
+        with self._guard("keep what the step has computed"):
+            self._collector.absorb(program.harvest.events, extras, (self._position,))
+            self.params.add(program.params, args, outs)
+            self._position += 1
         return outs if primitive.multiple_results else outs[0]
 
     def captures(self) -> list[Capture]:

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 
 from ttrace.errors import LayoutError
 from ttrace.ir.dims import Dims, parse_dims
+from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.open_dims import with_rest
-from ttrace.ir.tensor_id import Kind, TensorId
-
-ACTIVATIONS = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})
-"""The kinds that a pattern without ``/`` speaks of."""
+from ttrace.ir.tensor_id import TensorId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

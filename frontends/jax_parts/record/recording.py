@@ -9,7 +9,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from ttrace.errors import DtypeError, LayoutError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
@@ -18,21 +17,11 @@ from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
-from ttrace.ir.kinds import EXACT_REPLICAS
+from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
-
-_PER_MICROBATCH = frozenset(
-    {
-        Kind.INPUT,
-        Kind.OUTPUT,
-        Kind.LOSS,
-        Kind.GRAD_OUTPUT,
-        Kind.GRAD_INPUT,
-        Kind.PARAM_GRAD,
-    }
-)
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -102,15 +91,7 @@ class StepRecording:
             is_gradient = capture.kind is Kind.MAIN_GRAD
             if not (self.request.capture.wants(id_) or is_gradient):
                 continue
-            reason = capture.skip or _branch_reason(capture)
-            shards: Mapping[int, RankShard] = {}
-            if reason is None:
-                assert capture.value is not None
-                try:
-                    dims = self.options.dims.of(id_, capture.value.num_dims)
-                    shards = self._shards.of(capture.value, dims, tiling=capture.tiling)
-                except LayoutError as error:
-                    reason = error.what
+            shards, reason = self._shards_of(id_, capture)
             if is_gradient:
                 self._add_squares(capture, shards, reason)
             if self.request.capture.wants(id_):
@@ -137,10 +118,6 @@ class StepRecording:
                 )
                 if self.request.capture.wants(rate) and not self._has_skipped_rate:
                     self.writers.skip(rate, item.reason)
-            else:
-                logging.log_first_n(
-                    logging.WARNING, "ttrace: %s: %s", 10, item.what, item.reason
-                )
 
     def _warn_of_idle_options(
         self,
@@ -149,7 +126,7 @@ class StepRecording:
         per_microbatch: Mapping[object, int],
     ) -> None:
         """Only where nothing is filtered: what is left out is no mistake."""
-        parts = {_name(c) for c in captures if c.kind in _PER_MICROBATCH}
+        parts = {_name(c) for c in captures if c.kind in PER_MICROBATCH}
         for sentence in idle_options(
             self.options.dims,
             self.options.microbatches,
@@ -158,16 +135,27 @@ class StepRecording:
         ):
             logging.warning("ttrace: %s", sentence)
 
+    def _shards_of(
+        self, id_: TensorId, capture: Capture
+    ) -> tuple[Mapping[int, RankShard], str | None]:
+        """What the ranks hold of a value, or why that is not recorded."""
+        try:
+            reason = capture.skip or _branch_reason(capture)
+            if reason is not None:
+                return {}, reason
+            assert capture.value is not None
+            dims = self.options.dims.of(id_, capture.value.num_dims)
+            return self._shards.of(capture.value, dims, tiling=capture.tiling), None
+        # Whatever it is, the step has its results, and the other values are recorded.
+        except Exception as error:
+            return {}, reason_of(error, "read it")
+
     def _emit(
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         if reason is None:
-            try:
-                exact = id_.kind in EXACT_REPLICAS
-                self.writers.add(id_, shards, exact_replicas=exact)
-            except DtypeError as error:
-                reason = error.what
-        if reason is not None:
+            self.writers.add(id_, shards)
+        else:
             self.writers.skip(id_, reason)
 
     def _add_squares(
@@ -195,7 +183,7 @@ class StepRecording:
 
     def _id(self, capture: Capture, per_microbatch: Mapping[object, int]) -> TensorId:
         site, call, microbatch = capture.site, capture.call, None
-        if capture.kind in _PER_MICROBATCH:
+        if capture.kind in PER_MICROBATCH:
             microbatch, call = divmod(call, per_microbatch[_name(capture)])
         return TensorId(
             step=self.step,

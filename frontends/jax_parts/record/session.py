@@ -1,10 +1,12 @@
 """The recording of one run: from the captures of every step to a trace on disk."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+from absl import logging
 
-from ttrace.errors import UsageError
+from ttrace.errors import TtraceError, UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
@@ -12,10 +14,24 @@ from ttrace.frontends.jax_parts.record.shardings import rank_of, run_devices
 from ttrace.frontends.jax_parts.record.shards import meshes_of
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
-from ttrace.ir.trace import RankInfo
+from ttrace.ir.layout import Mesh
+from ttrace.recording.faults import reason_of
+from ttrace.recording.rank_recorder import (
+    OpenSink,
+    ProcessRecording,
+    RankRecorder,
+    make_rank_info,
+    open_recorder,
+)
 from ttrace.recording.request import RecordRequest
-from ttrace.recording.sink import TraceSink
-from ttrace.store.writer import TraceWriter
+
+_NOTHING_RECORDED = (
+    "nothing was recorded: no value of the step is named by a flax, NNX or equinox "
+    "module, an optax optimizer, a named scope or ttrace.tap"
+)
+
+_MOST_WARNINGS = 10
+"""Modules that could not be tapped and are named; a model may have hundreds."""
 
 _opened_runs: set[str] = set()
 """Runs of which this process has opened a trace."""
@@ -37,36 +53,53 @@ class JaxSession:
         request: RecordRequest,
         options: Options,
         *,
-        open_sink: Callable[[RankInfo], TraceSink] | None = None,
+        open_sink: OpenSink | None = None,
     ):
         self._request = request
         self._options = options
-        self._open_sink = open_sink or (lambda info: TraceWriter(request.out, info))
+        self._open_sink = open_sink
+        self._process = ProcessRecording()
         self._writers: RankWriters | None = None
+        self._warned_of: list[Missed] = []
         self._has_params = False
         self._is_ended = False
 
     @property
     def is_open(self) -> bool:
         """Whether steps are still recorded."""
-        return not self._is_ended and (self._writers is None or self._writers.is_active)
+        return not self._is_ended and self._process.is_active
 
     def record(
-        self, step: int, captures: Sequence[Capture], missed: Sequence[Missed]
+        self,
+        step: int,
+        find_captures: Callable[[], Sequence[Capture]],
+        missed: Sequence[Missed],
     ) -> None:
-        """Records what one step has handed out.
+        """Records what one step has computed.
+
+        What goes wrong with one value is the reason to skip it; what goes wrong with
+        all of them stops recording.
 
         Args:
             step: Number of the step.
-            captures: In the order of the step.
+            find_captures: Gives the captures, in the order of the step.
             missed: What could not be tapped.
 
         Raises:
             TraceError: The trace cannot be created.
-            UsageError: Another session of this process records the same run.
+            UsageError: Another session of this process records the same run, or the
+                filters leave no rank.
         """
+        captures: Sequence[Capture] = ()
+        meshes: Mapping[int, tuple[Mesh, ...]] = {}
+        with self.stopping_at_faults("find what the step has computed"):
+            captures = find_captures()
+            arrays = [c.value.array for c in captures if c.value is not None]
+            meshes = meshes_of([a for a in arrays if isinstance(a, jax.Array)])
+        if not self.is_open:
+            return
         if self._writers is None:
-            self._writers = self._open(captures)
+            self._writers = RankWriters(self._open(meshes))
         recording = StepRecording(
             writers=self._writers,
             request=self._request,
@@ -74,24 +107,32 @@ class JaxSession:
             step=step,
             has_params=self._has_params,
         )
-        recording.record(captures)
-        recording.record_scalars(missed)
-        self._has_params = True
+        with self.stopping_at_faults("record the step"):
+            recording.record(captures)
+            recording.record_scalars(missed)
+            self._has_params = True
+            self._warn_of(missed)
+
+    @contextlib.contextmanager
+    def stopping_at_faults(self, doing: str) -> Iterator[None]:
+        """What is raised inside stops recording, and goes no further.
+
+        Args:
+            doing: What ttrace is about to do, as in ``faults.reason_of``.
+        """
+        try:
+            yield
+        except TtraceError as error:
+            self._process.stop(error)
+        except Exception as error:
+            self._process.stop(RuntimeError(reason_of(error, doing)))
 
     def close(self) -> None:
         """Completes the trace; one into which nothing came stays incomplete."""
-        if self._is_ended:
-            return
-        self._is_ended = True
-        if self._writers is None:
-            return
-        if self._writers.num_recorded or self._request.capture.to_json():
-            self._writers.close()
-        else:
-            self._writers.abort(
-                "nothing was recorded: no value of the step is named by a flax, NNX or "
-                "equinox module, an optax optimizer, a named scope or ttrace.tap"
-            )
+        if not self._is_ended:
+            self._is_ended = True
+            if self._writers is not None:
+                self._writers.close(nothing_recorded=_NOTHING_RECORDED)
 
     def abort(self, reason: str) -> None:
         """Leaves the trace incomplete.
@@ -104,7 +145,14 @@ class JaxSession:
             if self._writers is not None:
                 self._writers.abort(reason)
 
-    def _open(self, captures: Sequence[Capture]) -> RankWriters:
+    def _warn_of(self, missed: Sequence[Missed]) -> None:
+        """Each once in a run; what is missing of a kind is a skip, not a warning."""
+        new = [item for item in missed if not (item.kind or item in self._warned_of)]
+        for item in new[: _MOST_WARNINGS - len(self._warned_of)]:
+            logging.warning("ttrace: %s: %s", item.what, item.reason)
+            self._warned_of.append(item)
+
+    def _open(self, meshes: Mapping[int, tuple[Mesh, ...]]) -> list[RankRecorder]:
         if self._request.run_id in _opened_runs:
             raise UsageError(
                 "two traced functions were called in one run, which has one trace",
@@ -115,27 +163,20 @@ class JaxSession:
                 "an evaluation untraced",
             )
         _opened_runs.add(self._request.run_id)
-        arrays = [c.value.array for c in captures if c.value is not None]
-        meshes = meshes_of([a for a in arrays if isinstance(a, jax.Array)])
-        capture_filter = self._request.capture
-        devices = run_devices()
-        recorded = capture_filter.recorded_ranks(len(devices))
-        local = {rank_of(device) for device in jax.local_devices()}
-
-        def open_sink(rank: int) -> TraceSink:
-            return self._open_sink(
-                RankInfo(
-                    run_id=self._request.run_id,
-                    rank=rank,
-                    world_size=len(devices),
-                    recorded_ranks=recorded,
-                    framework="jax",
-                    versions=environment.versions(),
-                    meshes=meshes.get(rank, ()),
-                    settings=environment.settings(strict=self._options.strict),
-                    capture=capture_filter.to_json(),
-                    noise_seed=self._request.noise_seed,
-                )
+        recorders = []
+        for rank in sorted(rank_of(device) for device in jax.local_devices()):
+            info = make_rank_info(
+                self._request,
+                rank=rank,
+                world_size=len(run_devices()),
+                framework="jax",
+                versions=environment.versions(),
+                meshes=meshes.get(rank, ()),
+                settings=environment.settings(strict=self._options.strict),
             )
-
-        return RankWriters([rank for rank in recorded if rank in local], open_sink)
+            recorder = open_recorder(
+                self._request, info, open_sink=self._open_sink, process=self._process
+            )
+            if recorder is not None:
+                recorders.append(recorder)
+        return recorders

@@ -105,7 +105,12 @@ def with_returned(
     order = max((capture.order for capture in captures), default=-1) + 1
     dropped: set[int] = set()
     if not has_optimizer and updated:
-        result += _without_optimizer(updated, order)
+        lacking = _without_optimizer(updated, order)
+        result += [
+            each
+            for each in lacking
+            if (each.kind, (each.site.module, each.site.slot)) not in found
+        ]
     for name, array in updated.items():
         tapped = found.get((Kind.UPDATED_PARAM, name), [])
         if array is None:

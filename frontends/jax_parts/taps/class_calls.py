@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ttrace.frontends.jax_parts.taps.module_calls import tapped_call
-from ttrace.frontends.jax_parts.taps.patching import Missed, OneThread, replaced
+from ttrace.frontends.jax_parts.taps.patching import (
+    Missed,
+    OneThread,
+    note,
+    replaced,
+    tapped_or_as_it_is,
+)
 
 _CALL = "__call__"
 _NO_PATH = "it is called by a model that does not hold it, so it has no path"
@@ -99,17 +105,33 @@ class ClassCalls:
         is_root = not self._open
         self._open.append(module)
         try:
-            with self.with_paths(module) if is_root else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                if is_root:
+                    self._enter(stack, self.with_paths(module), module)
                 path = self.path_of(module)
                 if path is None:
                     self._miss(module)
                     return bound(*args, **kwargs)
-                with self.with_state(module, path):
-                    return tapped_call(path, bound, args, kwargs, is_root=is_root)
+                self._enter(stack, self.with_state(module, path), module)
+                return tapped_call(
+                    path, bound, args, kwargs, is_root=is_root, missed=self.missed
+                )
         finally:
             self._open.pop()
 
+    def _enter(
+        self,
+        stack: contextlib.ExitStack,
+        context: contextlib.AbstractContextManager[Any],
+        module: Any,
+    ) -> None:
+        """Where that fails, the module is called all the same."""
+        tapped_or_as_it_is(
+            context,
+            stack.enter_context,
+            what=type(module).__qualname__,
+            missed=self.missed,
+        )
+
     def _miss(self, module: Any) -> None:
-        missed = Missed(what=type(module).__qualname__, reason=_NO_PATH)
-        if missed not in self.missed:
-            self.missed.append(missed)
+        note(self.missed, Missed(what=type(module).__qualname__, reason=_NO_PATH))

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
 from ttrace.frontends.jax_parts.taps.param_taps import tap_params
-from ttrace.frontends.jax_parts.taps.patching import OneThread, exclusively
+from ttrace.frontends.jax_parts.taps.patching import (
+    Missed,
+    OneThread,
+    exclusively,
+    tapped_or_as_it_is,
+)
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.ir.tensor_id import Kind
 
@@ -24,7 +29,7 @@ _NNX_STATES = {"NodeStates": 2, "TreeState": 1}
 @contextlib.contextmanager
 def grad_taps(
     change: Callable[[Differentiated], Differentiated] | None = None,
-) -> Iterator[None]:
+) -> Iterator[list[Missed]]:
     """Taps the functions that reverse mode differentiates, while a step is traced.
 
     ``loss`` is the scalar that is differentiated (not what a function returns beside
@@ -36,16 +41,20 @@ def grad_taps(
     Args:
         change: Applied to each such function before it is differentiated.
 
+    Yields:
+        A list that fills with what could not be tapped.
+
     Raises:
         UsageError: The taps are on already.
     """
     taps = _GradTaps(change)
     with exclusively("the taps on gradients"), private_jax.differentiating(taps.around):
-        yield
+        yield taps.missed
 
 
 class _GradTaps:
     def __init__(self, change: Callable[[Differentiated], Differentiated] | None):
+        self.missed: list[Missed] = []
         self._change = change
         self._thread = OneThread()
         self._is_inside = False
@@ -59,15 +68,19 @@ class _GradTaps:
             self._is_inside = True
             try:
                 inner = function if self._change is None else self._change(function)
-                result = inner(*_tap_arguments(primals))
+                result = inner(*self._tapped(primals, _tap_arguments))
                 if not has_aux:
-                    return _tap_loss(result)
+                    return self._tapped(result, _tap_loss)
                 loss, aux = result
-                return _tap_loss(loss), aux
+                return self._tapped(loss, _tap_loss), aux
             finally:
                 self._is_inside = False
 
         return tapped
+
+    def _tapped(self, value: Any, tap: Callable[[Any], Any]) -> Any:
+        what = "the function that is differentiated"
+        return tapped_or_as_it_is(value, tap, what=what, missed=self.missed)
 
 
 def _tap_arguments(primals: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,7 +7,12 @@ from typing import Any
 import flax.linen as nn
 
 from ttrace.frontends.jax_parts.taps.module_calls import tap_state, tapped_call
-from ttrace.frontends.jax_parts.taps.patching import exclusively
+from ttrace.frontends.jax_parts.taps.patching import (
+    Missed,
+    exclusively,
+    tapped_or_as_it_is,
+)
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _CALL = "__call__"
 _NOT_CALLS = frozenset({"setup", "__init__", "__post_init__"})
@@ -16,7 +21,7 @@ _NO_STATE = frozenset({"params", "intermediates", "perturbations"})
 
 
 @contextlib.contextmanager
-def linen_taps() -> Iterator[None]:
+def linen_taps() -> Iterator[list[Missed]]:
     """Taps what linen modules are given and return, under their own paths.
 
     A module's path is that of its parameters, as linen makes it: attributes and fields
@@ -27,18 +32,22 @@ def linen_taps() -> Iterator[None]:
     as the call of the model. Initialization is not. What a call leaves in mutable
     collections (``batch_stats``) is tapped as an output of the module that has it.
 
+    Yields:
+        A list that fills with what could not be tapped.
+
     Raises:
         UsageError: The taps are on already.
     """
     calls = _Calls()
     with exclusively("the taps on linen modules"), nn.intercept_methods(calls):
-        yield
+        yield calls.missed
 
 
 class _Calls:
     """The interceptor; linen keeps one stack of them per thread."""
 
     def __init__(self):
+        self.missed: list[Missed] = []
         self._depth = 0
 
     def __call__(
@@ -55,8 +64,20 @@ class _Calls:
         self._depth += 1
         try:
             path = ".".join(module.path)
-            result = tapped_call(path, call, args, kwargs, is_root=self._depth == 1)
-            _tap_variables(module, path)
+            result = tapped_call(
+                path,
+                call,
+                args,
+                kwargs,
+                is_root=self._depth == 1,
+                missed=self.missed,
+            )
+            tapped_or_as_it_is(
+                module,
+                lambda module: _tap_variables(module, path),
+                what=path or ROOT_MODULE,
+                missed=self.missed,
+            )
             return result
         finally:
             self._depth -= 1

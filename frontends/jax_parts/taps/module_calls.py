@@ -7,9 +7,10 @@ from typing import Any
 
 from jax.core import Tracer
 
+from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 from ttrace.recording.slots import SlotWalk
 
 _OPAQUE_BASES = (
@@ -40,6 +41,7 @@ def tapped_call(
     kwargs: Mapping[str, Any],
     *,
     is_root: bool,
+    missed: list[Missed],
 ) -> Any:
     """Calls a module with its inputs and outputs tapped.
 
@@ -49,6 +51,7 @@ def tapped_call(
         args: Positional arguments.
         kwargs: Keyword arguments.
         is_root: The call is in no other module's call; its inputs get noise.
+        missed: Gets what could not be tapped.
 
     Returns:
         What the call returns, of the same structure.
@@ -61,10 +64,17 @@ def tapped_call(
     def tap_output(slot: str, value: Any) -> Any:
         return tap_in_program(value_site(path, Kind.OUTPUT, slot), value)
 
+    def tapped(value: Any, tap: Callable[[str, Any], Any]) -> Any:
+        return tapped_or_as_it_is(
+            value,
+            lambda value: ARRAYS.map_leaves(value, tap),
+            what=path or ROOT_MODULE,
+            missed=missed,
+        )
+
     # As one structure each, for an argument must not be taken for a lone output.
-    args = ARRAYS.map_leaves(args, tap_input)
-    kwargs = ARRAYS.map_leaves(dict(kwargs), tap_input)
-    return ARRAYS.map_leaves(call(*args, **kwargs), tap_output)
+    args, kwargs = tapped(args, tap_input), tapped(dict(kwargs), tap_input)
+    return tapped(call(*args, **kwargs), tap_output)
 
 
 def tap_state(path: str, group: str, name: str, value: Any) -> Any:

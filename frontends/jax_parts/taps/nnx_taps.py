@@ -1,13 +1,18 @@
 """Calls of flax NNX modules, tapped while a program is traced."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from flax import nnx
 
 from ttrace.frontends.jax_parts.taps.class_calls import ClassCalls
 from ttrace.frontends.jax_parts.taps.module_calls import tap_state
-from ttrace.frontends.jax_parts.taps.patching import Missed, exclusively
+from ttrace.frontends.jax_parts.taps.patching import (
+    Missed,
+    exclusively,
+    tapped_or_as_it_is,
+)
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _MARK = "_ttrace_path"
 """Static attribute that says where a module is while its model is being called.
@@ -59,12 +64,20 @@ class _NnxCalls(ClassCalls):
     def with_state(self, module: nnx.Module, path: str) -> Iterator[None]:
         variables = _state_variables(module)
         before = {name: each.get_raw_value() for name, each in variables.items()}
+
+        def tap_changes(variables: Mapping[str, nnx.Variable]) -> None:
+            for name, variable in variables.items():
+                value = variable.get_raw_value()
+                if value is not before[name]:
+                    group = nnx.variable_name_from_type(
+                        type(variable), allow_register=True
+                    )
+                    variable.set_raw_value(tap_state(path, group, name, value))
+
         yield
-        for name, variable in variables.items():
-            value = variable.get_raw_value()
-            if value is not before[name]:
-                group = nnx.variable_name_from_type(type(variable), allow_register=True)
-                variable.set_raw_value(tap_state(path, group, name, value))
+        tapped_or_as_it_is(
+            variables, tap_changes, what=path or ROOT_MODULE, missed=self.missed
+        )
 
     def path_of(self, module: nnx.Module) -> str | None:
         return vars(module).get(_MARK)

@@ -21,7 +21,9 @@ from ttrace.frontends.jax_parts.taps.patching import (
     OneThread,
     everywhere,
     exclusively,
+    note,
     replaced,
+    tapped_or_as_it_is,
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.jax_parts.taps.state_names import state_names
@@ -97,8 +99,9 @@ class _OptaxTaps:
         def apply_updates(params: Any, updates: Any) -> Any:
             if self._is_inside or not self._thread.is_here():
                 return original(params, updates)
-            return tap_params(
-                Kind.UPDATED_PARAM, original(self._params(params), updates)
+            updated = original(self._params(params), updates)
+            return self._tapped(
+                updated, lambda tree: tap_params(Kind.UPDATED_PARAM, tree)
             )
 
         return apply_updates
@@ -111,19 +114,28 @@ class _OptaxTaps:
                 return original(updates, state, params, **extra_args)
             self._is_inside = True
             try:
-                updates = tap_params(Kind.MAIN_GRAD, updates)
+                updates = self._tapped(
+                    updates, lambda tree: tap_params(Kind.MAIN_GRAD, tree)
+                )
                 names = updates if params is None else params
                 params = self._params(params)
                 updates, state = original(updates, state, params, **extra_args)
-                self._tap_learning_rates(state)
-                return updates, _tap_state(state, names)
+                state = self._tapped(state, self._tap_learning_rates)
+                state = self._tapped(state, lambda tree: _tap_state(tree, names))
+                return updates, state
             finally:
                 self._is_inside = False
 
         return update
 
+    def _tapped(self, tree: Any, tap: Callable[[Any], Any]) -> Any:
+        return tapped_or_as_it_is(tree, tap, what="optimizer", missed=self.missed)
+
     def _params(self, params: Any) -> Any:
         """The parameters, tapped unless they have been."""
+        return self._tapped(params, self._tap_params)
+
+    def _tap_params(self, params: Any) -> Any:
         leaves = [leaf for leaf in jax.tree.leaves(params) if is_tappable(leaf)]
         if all(id(leaf) in self._seen for leaf in leaves):
             return params
@@ -131,7 +143,7 @@ class _OptaxTaps:
         self._seen |= {id(leaf): leaf for leaf in (*leaves, *jax.tree.leaves(tapped))}
         return tapped
 
-    def _tap_learning_rates(self, state: Any) -> None:
+    def _tap_learning_rates(self, state: Any) -> Any:
         rates = list(_learning_rates(state))
         for index, rate in enumerate(rates):
             tap_in_program(
@@ -142,9 +154,9 @@ class _OptaxTaps:
                 "the optimizer keeps its learning rate to itself; make it with "
                 "optax.inject_hyperparams"
             )
-            missed = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
-            if missed not in self.missed:
-                self.missed.append(missed)
+            rate = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
+            note(self.missed, rate)
+        return state
 
 
 def _tap_state(state: Any, params: Any) -> Any:

@@ -3,12 +3,13 @@
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ttrace.errors import UsageError
 from ttrace.ir.tensor_id import Kind
+from ttrace.recording.faults import reason_of
 
 _on: set[str] = set()
 
@@ -26,6 +27,30 @@ class Missed:
     what: str
     kind: Kind | None = None
     reason: str
+
+
+def tapped_or_as_it_is(
+    value: Any, tap: Callable[[Any], Any], *, what: str, missed: list[Missed]
+) -> Any:
+    """Names what is in a value, unless that fails: the step goes on without.
+
+    Args:
+        value: Any value of the step.
+        tap: Names what is in it; what it returns takes the value's place.
+        what: As in ``Missed``.
+        missed: Gets the reason where it fails.
+    """
+    try:
+        return tap(value)
+    except Exception as error:
+        note(missed, Missed(what=what, reason=reason_of(error, "name its values")))
+        return value
+
+
+def note(missed: list[Missed], entry: Missed) -> None:
+    """Adds what could not be tapped, unless it is there already."""
+    if entry not in missed:
+        missed.append(entry)
 
 
 class OneThread:

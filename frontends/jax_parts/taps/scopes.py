@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import next_serial, value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap_p
 from ttrace.ir.tensor_id import Kind
@@ -46,7 +47,9 @@ def with_scope_taps(closed: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
     return _ScopeTaps().closed(closed, ())
 
 
-def tapping_scopes(function: Callable[..., Any]) -> Callable[..., Any]:
+def tapping_scopes(
+    function: Callable[..., Any], missed: list[Missed] | None = None
+) -> Callable[..., Any]:
     """A function with taps on what leaves the scopes in it.
 
     It is traced first. One that decides by the numbers it is given, which works where
@@ -54,6 +57,7 @@ def tapping_scopes(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         function: Any function of pytrees; beside arrays it may return anything.
+        missed: Gets what could not be tapped.
     """
 
     def tapped(*args: Any) -> Any:
@@ -71,7 +75,13 @@ def tapping_scopes(function: Callable[..., Any]) -> Callable[..., Any]:
         except jax.errors.ConcretizationTypeError:
             return function(*args)
         out_leaves, out_structure = result
-        arrays = iter(jex_core.jaxpr_as_fun(with_scope_taps(closed))(*leaves))
+        closed = tapped_or_as_it_is(
+            closed,
+            with_scope_taps,
+            what="the named scopes",
+            missed=[] if missed is None else missed,
+        )
+        arrays = iter(jex_core.jaxpr_as_fun(closed)(*leaves))
         return jax.tree.unflatten(
             out_structure,
             [next(arrays) if is_tappable(leaf) else leaf for leaf in out_leaves],

@@ -4,32 +4,14 @@ import itertools
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
+from ttrace.ir.kinds import GRADIENT_OF, RECORDABLE
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
 from ttrace.recording.slots import clean_name as clean_name
 
 SpecEntry = None | str | tuple[str, ...]
 """One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that cut it."""
 
-GRADIENT_KINDS = {
-    Kind.INPUT: Kind.GRAD_INPUT,
-    Kind.OUTPUT: Kind.GRAD_OUTPUT,
-    Kind.PARAM: Kind.PARAM_GRAD,
-}
-"""What the cotangent of a tapped value is; of other kinds it is nothing."""
-
-TAPPED_KINDS = frozenset(
-    {
-        Kind.PARAM,
-        Kind.INPUT,
-        Kind.OUTPUT,
-        Kind.LOSS,
-        Kind.MAIN_GRAD,
-        Kind.GRAD_NORM,
-        Kind.LEARNING_RATE,
-        Kind.OPTIMIZER_STATE,
-        Kind.UPDATED_PARAM,
-    }
-)
+TAPPED_KINDS = RECORDABLE - frozenset(GRADIENT_OF.values())
 """Kinds of values that a program computes; gradients come with their forward."""
 
 _serials = itertools.count()
@@ -98,7 +80,7 @@ def value_site(
         kind=kind,
         slot=None if slot is None else clean_name(slot),
         spec=spec,
-        grad=GRADIENT_KINDS.get(kind),
+        grad=GRADIENT_OF.get(kind),
         noise=kind is Kind.OUTPUT if noise is None else noise,
     )
 

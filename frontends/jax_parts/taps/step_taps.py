@@ -1,6 +1,7 @@
 """Everything that names values without an edit of the model, switched on together."""
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Iterator
@@ -40,11 +41,12 @@ def step_taps(missed: list[Missed], *, scopes: bool | None = None) -> Iterator[N
         scopes = not loaded
     loaded += [taps for package, taps in _OPTAX_TAPS.items() if package in sys.modules]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(grad_taps(tapping_scopes if scopes else None))
-        found = []
+        of_scopes: list[Missed] = []
+        change = functools.partial(tapping_scopes, missed=of_scopes) if scopes else None
+        found = [of_scopes, stack.enter_context(grad_taps(change))]
         for module, function in loaded:
             taps = getattr(importlib.import_module(f"{_PARTS}.{module}"), function)
             found.append(stack.enter_context(taps()))
         yield
     for entries in found:
-        missed += [entry for entry in entries or () if entry not in missed]
+        missed += [entry for entry in entries if entry not in missed]

@@ -148,17 +148,18 @@ def compare(ttrace, reference: Path, candidate: Path) -> Answer:
     return ttrace("compare", reference, candidate, "--backend", "numpy")
 
 
-def test_parameters_without_sharding_attributes(runs):
+def test_parameters_without_sharding_attributes(runs, ttrace):
+    """They are sharded as their class does it; what breaks is Megatron's own norm."""
     outcomes = runs.run("uninitialized", TP, UNINITIALIZED)
-    assert [outcome.status for outcome in outcomes] == [2, 2]
-    for text in (
-        "error: a tensor-parallel parameter does not say how it is cut",
-        "where:    embedding.word_embeddings.weight (VocabParallelEmbedding)",
-        "the attributes tensor_model_parallel and partition_dim",
-        "to do:    build the model with perform_initialization=True",
-    ):
-        assert text in outcomes[0].output
-    assert not (runs.folder / "uninitialized").exists()
+    assert [outcome.status for outcome in outcomes] == [0, 0]
+    printed = outcomes[0].output + outcomes[0].error
+    assert "tensor-parallel parameters (the first is embedding.word_emb" in printed
+    assert "lack the attributes tensor_model_parallel and partition_dim" in printed
+    assert "perform_initialization=True" in printed
+    answer = compare(ttrace, runs.reference(), runs.folder / "uninitialized")
+    assert answer.code == 1
+    assert " unmatched" not in answer.out.replace(" 0 unmatched", "")
+    assert "step0/@root/grad_norm" in answer.out
 
 
 def test_a_stage_without_a_tensor_that_its_layout_promises(runs, ttrace):

@@ -18,9 +18,13 @@ from ttrace.frontends.megatron_parts.rule_table import RULES  # noqa: E402
 from ttrace.frontends.megatron_parts.rules import (  # noqa: E402
     Direction,
     Rule,
+    Subject,
     activation_layout,
 )
-from ttrace.frontends.megatron_parts.sharding import parameter_layout  # noqa: E402
+from ttrace.frontends.megatron_parts.sharding import (  # noqa: E402
+    parameter_layout,
+    unmarked_parameters,
+)
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout  # noqa: E402
 from ttrace.ir.layout import Mesh, Region, ShardLayout  # noqa: E402
 from ttrace.ir.tensor_id import Kind  # noqa: E402
@@ -35,6 +39,20 @@ def class_named(
 ColumnParallelLinear = class_named("ColumnParallelLinear")
 RowParallelLinear = class_named("RowParallelLinear")
 Router = class_named("TopKRouter", class_named("Router"))
+
+Block = class_named("TransformerBlock")
+Layer = class_named("TransformerLayer")
+Attention = class_named("SelfAttention", class_named("Attention"))
+Latent = class_named(
+    "MLASelfAttention", class_named("MultiLatentAttention", class_named("Attention"))
+)
+Prediction = class_named("MultiTokenPredictionLayer")
+MoELayer = class_named("MoELayer")
+Indexer = class_named("DSAIndexer")
+DeltaNet = class_named(
+    "GatedDeltaNet", qk_dim=4, v_dim=8, num_value_heads=2, num_key_heads=2
+)
+"""What norms and linears are parts of; the sizes are those of the whole model."""
 
 
 def meshes(*, tp=1, dp=1, cp=1, pp=1, ep=1, etp=None, tp_rank=0) -> MegatronMeshes:
@@ -87,9 +105,10 @@ def owned(
     slot: str = "weight",
     dim: int | None = None,
     in_experts: bool = False,
+    parent: nn.Module | None = None,
     **attributes,
 ) -> OwnedParameter:
-    """A parameter; ``dim`` is where Megatron says that it is cut."""
+    """A parameter; ``dim`` is where Megatron says that it is sharded."""
     parameter = nn.Parameter(torch.zeros(shape))
     if dim is not None:
         attributes |= {"tensor_model_parallel": True, "partition_dim": dim}
@@ -97,7 +116,9 @@ def owned(
         setattr(parameter, name, value)
     return OwnedParameter(
         named=NamedParameter(module=path, slot=slot, parameter=parameter),
-        owner=CanonicalModule(path=path, module=owner, in_experts=in_experts),
+        owner=CanonicalModule(
+            path=path, module=owner, in_experts=in_experts, parent=parent
+        ),
     )
 
 
@@ -163,13 +184,41 @@ class TestParameters:
         with pytest.raises(UsageError, match="larger than the model's embedding"):
             context(vocab_size=9, padded_vocab_size=8)
 
-    def test_a_parallel_weight_without_marks_is_an_error(self):
-        weight = owned(ColumnParallelLinear(), (4, 8))
-        with pytest.raises(UsageError) as caught:
-            parameter_layout(weight, Kind.PARAM, context(tp=2))
-        assert "does not say how it is cut" in str(caught.value)
-        assert "decoder.layers.0.mlp.linear_fc1.weight" in str(caught.value)
-        assert "perform_initialization=True" in str(caught.value)
+    @pytest.mark.parametrize(
+        ("owner", "slot", "global_shape"),
+        [
+            ("TEColumnParallelLinear", "weight", (8, 8)),
+            ("ColumnParallelLinear", "bias", (8,)),
+            ("RowParallelLinear", "weight", (4, 16)),
+            ("RowParallelLinear", "bias", (4,)),
+            ("VocabParallelEmbedding", "weight", (8, 8)),
+        ],
+    )
+    def test_without_marks_the_class_says_what_is_sharded(
+        self, owner, slot, global_shape
+    ):
+        """As where Megatron does not initialize the parameters."""
+        shape = (4, 8) if slot == "weight" else (4,)
+        weight = owned(class_named(owner)(), shape, slot=slot)
+        run = context(tp=2)
+        assert layout_of(weight, Kind.PARAM, run).global_shape == global_shape
+        assert unmarked_parameters([weight], run) == (
+            [weight] if global_shape != shape else []
+        )
+        assert unmarked_parameters([weight], context()) == []
+
+    def test_a_mark_without_a_dim_is_skipped_with_the_line_to_add(self):
+        weight = owned(
+            class_named("MyScan")(), (4,), slot="decay", tensor_model_parallel=True
+        )
+        layout = parameter_layout(weight, Kind.PARAM, context(tp=2))
+        assert isinstance(layout, NoLayout)
+        assert "marked as tensor-parallel, but not along which dim" in layout.reason
+        assert "Rule(module='MyScan', direction=Direction.PARAMETER" in layout.reason
+        assert layout_of(weight, Kind.PARAM, context(dp=2)).global_shape == (4,)
+        rule = Rule(module="MyScan", direction=Direction.PARAMETER, dims="d0[tp]")
+        layout = parameter_layout(weight, Kind.PARAM, context(tp=2), (rule,))
+        assert isinstance(layout, ShardLayout) and layout.global_shape == (8,)
 
     def test_the_same_weight_is_whole_without_tensor_parallelism(self):
         weight = owned(ColumnParallelLinear(), (4, 8))
@@ -182,39 +231,47 @@ class TestParameters:
 
 
 _SEQUENCE_CUT = [
-    (nn.LayerNorm(4), "decoder.final_layernorm", "weight", {}),
-    (nn.RMSNorm(4), "decoder.layers.0.input_layernorm", "weight", {}),
-    (Router(), "decoder.layers.0.mlp.router", "weight", {}),
-    (RowParallelLinear(), "decoder.layers.0.mlp.linear_fc2", "bias", {}),
+    (nn.LayerNorm(4), "decoder.final_layernorm", "weight", Block),
+    (nn.RMSNorm(4), "decoder.layers.0.input_layernorm", "weight", Layer),
+    (nn.RMSNorm(4), "decoder.layers.0.self_attention.q_layernorm", "weight", Latent),
+    (nn.RMSNorm(4), "decoder.layers.0.self_attention.kv_layernorm", "weight", Latent),
+    (nn.LayerNorm(4), "mtp.layers.0.enorm", "weight", Prediction),
+    (Router(), "decoder.layers.0.mlp.router", "bias", MoELayer),
+    (RowParallelLinear(), "decoder.layers.0.mlp.linear_fc2", "bias", Layer),
     (
         class_named("TELayerNormColumnParallelLinear")(),
         "decoder.layers.0.mlp.linear_fc1",
         "layer_norm_weight",
-        {},
+        Layer,
     ),
 ]
 
 
 class TestGradientsOfOneMicroBatch:
-    @pytest.mark.parametrize(("owner", "path", "slot", "marks"), _SEQUENCE_CUT)
+    @pytest.mark.parametrize(("owner", "path", "slot", "parent"), _SEQUENCE_CUT)
     @pytest.mark.parametrize("sequence_parallel_mark", [True, False])
     def test_where_the_sequence_is_cut_they_are_shares(
-        self, owner, path, slot, marks, sequence_parallel_mark
+        self, owner, path, slot, parent, sequence_parallel_mark
     ):
         # Whether Megatron marked the parameter is what a bug gets wrong.
         parameter = owned(
-            owner, (4,), path, slot=slot, sequence_parallel=sequence_parallel_mark
+            owner,
+            (4,),
+            path,
+            slot=slot,
+            parent=parent(),
+            sequence_parallel=sequence_parallel_mark,
         )
         run = context(tp=2, sp=True)
         assert layout_of(parameter, Kind.PARAM_GRAD, run).partial_axes == ("tp",)
         for kind in (Kind.PARAM, Kind.MAIN_GRAD, Kind.UPDATED_PARAM):
             assert layout_of(parameter, kind, run).partial_axes == ()
 
-    @pytest.mark.parametrize(("owner", "path", "slot", "marks"), _SEQUENCE_CUT)
+    @pytest.mark.parametrize(("owner", "path", "slot", "parent"), _SEQUENCE_CUT)
     def test_without_sequence_parallelism_they_are_replicas(
-        self, owner, path, slot, marks
+        self, owner, path, slot, parent
     ):
-        parameter = owned(owner, (4,), path, slot=slot)
+        parameter = owned(owner, (4,), path, slot=slot, parent=parent())
         layout = layout_of(parameter, Kind.PARAM_GRAD, context(tp=2))
         assert layout.partial_axes == ()
 
@@ -231,14 +288,14 @@ class TestGradientsOfOneMicroBatch:
     @pytest.mark.parametrize("sp", [True, False])
     def test_norms_of_heads_are_shares_either_way(self, sp):
         path = "decoder.layers.0.self_attention.q_layernorm"
-        weight = owned(nn.LayerNorm(4), (4,), path)
+        weight = owned(nn.LayerNorm(4), (4,), path, parent=Attention())
         layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, sp=sp))
         assert layout.partial_axes == ("tp",)
 
     def test_norms_of_shared_heads_are_shares_too(self):
         """Every rank has the gradient that comes from its own queries."""
         path = "decoder.layers.0.self_attention.k_layernorm"
-        weight = owned(nn.LayerNorm(4), (4,), path)
+        weight = owned(nn.LayerNorm(4), (4,), path, parent=Attention())
         run = context(tp=2, num_query_groups=1)
         assert layout_of(weight, Kind.PARAM_GRAD, run).partial_axes == ("tp",)
 
@@ -248,7 +305,9 @@ class TestGradientsOfOneMicroBatch:
         weight = owned(ColumnParallelLinear(), (4, 8), dim=0)
         layout = layout_of(weight, Kind.PARAM_GRAD, run)
         assert (layout.partial_axes, layout.num_partials) == (("cp",), None)
-        norm = owned(nn.LayerNorm(4), (4,), path="decoder.final_layernorm")
+        norm = owned(
+            nn.LayerNorm(4), (4,), path="decoder.final_layernorm", parent=Block()
+        )
         axes = ("cp", "tp") if sp else ("cp",)
         assert layout_of(norm, Kind.PARAM_GRAD, run).partial_axes == axes
         assert layout_of(norm, Kind.MAIN_GRAD, run).partial_axes == ()
@@ -266,13 +325,117 @@ class TestGradientsOfOneMicroBatch:
         other = owned(nn.Embedding(4, 8), (4, 8), path="embedding.position_embeddings")
         assert layout_of(other, Kind.PARAM_GRAD, run).partial_axes == axes[1:]
 
-    def test_of_unknown_modules_they_are_skipped_where_it_matters(self):
+    @pytest.mark.parametrize("sp", [True, False])
+    def test_of_unknown_modules_they_are_skipped_where_it_matters(self, sp):
         weight = owned(class_named("MyAdapter")(), (4,), "decoder.adapter")
-        run = context(tp=2, sp=True)
-        layout = parameter_layout(weight, Kind.PARAM_GRAD, run)
-        assert isinstance(layout, NoLayout) and "MyAdapter" in layout.reason
-        assert layout_of(weight, Kind.MAIN_GRAD, run).global_shape == (4,)
+        layout = parameter_layout(weight, Kind.PARAM_GRAD, context(tp=2, sp=sp))
+        assert isinstance(layout, NoLayout)
+        assert "what parameter weight of MyAdapter" in layout.reason
+        assert "Rule(module='MyAdapter', direction=Direction.PARAMETER" in layout.reason
+        for kind in (Kind.PARAM, Kind.MAIN_GRAD):
+            assert layout_of(weight, kind, context(tp=2, sp=sp)).global_shape == (4,)
         assert layout_of(weight, Kind.PARAM_GRAD, context(dp=2)).partial_axes == ()
+
+    def test_a_norm_where_no_rule_knows_it_is_not_taken_for_another(self):
+        run = context(tp=2, sp=True)
+        norm = owned(nn.LayerNorm(4), (4,), "decoder.x.norm", parent=MoELayer())
+        assert isinstance(parameter_layout(norm, Kind.PARAM_GRAD, run), NoLayout)
+
+    def test_what_its_author_marks_as_a_partial_is_one(self):
+        """Where no rule knows the module: Megatron sums what is marked."""
+        weight = owned(class_named("MyNorm")(), (4,), sequence_parallel=True)
+        layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, sp=True))
+        assert layout.partial_axes == ("tp",)
+        unsharded = parameter_layout(weight, Kind.PARAM_GRAD, context(tp=2))
+        assert isinstance(unsharded, NoLayout)
+
+    def test_a_rule_of_the_user_describes_them(self):
+        rule = Rule(
+            module="MyAdapter",
+            direction=Direction.PARAMETER,
+            dims="d",
+            gradient_dims="d partial[cp,tp]",
+        )
+        weight = owned(class_named("MyAdapter")(), (4,), "decoder.adapter")
+        run = context(tp=2, cp=2)
+        gradient = parameter_layout(weight, Kind.PARAM_GRAD, run, (rule, *RULES))
+        value = parameter_layout(weight, Kind.MAIN_GRAD, run, (rule, *RULES))
+        assert isinstance(gradient, ShardLayout) and isinstance(value, ShardLayout)
+        assert gradient.partial_axes == ("cp", "tp")
+        assert value.partial_axes == ()
+
+    @pytest.mark.parametrize("sp", [True, False])
+    def test_the_indexer_of_sparse_attention_sees_the_whole_sequence(self, sp):
+        """Marked or not: it gathers the sequence first."""
+        run = context(tp=2, sp=sp)
+        for owner, shape in ((nn.LayerNorm(4), (4,)), (nn.Linear(4, 2), (2, 4))):
+            weight = owned(owner, shape, parent=Indexer(), sequence_parallel=True)
+            assert layout_of(weight, Kind.PARAM_GRAD, run).partial_axes == ()
+
+    @pytest.mark.parametrize("sp", [True, False])
+    def test_duplicated_projections_see_a_part_of_the_sequence(self, sp):
+        path = "decoder.layers.0.self_attention.linear_kv_down_proj"
+        weight = owned(nn.Linear(4, 2), (2, 4), path, parent=Latent())
+        layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, sp=sp))
+        assert layout.partial_axes == (("tp",) if sp else ())
+
+    @pytest.mark.parametrize("sp", [True, False])
+    def test_the_output_norm_of_linear_attention_sees_its_own_heads(self, sp):
+        path = "decoder.layers.0.self_attention.out_norm"
+        weight = owned(nn.RMSNorm(4), (4,), path, parent=DeltaNet())
+        layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, sp=sp))
+        assert layout.partial_axes == ("tp",)
+
+
+class TestGatedDeltaNet:
+    """Queries, keys, values, gate, beta and alpha are sharded each on its own."""
+
+    def parameter(self, name: str, shape: tuple[int, ...]) -> OwnedParameter:
+        owner, _, slot = name.rpartition(".")
+        net = DeltaNet()
+        path = "decoder.layers.0.self_attention"
+        return owned(
+            nn.Conv1d(1, 1, 1) if owner else net,
+            shape,
+            f"{path}.{owner}" if owner else path,
+            slot=slot,
+            parent=net if owner else Layer(),
+            tensor_model_parallel=True,
+        )
+
+    def test_the_projection(self):
+        weight = self.parameter("in_proj.weight", (14, 3))
+        layout = layout_of(weight, Kind.PARAM, context(tp=2, tp_rank=1))
+        assert layout.global_shape == (28, 3)
+        expected = [(2, 4), (6, 8), (12, 16), (20, 24), (25, 26), (27, 28)]
+        assert rows(layout) == expected
+
+    @pytest.mark.parametrize("shape", [(8, 1, 4), (8,)])
+    def test_the_convolution(self, shape):
+        slot = "weight" if len(shape) > 1 else "bias"
+        weight = self.parameter(f"conv1d.{slot}", shape)
+        layout = layout_of(weight, Kind.MAIN_GRAD, context(tp=2))
+        assert rows(layout) == [(0, 2), (4, 6), (8, 12)]
+
+    @pytest.mark.parametrize("slot", ["dt_bias", "A_log"])
+    def test_numbers_per_head(self, slot):
+        weight = self.parameter(slot, (1,))
+        layout = layout_of(weight, Kind.PARAM_GRAD, context(tp=2, tp_rank=1))
+        assert (rows(layout), layout.partial_axes) == ([(1, 2)], ())
+
+    def test_rows_of_the_output_norm_are_heads(self):
+        layout = activation(
+            nn.RMSNorm(4),
+            Kind.INPUT,
+            "0",
+            (3, 4),
+            context(tp=2, tp_rank=1),
+            path="decoder.layers.0.self_attention.out_norm",
+            parent=DeltaNet(),
+        )
+        assert isinstance(layout, ShardLayout)
+        assert layout.global_shape == (6, 4)
+        assert rows(layout) == [(1, 2), (3, 4), (5, 6)]
 
 
 class TestExperts:
@@ -336,9 +499,19 @@ def activation(
     run: ShardingContext,
     *,
     path: str = "decoder.layers.0.module",
+    parent: nn.Module | None = None,
     rules: tuple[Rule, ...] = RULES,
+    lengths: dict[str, int] | None = None,
 ) -> ShardLayout | NoLayout:
-    return activation_layout(rules, path, module, kind, slot, shape, run)
+    subject = Subject(
+        path=path,
+        module=module,
+        parent=parent,
+        kind=kind,
+        slot=slot,
+        local_shape=shape,
+    )
+    return activation_layout(rules, subject, run, lengths)
 
 
 class TestActivations:
@@ -427,25 +600,71 @@ class TestActivations:
         assert layout.global_shape == (2, 4)
 
     def test_what_no_rule_fits_says_how_to_add_one(self):
-        layout = activation(
-            class_named("MyModule")(), Kind.OUTPUT, "0", (4, 2), context(tp=2)
-        )
+        module, parent = class_named("MyModule")(), Layer()
+        run = context(tp=2)
+        layout = activation(module, Kind.OUTPUT, "0", (4, 2), run, parent=parent)
         assert isinstance(layout, NoLayout)
-        assert "no layout rule for MyModule output 0 of shape [4, 2]" in layout.reason
-        assert "rules=[Rule(module='MyModule'" in layout.reason
+        assert (
+            "no layout rule for output 0 of MyModule in TransformerLayer, of shape "
+            "[4, 2]" in layout.reason
+        )
+        assert (
+            "megatron_adapter.trace(..., rules=[Rule(module='MyModule', "
+            "parent='TransformerLayer', direction=Direction.OUTPUT, slot='0', "
+            "dims='d0 d1')])" in layout.reason
+        )
+
+    def test_where_nothing_is_sharded_no_rule_is_needed(self):
+        layout = activation(
+            class_named("MyModule")(), Kind.OUTPUT, "0", (4, 2), context(dp=2, pp=2)
+        )
+        assert isinstance(layout, ShardLayout) and layout.global_shape == (4, 2)
 
     def test_a_shape_that_a_rule_cannot_mean_is_skipped(self):
+        path = "decoder.layers.0.mlp.linear_fc1"
+        linear, shape = ColumnParallelLinear(), (2, 1, 3)
         run = context(tp=2, gated_linear_unit=True)
+        layout = activation(linear, Kind.OUTPUT, "0", shape, run, path=path)
+        assert isinstance(layout, NoLayout)
+        assert "does not fit output 0 of ColumnParallelLinear" in layout.reason
+
+    @pytest.mark.parametrize("length", [8, 4])
+    def test_a_length_that_contradicts_the_run_accuses_the_rule(self, length):
+        """Under sequence parallelism 4 of 8 tokens are here; or it was gathered."""
+        norm, run = nn.LayerNorm(4), context(tp=2, sp=True)
         layout = activation(
-            ColumnParallelLinear(),
+            norm,
             Kind.OUTPUT,
             "0",
-            (2, 1, 3),
+            (length, 2, 4),
             run,
-            path="decoder.layers.0.mlp.linear_fc1",
+            parent=Layer(),
+            lengths={"s": 8},
         )
+        if length == 4:
+            assert isinstance(layout, ShardLayout)
+            return
         assert isinstance(layout, NoLayout)
-        assert "does not fit ColumnParallelLinear output 0" in layout.reason
+        assert (
+            "the layout rule 's[cp:zigzag,sp] b h' does not fit output 0 of LayerNorm "
+            "in TransformerLayer, of shape [8, 2, 4]" in layout.reason
+        )
+        assert "(expected 8, got 16)" in layout.reason
+        assert "rules=[Rule(module='LayerNorm'" in layout.reason
+
+    def test_norms_of_one_name_are_told_apart_by_what_they_are_part_of(self):
+        run = context(tp=2, sp=True)
+        path = "decoder.layers.0.self_attention.q_layernorm"
+        shape = (4, 2, 3, 5)
+        heads = activation(
+            nn.LayerNorm(5), Kind.INPUT, "0", shape, run, path=path, parent=Attention()
+        )
+        latent = activation(
+            nn.LayerNorm(5), Kind.INPUT, "0", (4, 2, 5), run, path=path, parent=Latent()
+        )
+        assert isinstance(heads, ShardLayout) and isinstance(latent, ShardLayout)
+        assert heads.global_shape == (4, 2, 6, 5)
+        assert latent.global_shape == (8, 2, 5)
 
     def test_rules_can_be_added_in_front(self):
         rule = Rule(

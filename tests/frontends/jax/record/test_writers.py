@@ -1,16 +1,27 @@
 """Writers of a process's ranks, with sinks in memory."""
 
-import numpy as np
-import pytest
+from pathlib import Path
 
-from ttrace.errors import DtypeError, StorageFullError
+import numpy as np
+
+from ttrace.errors import StorageFullError
 from ttrace.frontends.jax_parts.record.shards import RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.memory_sink import MemorySink
+from ttrace.recording.rank_recorder import (
+    ProcessRecording,
+    RankRecorder,
+    make_rank_info,
+)
+from ttrace.recording.request import RecordRequest
 
-ID = TensorId(step=0, module="layer", kind=Kind.OUTPUT, slot="0")
+NOTHING = "nothing was recorded"
+
+
+def an_id(slot: str, kind: Kind = Kind.OUTPUT) -> TensorId:
+    return TensorId(step=0, module="layer", kind=kind, slot=slot)
 
 
 class Ranks:
@@ -18,22 +29,33 @@ class Ranks:
 
     def __init__(self):
         self.sinks = {0: MemorySink(), 2: MemorySink()}
-        self.writers = RankWriters([0, 2], self.sinks.__getitem__)
+        self.process = ProcessRecording()
+        self.writers = RankWriters(map(self.recorder, self.sinks))
 
-    def add(self, slot: str = "0", dtype: str = "float32") -> None:
-        shard = RankShard(layout=whole((2,), "devices"), array=np.zeros(2, dtype))
-        self.writers.add(
-            TensorId(step=0, module="layer", kind=Kind.OUTPUT, slot=slot),
-            {rank: shard for rank in range(3)},
-            exact_replicas=True,
+    def recorder(self, rank: int) -> RankRecorder:
+        info = make_rank_info(
+            RecordRequest(out=Path("trace")),
+            rank=rank,
+            world_size=3,
+            framework="jax",
+            versions={},
+            meshes=(),
+            settings={},
         )
+        return RankRecorder(self.sinks[rank], info, process=self.process)
+
+    def add(
+        self, slot: str = "0", dtype: str = "float32", kind: Kind = Kind.MAIN_GRAD
+    ) -> None:
+        shard = RankShard(layout=whole((2,), "devices"), array=np.zeros(2, dtype))
+        self.writers.add(an_id(slot, kind), {rank: shard for rank in range(3)})
 
 
 def test_every_rank_that_records_gets_its_shard():
     ranks = Ranks()
     ranks.add()
     ranks.add("1")
-    assert ranks.writers.num_recorded == 4
+    assert ranks.process.num_recorded == 4
     for rank, sink in ranks.sinks.items():
         records = list(sink.records.values())
         assert [record.sequence for record in records] == [0, 1]
@@ -43,18 +65,20 @@ def test_every_rank_that_records_gets_its_shard():
 
 def test_a_skip_is_noted_once():
     ranks = Ranks()
-    ranks.writers.skip(ID, "unknown")
+    ranks.writers.skip(an_id("0"), "unknown")
     assert [sink.skipped for sink in ranks.sinks.values()] == [
-        {str(ID): "unknown"},
+        {str(an_id("0")): "unknown"},
         {},
     ]
 
 
-def test_a_dtype_that_a_trace_cannot_hold_is_refused_before_anything_is_recorded():
+def test_a_dtype_that_a_trace_cannot_hold_is_skipped_on_every_rank():
     ranks = Ranks()
-    with pytest.raises(DtypeError):
-        ranks.add(dtype="complex64")
-    assert ranks.writers.num_recorded == 0
+    ranks.add(dtype="complex64")
+    reason = "the dtype complex64 cannot be stored in a trace"
+    for sink in ranks.sinks.values():
+        assert sink.skipped == {str(an_id("0", Kind.MAIN_GRAD)): reason}
+    assert ranks.process.num_recorded == 0
     assert not any(sink.records for sink in ranks.sinks.values())
 
 
@@ -63,7 +87,7 @@ def test_a_full_disk_stops_recording_and_nothing_else(caplog):
     ranks.sinks[0].failure = StorageFullError("full", remedy="make room")
     ranks.add()
     ranks.add("1")
-    assert not ranks.writers.is_active
+    assert not ranks.process.is_active
     assert caplog.text.count("recording stopped, training goes on") == 1
     assert "1" not in "".join(ranks.sinks[2].records)
 
@@ -72,14 +96,18 @@ def test_the_same_tensor_twice_is_recorded_once(caplog):
     ranks = Ranks()
     ranks.add()
     ranks.add()
-    assert ranks.writers.num_recorded == 2
-    assert "a tensor id came twice" in caplog.text
+    assert ranks.process.num_recorded == 2
+    assert caplog.text.count("came twice and only the first one is recorded") == 1
 
 
 def test_ranks_end_together():
     ranks = Ranks()
-    ranks.writers.close()
+    ranks.add()
+    ranks.writers.close(nothing_recorded=NOTHING)
     assert {sink.ending for sink in ranks.sinks.values()} == {"closed"}
+    ranks = Ranks()
+    ranks.writers.close(nothing_recorded=NOTHING)
+    assert {sink.ending for sink in ranks.sinks.values()} == {NOTHING}
     ranks = Ranks()
     ranks.writers.abort("stop")
     assert {sink.ending for sink in ranks.sinks.values()} == {"stop"}

@@ -80,7 +80,7 @@ def test_a_call_is_tapped_before_and_after():
         return {"out": x * mask, "none": None}
 
     def function(x):
-        return tapped_call("h.0", call, (x,), {"mask": x}, is_root=False)
+        return tapped_call("h.0", call, (x,), {"mask": x}, is_root=False, missed=[])
 
     assert tap_names(function, jnp.ones(2)) == [
         "h.0/input/0",
@@ -91,7 +91,9 @@ def test_a_call_is_tapped_before_and_after():
 
 def test_a_lone_argument_that_is_a_list_is_no_output():
     names = tap_names(
-        lambda x: tapped_call("m", lambda parts: parts[0], ([x, x],), {}, is_root=True),
+        lambda x: tapped_call(
+            "m", lambda parts: parts[0], ([x, x],), {}, is_root=True, missed=[]
+        ),
         jnp.ones(2),
     )
     assert names == ["m/input/0.0", "m/input/0.1", "m/output/0"]

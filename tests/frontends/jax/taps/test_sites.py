@@ -4,7 +4,6 @@ import pytest
 
 from ttrace.errors import TensorIdError
 from ttrace.frontends.jax_parts.taps.sites import (
-    GRADIENT_KINDS,
     TAPPED_KINDS,
     TapSite,
     clean_name,
@@ -12,6 +11,7 @@ from ttrace.frontends.jax_parts.taps.sites import (
     parse_tap_name,
     value_site,
 )
+from ttrace.ir.kinds import GRADIENT_OF
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
 
@@ -25,7 +25,7 @@ def test_a_site_is_a_static_value():
 @pytest.mark.parametrize("kind", sorted(TAPPED_KINDS))
 def test_a_site_knows_the_gradient_of_its_kind(kind):
     site = value_site("m", kind, None)
-    assert site.grad == GRADIENT_KINDS.get(kind)
+    assert site.grad == GRADIENT_OF.get(kind)
     assert site.noise == (kind is Kind.OUTPUT)
 
 
