@@ -15,7 +15,7 @@ OTHER := .venv-megatron-$(MEGATRON)
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
 	@echo "make test    set up, then run the whole test suite"
-	@echo "make check   format, lint, types and tests, as CI does"
+	@echo "make check   format, lint, types and tests: what CI runs"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
 	@echo "make matrix  every correct layout of the example must pass (minutes)"
 	@echo "make matrix-other  the same with another release of megatron-core,"
