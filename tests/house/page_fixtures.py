@@ -144,8 +144,8 @@ def record_two_runs(folder: Path) -> None:
 
 def record_a_pair(folder: Path) -> None:
     """Two runs that differ by a factor, a noise run, tolerances, and two ranks."""
-    import ttrace
     from tests.factories.traces import Tensor, write_trace
+    from ttrace.pipeline import estimate_tolerance
 
     out = folder / "out"
     tensors = {
@@ -164,9 +164,7 @@ def record_a_pair(folder: Path) -> None:
         {name: Tensor(full=full) for name, full in tensors.items()},
         {"tp": 2},
     )
-    table = ttrace.estimate_tolerance(
-        out / "reference", [out / "noise-1"], backend="numpy"
-    )
+    table = estimate_tolerance(out / "reference", [out / "noise-1"], backend="numpy")
     table.save(out / "tolerance.json")
 
 
