@@ -9,12 +9,14 @@ READY := $(VENV)/.ready
 MEGATRON ?= 0.15.3
 OTHER := .venv-megatron-$(MEGATRON)
 
-.PHONY: help setup demo test check format lint types bench matrix matrix-other \
+.PHONY: help setup demo test test-core check format lint types bench matrix matrix-other \
   observer zoo clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
 	@echo "make test    set up, then run the whole test suite"
+	@echo "make test-core  what needs neither Megatron nor a compilation by jax, nor many"
+	@echo "             processes (3 minutes)"
 	@echo "make check   format, lint, types and tests: what CI runs"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
 	@echo "make matrix  every correct layout of the example must pass (minutes)"
@@ -42,6 +44,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-core: setup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+	  -m 'not slow and not megatron and not jax'
 
 check: format lint types test
 

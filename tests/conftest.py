@@ -1,6 +1,8 @@
-"""What holds for every test: JAX on eight CPU devices, one flag for golden files."""
+"""What holds for every test: JAX on CPU devices, markers, a flag for golden files."""
 
+import functools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,55 @@ def pytest_addoption(parser):
         action="store_true",
         help="write the files under tests/golden anew; read the diff before committing",
     )
+
+
+_MARKED_BY_IMPORT = {
+    "megatron": re.compile(
+        r"importorskip\(.megatron|frontends[. ].*megatron_|examples[. ].*megatron_"
+        r"|\bmegatron\.core|layout_matrix|factories\.layout_recordings"
+    ),
+    "jax": re.compile(
+        r"^\s*(import|from) (jax|flax|optax|equinox|orbax)\b|frontends[. ].*jax_"
+        r"|backends[. ].*jax_|examples[. ].*jax_|factories\.jax_",
+        re.MULTILINE,
+    ),
+    "slow": re.compile(
+        r"\b(WorkerPools?|MainJob|Recordings|run_bug|JaxProcesses|torchrun)\b"
+        r"|factories\.(layout_recordings|jax_processes|training_commands)"
+    ),
+}
+"""By marker: what in a test file says that it needs that framework, or that it starts
+the processes of a training."""
+
+_MARKED_BY_PLACE = {
+    "megatron": ("frontends/megatron/", "examples/test_demo.py"),
+    "jax": ("frontends/jax/",),
+    "slow": (
+        "benchmarks/",
+        "examples/test_demo.py",
+        "house/test_packaging.py",
+        "house/test_readme.py",
+    ),
+}
+"""By marker: folders and files, from tests/, all tests of which bear it."""
+
+
+@functools.cache
+def _markers_of_file(path: Path) -> tuple[str, ...]:
+    place = path.relative_to(Path(__file__).parent).as_posix()
+    text = path.read_text(encoding="utf-8")
+    return tuple(
+        marker
+        for marker, pattern in _MARKED_BY_IMPORT.items()
+        if pattern.search(text) or place.startswith(_MARKED_BY_PLACE[marker])
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """Marks tests by where they lie and what their file imports."""
+    for item in items:
+        for marker in _markers_of_file(item.path):
+            item.add_marker(marker)
 
 
 @pytest.fixture

@@ -1,16 +1,8 @@
-"""Both backends run the suite that ships with ttrace."""
+"""The JAX backend runs the suite that ships with ttrace."""
 
 from ttrace.backends.chunks import BLOCK_ELEMENTS, CHUNK_ELEMENTS
 from ttrace.backends.jax_backend import JaxBackend
-from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.testing import BackendSuite
-
-
-class TestNumpyBackend(BackendSuite):
-    """The oracle against itself: order, chunks, inputs, known answers."""
-
-    def backend(self) -> NumpyBackend:
-        return NumpyBackend()
 
 
 class TestJaxBackend(BackendSuite):

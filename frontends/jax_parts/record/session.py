@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 from absl import logging
+from jax.sharding import SingleDeviceSharding
 
 from ttrace.errors import TtraceError, UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
-from ttrace.frontends.jax_parts.record.shardings import rank_of, run_devices
+from ttrace.frontends.jax_parts.record.shardings import mesh_of, rank_of, run_devices
 from ttrace.frontends.jax_parts.record.shards import meshes_of
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
@@ -164,14 +165,18 @@ class JaxSession:
             )
         _opened_runs.add(self._request.run_id)
         recorders = []
-        for rank in sorted(rank_of(device) for device in jax.local_devices()):
+        for device in sorted(jax.local_devices(), key=rank_of):
+            rank = rank_of(device)
+            # That of what is no array of the run's, such as the norm.
+            own_mesh = mesh_of(SingleDeviceSharding(device), device)
+            known = {mesh.name: mesh for mesh in (*meshes.get(rank, ()), own_mesh)}
             info = make_rank_info(
                 self._request,
                 rank=rank,
                 world_size=len(run_devices()),
                 framework="jax",
                 versions=environment.versions(),
-                meshes=meshes.get(rank, ()),
+                meshes=tuple(known.values()),
                 settings=environment.settings(strict=self._options.strict),
             )
             recorder = open_recorder(
