@@ -208,6 +208,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     "page", [name for name, page in PAGES.items() if of_page(page, "console")]
 )
+@pytest.mark.slow
 def test_commands_of_a_page(page, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")  # as in a clone
     if page in FOLDERS:
@@ -296,6 +297,7 @@ PYTHON = [
 
 @pytest.mark.parametrize("page", PYTHON)
 @pytest.mark.filterwarnings("ignore::UserWarning:orbax")
+@pytest.mark.slow
 def test_snippets_of_a_page(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     warnings_of_megatron.quiet()  # until pytest takes its own filters back
