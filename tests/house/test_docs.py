@@ -396,6 +396,7 @@ def test_inline_code_names_what_there_is(page, capsys):
 
 def require_name(dotted: str) -> None:
     """A module, or an attribute of one."""
+    warnings_of_megatron.quiet()
     module, _, name = dotted.rpartition(".")
     with contextlib.suppress(ModuleNotFoundError):
         importlib.import_module(dotted)
