@@ -17,13 +17,13 @@ help:
 	@echo "make test    set up, then run the whole test suite"
 	@echo "make test-core  what needs neither Megatron nor a compilation by jax, nor many"
 	@echo "             processes (3 minutes)"
-	@echo "make check   format, lint, types and tests, as CI does"
+	@echo "make check   format, lint, types and tests: what CI runs"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
 	@echo "make matrix  every correct layout of the example must pass (minutes)"
 	@echo "make matrix-other  the same with another release of megatron-core,"
 	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
-	@echo "make zoo     every bug of the zoo must be found; rewrites its table (minutes)"
+	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
@@ -88,7 +88,7 @@ matrix-other: $(OTHER)/.ready
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
-	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json README.md && exit $$status
+	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json docs/zoo.md && exit $$status
 
 clean:
 	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

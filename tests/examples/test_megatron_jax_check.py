@@ -81,9 +81,9 @@ def require_pass(report: Report) -> None:
     assert all(any(text in reason for text in known) for reason in reasons), reasons
 
 
-def readme_command() -> dict[str, str]:
-    """The README's check of Megatron against a port, by option."""
-    text = (ROOT / "README.md").read_text()
+def documented_command() -> dict[str, str]:
+    """The check in the documentation of Megatron against a port, by option."""
+    text = (ROOT / "docs" / "jax.md").read_text()
     (line,) = re.findall(
         r"^ttrace check --map \S+/megatron_\S+ .*$", text, re.MULTILINE
     )
@@ -108,8 +108,8 @@ def launch(command: str) -> Launch:
     )
 
 
-def test_the_command_of_the_readme_passes(job):
-    command = readme_command()
+def test_the_command_of_the_docs_passes(job):
+    command = documented_command()
     reference = launch(command["--reference"])
     assert reference.world_size == 2
     map_file = read_map(ROOT / command["--map"])
@@ -117,7 +117,9 @@ def test_the_command_of_the_readme_passes(job):
     require_pass(report)
     passed = [tensor for tensor in report.tensors if tensor.status == "passed"]
     activations = [t for t in passed if "put" in t.kind and "param" not in t.kind]
-    assert f"and {len(activations)} activations" in (ROOT / "README.md").read_text()
+    assert (
+        f"and {len(activations)} activations" in (ROOT / "docs" / "jax.md").read_text()
+    )
     # All that the port alone has, and why.
     assert {
         (entry.pattern, entry.reason)
@@ -147,7 +149,7 @@ def test_the_map_is_what_ttrace_map_proposes(job, name):
     model, flavor = name.split("_")
     runs = LLAMA, llama_port(flavor, "dp_tp", path)
     if model == "gpt2":
-        command = readme_command()
+        command = documented_command()
         runs = launch(command["--reference"]), launch(command["--candidate"])
     reference, candidate = map(job.record, runs)
     proposal = propose_map(reference, candidate, path)

@@ -1,4 +1,4 @@
-"""The README's table of bugs: how it is written, and that it lists what there is."""
+"""The table in docs/zoo.md: how it is written, and that it lists what there is."""
 
 import re
 
@@ -9,7 +9,7 @@ from tests.paths import ROOT
 from ttrace.examples.bug_zoo.registry import load_zoo
 from ttrace.examples.bug_zoo.result import BugResult
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "zoo.md"
 
 FOUND = BugResult(
     name="router_weight",
@@ -40,8 +40,8 @@ MISSED = BugResult(
 )
 
 
-def test_readme_lists_exactly_the_registered_bugs():
-    text = README.read_text()
+def test_the_page_lists_exactly_the_registered_bugs():
+    text = PAGE.read_text()
     table = text[text.index(BEGIN) : text.index(END)]
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", table, re.MULTILINE)
     zoo = [exhibit.bug for exhibit in load_zoo()]
@@ -71,7 +71,7 @@ def test_every_bug_has_a_row_whether_it_was_run_or_not():
 
 
 def test_only_what_is_between_the_markers_changes(tmp_path):
-    path = tmp_path / "README.md"
+    path = tmp_path / "zoo.md"
     path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     results = tmp_path / "zoo.json"
     results.write_text("[]")

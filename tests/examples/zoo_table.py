@@ -1,6 +1,6 @@
-"""Writes the table of the README's "What it finds" from what ``ttrace zoo run`` found.
+"""Writes the table of ``docs/zoo.md`` from what ``ttrace zoo run`` found.
 
-``python tests/examples/zoo_table.py zoo.json README.md``; ``make zoo`` runs both.
+``python tests/examples/zoo_table.py zoo.json docs/zoo.md``; ``make zoo`` runs both.
 """
 
 import json
@@ -49,7 +49,7 @@ def reason(result: BugResult) -> str:
 
 
 def rewrite(text: str, table: str) -> str:
-    """The README with another table between its markers.
+    """The page with another table between its markers.
 
     Raises:
         ValueError: A marker is missing.
@@ -61,12 +61,12 @@ def rewrite(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def main(json_path: str, readme_path: str) -> None:
+def main(json_path: str, page_path: str) -> None:
     """Rewrites the table in place."""
     values = json.loads(Path(json_path).read_text())
     table = render([BugResult.from_json(value) for value in values])
-    readme = Path(readme_path)
-    readme.write_text(rewrite(readme.read_text(), table))
+    page = Path(page_path)
+    page.write_text(rewrite(page.read_text(), table))
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ def test_the_examples_of_the_docstring():
     assert len(found.rules) == 4 and len(found.ignored) == 1
 
 
-def test_the_examples_of_the_readme():
-    readme = ROOT / "README.md"
-    text = readme.read_text().partition("```toml\n")[2].partition("```")[0]
+def test_the_examples_of_the_docs():
+    page = ROOT / "docs" / "maps.md"
+    text = page.read_text().partition("```toml\n")[2].partition("```")[0]
     found = parse_map(text, PATH)
     assert len(found.rules) == 6 and len(found.ignored) == 1
     assert found.rules[2].part_sizes == (4, 1, 1)

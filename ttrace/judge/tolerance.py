@@ -182,7 +182,7 @@ class ToleranceTable:
             derivation=derivation,
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes the table as JSON.
 
         Raises:
@@ -200,7 +200,7 @@ class ToleranceTable:
                 for tensor_id, estimate in self.noise.items()
             },
         }
-        write_output(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        write_output(Path(path), json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "ToleranceTable":

@@ -247,7 +247,7 @@ class _Table:
             f"the map's {key} is missing or of another type",
             expected=expected,
             got=got,
-            remedy=f"give {key} as described in ttrace's README, 'Map files'",
+            remedy=f"give {key} as described in ttrace's docs/maps.md",
         )
 
 

@@ -164,16 +164,16 @@ class JaxSession:
                 "an evaluation untraced",
             )
         _opened_runs.add(self._request.run_id)
-        devices = run_devices()
         recorders = []
-        for rank in sorted(rank_of(device) for device in jax.local_devices()):
-            # What is no array of the run, such as the norm, lies on one device.
-            own_mesh = mesh_of(SingleDeviceSharding(devices[rank]), devices[rank])
+        for device in sorted(jax.local_devices(), key=rank_of):
+            rank = rank_of(device)
+            # That of what is no array of the run's, such as the norm.
+            own_mesh = mesh_of(SingleDeviceSharding(device), device)
             known = {mesh.name: mesh for mesh in (*meshes.get(rank, ()), own_mesh)}
             info = make_rank_info(
                 self._request,
                 rank=rank,
-                world_size=len(devices),
+                world_size=len(run_devices()),
                 framework="jax",
                 versions=environment.versions(),
                 meshes=tuple(known.values()),
