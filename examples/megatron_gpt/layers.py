@@ -75,18 +75,22 @@ def layer_specs(
 
 
 def mtp_specs(
-    config: TransformerConfig, vp_stage: int | None
+    config: TransformerConfig, vp_stage: int | None, *, is_duplicated: bool = False
 ) -> MultiTokenPredictionBlockSubmodules | None:
     """The layers of multi-token prediction; None on chunks that have none.
 
     Args:
         config: Megatron's configuration.
         vp_stage: As in ``layer_specs``.
+        is_duplicated: As in ``layer_specs``.
     """
     if not config.mtp_num_layers:
         return None
     block: Any = get_gpt_mtp_block_spec(
-        config, _layer_spec(config), use_transformer_engine=False, vp_stage=vp_stage
+        config,
+        _layer_spec(config, is_duplicated=is_duplicated),
+        use_transformer_engine=False,
+        vp_stage=vp_stage,
     )
     if block is None:
         return None
