@@ -81,7 +81,7 @@ MODELS = {
     # Where tokens that count are spread unevenly over context-parallel ranks, only a
     # loss per token is that of one process; Megatron then scales auxiliary losses by
     # the ranks (PR 5047).
-    "padded": f"{_MOE} --moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01 --padding 3",
+    "padded": f"{_MOE} --moe-aux-loss-coeff 0.1 --padding 3",
     "padded-tokens": f"{_MOE} --padding 3 --calculate-per-token-loss",
     "gated-attention": f"{_LLAMA} --attention-output-gate --qk-l2-norm",
     "masked-attention": "--attention-mask",
