@@ -45,7 +45,12 @@ DELTA_NET = (
 )
 """Gated DeltaNet in the first of two layers."""
 
-SPARSE = (*LATENT, *WHOLE_DOWN, "--experimental-attention-variant", "dsa")
+SPARSE = (
+    *LATENT,
+    *WHOLE_DOWN,
+    *"--experimental-attention-variant dsa --qk-layernorm --swiglu".split(),
+)
+"""Sparse attention, whose indexer chooses the keys that a query sees."""
 
 SINKS = (
     *DENSE,

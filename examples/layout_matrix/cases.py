@@ -78,8 +78,11 @@ MODELS = {
     "shared-overlap": f"{_SHARED} --moe-shared-expert-overlap",
     "sigmoid": f"{_SHARED} --moe-router-score-function sigmoid "
     "--moe-router-enable-expert-bias",
-    "padded": f"{_MOE} --moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01 --padding 3 "
-    "--calculate-per-token-loss",
+    # Where tokens that count are spread unevenly over context-parallel ranks, only a
+    # loss per token is that of one process; Megatron then scales auxiliary losses by
+    # the ranks (PR 5047).
+    "padded": f"{_MOE} --moe-aux-loss-coeff 0.1 --padding 3",
+    "padded-tokens": f"{_MOE} --padding 3 --calculate-per-token-loss",
     "gated-attention": f"{_LLAMA} --attention-output-gate --qk-l2-norm",
     "masked-attention": "--attention-mask",
 }
@@ -225,13 +228,14 @@ _TABLE = (
     ("gdn", "tp2-sp", "bf16", 4),
     ("gdn4", "tp2-sp-pp2 pp4", "fp32", 4),
     ("gdn-moe", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
-    ("dsa", "tp2 tp2-sp dp2 pp2", "fp32", 4),
+    ("dsa", "tp2-sp dp2 pp2", "fp32", 4),
     ("sinks", "tp2 tp2-sp dp2 pp2 cp2", "fp32", 4),
     ("sinks-one", "tp2-sp", "fp32", 4),
     ("shared", "tp2-sp-ep2-etp1 tp2-sp-etp2 ep2 cp2 ep2-pp2", "fp32", 4),
     ("shared-overlap", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
     ("sigmoid", "ep2 tp2-sp-ep2-etp1", "fp32", 4),
-    ("padded", "ep2 tp2-sp-ep2-etp1 cp2 cp2-ep2", "fp32", 4),
+    ("padded", "ep2 tp2-sp-ep2-etp1 pp2", "fp32", 4),
+    ("padded-tokens", "cp2 cp2-ep2", "fp32", 4),
     ("gated-attention", "tp2 tp2-sp cp2", "fp32", 4),
     ("masked-attention", "tp2-sp cp2 pp2", "fp32", 4),
     ("mtp-tokens", "cp2 cp2-pp2 tp2-sp-cp2", "fp32", 4),

@@ -31,6 +31,21 @@ LIMITS = (
         before="leaves the factor of context parallelism out of the auxiliary loss "
         "(Megatron-LM #2237)",
     ),
+    Limit(
+        cases=("gdn*/*", "dsa/*", "gated-attention/*"),
+        since=(0, 16),
+        before="has neither this attention nor a gate at its output",
+    ),
+    Limit(
+        cases=("shared*/*", "sigmoid/*", "*-moe/*"),
+        since=(0, 16),
+        before="has no setting for the gate of shared experts",
+    ),
+    Limit(
+        cases=("padded*/*",),
+        since=(0, 16),
+        before="tells no router which tokens are padding",
+    ),
 )
 """What a release itself does not do, as its refusal or its source says. A false alarm
 of ttrace does not belong here."""

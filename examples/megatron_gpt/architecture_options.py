@@ -137,27 +137,33 @@ def architecture(args: argparse.Namespace) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {
         "softmax_type": args.softmax_type,
-        "attention_output_gate": args.attention_output_gate,
-        "qk_l2_norm": args.qk_l2_norm,
         "perform_initialization": not args.no_initialization,
     }
+    # Older releases do not know the names of what they cannot do.
+    for name in ("attention_output_gate", "qk_l2_norm"):
+        if getattr(args, name):
+            settings[name] = True
     if args.window_size is not None:
         settings["window_size"] = (args.window_size, 0)
     if args.num_experts is not None:
-        settings |= {
-            "moe_shared_expert_intermediate_size": (
-                args.moe_shared_expert_intermediate_size
-            ),
-            "moe_shared_expert_gate": args.moe_shared_expert_gate,
-            "moe_shared_expert_overlap": args.moe_shared_expert_overlap,
-            "moe_z_loss_coeff": args.moe_z_loss_coeff,
-            "moe_router_score_function": args.moe_router_score_function,
-            "moe_router_enable_expert_bias": args.moe_router_enable_expert_bias,
-        }
+        settings |= _experts(args)
     if args.experimental_attention_variant is not None:
         settings |= _variant(args)
     if args.multi_latent_attention:
         settings |= _latent(args)
+    return settings
+
+
+def _experts(args: argparse.Namespace) -> dict[str, Any]:
+    settings = {
+        "moe_shared_expert_intermediate_size": args.moe_shared_expert_intermediate_size,
+        "moe_shared_expert_overlap": args.moe_shared_expert_overlap,
+        "moe_z_loss_coeff": args.moe_z_loss_coeff,
+        "moe_router_score_function": args.moe_router_score_function,
+        "moe_router_enable_expert_bias": args.moe_router_enable_expert_bias,
+    }
+    if args.moe_shared_expert_gate:
+        settings["moe_shared_expert_gate"] = True
     return settings
 
 

@@ -7,16 +7,9 @@ not offer, is here in plain torch.
 from typing import Any
 
 import torch
-from megatron.core.ssm.gated_delta_net import GatedDeltaNet, GatedDeltaNetSubmodules
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import multi_latent_attention
 from megatron.core.transformer.dot_product_attention import DotProductAttention
-from megatron.core.transformer.experimental_attention_variant.dsa import (
-    DSAIndexer,
-    DSAIndexerSubmodules,
-    DSAttention,
-    DSAttentionSubmodules,
-)
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -93,16 +86,25 @@ LatentDotProductAttention = _without_channels(DotProductAttention)
 LatentContextParallelAttention = _without_channels(ContextParallelAttention)
 
 
-def take_duplicated_projections() -> None:
-    """Lets multi-latent attention have ``DuplicatedLinear`` as its down projections.
+def complete_latent_attention() -> None:
+    """Lets multi-latent attention know a ``DuplicatedLinear``.
 
-    It asks for TransformerEngine's class by name.
+    It asks for TransformerEngine's class, and fails where there is none, whatever its
+    projections are.
     """
     multi_latent_attention.TELinear = DuplicatedLinear
 
 
 def sparse_core_attention() -> ModuleSpec:
     """Sparse attention with its indexer."""
+    # Here, as below: releases before megatron-core 0.16 lack these modules.
+    from megatron.core.transformer.experimental_attention_variant.dsa import (
+        DSAIndexer,
+        DSAIndexerSubmodules,
+        DSAttention,
+        DSAttentionSubmodules,
+    )
+
     linear: Any = IndexerLinear
     norm: Any = IndexerNorm
     return ModuleSpec(
@@ -127,6 +129,11 @@ def linear_attention(norm: Any) -> ModuleSpec:
     Args:
         norm: Class of its output norm.
     """
+    from megatron.core.ssm.gated_delta_net import (
+        GatedDeltaNet,
+        GatedDeltaNetSubmodules,
+    )
+
     return ModuleSpec(
         module=GatedDeltaNet,
         submodules=GatedDeltaNetSubmodules(

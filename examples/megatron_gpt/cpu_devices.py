@@ -235,14 +235,13 @@ def _complete_megatron() -> None:
 def _complete_attention() -> None:
     # Packages of GPU kernels that variants of attention import: a normalization, and
     # Hadamard's matrix. What Megatron computes with them is untouched.
-    from megatron.core.ssm import gated_delta_net
-
-    if not gated_delta_net.HAVE_FLA:
-        _replace(gated_delta_net, {"HAVE_FLA": True, "l2norm": _l2norm})
     try:
+        from megatron.core.ssm import gated_delta_net
         from megatron.core.transformer.experimental_attention_variant import dsa
     except ImportError:  # before megatron-core 0.16
         return
+    if not gated_delta_net.HAVE_FLA:
+        _replace(gated_delta_net, {"HAVE_FLA": True, "l2norm": _l2norm})
     if dsa.hadamard_transform is None:
         _replace(dsa, {"rotate_activation": _rotate})
 

@@ -4,9 +4,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
-    get_linear_attention_pattern,
-)
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_mtp_block_spec,
@@ -26,9 +23,9 @@ from ttrace.examples.megatron_gpt.attention_variants import (
     DuplicatedLinear,
     LatentContextParallelAttention,
     LatentDotProductAttention,
+    complete_latent_attention,
     linear_attention,
     sparse_core_attention,
-    take_duplicated_projections,
 )
 from ttrace.examples.megatron_gpt.cp_attention import ContextParallelAttention
 
@@ -75,18 +72,22 @@ def layer_specs(
 
 
 def mtp_specs(
-    config: TransformerConfig, vp_stage: int | None
+    config: TransformerConfig, vp_stage: int | None, *, is_duplicated: bool = False
 ) -> MultiTokenPredictionBlockSubmodules | None:
     """The layers of multi-token prediction; None on chunks that have none.
 
     Args:
         config: Megatron's configuration.
         vp_stage: As in ``layer_specs``.
+        is_duplicated: As in ``layer_specs``.
     """
     if not config.mtp_num_layers:
         return None
     block: Any = get_gpt_mtp_block_spec(
-        config, _layer_spec(config), use_transformer_engine=False, vp_stage=vp_stage
+        config,
+        _layer_spec(config, is_duplicated=is_duplicated),
+        use_transformer_engine=False,
+        vp_stage=vp_stage,
     )
     if block is None:
         return None
@@ -104,12 +105,12 @@ def _layer_spec(
         num_experts=config.num_moe_experts,
         qk_layernorm=config.qk_layernorm,
         multi_latent_attention=is_latent,
-        qk_l2_norm=config.qk_l2_norm,
+        qk_l2_norm=_has_l2_norm(config),
     )
     attention = local.submodules.self_attention
     if is_latent:
         attention = _with(attention, **_latent_attention(config, is_duplicated))
-    elif config.qk_layernorm and not config.qk_l2_norm:
+    elif config.qk_layernorm and not _has_l2_norm(config):
         attention = _with(
             attention,
             q_layernorm=SequenceParallelNorm,
@@ -125,16 +126,20 @@ def _layer_spec(
     )
 
 
+def _has_l2_norm(config: TransformerConfig) -> bool:
+    return bool(getattr(config, "qk_l2_norm", False))
+
+
 def _latent_attention(config: TransformerConfig, is_duplicated: bool) -> dict[str, Any]:
     core: Any = LatentDotProductAttention
-    if config.experimental_attention_variant == "dsa":
+    if getattr(config, "experimental_attention_variant", None) == "dsa":
         core = sparse_core_attention()
     elif config.context_parallel_size > 1:
         core = LatentContextParallelAttention
     parts: dict[str, Any] = {"core_attention": core}
     if config.qk_layernorm:
         parts |= dict.fromkeys(("q_layernorm", "kv_layernorm"), SequenceParallelNorm)
-    take_duplicated_projections()
+    complete_latent_attention()
     if is_duplicated:
         names = ("linear_q_down_proj", "linear_kv_down_proj")
         parts |= dict.fromkeys(names, DuplicatedLinear)
@@ -142,9 +147,11 @@ def _latent_attention(config: TransformerConfig, is_duplicated: bool) -> dict[st
 
 
 def _is_linear(config: TransformerConfig, number: int) -> bool:
-    if config.experimental_attention_variant != "gated_delta_net":
+    """Whether a layer, counted from 0, has linear attention: all but every nth."""
+    if getattr(config, "experimental_attention_variant", None) != "gated_delta_net":
         return False
-    return bool(get_linear_attention_pattern(config)[number])
+    frequency: Any = config.linear_attention_freq
+    return (number + 1) % frequency != 0
 
 
 def _with(spec: Any, **submodules) -> ModuleSpec:

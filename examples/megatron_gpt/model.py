@@ -141,10 +141,9 @@ def build_models(
 def _build_chunk(
     args: argparse.Namespace, config: TransformerConfig, vp_stage: int | None
 ) -> torch.nn.Module:
-    layers: Any = layer_specs(
-        config, vp_stage, is_duplicated=args.duplicated_down_projections
-    )
-    mtp: Any = mtp_specs(config, vp_stage)
+    is_duplicated = args.duplicated_down_projections
+    layers: Any = layer_specs(config, vp_stage, is_duplicated=is_duplicated)
+    mtp: Any = mtp_specs(config, vp_stage, is_duplicated=is_duplicated)
     place: Any = {"ignore_virtual": False, "vp_stage": vp_stage}
     return GPTModel(
         config,

@@ -175,11 +175,14 @@ class MegatronDescription:
         slot: str,
         local_shape: tuple[int, ...],
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
-        shape = tuple(local_shape)
-        self._note_sequence_length(path, slot, shape)
-        return self._activation_layout(
-            path, module, kind, slot, shape, self._sequence_length()
-        )
+        if path == ROOT_MODULE and is_a(module, "GPTModel"):
+            self._note_sequence_length(slot, tuple(local_shape))
+        try:
+            return self._activation_layout(
+                path, module, kind, slot, tuple(local_shape), self._sequence_length()
+            )
+        except Exception as error:  # whatever it is, the run is not to end here
+            return _not_described(f"{kind} {slot} of {type(module).__name__}", error)
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind
@@ -363,11 +366,9 @@ class MegatronDescription:
             by_user = self._by_rule_of_user(parameter_subject(owned, kind))
         return by_user or parameter_layout(owned, kind, self._context)
 
-    def _note_sequence_length(
-        self, path: str, slot: str, local_shape: tuple[int, ...]
-    ) -> None:
+    def _note_sequence_length(self, slot: str, local_shape: tuple[int, ...]) -> None:
         # The arguments of the model are the first that a micro-batch shows.
-        if path == ROOT_MODULE and slot in _TOKEN_SLOTS and len(local_shape) == 2:
+        if slot in _TOKEN_SLOTS and len(local_shape) == 2:
             self._sequence_lengths.add(local_shape[1] * self._context.meshes.cp)
 
     def _sequence_length(self) -> int | None:

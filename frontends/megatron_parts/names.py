@@ -25,8 +25,13 @@ WORD_EMBEDDINGS = f"{EMBEDDING}.word_embeddings"
 OUTPUT_LAYER = "output_layer"
 """Path of the linear that computes the logits."""
 
-_LAST_IN_FORWARD = "linear_proj"
-"""Attention registers its output projection first, and calls it last."""
+_CALLED_LATER = (
+    *("q_layernorm", "kv_layernorm", "k_layernorm"),
+    *("linear_q_up_proj", "linear_kv_up_proj"),
+    *("core_attention", "linear_proj"),
+)
+"""Parts of attention that are registered before those they are called after, in the
+order of their calls: the others go first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,7 +133,10 @@ def _walk(
     seen.add(parent.module)
     yield parent
     children = sorted(
-        parent.module.named_children(), key=lambda child: child[0] == _LAST_IN_FORWARD
+        parent.module.named_children(),
+        key=lambda child: (
+            1 + _CALLED_LATER.index(child[0]) if child[0] in _CALLED_LATER else 0
+        ),
     )
     list_name = parent.name
     is_list = isinstance(parent.module, torch.nn.ModuleList)

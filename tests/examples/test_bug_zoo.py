@@ -149,6 +149,8 @@ def job():
         ("embedding_mask", "output"),
         ("final_layernorm", "main_grad"),
         ("live_expert_gradients", "main_grad"),
+        ("gdn_output_norm", "main_grad"),
+        ("mla_query_norm_twice", "main_grad"),
     ],
 )
 def test_bug_is_found_in_the_right_place(name, kind, job):

@@ -33,6 +33,14 @@ def test_there_are_at_least_sixty_cases_of_distinct_names():
     assert len(CASES) == len(all_cases()) >= 60
 
 
+@pytest.mark.parametrize(
+    "model", ["mla*", "gdn*", "dsa*", "sinks*", "padded*", "shared*", "mtp*"]
+)
+def test_every_variant_is_there_in_several_layouts(model):
+    names = fnmatch.filter(CASES, f"{model}/*")
+    assert len({name.split("/")[1] for name in names}) >= 3
+
+
 def test_every_model_layout_and_precision_is_used():
     parts = [name.split("/") for name in CASES]
     assert {part[0] for part in parts} == set(MODELS)
@@ -87,7 +95,15 @@ def test_options_are_those_of_the_example():
             assert getattr(args, name) == getattr(alone, name), (case.name, name)
 
 
-@pytest.mark.parametrize("name", ["gpt/tp2-sp/fp32/4", "moe/tp2-sp-ep2-etp1/fp32/4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt/tp2-sp/fp32/4",
+        "moe/tp2-sp-ep2-etp1/fp32/4",
+        "mla-dup/tp2-sp/fp32/4",
+        "gdn-moe/tp2-sp-ep2-etp1/fp32/4",
+    ],
+)
 def test_case_passes(name, job):
     result = run_case(CASES[name], job)
     assert result.passed, result.reason

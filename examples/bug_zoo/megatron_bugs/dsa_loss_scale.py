@@ -6,7 +6,7 @@ micro-batches a rank has. megatron-core 0.16.1 leaves it to the training script.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.megatron_options import DP2, SPARSE
+from ttrace.examples.bug_zoo.megatron_options import PP2, SPARSE
 from ttrace.ir.tensor_id import Kind
 
 BUG = Bug(
@@ -15,7 +15,7 @@ BUG = Bug(
     source="Megatron-LM PR 4070",
     breaks="all gradients of the indexers",
     model=SPARSE,
-    layout=DP2,
+    layout=PP2,
     first_seen=(
         place(
             "decoder.layers.1.self_attention.core_attention.indexer.*",

@@ -151,3 +151,33 @@ def test_a_shared_parameter_is_named_once():
     )
     parameters = [o.named.parameter for o in canonical_parameters(model, ep_rank=0)]
     assert len(parameters) == len(set(parameters))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "linear_qkv q_layernorm k_layernorm core_attention linear_proj",
+        "rotary_pos_emb linear_q_down_proj linear_kv_down_proj q_layernorm "
+        "kv_layernorm linear_q_up_proj linear_kv_up_proj core_attention linear_proj",
+    ],
+)
+def test_parts_of_attention_are_in_the_order_of_their_calls(names):
+    """Whatever the order in which the classes of attention register them."""
+    attention = nn.Module()
+    first = ("core_attention", "linear_proj")
+    for name in (*first, *(name for name in names.split() if name not in first)):
+        attention.add_module(name, nn.Linear(1, 1))
+    modules = list(canonical_modules(attention, ep_rank=0))
+    assert [module.path for module in modules] == ["@root", *names.split()]
+
+
+def test_a_module_knows_what_it_is_part_of():
+    """Lists of modules are looked through."""
+    model = Model(is_tied=False)
+    modules = {module.path: module for module in canonical_modules(model, ep_rank=0)}
+    assert modules["@root"].parent is None
+    layer = modules["decoder.layers.2"]
+    assert layer.parent is modules["decoder"].module
+    attention = modules["decoder.layers.2.self_attention"]
+    assert attention.parent is layer.module
+    assert (attention.name, layer.name) == ("self_attention", "2")

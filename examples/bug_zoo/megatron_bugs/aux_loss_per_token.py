@@ -1,0 +1,25 @@
+"""With a loss per token the MoE auxiliary loss depends on tensor parallelism.
+
+The router multiplies the loss by the number of its own tokens, to undo the division by
+all tokens at the end; with the sequence sharded these are fewer. Live in megatron-core
+0.16.1; the clean twin has another layout.
+"""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS, TP2_SP
+from ttrace.ir.tensor_id import Kind
+
+BUG = Bug(
+    name="aux_loss_per_token",
+    title="With a loss per token the MoE auxiliary loss is divided by TP",
+    source="Megatron-LM PR 5047, #1652",
+    breaks="router gradients, and all gradients below",
+    model=(*EXPERTS, *"--moe-aux-loss-coeff 0.1 --calculate-per-token-loss".split()),
+    layout=(*TP2_SP, *EP2),
+    clean_layout=EP2,
+    first_seen=(
+        place("decoder.layers.1.mlp.router", Kind.GRAD_INPUT, Kind.PARAM_GRAD),
+        place("decoder.layers.1.mlp", Kind.GRAD_INPUT),
+        place("decoder.layers.1.pre_mlp_layernorm", Kind.GRAD_OUTPUT),
+    ),
+)
