@@ -1,6 +1,6 @@
 """The stages of the main job, from commands to a report; each can be run alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.updates import lost_updates
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.verdict import judge
 from ttrace.launch.record import Recording, prepare_folder, record
-from ttrace.mapping.apply import map_traces
+from ttrace.mapping.apply import apply_map
+from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
@@ -48,9 +50,12 @@ def compare_traces(
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
     """
+    one_sided: Mapping[TensorId, str] = {}
     if map_file is not None:
-        reference, candidate = map_traces(map_file, reference, candidate)
-    alignment = align(reference.info, candidate.info)
+        mapped = apply_map(map_file, reference, candidate)
+        reference, candidate = mapped.reference, mapped.candidate
+        one_sided = mapped.one_sided
+    alignment = with_reasons(align(reference.info, candidate.info), one_sided)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
     verdicts = judge(

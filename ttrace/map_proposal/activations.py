@@ -20,6 +20,7 @@ from ttrace.map_proposal.recorded_activations import (
     Instance,
     pattern_text,
 )
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import Group
 from ttrace.store.reader import Trace
@@ -34,8 +35,11 @@ class ActivationMatcher:
             its module has.
     """
 
-    def __init__(self, reference: Trace, candidate: Trace):
+    def __init__(
+        self, reference: Trace, candidate: Trace, underived: Underived | None = None
+    ):
         self.pairings: list[Pairing] = []
+        self._underived = underived or Underived()
         self.reasons: dict[Side, dict[tuple[str, Kind, str | None], str]] = {
             side: {} for side in Side
         }
@@ -63,26 +67,40 @@ class ActivationMatcher:
         """
         modules = pair_modules(links_of(groups), self._agreements)
         pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
-        self.pairings += pair_joined_outputs(groups, self._sides)
+        self.pairings += pair_joined_outputs(groups, self._sides, self._underived)
         unverified = []
         for own, other in pairs:
             for kind in WITH_GRADIENTS:
-                unverified += self._pair_slots(own, other, kind)
+                with self._underived.guarded(f"{own.module}/{kind}"):
+                    unverified += self._pair_slots(own, other, kind)
         for own, other, kind, of_reference, of_candidate in unverified:
-            if self._explain(own, other, kind, of_reference, of_candidate):
-                continue
-            transform = self._usual_transform(of_reference, of_candidate)
-            if transform is not None:
-                self._add(
-                    own,
-                    other,
-                    kind,
-                    of_reference,
-                    of_candidate,
-                    transform,
-                    verified=False,
-                )
-        self._pair_leftovers()
+            with self._underived.guarded(of_reference):
+                self._pair_unverified(own, other, kind, of_reference, of_candidate)
+        with self._underived.guarded("outputs of modules without counterpart"):
+            self._pair_leftovers()
+
+    def _pair_unverified(
+        self,
+        own: Instance,
+        other: Instance,
+        kind: Kind,
+        of_reference: TensorId,
+        of_candidate: TensorId,
+    ) -> None:
+        """Pairs two activations of the same place whose values differ."""
+        if self._explain(own, other, kind, of_reference, of_candidate):
+            return
+        transform = self._usual_transform(of_reference, of_candidate)
+        if transform is not None:
+            self._add(
+                own,
+                other,
+                kind,
+                of_reference,
+                of_candidate,
+                transform,
+                verified=False,
+            )
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         instance = Instance(module=module.replace("{i}", "0"))

@@ -14,6 +14,7 @@ from ttrace.map_proposal.generalization import generalize
 from ttrace.map_proposal.ignoring import with_ignored
 from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
 from ttrace.map_proposal.structure import match_by_structure
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import find_groups
@@ -33,6 +34,7 @@ class Proposal:
         unmatched: Tensors that only one run has and that the map does not ignore:
             parameters, with what follows them.
         unread: Parameters that could not be read whole.
+        underived: What could not be derived for a fault of the search, a line each.
     """
 
     map_file: MapFile
@@ -41,6 +43,7 @@ class Proposal:
     num_by_structure: int
     unmatched: tuple[tuple[Side, TensorId], ...]
     unread: tuple[TensorId, ...]
+    underived: tuple[str, ...] = ()
 
 
 def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
@@ -64,8 +67,11 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         side: _parameters(trace, unread)
         for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
     }
-    matcher = ParameterMatcher(contents[Side.REFERENCE], contents[Side.CANDIDATE])
-    activations = ActivationMatcher(reference, candidate)
+    underived = Underived()
+    matcher = ParameterMatcher(
+        contents[Side.REFERENCE], contents[Side.CANDIDATE], underived
+    )
+    activations = ActivationMatcher(reference, candidate, underived)
     matcher.match()
     match_by_structure(matcher, activations.outputs_agree)
     if not matcher.pairings:
@@ -105,6 +111,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         num_by_structure=num_parameters - left - by_content,
         unmatched=unmatched,
         unread=tuple(unread),
+        underived=tuple(underived.notes),
     )
 
 

@@ -36,8 +36,10 @@ def match_by_structure(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -
     """Pairs what content did not tell, as far as places tell it."""
     # Of all layers at once where they are alike, and else one by one.
     for pairing in (*generalize(matcher.pairings), *matcher.pairings):
-        _match_same_modules(matcher, pairing)
-    _match_modules(matcher, outputs_agree)
+        with matcher.underived.guarded(f"what lies beside {pairing.reference[0]}"):
+            _match_same_modules(matcher, pairing)
+    with matcher.underived.guarded("modules none of whose parameters was found"):
+        _match_modules(matcher, outputs_agree)
 
 
 def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
