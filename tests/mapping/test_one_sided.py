@@ -73,7 +73,7 @@ def test_a_missing_part_of_a_list():
     [[tensor]]
     reference = "qkv/{kind}/w"
     candidate = ["q/{kind}/w", "k/{kind}/w", "v/{kind}/w"]
-    transform = "n d -> (n part) d"
+    transform = "part d -> part d"
     join = "part"
     """
     reference = {"step0/qkv/param/w": values(9, 4), "step0/o/param/w": LOSS}
