@@ -40,6 +40,7 @@ class ParameterMatcher:
 
     Attributes:
         pairings: What was found.
+        all: All parameters by side, in order of capture.
         left: What no pairing has, by side, in order of capture.
         underived: Takes note of what could not be derived.
     """
@@ -52,9 +53,9 @@ class ParameterMatcher:
     ):
         self.underived = underived or Underived()
         self.pairings: list[Pairing] = []
+        self.all = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
         self.left: dict[Side, list[Content]] = {
-            Side.REFERENCE: list(reference),
-            Side.CANDIDATE: list(candidate),
+            side: list(contents) for side, contents in self.all.items()
         }
 
     def match(self) -> None:

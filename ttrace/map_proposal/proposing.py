@@ -73,7 +73,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
     )
     activations = ActivationMatcher(reference, candidate, underived)
     matcher.match()
-    match_by_structure(matcher, activations.outputs_agree)
+    match_by_structure(matcher, activations.outputs_agree, activations.places())
     if not matcher.pairings:
         raise MapError(
             "no parameter of one run is found in the other",
