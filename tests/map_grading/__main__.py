@@ -7,7 +7,13 @@ from pathlib import Path
 from tests.map_grading.grading import Grade, grade_pair
 from tests.map_grading.pair import LibraryPair
 
-NAMES = ("gpt2_linen", "llama_penzai")
+NAMES = (
+    "cnn_linen",
+    "gpt2_linen",
+    "llama_penzai",
+    "lstm_linen",
+    "vit_equinox",
+)
 
 
 def load(name: str) -> LibraryPair:
