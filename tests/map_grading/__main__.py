@@ -8,10 +8,13 @@ from tests.map_grading.grading import Grade, grade_pair
 from tests.map_grading.pair import LibraryPair
 
 NAMES = (
+    "bert_nnx",
     "cnn_linen",
     "gpt2_linen",
     "llama_penzai",
     "lstm_linen",
+    "mixtral_plain",
+    "t5_linen",
     "vit_equinox",
 )
 
