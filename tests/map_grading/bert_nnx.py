@@ -1,4 +1,4 @@
-"""BERT of transformers against a port in NNX with query, key and value in one kernel."""
+"""BERT of transformers against a port in NNX with one kernel for query, key, value."""
 
 import jax
 import jax.numpy as jnp

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -15,11 +16,9 @@ class Reference(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = torch.nn.Embedding(VOCAB, D)
-        self.lstm = torch.nn.LSTM(D, HIDDEN, batch_first=True)
+        self.lstm = torch.nn.LSTM(D, HIDDEN, bias=False, batch_first=True)
         self.norm = torch.nn.LayerNorm(HIDDEN)
         self.head = torch.nn.Linear(HIDDEN, VOCAB)
-        for name in ("bias_ih_l0", "bias_hh_l0"):  # of which flax has the sum
-            torch.nn.init.zeros_(getattr(self.lstm, name))
 
     def forward(self, tokens):
         return self.head(self.norm(self.lstm(self.embed(tokens))[0]))
@@ -35,6 +34,35 @@ def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tenso
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[1].flatten())
 
 
+class Cell(nn.RNNCellBase):
+    """Without biases: torch has two for each gate, whose sum flax has."""
+
+    bug: str
+
+    @nn.compact
+    def __call__(self, carry, x):
+        cell, hidden = carry
+        gates = {
+            name: nn.Dense(HIDDEN, use_bias=False, name=f"i{name}")(x)
+            + nn.Dense(HIDDEN, use_bias=False, name=f"h{name}")(hidden)
+            for name in "ifgo"
+        }
+        squash = jax.nn.hard_sigmoid if self.bug == "hard_gates" else jax.nn.sigmoid
+        cell = squash(gates["f"]) * cell + squash(gates["i"]) * jnp.tanh(gates["g"])
+        act = jnp.asarray if self.bug == "no_tanh" else jnp.tanh
+        hidden = squash(gates["o"]) * act(cell)
+        return (cell, hidden), hidden
+
+    @nn.nowrap
+    def initialize_carry(self, rng, input_shape):
+        zeros = jnp.zeros((*input_shape[:-1], HIDDEN))
+        return zeros, zeros
+
+    @property
+    def num_feature_axes(self) -> int:
+        return 1
+
+
 class Net(nn.Module):
     bug: str
 
@@ -43,14 +71,13 @@ class Net(nn.Module):
         x = nn.Embed(VOCAB, D, name="embed")(tokens)
         if self.bug == "time_reversed":
             x = x[:, ::-1]
-        gate = jax.nn.hard_sigmoid if self.bug == "hard_gates" else jax.nn.sigmoid
-        cell = nn.LSTMCell(HIDDEN, gate_fn=gate, name="cell")
-        x = nn.RNN(cell, name="lstm")(x)
+        x = nn.RNN(Cell(self.bug, name="cell"), name="lstm")(x)
         if self.bug == "no_norm":
             return nn.Dense(VOCAB, name="head")(x)
         eps = 1e-2 if self.bug == "epsilon" else 1e-5
-        fast = nn.LayerNorm(eps, name="norm", use_bias=self.bug != "norm_bias")
-        return nn.Dense(VOCAB, name="head", use_bias=self.bug != "head_bias")(fast(x))
+        norm = nn.LayerNorm(eps, name="norm", use_bias=self.bug != "norm_bias")
+        head = nn.Dense(VOCAB, name="head", use_bias=self.bug != "head_bias")
+        return head(norm(x))
 
 
 def port(weights: Weights, bug: str) -> Port:
@@ -59,10 +86,7 @@ def port(weights: Weights, bug: str) -> Port:
     for number, gate in enumerate(order):
         rows = slice(HIDDEN * number, HIDDEN * (number + 1))
         cell[f"i{gate}"] = {"kernel": weights["lstm.weight_ih_l0"][rows].T}
-        cell[f"h{gate}"] = {
-            "kernel": weights["lstm.weight_hh_l0"][rows].T,
-            "bias": weights["lstm.bias_hh_l0"][rows],
-        }
+        cell[f"h{gate}"] = {"kernel": weights["lstm.weight_hh_l0"][rows].T}
     params = {
         "embed": {"embedding": weights["embed.weight"]},
         "cell": cell,
@@ -94,6 +118,7 @@ PAIR = LibraryPair(
     mistakes=mistakes(
         time_reversed="lstm",
         hard_gates="lstm",
+        no_tanh="lstm",
         gate_order="lstm",
         no_norm="norm head",
         epsilon="norm",

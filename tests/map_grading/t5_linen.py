@@ -132,10 +132,10 @@ def port(weights: Weights, bug: str) -> Port:
     for n in range(LAYERS):
         own = f"{outer}.block.{n}.layer"
         attention = f"{own}.0.SelfAttention"
-        kernels = {
-            name: {"kernel": weights[f"{attention}.{name}.weight"].T.reshape(D, HEADS, SIZE)}
-            for name in "qkv"
-        }  # fmt: skip
+        kernels = {}
+        for name in "qkv":
+            kernel = weights[f"{attention}.{name}.weight"].T
+            kernels[name] = {"kernel": kernel.reshape(D, HEADS, SIZE)}
         out = weights[f"{attention}.o.weight"].T.reshape(HEADS, SIZE, D)
         dense = f"{own}.1.DenseReluDense"
         tree[f"layers_{n}"] = {

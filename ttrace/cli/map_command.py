@@ -51,6 +51,8 @@ def _summary(proposal: Proposal) -> list[str]:
     ]
     for tensor_id in proposal.unread:
         lines.append(f"not read, as it is too large or not whole: {tensor_id}")
+    for note in proposal.dropped:
+        lines.append(f"found, but left out of the map: {note}")
     for note in proposal.underived:
         lines.append(f"could not be derived, a fault of ttrace to report: {note}")
     for side, tensor_id in proposal.unmatched[:_MAX_NAMES]:

@@ -13,6 +13,7 @@ from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
 from ttrace.map_proposal.ignoring import with_ignored
 from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
+from ttrace.map_proposal.roles import with_doubts
 from ttrace.map_proposal.structure import match_by_structure
 from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
@@ -35,6 +36,7 @@ class Proposal:
             parameters, with what follows them.
         unread: Parameters that could not be read whole.
         underived: What could not be derived for a fault of the search, a line each.
+        dropped: Rules that were found and do not go together with the others.
     """
 
     map_file: MapFile
@@ -44,6 +46,7 @@ class Proposal:
     unmatched: tuple[tuple[Side, TensorId], ...]
     unread: tuple[TensorId, ...]
     underived: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
@@ -68,6 +71,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
     }
     underived = Underived()
+    dropped: list[str] = []
     matcher = ParameterMatcher(
         contents[Side.REFERENCE], contents[Side.CANDIDATE], underived
     )
@@ -84,7 +88,8 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
             f"{len(contents[Side.CANDIDATE])} parameters, none of them alike",
             remedy="start both runs from the same parameters and record the first step",
         )
-    parameters = _checked(_rules(matcher.pairings), reference, candidate, path)
+    found = with_doubts(matcher.pairings)
+    parameters = _checked(_rules(found), reference, candidate, path, dropped)
     groups = find_groups(
         MapFile(path=path, rules=parameters),
         _only_parameters(reference.info),
@@ -92,7 +97,11 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
     )
     activations.match(groups)
     rules = _checked(
-        (*parameters, *_rules(activations.pairings)), reference, candidate, path
+        (*parameters, *_rules(activations.pairings)),
+        reference,
+        candidate,
+        path,
+        dropped,
     )
     map_file, unmatched = with_ignored(
         MapFile(path=path, rules=rules), reference, candidate, activations.reasons
@@ -112,6 +121,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         unmatched=unmatched,
         unread=tuple(unread),
         underived=tuple(underived.notes),
+        dropped=tuple(dropped),
     )
 
 
@@ -172,9 +182,21 @@ def _says_nothing(rule: TensorRule) -> bool:
 
 
 def _checked(
-    rules: Sequence[TensorRule], reference: Trace, candidate: Trace, path: Path
+    rules: Sequence[TensorRule],
+    reference: Trace,
+    candidate: Trace,
+    path: Path,
+    dropped: list[str],
 ) -> tuple[TensorRule, ...]:
-    """The rules that can be applied together; a later one gives way."""
+    """The rules that can be applied together; a later one gives way.
+
+    Args:
+        rules: The most certain ones first.
+        reference: The trusted run.
+        candidate: The run under test.
+        path: Of the map.
+        dropped: Is told of those that gave way, and why.
+    """
     kept: list[TensorRule] = []
     numbered = [
         replace(rule, place=f"rule {number}") for number, rule in enumerate(rules)
@@ -187,7 +209,12 @@ def _checked(
     for rule, original in zip(numbered, rules, strict=True):
         try:
             map_traces(MapFile(path=path, rules=(*kept, rule)), reference, candidate)
-        except MapError:
+        except MapError as error:
+            names = (
+                ", ".join(map(str, patterns))
+                for patterns in (rule.reference, rule.candidate)
+            )
+            dropped.append(f"{' with '.join(names)}: {error.what}, got {error.got}")
             continue
         kept.append(original)
     return tuple(kept)
