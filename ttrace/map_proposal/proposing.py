@@ -11,7 +11,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.map_proposal.activations import ActivationMatcher
 from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
-from ttrace.map_proposal.ignoring import with_ignored
+from ttrace.map_proposal.ignoring import LeftOut, with_ignored
 from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
 from ttrace.map_proposal.roles import with_doubts
 from ttrace.map_proposal.structure import match_by_structure
@@ -36,6 +36,7 @@ class Proposal:
             parameters, with what follows them.
         unread: Parameters that could not be read whole.
         underived: What could not be derived for a fault of the search, a line each.
+        left_out: What the map ignores, by side and kind of reason.
         dropped: Rules that were found and do not go together with the others.
     """
 
@@ -46,6 +47,7 @@ class Proposal:
     unmatched: tuple[tuple[Side, TensorId], ...]
     unread: tuple[TensorId, ...]
     underived: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     dropped: tuple[str, ...] = ()
 
 
@@ -103,7 +105,7 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         path,
         dropped,
     )
-    map_file, unmatched = with_ignored(
+    ignored = with_ignored(
         MapFile(path=path, rules=rules), reference, candidate, activations.reasons
     )
     left = len(matcher.left[Side.REFERENCE])
@@ -114,11 +116,12 @@ def propose_map(reference: Trace, candidate: Trace, path: Path) -> Proposal:
         if group.rule.comment.startswith(BY_CONTENT)
     )
     return Proposal(
-        map_file=map_file,
+        map_file=ignored.map_file,
         num_parameters=num_parameters,
         num_by_content=by_content,
         num_by_structure=num_parameters - left - by_content,
-        unmatched=unmatched,
+        unmatched=ignored.unmatched,
+        left_out=ignored.left_out,
         unread=tuple(unread),
         underived=tuple(underived.notes),
         dropped=tuple(dropped),
