@@ -7,7 +7,7 @@ jobs on values that are already open, ``compare_traces`` and ``run_check``.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
@@ -28,8 +29,9 @@ from ttrace.judge.verdict import judge
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.record import Recording, prepare_folder, record
-from ttrace.mapping.apply import map_traces
+from ttrace.mapping.apply import apply_map
 from ttrace.mapping.map_file import read_map
+from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
@@ -300,10 +302,13 @@ def compare_traces(
         UsageError: ``allow_uncovered`` names no kind.
     """
     check_kind_names(allow_uncovered)
+    one_sided: Mapping[TensorId, str] = {}
     if map_file is not None:
-        reference, candidate = map_traces(map_file, reference, candidate)
+        mapped = apply_map(map_file, reference, candidate)
+        reference, candidate = mapped.reference, mapped.candidate
+        one_sided = mapped.one_sided
     tolerances = tolerances or ToleranceTable()
-    alignment = align(reference.info, candidate.info)
+    alignment = with_reasons(align(reference.info, candidate.info), one_sided)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)

@@ -10,6 +10,7 @@ from tests.factories.traces import memory_trace
 from ttrace.ir.side import Side
 from ttrace.map_proposal.joined import pair_joined_outputs
 from ttrace.map_proposal.recorded_activations import Activations
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import find_groups
 from ttrace.mapping.map_file import parse_map
@@ -49,7 +50,10 @@ def joined(pair: Pair, text: str = GROUPED) -> list[Pairing]:
         Side.REFERENCE: Activations(reference),
         Side.CANDIDATE: Activations(candidate),
     }
-    return pair_joined_outputs(groups, sides)
+    underived = Underived()
+    pairings = pair_joined_outputs(groups, sides, underived)
+    assert underived.notes == []
+    return pairings
 
 
 def test_outputs_are_joined_as_the_weights_are():
@@ -121,3 +125,39 @@ def test_the_joined_axis_may_be_a_dim_of_its_own():
     """
     (found,) = joined(pair, text)
     assert str(found.transform) == "x y part a -> x y a" and found.verified
+
+
+def test_the_joined_axis_may_lie_in_front_of_the_batch():
+    """Keys and values of one einsum: ``BSD,2DKH->2BSKH``."""
+    pair = Pair()
+    weight, output = pair.values(2, 6, 4, 3), pair.values(2, 5, 7, 4, 3)
+    pair.candidate["step0/kv/param/w"] = weight
+    pair.candidate["step0/mb0/kv/output/0"] = output
+    for number, name in enumerate(("k", "v")):
+        part = weight[number].reshape(6, 12).T.copy()
+        pair.reference[f"step0/{name}/param/w"] = part
+        pair.reference[f"step0/mb0/{name}/output/0"] = output[number].reshape(5, 7, 12)
+    text = """
+    [[tensor]]
+    reference = ["k/{kind}/w", "v/{kind}/w"]
+    candidate = "kv/{kind}/w"
+    transform = "part d k h -> (k h) d"
+    join = "part"
+    sizes = { h = 3 }
+    """
+    (found,) = joined(pair, text)
+    assert str(found.transform) == "part x y k h -> x y (k h)" and found.verified
+
+
+def test_an_output_of_other_length_is_not_joined():
+    """The whole module of an LSTM gives one gate's length, its matrix has four."""
+    pair = Pair()
+    gates = [pair.values(8, 5) for _ in range(4)]
+    pair.reference["step0/lstm/param/w"] = np.concatenate(gates)
+    pair.reference["step0/mb0/lstm/output/0"] = pair.values(2, 12, 8)
+    text = "[[tensor]]\nreference = 'lstm/{kind}/w'\ncandidate = ["
+    for number, gate in enumerate(gates):
+        pair.candidate[f"step0/cell.g{number}/param/w"] = gate.T.copy()
+        pair.candidate[f"step0/mb0/cell.g{number}/output/0"] = pair.values(2, 8)
+        text += f"'cell.g{number}/{{kind}}/w', "
+    assert joined(pair, f"{text}]\ntransform = 'a b -> (p b) a'\njoin = 'p'\n") == []

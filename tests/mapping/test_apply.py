@@ -291,6 +291,34 @@ def test_names_of_states():
     assert report.counts.passed == 3
 
 
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [("momentum_buffer", "trace"), ("exp_avg", "mu"), ("exp_avg_sq", "nu")],
+)
+@pytest.mark.parametrize("swap", [False, True])
+def test_states_of_parameters_of_the_same_path(own, other, swap):
+    """A bias that no rule names, as nothing of it is to be rearranged."""
+    array = values(3)
+    sides = [
+        {
+            f"step0/a/{kind}/bias{state}": array
+            for kind, state in (("param", ""), ("optimizer_state", f".{name}"))
+        }
+        for name in (own, other)
+    ]
+    report = compare("", *(reversed(sides) if swap else sides))
+    assert report.counts.passed == report.counts.total == 2, report.summary
+
+
+def test_given_names_of_states_of_parameters_of_the_same_path():
+    array = values(3)
+    reference = {"step0/a/optimizer_state/bias.velocity": array}
+    candidate = {"step0/a/optimizer_state/bias.v": array}
+    assert compare("", reference, candidate).counts.unmatched == 2
+    text = '[states]\nvelocity = "v"\n'
+    assert compare(text, reference, candidate).counts.passed == 1
+
+
 def test_ignored_tensors_are_skipped_with_the_reason():
     reference = {"step0/a/param/w": LOSS, "step0/a.x/param/w": LOSS}
     candidate = {"step0/b/param/w": LOSS, "step0/b.y/param/w": LOSS}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.factories.traces import memory_trace
 from ttrace.errors import MapError
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.mapping.groups import Part, StateNames, find_groups
 from ttrace.mapping.map_file import parse_map
 from ttrace.mapping.rules import MapFile
@@ -98,14 +99,36 @@ RULE = '[[tensor]]\nreference = "a/{kind}/w"\ncandidate = "b/{kind}/w"\n'
     ],
 )
 def test_a_filter_explains_that_nothing_matches(capture, is_error):
-    reference, candidate = info("a/param/w"), info("c/param/w", capture=capture)
+    reference, candidate = info("d/param/w"), info("c/param/w", capture=capture)
     map_file = parse_map(RULE, PATH)
     if is_error:
-        with pytest.raises(MapError, match="matches nothing in the candidate"):
+        with pytest.raises(MapError, match="matches nothing in either run"):
             find_groups(map_file, reference, candidate)
     else:
-        (group,) = find_groups(map_file, reference, candidate)
-        assert group.candidate == {}
+        assert find_groups(map_file, reference, candidate) == []
+
+
+@pytest.mark.parametrize(
+    "names", [("a/param/w", "c/param/w"), ("c/param/w", "b/param/w")]
+)
+def test_a_rule_may_match_in_one_run_only(names):
+    reference, candidate = map(info, names)
+    (group,) = find_groups(parse_map(RULE, PATH), reference, candidate)
+    assert bool(group.reference) != bool(group.candidate)
+
+
+def test_states_of_parameters_that_no_rule_names():
+    states = StateNames(
+        MapFile(path=PATH), info("a/optimizer_state/w.exp_avg", "b/param/w")
+    )
+    own = parse_tensor_id("step0/a/optimizer_state/w.mu")
+    assert str(states.id_in_reference(own)) == "step0/a/optimizer_state/w.exp_avg"
+    back = states.ids_in_candidate(parse_tensor_id("step0/a/optimizer_state/w.exp_avg"))
+    assert own in back and len(back) == 2
+    for other in ("step0/b/param/mu", "step0/a/optimizer_state/count"):
+        tensor_id = parse_tensor_id(other)
+        assert states.id_in_reference(tensor_id) == tensor_id
+        assert states.ids_in_candidate(tensor_id) == (tensor_id,)
 
 
 def test_kinds_limit_a_rule():

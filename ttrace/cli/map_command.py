@@ -6,11 +6,10 @@ from pathlib import Path
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import announce
 from ttrace.errors import UsageError
-from ttrace.map_proposal.proposing import Proposal, propose_map
+from ttrace.map_proposal.proposing import propose_map
+from ttrace.map_proposal.summary import summary_lines
 from ttrace.mapping.map_writer import map_text
 from ttrace.store.output_file import require_writable, write_output
-
-_MAX_NAMES = 20
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,31 +29,13 @@ def run(args: argparse.Namespace) -> int:
     proposal = propose_map(reference, candidate, path)
     header = [
         "Proposed by 'ttrace map'; a rule below 'verified = false' should be read.",
-        *_summary(proposal),
+        *summary_lines(proposal),
     ]
     text = map_text(proposal.map_file, header=header)
     if args.out is None:
         print(text, end="")
     else:
         write_output(path, text)
-    for line in _summary(proposal):
+    for line in summary_lines(proposal):
         announce(line)
     return 0
-
-
-def _summary(proposal: Proposal) -> list[str]:
-    lines = [
-        f"of {proposal.num_parameters} parameters of the reference "
-        f"{proposal.num_by_content} are found by content, "
-        f"{proposal.num_by_structure} by place",
-        f"{len(proposal.map_file.rules)} rules, "
-        f"{proposal.map_file.num_unverified} of them unverified; "
-        f"{len(proposal.map_file.ignored)} entries ignore what only one run has",
-    ]
-    for tensor_id in proposal.unread:
-        lines.append(f"not read, as it is too large or not whole: {tensor_id}")
-    for side, tensor_id in proposal.unmatched[:_MAX_NAMES]:
-        lines.append(f"only in the {side}: {tensor_id}")
-    if len(proposal.unmatched) > _MAX_NAMES:
-        lines.append(f"and {len(proposal.unmatched) - _MAX_NAMES} more")
-    return lines

@@ -38,10 +38,12 @@ class Unmatched:
     Attributes:
         id: Its identity.
         present: The run that has it.
+        reason: What is known of its absence from the other one; empty if nothing is.
     """
 
     id: TensorId
     present: Side
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,7 +230,8 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
     return TensorVerdict(
         id=entry.id,
         status=Status.UNMATCHED,
-        reason=f"only in the {entry.present}",
+        reason=f"only in the {entry.present}"
+        + (f": {entry.reason}" if entry.reason else ""),
     )
 
 

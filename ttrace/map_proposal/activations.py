@@ -10,10 +10,15 @@ from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements
-from ttrace.map_proposal.closeness import close_transform
+from ttrace.map_proposal.closeness import (
+    close_transform,
+    fits_shapes,
+    transform_of_shapes,
+)
 from ttrace.map_proposal.differences import known_difference
+from ttrace.map_proposal.diverged import Anchor, losses_agree, pair_diverged
 from ttrace.map_proposal.joined import pair_joined_outputs
-from ttrace.map_proposal.leftovers import match_leftovers
+from ttrace.map_proposal.leftovers import leftovers, match_leftovers
 from ttrace.map_proposal.modules import links_of, pair_modules
 from ttrace.map_proposal.recorded_activations import (
     WITH_GRADIENTS,
@@ -21,8 +26,12 @@ from ttrace.map_proposal.recorded_activations import (
     Instance,
     pattern_text,
 )
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import Group
+
+BY_VALUES = "by what it holds"
+SEVERAL_ALIKE = f"{BY_VALUES}, but several hold the same"
 
 
 class ActivationMatcher:
@@ -34,8 +43,14 @@ class ActivationMatcher:
             its module has.
     """
 
-    def __init__(self, reference: TraceSource, candidate: TraceSource):
+    def __init__(
+        self,
+        reference: TraceSource,
+        candidate: TraceSource,
+        underived: Underived | None = None,
+    ):
         self.pairings: list[Pairing] = []
+        self._underived = underived or Underived()
         self.reasons: dict[Side, dict[tuple[str, Kind, str | None], str]] = {
             side: {} for side in Side
         }
@@ -55,6 +70,16 @@ class ActivationMatcher:
             return None
         return self._agreements.transform(own, other) is not None
 
+    def places(self) -> dict[Side, dict[str, int]]:
+        """The place of each module that gives something, in order of capture."""
+        found: dict[Side, dict[str, int]] = {}
+        for side in Side:
+            of_side = found.setdefault(side, {})
+            for tensor_id, place in self._sides[side].order().items():
+                if tensor_id.kind is Kind.OUTPUT:
+                    of_side.setdefault(tensor_id.module, place)
+        return found
+
     def match(self, groups: Sequence[Group]) -> None:
         """Pairs modules and slots.
 
@@ -63,26 +88,43 @@ class ActivationMatcher:
         """
         modules = pair_modules(links_of(groups), self._agreements)
         pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
-        self.pairings += pair_joined_outputs(groups, self._sides)
+        self.pairings += pair_joined_outputs(groups, self._sides, self._underived)
         unverified = []
         for own, other in pairs:
             for kind in WITH_GRADIENTS:
-                unverified += self._pair_slots(own, other, kind)
+                with self._underived.guarded(f"{own.module}/{kind}"):
+                    unverified += self._pair_slots(own, other, kind)
         for own, other, kind, of_reference, of_candidate in unverified:
-            if self._explain(own, other, kind, of_reference, of_candidate):
-                continue
-            transform = self._usual_transform(of_reference, of_candidate)
-            if transform is not None:
-                self._add(
-                    own,
-                    other,
-                    kind,
-                    of_reference,
-                    of_candidate,
-                    transform,
-                    verified=False,
-                )
-        self._pair_leftovers()
+            with self._underived.guarded(of_reference):
+                self._pair_unverified(own, other, kind, of_reference, of_candidate)
+        with self._underived.guarded("outputs of modules without counterpart"):
+            self._pair_leftovers()
+        if not losses_agree(self._sides):
+            with self._underived.guarded("outputs behind the place of a divergence"):
+                self._pair_diverged()
+
+    def _pair_unverified(
+        self,
+        own: Instance,
+        other: Instance,
+        kind: Kind,
+        of_reference: TensorId,
+        of_candidate: TensorId,
+    ) -> None:
+        """Pairs two activations of the same place whose values differ."""
+        if self._explain(own, other, kind, of_reference, of_candidate):
+            return
+        transform = self._usual_transform(of_reference, of_candidate)
+        if transform is not None:
+            self._add(
+                own,
+                other,
+                kind,
+                of_reference,
+                of_candidate,
+                transform,
+                verified=False,
+            )
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         instance = Instance(module=module.replace("{i}", "0"))
@@ -178,9 +220,7 @@ class ActivationMatcher:
             transform = self._agreements.transform(of_reference, of_candidate)
             assert transform is not None
             alike = self._kinds_alike(of_reference, of_candidate)
-            comment = "by what it holds"
-            if not found.is_only:
-                comment += ", but several hold the same"
+            comment = BY_VALUES if found.is_only else SEVERAL_ALIKE
             self._add(
                 own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
                 verified=found.is_only, kinds=alike, comment=comment,
@@ -191,6 +231,48 @@ class ActivationMatcher:
                     verified=False, kinds=(Kind.GRAD_OUTPUT,),
                     comment="by what the output holds: its values differ",
                 )  # fmt: skip
+
+    def _pair_diverged(self) -> None:
+        """Outputs that only their order tells, where the runs have parted."""
+        left = leftovers(self._sides, self.pairings, self.reasons)
+        for (own, of_reference), (other, of_candidate) in pair_diverged(
+            self._sides, left, self._anchors()
+        ):
+            shapes = (
+                self._sides[Side.REFERENCE].shape(of_reference),
+                self._sides[Side.CANDIDATE].shape(of_candidate),
+            )
+            transform = self._usual_transform(of_reference, of_candidate)
+            if transform is None or not fits_shapes(transform, *shapes):
+                transform = transform_of_shapes(*shapes)
+            if transform is not None:
+                self._add(
+                    own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                    verified=False,
+                    comment="by order and shape: its values differ, and so do those of "
+                    "all that follows",
+                )  # fmt: skip
+
+    def _anchors(self) -> list[Anchor]:
+        """The outputs that agree in value."""
+        names = {}
+        for side in Side:
+            names[side] = {
+                pattern_text(instance, tensor_id): tensor_id
+                for instance in self._sides[side].instances()
+                for tensor_id in self._sides[side].slots(instance, Kind.OUTPUT).values()
+            }
+        return [
+            Anchor(
+                reference=names[Side.REFERENCE][own],
+                candidate=names[Side.CANDIDATE][other],
+            )
+            for pairing in self.pairings
+            if pairing.verified or pairing.comment == SEVERAL_ALIKE
+            if Kind.OUTPUT in pairing.kinds
+            for own in pairing.reference
+            for other in pairing.candidate
+        ]
 
     def _kinds_alike(
         self, of_reference: TensorId, of_candidate: TensorId

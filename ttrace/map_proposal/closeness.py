@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttrace.ir.transform import AxisPattern, Transform
+from ttrace.ir.transform import (
+    AxisPattern,
+    Shape,
+    ShapeContradiction,
+    Transform,
+    solve_sizes,
+)
 
 _NAMES = "abcdefgh"
 
@@ -74,4 +80,39 @@ def permuted_transform(
     return Transform(
         candidate=AxisPattern(dims=tuple(own)),
         reference=AxisPattern(dims=tuple(dims_of(reference))),
+    )
+
+
+def transform_of_shapes(
+    reference: tuple[int, ...], candidate: tuple[int, ...]
+) -> Transform | None:
+    """The least change of dims that gives a shape, where no values tell it.
+
+    Dims stay in their order if they can: they are regrouped, or else permuted.
+    """
+    real = [dim for dim, length in enumerate(candidate) if length != 1]
+    if math.prod(reference) != math.prod(candidate) or len(real) > 5:
+        return None
+    for order in itertools.permutations(real):
+        transform = permuted_transform(candidate, order, reference)
+        if transform is not None and fits_shapes(transform, reference, candidate):
+            return transform
+    return None
+
+
+def fits_shapes(
+    transform: Transform, reference: tuple[int, ...], candidate: tuple[int, ...]
+) -> bool:
+    """Whether a transform makes one shape of the other."""
+    given = Shape(dims=transform.candidate.dims, lengths=candidate, name="candidate")
+    made = Shape(dims=transform.reference.dims, lengths=reference, name="reference")
+    try:
+        sizes = solve_sizes([given, made], {})
+    except ShapeContradiction:
+        return False
+    axes = {*transform.candidate.axes, *transform.reference.axes}
+    return axes <= sizes.keys() and all(
+        math.prod(sizes[axis] for axis in dim) == length
+        for shape in (given, made)
+        for dim, length in zip(shape.dims, shape.lengths, strict=True)
     )

@@ -12,6 +12,9 @@ from ttrace.mapping.rules import name_of
 
 _ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
 
+SAME_CONTENT = "holds what"
+"""How the reasons begin."""
+
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
 
@@ -49,7 +52,9 @@ def find_duplicates(
         if math.prod(trace.info.tensors[tensor_id].global_shape) in sizes:
             key = _key(trace, tensor_id)
             for duplicate in wanted.pop(key, []) if key is not None else []:
-                reasons[name_of(duplicate)] = f"holds what {_family(tensor_id)} holds"
+                reasons[name_of(duplicate)] = (
+                    f"{SAME_CONTENT} {_family(tensor_id)} holds"
+                )
     return {i: reasons[name_of(i)] for i in own if name_of(i) in reasons}
 
 

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Alignment, Skipped, Unmatched, align
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.map_proposal.duplicates import find_duplicates
+from ttrace.map_proposal.duplicates import SAME_CONTENT, find_duplicates
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import Part, find_groups
 from ttrace.mapping.rules import IgnoreRule, MapFile, name_of, other_side
@@ -31,12 +31,48 @@ SlotOfModule = tuple[str, Kind, str | None]
 """Module, kind and slot of an activation: the same in every step and micro-batch."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Tensors of one run that the map leaves out for one kind of reason.
+
+    Attributes:
+        side: The run that has them.
+        is_gap: They were computed, and nothing that is compared holds the same.
+        reason: Why they are left out; of several reasons of the kind the first one.
+        num_tensors: How many, of all steps.
+        num_activations: How many of them are inputs and outputs.
+        patterns: The entries that leave them out.
+    """
+
+    side: Side
+    is_gap: bool
+    reason: str
+    num_tensors: int
+    num_activations: int
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored:
+    """A map with its entries for what only one run has.
+
+    Attributes:
+        map_file: The map.
+        unmatched: What only one run has and the map does not ignore.
+        left_out: What it ignores, by side and kind of reason.
+    """
+
+    map_file: MapFile
+    unmatched: tuple[tuple[Side, TensorId], ...]
+    left_out: tuple[LeftOut, ...]
+
+
 def with_ignored(
     map_file: MapFile,
     reference: TraceSource,
     candidate: TraceSource,
     known: Mapping[Side, Mapping[SlotOfModule, str]],
-) -> tuple[MapFile, tuple[tuple[Side, TensorId], ...]]:
+) -> Ignored:
     """The map with entries for activations, and for kinds, that only one run has.
 
     Args:
@@ -46,7 +82,7 @@ def with_ignored(
         known: Why activations have no counterpart, where that was found out.
 
     Returns:
-        The map, and the tensors that only one run has and that it does not ignore.
+        The map, what it leaves out, and what only one run has beside that.
     """
     alignment = align(
         *(trace.info for trace in map_traces(map_file, reference, candidate))
@@ -86,11 +122,50 @@ def with_ignored(
             if one_sided[side].get(tensor_id) == _not_found(side):
                 one_sided[side][tensor_id] = reason
     ignored = []
+    left_out = []
     for side in Side:
         entries, left = _entries(side, one_sided[side], skipped, infos[side])
         ignored += entries
         unmatched += [(side, tensor_id) for tensor_id in left]
-    return replace(map_file, ignored=tuple(ignored)), tuple(unmatched)
+        ids = [tensor_id for tensor_id in one_sided[side] if tensor_id not in left]
+        left_out += _left_out(side, entries, {i: one_sided[side][i] for i in ids})
+    # What somebody should look at first: it was computed, and has no counterpart.
+    ignored.sort(key=lambda entry: entry.reason != _not_found(entry.side))
+    return Ignored(
+        map_file=replace(map_file, ignored=tuple(ignored)),
+        unmatched=tuple(unmatched),
+        left_out=tuple(left_out),
+    )
+
+
+def _left_out(
+    side: Side, entries: Iterable[IgnoreRule], one_sided: Mapping[TensorId, str]
+) -> list[LeftOut]:
+    """What is left out of a run, gaps first."""
+    found = []
+    classes = dict.fromkeys(map(_class_of, one_sided.values()))
+    for reasons in sorted(classes, key=lambda name: name != _not_found(side)):
+        ids = [i for i, reason in one_sided.items() if _class_of(reason) == reasons]
+        found.append(
+            LeftOut(
+                side=side,
+                is_gap=reasons == _not_found(side),
+                reason=one_sided[ids[0]],
+                num_tensors=len(ids),
+                num_activations=sum(i.kind in (Kind.INPUT, Kind.OUTPUT) for i in ids),
+                patterns=tuple(
+                    entry.pattern
+                    for entry in entries
+                    if _class_of(entry.reason) == reasons
+                ),
+            )
+        )
+    return found
+
+
+def _class_of(reason: str) -> str:
+    """Reasons that differ in a name only are one: it holds what another one holds."""
+    return SAME_CONTENT if reason.startswith(SAME_CONTENT) else reason
 
 
 def _not_found(side: Side) -> str:
@@ -179,8 +254,12 @@ def _entries(
             entry = IgnoreRule(side=side, pattern=pattern, reason=reason)
             matched = [i for i in info.tensors if entry.matches(i)]
             if tensor_id in matched and all(
-                one_sided.get(i) == reason or i in skipped for i in matched
+                _class_of(one_sided.get(i, "")) == _class_of(reason) or i in skipped
+                for i in matched
             ):
+                if len({one_sided.get(i, reason) for i in matched}) > 1:
+                    others = f"{SAME_CONTENT} compared tensors hold"
+                    entry = replace(entry, reason=others)
                 entries.append(entry)
                 break
         else:
@@ -205,10 +284,23 @@ def _patterns(tensor_id: TensorId, *, has_calls: bool) -> Iterable[str]:
     yield f"*/{tensor_id.kind}{slot}"
     if tensor_id.kind is Kind.OPTIMIZER_STATE and "." in (tensor_id.slot or ""):
         yield f"*/{tensor_id.kind}/*.{(tensor_id.slot or '').rpartition('.')[2]}"
+    if tensor_id.slot is not None:
+        outer, dot, _ = tensor_id.slot.partition(".")
+        if dot:
+            yield f"*/{tensor_id.kind}/{outer}.*"
+        yield f"*/{tensor_id.kind}/{tensor_id.slot}"
     name = name_of(tensor_id)
     module, _, rest = name.partition("/")
     numberless = _NUMBER.sub("*", module)
+    last = numberless.rpartition(".")[2]
+    if last not in ("*", module):
+        yield f"*.{last}/*"
+        yield f"*.{last}/{tensor_id.kind}{slot}"
     yield f"{numberless}/*"
+    for match in _NUMBER.finditer(module):
+        of_layers = f"{module[: match.start()]}*{module[match.end() :]}"
+        yield f"{of_layers}/{tensor_id.kind}{slot}"
+        yield f"{of_layers}/{rest}"
     yield f"{numberless}/{tensor_id.kind}{slot}"
     if slot and has_calls:
         yield f"{numberless}/{tensor_id.kind}/{tensor_id.slot}*"

@@ -1,6 +1,7 @@
 """What modules give whose weights are parts of one matrix: joined as these are."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from ttrace.map_proposal.recorded_activations import (
     Instance,
     pattern_text,
 )
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import Group, Part
 from ttrace.mapping.rules import TensorRule, other_side
@@ -48,19 +50,22 @@ class _Outputs:
 
 
 def pair_joined_outputs(
-    groups: Iterable[Group], sides: dict[Side, Activations]
+    groups: Iterable[Group], sides: dict[Side, Activations], underived: Underived
 ) -> list[Pairing]:
     """Pairs the outputs of modules whose weights are parts of one matrix.
 
     Args:
         groups: Of parameters.
         sides: The activations of both runs.
+        underived: Takes note of what could not be derived.
     """
     pairings: dict[tuple[str, ...], Pairing] = {}
     for group in groups:
         if group.rule.join is not None:
             for outputs in _outputs_of(group, sides):
-                pairing = _pairing(outputs, sides)
+                pairing = None
+                with underived.guarded(outputs.whole[1]):
+                    pairing = _pairing(outputs, sides)
                 if pairing is not None:
                     names = (*pairing.reference, *pairing.candidate)
                     pairings.setdefault(names, pairing)
@@ -182,8 +187,8 @@ def _with_leading(
     if len(parts[0]) != num_leading + len(tail):
         return
     part = AxisPattern(dims=(*leading, *tail))
-    for order in itertools.permutations(leading):  # the same order first
-        whole_pattern = AxisPattern(dims=(*order, *whole_tail))
+    for dims in _orders(leading, whole_tail, rule.join):
+        whole_pattern = AxisPattern(dims=dims)
         sizes = _sizes(rule, part, parts, whole_pattern, whole)
         if sizes is not None:
             yield Arrangement(
@@ -193,6 +198,25 @@ def _with_leading(
                 part_sizes=rule.part_sizes,
                 joins=True,
             )
+
+
+def _orders(
+    leading: Sequence[tuple[str, ...]],
+    tail: Sequence[tuple[str, ...]],
+    join: str | None,
+) -> Iterable[tuple[tuple[str, ...], ...]]:
+    """Orders of the dims of a whole output; the most usual first.
+
+    A joined axis that is a dim of its own may lie in front of all others, as in
+    ``BSD,2DKH->2BSKH``.
+    """
+    for order in itertools.permutations(leading):  # the same order first
+        yield (*order, *tail)
+    joined = tuple(dim for dim in tail if dim == (join,))
+    if joined:
+        others = [dim for dim in tail if dim != (join,)]
+        for order in itertools.permutations(leading):
+            yield (*joined, *order, *others)
 
 
 def _sizes(
@@ -216,7 +240,19 @@ def _sizes(
     except ShapeContradiction:
         return None
     axes = {*part.axes, *whole.axes}
-    return {a: known[a] for a in axes} if axes <= known.keys() else None
+    if not axes <= known.keys():
+        return None
+    sizes = {axis: known[axis] for axis in axes}
+    # An axis that a part alone does not tell was taken from the whole tensor: whether
+    # the dims of the part have these lengths is still open.
+    of_parts = ({**sizes, rule.join: size} for size in part_sizes)
+    fits = all(map(_fits, itertools.repeat(part), parts, of_parts))
+    return sizes if fits and _fits(whole, whole_shape, sizes) else None
+
+
+def _fits(pattern: AxisPattern, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+    lengths = tuple(math.prod(sizes[axis] for axis in dim) for dim in pattern.dims)
+    return lengths == shape
 
 
 def _agree(

@@ -51,17 +51,7 @@ def match_leftovers(
         are_same: Whether an output of the reference and one of the candidate agree in
             value, in some order of elements.
     """
-    left = {}
-    for side in Side:
-        taken = {
-            (text, kind)
-            for pairing in pairings
-            for text in (
-                pairing.reference if side is Side.REFERENCE else pairing.candidate
-            )
-            for kind in pairing.kinds
-        }
-        left[side] = _leftovers(sides[side], taken, explained[side])
+    left = leftovers(sides, pairings, explained)
     by_norm = _Norms(sides[Side.REFERENCE], left[Side.REFERENCE])
     found: list[tuple[Output, Output]] = []
     for output in left[Side.CANDIDATE]:
@@ -77,11 +67,46 @@ def match_leftovers(
     num_own = Counter(own for own, _ in found)
     num_other = Counter(other for _, other in found)
     pairs: list[Found] = []
-    for own, other in found:
+    # From the end: of several that hold the same, a module around others gives it last,
+    # and what a norm gives before its scale of ones comes first.
+    orders = [sides[side].order() for side in Side]
+    for own, other in sorted(
+        found,
+        key=lambda pair: (orders[0][pair[0][1]], orders[1][pair[1][1]]),
+        reverse=True,
+    ):
         if all(pair.reference != own and pair.candidate != other for pair in pairs):
             is_only = num_own[own] == num_other[other] == 1
             pairs.append(Found(reference=own, candidate=other, is_only=is_only))
-    return pairs
+    return pairs[::-1]
+
+
+def leftovers(
+    sides: Mapping[Side, Activations],
+    pairings: Sequence[Pairing],
+    explained: Mapping[Side, Container[tuple[str, Kind, str | None]]],
+) -> dict[Side, list[Output]]:
+    """Outputs of distinct values that nothing has dealt with, in order of capture.
+
+    Args:
+        sides: See ``match_leftovers``.
+        pairings: See there.
+        explained: See there.
+    """
+    left = {}
+    for side in Side:
+        taken = {
+            (text, kind)
+            for pairing in pairings
+            for text in (
+                pairing.reference if side is Side.REFERENCE else pairing.candidate
+            )
+            for kind in pairing.kinds
+        }
+        found = _leftovers(sides[side], taken, explained[side])
+        order = sides[side].order()
+        left[side] = sorted(found, key=lambda output, order=order: order[output[1]])
+    return left
 
 
 def _leftovers(
@@ -89,7 +114,7 @@ def _leftovers(
     taken: set[tuple[str, Kind]],
     explained: Container[tuple[str, Kind, str | None]],
 ) -> list[Output]:
-    """Outputs of distinct values that nothing has dealt with, in order of capture."""
+    """Those of one run."""
     instances = activations.instances()
     by_call = {item.module for item in instances if item.call is not None}
     left = []

@@ -22,6 +22,7 @@ from ttrace.map_proposal.derivation import (
     derive_arrangement,
 )
 from ttrace.map_proposal.hypotheses import guess_arrangement
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import STACK, Pairing, Unit, families, unit_of
 from ttrace.mapping.rules import other_side
 
@@ -39,14 +40,22 @@ class ParameterMatcher:
 
     Attributes:
         pairings: What was found.
+        all: All parameters by side, in order of capture.
         left: What no pairing has, by side, in order of capture.
+        underived: Takes note of what could not be derived.
     """
 
-    def __init__(self, reference: Sequence[Content], candidate: Sequence[Content]):
+    def __init__(
+        self,
+        reference: Sequence[Content],
+        candidate: Sequence[Content],
+        underived: Underived | None = None,
+    ):
+        self.underived = underived or Underived()
         self.pairings: list[Pairing] = []
+        self.all = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
         self.left: dict[Side, list[Content]] = {
-            Side.REFERENCE: list(reference),
-            Side.CANDIDATE: list(candidate),
+            side: list(contents) for side, contents in self.all.items()
         }
 
     def match(self) -> None:
@@ -90,8 +99,9 @@ class ParameterMatcher:
                 continue
             best = max(alike, key=lambda other: likeness(unit.pattern, other.pattern))
             verified = not is_ambiguous[key]
-            if self._pair([best], unit, whole_side=Side.REFERENCE, verified=verified):
-                alike.remove(best)
+            with self.underived.guarded(unit.contents[0].id):
+                if self._pair([best], unit, Side.REFERENCE, verified=verified):
+                    alike.remove(best)
 
     def _match_joined(
         self,
@@ -107,12 +117,13 @@ class ParameterMatcher:
                 continue
             other = other_side(side)
             pool = self._families(other) if of_families else self._units(other)
-            for parts in _parts_of(whole, pool, max_parts):
-                if self._pair(parts, whole, whole_side=side, verified=True):
-                    break
+            with self.underived.guarded(whole.contents[0].id):
+                for parts in _parts_of(whole, pool, max_parts):
+                    if self._pair(parts, whole, side, verified=True):
+                        break
 
     def _pair(
-        self, parts: Sequence[Unit], whole: Unit, *, whole_side: Side, verified: bool
+        self, parts: Sequence[Unit], whole: Unit, whole_side: Side, *, verified: bool
     ) -> bool:
         """Adds a pairing, if the elements lie in a way that a map can say."""
         found = _arrange(parts, whole)

@@ -12,9 +12,11 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.activations import ActivationMatcher
 from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
-from ttrace.map_proposal.ignoring import with_ignored
+from ttrace.map_proposal.ignoring import LeftOut, with_ignored
 from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
+from ttrace.map_proposal.roles import with_doubts
 from ttrace.map_proposal.structure import match_by_structure
+from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import find_groups
@@ -33,6 +35,9 @@ class Proposal:
         unmatched: Tensors that only one run has and that the map does not ignore:
             parameters, with what follows them.
         unread: Parameters that could not be read whole.
+        underived: What could not be derived for a fault of the search, a line each.
+        left_out: What the map ignores, by side and kind of reason.
+        dropped: Rules that were found and do not go together with the others.
     """
 
     map_file: MapFile
@@ -41,6 +46,9 @@ class Proposal:
     num_by_structure: int
     unmatched: tuple[tuple[Side, TensorId], ...]
     unread: tuple[TensorId, ...]
+    underived: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> Proposal:
@@ -64,10 +72,14 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         side: _parameters(trace, unread)
         for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
     }
-    matcher = ParameterMatcher(contents[Side.REFERENCE], contents[Side.CANDIDATE])
-    activations = ActivationMatcher(reference, candidate)
+    underived = Underived()
+    dropped: list[str] = []
+    matcher = ParameterMatcher(
+        contents[Side.REFERENCE], contents[Side.CANDIDATE], underived
+    )
+    activations = ActivationMatcher(reference, candidate, underived)
     matcher.match()
-    match_by_structure(matcher, activations.outputs_agree)
+    match_by_structure(matcher, activations.outputs_agree, activations.places())
     if not matcher.pairings:
         raise MapError(
             "no parameter of one run is found in the other",
@@ -78,7 +90,8 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
             f"{len(contents[Side.CANDIDATE])} parameters, none of them alike",
             remedy="start both runs from the same parameters and record the first step",
         )
-    parameters = _checked(_rules(matcher.pairings), reference, candidate, path)
+    found = with_doubts(matcher.pairings)
+    parameters = _checked(_rules(found), reference, candidate, path, dropped)
     groups = find_groups(
         MapFile(path=path, rules=parameters),
         _only_parameters(reference.info),
@@ -86,9 +99,13 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
     )
     activations.match(groups)
     rules = _checked(
-        (*parameters, *_rules(activations.pairings)), reference, candidate, path
+        (*parameters, *_rules(activations.pairings)),
+        reference,
+        candidate,
+        path,
+        dropped,
     )
-    map_file, unmatched = with_ignored(
+    ignored = with_ignored(
         MapFile(path=path, rules=rules), reference, candidate, activations.reasons
     )
     left = len(matcher.left[Side.REFERENCE])
@@ -99,12 +116,15 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         if group.rule.comment.startswith(BY_CONTENT)
     )
     return Proposal(
-        map_file=map_file,
+        map_file=ignored.map_file,
         num_parameters=num_parameters,
         num_by_content=by_content,
         num_by_structure=num_parameters - left - by_content,
-        unmatched=unmatched,
+        unmatched=ignored.unmatched,
+        left_out=ignored.left_out,
         unread=tuple(unread),
+        underived=tuple(underived.notes),
+        dropped=tuple(dropped),
     )
 
 
@@ -169,8 +189,17 @@ def _checked(
     reference: TraceSource,
     candidate: TraceSource,
     path: Path,
+    dropped: list[str],
 ) -> tuple[TensorRule, ...]:
-    """The rules that can be applied together; a later one gives way."""
+    """The rules that can be applied together; a later one gives way.
+
+    Args:
+        rules: The most certain ones first.
+        reference: The trusted run.
+        candidate: The run under test.
+        path: Of the map.
+        dropped: Is told of those that gave way, and why.
+    """
     kept: list[TensorRule] = []
     numbered = [
         replace(rule, place=f"rule {number}") for number, rule in enumerate(rules)
@@ -183,7 +212,12 @@ def _checked(
     for rule, original in zip(numbered, rules, strict=True):
         try:
             map_traces(MapFile(path=path, rules=(*kept, rule)), reference, candidate)
-        except MapError:
+        except MapError as error:
+            names = (
+                ", ".join(map(str, patterns))
+                for patterns in (rule.reference, rule.candidate)
+            )
+            dropped.append(f"{' with '.join(names)}: {error.what}, got {error.got}")
             continue
         kept.append(original)
     return tuple(kept)

@@ -65,6 +65,7 @@ class Activations:
             and not tensor_id.is_index
         ]
         first = min(((i.step, i.microbatch or 0) for i in forward), default=None)
+        self._first = first
         for tensor_id in forward:
             if (tensor_id.step, tensor_id.microbatch or 0) == first:
                 key = (tensor_id.module, tensor_id.kind, tensor_id.call)
@@ -79,6 +80,23 @@ class Activations:
             if len(calls) > 1:
                 found += [Instance(module=module, call=call) for call in sorted(calls)]
         return found
+
+    def order(self) -> dict[TensorId, int]:
+        """The place of each activation in the order of capture."""
+        ids = (i for slots in self._slots.values() for i in slots.values())
+        wanted = set(ids)
+        in_order = (i for i in self._trace.info.tensors if i in wanted)
+        return {tensor_id: place for place, tensor_id in enumerate(in_order)}
+
+    def loss(self) -> float | None:
+        """The loss of the first micro-batch; None if there is none."""
+        for record in self._trace.info.tensors.values():
+            key = (record.id.step, record.id.microbatch or 0)
+            if record.id.kind is Kind.LOSS and key == self._first:
+                array = assemble(self._trace, record)
+                if array is not None and array.size == 1:
+                    return float(array.reshape(()))
+        return None
 
     def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
         """What an instance took or gave, by slot."""

@@ -5,12 +5,13 @@ the place of the module is known. Marked as such in the map.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ttrace.ir.side import Side
 from ttrace.ir.transform import AxisPattern, Transform
 from ttrace.map_proposal.generalization import generalize
+from ttrace.map_proposal.parameter_order import ParameterOrder
 from ttrace.map_proposal.parameters import ParameterMatcher, likeness
 from ttrace.map_proposal.units import (
     STACK,
@@ -26,18 +27,39 @@ SAME_MODULE = (
     "by content"
 )
 SAME_PARENT = "by place and name: its values are all alike"
+IN_ORDER = (
+    "by order: its values are all alike, and it lies between parameters found by "
+    "content"
+)
 SAME_OUTPUT = "by the outputs of the modules: its own values are all alike"
 
 OutputsAgree = Callable[[str, str], bool | None]
 """Whether two modules have the same output, by their paths; None if it is not known."""
 
 
-def match_by_structure(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> None:
-    """Pairs what content did not tell, as far as places tell it."""
+Places = Mapping[Side, Mapping[str, int]]
+"""The place of each module that gives something, in order of capture."""
+
+
+def match_by_structure(
+    matcher: ParameterMatcher, outputs_agree: OutputsAgree, places: Places | None = None
+) -> None:
+    """Pairs what content did not tell, as far as places tell it.
+
+    Args:
+        matcher: Holds what was found, and what is left.
+        outputs_agree: Tells of modules that give something.
+        places: Order of the modules that do.
+    """
     # Of all layers at once where they are alike, and else one by one.
     for pairing in (*generalize(matcher.pairings), *matcher.pairings):
-        _match_same_modules(matcher, pairing)
-    _match_modules(matcher, outputs_agree)
+        with matcher.underived.guarded(f"what lies beside {pairing.reference[0]}"):
+            _match_same_modules(matcher, pairing)
+    with matcher.underived.guarded("modules none of whose parameters was found"):
+        order = ParameterOrder(matcher, places or {side: {} for side in Side})
+        _match_modules(matcher, outputs_agree, order)
+        # Behind the place where runs part no outputs agree: places have to do.
+        _match_modules(matcher, lambda own, other: None, order, only_verified=True)
 
 
 def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
@@ -149,7 +171,13 @@ def _axes(transform: Transform) -> set[str]:
     return {*transform.candidate.axes, *transform.reference.axes}
 
 
-def _match_modules(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> None:
+def _match_modules(
+    matcher: ParameterMatcher,
+    outputs_agree: OutputsAgree,
+    order: ParameterOrder,
+    *,
+    only_verified: bool = False,
+) -> None:
     """Modules none of whose parameters was found, such as norms."""
     known = [*generalize(matcher.pairings), *matcher.pairings]
     while True:
@@ -160,16 +188,22 @@ def _match_modules(matcher: ParameterMatcher, outputs_agree: OutputsAgree) -> No
                 slots = _same_slots(of_reference, of_candidate)
                 if slots is None:
                     continue
-                score = _score(known, own, other, outputs_agree)
-                if score is not None and (best is None or score > best[0]):
+                score = _score(known, own, other, outputs_agree, order)
+                if score is None or (only_verified and not any(score[:3])):
+                    continue
+                if best is None or score > best[0]:
                     best = (score, own, other, slots)
         if best is None:
             return
-        (agrees, beside, _), own, other, slots = best
+        (agrees, in_order, beside, _), own, other, slots = best
+        comment = SAME_OUTPUT if agrees else IN_ORDER if in_order else SAME_PARENT
         for of_reference, of_candidate in slots:
             matcher.pairings.append(
                 _same(
-                    of_reference, of_candidate, agrees=agrees, verified=agrees or beside
+                    of_reference,
+                    of_candidate,
+                    comment=comment,
+                    verified=agrees or in_order or beside,
                 )
             )
             matcher.take((of_reference, of_candidate))
@@ -210,14 +244,19 @@ def _layer_shape(unit: Unit) -> tuple[int, ...]:
 
 
 def _score(
-    known: Sequence[Pairing], own: str, other: str, outputs_agree: OutputsAgree
-) -> tuple[bool, bool, float] | None:
-    """How well two modules fit: outputs, parents, names; None if they do not."""
+    known: Sequence[Pairing],
+    own: str,
+    other: str,
+    outputs_agree: OutputsAgree,
+    order: ParameterOrder,
+) -> tuple[bool, bool, bool, float] | None:
+    """How well two modules fit: outputs, order, parents, names; None if not at all."""
     agrees = outputs_agree(own, other)
-    if agrees is False:
+    in_order = order.is_between_the_same(own, other)
+    if agrees is False or (not agrees and in_order is False):
         return None
     beside = _have_same_parent(known, own, other)
-    return bool(agrees), beside, likeness(own, other)
+    return bool(agrees), bool(in_order), beside, likeness(own, other)
 
 
 def _have_same_parent(pairings: Iterable[Pairing], own: str, other: str) -> bool:
@@ -250,7 +289,7 @@ def _is_below(module: str, parent: str) -> bool:
     return not parent or module.startswith(f"{parent}.")
 
 
-def _same(reference: Unit, candidate: Unit, *, agrees: bool, verified: bool) -> Pairing:
+def _same(reference: Unit, candidate: Unit, *, comment: str, verified: bool) -> Pairing:
     """A pairing of parameters of the same shape, perhaps one of them stacked."""
     names = "abcdefgh"
     own = [(names[dim],) for dim in range(len(reference.contents[0].shape))]
@@ -279,5 +318,5 @@ def _same(reference: Unit, candidate: Unit, *, agrees: bool, verified: bool) -> 
         transform=transform,
         sizes=sizes,
         verified=verified,
-        comment=SAME_OUTPUT if agrees else SAME_PARENT,
+        comment=comment,
     )

@@ -1,7 +1,7 @@
 """Applies a map to two traces: the candidate as the reference would have it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ttrace.compare.per_device_values import device_axes, per_device_reason
 from ttrace.errors import MapError
@@ -13,8 +13,38 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
 from ttrace.mapping.groups import Group, Part, StateNames, find_groups
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
+from ttrace.mapping.one_sided import one_sided_reasons
 from ttrace.mapping.rearrange import GridTensor
 from ttrace.mapping.rules import MapFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """Two traces under the same names, and what the map knows of the rest.
+
+    Attributes:
+        reference: Without padding, and without what the map ignores.
+        candidate: Under the reference's ids and in its shapes.
+        one_sided: Why tensors of rules are in one run only, by id.
+    """
+
+    reference: TraceSource
+    candidate: TraceSource
+    one_sided: Mapping[TensorId, str]
+
+
+def apply_map(
+    map_file: MapFile, reference: TraceSource, candidate: TraceSource
+) -> Mapped:
+    """The same as ``map_traces``, with what the map knows of tensors of one run only.
+
+    Raises:
+        MapError: The map does not fit the traces.
+    """
+    mapping = _Mapping(map_file, reference, candidate)
+    own, other = mapping.traces()
+    reasons = one_sided_reasons(mapping.groups)
+    return Mapped(reference=own, candidate=other, one_sided=reasons)
 
 
 def map_traces(
@@ -103,7 +133,7 @@ class _Mapping:
     ):
         self._map = map_file
         self._states = StateNames(map_file, reference.info)
-        self._groups = find_groups(map_file, reference.info, candidate.info)
+        self.groups = find_groups(map_file, reference.info, candidate.info)
         self._reference = _RunView(reference)
         self._candidate = _RunView(candidate)
         self._ignored = {
@@ -122,7 +152,7 @@ class _Mapping:
                 self._reference.keep(tensor_id)
         owners = {
             tensor_id: group
-            for group in self._groups
+            for group in self.groups
             for tensor_id in group.candidate.values()
         }
         done: set[int] = set()
@@ -142,11 +172,13 @@ class _Mapping:
 
     def _find_ignored(self, side: Side, info: TraceInfo) -> dict[TensorId, str]:
         ignored = {}
+        # What is ignored may be gone with a module; a map that fits nowhere is wrong.
+        fits = any(group.reference and group.candidate for group in self.groups)
         for rule in self._map.ignored:
             if rule.side is not side:
                 continue
             ids = [id_ for id_ in (*info.tensors, *info.skipped) if rule.matches(id_)]
-            if not ids and not info.ranks[0].capture:
+            if not ids and not fits and not info.ranks[0].capture:
                 raise MapError(
                     f"a map ignores what the {side} does not have",
                     where=rule.place,
@@ -159,13 +191,18 @@ class _Mapping:
         return ignored
 
     def _keep_name(self, tensor_id: TensorId) -> None:
-        """A tensor that no rule names keeps its name."""
+        """A tensor that no rule names keeps its name; states have the reference's."""
         reason = self._ignored[Side.CANDIDATE].get(tensor_id)
+        skipped = self._candidate.trace.info.skipped
+        name = self._states.id_in_reference(tensor_id)
         if reason is not None:
             self._candidate.skip(tensor_id, reason)
         elif tensor_id in self._candidate.trace.info.tensors:
-            self._claim(tensor_id, f"{tensor_id} itself, that no rule names")
-            self._candidate.keep(tensor_id)
+            self._claim(name, f"{tensor_id} itself, that no rule names")
+            self._candidate.keep(tensor_id, name)
+        elif name != tensor_id and tensor_id in skipped:
+            del self._candidate.skipped[tensor_id]
+            self._candidate.skip(name, skipped[tensor_id].reason, tensor_id)
 
     def _map_group(self, group: Group) -> None:
         recorded = self._candidate.trace.info.tensors
@@ -335,7 +372,7 @@ class _Mapping:
         wants = CaptureFilter.from_json(dict(info.ranks[0].capture)).wants
         groups = {
             tensor_id: group
-            for group in self._groups
+            for group in self.groups
             for tensor_id in group.reference.values()
         }
         for tensor_id in self._reference.tensors:
@@ -344,11 +381,13 @@ class _Mapping:
             if tensor_id in groups:
                 names = self._names_in_candidate(groups[tensor_id], tensor_id)
             else:
-                names = [tensor_id]
+                names = self._states.ids_in_candidate(tensor_id)
             if not any(map(wants, names)):
                 self._candidate.skip(tensor_id, "left out by a capture filter")
 
-    def _names_in_candidate(self, group: Group, tensor_id: TensorId) -> list[TensorId]:
+    def _names_in_candidate(
+        self, group: Group, tensor_id: TensorId
+    ) -> Sequence[TensorId]:
         """What a tensor of the reference might be called in the candidate."""
         states: tuple[str | None, ...] = (None,)
         if group.key.state is not None:

@@ -84,9 +84,14 @@ class StateNames:
         self._given = {name: own for own, name in map_file.states.items()}
         self._of_candidate = dict(map_file.states)
         self._known = {
-            _state_of(tensor_id)
+            state
             for tensor_id in (*reference.tensors, *reference.skipped)
             if tensor_id.kind is Kind.OPTIMIZER_STATE
+            # A dot may be a part of the parameter's name, or of the state's.
+            for state in (
+                (tensor_id.slot or "").partition(".")[2],
+                (tensor_id.slot or "").rpartition(".")[2],
+            )
         }
 
     def in_reference(self, name: str) -> str:
@@ -103,6 +108,26 @@ class StateNames:
                 return other if other in self._known else name
         return name
 
+    def id_in_reference(self, tensor_id: TensorId) -> TensorId:
+        """What the reference calls a tensor of the candidate that no rule names.
+
+        Its own name, but for the state's of a parameter that has the same path in both.
+        """
+        parameter, dot, state = (tensor_id.slot or "").rpartition(".")
+        if tensor_id.kind is not Kind.OPTIMIZER_STATE or not dot:
+            return tensor_id
+        return replace(tensor_id, slot=f"{parameter}.{self.in_reference(state)}")
+
+    def ids_in_candidate(self, tensor_id: TensorId) -> tuple[TensorId, ...]:
+        """What the candidate may call a tensor of the reference that no rule names."""
+        parameter, dot, state = (tensor_id.slot or "").rpartition(".")
+        if tensor_id.kind is not Kind.OPTIMIZER_STATE or not dot:
+            return (tensor_id,)
+        return tuple(
+            replace(tensor_id, slot=f"{parameter}.{name}")
+            for name in self.in_candidate(state)
+        )
+
     def in_candidate(self, name: str) -> tuple[str, ...]:
         """What the candidate may call a state of the reference."""
         names = {self._of_candidate.get(name, name)}
@@ -117,9 +142,12 @@ def find_groups(
 ) -> list[Group]:
     """Groups the tensors, recorded and skipped, that rules match.
 
+    A rule may match in one run only: a module that is gone is a finding, of which the
+    comparison tells.
+
     Raises:
-        MapError: A rule matches nothing that no filter explains, or two rules match the
-            same tensor of the candidate.
+        MapError: A rule matches nothing in either run, for no filter's sake, or two
+            rules match the same tensor of the candidate.
     """
     states = StateNames(map_file, reference)
     ids = {
@@ -185,34 +213,30 @@ def _check_matched(
     candidate: TraceInfo,
 ) -> None:
     infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
-    has = {
-        Side.REFERENCE: any(group.reference for group in groups),
-        Side.CANDIDATE: any(group.candidate for group in groups),
-    }
-    for side in Side:
-        if has[side] or not _could_match(rule, side, ids[side], infos[side]):
-            continue
-        other = other_side(side)
-        if _any_match(rule.patterns(side), ids[other]) and _any_match(
-            rule.patterns(other), ids[side]
-        ):
-            raise MapError(
-                "the map's sides are swapped: the reference has the tensors of the "
-                "candidate's patterns, and the candidate those of the reference's",
-                where=rule.place,
-                got=f"{rule.patterns(side)[0]} in the {other}",
-                remedy="exchange the two traces, or make the map again with "
-                "'ttrace map'",
-            )
+    if any(group.reference or group.candidate for group in groups) or not all(
+        _could_match(rule, side, ids[side], infos[side]) for side in Side
+    ):
+        return
+    if all(_any_match(rule.patterns(side), ids[other_side(side)]) for side in Side):
         raise MapError(
-            f"a rule matches nothing in the {side}",
+            "the map's sides are swapped: the reference has the tensors of the "
+            "candidate's patterns, and the candidate those of the reference's",
             where=rule.place,
-            expected=" or ".join(map(str, rule.patterns(side)))
-            + (f", of kind {listed(rule.kinds)}" if rule.kinds else ""),
-            got=_nearest(rule.patterns(side)[0], ids[side]),
-            remedy="correct the pattern, or take the rule out; 'ttrace show' lists "
-            "the ids of a trace",
+            got=f"{rule.reference[0]} in the candidate",
+            remedy="exchange the two traces, or make the map again with 'ttrace map'",
         )
+    raise MapError(
+        "a rule matches nothing in either run",
+        where=rule.place,
+        expected=" or ".join(map(str, (*rule.reference, *rule.candidate)))
+        + (f", of kind {listed(rule.kinds)}" if rule.kinds else ""),
+        got="; ".join(
+            f"in the {side} {_nearest(rule.patterns(side)[0], ids[side])}"
+            for side in Side
+        ),
+        remedy="correct the patterns, or take the rule out; 'ttrace show' lists the "
+        "ids of a trace",
+    )
 
 
 def _could_match(
@@ -260,7 +284,3 @@ def _matched_twice(
         got=tensor_id,
         remedy="make one of the patterns narrower, or limit its kinds",
     )
-
-
-def _state_of(tensor_id: TensorId) -> str:
-    return (tensor_id.slot or "").partition(".")[2]

@@ -1,0 +1,219 @@
+"""Outputs that no value tells: behind the place where two runs part, by their order.
+
+Where the runs diverge, nothing has the same values any more. Modules with parameters
+are still paired by these; values that only a scope names are not, and a map without
+them would hide the very place. So what is left there is lined up in order of capture,
+as far as shapes allow, for somebody to read. Before that place an output without
+counterpart is left alone: what is computed of it agrees.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
+from ttrace.map_proposal.layer_numbers import Shift, likely_shifts, segments
+from ttrace.map_proposal.recorded_activations import Activations, Instance
+
+Output = tuple[Instance, TensorId]
+"""An output of an instance."""
+
+_MAX_PAIRS = 4_000_000
+"""Pairs of outputs that are looked at, at most: the first ones of each side."""
+
+_SAME_LOSS = 2.0**6
+"""Losses that differ by fewer epsilons belong to forwards that agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Two outputs that agree in value.
+
+    Attributes:
+        reference: That of the reference.
+        candidate: That of the candidate.
+    """
+
+    reference: TensorId
+    candidate: TensorId
+
+
+def losses_agree(sides: Mapping[Side, Activations]) -> bool:
+    """Whether both runs recorded a loss, and the same one but for rounding."""
+    losses = [sides[side].loss() for side in Side]
+    if losses[0] is None or losses[1] is None:
+        return False
+    epsilon = float(np.finfo(np.float32).eps)
+    error = abs(losses[0] - losses[1])
+    return error <= _SAME_LOSS * epsilon * abs(losses[0])
+
+
+def pair_diverged(
+    sides: Mapping[Side, Activations],
+    left: Mapping[Side, Sequence[Output]],
+    anchors: Sequence[Anchor],
+) -> list[tuple[Output, Output]]:
+    """Pairs outputs behind the place where the runs part, in order of capture.
+
+    Args:
+        sides: The activations of both runs.
+        left: Outputs that nothing has dealt with, in order of capture.
+        anchors: Outputs that agree in value.
+    """
+    places = {side: sides[side].order() for side in Side}
+    own = _behind(left[Side.REFERENCE], anchors, places[Side.REFERENCE])
+    other = list(left[Side.CANDIDATE])
+    while len(own) * len(other) > _MAX_PAIRS:
+        longer = own if len(own) > len(other) else other
+        del longer[len(longer) // 2 :]
+    if not own or not other:
+        return []
+    scores = _scores(sides, own, other, anchors)
+    _forbid_earlier(scores, own, other, anchors, places)
+    return [(own[a], other[b]) for a, b in best_alignment(scores)]
+
+
+def _behind(
+    outputs: Sequence[Output], anchors: Sequence[Anchor], places: Mapping[TensorId, int]
+) -> list[Output]:
+    """The outputs of which nothing that agrees is computed.
+
+    An output is done with where a module around it, or one that lies behind all modules
+    around it, agrees.
+    """
+    agreeing = {anchor.reference.module for anchor in anchors}
+    last = max((places[anchor.reference] for anchor in anchors), default=-1)
+    left = []
+    for output in outputs:
+        tensor_id = output[1]
+        path = tensor_id.module.split(".")
+        around = {".".join(path[:n]) for n in range(1, len(path))}
+        if tensor_id.module == ROOT_MODULE or around & agreeing:
+            continue
+        if places[tensor_id] > last or around:
+            left.append(output)
+    return left
+
+
+def _scores(
+    sides: Mapping[Side, Activations],
+    own: Sequence[Output],
+    other: Sequence[Output],
+    anchors: Sequence[Anchor],
+) -> np.ndarray:
+    """How well outputs fit, ``[reference, candidate]``; 0 where they cannot."""
+    scores = np.zeros((len(own), len(other)))
+    shapes = {
+        side: [sides[side].shape(tensor_id) for _, tensor_id in outputs]
+        for side, outputs in ((Side.REFERENCE, own), (Side.CANDIDATE, other))
+    }
+    pairs = [(anchor.reference, anchor.candidate) for anchor in anchors]
+    shifts = likely_shifts([(a.module, b.module) for a, b in pairs])
+    known = Counter(
+        key for a, b in pairs for key in _families(a.module, b.module, shifts)
+    )
+    fits: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+    for row, (_, of_reference) in enumerate(own):
+        words = _words(of_reference)
+        for column, (_, of_candidate) in enumerate(other):
+            key = (shapes[Side.REFERENCE][row], shapes[Side.CANDIDATE][column])
+            if key not in fits:
+                fits[key] = _fit(*key)
+            if not fits[key]:
+                continue
+            score = fits[key] + 0.5 * bool(words & _words(of_candidate))
+            families = _families(of_reference.module, of_candidate.module, shifts)
+            if any(known[family] for family in families):
+                score += 4
+            scores[row, column] = score
+    return scores
+
+
+def _families(reference: str, candidate: str, shifts: Sequence[Shift]) -> set[object]:
+    """What two modules are called but for numbers that run alike."""
+    found: set[object] = set()
+    for shift in shifts:
+        names = shift.family(reference, candidate)
+        if names is not None:
+            found.add((shift, names))
+    return found
+
+
+def _words(tensor_id: TensorId) -> set[str]:
+    return {
+        word
+        for segment in segments(tensor_id.module)
+        for word in segment.lower().split("_")
+        if not word.isdecimal()
+    }
+
+
+def _fit(reference: tuple[int, ...], candidate: tuple[int, ...]) -> float:
+    """How well shapes fit: the same, the same dims in another order, regrouped."""
+    if math.prod(reference) != math.prod(candidate) or not reference:
+        return 0.0
+    if reference == candidate:
+        return 2.0
+    dims = [sorted(n for n in shape if n != 1) for shape in (reference, candidate)]
+    if dims[0] == dims[1]:
+        return 1.5
+    whole = set(_starts(reference)) <= set(_starts(candidate)) or set(
+        _starts(candidate)
+    ) <= set(_starts(reference))
+    return 1.0 if whole else 0.0
+
+
+def _starts(shape: tuple[int, ...]) -> list[int]:
+    """Products of the first dims, one by one: where dims end."""
+    return [math.prod(shape[:n]) for n in range(len(shape) + 1)]
+
+
+def _forbid_earlier(
+    scores: np.ndarray,
+    own: Sequence[Output],
+    other: Sequence[Output],
+    anchors: Sequence[Anchor],
+    places: Mapping[Side, Mapping[TensorId, int]],
+) -> None:
+    """What follows an output that agrees does so in the other run, too."""
+    pairs = sorted(
+        (places[Side.REFERENCE][a.reference], places[Side.CANDIDATE][a.candidate])
+        for a in anchors
+    )
+    columns = np.array([places[Side.CANDIDATE][tensor_id] for _, tensor_id in other])
+    for row, (_, tensor_id) in enumerate(own):
+        place = places[Side.REFERENCE][tensor_id]
+        earlier = [b for a, b in pairs if a < place]
+        if earlier:
+            scores[row, columns < max(earlier)] = 0
+
+
+def best_alignment(scores: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs in rising order on both sides with the largest sum of scores.
+
+    Of equal sums the one whose pairs come first is taken. Time and memory are those of
+    the scores, ``[m, n]``; what scores 0 is not paired.
+    """
+    num_rows, num_columns = scores.shape
+    best = np.zeros((num_rows + 1, num_columns + 1))  # of what is left from there on
+    for row in reversed(range(num_rows)):
+        paired = np.where(scores[row] > 0, scores[row] + best[row + 1, 1:], 0)
+        own = np.maximum(paired, best[row + 1, :-1])
+        best[row, :-1] = np.maximum.accumulate(own[::-1])[::-1]
+    pairs = []
+    row = column = 0
+    while row < num_rows and column < num_columns and best[row, column] > 0:
+        if scores[row, column] > 0 and np.isclose(
+            best[row, column], scores[row, column] + best[row + 1, column + 1]
+        ):
+            pairs.append((row, column))
+            row, column = row + 1, column + 1
+        elif np.isclose(best[row, column], best[row, column + 1]):
+            column += 1
+        else:
+            row += 1
+    return pairs

@@ -1,0 +1,74 @@
+"""Numbers in paths of modules: which of them count the layers, on either side."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shift:
+    """Segments of two paths that count the same, perhaps from other starts.
+
+    Attributes:
+        reference: Which segment of the reference's path.
+        candidate: Which of the candidate's.
+        offset: How much more the candidate's is.
+    """
+
+    reference: int
+    candidate: int
+    offset: int
+
+    def family(self, reference: str, candidate: str) -> tuple[str, str] | None:
+        """Both paths without these numbers; None where they do not run alike."""
+        own, other = segments(reference), segments(candidate)
+        if len(own) <= self.reference or len(other) <= self.candidate:
+            return None
+        numbers = own[self.reference], other[self.candidate]
+        if not all(number.isdecimal() for number in numbers):
+            return None
+        if int(numbers[1]) - int(numbers[0]) != self.offset:
+            return None
+        own[self.reference] = other[self.candidate] = "#"
+        return ".".join(own), ".".join(other)
+
+
+def segments(path: str) -> list[str]:
+    """The names of a path; a number behind an underscore is one of its own."""
+    found = []
+    for name in path.split("."):
+        head, underscore, number = name.rpartition("_")
+        found += [head, number] if underscore and number.isdecimal() else [name]
+    return found
+
+
+def likely_shifts(pairs: Iterable[tuple[str, str]]) -> list[Shift]:
+    """Segments that run alike in the paths of paired modules.
+
+    Args:
+        pairs: Paths of modules that are the same.
+
+    Returns:
+        Those that at least two layers bear out.
+    """
+    layers: dict[Shift, dict[tuple[str, str], set[str]]] = {}
+    for reference, candidate in pairs:
+        own, other = segments(reference), segments(candidate)
+        for a, number in enumerate(own):
+            for b, other_number in enumerate(other):
+                if not (number.isdecimal() and other_number.isdecimal()):
+                    continue
+                shift = Shift(
+                    reference=a,
+                    candidate=b,
+                    offset=int(other_number) - int(number),
+                )
+                family = shift.family(reference, candidate)
+                assert family is not None, "its numbers were just compared"
+                of_shift = layers.setdefault(shift, defaultdict(set))
+                of_shift[family].add(number)
+    return [
+        shift
+        for shift, families in layers.items()
+        if any(len(numbers) > 1 for numbers in families.values())
+    ]
