@@ -13,7 +13,7 @@ from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.judge.verdict import Cause, Status, judge
+from ttrace.judge.verdict import Cause, PartReason, Status, judge
 
 ALONE = {"dp": 1, "tp": 1}
 
@@ -37,6 +37,9 @@ def verdict_of(reference, candidate, tolerances=None):
 def test_the_same_rows_pass():
     verdict = verdict_of(routed({0: [3, 1]}, ALONE), routed({0: [1, 3, -1]}, ALONE))
     assert (verdict.status, verdict.reason) == (Status.PASSED, "")
+    # Positions that nothing was sent to are no part that is missing.
+    assert verdict.result and verdict.result.stats.count < NUM_POSITIONS * 2
+    assert verdict.part is None
 
 
 def test_a_token_that_is_routed_differently_fails():
@@ -92,6 +95,7 @@ def test_ranks_that_were_left_out():
     verdict = verdict_of(reference, candidate)
     assert verdict.status is Status.PASSED
     assert verdict.reason == "in part: the recorded ranks have 1 row in common"
+    assert verdict.part is PartReason.ROWS
 
 
 @pytest.mark.parametrize(
