@@ -129,13 +129,19 @@ def test_a_stopped_program_ends_what_it_runs(tmp_path, sign):
         [*PROGRAM, "record", "--out", str(tmp_path / "trace"), "--", *command],
         stderr=subprocess.PIPE,
         text=True,
+        # A background job of a shell ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 30
-    while not (log.exists() and running_with(str(tmp_path))):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(sign)
-    _, err = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and running_with(str(tmp_path))):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(sign)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 130 and "interrupted" in err
     assert not running_with(str(tmp_path))
 
