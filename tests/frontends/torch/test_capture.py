@@ -1,8 +1,8 @@
 import os
-import socket
 import subprocess
 import sys
 import textwrap
+import uuid
 from pathlib import Path
 
 import pytest
@@ -168,13 +168,19 @@ def test_the_place_in_a_run_comes_from_the_launcher(environment, expected):
 
 
 DISTRIBUTED_SCRIPT = """
+    import os
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
     from ttrace.frontends import torch_capture
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group(
+        "gloo",
+        init_method=os.environ["STORE"],
+        rank=int(os.environ["RANK"]),
+        world_size=2,
+    )
     torch.manual_seed(0)
     batches = torch.randn(4, 3, 4)  # by global micro-batch
     model = DistributedDataParallel(torch.nn.Linear(4, 2))
@@ -195,16 +201,14 @@ DISTRIBUTED_SCRIPT = """
 
 def run_distributed(script: Path) -> str:
     """Runs the script in two processes; the line that rank 0 prints."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    # They meet over a file: a free port may be taken before they bind it.
+    store = script.with_name(f"store{uuid.uuid4().hex}")
     processes = [
         subprocess.Popen(
             [sys.executable, str(script)],
             env={
                 **os.environ,
-                "MASTER_ADDR": "localhost",
-                "MASTER_PORT": str(port),
+                "STORE": f"file://{store}",
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
             },
@@ -214,7 +218,11 @@ def run_distributed(script: Path) -> str:
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert all(process.returncode == 0 for process in processes), outputs
     return next(line for line in outputs[0].splitlines() if line.startswith("sum"))
 
