@@ -17,6 +17,7 @@ from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.parameter_rules import PARAMETERS
 from ttrace.frontends.megatron_parts.rule_words import (
     HIDDEN_STATES,
+    LATENT_EXPERTS,
     LAYER_PARENTS,
     NORMS,
     returns,
@@ -176,6 +177,8 @@ _MLP = (
     takes("Router", HIDDEN_STATES),
     takes("Router", "s[cp:zigzag,sp] b", slot="1|padding_mask"),
     returns("Router", "x[cp:zigzag,sp] e", slot="0|1"),
+    takes("*", "s[cp:zigzag,sp] b i", slot="0|input", **LATENT_EXPERTS),
+    returns("*", "s[cp:zigzag,sp] b o", **LATENT_EXPERTS),
     takes("BaseMoELayer", HIDDEN_STATES, slot="0|hidden_states"),
     returns("BaseMoELayer", HIDDEN_STATES),
 )
