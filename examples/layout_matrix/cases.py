@@ -202,7 +202,7 @@ _TABLE = (
     ("llama", "pp2 cp2 dp2-zero", "bf16", 4),
     ("llama4", "pp2-vpp2", "fp32", 4),
     ("moe", "ep2-pp2 pp2 ep2-zero", "fp32", 4),
-    ("mtp", "tp2-sp dp2 pp2", "fp32", 4),
+    ("mtp", "tp2 tp2-sp dp2 pp2", "fp32", 4),
     ("gpt-masked", "dp2 cp2 tp2-sp-pp2", "fp32", 4),
     ("gpt-even", "dp2 cp2", "fp32", 4),
     ("gpt", "cp2-zero dp4-zero-instances2 cp2-dp2-zero-instances2", "fp32", 4),
