@@ -76,6 +76,7 @@ MODELS = {
     "sinks-one": f"{_SINKS} --softmax-type off-by-one",
     "shared": _SHARED,
     "shared-overlap": f"{_SHARED} --moe-shared-expert-overlap",
+    "latent-experts": f"{_MOE} --moe-latent-size 16",
     "sigmoid": f"{_SHARED} --moe-router-score-function sigmoid "
     "--moe-router-enable-expert-bias",
     # Where tokens that count are spread unevenly over context-parallel ranks, only a
@@ -201,7 +202,7 @@ _TABLE = (
     ("llama", "pp2 cp2 dp2-zero", "bf16", 4),
     ("llama4", "pp2-vpp2", "fp32", 4),
     ("moe", "ep2-pp2 pp2 ep2-zero", "fp32", 4),
-    ("mtp", "tp2-sp dp2 pp2", "fp32", 4),
+    ("mtp", "tp2 tp2-sp dp2 pp2", "fp32", 4),
     ("gpt-masked", "dp2 cp2 tp2-sp-pp2", "fp32", 4),
     ("gpt-even", "dp2 cp2", "fp32", 4),
     ("gpt", "cp2-zero dp4-zero-instances2 cp2-dp2-zero-instances2", "fp32", 4),
@@ -233,6 +234,7 @@ _TABLE = (
     ("sinks-one", "tp2-sp", "fp32", 4),
     ("shared", "tp2-sp-ep2-etp1 tp2-sp-etp2 ep2 cp2 ep2-pp2", "fp32", 4),
     ("shared-overlap", "tp2-sp-ep2-etp1 ep2", "fp32", 4),
+    ("latent-experts", "tp2-sp-ep2-etp1 ep2 cp2", "fp32", 4),
     ("sigmoid", "ep2 tp2-sp-ep2-etp1", "fp32", 4),
     ("padded", "ep2 tp2-sp-ep2-etp1 pp2", "fp32", 4),
     ("padded-tokens", "cp2 cp2-ep2", "fp32", 4),

@@ -32,9 +32,9 @@ LIMITS = (
         "(Megatron-LM #2237)",
     ),
     Limit(
-        cases=("gdn*/*", "dsa/*", "gated-attention/*"),
+        cases=("gdn*/*", "dsa/*", "gated-attention/*", "latent-experts/*"),
         since=(0, 16),
-        before="has neither this attention nor a gate at its output",
+        before="does not have these modules",
     ),
     Limit(
         cases=("shared*/*", "sigmoid/*", "*-moe/*"),

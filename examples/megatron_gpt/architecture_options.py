@@ -63,6 +63,11 @@ def add_architecture_options(group: argparse._ArgumentGroup) -> None:
     add("--moe-shared-expert-intermediate-size", type=int)
     add("--moe-shared-expert-gate", action="store_true")
     add("--moe-shared-expert-overlap", action="store_true")
+    add(
+        "--moe-latent-size",
+        type=int,
+        help="routed experts work on tokens that are projected to so many features",
+    )
     add("--moe-z-loss-coeff", type=float)
     add(
         "--moe-router-load-balancing-type",
@@ -162,8 +167,10 @@ def _experts(args: argparse.Namespace) -> dict[str, Any]:
         "moe_router_score_function": args.moe_router_score_function,
         "moe_router_enable_expert_bias": args.moe_router_enable_expert_bias,
     }
-    if args.moe_shared_expert_gate:
-        settings["moe_shared_expert_gate"] = True
+    # Older releases do not know the names of what they cannot do.
+    for name in ("moe_shared_expert_gate", "moe_latent_size"):
+        if getattr(args, name):
+            settings[name] = getattr(args, name)
     return settings
 
 

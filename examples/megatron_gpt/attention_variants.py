@@ -10,6 +10,7 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import multi_latent_attention
 from megatron.core.transformer.dot_product_attention import DotProductAttention
+from megatron.core.transformer.moe import moe_layer
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -86,13 +87,15 @@ LatentDotProductAttention = _without_channels(DotProductAttention)
 LatentContextParallelAttention = _without_channels(ContextParallelAttention)
 
 
-def complete_latent_attention() -> None:
-    """Lets multi-latent attention know a ``DuplicatedLinear``.
+def take_duplicated_linears() -> None:
+    """Lets Megatron have ``DuplicatedLinear`` where it asks for TransformerEngine's.
 
-    It asks for TransformerEngine's class, and fails where there is none, whatever its
-    projections are.
+    Multi-latent attention asks for it, and fails where there is none, whatever its
+    projections are; experts on projected tokens have no other.
     """
     multi_latent_attention.TELinear = DuplicatedLinear
+    moe_layer.TELinear = DuplicatedLinear
+    moe_layer.HAVE_TE = True
 
 
 def sparse_core_attention() -> ModuleSpec:

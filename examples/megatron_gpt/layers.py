@@ -23,9 +23,9 @@ from ttrace.examples.megatron_gpt.attention_variants import (
     DuplicatedLinear,
     LatentContextParallelAttention,
     LatentDotProductAttention,
-    complete_latent_attention,
     linear_attention,
     sparse_core_attention,
+    take_duplicated_linears,
 )
 from ttrace.examples.megatron_gpt.cp_attention import ContextParallelAttention
 
@@ -100,6 +100,7 @@ def mtp_specs(
 def _layer_spec(
     config: TransformerConfig, *, is_duplicated: bool = False
 ) -> ModuleSpec:
+    take_duplicated_linears()
     is_latent = bool(config.multi_latent_attention)
     local: Any = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts,
@@ -139,7 +140,6 @@ def _latent_attention(config: TransformerConfig, is_duplicated: bool) -> dict[st
     parts: dict[str, Any] = {"core_attention": core}
     if config.qk_layernorm:
         parts |= dict.fromkeys(("q_layernorm", "kv_layernorm"), SequenceParallelNorm)
-    complete_latent_attention()
     if is_duplicated:
         names = ("linear_q_down_proj", "linear_kv_down_proj")
         parts |= dict.fromkeys(names, DuplicatedLinear)

@@ -177,15 +177,13 @@ def forward_step(
 
 def part_of_context_rank(batch: Batch) -> Batch:
     """This rank's part of every sample: in zig-zag order, if there are several."""
-    parts = get_batch_on_this_cp_rank(
-        {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    )
-    return Batch(
-        **{
-            name: None if part is None else part.contiguous()
-            for name, part in parts.items()
-        }
-    )
+    tensors = {
+        field.name: value
+        for field in dataclasses.fields(batch)
+        if (value := getattr(batch, field.name)) is not None
+    }
+    parts = get_batch_on_this_cp_rank(tensors)
+    return Batch(**{name: part.contiguous() for name, part in parts.items()})
 
 
 def loss_func(loss_mask: torch.Tensor, output: torch.Tensor) -> LossResult:

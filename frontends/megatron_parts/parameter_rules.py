@@ -13,7 +13,12 @@ import torch
 
 from ttrace.frontends.megatron_parts.attention_rules import channels_dim, projected_dim
 from ttrace.frontends.megatron_parts.context import ShardingContext
-from ttrace.frontends.megatron_parts.rule_words import LAYER_PARENTS, NORMS, holds
+from ttrace.frontends.megatron_parts.rule_words import (
+    LATENT_EXPERTS,
+    LAYER_PARENTS,
+    NORMS,
+    holds,
+)
 from ttrace.frontends.megatron_parts.rules import Rule
 
 
@@ -70,6 +75,7 @@ PARAMETERS: tuple[Rule, ...] = (
     _sees_a_part(NORMS, "h", parent=LAYER_PARENTS),
     _sees_a_part("Router", "e h", slot="weight"),
     _sees_a_part("Router", "e", slot="bias"),
+    _sees_a_part("*", "o i", **LATENT_EXPERTS),
     _sees_a_part("SharedExpertMLP", "1 h", slot="gate_weight"),
     _sees_a_part("*RowParallelLinear", "o", slot="bias"),
     _sees_a_part("*ColumnParallelLinear", "i", slot="layer_norm_*"),

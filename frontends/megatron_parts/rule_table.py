@@ -3,7 +3,7 @@
 Letters: s sequence (t: of the keys), b batch, h hidden, n heads, d head dim, o and i
 output and input features of a linear, r features of a compressed tensor, f features
 inside an MLP, v vocabulary, e experts, x tokens (s and b flattened, s outermost), c
-channels. The lengths of s and h are checked against the run.
+channels, l another length. The lengths of s and h are checked against the run.
 
 Verified on megatron-core 0.16.1: every activation of tensor-, sequence-, pipeline- and
 context-parallel runs of the local classes, sharded by its rule, was compared with that
@@ -17,6 +17,7 @@ from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.parameter_rules import PARAMETERS
 from ttrace.frontends.megatron_parts.rule_words import (
     HIDDEN_STATES,
+    LATENT_EXPERTS,
     LAYER_PARENTS,
     NORMS,
     returns,
@@ -176,6 +177,8 @@ _MLP = (
     takes("Router", HIDDEN_STATES),
     takes("Router", "s[cp:zigzag,sp] b", slot="1|padding_mask"),
     returns("Router", "x[cp:zigzag,sp] e", slot="0|1"),
+    takes("*", "s[cp:zigzag,sp] b i", slot="0|input", **LATENT_EXPERTS),
+    returns("*", "s[cp:zigzag,sp] b o", **LATENT_EXPERTS),
     takes("BaseMoELayer", HIDDEN_STATES, slot="0|hidden_states"),
     returns("BaseMoELayer", HIDDEN_STATES),
 )
@@ -185,7 +188,8 @@ _MULTI_TOKEN_PREDICTION = (
     takes("MultiTokenPrediction*", HIDDEN_STATES, slot="hidden_states"),
     returns("MultiTokenPredictionLayer", HIDDEN_STATES),
     returns("MultiTokenPredictionLayer", _IDS, slot="1|2"),
-    returns("MultiTokenPredictionBlock", "s b h", when=_holds_whole_sequence),
+    # Longer than the sequence: all of them, one after the other.
+    returns("MultiTokenPredictionBlock", "l b h", when=_holds_whole_sequence),
     returns(
         "MultiTokenPredictionBlock",
         skipped="it holds the outputs of 'decoder' and of the layers of 'mtp', one "

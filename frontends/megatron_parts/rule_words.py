@@ -16,6 +16,14 @@ LAYER_PARENTS = (
 """What has norms between the tensor-parallel regions."""
 
 
+LATENT_EXPERTS = {
+    "parent": "BaseMoELayer",
+    "path": "*.fc1_latent_proj|*.fc2_latent_proj",
+}
+"""Linears around routed experts that work on fewer features; every rank has them
+whole."""
+
+
 def takes(module: str, dims: str | None = None, slot: str = "0", **more: Any) -> Rule:
     """A rule for an argument."""
     return Rule(module=module, direction=Direction.INPUT, slot=slot, dims=dims, **more)

@@ -1,7 +1,6 @@
 """Alignment: who meets whom, in which order, and why somebody stands alone."""
 
 import numpy as np
-import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.align import (
@@ -161,46 +160,3 @@ def test_unknown_recomputation_is_unmatched():
     assert entry_of(alignment, again) == Unmatched(
         id=parse_tensor_id(again), present=Side.CANDIDATE
     )
-
-
-class TestInputsWithoutGradient:
-    """Masks and positions that one run gives to a module, and the other does not."""
-
-    MODULE = "step0/mb0/attention"
-    BOTH = (
-        f"{MODULE}/input/0",
-        f"{MODULE}/output/0",
-        f"{MODULE}/grad_input/0",
-    )
-    MASK = f"{MODULE}/input/mask"
-
-    def traces(self, mask: np.ndarray, *more: str, both=BOTH):
-        plain = dict.fromkeys(both, ONE)
-        masked = {**plain, self.MASK: mask, **dict.fromkeys(more, ONE)}
-        return memory_trace(plain).info, memory_trace(masked).info
-
-    @pytest.mark.parametrize("dtype", [np.bool_, np.int64, np.float32])
-    @pytest.mark.parametrize("side", list(Side))
-    def test_they_are_skipped_with_the_reason(self, dtype, side):
-        without, having = self.traces(np.ones(2, dtype))
-        infos = (having, without) if side is Side.REFERENCE else (without, having)
-        entry = entry_of(align(*infos), self.MASK)
-        other = "candidate" if side is Side.REFERENCE else "reference"
-        assert entry == Skipped(
-            id=parse_tensor_id(self.MASK),
-            reason=f"{side} only: an input without gradient, such as a mask, that the "
-            f"{other} does not give this module",
-        )
-
-    def test_an_input_with_a_gradient_is_unmatched(self):
-        infos = self.traces(ONE, f"{self.MODULE}/grad_input/mask")
-        assert isinstance(entry_of(align(*infos), self.MASK), Unmatched)
-
-    def test_where_no_gradient_was_recorded_at_all_nobody_knows(self):
-        infos = self.traces(ONE, both=self.BOTH[:2])
-        assert isinstance(entry_of(align(*infos), self.MASK), Unmatched)
-
-    def test_of_a_module_that_the_other_run_lacks_they_are_unmatched(self):
-        other = "step0/mb0/other/output/0"
-        _, having = self.traces(np.ones(2, np.bool_))
-        assert isinstance(entry_of(align(info_of(other), having), self.MASK), Unmatched)

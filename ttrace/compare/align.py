@@ -123,6 +123,7 @@ class _Run:
         self.skipped_steps = skipped_steps(info)
         self._filter = CaptureFilter.from_json(dict(info.ranks[0].capture))
         self._calls: frozenset[TensorId] | None = None
+        self._kinds: frozenset[Kind] | None = None
 
     def order(self) -> list[TensorId]:
         """Recorded and skipped ids, in order of capture."""
@@ -166,12 +167,14 @@ class _Run:
         (shard, *_) = self.info.tensors[tensor_id].shards
         if dtype_named(shard.dtype).epsilon is None:
             return True
+        if self._kinds is None:
+            self._kinds = frozenset(id_.kind for id_ in self.info.tensors)
         gradient = replace(tensor_id, kind=Kind.GRAD_INPUT)
         return (
             self._filter.wants(gradient)
             and gradient not in self.info.tensors
             and gradient not in self.info.skipped
-            and any(id_.kind is Kind.GRAD_INPUT for id_ in self.info.tensors)
+            and Kind.GRAD_INPUT in self._kinds
         )
 
     def has_step(self, step: int) -> bool:

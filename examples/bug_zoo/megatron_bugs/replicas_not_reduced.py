@@ -34,4 +34,6 @@ def before_build(args):
     def reduce_nothing(*args, **kwargs):
         pass
 
-    finalize._allreduce_non_tensor_model_parallel_grads = reduce_nothing
+    setattr(  # noqa: B010
+        finalize, "_allreduce_non_tensor_model_parallel_grads", reduce_nothing
+    )
