@@ -34,7 +34,7 @@ def test_propose_then_compare(ttrace, tmp_path, folders):
     options = ("--map", path, "--backend", "numpy", "--json", report_path)
     answer = ttrace("compare", *folders, *options)
     assert answer.code == 0
-    assert f"lined up by {path}, 2 rules" in answer.out.replace("\n", "")
+    assert f"matched by {path}, 2 rules" in answer.out.replace("\n", "")
     report = Report.load(report_path)
     assert report.setup.map is not None and report.setup.map.path == str(path)
     assert report.counts.passed == report.counts.total == 4

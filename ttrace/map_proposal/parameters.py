@@ -199,6 +199,10 @@ def _neighbourhoods(pool: Sequence[Unit]) -> Iterable[list[Unit]]:
         for group in groups.values():
             if 2 <= len(group) <= _MAX_NEIGHBOURS:
                 yield group
+            elif len(group) > _MAX_NEIGHBOURS:
+                # A list of all parameters: what belongs together stands together.
+                for start in range(0, len(group) - MAX_PARTS, MAX_PARTS):
+                    yield group[start : start + 2 * MAX_PARTS]
 
 
 def _in_order(parts: Sequence[Unit], whole: Unit) -> tuple[Unit, ...]:
