@@ -36,6 +36,29 @@ LSTM = Model(
 """Of the whole matrix's module one output has the length of a gate's."""
 
 
+NUMBERED = Model(
+    layers=(
+        Layer(
+            kind="attention",
+            sizes=(2, 2),
+            heads=1,
+            fused=True,
+            transposed=False,
+            bias="",
+        ),
+        Layer(
+            kind="linear", sizes=(2, 2), heads=1, fused=False, transposed=False, bias=""
+        ),
+    ),
+    repeats=1,
+    stacked=False,
+    positional=True,
+    sequence_first=False,
+    seed=0,
+)
+"""Query, key and value are 0, 1 and 2 of a list, which looks like three layers."""
+
+
 def report_of(pair) -> Report:
     reference, candidate = memory_trace(pair.reference), memory_trace(pair.candidate)
     proposal = propose_map(reference, candidate, PATH)
@@ -52,6 +75,7 @@ def is_told_by_content(model: Model) -> bool:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(MODELS)
 @example(LSTM)
+@example(NUMBERED)
 def test_a_right_port_passes(model):
     report = report_of(make(model))
     wrong = [t.id for t in report.tensors if t.status == "failed"]

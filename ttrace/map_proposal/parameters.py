@@ -79,7 +79,8 @@ class ParameterMatcher:
         return [unit_of(content) for content in self.left[side] if content.is_distinct]
 
     def _families(self, side: Side) -> list[Unit]:
-        return families(content for content in self.left[side] if content.is_distinct)
+        distinct = (content for content in self.left[side] if content.is_distinct)
+        return families(distinct, self.all[side])
 
     def _match_alike(self) -> None:
         """Tensors of the same elements, one to one."""
