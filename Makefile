@@ -10,7 +10,7 @@ MEGATRON ?= 0.15.3
 OTHER := .venv-megatron-$(MEGATRON)
 
 .PHONY: help setup demo test test-core check format lint types bench matrix matrix-other \
-  observer zoo clean
+  observer zoo map-grades clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
@@ -24,6 +24,8 @@ help:
 	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
 	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
+	@echo "make map-grades  maps proposed from buggy ports of libraries (an hour);"
+	@echo "             penzai's pair needs: pip install penzai"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
@@ -59,6 +61,9 @@ lint: setup
 
 types: setup
 	$(BIN)/pyright
+
+map-grades: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.map_grading
 
 bench: setup
 	$(BIN)/python tests/benchmarks/bench_compare.py

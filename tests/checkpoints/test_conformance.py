@@ -8,8 +8,8 @@ from ttrace.checkpoints.checkpoint_trace import (
     Checkpoint,
     CheckpointTrace,
     Entry,
-    Part,
-    whole_part,
+    StoredBlock,
+    whole_block,
 )
 from ttrace.testing import TraceSourceSuite
 
@@ -22,17 +22,19 @@ class TestCheckpointTrace(TraceSourceSuite):
 
     def source(self) -> CheckpointTrace:
         halves = tuple(
-            Part(start=(r, 0), extent=(2, 6), read=lambda r=r: FULL[r : r + 2].copy())
+            StoredBlock(
+                start=(r, 0), extent=(2, 6), read=lambda r=r: FULL[r : r + 2].copy()
+            )
             for r in (0, 2)
         )
         paths = {"w": (4, 6), "b": (3,), "c": (3,)}
-        bias = (whole_part((3,), lambda: BIAS),)
+        bias = (whole_block((3,), lambda: BIAS),)
         entries = [
             Entry(
                 path=("params", "fc", name),
                 shape=shape,
                 dtype="float32",
-                parts=halves if name == "w" else bias,
+                blocks=halves if name == "w" else bias,
             )
             for name, shape in paths.items()
         ]

@@ -50,7 +50,7 @@ def test_a_whole_plan_has_read_indices_and_no_values(runs):
     assert set(runs[0].loaded) == set(runs[1].loaded) == {INDEX}
     for run in runs:
         run.loaded.clear()
-    (result,) = run_plan(whole, *runs, NumpyBackend())
+    (result,) = run_plan(whole, runs[0], runs[1], NumpyBackend())
     assert result.plan is whole.tensors[0]
     assert set(runs[0].loaded) == set(runs[1].loaded) == {ID}
     assert plan_rows(whole, *runs).tensors[0] is whole.tensors[0]
@@ -58,14 +58,15 @@ def test_a_whole_plan_has_read_indices_and_no_values(runs):
 
 def test_a_plan_that_is_not_whole_is_not_carried_out(runs):
     with pytest.raises(AssertionError, match="plan_rows"):
-        run_plan(planned(*runs), *runs, NumpyBackend())
+        run_plan(planned(*runs), runs[0], runs[1], NumpyBackend())
 
 
 def test_the_size_of_a_plan_is_what_its_pairs_compare(runs):
     sizes = []
     run_plan(
         plan_rows(planned(*runs), *runs),
-        *runs,
+        runs[0],
+        runs[1],
         NumpyBackend(),
         progress=lambda done, total: sizes.append((done, total)),
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ttrace.store.reader import Trace
+from ttrace.ir.trace_source import TraceSource
 
 WEIGHTS = {
     "layers.0.weight": np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4),
@@ -12,7 +12,7 @@ WEIGHTS = {
 """Of a model, by the names that torch gives them."""
 
 
-def held_arrays(trace: Trace) -> dict[str, np.ndarray]:
+def held_arrays(trace: TraceSource) -> dict[str, np.ndarray]:
     """Every tensor put together from its parts, by text of its id."""
     arrays = {}
     for record in trace.info.tensors.values():
@@ -30,7 +30,9 @@ def held_arrays(trace: Trace) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_weights(trace: Trace, expected: dict[str, np.ndarray] = WEIGHTS) -> None:
+def check_weights(
+    trace: TraceSource, expected: dict[str, np.ndarray] = WEIGHTS
+) -> None:
     """The parameters are these, bit for bit, and nothing else is held."""
     held = held_arrays(trace)
     names = {key: key.rpartition(".") for key in expected}

@@ -78,7 +78,7 @@ class Layer(eqx.Module):
 
 class Vit(eqx.Module):
     patches: eqx.nn.Conv2d
-    cls: jax.Array
+    class_token: jax.Array
     positions: jax.Array
     layers: list[Layer]
     norm: eqx.nn.LayerNorm
@@ -90,7 +90,7 @@ class Vit(eqx.Module):
         if self.bug == "patch_order":
             x = x.transpose(0, 2, 1)
         x = x.reshape(D, -1).T
-        x = jnp.concatenate([self.cls, x]) + self.positions
+        x = jnp.concatenate([self.class_token, x]) + self.positions
         for layer in self.layers:
             x = layer(x)
         x = jax.vmap(self.norm)(x)
@@ -166,7 +166,7 @@ def port(weights: Weights, bug: str) -> Port:
             conv,
             (jnp.array(kernel), jnp.array(bias).reshape(-1, 1, 1)),
         ),
-        cls=jnp.array(weights["vit.embeddings.cls_token"][0]),
+        class_token=jnp.array(weights["vit.embeddings.cls_token"][0]),
         positions=jnp.array(weights["vit.embeddings.position_embeddings"][0]),
         layers=layers,
         norm=_norm(weights, "vit.layernorm", 1e-12),

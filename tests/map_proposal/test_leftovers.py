@@ -54,10 +54,10 @@ def test_logits_of_a_head_that_is_no_module_of_the_port():
     assert names(found(reference, candidate)) == [("head", "@root", True)]
 
 
-def test_of_several_that_hold_the_same_the_last_and_unverified():
+def test_of_several_that_hold_the_same_the_first_and_unverified():
     reference = {"a/output/0": LOGITS, "b/output/0": LOGITS}
     pairs = names(found(reference, {"x/output/0": LOGITS}))
-    assert pairs == [("b", "x", False)]
+    assert pairs == [("a", "x", False)]
     pairs = names(found(reference, {"x/output/0": LOGITS, "y/output/0": LOGITS}))
     assert pairs == [("a", "x", False), ("b", "y", False)]
 

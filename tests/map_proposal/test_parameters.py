@@ -83,3 +83,12 @@ def test_families_count_from_0(numbers, count):
 def test_likeness():
     assert likeness("a.b.weight", "a.b.weight") == 1
     assert likeness("h.0.query", "b.0.query") > likeness("h.0.query", "b.0.out")
+
+
+def test_a_pattern_that_matches_others_makes_no_family():
+    """Positions in a list of all parameters are no layers."""
+    reference = {f"step0/{n}/param/w": np.ones(2, np.float32) for n in range(2)}
+    two = contents(reference)
+    assert len(families(two)) == 1
+    more = contents(reference | {"step0/2/param/w": np.ones((3, 2), np.float32)})
+    assert families(more) == [] and families(two, more) == []

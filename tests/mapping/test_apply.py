@@ -330,6 +330,8 @@ def test_ignored_tensors_are_skipped_with_the_reason():
     report = compare(text, reference, candidate)
     assert report.verdict is Outcome.PASS
     assert report.counts.passed == 1 and report.counts.skipped == 2
+    assert report.setup.map is not None
+    assert report.setup.map.num_left_out_reference == 0  # they are no activations
     reason = "ignored by the map: not in both"
     assert {reason in key for key in report.counts.skipped_reasons} == {True}
     # What a rule renames is skipped under the name of the reference.

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.factories.traces import MemoryTrace, Tensor, memory_trace
+from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.map_file import parse_map
-from ttrace.store.reader import Trace
 from ttrace.testing import TraceSourceSuite
 
 FULL = np.arange(48, dtype=np.float32).reshape(8, 6)
@@ -48,7 +48,7 @@ class TestMappedTrace(TraceSourceSuite):
         }
     )
 
-    def source(self) -> Trace:
+    def source(self) -> TraceSource:
         return map_traces(parse_map(TEXT, Path("m.toml")), self.reference, self.trace)[
             1
         ]

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ttrace.ir.capture_filter import OPT_IN_KINDS
 from ttrace.ir.dims import parse_dims
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT
 from ttrace.ir.layout import Mesh
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
@@ -40,7 +40,7 @@ class NumpyFrontend(FrontendSuite):
     fault: ClassVar[str] = ""
     not_recorded = {
         kind: "this training calculates none"
-        for kind in set(Kind) - OPT_IN_KINDS - RECORDED - {Kind.LEARNING_RATE}
+        for kind in RECORDED_BY_DEFAULT - RECORDED - {Kind.LEARNING_RATE}
     }
     _runs: ClassVar[int] = 0
 

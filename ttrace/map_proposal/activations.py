@@ -10,6 +10,7 @@ from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements
+from ttrace.map_proposal.calls import by_calls
 from ttrace.map_proposal.closeness import (
     close_transform,
     fits_shapes,
@@ -90,7 +91,7 @@ class ActivationMatcher:
         pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
         self.pairings += pair_joined_outputs(groups, self._sides, self._underived)
         unverified = []
-        for own, other in pairs:
+        for own, other in by_calls(pairs, self._agreements):
             for kind in WITH_GRADIENTS:
                 with self._underived.guarded(f"{own.module}/{kind}"):
                     unverified += self._pair_slots(own, other, kind)
@@ -114,6 +115,12 @@ class ActivationMatcher:
         """Pairs two activations of the same place whose values differ."""
         if self._explain(own, other, kind, of_reference, of_candidate):
             return
+        dtypes = {
+            self._sides[side].is_float(tensor_id)
+            for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
+        }
+        if len(dtypes) > 1:
+            return  # tokens are not what a module inside of the model is given
         transform = self._usual_transform(of_reference, of_candidate)
         if transform is not None:
             self._add(

@@ -16,6 +16,7 @@ import numpy as np
 
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
+from ttrace.map_proposal.contents import digest_of
 from ttrace.map_proposal.layer_numbers import Shift, likely_shifts, segments
 from ttrace.map_proposal.recorded_activations import Activations, Instance
 
@@ -65,8 +66,15 @@ def pair_diverged(
         anchors: Outputs that agree in value.
     """
     places = {side: sides[side].order() for side in Side}
-    own = _behind(left[Side.REFERENCE], anchors, places[Side.REFERENCE])
-    other = list(left[Side.CANDIDATE])
+    agreeing = {
+        Side.REFERENCE: [anchor.reference for anchor in anchors],
+        Side.CANDIDATE: [anchor.candidate for anchor in anchors],
+    }
+    other_contents = {
+        side: _others(sides[side], left[side], agreeing[side]) for side in Side
+    }
+    own = _behind(other_contents[Side.REFERENCE], anchors, places[Side.REFERENCE])
+    other = other_contents[Side.CANDIDATE]
     while len(own) * len(other) > _MAX_PAIRS:
         longer = own if len(own) > len(other) else other
         del longer[len(longer) // 2 :]
@@ -75,6 +83,23 @@ def pair_diverged(
     scores = _scores(sides, own, other, anchors)
     _forbid_earlier(scores, own, other, anchors, places)
     return [(own[a], other[b]) for a, b in best_alignment(scores)]
+
+
+def _others(
+    activations: Activations, outputs: Sequence[Output], agreeing: Sequence[TensorId]
+) -> list[Output]:
+    """The outputs that do not hold what one holds that agrees, such as a dropout's."""
+    known = {
+        digest_of(array)
+        for tensor_id in agreeing
+        if (array := activations.array(tensor_id)) is not None
+    }
+    return [
+        output
+        for output in outputs
+        if (array := activations.array(output[1])) is not None
+        and digest_of(array) not in known
+    ]
 
 
 def _behind(

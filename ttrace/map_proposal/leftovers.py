@@ -1,7 +1,6 @@
 """Outputs whose modules have no counterpart, found by what they hold."""
 
 import bisect
-from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,21 +63,41 @@ def match_leftovers(
             for own in by_norm.near(array, tolerance)
             if are_same(own[1], output[1])
         ]
-    num_own = Counter(own for own, _ in found)
-    num_other = Counter(other for _, other in found)
+    orders = {side: sides[side].order() for side in Side}
     pairs: list[Found] = []
-    # From the end: of several that hold the same, a module around others gives it last,
-    # and what a norm gives before its scale of ones comes first.
-    orders = [sides[side].order() for side in Side]
-    for own, other in sorted(
-        found,
-        key=lambda pair: (orders[0][pair[0][1]], orders[1][pair[1][1]]),
-        reverse=True,
-    ):
-        if all(pair.reference != own and pair.candidate != other for pair in pairs):
-            is_only = num_own[own] == num_other[other] == 1
-            pairs.append(Found(reference=own, candidate=other, is_only=is_only))
-    return pairs[::-1]
+    for own, other in _components(found):
+        own.sort(key=lambda output: orders[Side.REFERENCE][output[1]])
+        other.sort(key=lambda output: orders[Side.CANDIDATE][output[1]])
+        # What a norm gives before its scale of ones is the earlier of two, what a
+        # dropout passes on the later.
+        num_pairs = min(len(own), len(other))
+        pairs += [
+            Found(reference=a, candidate=b, is_only=len(own) == len(other) == 1)
+            for a, b in zip(own[:num_pairs], other[-num_pairs:], strict=True)
+            if (a, b) in found
+        ]
+    return pairs
+
+
+def _components(
+    found: Sequence[tuple[Output, Output]],
+) -> list[tuple[list[Output], list[Output]]]:
+    """Outputs that hold the same, of both runs."""
+    components: list[tuple[list[Output], list[Output]]] = []
+    of_own: dict[Output, int] = {}
+    of_other: dict[Output, int] = {}
+    for own, other in found:
+        number = of_own.get(own, of_other.get(other))
+        if number is None:
+            number = len(components)
+            components.append(([], []))
+        if own not in of_own:
+            of_own[own] = number
+            components[number][0].append(own)
+        if other not in of_other:
+            of_other[other] = number
+            components[number][1].append(other)
+    return components
 
 
 def leftovers(

@@ -79,7 +79,8 @@ class ParameterMatcher:
         return [unit_of(content) for content in self.left[side] if content.is_distinct]
 
     def _families(self, side: Side) -> list[Unit]:
-        return families(content for content in self.left[side] if content.is_distinct)
+        distinct = (content for content in self.left[side] if content.is_distinct)
+        return families(distinct, self.all[side])
 
     def _match_alike(self) -> None:
         """Tensors of the same elements, one to one."""
@@ -199,6 +200,10 @@ def _neighbourhoods(pool: Sequence[Unit]) -> Iterable[list[Unit]]:
         for group in groups.values():
             if 2 <= len(group) <= _MAX_NEIGHBOURS:
                 yield group
+            elif len(group) > _MAX_NEIGHBOURS:
+                # A list of all parameters: what belongs together stands together.
+                for start in range(0, len(group) - MAX_PARTS, MAX_PARTS):
+                    yield group[start : start + 2 * MAX_PARTS]
 
 
 def _in_order(parts: Sequence[Unit], whole: Unit) -> tuple[Unit, ...]:

@@ -98,6 +98,21 @@ class Activations:
                     return float(array.reshape(()))
         return None
 
+    def calls(self, instance: Instance) -> list[Instance]:
+        """An instance call by call; itself where it is one call, or called once."""
+        numbers = sorted(self._calls.get(instance.module, ()))
+        if instance.call is not None or len(numbers) < 2:
+            return [instance]
+        return [replace(instance, call=call) for call in numbers]
+
+    def shapes(self, instance: Instance) -> list[tuple[object, ...]]:
+        """Slots and shapes of what an instance took and gave, in a fixed order."""
+        return [
+            (kind, slot, self.shape(tensor_id))
+            for kind in WITH_GRADIENTS
+            for slot, tensor_id in self.slots(instance, kind).items()
+        ]
+
     def slots(self, instance: Instance, kind: Kind) -> dict[str | None, TensorId]:
         """What an instance took or gave, by slot."""
         return self._slots.get((instance.module, kind, instance.call or 0), {})
@@ -117,6 +132,11 @@ class Activations:
     def shape(self, tensor_id: TensorId) -> tuple[int, ...]:
         """The logical shape."""
         return self._trace.info.tensors[tensor_id].global_shape
+
+    def is_float(self, tensor_id: TensorId) -> bool:
+        """Whether it holds no integers."""
+        dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
+        return dtype_named(dtype).epsilon is not None
 
     def tolerance(self, tensor_id: TensorId) -> float:
         """The relative difference up to which it is taken for the same."""

@@ -1,7 +1,8 @@
 """What a proposal lines up: tensors, and families of them that differ in a number."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,15 +76,27 @@ def unit_of(content: Content) -> Unit:
     return Unit(module=content.id.module, slot=content.id.slot, contents=(content,))
 
 
-def families(contents: Iterable[Content]) -> list[Unit]:
-    """All families: tensors whose modules differ in one number, which counts from 0."""
+def families(
+    contents: Iterable[Content], among: Iterable[Content] | None = None
+) -> list[Unit]:
+    """All families: tensors whose modules differ in one number, which counts from 0.
+
+    Args:
+        contents: The tensors.
+        among: All tensors of the run, by default these. A family's pattern must match
+            no other one: numbers may be positions in a list of all parameters.
+    """
+    contents = list(contents)
     found: dict[tuple[str, str | None, tuple[int, ...]], dict[int, Content]] = {}
     for content in contents:
-        for match in _SEGMENT.finditer(content.id.module):
-            text = content.id.module
-            module = f"{text[: match.start()]}{{{STACK}}}{text[match.end() :]}"
+        for module, number in _numbered(content):
             key = (module, content.id.slot, content.shape)
-            found.setdefault(key, {})[int(match[0])] = content
+            found.setdefault(key, {})[number] = content
+    num_matched = Counter(
+        (module, content.id.slot)
+        for content in (contents if among is None else among)
+        for module, _ in _numbered(content)
+    )
     return [
         Unit(
             module=module,
@@ -91,8 +104,18 @@ def families(contents: Iterable[Content]) -> list[Unit]:
             contents=tuple(members[index] for index in range(len(members))),
         )
         for (module, slot, _), members in found.items()
-        if len(members) > 1 and set(members) == set(range(len(members)))
+        if len(members) > 1
+        and set(members) == set(range(len(members)))
+        and num_matched[module, slot] == len(members)
     ]
+
+
+def _numbered(content: Content) -> Iterator[tuple[str, int]]:
+    """The patterns of families that a tensor may belong to, and its number in each."""
+    text = content.id.module
+    for match in _SEGMENT.finditer(text):
+        module = f"{text[: match.start()]}{{{STACK}}}{text[match.end() :]}"
+        yield module, int(match[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

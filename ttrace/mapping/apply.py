@@ -12,6 +12,7 @@ from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
 from ttrace.mapping.groups import Group, Part, StateNames, find_groups
+from ttrace.mapping.left_out import LEFT_OUT
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
 from ttrace.mapping.one_sided import one_sided_reasons
 from ttrace.mapping.rearrange import GridTensor
@@ -186,7 +187,7 @@ class _Mapping:
                     got=f"none of {len(info.tensors)} tensors",
                     remedy="correct the pattern, or take the entry out",
                 )
-            reason = f"ignored by the map: {rule.reason}"
+            reason = f"{LEFT_OUT}: {rule.reason}"
             ignored |= {id_: reason for id_ in ids if id_ not in ignored}
         return ignored
 

@@ -67,8 +67,11 @@ def place_on_grid(
         other_dims = any(len(shape) != num_dims for shape in reference.values())
         if other_dims or sizes.open():
             raise _contradiction(rule, contradiction) from contradiction
-    for side, name in sizes.open():
-        incomplete = len(rule.patterns(side)) > len({p.member for p in shapes[side]})
+    incomplete = any(
+        len(rule.patterns(side)) > len({part.member for part in shapes[side]})
+        for side in Side
+    )
+    for _, name in sizes.open():
         if incomplete or not reference:
             return None
         raise MapError(

@@ -14,6 +14,7 @@ from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
+from ttrace.mapping.left_out import num_activations_left_out
 from ttrace.mapping.rules import MapFile
 from ttrace.report.model import (
     Counts,
@@ -153,15 +154,19 @@ def _setup(
             for verdict in verdicts
             if verdict.setup and verdict.status is Status.FAILED
         ),
-        map=None if map_file is None else _map_setup(map_file),
+        map=None if map_file is None else _map_setup(map_file, reference, candidate),
     )
 
 
-def _map_setup(map_file: MapFile) -> MapSetup:
+def _map_setup(
+    map_file: MapFile, reference: TraceSource, candidate: TraceSource
+) -> MapSetup:
     return MapSetup(
         path=str(map_file.path),
         num_rules=len(map_file.rules),
         num_unverified=map_file.num_unverified,
+        num_left_out_reference=num_activations_left_out(reference.info),
+        num_left_out_candidate=num_activations_left_out(candidate.info),
     )
 
 

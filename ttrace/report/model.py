@@ -154,11 +154,15 @@ class MapSetup:
         path: Its file.
         num_rules: Rules of it.
         num_unverified: Rules that are marked as unverified.
+        num_left_out_reference: Inputs and outputs of the reference that it ignores.
+        num_left_out_candidate: The same of the candidate.
     """
 
     path: str
     num_rules: int
     num_unverified: int
+    num_left_out_reference: int = 0
+    num_left_out_candidate: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,11 +161,14 @@ def _differences(report: Report) -> Iterable[RenderableType]:
 def _map_line(map_setup: MapSetup) -> Text:
     plural = "" if map_setup.num_rules == 1 else "s"
     line = f"matched by {map_setup.path}, {map_setup.num_rules} rule{plural}"
-    if not map_setup.num_unverified:
-        return Text(line, style="dim")
-    return Text(
-        f"{line}, {map_setup.num_unverified} of them unverified", style="yellow"
-    )
+    if map_setup.num_unverified:
+        line += f", {map_setup.num_unverified} of them unverified"
+    if map_setup.num_left_out_reference or map_setup.num_left_out_candidate:
+        line += (
+            f"; it leaves out {map_setup.num_left_out_reference} inputs and outputs of "
+            f"the reference, {map_setup.num_left_out_candidate} of the candidate"
+        )
+    return Text(line, style="yellow" if map_setup.num_unverified else "dim")
 
 
 def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:

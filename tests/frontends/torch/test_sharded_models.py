@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.factories.assembled import assemble, errors, relative_error
 
 from tests.paths import ROOT
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.ir.tensor_id import Kind, parse_tensor_id
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
+from ttrace.testing.assembled import assemble, errors, relative_error
 
 pytest.importorskip("torch")
 
