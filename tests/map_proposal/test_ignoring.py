@@ -132,8 +132,8 @@ def test_of_several_outputs_the_gradient_must_agree():
     pair = Pair()
     pair.add("wte/param/weight", "embed/param/embedding", pair.values(7, 8))
     output, gradient = pair.values(5, 2, 7), pair.values(5, 2, 7)
-    pair.reference["step0/mb0/b/output/0"] = output
     pair.add("mb0/a/output/0", "mb0/@root/output/0", output)
+    pair.reference["step0/mb0/b/output/0"] = output
     pair.add("mb0/a/grad_output/0", "mb0/@root/grad_output/0", gradient, 2 * gradient)
     proposal, report = propose(pair.reference, pair.candidate)
     rule = rule_of(proposal, "a/{kind}/0")

@@ -19,6 +19,7 @@ from ttrace.map_proposal.closeness import (
 from ttrace.map_proposal.differences import known_difference
 from ttrace.map_proposal.diverged import Anchor, losses_agree, pair_diverged
 from ttrace.map_proposal.joined import pair_joined_outputs
+from ttrace.map_proposal.layer_numbers import segments
 from ttrace.map_proposal.leftovers import leftovers, match_leftovers
 from ttrace.map_proposal.modules import links_of, pair_modules
 from ttrace.map_proposal.recorded_activations import (
@@ -134,8 +135,21 @@ class ActivationMatcher:
             )
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
-        instance = Instance(module=module.replace("{i}", "0"))
-        slots = self._sides[side].slots(instance, Kind.OUTPUT)
+        path = module.replace("{i}", "0")
+        slots = self._sides[side].slots(Instance(module=path), Kind.OUTPUT)
+        if not slots:
+            # A scope is called as what it reads: layer_0.norm for layers.0.norm.
+            parts = segments(path)
+            numbers = [part for part in parts if part.isdecimal()]
+            for instance in self._sides[side].instances():
+                own = segments(instance.module)
+                if (
+                    len(own) > 1
+                    and own[-1] == parts[-1]
+                    and numbers == [part for part in own if part.isdecimal()]
+                ):
+                    slots = self._sides[side].slots(instance, Kind.OUTPUT)
+                    break
         return next(iter(slots.values()), None)
 
     def _place(self, instance: Instance) -> int:

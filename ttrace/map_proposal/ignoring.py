@@ -288,7 +288,7 @@ def _patterns(tensor_id: TensorId, *, has_calls: bool) -> Iterable[str]:
         outer, dot, _ = tensor_id.slot.partition(".")
         if dot:
             yield f"*/{tensor_id.kind}/{outer}.*"
-        yield f"*/{tensor_id.kind}/{tensor_id.slot}"
+            yield f"*/{tensor_id.kind}/{tensor_id.slot}"
     name = name_of(tensor_id)
     module, _, rest = name.partition("/")
     numberless = _NUMBER.sub("*", module)

@@ -60,6 +60,13 @@ def match_by_structure(
         _match_modules(matcher, outputs_agree, order)
         # Behind the place where runs part no outputs agree: places have to do.
         _match_modules(matcher, lambda own, other: None, order, only_verified=True)
+        # In plain pytrees one place may hold the parameters of several modules.
+        _match_modules(
+            matcher, outputs_agree, order, only_verified=True, apart=Side.CANDIDATE
+        )
+        _match_modules(
+            matcher, outputs_agree, order, only_verified=True, apart=Side.REFERENCE
+        )
 
 
 def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
@@ -177,12 +184,13 @@ def _match_modules(
     order: ParameterOrder,
     *,
     only_verified: bool = False,
+    apart: Side | None = None,
 ) -> None:
     """Modules none of whose parameters was found, such as norms."""
     known = [*generalize(matcher.pairings), *matcher.pairings]
     while True:
         best = None
-        modules = {side: _modules(matcher, side) for side in Side}
+        modules = {side: _modules(matcher, side, side is apart) for side in Side}
         for own, of_reference in modules[Side.REFERENCE].items():
             for other, of_candidate in modules[Side.CANDIDATE].items():
                 slots = _same_slots(of_reference, of_candidate)
@@ -209,10 +217,14 @@ def _match_modules(
             matcher.take((of_reference, of_candidate))
 
 
-def _modules(matcher: ParameterMatcher, side: Side) -> dict[str, list[Unit]]:
+def _modules(
+    matcher: ParameterMatcher, side: Side, apart: bool = False
+) -> dict[str, list[Unit]]:
+    """What is left by module, or each parameter as if it were a module."""
     modules: dict[str, list[Unit]] = {}
     for unit in _left_units(matcher, side):
-        modules.setdefault(unit.module, []).append(unit)
+        name = f"{unit.module}.{unit.slot}" if apart else unit.module
+        modules.setdefault(name, []).append(unit)
     return modules
 
 
