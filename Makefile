@@ -25,7 +25,7 @@ help:
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
 	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
 	@echo "make map-grades  maps proposed from buggy ports of libraries (an hour);"
-	@echo "             penzai's pair needs: pip install penzai"
+	@echo "             penzai's pair needs: pip install penzai ordered-set"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 

@@ -18,7 +18,7 @@ def model() -> torch.nn.Module:
         vocab_size=VOCAB, hidden_size=D, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, intermediate_size=MLP, max_position_embeddings=16,
         hidden_dropout_prob=0, attention_probs_dropout_prob=0,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     return BertForMaskedLM(config)
 

@@ -1,5 +1,7 @@
 """GPT-2 of transformers against a port in flax linen with heads of their own."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ D, HEADS, LAYERS, VOCAB = 24, 3, 2, 37
 def model() -> torch.nn.Module:
     config = GPT2Config(
         vocab_size=VOCAB, n_positions=16, n_embd=D, n_layer=LAYERS, n_head=HEADS,
-        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, attn_implementation="eager",
+        resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     return GPT2LMHeadModel(config)
 
@@ -93,7 +96,7 @@ def convert(weights: Weights, bug: str) -> dict:
     def dense(name):
         return {"kernel": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
 
-    tree = {
+    tree: dict[str, Any] = {
         "tokens": {"embedding": weights["transformer.wte.weight"]},
         "positions": {"embedding": weights["transformer.wpe.weight"]},
         "norm": norm("transformer.ln_f"),
@@ -127,7 +130,7 @@ def port(weights: Weights, bug: str) -> Port:
     module = Gpt2(bug)
 
     def loss(params, batch):
-        logits = module.apply({"params": params}, batch[0])
+        logits: Any = module.apply({"params": params}, batch[0])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
         return losses.mean()
 

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-from penzai import pz
-from penzai.models.transformer.variants import llamalike_common
+from penzai import pz  # pyright: ignore[reportMissingImports]
+from penzai.models.transformer.variants import (  # pyright: ignore[reportMissingImports]
+    llamalike_common,
+)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.map_grading.pair import LibraryPair, Port, Weights, mistakes
@@ -28,7 +30,7 @@ def model() -> torch.nn.Module:
             num_key_value_heads=GROUPS,
             max_position_embeddings=32,
             rms_norm_eps=1e-6,
-            attn_implementation="eager",
+            attn_implementation="eager",  # pyright: ignore[reportCallIssue]
             bos_token_id=0,
             eos_token_id=1,
         )  # fmt: skip

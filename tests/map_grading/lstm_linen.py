@@ -1,5 +1,7 @@
 """An LSTM of torch against flax's: one matrix of four gates, and a kernel for each."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +104,7 @@ def port(weights: Weights, bug: str) -> Port:
     module = Net(bug)
 
     def loss(params, batch):
-        logits = module.apply({"params": params}, batch[0])
+        logits: Any = module.apply({"params": params}, batch[0])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
         return losses.mean() * (2 if bug == "loss_scale" else 1)
 

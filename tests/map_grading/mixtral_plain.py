@@ -25,10 +25,10 @@ def model() -> torch.nn.Module:
             num_experts_per_tok=2,
             max_position_embeddings=32,
             sliding_window=None,
-            attn_implementation="eager",
+            attn_implementation="eager",  # pyright: ignore[reportCallIssue]
             bos_token_id=0,
             eos_token_id=1,
-            experts_implementation="eager",
+            experts_implementation="eager",  # pyright: ignore[reportCallIssue]
         )  # fmt: skip
     )
 

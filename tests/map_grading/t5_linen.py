@@ -1,5 +1,7 @@
 """The encoder of T5 of transformers against linen; relative positions in layer 0."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -153,7 +155,7 @@ def port(weights: Weights, bug: str) -> Port:
     module = Encoder(bug)
 
     def loss(params, batch):
-        logits = module.apply({"params": params}, batch[0])
+        logits: Any = module.apply({"params": params}, batch[0])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
     return Port(params=tree, loss=loss)

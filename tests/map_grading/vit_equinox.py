@@ -16,9 +16,10 @@ D, HEADS, LAYERS, MLP, CLASSES, PATCH, SIDE = 24, 3, 2, 40, 7, 4, 12
 def model() -> torch.nn.Module:
     config = ViTConfig(
         hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=MLP, image_size=SIDE, patch_size=PATCH, num_labels=CLASSES,
+        intermediate_size=MLP, image_size=SIDE, patch_size=PATCH,
+        num_labels=CLASSES,  # pyright: ignore[reportCallIssue]
         hidden_dropout_prob=0, attention_probs_dropout_prob=0,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     made = ViTForImageClassification(config)
     for name, parameter in made.named_parameters():  # as after some training
