@@ -178,20 +178,20 @@ def test_gradients_of_dtensors_are_added_up_and_recorded_as_what_a_rank_holds():
 
 
 class Doubled(torch.Tensor):
-    """A plug-in's tensor: half of what it stands for lies in ``half``."""
+    """A plug-in's tensor: half of what it stands for lies in ``stored``."""
 
-    half: torch.Tensor
+    stored: torch.Tensor
 
     @staticmethod
-    def __new__(cls, half: torch.Tensor):
+    def __new__(cls, stored: torch.Tensor):
         tensor = torch.Tensor._make_wrapper_subclass(  # pyright: ignore
-            cls, (2 * half.shape[0],), dtype=half.dtype
+            cls, (2 * stored.shape[0],), dtype=stored.dtype
         )
-        tensor.half = half
+        tensor.stored = stored
         return tensor
 
     def __tensor_flatten__(self):
-        return ["half"], None
+        return ["stored"], None
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -204,8 +204,8 @@ def registered(monkeypatch) -> None:
     register_tensor_type(
         Doubled,
         TensorType(
-            values=lambda tensor: tensor.half,
-            layout=lambda tensor: (whole(tuple(tensor.half.shape), "own"), MESH),
+            values=lambda tensor: tensor.stored,
+            layout=lambda tensor: (whole(tuple(tensor.stored.shape), "own"), MESH),
             like=lambda tensor, values: Doubled(values),
         ),
     )
