@@ -138,6 +138,11 @@ class CallCounter:
         """Global index of the micro-batch whose backward runs or ran last."""
         return self._backward.index
 
+    @property
+    def has_run(self) -> bool:
+        """Whether a root module has run forward in the running step."""
+        return bool(self._roots)
+
     def begin_microbatch(self, root: Hashable) -> None:
         """A root module is about to run forward, not nested in itself.
 

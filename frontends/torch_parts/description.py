@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
 from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer
 from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor as LocalTensor
@@ -94,6 +95,25 @@ class ModelDescription(Protocol):
             kind: Which of these it is.
             tensor: The tensor of that kind. Where it is a flat range of the rank's
                 array, the layout is that of the whole array.
+        """
+        ...
+
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        """What this rank holds of a buffer of a module.
+
+        Args:
+            path: Canonical path of the module.
+            module: The module itself.
+            kind: ``buffer`` or ``updated_buffer``.
+            slot: Name of the buffer in the module.
+            tensor: Its value.
         """
         ...
 
@@ -184,6 +204,32 @@ class PlainDescription:
         self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
     ) -> Answer:
         return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
+
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        return local_tensor(
+            tensor, lambda shape: self.buffer_layout(path, module, kind, slot, shape)
+        )
+
+    def buffer_layout(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        local_shape: tuple[int, ...],
+    ) -> PlainAnswer:
+        """Layout of a plain buffer."""
+        if kind is Kind.UPDATED_BUFFER and self._mesh.sizes.get("dp", 1) > 1:
+            if is_unsynchronized(module):
+                return NoLayout(reason=UNSYNCHRONIZED)
+        return whole(local_shape, self._mesh.name)
 
     def activation_layout(
         self,

@@ -101,6 +101,11 @@ class CaptureSession:
         """The running step, counted from 0 at ``start``."""
         return self._capture.step
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether what happens now is neither recorded nor counted."""
+        return self._capture.is_paused
+
     def wants(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded in the running step."""
         return self.records.wants(kind)
@@ -141,6 +146,7 @@ class CaptureSession:
         """Ends a training step and begins the next one."""
         if self._hooks is not None:
             self._end_step()
+            self.records.buffers(Kind.UPDATED_BUFFER)
             self._capture.calls.next_step()
             self._begin_step()
 
@@ -151,6 +157,8 @@ class CaptureSession:
         several ranks and a filter may be the reason.
         """
         self._end_step()
+        if self._capture.calls.has_run:  # a step that no trace.step() has ended
+            self.records.buffers(Kind.UPDATED_BUFFER)
         self._end()
         if self._rank is not None:
             self._rank.close(nothing_recorded=_NOTHING_RECORDED)
@@ -184,6 +192,7 @@ class CaptureSession:
         if is_recorded and not self._has_params:
             self._has_params = True
             self.records.parameters(Kind.PARAM, lambda named: named.parameter)
+            self.records.buffers(Kind.BUFFER)
 
     def _flush_gradients(self) -> None:
         if self._hooks is not None:

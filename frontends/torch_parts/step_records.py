@@ -8,6 +8,7 @@ import torch
 
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.layout import ShardLayout, whole
@@ -138,6 +139,26 @@ class StepRecords:
             for named in self._description.parameters():
                 self._record_parameter(kind, named, named.slot, _asked(getter, named))
 
+    def buffers(self, kind: Kind) -> None:
+        """Records every buffer of every module as it is now, persistent or not.
+
+        Args:
+            kind: ``buffer`` or ``updated_buffer``.
+        """
+        recorder = self._capture.recorder_for(kind)
+        if recorder is None:
+            return
+        for path, module in self._description.modules():
+            for slot, tensor in _buffers_of(module) or []:
+                id_ = TensorId(
+                    step=self._capture.step,
+                    module=clean_name(path),
+                    kind=kind,
+                    slot=clean_name(slot),
+                )
+                if self._capture.filter.wants(id_):
+                    recorder.buffer(id_, module, tensor)
+
     def parameter_writer(self, kind: Kind) -> ParameterWriter | None:
         """Records tensors of the step that runs now, also after it has ended.
 
@@ -227,6 +248,15 @@ class StepRecords:
     def _scalar_layout(self) -> ShardLayout:
         meshes = self._description.meshes()
         return whole((), meshes[0].name if meshes else "")
+
+
+@guarded("find the buffers of a module")
+def _buffers_of(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (name, buffer)
+        for name, buffer in module._buffers.items()
+        if isinstance(buffer, torch.Tensor)
+    ]
 
 
 def _asked(
