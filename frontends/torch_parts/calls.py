@@ -205,6 +205,10 @@ class CallCounter:
         claimed.add(key)
         return is_first
 
+    def microbatches(self) -> list[int]:
+        """Global indices of the step's micro-batches so far; the first one always."""
+        return list(self._batches)
+
     def differentiated_microbatches(self) -> list[int]:
         """Global indices of the step's micro-batches that made a gradient graph."""
         return [index for index, batch in self._batches.items() if batch.differentiated]

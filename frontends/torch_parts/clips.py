@@ -168,6 +168,7 @@ def _norm_of(
     return result if is_norm else None
 
 
+@guarded("watch a function that clips gradients")
 def _replaced(place: _Place, watch: _Watch) -> Callable[[], None] | None:
     """Puts an observed function in the place; what puts the old one back."""
     original = getattr(place.owner, place.name, None)

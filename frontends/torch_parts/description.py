@@ -171,14 +171,15 @@ class PlainDescription:
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in self._model.named_modules():
-            yield path or ROOT_MODULE, module
+            if path.rpartition(".")[2] != "_orig_mod":  # its wrapper stands for it
+                yield path.replace("_orig_mod.", "") or ROOT_MODULE, module
 
     def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
         return 0
 
     def parameters(self) -> Iterator[NamedParameter]:
         for name, parameter in self._model.named_parameters():
-            module, _, slot = name.rpartition(".")
+            module, _, slot = name.replace("_orig_mod.", "").rpartition(".")
             yield NamedParameter(
                 module=module or ROOT_MODULE, slot=slot, parameter=parameter
             )

@@ -59,13 +59,5 @@ def warn_of_fault(doing: str, error: Exception) -> None:
         logging.warning(
             "ttrace: %s. Training goes on; what this concerns is not recorded. "
             "Further faults of this kind are not reported.",
-            safe_reason(error, doing),
+            reason_of(error, doing),
         )
-
-
-def safe_reason(error: Exception, doing: str) -> str:
-    """``reason_of``, also of an exception that cannot be printed."""
-    try:
-        return reason_of(error, doing)
-    except Exception:
-        return f"ttrace could not {doing}: {type(error).__name__}"

@@ -157,12 +157,12 @@ class TensorRecorder:
         """
         if isinstance(answer, RecordedElsewhere) or not self.is_active:
             return
-        reason = self.refusal(answer)
-        if reason is not None:
-            self.skip(id_, reason)
-            return
-        assert isinstance(answer, LocalTensor)
         try:
+            reason = self.refusal(answer)
+            if reason is not None:
+                self.skip(id_, reason)
+                return
+            assert isinstance(answer, LocalTensor)
             with self._lock:
                 array = self._copies.array_of(answer.values)
         except Exception as error:

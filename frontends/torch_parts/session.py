@@ -13,6 +13,7 @@ import torch
 from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
 from ttrace.frontends.torch_parts.description import ModelDescription
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
@@ -145,8 +146,7 @@ class CaptureSession:
     def step(self) -> None:
         """Ends a training step and begins the next one."""
         if self._hooks is not None:
-            self._end_step()
-            self.records.buffers(Kind.UPDATED_BUFFER)
+            self._end_step(has_run=True)
             self._capture.calls.next_step()
             self._begin_step()
 
@@ -156,9 +156,8 @@ class CaptureSession:
         A trace into which nothing was recorded stays incomplete, unless this is one of
         several ranks and a filter may be the reason.
         """
-        self._end_step()
-        if self._capture.calls.has_run:  # a step that no trace.step() has ended
-            self.records.buffers(Kind.UPDATED_BUFFER)
+        # There may be a step that no trace.step() has ended.
+        self._end_step(has_run=self._capture.calls.has_run)
         self._end()
         if self._rank is not None:
             self._rank.close(nothing_recorded=_NOTHING_RECORDED)
@@ -183,6 +182,7 @@ class CaptureSession:
         finally:
             self._capture.is_paused = before
 
+    @guarded("begin a step")
     def _begin_step(self) -> None:
         assert self._hooks is not None
         is_wanted = self._request.capture.wants_step(self.step_number)
@@ -198,9 +198,13 @@ class CaptureSession:
         if self._hooks is not None:
             self._hooks.flush_gradients()
 
-    def _end_step(self) -> None:
+    @guarded("end a step")
+    def _end_step(self, *, has_run: bool) -> None:
         if self._hooks is not None:
             self._hooks.end_step()
+            if has_run:
+                self._hooks.skip_what_is_compiled()
+                self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()
 

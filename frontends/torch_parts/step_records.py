@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.compiled import own_buffers
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
@@ -57,6 +58,7 @@ class StepRecords:
         """Whether tensors of a kind are recorded in the running step."""
         return self._capture.recorder_for(kind) is not None
 
+    @guarded("record a loss")
     def loss(
         self,
         value: torch.Tensor | float,
@@ -90,6 +92,7 @@ class StepRecords:
         )
         self._record_scalar(id_, value, layout, scale)
 
+    @guarded("record a number of the step")
     def scalar(
         self,
         kind: Kind,
@@ -254,7 +257,7 @@ class StepRecords:
 def _buffers_of(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [
         (name, buffer)
-        for name, buffer in module._buffers.items()
+        for name, buffer in own_buffers(module).items()
         if isinstance(buffer, torch.Tensor)
     ]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.kinds import NEEDS_AUTOGRAD, OPTIONAL
+from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
     UPDATE_KINDS,
@@ -139,8 +139,12 @@ class _Run:
 
     def absence_reason(self, tensor_id: TensorId) -> str | None:
         """Why the run did not record a tensor, or None if nothing explains it."""
+        # An activation's skip without slot stands for all tensors of all calls.
+        all_calls = replace(tensor_id, slot=None, call=0, pass_=Pass.FORWARD)
         if tensor_id in self.info.skipped:
             reason = self.info.skipped[tensor_id].reason
+        elif tensor_id.kind in ACTIVATIONS and all_calls in self.info.skipped:
+            reason = self.info.skipped[all_calls].reason
         elif tensor_id.kind in UPDATE_KINDS and tensor_id.step in self.skipped_steps:
             reason = self.skipped_steps[tensor_id.step]
         elif not self._filter.wants(tensor_id):
