@@ -193,8 +193,7 @@ def test_a_model_that_only_runs_compiled_is_named_in_the_log(record, monkeypatch
     warnings = []
     monkeypatch.setattr(logging, "warning", lambda *args: warnings.append(args))
     record("late", lambda model, _: model, late_whole)
-    texts = [text % args for text, *args in map(lambda w: (w[0], *w[1:]), warnings)]
-    (text,) = texts
+    (text,) = [text % tuple(args) for text, *args in warnings]
     assert "give trace() what torch.compile() returned" in text
 
 
