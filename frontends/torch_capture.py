@@ -10,8 +10,9 @@ What is recorded, and how it is counted:
 - ``grad_output`` is the total gradient of an output. ``grad_input`` is the module's
   share of the gradient of its input, as far as it comes from the module's outputs.
 - What no gradient reaches has none recorded.
-- ``main_grad`` is ``parameter.grad`` as the optimizer is given it. A script that clips
-  gradients calls ``trace.main_grads()`` first.
+- ``main_grad`` is ``parameter.grad`` as the optimizer is given it, or as it is before
+  it is clipped, if that is done by torch's own functions or the script calls
+  ``trace.main_grads()`` first. ``clipped_grad`` is what the optimizer is then given.
 - A step that ``torch.amp.GradScaler`` skips, as its gradients overflow, is noted.
 
 Tracing changes no bit of a training step. Outside of training there is one exception:
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
@@ -143,7 +145,7 @@ def trace(
     for tap in taps:
         tap.attach()
     try:
-        with observed_scalers(taps):
+        with observed_scalers(taps), observed_clips(taps):
             yield PlainTrace(session, tuple(taps))
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")

@@ -20,6 +20,7 @@ from dataclasses import replace
 import torch
 
 from ttrace.errors import LayoutError
+from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
 from ttrace.frontends.torch_parts.description import (
     NamedParameter,
     NoLayout,
@@ -52,7 +53,7 @@ class DimsDescription(PlainDescription):
         mesh: The axes that the texts speak of, with this rank's coordinates.
         activations: Of inputs, outputs and their gradients. ``RecordedElsewhere``
             for what a pipeline stage is given by the one before, as input of the model.
-        parameters: Of parameters, their gradients and optimizer state.
+        parameters: Of parameters, their gradients and optimizer state, and of buffers.
         microbatch_axis: Axis whose ranks have micro-batches of their own; None where
             all ranks work on the same ones.
         scales: Known factors that the configuration puts on tensors of a kind.
@@ -116,6 +117,21 @@ class DimsDescription(PlainDescription):
         local_shape: tuple[int, ...],
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
         return self._layout("activations", path, kind, slot, tuple(local_shape))
+
+    def buffer_layout(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        local_shape: tuple[int, ...],
+    ) -> ShardLayout | NoLayout | RecordedElsewhere:
+        if kind is Kind.UPDATED_BUFFER and self._microbatch_axis is not None:
+            if self._mesh.sizes[self._microbatch_axis] > 1 and is_unsynchronized(
+                module
+            ):
+                return NoLayout(reason=UNSYNCHRONIZED)
+        return self._layout("parameters", path, kind, slot, tuple(local_shape))
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind

@@ -10,6 +10,7 @@ import torch
 from absl import logging
 from megatron.core.utils import get_model_config
 
+from ttrace.frontends.megatron_parts.buffers import buffer_layout
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.experts import ExpertRows
 from ttrace.frontends.megatron_parts.loss import LossTensor, loss_tensors
@@ -280,6 +281,20 @@ class MegatronDescription:
         self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
     ) -> Answer:
         return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
+
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        meshes = self._context.meshes
+        return local_tensor(
+            tensor,
+            lambda shape: buffer_layout(module, slot, shape, meshes.dense),
+        )
 
     def versions(self) -> Mapping[str, str]:
         versions = {"python": platform.python_version(), "torch": torch.__version__}

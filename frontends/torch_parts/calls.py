@@ -138,6 +138,11 @@ class CallCounter:
         """Global index of the micro-batch whose backward runs or ran last."""
         return self._backward.index
 
+    @property
+    def has_run(self) -> bool:
+        """Whether a root module has run forward in the running step."""
+        return bool(self._roots)
+
     def begin_microbatch(self, root: Hashable) -> None:
         """A root module is about to run forward, not nested in itself.
 
@@ -199,6 +204,10 @@ class CallCounter:
         is_first = key not in claimed
         claimed.add(key)
         return is_first
+
+    def microbatches(self) -> list[int]:
+        """Global indices of the step's micro-batches so far; the first one always."""
+        return list(self._batches)
 
     def differentiated_microbatches(self) -> list[int]:
         """Global indices of the step's micro-batches that made a gradient graph."""

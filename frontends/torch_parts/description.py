@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
 from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer
 from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor as LocalTensor
@@ -97,6 +98,25 @@ class ModelDescription(Protocol):
         """
         ...
 
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        """What this rank holds of a buffer of a module.
+
+        Args:
+            path: Canonical path of the module.
+            module: The module itself.
+            kind: ``buffer`` or ``updated_buffer``.
+            slot: Name of the buffer in the module.
+            tensor: Its value.
+        """
+        ...
+
     def scale(self, kind: Kind) -> float:
         """The factor that the configuration puts on tensors of a kind."""
         ...
@@ -151,14 +171,15 @@ class PlainDescription:
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in self._model.named_modules():
-            yield path or ROOT_MODULE, module
+            if path.rpartition(".")[2] != "_orig_mod":  # its wrapper stands for it
+                yield path.replace("_orig_mod.", "") or ROOT_MODULE, module
 
     def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
         return 0
 
     def parameters(self) -> Iterator[NamedParameter]:
         for name, parameter in self._model.named_parameters():
-            module, _, slot = name.rpartition(".")
+            module, _, slot = name.replace("_orig_mod.", "").rpartition(".")
             yield NamedParameter(
                 module=module or ROOT_MODULE, slot=slot, parameter=parameter
             )
@@ -184,6 +205,32 @@ class PlainDescription:
         self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
     ) -> Answer:
         return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
+
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        return local_tensor(
+            tensor, lambda shape: self.buffer_layout(path, module, kind, slot, shape)
+        )
+
+    def buffer_layout(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        local_shape: tuple[int, ...],
+    ) -> PlainAnswer:
+        """Layout of a plain buffer."""
+        if kind is Kind.UPDATED_BUFFER and self._mesh.sizes.get("dp", 1) > 1:
+            if is_unsynchronized(module):
+                return NoLayout(reason=UNSYNCHRONIZED)
+        return whole(local_shape, self._mesh.name)
 
     def activation_layout(
         self,

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
+
+
+@guarded("read the scale of a gradient scaler")
+def _skip_step(tap: OptimizerTap, scaler: torch.amp.GradScaler) -> None:
+    tap.skip_step(scaler.get_scale())  # the scaler's update() comes later
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def observed_scalers(taps: Sequence[OptimizerTap]) -> Iterator[None]:
         num_before = 0 if tap is None else tap.num_steps
         result = original(self, optimizer, *args, **kwargs)
         if tap is not None and tap.num_steps == num_before:
-            tap.skip_step(self.get_scale())  # the scaler's update() comes later
+            _skip_step(tap, self)
         return result
 
     torch.amp.GradScaler.step = step

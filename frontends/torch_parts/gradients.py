@@ -12,6 +12,7 @@ from torch._C._autograd import _get_sequence_nr
 from torch.autograd.graph import Node
 
 from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, NoLayout
 from ttrace.frontends.torch_parts.tensors import (
     local_tensor,
@@ -157,6 +158,7 @@ def _consumers(
 def _delivering(
     deliveries: list[tuple["_Share", int, int]],
 ) -> Callable[[tuple, tuple], None]:
+    @guarded("record the gradient of an input")
     def hook(grad_inputs: tuple, grad_outputs: tuple) -> None:
         for share, position, operand in deliveries:
             share.deliver(position, grad_inputs[operand])
@@ -192,6 +194,7 @@ class _Share:
         if len(self._parts) == self._num_parts:
             self._finish()
 
+    @guarded("add up the gradient of an input")
     def _finish(self) -> None:
         parts = [part for _, part in sorted(self._parts.items()) if part is not None]
         reason, self._reason = self._reason, ""

@@ -4,15 +4,28 @@ import collections
 from collections.abc import Sequence
 
 import torch
+from absl import logging
 
 from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.compiled import INSIDE, compiled_away, has_compiled
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.fully_sharded import unseen_gradients
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.modules import ModuleTap
 from ttrace.frontends.torch_parts.parameters import ParameterGradients
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+
+_COMPILED_LATE = (
+    "it was compiled in this step, after the trace had begun; compile it before"
+)
+
+_NEVER_RAN = (
+    "no forward of the model that trace() was given was seen in this step, and "
+    "torch.compile has compiled something in this process; if that is the model, give "
+    "trace() what torch.compile() returned"
+)
 
 
 class ModelHooks:
@@ -35,6 +48,8 @@ class ModelHooks:
         records: bool,
     ):
         self._taps = _module_taps(description, capture, roots, records)
+        self._description = description
+        self._has_warned = False
         self._gradients: ParameterGradients | None = None
         if records and capture.filter.wants_kind(Kind.PARAM_GRAD):
             parameters = [
@@ -50,8 +65,11 @@ class ModelHooks:
 
     def begin_step(self, *, is_recorded: bool) -> None:
         """Puts on the hooks that the step needs, and takes the others off."""
+        # A module may be compiled after the trace has begun.
+        inside = self._compiled_away()
         for tap in self._taps:
-            if is_recorded or self._capture.noise is not None:
+            is_inside = id(tap.module) in inside
+            if (is_recorded or self._capture.noise is not None) and not is_inside:
                 tap.attach()
                 tap.forget_open_calls()
             else:
@@ -78,6 +96,32 @@ class ModelHooks:
             tap.detach()
         if self._gradients is not None:
             self._gradients.detach()
+
+    def skip_what_is_compiled(self) -> None:
+        """Skips what modules in compiled regions did in the step that ends."""
+        inside = self._compiled_away()
+        observed = [tap for tap in self._taps if id(tap.module) not in inside]
+        for tap in self._taps:
+            if id(tap.module) in inside:
+                tap.skip_tensors(INSIDE)
+        for tap in observed:
+            if tap.was_compiled_under_way:
+                tap.skip_tensors(_COMPILED_LATE)
+        if self._capture.calls.has_run or not has_compiled():
+            return
+        for tap in observed:
+            if not tap.was_compiled_under_way:
+                tap.skip_tensors(_NEVER_RAN)
+        if self._capture.recorder is not None and not self._has_warned:
+            self._has_warned = True
+            logging.warning("ttrace: %s.", _NEVER_RAN)
+
+    def _compiled_away(self) -> set[int]:
+        return self._found_compiled_away() or set()
+
+    @guarded("find compiled regions")
+    def _found_compiled_away(self) -> set[int]:
+        return compiled_away(module for _, module in self._description.modules())
 
 
 def _module_taps(

@@ -5,8 +5,8 @@ Only where noise is injected do tensors change.
 """
 
 import weakref
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,17 +14,23 @@ from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.calls import ModuleCall, is_recomputing
 from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.compiled import (
+    CompiledCall,
+    is_compiled,
+    is_wrapper,
+)
 from ttrace.frontends.torch_parts.gradients import (
     InputEdge,
     input_edges,
     observe_shares,
     sequence_number,
 )
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.faults import reason_of
 
 
@@ -80,13 +86,42 @@ class ModuleTap:
         self._is_root = is_root
         self._chunk = chunk
         self._num_earlier = num_earlier
-        self._open: list[_OpenCall] = []
-        self._handles: list[RemovableHandle] = []
+        self._open: list[_OpenCall | None] = []  # None where observing it failed
+        self._handles: list[RemovableHandle | CompiledCall] = []
+        self._was_compiled = False
 
+    @property
+    def module(self) -> torch.nn.Module | None:
+        """The module, while it lives."""
+        return self._module()
+
+    @property
+    def was_compiled_under_way(self) -> bool:
+        """Whether the module was told to compile after its hooks were put on."""
+        module = self._module()
+        return (
+            module is not None
+            and bool(self._handles)
+            and is_compiled(module)
+            and not is_wrapper(module)
+            and not self._was_compiled
+        )
+
+    @guarded("put hooks on a module")
     def attach(self) -> None:
         """Puts the hooks on the module; attaching twice does nothing."""
         module = self._module()
-        if module is not None and not self._handles:
+        if module is None:
+            return
+        is_compiled_in_place = is_compiled(module) and not is_wrapper(module)
+        if is_compiled_in_place is not self._was_compiled:
+            self.detach()
+            self._was_compiled = is_compiled_in_place
+        if self._handles:
+            return
+        if is_compiled_in_place:
+            self._handles = [CompiledCall(module, self._before, self._after)]
+        else:
             self._handles = [
                 module.register_forward_pre_hook(self._before, with_kwargs=True),
                 # Also after an exception, such as the one that ends a recomputation
@@ -103,20 +138,47 @@ class ModuleTap:
         self._handles.clear()
         self._open.clear()
 
+    def skip_tensors(self, reason: str) -> None:
+        """Skips whatever the calls of this step gave that would be recorded.
+
+        Which tensors those are nobody has seen: a skip without slot stands for all.
+        """
+        calls = self._capture.calls
+        for microbatch in calls.microbatches():
+            for kind in sorted(self._kinds):
+                id_ = TensorId(
+                    step=calls.step,
+                    microbatch=microbatch,
+                    module=self._path,
+                    kind=kind,
+                )
+                self._capture.skip(id_, reason)
+
     def forget_open_calls(self) -> None:
         """Drops calls that never ended (interrupted ones)."""
         self._open.clear()
 
+    @guarded("observe the call of a module")
     def _before(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        capture = self._capture
-        if capture.is_paused:
+        if self._capture.is_paused:
             return None
+        num_open = len(self._open)
+        try:
+            return self._begin(module, args, kwargs)
+        except Exception:
+            self._open[num_open:] = [None]
+            raise
+
+    def _begin(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        capture = self._capture
         is_outermost_root = self._is_root and not self._open
         if is_outermost_root and not is_recomputing():
             capture.calls.begin_microbatch(self)
-        inputs = list(named_arguments(args, kwargs))
+        inputs, fault = _walked(named_arguments(args, kwargs))
         call = capture.calls.begin_call(
             self._path,
             _recognizable(inputs),
@@ -126,11 +188,13 @@ class ModuleTap:
         changed = None
         if capture.noise is not None and is_outermost_root:
             changed = capture.noise.on_inputs(call, module, args, kwargs)
-            inputs = list(named_arguments(*changed))
+            inputs, fault = _walked(named_arguments(*changed))
         recorder = capture.recorder_of(call.microbatch)
         opened = _OpenCall(call=call, recorder=recorder)
         self._open.append(opened)
         if recorder is not None:
+            if fault is not None:
+                self._skip_all(recorder, call, (Kind.INPUT, Kind.GRAD_INPUT), fault)
             if Kind.INPUT in self._kinds and not call.is_repeat:
                 for slot, tensor in inputs:
                     id_ = call.tensor_id(Kind.INPUT, slot)
@@ -144,6 +208,7 @@ class ModuleTap:
                     _skip_shares(recorder, call, slots, error)
         return changed
 
+    @guarded("observe what a module returns")
     def _after(
         self,
         module: torch.nn.Module,
@@ -155,12 +220,16 @@ class ModuleTap:
         if capture.is_paused or not self._open:
             return None
         opened = self._open.pop()
+        if opened is None:
+            return None
         call, recorder = opened.call, opened.recorder
         plain = output
         if capture.noise is not None:
             inputs = (tensor for _, tensor in named_arguments(args, kwargs))
             output = capture.noise.on_output(call, module, inputs, output)
-        outputs = list(named_tensors(output))
+        outputs, fault = _walked(named_tensors(output))
+        if recorder is not None and fault is not None:
+            self._skip_all(recorder, call, (Kind.OUTPUT, Kind.GRAD_OUTPUT), fault)
         if recorder is not None and Kind.OUTPUT in self._kinds and not call.is_repeat:
             for slot, tensor in outputs:
                 id_ = call.tensor_id(Kind.OUTPUT, slot)
@@ -204,6 +273,19 @@ class ModuleTap:
                     "the module hands this input through untouched",
                 )
 
+    def _skip_all(
+        self,
+        recorder: TensorRecorder,
+        call: ModuleCall,
+        kinds: tuple[Kind, ...],
+        error: Exception,
+    ) -> None:
+        """Skips the tensors of a structure that could not be walked to its end."""
+        reason = reason_of(error, "look through the structure that holds it")
+        for kind in self._kinds.intersection(kinds):
+            id_ = replace(call.tensor_id(kind, "0"), slot=None, call=0)
+            recorder.skip(id_, reason)
+
     def _listen(
         self,
         call: ModuleCall,
@@ -211,6 +293,7 @@ class ModuleTap:
         slot: str,
         tensor: torch.Tensor,
     ) -> None:
+        @guarded("record the gradient of an output")
         def hook(gradient: torch.Tensor) -> None:
             if is_wanted:
                 self._on_gradient(call, Kind.GRAD_OUTPUT, slot, gradient)
@@ -246,6 +329,19 @@ class ModuleTap:
             capture.recorder.skip(id_, gradient.reason)
         else:
             capture.recorder.activation(id_, module, gradient)
+
+
+def _walked(
+    tensors: Iterator[tuple[str, torch.Tensor]],
+) -> tuple[list[tuple[str, torch.Tensor]], Exception | None]:
+    """The tensors of a structure, and what was raised before its end, if anything."""
+    found = []
+    try:
+        for pair in tensors:
+            found.append(pair)
+    except Exception as error:
+        return found, error
+    return found, None
 
 
 def _skip_shares(

@@ -1,16 +1,22 @@
 """Hooks on a torch optimizer: what a step is given, and what it makes of it."""
 
+import functools
 import math
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from absl import logging
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.frontends.torch_parts.tensors import says_its_layout
 from ttrace.ir.tensor_id import Kind
 
 _NO_NORM = NoLayout(
@@ -23,7 +29,9 @@ class OptimizerTap:
     """Records the optimizer's side of a step.
 
     Before the step: ``main_grad`` (``parameter.grad``), ``grad_norm`` (their total
-    2-norm, summed in float64: one more pass over the gradients) and ``learning_rate``.
+    2-norm, summed in float64: one more pass over the gradients) and ``learning_rate``;
+    ``clipped_grad`` where the gradients have changed after they were recorded. A step
+    that is given a closure has its gradients recorded after the first call of that.
     After it: ``updated_param`` and ``optimizer_state``.
 
     Args:
@@ -53,12 +61,18 @@ class OptimizerTap:
         self._first_group = first_group
         self._holds_whole_model = holds_whole_model
         self._step_with_gradients = -1
+        self._step_with_norm = -1
+        self._step_that_was_given = -1
+        self._recorded: Mapping[int, _Remembered] = {}
+        self._left_over: Mapping[int, _Remembered] = {}
+        self._has_warned_of_evaluations = False
         self._handles: list[RemovableHandle] = []
 
     def num_groups(self) -> int:
         """How many parameter groups it has."""
         return len(self.optimizer.param_groups)
 
+    @guarded("observe an optimizer")
     def attach(self) -> None:
         """Puts the hooks on."""
         self._handles = [
@@ -72,30 +86,51 @@ class OptimizerTap:
             handle.remove()
         self._handles.clear()
 
+    @guarded("record gradients")
     def record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
-        """Records ``main_grad`` and ``grad_norm``, at most once in a step.
+        """Records ``main_grad`` and ``grad_norm``, each at most once in a step.
 
         Args:
             grad_norm: The norm, where the script knows it; computed if None.
         """
-        session = self._session
-        if self._step_with_gradients == session.step_number:
-            return
-        self._step_with_gradients = session.step_number
-        own = self._own_parameters()
-        session.records.parameters(
-            Kind.MAIN_GRAD,
-            lambda named: named.parameter.grad if id(named.parameter) in own else None,
-        )
-        if session.wants(Kind.GRAD_NORM):
-            slot = f"group{self._first_group}" if self._first_group else None
-            if grad_norm is not None:
-                session.records.scalar(Kind.GRAD_NORM, grad_norm, slot=slot)
-            elif not self._holds_whole_model:
-                session.records.scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=_NO_NORM)
-            elif (norm := self._total_norm()) is not None:
-                session.records.scalar(Kind.GRAD_NORM, norm, slot=slot)
+        is_first = self._record_main_grads()
+        if is_first and grad_norm is None and self._holds_whole_model:
+            grad_norm = self._total_norm()
+        if grad_norm is not None:
+            self._record_norm(grad_norm)
 
+    @guarded("record gradients before they are clipped")
+    def before_clip(self, clip: Clip) -> None:
+        """Records the gradients that are about to be clipped.
+
+        Gradients that no backward pass has changed since the last step are those of
+        that step, and the clip has no effect on this one.
+        """
+        touches = not clip.parameter_ids.isdisjoint(self._own_parameters())
+        if touches and self._remembered_gradients() != self._left_over:
+            if self._is_whole_norm(clip):
+                self._record_main_grads()
+            else:
+                self.record_gradients()
+
+    @guarded("record the norm of gradients that were clipped")
+    def after_clip(self, clip: Clip, norm: torch.Tensor | float | None) -> None:
+        """Records the norm that a clip computed.
+
+        Args:
+            clip: What was called.
+            norm: Total norm before clipping; None if it gave none.
+        """
+        if self._step_with_gradients != self._session.step_number:
+            self._left_over = self._remembered_gradients()
+            return
+        if norm is not None and self._is_whole_norm(clip):
+            if not (isinstance(norm, torch.Tensor) and says_its_layout(norm)):
+                self._record_norm(norm)
+        if not clip.limits:
+            self._recorded = self._remembered_gradients()
+
+    @guarded("record a step that was skipped")
     def skip_step(self, loss_scale: float) -> None:
         """Records a step that the optimizer was not let take.
 
@@ -109,23 +144,101 @@ class OptimizerTap:
         self._session.records.skipped_step(loss_scale)
         self._record_result()
 
-    def _before(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    @guarded("record what an optimizer is given")
+    def _before(
+        self, optimizer: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        # The closure makes the gradients; before it they are those of the last step.
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._observed(kwargs["closure"])}
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._observed(args[1]), *args[2:]), kwargs
         self._record_given()
+        return None
 
+    @guarded("record what an optimizer makes of a step")
     def _after(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.num_steps += 1
+        self._record_given()  # of an optimizer that never called its closure
         self._record_result()
+        self._left_over = self._remembered_gradients()
+
+    def _observed(self, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """The closure of a step, after whose first call the gradients are recorded."""
+
+        @functools.wraps(closure)
+        def observed(*args: Any, **kwargs: Any) -> Any:
+            result = closure(*args, **kwargs)
+            self._after_closure(is_first=not observed_calls)
+            observed_calls.append(None)
+            return result
+
+        observed_calls: list[None] = []
+        return observed
+
+    @guarded("record what a closure computed")
+    def _after_closure(self, *, is_first: bool) -> None:
+        if is_first:
+            self._record_given()
+        elif not self._has_warned_of_evaluations:
+            self._has_warned_of_evaluations = True
+            logging.warning(
+                "ttrace: %s calls its closure several times in one step. Recorded as "
+                "main_grad, grad_norm and clipped_grad are the gradients of the first "
+                "call; every call counts as a micro-batch.",
+                type(self.optimizer).__name__,
+            )
 
     def _record_given(self) -> None:
+        """Records what the step is given, once in a step."""
+        session = self._session
+        if session.is_paused or self._step_that_was_given == session.step_number:
+            return
+        self._step_that_was_given = session.step_number
         self.record_gradients()
-        if self._session.wants(Kind.LEARNING_RATE):
+        if not self._holds_whole_model:
+            self._record_norm(_NO_NORM)
+        if session.wants(Kind.CLIPPED_GRAD):
+            if self._remembered_gradients() != self._recorded:
+                session.records.parameters(Kind.CLIPPED_GRAD, self._gradient)
+        if session.wants(Kind.LEARNING_RATE):
             for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group:
-                    self._session.records.scalar(
+                    session.records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
                         slot=f"group{self._first_group + index}",
                     )
+
+    def _record_main_grads(self) -> bool:
+        """Records ``main_grad`` once in a step; whether it did so now."""
+        session = self._session
+        if session.is_paused or self._step_with_gradients == session.step_number:
+            return False
+        self._step_with_gradients = session.step_number
+        self._recorded = self._remembered_gradients()
+        session.records.parameters(Kind.MAIN_GRAD, self._gradient)
+        return True
+
+    def _record_norm(self, norm: torch.Tensor | float | NoLayout) -> None:
+        session = self._session
+        if session.is_paused or self._step_with_norm == session.step_number:
+            return
+        self._step_with_norm = session.step_number
+        slot = f"group{self._first_group}" if self._first_group else None
+        if isinstance(norm, NoLayout):
+            session.records.scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=norm)
+        else:
+            session.records.scalar(Kind.GRAD_NORM, norm, slot=slot)
+
+    def _is_whole_norm(self, clip: Clip) -> bool:
+        """Whether a clip computes the 2-norm of all gradients of this optimizer."""
+        with_gradient = {
+            id(parameter)
+            for parameter in self._own_parameters().values()
+            if parameter.grad is not None
+        }
+        return clip.gives_norm and clip.with_gradient == with_gradient
 
     def _record_result(self) -> None:
         own = self._own_parameters()
@@ -140,6 +253,18 @@ class OptimizerTap:
             id(parameter): parameter
             for group in self.optimizer.param_groups
             for parameter in group["params"]
+        }
+
+    def _gradient(self, named: NamedParameter) -> torch.Tensor | None:
+        is_own = id(named.parameter) in self._own_parameters()
+        return named.parameter.grad if is_own else None
+
+    def _remembered_gradients(self) -> Mapping[int, "_Remembered"]:
+        """The gradients as they are now, to tell later whether they have changed."""
+        return {
+            key: _Remembered(parameter.grad)
+            for key, parameter in self._own_parameters().items()
+            if parameter.grad is not None
         }
 
     def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
@@ -169,3 +294,23 @@ class OptimizerTap:
                 for gradient in gradients
             ]
         return math.hypot(*norms)
+
+
+class _Remembered:
+    """A gradient and the state of its memory, without keeping either alive."""
+
+    __slots__ = ("_tensor", "_version")
+
+    def __init__(self, tensor: torch.Tensor):
+        self._tensor = weakref.ref(tensor)
+        self._version = -1 if tensor.is_inference() else tensor._version
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Remembered)
+            and self._tensor() is other._tensor()
+            and self._tensor() is not None
+            and self._version == other._version
+        )
+
+    __hash__ = None

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from ttrace.frontends.torch_parts.arrays import array_of, tensor_of, unobserved
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.layout import ShardLayout
@@ -118,6 +119,7 @@ class ParameterGradients:
                         self._capture.skip(id_, unseen.reason)
             self._seen.clear()
 
+    @guarded("record what a backward pass adds to a gradient")
     def _add(self, index: int, gradient: torch.Tensor) -> None:
         microbatch = self._capture.calls.backward_microbatch
         recorder = self._capture.recorder_of(microbatch)

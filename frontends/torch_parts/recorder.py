@@ -85,6 +85,19 @@ class TensorRecorder:
         except Exception as error:
             self.skip(id_, reason_of(error, "describe it"))
 
+    def buffer(
+        self, id_: TensorId, module: torch.nn.Module, tensor: torch.Tensor
+    ) -> None:
+        """Records a buffer of a module."""
+        assert id_.slot is not None
+        try:
+            answer = self._description.buffer(
+                id_.module, module, id_.kind, id_.slot, tensor
+            )
+        except Exception as error:
+            answer = NoLayout(reason=reason_of(error, "describe it"))
+        self.answer(id_, answer)
+
     def parameter(
         self, id_: TensorId, named: NamedParameter, tensor: torch.Tensor | FlatPart
     ) -> None:
@@ -144,12 +157,12 @@ class TensorRecorder:
         """
         if isinstance(answer, RecordedElsewhere) or not self.is_active:
             return
-        reason = self.refusal(answer)
-        if reason is not None:
-            self.skip(id_, reason)
-            return
-        assert isinstance(answer, LocalTensor)
         try:
+            reason = self.refusal(answer)
+            if reason is not None:
+                self.skip(id_, reason)
+                return
+            assert isinstance(answer, LocalTensor)
             with self._lock:
                 array = self._copies.array_of(answer.values)
         except Exception as error:

@@ -13,6 +13,7 @@ import torch
 from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
 from ttrace.frontends.torch_parts.description import ModelDescription
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
@@ -101,6 +102,11 @@ class CaptureSession:
         """The running step, counted from 0 at ``start``."""
         return self._capture.step
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether what happens now is neither recorded nor counted."""
+        return self._capture.is_paused
+
     def wants(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded in the running step."""
         return self.records.wants(kind)
@@ -140,7 +146,7 @@ class CaptureSession:
     def step(self) -> None:
         """Ends a training step and begins the next one."""
         if self._hooks is not None:
-            self._end_step()
+            self._end_step(has_run=True)
             self._capture.calls.next_step()
             self._begin_step()
 
@@ -150,7 +156,8 @@ class CaptureSession:
         A trace into which nothing was recorded stays incomplete, unless this is one of
         several ranks and a filter may be the reason.
         """
-        self._end_step()
+        # There may be a step that no trace.step() has ended.
+        self._end_step(has_run=self._capture.calls.has_run)
         self._end()
         if self._rank is not None:
             self._rank.close(nothing_recorded=_NOTHING_RECORDED)
@@ -175,6 +182,7 @@ class CaptureSession:
         finally:
             self._capture.is_paused = before
 
+    @guarded("begin a step")
     def _begin_step(self) -> None:
         assert self._hooks is not None
         is_wanted = self._request.capture.wants_step(self.step_number)
@@ -184,14 +192,19 @@ class CaptureSession:
         if is_recorded and not self._has_params:
             self._has_params = True
             self.records.parameters(Kind.PARAM, lambda named: named.parameter)
+            self.records.buffers(Kind.BUFFER)
 
     def _flush_gradients(self) -> None:
         if self._hooks is not None:
             self._hooks.flush_gradients()
 
-    def _end_step(self) -> None:
+    @guarded("end a step")
+    def _end_step(self, *, has_run: bool) -> None:
         if self._hooks is not None:
             self._hooks.end_step()
+            if has_run:
+                self._hooks.skip_what_is_compiled()
+                self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()
 

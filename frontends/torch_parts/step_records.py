@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.compiled import own_buffers
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.layout import ShardLayout, whole
@@ -56,6 +58,7 @@ class StepRecords:
         """Whether tensors of a kind are recorded in the running step."""
         return self._capture.recorder_for(kind) is not None
 
+    @guarded("record a loss")
     def loss(
         self,
         value: torch.Tensor | float,
@@ -89,6 +92,7 @@ class StepRecords:
         )
         self._record_scalar(id_, value, layout, scale)
 
+    @guarded("record a number of the step")
     def scalar(
         self,
         kind: Kind,
@@ -137,6 +141,26 @@ class StepRecords:
         if self.wants(kind):
             for named in self._description.parameters():
                 self._record_parameter(kind, named, named.slot, _asked(getter, named))
+
+    def buffers(self, kind: Kind) -> None:
+        """Records every buffer of every module as it is now, persistent or not.
+
+        Args:
+            kind: ``buffer`` or ``updated_buffer``.
+        """
+        recorder = self._capture.recorder_for(kind)
+        if recorder is None:
+            return
+        for path, module in self._description.modules():
+            for slot, tensor in _buffers_of(module) or []:
+                id_ = TensorId(
+                    step=self._capture.step,
+                    module=clean_name(path),
+                    kind=kind,
+                    slot=clean_name(slot),
+                )
+                if self._capture.filter.wants(id_):
+                    recorder.buffer(id_, module, tensor)
 
     def parameter_writer(self, kind: Kind) -> ParameterWriter | None:
         """Records tensors of the step that runs now, also after it has ended.
@@ -227,6 +251,15 @@ class StepRecords:
     def _scalar_layout(self) -> ShardLayout:
         meshes = self._description.meshes()
         return whole((), meshes[0].name if meshes else "")
+
+
+@guarded("find the buffers of a module")
+def _buffers_of(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (name, buffer)
+        for name, buffer in own_buffers(module).items()
+        if isinstance(buffer, torch.Tensor)
+    ]
 
 
 def _asked(

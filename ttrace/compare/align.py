@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.kinds import NEEDS_AUTOGRAD
+from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
     UPDATE_KINDS,
@@ -140,8 +140,12 @@ class _Run:
 
     def absence_reason(self, tensor_id: TensorId) -> str | None:
         """Why the run did not record a tensor, or None if nothing explains it."""
+        # An activation's skip without slot stands for all tensors of all calls.
+        all_calls = replace(tensor_id, slot=None, call=0, pass_=Pass.FORWARD)
         if tensor_id in self.info.skipped:
             reason = self.info.skipped[tensor_id].reason
+        elif tensor_id.kind in ACTIVATIONS and all_calls in self.info.skipped:
+            reason = self.info.skipped[all_calls].reason
         elif tensor_id.kind in UPDATE_KINDS and tensor_id.step in self.skipped_steps:
             reason = self.skipped_steps[tensor_id.step]
         elif not self._filter.wants(tensor_id):
@@ -151,6 +155,16 @@ class _Run:
         else:
             return None
         return f"{self.side}: {reason}"
+
+    @property
+    def framework(self) -> str:
+        """The frontend that recorded the run."""
+        return self.info.ranks[0].framework
+
+    def has_kind(self, kind: Kind) -> bool:
+        """Whether the run recorded, or skipped, any tensor of a kind."""
+        ids = (*self.info.tensors, *self.info.skipped)
+        return any(id_.kind is kind for id_ in ids)
 
     def makes_call_of(self, tensor_id: TensorId) -> bool:
         """Whether the run recorded what the call of a module returned."""
@@ -226,6 +240,16 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
             id=tensor_id,
             reason=f"{has.side} only: an input without gradient, such as a mask, that "
             f"the {lacks.side} does not give this module",
+        )
+    if (
+        tensor_id.kind in OPTIONAL
+        and has.framework != lacks.framework
+        and not lacks.has_kind(tensor_id.kind)
+    ):
+        return Skipped(
+            id=tensor_id,
+            reason=f"{lacks.side}: this run of {lacks.framework} recorded no "
+            f"{tensor_id.kind} at all",
         )
     return Unmatched(id=tensor_id, present=has.side)
 

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     """
 
     PARAM = "param"
+    BUFFER = "buffer"
     INPUT = "input"
     OUTPUT = "output"
     LOSS = "loss"
@@ -26,9 +27,11 @@ class Kind(StrEnum):
     PARAM_GRAD = "param_grad"
     MAIN_GRAD = "main_grad"
     GRAD_NORM = "grad_norm"
+    CLIPPED_GRAD = "clipped_grad"
     LEARNING_RATE = "learning_rate"
     OPTIMIZER_STATE = "optimizer_state"
     UPDATED_PARAM = "updated_param"
+    UPDATED_BUFFER = "updated_buffer"
     OP = "op"
     COLLECTIVE = "collective"
 
@@ -57,6 +60,8 @@ class KindTraits:
         needs_autograd: Computed from what a backward pass makes. A run without one
             has none, and in a step whose gradients overflow it holds no numbers.
         exact_replicas: Replicas agree in every bit, not only within a tolerance.
+        is_optional: Not every framework's frontend records it: a run of another
+            framework that has none at all says nothing about the model.
         is_opt_in: Recorded only when asked for by name.
         is_recordable: Some frontend records it. What none records can be named in a
             tensor id and a pattern, but not asked for.
@@ -69,6 +74,7 @@ class KindTraits:
     is_gradient: bool = False
     needs_autograd: bool = False
     exact_replicas: bool = False
+    is_optional: bool = False
     is_opt_in: bool = False
     is_recordable: bool = True
     gradient: Kind | None = None
@@ -79,6 +85,7 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
         Kind.PARAM: KindTraits(
             phase=Phase.START, exact_replicas=True, gradient=Kind.PARAM_GRAD
         ),
+        Kind.BUFFER: KindTraits(phase=Phase.START, is_optional=True),
         Kind.INPUT: KindTraits(
             phase=Phase.FORWARD,
             per_microbatch=True,
@@ -119,9 +126,17 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
             exact_replicas=True,
         ),
         Kind.GRAD_NORM: KindTraits(phase=Phase.OPTIMIZER, needs_autograd=True),
+        Kind.CLIPPED_GRAD: KindTraits(
+            phase=Phase.OPTIMIZER,
+            is_gradient=True,
+            needs_autograd=True,
+            exact_replicas=True,
+            is_optional=True,
+        ),
         Kind.LEARNING_RATE: KindTraits(phase=Phase.OPTIMIZER),
         Kind.OPTIMIZER_STATE: KindTraits(phase=Phase.OPTIMIZER, exact_replicas=True),
         Kind.UPDATED_PARAM: KindTraits(phase=Phase.OPTIMIZER, exact_replicas=True),
+        Kind.UPDATED_BUFFER: KindTraits(phase=Phase.OPTIMIZER, is_optional=True),
         Kind.OP: KindTraits(
             phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_recordable=False
         ),
@@ -151,6 +166,9 @@ PER_MICROBATCH = _kinds_where(lambda traits: traits.per_microbatch)
 
 EXACT_REPLICAS = _kinds_where(lambda traits: traits.exact_replicas)
 """Kinds whose replicas agree in every bit, in every framework."""
+
+OPTIONAL = _kinds_where(lambda traits: traits.is_optional)
+"""Kinds that the frontends of some frameworks do not record."""
 
 RECORDABLE = _kinds_where(lambda traits: traits.is_recordable)
 """Kinds that some frontend records; no others can be asked for."""

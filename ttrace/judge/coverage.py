@@ -31,6 +31,10 @@ _HEADLINE = (
 """What the headline names first, and which kinds it takes together."""
 
 
+_WITHOUT_NOISE = frozenset({Kind.PARAM, Kind.BUFFER, Kind.LEARNING_RATE})
+"""What noise cannot change: a run starts without any."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindCoverage:
     """How many tensors of one kind were compared.
@@ -217,7 +221,7 @@ def _noise_reached_nothing(
             noise is None
             or noise.reference_norm == 0
             or verdict.tolerance.estimator is not Estimator.PERTURBED
-            or record.id.kind in (Kind.PARAM, Kind.LEARNING_RATE)
+            or record.id.kind in _WITHOUT_NOISE
             or dtype_named(record.shards[0].dtype).epsilon is None
         ):
             continue

@@ -81,8 +81,8 @@ def first_step(tensor_ids: Iterable[TensorId], *infos: TraceInfo) -> int | None:
 
 
 def is_given(tensor_id: TensorId, first_step: int | None) -> bool:
-    """Whether a tensor is an initial parameter, or what the model itself was given."""
-    if tensor_id.kind is Kind.PARAM:
+    """Whether it is an initial parameter or buffer, or what the model was given."""
+    if tensor_id.kind in (Kind.PARAM, Kind.BUFFER):
         return tensor_id.step == first_step
     return (
         tensor_id.kind is Kind.INPUT

@@ -13,6 +13,9 @@ def reason_of(error: Exception, doing: str) -> str:
     """
     if isinstance(error, TtraceError):
         return error.what
-    lines = str(error).splitlines()
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # an exception of a script's own may not even print
+        lines = []
     message = f": {lines[0]}" if lines else ""
     return f"ttrace could not {doing}: {type(error).__name__}{message}"

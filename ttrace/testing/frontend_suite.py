@@ -204,11 +204,12 @@ class FrontendSuite(Suite):
         assert expected, f"no tensor passes the filter {capture.to_json()}"
         found = [id_ for id_ in trace.info.tensors if not id_.is_index]
         lost = [str(id_) for id_ in expected if id_ not in trace.info.tensors]
-        # The parameters with which recording begins are initial ones too.
+        # What recording begins with is initial, too.
         excused = {
             id_
             for id_ in found
-            if id_.kind is Kind.PARAM and id_.step == min(capture.steps or {-1})
+            if id_.kind in (Kind.PARAM, Kind.BUFFER)
+            and id_.step == min(capture.steps or {-1})
         }
         excess = [str(i) for i in set(found).difference(expected, excused)]
         assert not lost, f"{capture.to_json()}: {len(lost)} lost, {lost[0]} first"
@@ -255,8 +256,8 @@ class FrontendSuite(Suite):
             assert _first_difference(quiet, noisy, {kind}) is not None, (
                 f"noise changes no value of kind {kind}"
             )
-        different = _first_difference(quiet, noisy, {Kind.PARAM})
-        assert different is None, f"noise changes the initial parameter {different}"
+        different = _first_difference(quiet, noisy, {Kind.PARAM, Kind.BUFFER})
+        assert different is None, f"noise changes the initial value of {different}"
 
     def test_noise_is_small(self) -> None:
         layout = self.layouts[0]

@@ -17,8 +17,10 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.up, self.down = nn.Linear(WIDTH, 32), nn.Linear(32, WIDTH)
         self.dropout = nn.Dropout(0.1)
+        self.register_buffer("largest", torch.zeros(()))
 
     def forward(self, x):
+        self.largest = torch.maximum(self.largest, x.detach().abs().max())
         return x + self.dropout(self.down(nn.functional.gelu(self.up(self.norm(x)))))
 
 

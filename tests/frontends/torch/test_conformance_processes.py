@@ -7,6 +7,7 @@ import pytest
 
 from tests.factories.pooled_training import TORCH_CHECKSUMS, pooled_training
 from ttrace.examples.worker_pool import WorkerPools
+from ttrace.ir.tensor_id import Kind
 from ttrace.testing import FrontendSuite, Training
 
 
@@ -22,6 +23,11 @@ class TestTwoProcesses(FrontendSuite):
     """The example with parallelism by hand, its layouts told by dims texts."""
 
     layouts = ("one", "tensor", "data")
+    not_recorded: ClassVar[Mapping[Kind, str]] = {
+        Kind.BUFFER: "the model has none",
+        Kind.UPDATED_BUFFER: "the model has none",
+        Kind.CLIPPED_GRAD: "the example clips nothing",
+    }
     max_file_bytes = 100_000
     pools: ClassVar[WorkerPools]
 
