@@ -94,7 +94,15 @@ class DimsDescription(PlainDescription):
 
     @property
     def holds_whole_model(self) -> bool:
-        return False
+        layouts = [
+            self.parameter_layout(named, Kind.MAIN_GRAD) for named in self.parameters()
+        ]
+        return super().holds_whole_model and all(
+            isinstance(layout, ShardLayout)
+            and layout.local_shape == layout.global_shape
+            and not layout.partial_axes
+            for layout in layouts
+        )
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in super().modules():

@@ -14,8 +14,8 @@ from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import Kind
 
 _NO_NORM = NoLayout(
-    reason="a rank has only a part of the gradients; the script did not give their "
-    "norm to trace.main_grads()"
+    reason="this rank has only its shards of the gradients, and ttrace does not "
+    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
 )
 
 
