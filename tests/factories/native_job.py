@@ -111,16 +111,17 @@ def main(argv: Sequence[str]) -> int:
 
 def _clip(model: nn.Module, *, is_local: bool) -> None:
     limit = 0.1
-    if is_local:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-        norm = torch.stack([g.square().sum() for g in local]).sum().sqrt()
-        for gradient in local:
-            gradient.mul_(min(1.0, limit / (norm.item() + 1e-6)))
-    elif isinstance(model, FSDP):
+    if isinstance(model, FSDP):
         model.clip_grad_norm_(limit)
-    else:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), limit, foreach=False)
+        return
+    # torch's own function refuses gradients on several meshes, as FSDP with TP has.
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
+    squares = [g.square().sum() for g in (local if is_local else whole)]
+    factor = min(1.0, limit / (sum(squares).sqrt().item() + 1e-6))
+    for gradient in local:
+        gradient.mul_(factor)
 
 
 def _wrapped(model: GPT, layout: str) -> tuple[nn.Module, int, int]:
