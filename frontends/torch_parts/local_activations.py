@@ -7,8 +7,9 @@ module that returns sharded features to one that takes them, the layout in which
 styles of the model hand tensors to the outside. What none of them tells is skipped.
 """
 
+import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -85,16 +86,22 @@ class LocalActivations:
     def attach(self) -> None:
         """Puts the hooks on the modules that say or keep a layout."""
         for path, module in self._modules:
+            before, after = [], []
             if path == ROOT_MODULE:
-                self._on(module.register_forward_pre_hook(self._begin))
+                before.append(self._begin)
             if id(module) in self._styles:
                 # The first of the hooks still sees the DTensor.
-                self._on(module.register_forward_hook(self._see_dtensor, prepend=True))
-                self._on(module.register_forward_pre_hook(self._close))
-                self._on(module.register_forward_hook(self._see_returned))
+                first = _guarded(self._see_dtensor)
+                self._on(module.register_forward_hook(first, prepend=True))
+                before.append(self._close)
+                after.append(self._see_returned)
             elif type(module) in _ELEMENTWISE:
-                self._on(module.register_forward_pre_hook(self._see_given))
-                self._on(module.register_forward_hook(self._keep))
+                before.append(self._see_given)
+                after.append(self._keep)
+            for hook in before:
+                self._on(module.register_forward_pre_hook(_guarded(hook)))
+            for hook in after:
+                self._on(module.register_forward_hook(_guarded(hook)))
 
     def detach(self) -> None:
         """Takes the hooks off."""
@@ -210,6 +217,16 @@ class LocalActivations:
 
     def _on(self, handle: RemovableHandle) -> None:
         self._handles.append(handle)
+
+
+def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, which never raises: what it does not learn is skipped as unknown."""
+
+    def guarded(*args: Any) -> None:
+        with contextlib.suppress(Exception):
+            hook(*args)
+
+    return guarded
 
 
 def _layout_of(shape: tuple[int, ...], style: ParallelStyle) -> ShardLayout | None:

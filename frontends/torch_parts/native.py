@@ -4,7 +4,8 @@ Names, places, layouts and scales follow from what is found on the model: DDP, F
 FSDP2, the meshes of DTensors, and the styles of ``parallelize_module``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from absl import logging
@@ -18,8 +19,11 @@ from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.names import NamedParameter
-from ttrace.frontends.torch_parts.places import find_place
+from ttrace.frontends.torch_parts.places import data_parallel, find_place
 from ttrace.ir.tensor_id import Kind
+from ttrace.recording.faults import reason_of
+
+_T = TypeVar("_T")
 
 _BEFORE_AVERAGING = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
@@ -46,13 +50,20 @@ class NativeDescription(PlainDescription):
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.DataParallel):
                 raise _no_data_parallel(name)
-        self._averaging = find_averaging(model)
-        self._pieces = flat_pieces(model)
-        self._place = find_place(
-            (named.parameter for named in super().parameters()),
-            [one.ranks for one in self._averaging],
-            rank=rank,
-            world_size=world_size,
+        parameters = [named.parameter for named in super().parameters()]
+        self._averaging = _found(
+            "what averages gradients", (), lambda: find_averaging(model)
+        )
+        self._pieces = _found("flat parameters", {}, lambda: flat_pieces(model))
+        self._place = _found(
+            "which ranks share their micro-batches",
+            data_parallel(rank, world_size),
+            lambda: find_place(
+                parameters,
+                [one.ranks for one in self._averaging],
+                rank=rank,
+                world_size=world_size,
+            ),
         )
         self._mesh = self._place.mesh
         self._activations = LocalActivations(
@@ -82,10 +93,6 @@ class NativeDescription(PlainDescription):
                     HiddenParameter(named=named, owner=piece.owner, unit=piece.unit)
                 )
         return hidden
-
-    @property
-    def holds_whole_model(self) -> bool:
-        return super().holds_whole_model and not self._pieces
 
     def activation(
         self,
@@ -128,7 +135,10 @@ class NativeDescription(PlainDescription):
             return
         self._is_late_known = True
         known = {one.name for one in self._averaging}
-        late = {one.name for one in find_averaging(self._model)} - known
+        found = _found(
+            "what averages gradients", (), lambda: find_averaging(self._model)
+        )
+        late = {one.name for one in found} - known
         if late:
             logging.warning(
                 "ttrace: %s was applied to the model after the trace began, so that "
@@ -142,6 +152,22 @@ class NativeDescription(PlainDescription):
 
     def _is_model_sharded(self) -> bool:
         return any(self._mesh.sizes[axis] > 1 for axis in self._place.model_axes)
+
+
+def _found(what: str, otherwise: _T, find: Callable[[], _T]) -> _T:
+    """What is found on a model; nothing, with a warning, where ttrace fails at it.
+
+    Releases of torch differ in what cannot be read from public attributes, and the
+    training must not suffer.
+    """
+    try:
+        return find()
+    except Exception as error:
+        logging.warning(
+            "ttrace: %s; the run is taken for one without",
+            (reason_of(error, f"find {what} on the model")),
+        )
+        return otherwise
 
 
 def _no_data_parallel(name: str) -> UsageError:
