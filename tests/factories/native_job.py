@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _clip(model: nn.Module, *, is_local: bool) -> None:
     limit = 0.1
-    if isinstance(model, FSDP):
+    if isinstance(model, FSDP) and not is_local:
         model.clip_grad_norm_(limit)
         return
     # torch's own function refuses gradients on several meshes, as FSDP with TP has.
