@@ -94,7 +94,7 @@ def _of_ddp(ddp: Any) -> Averaging:
 
     def divisor() -> float:
         for hook, _ in getattr(ddp, "_comm_hooks", ()):
-            _require_average(hook, "DistributedDataParallel")
+            require_average(hook, "DistributedDataParallel")
         return float(len(ranks))
 
     return Averaging(name="DistributedDataParallel", ranks=ranks, divisor=divisor)
@@ -162,13 +162,18 @@ def _of_fsdp1(modules: list[torch.nn.Module]) -> Iterator[Averaging]:
 def _fsdp1_divisor(wrapper: Any, product: float) -> Callable[[], float]:
     def divisor() -> float:
         if wrapper._comm_hook is not None:
-            _require_average(wrapper._comm_hook, "FullyShardedDataParallel")
+            require_average(wrapper._comm_hook, "FullyShardedDataParallel")
         return float(product)
 
     return divisor
 
 
-def _require_average(hook: Any, wrapper: str) -> None:
+def require_average(hook: Any, wrapper: str) -> None:
+    """Refuses a communication hook that is not known to average.
+
+    Raises:
+        LayoutError: It is none of torch's own, or one that does nothing.
+    """
     where, name = getattr(hook, "__module__", ""), getattr(hook, "__name__", str(hook))
     known = where.startswith(_HOOKS_THAT_AVERAGE) and name not in _HOOKS_THAT_DO_NOT
     if not known:
