@@ -67,6 +67,7 @@ class LocalActivations:
         self._by_shape: dict[tuple[int, ...], set[ShardLayout]] = {}
         self._open: set[str] = set()
         self._given: dict[int, ShardLayout | None] = {}
+        self._returned: dict[int, ShardLayout] = {}
         self._answers: dict[tuple[str, Kind, str, tuple[int, ...]], ShardLayout] = {}
         self._handles: list[RemovableHandle] = []
         for path, module in self._modules:
@@ -146,6 +147,11 @@ class LocalActivations:
         if known is not None:
             return known
         shape = tuple(tensor.shape)
+        returned = self._returned.pop(id(module), None) if kind is Kind.OUTPUT else None
+        if returned is not None and returned.local_shape == shape:
+            # Noise has put another tensor in the place of what the module returned.
+            self._know(tensor, returned)
+            return returned
         _, style = self._styles.get(id(module), ("", None))
         says_otherwise = style is not None and (
             style.returned if kind is Kind.OUTPUT else style.taken
@@ -170,6 +176,7 @@ class LocalActivations:
         self._open.clear()
         self._by_shape.clear()
         self._known.clear()
+        self._returned.clear()
 
     def _close(self, module: torch.nn.Module, args: Any) -> None:
         path, style = self._styles[id(module)]
@@ -184,6 +191,7 @@ class LocalActivations:
 
     def _see_returned(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         path, style = self._styles[id(module)]
+        self._returned.pop(id(module), None)
         if style.returned is None or not isinstance(output, torch.Tensor):
             return
         shape = self._shapes.get(id(module))
@@ -196,6 +204,7 @@ class LocalActivations:
         layout = None if shape is None else _layout_of(shape, style)
         if layout is not None and layout.local_shape == tuple(output.shape):
             self._know(output, layout)
+            self._returned[id(module)] = layout
             if not is_open:
                 self._by_shape.setdefault(layout.local_shape, set()).add(layout)
 
@@ -205,8 +214,10 @@ class LocalActivations:
 
     def _keep(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         layout = self._given.pop(id(module), None)
+        self._returned.pop(id(module), None)
         if layout is not None and tuple(output.shape) == layout.local_shape:
             self._know(output, layout)
+            self._returned[id(module)] = layout
 
     def _know(self, tensor: torch.Tensor, layout: ShardLayout) -> None:
         self._known[id(tensor)] = weakref.ref(tensor), layout
