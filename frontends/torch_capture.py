@@ -27,8 +27,9 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ttrace.frontends.torch_parts.clips import observed_clips
-from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
+from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
+from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.recording.request import request_from_environment
@@ -106,13 +107,15 @@ def trace(
     trace incomplete.
 
     Args:
-        model: The model; a DistributedDataParallel wrapper is looked through.
+        model: The model, wrapped and sharded already (DDP, FSDP, DTensor).
         optimizers: What updates its parameters.
-        description: Names and layouts; where None, every rank is taken to hold whole
-            tensors and to run its own micro-batches.
+        description: Names, layouts and scales; where None, they follow from what
+            torch's own parallelism has put on the model, and without any of it every
+            rank is taken to hold whole tensors and to run its own micro-batches.
 
     Raises:
-        UsageError: The recording request is malformed, or a filter leaves no rank.
+        UsageError: The recording request is malformed, a filter leaves no rank, or the
+            model is a ``torch.nn.DataParallel``.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -120,15 +123,16 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
+    native: NativeDescription | None = None
     if description is None:
-        description = PlainDescription(
-            model, data_parallel_rank=rank, data_parallel_size=world_size
-        )
+        native = NativeDescription(model, rank=rank, world_size=world_size)
+        description = native
     session = CaptureSession(
         description,
         request,
         rank=rank,
         world_size=world_size,
+        observers=() if native is None else (native,),
     )
     taps = []
     for optimizer in optimizers:
@@ -141,6 +145,8 @@ def trace(
                 holds_whole_model=description.holds_whole_model,
             )
         )
+    if native is not None:
+        native.attach()
     session.start()
     for tap in taps:
         tap.attach()

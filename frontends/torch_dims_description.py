@@ -93,10 +93,6 @@ class DimsDescription(PlainDescription):
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._layout = functools.cache(self._find_layout)
 
-    @property
-    def holds_whole_model(self) -> bool:
-        return False
-
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in super().modules():
             yield path if path == ROOT_MODULE else self._rename(path), module

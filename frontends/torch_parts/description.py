@@ -6,38 +6,25 @@ themselves what part of a logical tensor they hold (DTensor).
 """
 
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
-from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer
+from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
+from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer, is_whole
 from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor as LocalTensor
 from ttrace.frontends.torch_parts.local_tensor import NoLayout as NoLayout
 from ttrace.frontends.torch_parts.local_tensor import (
     RecordedElsewhere as RecordedElsewhere,
 )
-from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.frontends.torch_parts.names import NamedParameter as NamedParameter
+from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
+from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.layout import Mesh, ShardLayout, whole
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class NamedParameter:
-    """A parameter under its canonical name.
-
-    Attributes:
-        module: Canonical path of the module that owns it.
-        slot: Its name in that module, e.g. ``weight``.
-        parameter: The parameter itself.
-    """
-
-    module: str
-    slot: str
-    parameter: torch.nn.Parameter
+from ttrace.ir.tensor_id import Kind
 
 
 class ModelDescription(Protocol):
@@ -138,6 +125,17 @@ class ModelDescription(Protocol):
         ...
 
 
+@runtime_checkable
+class HidesParameters(Protocol):
+    """A description of a model whose parameters are other objects while it runs."""
+
+    def hidden_parameters(
+        self, parameters: Iterable[NamedParameter]
+    ) -> list[HiddenParameter]:
+        """Those of these parameters."""
+        ...
+
+
 class PlainDescription:
     """Plain torch: one process, or data parallelism with whole tensors on each rank.
 
@@ -146,8 +144,8 @@ class PlainDescription:
     ``activation_layout`` and ``parameter_layout``, the layouts of plain tensors.
 
     Args:
-        model: The model, possibly wrapped; wrappers that only add a ``module.``
-            prefix (DistributedDataParallel, DataParallel) are looked through.
+        model: The model, possibly wrapped; the names that wrappers of torch put into
+            paths (``module.``, ``_fsdp_wrapped_module.``...) are taken out.
         data_parallel_rank: This rank's place among the data-parallel ones.
         data_parallel_size: Number of data-parallel ranks.
     """
@@ -161,8 +159,7 @@ class PlainDescription:
         data_parallel_rank: int = 0,
         data_parallel_size: int = 1,
     ):
-        wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
-        self._model = model.module if isinstance(model, wrappers) else model
+        self._model = model
         self._mesh = Mesh(
             name="dense",
             sizes={"dp": data_parallel_size},
@@ -170,23 +167,23 @@ class PlainDescription:
         )
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
-        for path, module in self._model.named_modules():
-            if path.rpartition(".")[2] != "_orig_mod":  # its wrapper stands for it
-                yield path.replace("_orig_mod.", "") or ROOT_MODULE, module
+        yield from canonical_modules(self._model)
 
     def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
         return 0
 
     def parameters(self) -> Iterator[NamedParameter]:
-        for name, parameter in self._model.named_parameters():
-            module, _, slot = name.replace("_orig_mod.", "").rpartition(".")
-            yield NamedParameter(
-                module=module or ROOT_MODULE, slot=slot, parameter=parameter
-            )
+        yield from canonical_parameters(self._model)
 
     @property
     def holds_whole_model(self) -> bool:
-        return not any(says_its_layout(p.parameter) for p in self.parameters())
+        try:
+            return all(
+                is_whole(self.parameter(named, Kind.PARAM, named.parameter))
+                for named in self.parameters()
+            )
+        except Exception:  # what fails here is skipped with its reason when recorded
+            return False
 
     def activation(
         self,

@@ -34,13 +34,18 @@ def own_type_of(tensor: torch.Tensor) -> TensorType | None:
 
 def layout_of(tensor: DTensor) -> tuple[ShardLayout, Mesh] | NoLayout:
     """What part of the logical tensor the rank's local one is, and on which mesh."""
-    device_mesh, placements = tensor.device_mesh, tensor.placements
+    return layout_on(tensor.device_mesh, tuple(tensor.shape), tensor.placements)
+
+
+def layout_on(
+    device_mesh: DeviceMesh, shape: tuple[int, ...], placements: Sequence[Placement]
+) -> tuple[ShardLayout, Mesh] | NoLayout:
+    """What part of a logical tensor of a shape this rank has, and on which mesh."""
     coordinate = device_mesh.get_coordinate()
     if coordinate is None:
         return NoLayout(reason="this rank has no place on the mesh of this DTensor")
     mesh = mesh_of(device_mesh)
     axes = axis_names(device_mesh)
-    shape = tuple(tensor.shape)
     partial_axes = []
     for axis, placement in zip(axes, placements, strict=True):
         if type(placement) is Partial and placement.reduce_op == "sum":
@@ -111,7 +116,7 @@ def mesh_of(device_mesh: DeviceMesh) -> Mesh:
 
     Ranks along the axes that a part leaves out are told apart only by the whole one.
     """
-    root = _whole_mesh(device_mesh)
+    root = whole_mesh(device_mesh)
     coordinate = root.get_coordinate()
     assert coordinate is not None, "a part of a mesh has no more ranks than the whole"
     axes = axis_names(root)
@@ -123,7 +128,7 @@ def mesh_of(device_mesh: DeviceMesh) -> Mesh:
     )
 
 
-def _whole_mesh(device_mesh: DeviceMesh) -> DeviceMesh:
+def whole_mesh(device_mesh: DeviceMesh) -> DeviceMesh:
     """The mesh that this one was sliced from; itself where its axes are not there."""
     get_root: Any = getattr(device_mesh, "_get_root_mesh", None)
     root = device_mesh if get_root is None else get_root()

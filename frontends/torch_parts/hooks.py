@@ -8,8 +8,8 @@ from absl import logging
 
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import INSIDE, compiled_away, has_compiled
-from ttrace.frontends.torch_parts.description import ModelDescription
-from ttrace.frontends.torch_parts.fully_sharded import unseen_gradients
+from ttrace.frontends.torch_parts.description import HidesParameters, ModelDescription
+from ttrace.frontends.torch_parts.fully_sharded import hidden_by_fully_shard
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.modules import ModuleTap
 from ttrace.frontends.torch_parts.parameters import ParameterGradients
@@ -57,10 +57,10 @@ class ModelHooks:
                 for named in description.parameters()
                 if capture.filter.wants_module(named.module)
             ]
-            modules = (module for _, module in description.modules())
-            self._gradients = ParameterGradients(
-                parameters, capture, unseen=unseen_gradients(modules, parameters)
-            )
+            hidden = hidden_by_fully_shard(description.modules(), parameters)
+            if isinstance(description, HidesParameters):
+                hidden += description.hidden_parameters(parameters)
+            self._gradients = ParameterGradients(parameters, capture, hidden=hidden)
         self._capture = capture
 
     def begin_step(self, *, is_recorded: bool) -> None:

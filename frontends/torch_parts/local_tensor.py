@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -67,6 +67,14 @@ PlainAnswer = ShardLayout | NoLayout | RecordedElsewhere
 
 Answer = LocalTensor | NoLayout | RecordedElsewhere
 """What is said of any tensor."""
+
+
+def is_whole(answer: Answer) -> TypeGuard[LocalTensor]:
+    """Whether a rank holds all of a logical tensor."""
+    if not isinstance(answer, LocalTensor):
+        return False
+    layout = answer.layout
+    return layout.local_shape == layout.global_shape and not layout.partial_axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,14 +14,15 @@ from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.guards import guarded
-from ttrace.frontends.torch_parts.local_tensor import NoLayout
+from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import says_its_layout
+from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind
 
 _NO_NORM = NoLayout(
-    reason="a rank has only a part of the gradients; the script did not give their "
-    "norm to trace.main_grads()"
+    reason="this rank does not hold all gradients whole, and ttrace does not "
+    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
 )
 
 
@@ -277,23 +278,28 @@ class OptimizerTap:
         }
 
     def _total_norm(self) -> float | None:
-        """None where there is no gradient, or one that is not a plain dense tensor."""
+        """None where there is no gradient, or one that is not a whole dense tensor."""
         gradients = [
-            parameter.grad
+            _whole_values(parameter.grad)
             for parameter in self._own_parameters().values()
             if parameter.grad is not None
         ]
-        if not gradients or any(
-            type(gradient) is not torch.Tensor or gradient.layout != torch.strided
-            for gradient in gradients
-        ):
-            return None
+        norms = []
         with unobserved():
-            norms = [
-                torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
-                for gradient in gradients
-            ]
-        return math.hypot(*norms)
+            for gradient in gradients:
+                if type(gradient) is not torch.Tensor or (
+                    gradient.layout != torch.strided
+                ):
+                    return None
+                norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+                norms.append(norm.item())
+        return math.hypot(*norms) if norms else None
+
+
+def _whole_values(gradient: torch.Tensor) -> torch.Tensor | None:
+    """The values of a gradient; None of one of which this rank has a part."""
+    answer = local_tensor(gradient, lambda shape: whole(shape, ""))
+    return answer.values if is_whole(answer) else None
 
 
 class _Remembered:

@@ -11,25 +11,17 @@ from torch.utils.hooks import RemovableHandle
 from ttrace.frontends.torch_parts.arrays import array_of, tensor_of, unobserved
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.fully_sharded import (
+    REASON,
+    HiddenParameter,
+    UnshardedHooks,
+)
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.layout import ShardLayout
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.recording.faults import reason_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class UnseenGradient:
-    """A parameter whose hooks do not run, and why.
-
-    Attributes:
-        named: The parameter.
-        reason: One sentence for the report.
-    """
-
-    named: NamedParameter
-    reason: str
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -58,8 +50,8 @@ class ParameterGradients:
     Args:
         parameters: Those to observe.
         capture: Shared by the session's hooks.
-        unseen: Those of them whose hooks do not run; skipped in every micro-batch that
-            was differentiated and in which, indeed, none ran.
+        hidden: Those of them that are other objects while the model runs; skipped in
+            every micro-batch that was differentiated and in which no hook on these ran.
     """
 
     def __init__(
@@ -67,29 +59,44 @@ class ParameterGradients:
         parameters: Iterable[NamedParameter],
         capture: Capture,
         *,
-        unseen: Iterable[UnseenGradient] = (),
+        hidden: Iterable[HiddenParameter] = (),
     ):
-        self._parameters = [p for p in parameters if p.parameter.requires_grad]
+        self._hidden = list(hidden)
+        is_hidden = {_place(one.named) for one in self._hidden}
+        visible = [
+            named
+            for named in parameters
+            if named.parameter.requires_grad and _place(named) not in is_hidden
+        ]
+        self._num_visible = len(visible)
+        self._parameters = [*visible, *(one.named for one in self._hidden)]
         self._capture = capture
-        self._unseen = list(unseen)
+        self._unsharded = UnshardedHooks(
+            self._hidden, lambda index, grad: self._add(self._num_visible + index, grad)
+        )
         self._handles: list[RemovableHandle] = []
+        self._is_attached = False
         self._microbatch = 0
         self._sums: dict[int, _Sum] = {}
         self._seen: set[TensorId] = set()
 
     def attach(self) -> None:
         """Puts the hooks on the parameters; attaching twice does nothing."""
-        if not self._handles:
+        if not self._is_attached:
+            self._is_attached = True
             self._handles = [
                 named.parameter.register_hook(functools.partial(self._add, index))
-                for index, named in enumerate(self._parameters)
+                for index, named in enumerate(self._parameters[: self._num_visible])
             ]
+            self._unsharded.attach()
 
     def detach(self) -> None:
         """Takes the hooks off the parameters."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._unsharded.detach()
+        self._is_attached = False
         self._sums.clear()
         self._seen.clear()
 
@@ -104,19 +111,19 @@ class ParameterGradients:
                 recorder.skip(id_, sum_.reason)
             else:
                 recorder.array(id_, sum_.array, sum_.layout)
-            if self._unseen:
+            if self._hidden:
                 self._seen.add(id_)
         self._sums.clear()
 
     def end_step(self) -> None:
         """Records the sums so far, and skips what hooks could not see in the step."""
         self.flush()
-        if self._unseen:
+        if self._hidden:
             for microbatch in self._capture.calls.differentiated_microbatches():
-                for unseen in self._unseen:
-                    id_ = self._id(unseen.named, microbatch)
+                for hidden in self._hidden:
+                    id_ = self._id(hidden.named, microbatch)
                     if id_ not in self._seen:
-                        self._capture.skip(id_, unseen.reason)
+                        self._capture.skip(id_, REASON)
             self._seen.clear()
 
     @guarded("record what a backward pass adds to a gradient")
@@ -173,3 +180,7 @@ class ParameterGradients:
             kind=Kind.PARAM_GRAD,
             slot=named.slot,
         )
+
+
+def _place(named: NamedParameter) -> tuple[str, str]:
+    return named.module, named.slot

@@ -115,6 +115,6 @@ def test_a_norm_of_a_part_of_the_gradients_is_never_computed():
     tap.record_gradients(torch.tensor(7.0))
     optimizer.step()
     session.close()
-    assert "trace.main_grads()" in sink.skipped["step0/@root/grad_norm"]
+    assert "trace.main_grads(grad_norm=...)" in sink.skipped["step0/@root/grad_norm"]
     assert sink.arrays["step1/@root/grad_norm"] == 7.0
     assert "step0/@root/main_grad/weight" in sink.records

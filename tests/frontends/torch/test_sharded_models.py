@@ -111,29 +111,33 @@ def test_shards_are_recorded_as_what_each_rank_holds(runs):
     assert mesh == "dp=2,tp=2"
 
 
-def test_what_fsdp_hides_says_so_in_every_microbatch(runs):
-    trace, _ = runs.recorded("fsdp", 2)
-    hidden = {
-        id_.microbatch: skipped.reason
-        for id_, skipped in trace.info.skipped.items()
+@pytest.mark.parametrize(("layout", "world_size"), [("fsdp", 2), ("fsdp-tp", 4)])
+def test_unsharded_parameters_tell_the_gradients_of_microbatches(
+    runs, layout, world_size
+):
+    """With the ranks as known factor, as FSDP averages over them afterwards."""
+    trace, _ = runs.recorded(layout, world_size)
+    gradients = {
+        id_: record
+        for id_, record in trace.info.tensors.items()
         if id_.kind is Kind.PARAM_GRAD
     }
-    assert hidden.keys() == {0, 1}
-    (reason,) = set(hidden.values())
-    assert reason.startswith("fully_shard runs forward and backward on unsharded")
-    assert not any(id_.kind is Kind.PARAM_GRAD for id_ in trace.info.tensors)
+    assert {id_.microbatch for id_ in gradients} == {0, 1}
+    scales = {s.scale for record in gradients.values() for s in record.shards}
+    assert scales == {2.0}
+    assert not any(id_.kind is Kind.PARAM_GRAD for id_ in trace.info.skipped)
 
 
-def test_hooks_see_the_gradients_of_tensor_parallel_parameters(runs):
-    """Each rank counts micro-batches of its own here: 0 is that of rank 0."""
+def test_ranks_that_share_the_model_share_their_microbatches(runs):
     reference, _ = runs.recorded("one", 1)
     candidate, _ = runs.recorded("tp", 2)
     id_ = parse_tensor_id("step0/mb0/up/param_grad/weight")
-    (shard,) = candidate.info.tensors[id_].shards
-    (block,) = shard.layout.blocks
-    assert (block.region.start, block.region.extent) == ((0, 0), (6, 6))
+    shards = candidate.info.tensors[id_].shards
+    starts = [shard.layout.blocks[0].region.start for shard in shards]
+    assert starts == [(0, 0), (6, 0)]
     whole = reference.load(reference.info.tensors[id_].shards[0])
-    assert relative_error(whole[:6], candidate.load(shard)) <= ROUNDING
+    for shard, rows in zip(shards, (whole[:6], whole[6:]), strict=True):
+        assert relative_error(rows, candidate.load(shard)) <= ROUNDING
 
 
 @pytest.mark.parametrize(("layout", "world_size"), [("fsdp", 2), ("tp", 2)])

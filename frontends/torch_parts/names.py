@@ -1,0 +1,105 @@
+"""Canonical names of modules and parameters: those that the model has unwrapped.
+
+Wrappers of torch put a name of their own into every path below them. It is taken out
+wherever it stands, and only where the module really is that wrapper.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ttrace.ir.tensor_id import ROOT_MODULE
+
+_WRAPPERS = (
+    ("torch.nn.parallel", "DistributedDataParallel", "module"),
+    ("torch.nn.parallel", "DataParallel", "module"),
+    ("torch.distributed.fsdp", "FullyShardedDataParallel", "_fsdp_wrapped_module"),
+    (
+        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
+        "ActivationWrapper",
+        "_checkpoint_wrapped_module",
+    ),
+)
+"""Where the class is defined, its name, and the name of the module inside."""
+
+_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NamedParameter:
+    """A parameter under its canonical name.
+
+    Attributes:
+        module: Canonical path of the module that owns it.
+        slot: Its name in that module, e.g. ``weight``.
+        parameter: The parameter itself.
+    """
+
+    module: str
+    slot: str
+    parameter: torch.nn.Parameter
+
+
+def canonical_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every module once, under its first path; the model itself is ``@root``.
+
+    Of a wrapper and what it wraps the inner one is given. Of a compiled module it is
+    the outer one: hooks on the inner one would be compiled too.
+    """
+    for path, module, is_hidden in _walk(model, "", set()):
+        if not is_hidden:
+            yield path or ROOT_MODULE, module
+
+
+def canonical_parameters(model: torch.nn.Module) -> Iterator[NamedParameter]:
+    """Every parameter once, under its first name, in the order of the modules."""
+    seen: set[int] = set()
+    for path, module, _ in _walk(model, "", set()):
+        for slot, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield NamedParameter(
+                    module=path or ROOT_MODULE, slot=slot, parameter=parameter
+                )
+
+
+def is_a(module: torch.nn.Module, where: str, class_name: str) -> bool:
+    """Whether a module is of a class; nothing is imported for it.
+
+    Args:
+        module: The module.
+        where: The module that defines the class; not loaded, no module is of it.
+        class_name: Its name there.
+    """
+    cls = getattr(sys.modules.get(where), class_name, None)
+    return cls is not None and isinstance(module, cls)
+
+
+def _walk(
+    module: torch.nn.Module, path: str, seen: set[int], *, is_hidden: bool = False
+) -> Iterator[tuple[str, torch.nn.Module, bool]]:
+    """Path, module, and whether another module stands for it."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    inner = _inner_name(module, _WRAPPERS)
+    compiled = _inner_name(module, (_COMPILED,))
+    yield path, module, is_hidden or inner is not None
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        if name == (inner or compiled):
+            yield from _walk(child, path, seen, is_hidden=compiled is not None)
+        else:
+            yield from _walk(child, f"{path}.{name}" if path else name, seen)
+
+
+def _inner_name(
+    module: torch.nn.Module, wrappers: tuple[tuple[str, str, str], ...]
+) -> str | None:
+    for where, class_name, inner in wrappers:
+        if is_a(module, where, class_name) and inner in module._modules:
+            return inner
+    return None

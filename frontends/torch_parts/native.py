@@ -1,0 +1,180 @@
+"""The description of models that torch itself parallelizes: nothing is to be written.
+
+Names, places, layouts and scales follow from what is found on the model: DDP, FSDP1,
+FSDP2, the meshes of DTensors, and the styles of ``parallelize_module``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from absl import logging
+
+from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.averaging import common_divisor, find_averaging
+from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.description import PlainDescription
+from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
+from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
+from ttrace.frontends.torch_parts.local_activations import LocalActivations
+from ttrace.frontends.torch_parts.local_tensor import Answer
+from ttrace.frontends.torch_parts.names import NamedParameter
+from ttrace.frontends.torch_parts.places import data_parallel, find_place
+from ttrace.ir.tensor_id import Kind
+from ttrace.recording.faults import reason_of
+
+_T = TypeVar("_T")
+
+_BEFORE_AVERAGING = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
+
+
+class NativeDescription(PlainDescription):
+    """What torch's own parallelism says of itself.
+
+    Every rank has micro-batches of its own, except along the axes over which DTensor
+    parameters shard the model. Gradients that DDP or FSDP has still to average carry
+    the number of ranks, or the divide factor that the script set, as their scale.
+
+    Args:
+        model: The model, wrapped and sharded already.
+        rank: Global rank of this process.
+        world_size: Number of processes.
+
+    Raises:
+        UsageError: A part of the model is a ``DataParallel``, one process that trains
+            on several devices.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, rank: int = 0, world_size: int = 1):
+        super().__init__(model)
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.DataParallel):
+                raise _no_data_parallel(name)
+        parameters = [named.parameter for named in super().parameters()]
+        self._averaging = _found(
+            "what averages gradients", (), lambda: find_averaging(model)
+        )
+        self._pieces = _found("flat parameters", {}, lambda: flat_pieces(model))
+        self._place = _found(
+            "which ranks share their micro-batches",
+            data_parallel(rank, world_size),
+            lambda: find_place(
+                parameters,
+                [one.ranks for one in self._averaging],
+                rank=rank,
+                world_size=world_size,
+            ),
+        )
+        self._mesh = self._place.mesh
+        self._activations = LocalActivations(
+            list(self.modules()), self._mesh.name, is_sharded=self._is_model_sharded()
+        )
+
+    def parameters(self) -> Iterator[NamedParameter]:
+        if not self._pieces:
+            yield from super().parameters()
+            return
+        flat = {id(piece.named.parameter) for piece in self._pieces.values()}
+        yield from (piece.named for piece in self._pieces.values())
+        for named in super().parameters():
+            is_piece = (named.module, named.slot) in self._pieces
+            if not is_piece and id(named.parameter) not in flat:
+                yield named
+
+    def hidden_parameters(
+        self, parameters: Iterable[NamedParameter]
+    ) -> list[HiddenParameter]:
+        """The parameters that FSDP1 flattens."""
+        hidden = []
+        for named in parameters:
+            piece = self._pieces.get((named.module, named.slot))
+            if piece is not None and named.parameter.requires_grad:
+                hidden.append(
+                    HiddenParameter(named=named, owner=piece.owner, unit=piece.unit)
+                )
+        return hidden
+
+    def activation(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        if not self._activations.is_needed:
+            return super().activation(path, module, kind, slot, tensor)
+        return self._activations.answer(path, module, kind, slot, tensor)
+
+    def parameter(
+        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
+    ) -> Answer:
+        piece = self._pieces.get((named.module, named.slot))
+        if piece is not None:
+            return piece.held(kind, tensor, self._mesh.name)
+        return super().parameter(named, kind, tensor)
+
+    def scale(self, kind: Kind) -> float:
+        if kind in _BEFORE_AVERAGING:
+            return common_divisor(self._averaging)
+        return 1.0
+
+    def global_microbatch(self, local: int) -> int:
+        return local * self._place.size + self._place.index
+
+    def attach(self) -> None:
+        """Puts on what observes layouts of activations; before the session's hooks."""
+        self._activations.attach()
+
+    def start(self, capture: Capture) -> None:
+        self._is_late_known = False
+
+    def end_step(self) -> None:
+        """Logs a warning where the model was wrapped after the description was made."""
+        if self._is_late_known:
+            return
+        self._is_late_known = True
+        known = {one.name for one in self._averaging}
+        found = _found(
+            "what averages gradients", (), lambda: find_averaging(self._model)
+        )
+        late = {one.name for one in found} - known
+        if late:
+            logging.warning(
+                "ttrace: %s was applied to the model after the trace began, so that "
+                "its gradients and micro-batches are taken for those of plain "
+                "processes; begin `with torch_capture.trace(...)` after it",
+                " and ".join(sorted(late)),
+            )
+
+    def end(self) -> None:
+        self._activations.detach()
+
+    def _is_model_sharded(self) -> bool:
+        return any(self._mesh.sizes[axis] > 1 for axis in self._place.model_axes)
+
+
+def _found(what: str, otherwise: _T, find: Callable[[], _T]) -> _T:
+    """What is found on a model; nothing, with a warning, where ttrace fails at it.
+
+    Releases of torch differ in what cannot be read from public attributes, and the
+    training must not suffer.
+    """
+    try:
+        return find()
+    except Exception as error:
+        logging.warning(
+            "ttrace: %s; the run is taken for one without",
+            (reason_of(error, f"find {what} on the model")),
+        )
+        return otherwise
+
+
+def _no_data_parallel(name: str) -> UsageError:
+    return UsageError(
+        "torch.nn.DataParallel cannot be traced: its replicas live for one forward",
+        where=name or "the model itself",
+        expected="one process for each device",
+        got="torch.nn.DataParallel",
+        remedy="use DistributedDataParallel, or trace the module inside on one device",
+    )

@@ -1,0 +1,69 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    checkpoint_wrapper,
+)
+
+from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
+from ttrace.frontends.torch_parts.native import NativeDescription
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+
+
+def names(module: nn.Module) -> list[str]:
+    parameters = [f"{p.module}/{p.slot}" for p in canonical_parameters(module)]
+    return [*(path for path, _ in canonical_modules(module)), *parameters]
+
+
+def test_a_plain_model_has_the_names_that_torch_gives():
+    plain = model()
+    assert names(plain) == [
+        *("@root", "0", "1", "1.0", "1.1"),
+        *("0/weight", "0/bias", "1.0/weight", "1.0/bias"),
+    ]
+
+
+def test_names_of_wrappers_are_taken_out_wherever_they_stand():
+    wrapped = model()
+    wrapped[1][0] = checkpoint_wrapper(wrapped[1][0])
+    wrapped[1] = checkpoint_wrapper(wrapped[1])
+    outer = nn.DataParallel(checkpoint_wrapper(wrapped))
+    assert names(outer) == names(model())
+
+
+def test_the_inner_module_is_the_one_that_is_observed():
+    inner = nn.Linear(2, 2)
+    wrapped = nn.Sequential(checkpoint_wrapper(inner))
+    assert dict(canonical_modules(wrapped))["0"] is inner
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_of_a_compiled_module_the_outer_one_is_observed():
+    compiled = nn.Sequential(model())
+    compiled[0].compile()  # in place: no name of its own
+    assert names(compiled) == names(nn.Sequential(model()))
+    outer = nn.Sequential(nn.Module())
+    outer[0] = torch.compile(model(), backend="eager")
+    assert names(outer) == names(nn.Sequential(model()))
+    assert dict(canonical_modules(outer))["0"] is outer[0]
+
+
+def test_a_module_of_the_users_that_is_called_module_keeps_its_name():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Linear(1, 1)
+            self._orig_mod = copy.deepcopy(self.module)
+
+    assert names(Mine())[:3] == ["@root", "module", "_orig_mod"]
+
+
+def test_data_parallel_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"torch\.nn\.DataParallel cannot be traced"):
+        NativeDescription(nn.Sequential(nn.DataParallel(model())))
