@@ -19,6 +19,7 @@ from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
+from ttrace.report.printable import printable
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
@@ -226,7 +227,7 @@ class Report:
         if first is not None and first.sentence not in self.summary:
             lines.append(f"first divergence: {first.sentence}")
         lines += (f"diagnosis: {item.sentence}" for item in self.diagnosis)
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def failed(self) -> tuple[TensorReport, ...]:
         """The tensors that failed, in order of the dataflow.
