@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -41,7 +42,7 @@ class Model(nn.Module):
 
 @pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,), mesh_dim_names=("tp",))
     dist.destroy_process_group()
 
@@ -98,7 +99,9 @@ def test_what_nothing_tells_is_skipped_with_the_text_to_write(mesh):
 def test_a_style_that_is_not_understood_is_named(mesh):
     class Own(ColwiseParallel):
         @staticmethod
-        def _prepare_output_fn(output_layouts, use_local, mod, outputs, device_mesh):
+        def _prepare_output_fn(
+            output_layouts, use_local_output, mod, outputs, device_mesh
+        ):
             return outputs.to_local()
 
     model = Model()

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import GradBucket, HashStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -17,7 +19,7 @@ from ttrace.ir.tensor_id import Kind
 
 @pytest.fixture(autouse=True)
 def process() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
@@ -33,16 +35,14 @@ def test_ddp_is_found_around_the_module_that_the_script_gave():
         assert description.scale(Kind.OUTPUT) == 1.0
 
 
-def own_hook(
-    state: object, bucket: dist.GradBucket
-) -> torch.futures.Future[torch.Tensor]:
+def own_hook(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     future.set_result(bucket.buffer())
     return future
 
 
 def test_a_divide_factor_is_the_factor_of_gradients_before_the_division():
-    model = nn.Linear(2, 2)
+    model: Any = nn.Linear(2, 2)
     mesh = init_device_mesh("cpu", (1,))
     fully_shard(model, mesh=mesh)
     description = NativeDescription(model)
