@@ -51,6 +51,7 @@ class NativeDescription(PlainDescription):
             if isinstance(module, torch.nn.DataParallel):
                 raise _no_data_parallel(name)
         parameters = [named.parameter for named in super().parameters()]
+        self._is_late_known = False
         self._averaging = _found(
             "what averages gradients", (), lambda: find_averaging(model)
         )
@@ -127,7 +128,7 @@ class NativeDescription(PlainDescription):
         self._activations.attach()
 
     def start(self, capture: Capture) -> None:
-        self._is_late_known = False
+        pass
 
     def end_step(self) -> None:
         """Logs a warning where the model was wrapped after the description was made."""

@@ -51,8 +51,17 @@ def style_of(module: torch.nn.Module) -> ParallelStyle | None:
         try:
             found |= _read(is_input, hook)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            found["not_understood"] = getattr(hook, "__qualname__", repr(hook))
+            found["not_understood"] = _name_of(hook)
     return ParallelStyle(**found) if found else None
+
+
+def _name_of(hook: Callable) -> str:
+    """Name of the style's function that a hook calls, as far as it can be found."""
+    for cell in getattr(hook, "__closure__", None) or ():
+        held = cell.cell_contents
+        if isinstance(held, functools.partial):
+            return held.func.__qualname__
+    return getattr(hook, "__qualname__", repr(hook))
 
 
 def _read(is_input: bool, hook: Callable) -> Mapping[str, Any]:

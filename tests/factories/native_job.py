@@ -16,6 +16,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
@@ -119,7 +120,7 @@ def _clip(model: nn.Module, *, is_local: bool) -> None:
     local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
     whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
     squares = [g.square().sum() for g in (local if is_local else whole)]
-    factor = min(1.0, limit / (sum(squares).sqrt().item() + 1e-6))
+    factor = min(1.0, limit / (torch.stack(squares).sum().sqrt().item() + 1e-6))
     for gradient in local:
         gradient.mul_(factor)
 
@@ -157,12 +158,13 @@ def _wrapped(model: GPT, layout: str) -> tuple[nn.Module, int, int]:
 def _fully_sharded(model: GPT, mesh: DeviceMesh) -> GPT:
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def _tensor_parallel(model: GPT, mesh: DeviceMesh, *, is_sequence: bool) -> None:
     outside = Shard(1) if is_sequence else Replicate()
-    plan = {
+    plan: dict[str, ParallelStyle] = {
         "attn.q": ColwiseParallel(),
         "attn.k": ColwiseParallel(),
         "attn.v": ColwiseParallel(),
@@ -170,7 +172,9 @@ def _tensor_parallel(model: GPT, mesh: DeviceMesh, *, is_sequence: bool) -> None
         "mlp.fc1": ColwiseParallel(),
         "mlp.fc2": RowwiseParallel(output_layouts=outside),
     }
-    whole = {"head": ColwiseParallel(output_layouts=Replicate())}
+    whole: dict[str, ParallelStyle] = {
+        "head": ColwiseParallel(output_layouts=Replicate())
+    }
     if is_sequence:
         taken = PrepareModuleInput(
             input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)

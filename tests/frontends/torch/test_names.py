@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_a_plain_model_has_the_names_that_torch_gives():
 
 
 def test_names_of_wrappers_are_taken_out_wherever_they_stand():
-    wrapped = model()
+    wrapped: Any = model()
     wrapped[1][0] = checkpoint_wrapper(wrapped[1][0])
     wrapped[1] = checkpoint_wrapper(wrapped[1])
     outer = nn.DataParallel(checkpoint_wrapper(wrapped))
@@ -48,7 +49,7 @@ def test_of_a_compiled_module_the_outer_one_is_observed():
     compiled = nn.Sequential(model())
     compiled[0].compile()  # in place: no name of its own
     assert names(compiled) == names(nn.Sequential(model()))
-    outer = nn.Sequential(nn.Module())
+    outer: Any = nn.Sequential(nn.Module())
     outer[0] = torch.compile(model(), backend="eager")
     assert names(outer) == names(nn.Sequential(model()))
     assert dict(canonical_modules(outer))["0"] is outer[0]

@@ -1,0 +1,148 @@
+"""Layouts of plain tensors between tensor-parallel styles, on a mesh of one rank."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from ttrace.frontends.torch_parts.local_activations import LocalActivations
+from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
+from ttrace.frontends.torch_parts.names import canonical_modules
+from ttrace.frontends.torch_parts.parallel_styles import style_of
+from ttrace.ir.tensor_id import Kind
+
+
+class Core(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.act = nn.LayerNorm(4), nn.Linear(4, 8), nn.GELU()
+        self.core, self.down = Core(), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.core(self.act(self.up(self.norm(x)))))
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,), mesh_dim_names=("tp",))
+    dist.destroy_process_group()
+
+
+def plan() -> dict[str, ParallelStyle]:
+    return {"up": ColwiseParallel(), "down": RowwiseParallel()}
+
+
+def answers(model: nn.Module) -> dict[str, Answer]:
+    """What is said of each module's output while the model runs."""
+    modules = list(canonical_modules(model))
+    layouts = LocalActivations(modules, "ranks", is_sharded=True)
+    layouts.attach()
+    found: dict[str, Answer] = {}
+    for path, module in modules:
+
+        def hook(module, args, output, path=path):
+            found[path] = layouts.answer(path, module, Kind.OUTPUT, "0", output)
+
+        module.register_forward_hook(hook)
+    model(torch.randn(2, 3, 4))
+    layouts.detach()
+    return found
+
+
+def test_layouts_follow_styles_tensors_and_elementwise_modules(mesh):
+    model = Model()
+    parallelize_module(
+        model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}
+    )
+    found = answers(model)
+    meshes = {
+        path: answer.layout.mesh
+        for path, answer in found.items()
+        if isinstance(answer, LocalTensor)
+    }
+    styled = "tp=1"  # told by the mesh of the style, the others by that of all ranks
+    assert meshes == {
+        "norm": "ranks", "up": styled, "act": styled, "down": styled, "@root": "ranks"
+    }  # fmt: skip
+
+
+def test_what_nothing_tells_is_skipped_with_the_text_to_write(mesh):
+    model = Model()
+    parallelize_module(
+        model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()}
+    )
+    core = answers(model)["core"]
+    assert isinstance(core, NoLayout)
+    assert core.reason.startswith("nothing says what part of a tensor this plain one")
+    assert '"core": "b s f[tp]"' in core.reason
+
+
+def test_a_style_that_is_not_understood_is_named(mesh):
+    class Own(ColwiseParallel):
+        @staticmethod
+        def _prepare_output_fn(
+            output_layouts, use_local_output, mod, outputs, device_mesh
+        ):
+            return outputs.to_local()
+
+    model = Model()
+    parallelize_module(model, mesh, {"up": Own(), "down": RowwiseParallel()})
+    norm = answers(model)["norm"]
+    assert isinstance(norm, NoLayout)
+    assert "does not understand (" in norm.reason
+    assert "Own._prepare_output_fn on up)" in norm.reason
+
+
+def test_without_a_style_nothing_is_taken_for_whole(mesh):
+    found = answers(Model())
+    assert all(isinstance(answer, NoLayout) for answer in found.values())
+
+
+@pytest.mark.parametrize(
+    ("style", "given", "returned"),
+    [
+        (ColwiseParallel(), (Replicate(),), (Shard(-1),)),
+        (RowwiseParallel(), (Shard(-1),), (Replicate(),)),
+        (SequenceParallel(), (Shard(1),), (Shard(1),)),
+    ],
+)
+def test_styles_are_read_from_the_hooks(mesh, style, given, returned):
+    model = nn.Sequential(
+        nn.LayerNorm(4) if isinstance(style, SequenceParallel) else nn.Linear(4, 4)
+    )
+    assert style_of(model[0]) is None
+    parallelize_module(model, mesh, {"0": style})
+    read = style_of(model[0])
+    assert read is not None and not read.not_understood
+    assert (read.given, read.returned) == (given, returned)
+    assert read.returns_local is style.use_local_output
+
+
+def test_what_a_module_is_prepared_to_take_is_read(mesh):
+    model = nn.Sequential(nn.Linear(4, 4))
+    style = PrepareModuleInput(
+        input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
+    )
+    parallelize_module(model, mesh, {"0": style})
+    read = style_of(model[0])
+    assert read is not None
+    assert (read.given, read.taken) == ((Shard(1),), (Replicate(),))

@@ -1,0 +1,79 @@
+"""What is read off a model that one process has wrapped."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import GradBucket, HashStore
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from ttrace.frontends.torch_parts.native import NativeDescription
+from ttrace.ir.tensor_id import Kind
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[None]:
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_ddp_is_found_around_the_module_that_the_script_gave():
+    inner = nn.Linear(2, 2)
+    ddp = DistributedDataParallel(inner)
+    ddp.register_comm_hook(None, own_hook)
+    for given in (inner, ddp):
+        description = NativeDescription(given)
+        with pytest.raises(ValueError, match="own_hook.*not known to average"):
+            description.scale(Kind.GRAD_OUTPUT)
+        assert description.scale(Kind.OUTPUT) == 1.0
+
+
+def own_hook(state: object, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
+    future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
+
+
+def test_a_divide_factor_is_the_factor_of_gradients_before_the_division():
+    model: Any = nn.Linear(2, 2)
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(model, mesh=mesh)
+    description = NativeDescription(model)
+    assert description.scale(Kind.PARAM_GRAD) == 1.0
+    model.set_gradient_divide_factor(3.0)  # also after the trace began
+    assert description.scale(Kind.PARAM_GRAD) == 3.0
+    assert description.scale(Kind.MAIN_GRAD) == 1.0
+
+
+def test_a_model_that_is_wrapped_after_the_trace_began_is_said(caplog):
+    model = nn.Linear(2, 2)
+    description = NativeDescription(model)
+    ddp = DistributedDataParallel(model)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        description.end_step()
+        description.end_step()
+    (message,) = caplog.messages
+    assert message.startswith(
+        "ttrace: DistributedDataParallel was applied to the model"
+    )
+    del ddp
+
+
+def test_what_cannot_be_found_does_not_reach_the_training(caplog, monkeypatch):
+    def fails(model: nn.Module) -> None:
+        raise AttributeError("_handle")
+
+    where = "ttrace.frontends.torch_parts.native.flat_pieces"
+    monkeypatch.setattr(where, fails)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        description = NativeDescription(nn.Linear(2, 2))
+    assert len(list(description.parameters())) == 2
+    (message,) = caplog.messages
+    assert "could not find flat parameters on the model: AttributeError" in message
