@@ -30,6 +30,7 @@ from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.pipelining import PipelineStages, StageDescription
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.recording.request import request_from_environment
 
@@ -120,15 +121,21 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
+    pipeline = PipelineStages(model)
     if description is None:
-        description = PlainDescription(
-            model, data_parallel_rank=rank, data_parallel_size=world_size
-        )
+        if pipeline.num_ranks == world_size > 1:
+            description = StageDescription(model, pipeline, rank=rank)
+        else:
+            description = PlainDescription(
+                model, data_parallel_rank=rank, data_parallel_size=world_size
+            )
     session = CaptureSession(
         description,
         request,
         rank=rank,
         world_size=world_size,
+        observers=(pipeline,),
+        activations=pipeline,
     )
     taps = []
     for optimizer in optimizers:

@@ -150,6 +150,8 @@ class PlainDescription:
             prefix (DistributedDataParallel, DataParallel) are looked through.
         data_parallel_rank: This rank's place among the data-parallel ones.
         data_parallel_size: Number of data-parallel ranks.
+        pipeline_rank: This rank's place in its pipeline; it has a part of the model.
+        pipeline_size: Number of ranks of a pipeline.
     """
 
     framework = "torch"
@@ -160,14 +162,15 @@ class PlainDescription:
         *,
         data_parallel_rank: int = 0,
         data_parallel_size: int = 1,
+        pipeline_rank: int = 0,
+        pipeline_size: int = 1,
     ):
         wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
         self._model = model.module if isinstance(model, wrappers) else model
-        self._mesh = Mesh(
-            name="dense",
-            sizes={"dp": data_parallel_size},
-            coords={"dp": data_parallel_rank},
-        )
+        sizes, coords = {"dp": data_parallel_size}, {"dp": data_parallel_rank}
+        if pipeline_size > 1:
+            sizes["pp"], coords["pp"] = pipeline_size, pipeline_rank
+        self._mesh = Mesh(name="dense", sizes=sizes, coords=coords)
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         for path, module in self._model.named_modules():
