@@ -41,7 +41,8 @@ def train_whole(model: Model) -> list[torch.Tensor]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with torch_capture.trace(model, optimizer) as trace:
         for step in range(2):
-            for x, y in zip(*(t.chunk(NUM_MICROBATCHES) for t in batch(step))):
+            inputs, targets = (t.chunk(NUM_MICROBATCHES) for t in batch(step))
+            for x, y in zip(inputs, targets, strict=True):
                 loss = nn.functional.mse_loss(model(x), y)
                 trace.loss(loss)
                 (loss / NUM_MICROBATCHES).backward()
