@@ -31,6 +31,7 @@ from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.pipelining import PipelineStages, StageDescription
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.recording.request import request_from_environment
 
@@ -123,8 +124,11 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
+    pipeline = PipelineStages(model)
     native: NativeDescription | None = None
-    if description is None:
+    if description is None and pipeline.num_ranks == world_size > 1:
+        description = StageDescription(model, pipeline, rank=rank)
+    elif description is None:
         native = NativeDescription(model, rank=rank, world_size=world_size)
         description = native
     session = CaptureSession(
@@ -132,7 +136,8 @@ def trace(
         request,
         rank=rank,
         world_size=world_size,
-        observers=() if native is None else (native,),
+        observers=(pipeline,) if native is None else (pipeline, native),
+        activations=pipeline,
     )
     taps = []
     for optimizer in optimizers:

@@ -121,6 +121,7 @@ class CallCounter:
     def __init__(self, global_microbatch: Callable[[int], int]):
         self._global_microbatch = global_microbatch
         self.step = 0
+        self._is_told = False
         self._clear()
 
     def next_step(self) -> None:
@@ -149,9 +150,25 @@ class CallCounter:
         Args:
             root: Which one; several (model chunks of a pipeline rank) count apart.
         """
+        if self._is_told:
+            return
         index = self._global_microbatch(self._roots[root])
         self._roots[root] += 1
         self._current = self._backward = self._batch(index)
+
+    def enter_microbatch(self, local: int) -> None:
+        """A schedule says which micro-batch of this process runs forward from now on.
+
+        Root modules begin none then.
+        """
+        self._is_told = True
+        self._roots[None] += 1
+        index = self._global_microbatch(local)
+        self._current = self._backward = self._batch(index)
+
+    def enter_backward_of(self, local: int) -> None:
+        """A schedule says which micro-batch of this process runs backward now."""
+        self._backward = self._batch(self._global_microbatch(local))
 
     def enter_backward(self, call: ModuleCall) -> None:
         """A gradient arrived at a tensor of this call's forward."""

@@ -22,6 +22,8 @@ class Capture:
         noise: Changes the tensors; None in a plain run.
         filter: Which tensors are recorded.
         is_paused: Calls are neither recorded nor counted.
+        counts_calls: Likewise where False, for calls of modules and for gradients
+            alone.
     """
 
     calls: CallCounter
@@ -29,6 +31,7 @@ class Capture:
     noise: Noise | None = None
     filter: CaptureFilter = field(default_factory=CaptureFilter)
     is_paused: bool = False
+    counts_calls: bool = True
 
     @property
     def step(self) -> int:

@@ -148,6 +148,8 @@ class PlainDescription:
             paths (``module.``, ``_fsdp_wrapped_module.``...) are taken out.
         data_parallel_rank: This rank's place among the data-parallel ones.
         data_parallel_size: Number of data-parallel ranks.
+        pipeline_rank: This rank's place in its pipeline; it has a part of the model.
+        pipeline_size: Number of ranks of a pipeline.
     """
 
     framework = "torch"
@@ -158,13 +160,14 @@ class PlainDescription:
         *,
         data_parallel_rank: int = 0,
         data_parallel_size: int = 1,
+        pipeline_rank: int = 0,
+        pipeline_size: int = 1,
     ):
         self._model = model
-        self._mesh = Mesh(
-            name="dense",
-            sizes={"dp": data_parallel_size},
-            coords={"dp": data_parallel_rank},
-        )
+        sizes, coords = {"dp": data_parallel_size}, {"dp": data_parallel_rank}
+        if pipeline_size > 1:
+            sizes["pp"], coords["pp"] = pipeline_size, pipeline_rank
+        self._mesh = Mesh(name="dense", sizes=sizes, coords=coords)
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
         yield from canonical_modules(self._model)

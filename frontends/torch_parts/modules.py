@@ -162,7 +162,7 @@ class ModuleTap:
     def _before(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._capture.is_paused:
+        if self._capture.is_paused or not self._capture.counts_calls:
             return None
         num_open = len(self._open)
         try:
@@ -217,7 +217,7 @@ class ModuleTap:
         output: Any,
     ) -> Any:
         capture = self._capture
-        if capture.is_paused or not self._open:
+        if capture.is_paused or not capture.counts_calls or not self._open:
             return None
         opened = self._open.pop()
         if opened is None:

@@ -318,5 +318,3 @@ class _Remembered:
             and self._tensor() is not None
             and self._version == other._version
         )
-
-    __hash__ = None

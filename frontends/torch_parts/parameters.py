@@ -132,6 +132,8 @@ class ParameterGradients:
         recorder = self._capture.recorder_of(microbatch)
         if recorder is None or self._capture.is_paused:
             return
+        if not self._capture.counts_calls:
+            return
         if microbatch != self._microbatch:
             self.flush()
             self._microbatch = microbatch

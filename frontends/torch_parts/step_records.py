@@ -79,6 +79,8 @@ class StepRecords:
                 description says of the kind.
             layout: For a loss that is not a whole scalar on every rank.
         """
+        if not self._capture.counts_calls and not self._capture.calls.has_run:
+            return  # a pipeline only learns the shapes
         if microbatch is None:
             index = self._capture.calls.microbatch
         else:
