@@ -241,13 +241,14 @@ class FrontendSuite(Suite):
         except TtraceError:
             return
         raise AssertionError(
-            "the trace counts as complete although the disk was full; where the "
-            f"training records less than {self.max_file_bytes} bytes, make it larger"
+            "the trace counts as complete although the disk was full; if the training "
+            f"records less than {self.max_file_bytes} bytes, set a lower max_file_bytes"
         )
 
     def test_noise_changes_values_and_no_ids(self, layout: str) -> None:
         quiet, noisy = self._recorded(layout), self._recorded(layout, noise_seed=1)
-        _require_same_ids(quiet, noisy, "a noise run")
+        # Nodes that noise adds to a graph may move its hooks within a backward pass.
+        _require_same_ids(quiet, noisy, "a noise run", in_order=False)
         for rank in noisy.info.ranks:
             assert rank.noise_seed == 1, (
                 f"the noise seed is said to be {rank.noise_seed}"
@@ -358,7 +359,9 @@ def _new_folder() -> Path:
     return parent / "trace"
 
 
-def _require_same_ids(first: Trace, second: Trace, what: str) -> None:
+def _require_same_ids(
+    first: Trace, second: Trace, what: str, *, in_order: bool = True
+) -> None:
     for part in ("tensors", "skipped"):
         before, after = (list(getattr(t.info, part)) for t in (first, second))
         changed = sorted(map(str, set(before) ^ set(after)))
@@ -366,7 +369,9 @@ def _require_same_ids(first: Trace, second: Trace, what: str) -> None:
             f"{what} has other ids among its {part}: {len(changed)} of them, "
             f"{changed[0]} first"
         )
-        assert before == after, f"{what} has its {part} in another order"
+        assert before == after or not in_order, (
+            f"{what} has its {part} in another order"
+        )
 
 
 def _first_difference(
