@@ -214,3 +214,14 @@ class TestTheLibrary:
         assert importlib.import_module("ttrace.compare.align").align
         with pytest.raises(ttrace.TtraceError, match="no trace here"):
             ttrace.compare("no such folder", "no such folder")
+
+
+def test_one_pattern_is_one_and_not_its_characters():
+    own = "step0/mb0/own/output/0"
+    shared = {"step0/mb0/a/output/0": np.ones(4, np.float32)}
+    reference = memory_trace(shared)
+    candidate = memory_trace({**shared, own: np.ones(4, np.float32)})
+    for allow, verdict in (("*.x", Outcome.DIVERGED), ("*/own/*", Outcome.PASS)):
+        for given in (allow, [allow]):
+            report = ttrace.compare(reference, candidate, allow=given, backend="numpy")
+            assert report.verdict is verdict, given

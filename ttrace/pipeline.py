@@ -7,9 +7,10 @@ jobs on values that are already open, ``compare_traces`` and ``run_check``.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.compare.align import align
@@ -76,8 +77,8 @@ def compare(
     tolerance: ToleranceTable | str | os.PathLike[str] | None = None,
     multiplier: float | None = None,
     map: MapFile | str | os.PathLike[str] | None = None,
-    allow: Sequence[str] = (),
-    allow_uncovered: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
+    allow_uncovered: str | Sequence[str] = (),
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Report:
@@ -91,8 +92,8 @@ def compare(
         multiplier: Safety factor on the measured noise; None for that of the table.
         map: What the reference calls the candidate's tensors, and how they lie, or the
             file that says it; None if they have the same names and dims.
-        allow: Patterns of tensor ids that may be unmatched.
-        allow_uncovered: Kinds of which nothing need be compared.
+        allow: Patterns of tensor ids that may be unmatched, or one.
+        allow_uncovered: Kinds of which nothing need be compared, or one.
         backend: What computes: ``jax``, ``numpy``, or ``auto``.
         progress: Called with elements done and in total.
 
@@ -107,8 +108,8 @@ def compare(
         _opened(candidate),
         _loaded(backend),
         tolerances=_tolerances(tolerance, multiplier),
-        allow=allow,
-        allow_uncovered=allow_uncovered,
+        allow=_several(allow),
+        allow_uncovered=_several(allow_uncovered),
         map_file=_map_file(map),
         progress=progress,
     )
@@ -122,8 +123,8 @@ def check(
     draws: int = defaults.NUM_NOISE_RUNS,
     multiplier: float | None = None,
     map: MapFile | str | os.PathLike[str] | None = None,
-    allow: Sequence[str] = (),
-    allow_uncovered: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
+    allow_uncovered: str | Sequence[str] = (),
     capture: CaptureFilter | None = None,
     timeout: float | None = defaults.TIMEOUT_S,
     overwrite: bool = False,
@@ -162,8 +163,8 @@ def check(
         if multiplier is None
         else TolerancePolicy(multiplier=multiplier),
         capture=capture or CaptureFilter(),
-        allow=allow,
-        allow_uncovered=allow_uncovered,
+        allow=_several(allow),
+        allow_uncovered=_several(allow_uncovered),
         map_file=_map_file(map),
         timeout_s=timeout,
         overwrite=overwrite,
@@ -178,7 +179,7 @@ def check(
 
 def estimate_tolerance(
     reference: TraceLike,
-    perturbed: Sequence[TraceLike],
+    perturbed: TraceLike | Sequence[TraceLike],
     *,
     multiplier: float | None = None,
     backend: Backend | str = "auto",
@@ -188,7 +189,7 @@ def estimate_tolerance(
 
     Args:
         reference: The trusted run.
-        perturbed: Noise runs of it, each with a seed of its own.
+        perturbed: Noise runs of it, each with a seed of its own, or one.
         multiplier: Safety factor on the measured noise; None for the default.
         backend: As for ``compare``.
         progress: Called with elements done and in total.
@@ -201,7 +202,7 @@ def estimate_tolerance(
     """
     table = estimate_from_traces(
         _opened(reference),
-        [_opened(trace) for trace in perturbed],
+        [_opened(trace) for trace in _several(perturbed)],
         _loaded(backend),
         progress=progress,
     )
@@ -240,6 +241,12 @@ def replicas(
 
 def _opened(trace: TraceLike) -> TraceSource:
     return open_trace(trace) if isinstance(trace, (str, os.PathLike)) else trace
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    """One or several as several: a text is one, not its characters."""
+    is_one = isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable)
+    return (given,) if is_one else tuple(given)
 
 
 def _loaded(backend: Backend | str) -> Backend:

@@ -34,8 +34,9 @@ _REPEAT_HINT = (
 )
 
 _NOTHING_RECORDED = (
-    "nothing was recorded: the model never ran, or the filters match none of its "
-    "tensors"
+    "nothing was recorded: the model never ran, the filters match none of its tensors, "
+    "or kinds of the optimizer were asked for and it was not given: trace(model, "
+    "optimizer)"
 )
 
 

@@ -106,3 +106,27 @@ def test_a_step_that_was_skipped_is_told_so_alone():
     skip = {"step0/@root/main_grad": "step 0 was skipped"}
     report = compare(run(BEFORE + STEP), run(BEFORE, skipped=skip))
     assert [diagnosis.code for diagnosis in report.diagnosis] == ["step_skipped"]
+
+
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_a_parameter_without_gradient_is_not_the_optimizers_fault(has_gradient):
+    """Another parameter has a gradient: kinds were not filtered."""
+    gradients = {
+        f"step0/{module}/main_grad/weight": BEFORE for module in ("a", "other")
+    }
+    reference = {PARAM: BEFORE, UPDATED: BEFORE + STEP, **gradients}
+    candidate = {**reference, UPDATED: BEFORE}
+    if not has_gradient:
+        del candidate["step0/a/main_grad/weight"]
+    report = compare(memory_trace(reference), memory_trace(candidate))
+    (diagnosis,) = report.diagnosis
+    assert diagnosis.tensor_ids == (UPDATED,)
+    if has_gradient:
+        assert diagnosis.code == "never_updated"
+    else:
+        assert diagnosis.code == "no_gradient"
+        assert diagnosis.sentence == (
+            "1 tensor is not updated in the candidate, as no gradient was recorded for "
+            "it there, while other parameters have one: look for a detach(), a "
+            "no_grad() block, or an output that the loss does not use"
+        )

@@ -106,6 +106,11 @@ def test_a_tensor_that_comes_twice_is_warned_of_once(caplog):
         caplog.text
     )
     assert [record.sequence for record in rank.sink.records.values()] == [0, 1]
+    assert rank.sink.skipped == {
+        f"{an_id(slot)}/call1": "it came twice, and only the first one is recorded. Is "
+        "trace.step() missing?"
+        for slot in "01"
+    }
 
 
 def test_a_failing_sink_stops_recording_with_one_warning(caplog):

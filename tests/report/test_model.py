@@ -154,6 +154,7 @@ def test_a_map_is_written_under_both_names_of_what_is_unverified():
     value = report.to_json()
     assert value["setup"]["map"] == {
         "path": "port.toml", "num_rules": 4, "num_unverified": 3, "num_unsure": 3,
+        "num_left_out_reference": 0, "num_left_out_candidate": 0,
     }  # fmt: skip
     assert Report.from_json(json.loads(json.dumps(value))) == report
 
@@ -195,6 +196,8 @@ def test_in_a_notebook():
         report.summary,
         "first divergence: step 0: main_grad weight of decoder.final_layernorm: NaN",
         f"diagnosis: {report.diagnosis[0].sentence}",
+        "uncalibrated: 1 tolerances rest on dtype and depth, not on noise runs; no "
+        "verdict to rely on",
     ]
     assert report.first_divergence is not None
     said = replace(report, summary=f"First: {report.first_divergence.sentence}.")

@@ -211,8 +211,8 @@ def test_a_rank_still_being_written(tmp_path):
         f"  where:    {tmp_path}\n"
         "  expected: a complete.json from every recorded rank\n"
         "  got:      rank00001 is still being written, or was cut off\n"
-        "  to do:    wait until the run has ended, or record it again; 'ttrace show' "
-        "lists what is there"
+        "  to do:    wait until the run has ended, or mend what ended it and record it "
+        "again; 'ttrace show' lists what is there"
     )
     partial = open_trace(tmp_path, allow_incomplete=True)
     assert partial.incomplete == ("rank00001 is still being written, or was cut off",)

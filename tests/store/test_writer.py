@@ -388,8 +388,8 @@ def test_the_reason_of_a_full_disk_is_shown_to_the_reader(tmp_path, monkeypatch)
         f"  where:    {tmp_path}\n"
         "  expected: a complete.json from every recorded rank\n"
         "  got:      rank00000: no space left for the trace\n"
-        "  to do:    wait until the run has ended, or record it again; 'ttrace show' "
-        "lists what is there"
+        "  to do:    wait until the run has ended, or mend what ended it and record it "
+        "again; 'ttrace show' lists what is there"
     )
 
 

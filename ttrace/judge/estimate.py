@@ -33,9 +33,16 @@ def estimate_tolerance(
     those runs hold other parameters, and not for rounding alone.
 
     Raises:
-        UsageError: A trace was not perturbed, or the reference was, or two perturbed
-            runs drew the same noise, or the runs have no tensor in common.
+        UsageError: There is no noise run, a trace was not perturbed, or the reference
+            was, or two noise runs have the same seed, or the runs have no tensor in
+            common.
     """
+    if not perturbed:
+        raise UsageError(
+            "no noise run was given",
+            where=reference.name,
+            remedy="record some with 'ttrace record --perturb N' and name them",
+        )
     _check_roles(reference, perturbed)
     draws: dict[TensorId, list[float]] = {}
     norms: dict[TensorId, float] = {}

@@ -95,12 +95,7 @@ def judge_run(
             )
     for verdict in verdicts:
         if verdict.setup and verdict.status is Status.FAILED:
-            return _error(
-                ErrorKind.SETUP,
-                "Set-up differs: the two runs were not given the same. First: "
-                f"{verdict.id}: {verdict.reason}. Start both from the same parameters "
-                "and data; what follows may be a consequence.",
-            )
+            return _error(ErrorKind.SETUP, _setup_sentence(verdict))
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
         assert first is not None
         bad = (
@@ -123,6 +118,23 @@ def judge_run(
         outcome=Outcome.PASS,
         summary=f"All {counts[Status.PASSED]} compared tensors agree within their "
         f"tolerance: {compared}.",
+    )
+
+
+def _setup_sentence(verdict: TensorVerdict) -> str:
+    """What to do about the first thing that two runs were given unlike."""
+    if verdict.cause is Cause.SHAPE and verdict.id.microbatch is not None:
+        return (
+            "Set-up differs: what the model was given has another shape. First: "
+            f"{verdict.id}: {verdict.reason}. If one run takes the same data in "
+            "smaller micro-batches, compare what both have of a step: --kinds "
+            "param,main_grad,optimizer_state,updated_param. Else start both from the "
+            "same data."
+        )
+    return (
+        "Set-up differs: the two runs were not given the same. First: "
+        f"{verdict.id}: {verdict.reason}. Start both from the same parameters and "
+        "data; what follows may be a consequence."
     )
 
 

@@ -5,6 +5,8 @@ said here: in what order, what becomes of a tensor that comes twice, of one that
 be stored and of a disk that is full, and when a trace counts as complete.
 """
 
+import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping
 
@@ -64,6 +66,12 @@ class ProcessRecording:
     def warn_of_ending(self, failure: Exception) -> None:
         """Says that the last records could not be written, unless all was said."""
         self._warn_of_failure("the trace is incomplete", failure)
+
+    @property
+    def repeat_reason(self) -> str:
+        """What the report says of a tensor that came twice."""
+        hint = f" {self._repeat_hint}" if self._repeat_hint else ""
+        return f"it came twice, and only the first one is recorded.{hint}"
 
     def warn_of_repeat(self, id_: TensorId) -> None:
         """Says once that a tensor came twice."""
@@ -241,6 +249,7 @@ class RankRecorder:
             failure = self._sink.failure
         except TensorIdError:
             self._process.warn_of_repeat(id_)
+            self._note_repeat(id_)
             return False
         # Whatever goes wrong in a sink must not end the training.
         except Exception as error:
@@ -249,6 +258,18 @@ class RankRecorder:
         if failure is not None:
             self._process.stop(failure)
         return failure is None
+
+    def _note_repeat(self, id_: TensorId) -> None:
+        """What was lost is visible in the report, as a further call of the tensor."""
+        note = SkippedRecord(
+            id=dataclasses.replace(id_, call=id_.call + 1),
+            rank=self.rank,
+            sequence=self._sequence,
+            reason=self._process.repeat_reason,
+        )
+        # Where that call was recorded as well, nothing is lost.
+        with contextlib.suppress(TensorIdError):
+            self._sink.skip(note)
 
 
 def make_rank_info(

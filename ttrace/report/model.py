@@ -227,6 +227,11 @@ class Report:
         if first is not None and first.sentence not in self.summary:
             lines.append(f"first divergence: {first.sentence}")
         lines += (f"diagnosis: {item.sentence}" for item in self.diagnosis)
+        if self.num_uncalibrated:
+            lines.append(
+                f"uncalibrated: {self.num_uncalibrated} tolerances rest on dtype and "
+                "depth, not on noise runs; no verdict to rely on"
+            )
         return printable("\n".join(lines))
 
     def failed(self) -> tuple[TensorReport, ...]:

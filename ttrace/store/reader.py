@@ -143,8 +143,8 @@ def open_trace(
             where=path,
             expected="a complete.json from every recorded rank",
             got=_shortened(missing),
-            remedy="wait until the run has ended, or record it again; "
-            "'ttrace show' lists what is there",
+            remedy="wait until the run has ended, or mend what ended it and record it "
+            "again; 'ttrace show' lists what is there",
         )
     return Trace(path, parts, incomplete=missing, verify=verify)
 

@@ -110,3 +110,13 @@ def test_long_lists_of_ids_are_cut():
     found = diagnoses(reference, candidate)["scaled"]
     assert found.sentence.startswith("30 tensors")
     assert found.tensor_ids == tuple(ids[:20])
+
+
+def test_a_factor_of_few_that_came_late_explains_nothing():
+    """Behind a wrong clip factor, moments of an optimizer are multiples too."""
+    other = VALUES[::-1].copy()
+    candidate = {A: other, B: other, C: VALUES * 2}
+    reference = memory_trace({A: VALUES, B: VALUES, C: VALUES})
+    assert diagnoses(reference, memory_trace(candidate)) == {}
+    first = {A: VALUES * 2, B: other, C: other}
+    assert set(diagnoses(reference, memory_trace(first))) == {"scaled"}

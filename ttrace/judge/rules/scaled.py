@@ -8,9 +8,17 @@ from ttrace.judge.verdict import TensorVerdict
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
+_LEAST_SHARE = 0.5
+"""Of the failed tensors, unless the first one is among them."""
+
 
 def scaled(findings: Findings) -> Diagnosis | None:
-    """Names the most frequent factor among the failed tensors."""
+    """Names the most frequent factor, where it explains what failed.
+
+    It does if most failed tensors have it, or the first one does: behind a wrong clip
+    factor, a few tensors of an optimizer's state are multiples of the reference's by
+    consequence.
+    """
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:
         if verdict.result is None or verdict.margin is None or verdict.margin <= 1:
@@ -28,6 +36,9 @@ def scaled(findings: Findings) -> Diagnosis | None:
         return None
     factor = max(found, key=lambda factor: len(found[factor]))
     verdicts = found[factor]
+    is_first = verdicts[0] is findings.failed[0]
+    if not is_first and len(verdicts) < _LEAST_SHARE * len(findings.failed):
+        return None
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",

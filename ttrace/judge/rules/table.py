@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.rules.never_updated import never_updated
+from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.step_skipped import step_skipped
@@ -15,6 +16,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
     step_skipped,
+    no_gradient,
     never_updated,
     replicas_differ,
     scaled,
