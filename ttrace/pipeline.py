@@ -245,8 +245,9 @@ def _opened(trace: TraceLike) -> TraceSource:
 
 def _several(given: Any) -> tuple[Any, ...]:
     """One or several as several: a text is one, not its characters."""
-    is_one = isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable)
-    return (given,) if is_one else tuple(given)
+    if isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given)
 
 
 def _loaded(backend: Backend | str) -> Backend:

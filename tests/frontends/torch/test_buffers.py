@@ -143,10 +143,16 @@ def layout_of(description: PlainDescription, module: nn.Module, kind: Kind):
 )
 def test_statistics_of_the_own_rank_are_not_those_of_the_run(module, kind, size):
     mesh = Mesh(name="ranks", sizes={"dp": size}, coords={"dp": 0})
-    options = {"activations": {"*": "..."}, "parameters": {"*": "..."}}
+    everything = {"*": "..."}
     descriptions = (
         PlainDescription(module, data_parallel_size=size),
-        DimsDescription(module, mesh, **options, microbatch_axis="dp"),
+        DimsDescription(
+            module,
+            mesh,
+            activations=everything,
+            parameters=everything,
+            microbatch_axis="dp",
+        ),
     )
     is_own = size == 2 and kind is Kind.UPDATED_BUFFER
     is_own &= not isinstance(module, nn.SyncBatchNorm)

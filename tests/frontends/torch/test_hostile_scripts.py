@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -110,7 +110,7 @@ class BadAttributes(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3, 2)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name):  # pyright: ignore
         if name == "linear":
             return self._modules["linear"]
         raise Hostile
@@ -140,7 +140,7 @@ class NoState(torch.optim.SGD):
         return self.__dict__["_kept"]
 
     @state.setter
-    def state(self, value):
+    def state(self, value):  # pyright: ignore
         self.__dict__["_kept"] = value
 
 
@@ -153,7 +153,9 @@ class NoHooks:
         pass
 
 
-def train(model: nn.Module, make_optimizer=torch.optim.SGD) -> list[torch.Tensor]:
+def train(
+    model: nn.Module, make_optimizer: Callable[..., Any] = torch.optim.SGD
+) -> list[torch.Tensor]:
     optimizer = make_optimizer(model.parameters(), lr=0.1)
     results = []
     with torch_capture.trace(model, optimizer) as trace:
