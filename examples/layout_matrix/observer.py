@@ -25,8 +25,13 @@ CHECKSUMS = Path(__file__).with_name("checksums.py")
 _REPORTED = ("bits ", "step ")
 """Begin the lines of ``checksums`` and those of the loop: losses, to the last bit."""
 
-_ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {Kind.OPTIMIZER_STATE}
-"""Some optimizers have no state."""
+_ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {
+    Kind.OPTIMIZER_STATE,
+    Kind.BUFFER,
+    Kind.UPDATED_BUFFER,
+    Kind.CLIPPED_GRAD,
+}
+"""Some optimizers have no state, some models no buffers, and not every run clips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

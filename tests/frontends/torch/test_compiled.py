@@ -36,7 +36,10 @@ class Model(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _fresh_dynamo():
+def _fresh_dynamo(monkeypatch):
+    # Megatron's examples switch Dynamo off, for the process that they run in.
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    monkeypatch.setattr("torch._dynamo.config.disable", False)
     torch.compiler.reset()
     yield
     torch.compiler.reset()
