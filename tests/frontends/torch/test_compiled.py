@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.config as dynamo_config
 from absl import logging
 from torch import nn
 
@@ -39,9 +40,9 @@ class Model(nn.Module):
 def _fresh_dynamo(monkeypatch):
     # Megatron's examples switch Dynamo off, for the process that they run in.
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
-    monkeypatch.setattr("torch._dynamo.config.disable", False)
     torch.compiler.reset()
-    yield
+    with dynamo_config.patch(disable=False):
+        yield
     torch.compiler.reset()
     torch.compiler.set_stance("default")
 
