@@ -16,7 +16,11 @@ from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.frontends.torch_parts.tensors import (
+    local_tensor,
+    local_values,
+    says_its_layout,
+)
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind
 
@@ -309,7 +313,9 @@ class _Remembered:
 
     def __init__(self, tensor: torch.Tensor):
         self._tensor = weakref.ref(tensor)
-        self._version = -1 if tensor.is_inference() else tensor._version
+        # What wraps another tensor is not changed itself, its values are.
+        held = local_values(tensor)
+        self._version = -1 if held.is_inference() else held._version
 
     def __eq__(self, other: object) -> bool:
         return (
