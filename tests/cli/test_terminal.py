@@ -94,4 +94,4 @@ def test_kinds_that_nothing_records_are_refused():
         terminal.capture_from(options(kinds="op,main_grad,collective"))
     message = str(caught.value)
     assert "--kinds" in message and "collective, op" in message
-    assert "param, input, output" in message and "leave it out" in message
+    assert "param, buffer, input, output" in message and "leave it out" in message
