@@ -50,8 +50,8 @@ from ttrace.frontends.torch_parts.description import (
     NoLayout,
     RecordedElsewhere,
 )
-from ttrace.frontends.torch_parts.local_tensor import Answer
-from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.frontends.torch_parts.local_tensor import PlainAnswer
+from ttrace.frontends.torch_parts.plain_layouts import PlainLayouts
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
 
@@ -88,7 +88,7 @@ _TOKEN_SLOTS = frozenset({"0", "1", "4", "input_ids", "position_ids", "labels"})
 """Arguments of the model of shape ``[batch, sequence]``."""
 
 
-class MegatronDescription:
+class MegatronDescription(PlainLayouts):
     """A ``ModelDescription`` of Megatron's model chunks on one rank.
 
     Args:
@@ -264,37 +264,15 @@ class MegatronDescription:
     def holds_whole_model(self) -> bool:
         return False
 
-    def activation(
+    def buffer_layout(
         self,
         path: str,
         module: torch.nn.Module,
         kind: Kind,
         slot: str,
-        tensor: torch.Tensor,
-    ) -> Answer:
-        return local_tensor(
-            tensor,
-            lambda shape: self.activation_layout(path, module, kind, slot, shape),
-        )
-
-    def parameter(
-        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
-    ) -> Answer:
-        return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
-
-    def buffer(
-        self,
-        path: str,
-        module: torch.nn.Module,
-        kind: Kind,
-        slot: str,
-        tensor: torch.Tensor,
-    ) -> Answer:
-        meshes = self._context.meshes
-        return local_tensor(
-            tensor,
-            lambda shape: buffer_layout(module, slot, shape, meshes.dense),
-        )
+        local_shape: tuple[int, ...],
+    ) -> PlainAnswer:
+        return buffer_layout(module, slot, local_shape, self._context.meshes.dense)
 
     def versions(self) -> Mapping[str, str]:
         versions = {"python": platform.python_version(), "torch": torch.__version__}

@@ -22,7 +22,7 @@ from ttrace.frontends.torch_parts.local_tensor import (
 )
 from ttrace.frontends.torch_parts.names import NamedParameter as NamedParameter
 from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
-from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.frontends.torch_parts.plain_layouts import PlainLayouts
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import Kind
 
@@ -136,12 +136,11 @@ class HidesParameters(Protocol):
         ...
 
 
-class PlainDescription:
+class PlainDescription(PlainLayouts):
     """Plain torch: one process, or data parallelism with whole tensors on each rank.
 
-    Tensors that wrap others (DTensor) say themselves what they hold. Made to be
-    subclassed: a description of another model overrides what it knows better, such as
-    ``activation_layout`` and ``parameter_layout``, the layouts of plain tensors.
+    Made to be subclassed: a description of another model overrides what it knows
+    better, such as ``activation_layout`` and ``parameter_layout``.
 
     Args:
         model: The model, possibly wrapped; the names that wrappers of torch put into
@@ -188,36 +187,6 @@ class PlainDescription:
         except Exception:  # what fails here is skipped with its reason when recorded
             return False
 
-    def activation(
-        self,
-        path: str,
-        module: torch.nn.Module,
-        kind: Kind,
-        slot: str,
-        tensor: torch.Tensor,
-    ) -> Answer:
-        return local_tensor(
-            tensor,
-            lambda shape: self.activation_layout(path, module, kind, slot, shape),
-        )
-
-    def parameter(
-        self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
-    ) -> Answer:
-        return local_tensor(tensor, lambda _: self.parameter_layout(named, kind))
-
-    def buffer(
-        self,
-        path: str,
-        module: torch.nn.Module,
-        kind: Kind,
-        slot: str,
-        tensor: torch.Tensor,
-    ) -> Answer:
-        return local_tensor(
-            tensor, lambda shape: self.buffer_layout(path, module, kind, slot, shape)
-        )
-
     def buffer_layout(
         self,
         path: str,
@@ -226,7 +195,6 @@ class PlainDescription:
         slot: str,
         local_shape: tuple[int, ...],
     ) -> PlainAnswer:
-        """Layout of a plain buffer."""
         if kind is Kind.UPDATED_BUFFER and self._mesh.sizes.get("dp", 1) > 1:
             if is_unsynchronized(module):
                 return NoLayout(reason=UNSYNCHRONIZED)
@@ -240,13 +208,11 @@ class PlainDescription:
         slot: str,
         local_shape: tuple[int, ...],
     ) -> PlainAnswer:
-        """Layout of a plain tensor that a module takes or returns."""
         return whole(local_shape, self._mesh.name)
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind
     ) -> ShardLayout | NoLayout:
-        """Layout of a plain tensor of a parameter."""
         return whole(tuple(named.parameter.shape), self._mesh.name)
 
     def scale(self, kind: Kind) -> float:
