@@ -188,7 +188,10 @@ class MegatronDescription(PlainLayouts):
     def parameter_layout(
         self, named: NamedParameter, kind: Kind
     ) -> ShardLayout | NoLayout:
-        return self._parameter_layout(named.parameter, kind)
+        try:
+            return self._parameter_layout(named.parameter, kind)
+        except Exception as error:  # whatever it is, the run is not to end here
+            return _not_described(f"{kind} {named.module}.{named.slot}", error)
 
     def scale(self, kind: Kind) -> float:
         # The loss of a micro-batch is divided by the number of micro-batches of *this
