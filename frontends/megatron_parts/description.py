@@ -54,6 +54,7 @@ from ttrace.frontends.torch_parts.local_tensor import PlainAnswer
 from ttrace.frontends.torch_parts.plain_layouts import PlainLayouts
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.recording.faults import reason_of
 
 _BACKWARD_KINDS = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
@@ -397,7 +398,7 @@ class MegatronDescription(PlainLayouts):
 
 def _not_described(what: str, error: Exception) -> NoLayout:
     return NoLayout(
-        reason=f"ttrace failed to describe {what}: {type(error).__name__}: {error}; "
-        "this is a mistake of ttrace, not of the run. A rule of your own avoids it: "
-        "megatron_adapter.trace(..., rules=[Rule(...)])"
+        reason=f"{reason_of(error, f'describe {what}')}; this is a mistake of ttrace, "
+        "not of the run. A rule of your own avoids it: megatron_adapter.trace(..., "
+        "rules=[Rule(...)])"
     )
