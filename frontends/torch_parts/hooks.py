@@ -50,6 +50,7 @@ class ModelHooks:
         self._taps = _module_taps(description, capture, roots, records)
         self._description = description
         self._has_warned = False
+        self._is_recorded = False
         self._gradients: ParameterGradients | None = None
         if records and capture.filter.wants_kind(Kind.PARAM_GRAD):
             parameters = [
@@ -65,6 +66,7 @@ class ModelHooks:
 
     def begin_step(self, *, is_recorded: bool) -> None:
         """Puts on the hooks that the step needs, and takes the others off."""
+        self._is_recorded = is_recorded
         # A module may be compiled after the trace has begun.
         inside = self._compiled_away()
         for tap in self._taps:
@@ -99,6 +101,8 @@ class ModelHooks:
 
     def skip_what_is_compiled(self) -> None:
         """Skips what modules in compiled regions did in the step that ends."""
+        if not self._is_recorded:  # no hook was on: nothing is known of the step
+            return
         inside = self._compiled_away()
         observed = [tap for tap in self._taps if id(tap.module) not in inside]
         for tap in self._taps:

@@ -9,6 +9,7 @@ from absl import logging
 from torch import nn
 
 from ttrace.errors import LayoutError, StorageFullError
+from ttrace.frontends.torch_parts import hooks
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import (
     FlatPart,
@@ -131,7 +132,11 @@ def test_roots_can_be_named():
 # Failures.
 
 
-def test_a_full_disk_stops_the_recording_and_not_the_training(warnings_logged):
+@pytest.mark.parametrize("has_compiled", [False, True])  # a helper of the script
+def test_a_full_disk_stops_the_recording_and_not_the_training(
+    warnings_logged, monkeypatch, has_compiled
+):
+    monkeypatch.setattr(hooks, "has_compiled", lambda: has_compiled)
     model, sink = nn.Linear(2, 2), MemorySink()
     session = started(model, sink)
     before = len(sink.records)
