@@ -27,7 +27,7 @@ from ttrace.frontends.torch_parts.description import (
     PlainDescription,
     RecordedElsewhere,
 )
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.open_dims import with_rest
 from ttrace.ir.splits import Split

@@ -21,7 +21,7 @@ from ttrace.generate import (
     integers_below,
     uniform_values,
 )
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Region, whole
 from ttrace.testing import cut, meshes
 

@@ -32,7 +32,7 @@ from ttrace.frontends.megatron_parts.expert_dims import (
     row_dims,
 )
 from ttrace.frontends.torch_parts.description import NoLayout
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import ShardLayout
 from ttrace.ir.row_index import IndexPart, RowIndex
 from ttrace.ir.tensor_id import TensorId

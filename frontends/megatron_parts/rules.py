@@ -18,7 +18,8 @@ from ttrace.errors import LayoutError
 from ttrace.frontends.megatron_parts.context import ShardingContext
 from ttrace.frontends.megatron_parts.matching import is_a, matches
 from ttrace.frontends.torch_parts.description import NoLayout
-from ttrace.ir.dims import Dims, parse_dims
+from ttrace.ir.dims import Dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.splits import Modifier, Split
 from ttrace.ir.tensor_id import Kind

@@ -20,7 +20,7 @@ from ttrace.frontends.megatron_parts.names import (
 from ttrace.frontends.megatron_parts.rule_table import RULES
 from ttrace.frontends.megatron_parts.rules import Rule, Subject, rule_layout
 from ttrace.frontends.torch_parts.description import NoLayout
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 

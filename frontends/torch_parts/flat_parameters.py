@@ -21,7 +21,8 @@ from ttrace.frontends.torch_parts.names import (
     canonical_modules,
     is_a,
 )
-from ttrace.ir.layout import flat_range, whole
+from ttrace.ir.flat_ranges import flat_range
+from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind
 
 

@@ -18,7 +18,8 @@ from ttrace.frontends.torch_parts.local_tensor import (
     RecordedElsewhere,
 )
 from ttrace.frontends.torch_parts.tensors import local_tensor
-from ttrace.ir.layout import Mesh, ShardLayout, flat_range
+from ttrace.ir.dims_text import flat_part
+from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rank_recorder import RankRecorder
@@ -114,7 +115,7 @@ class TensorRecorder:
             answer = self._description.parameter(named, id_.kind, tensor.values)
             if isinstance(answer, LocalTensor):
                 stop = tensor.start + answer.values.numel()
-                layout = flat_range(answer.layout, tensor.start, stop)
+                layout = flat_part(answer.layout, tensor.start, stop)
                 return dataclasses.replace(answer, layout=layout)
             return answer
         except Exception as error:

@@ -20,7 +20,7 @@ from ttrace.compare.execute import run_plan, run_replicas
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import cover, plan_comparison
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.testing import cut, meshes
 
 GROUPS = {

@@ -8,7 +8,7 @@ import pytest
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.compare.per_device_values import per_device_reason
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
 

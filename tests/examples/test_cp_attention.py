@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
 from ttrace.examples.megatron_gpt.cp_attention import zigzag_positions  # noqa: E402
-from ttrace.ir.dims import parse_dims  # noqa: E402
+from ttrace.ir.dims_text import parse_dims  # noqa: E402
 from ttrace.ir.layout import Mesh  # noqa: E402
 
 

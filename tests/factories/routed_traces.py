@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import ShardLayout
 from ttrace.ir.row_index import IndexPart, RowIndex
 from ttrace.ir.tensor_id import INDEX_SLOT, parse_tensor_id

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace import (

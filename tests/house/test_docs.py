@@ -50,7 +50,7 @@ from tests.paths import ROOT
 from ttrace.cli.main import main
 from ttrace.cli.parser import build_parser
 from ttrace.examples.megatron_gpt import warnings_of_megatron
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.tensor_id import Kind, parse_tensor_id
 from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest

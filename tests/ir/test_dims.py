@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import Dim, Dims, FlatCut, parse_dims
+from ttrace.ir.dims import Dim, Dims, FlatCut
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.splits import Modifier, Split
 from ttrace.ir.views import block_view

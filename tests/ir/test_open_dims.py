@@ -1,7 +1,7 @@
 import pytest
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.open_dims import with_rest
 
 

@@ -5,8 +5,10 @@ import pytest
 from tests.factories.routed_traces import ID, INDEX, routed
 from ttrace.compare.align import align
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import Dim, parse_dims
-from ttrace.ir.layout import Block, Region, ShardLayout, flat_range
+from ttrace.ir.dims import Dim
+from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.flat_ranges import flat_range
+from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.row_index import IndexPart, RowIndex
 from ttrace.ir.splits import Split
 from ttrace.ir.tensor_id import parse_tensor_id

@@ -7,7 +7,7 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.compare.plan import cover
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome

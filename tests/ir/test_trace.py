@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ttrace.errors import DtypeError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, whole
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord, TensorRecord

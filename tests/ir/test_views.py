@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
-from ttrace.ir.layout import Region, flat_range, whole
+from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.flat_ranges import flat_range
+from ttrace.ir.layout import Region, whole
 from ttrace.ir.views import block_view
 from ttrace.testing import cut, meshes
 

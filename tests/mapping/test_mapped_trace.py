@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import MemoryTrace, Tensor, memory_trace
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping import mapped_trace

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Region, ShardLayout
 from ttrace.ir.transform import AxisPattern, parse_transform
 from ttrace.mapping.rearrange import GridTensor, plan_pieces

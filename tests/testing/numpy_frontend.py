@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import RECORDED_BY_DEFAULT
 from ttrace.ir.layout import Mesh
 from ttrace.ir.tensor_id import Kind, TensorId

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.dtypes import DTYPES
 from ttrace.ir.layout import whole
 from ttrace.testing.simulated_ranks import cut, cut_partial, meshes, padding_value

@@ -1,7 +1,7 @@
 """Dims text that ends in ``...``: for tensors of any number of dims."""
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.splits import PARTIAL
 
 REST = "..."

@@ -17,13 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ttrace.ir.layout import (
-    Block,
-    Region,
-    ShardLayout,
-    contiguous_runs,
-    regions_of_range,
-)
+from ttrace.ir.flat_ranges import contiguous_runs, regions_of_range
+from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.transform import AxisPattern
 from ttrace.ir.views import block_view
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import Dims, parse_dims
+from ttrace.ir.dims import Dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.open_dims import with_rest
 from ttrace.ir.tensor_id import TensorId

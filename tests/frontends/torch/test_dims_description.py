@@ -10,7 +10,7 @@ from ttrace.frontends.torch_parts.description import (
     NoLayout,
     RecordedElsewhere,
 )
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import Kind
 

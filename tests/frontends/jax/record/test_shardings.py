@@ -22,7 +22,7 @@ from ttrace.frontends.jax_parts.record.shardings import (
     rank_of,
     run_devices,
 )
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import ShardLayout
 from ttrace.testing import cut
 

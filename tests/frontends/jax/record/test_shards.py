@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ttrace.frontends.jax_parts.harvest.captured import Part
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard, meshes_of
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 
 VALUES = np.arange(2 * 4 * 8 * 8, dtype=np.float32).reshape(2, 4, 8, 8)
 
