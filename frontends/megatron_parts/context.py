@@ -1,9 +1,10 @@
 """What of a run's configuration decides how its tensors are laid out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.errors import UsageError
 from ttrace.frontends.megatron_parts.meshes import MegatronMeshes
+from ttrace.ir.splits import Dim, Modifier, Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +56,11 @@ class ShardingContext:
         """
         return max(1, self.meshes.tp // self.num_query_groups)
 
-    def vocabulary_dim(self, *, sharded: bool) -> str:
-        """Dims text of a vocabulary dim.
-
-        Args:
-            sharded: It is cut over ``tp``; padding can only be told apart then.
-        """
-        if not sharded:
-            return "v"
-        if self.vocab_size == self.padded_vocab_size:
-            return "v[tp]"
-        return f"v[tp:padded({self.padded_vocab_size // self.meshes.tp})]"
+    @property
+    def vocabulary_dim(self) -> Dim:
+        """A vocabulary dim that is sharded over ``tp``, padding told apart."""
+        split = Split(axis="tp")
+        if self.vocab_size != self.padded_vocab_size:
+            share = self.padded_vocab_size // self.meshes.tp
+            split = replace(split, modifier=Modifier.PADDED, numbers=(share,))
+        return Dim(name="v", splits=(split,))

@@ -184,7 +184,7 @@ class Rule:
         shape = list(layout.global_shape)
         shape[vocabulary] = context.vocab_size
         padded = list(dims.dims)
-        (padded[vocabulary],) = parse_dims(context.vocabulary_dim(sharded=True)).dims
+        padded[vocabulary] = context.vocabulary_dim
         return replace(dims, dims=tuple(padded)).lower(tuple(shape), mesh)
 
     def text(self, subject: "Subject", context: ShardingContext) -> str:

@@ -20,8 +20,9 @@ from ttrace.frontends.megatron_parts.names import (
 from ttrace.frontends.megatron_parts.rule_table import RULES
 from ttrace.frontends.megatron_parts.rules import Rule, Subject, rule_layout
 from ttrace.frontends.torch_parts.description import NoLayout
-from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.splits import Dim, Modifier, Split
 from ttrace.ir.tensor_id import Kind
 
 _GROUPED_CLASSES = ("GroupedMLP", "TEGroupedMLP", "*GroupedLinear")
@@ -86,9 +87,8 @@ def parameter_layout(
     if isinstance(reduction, NoLayout):
         return reduction
     dims, global_shape = _dims(owned, sharded, context)
-    if reduction.partial_axes:
-        dims += f" partial[{','.join(reduction.partial_axes)}]"
-    layout = parse_dims(dims).lower(global_shape, reduction.mesh)
+    dims = Dims(dims=dims, partial_axes=reduction.partial_axes)
+    layout = dims.lower(global_shape, reduction.mesh)
     return replace(layout, num_partials=reduction.num_partials)
 
 
@@ -124,22 +124,23 @@ def parameter_subject(owned: OwnedParameter, kind: Kind) -> Subject:
 
 def _dims(
     owned: OwnedParameter, sharded: int | None, context: ShardingContext
-) -> tuple[str, tuple[int, ...]]:
+) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
     shape = list(owned.named.parameter.shape)
-    names = [f"d{dim}" for dim in range(len(shape))]
+    dims = [Dim(name=f"d{dim}") for dim in range(len(shape))]
     axis, size = _tensor_axis(owned, context)
     if sharded is None or (size == 1 and owned.owner.in_experts):
         # Whole experts may be described on the dense mesh, which has no axis etp.
-        return " ".join(names), tuple(shape)
+        return tuple(dims), tuple(shape)
     shape[sharded] *= size
-    names[sharded] += f"[{axis}]"
+    dims[sharded] = replace(dims[sharded], splits=(Split(axis=axis),))
     if _is_vocabulary(owned) and shape[sharded] == context.padded_vocab_size:
-        names[sharded] = context.vocabulary_dim(sharded=True)
+        dims[sharded] = context.vocabulary_dim
         shape[sharded] = context.vocab_size
     elif context.gated_linear_unit and owned.owner.name == "linear_fc1":
         # Each rank holds its part of the gate above its part of the up projection.
-        names[sharded] = f"d{sharded}[{axis}:parts(2)]"
-    return " ".join(names), tuple(shape)
+        gate_and_up = Split(axis=axis, modifier=Modifier.PARTS, numbers=(2,))
+        dims[sharded] = replace(dims[sharded], splits=(gate_and_up,))
+    return tuple(dims), tuple(shape)
 
 
 def _sharded_dim(
