@@ -66,9 +66,9 @@ map-grades: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.map_grading
 
 bench: setup
-	$(BIN)/python tests/benchmarks/bench_compare.py
-	$(BIN)/python tests/benchmarks/bench_capture.py
-	$(BIN)/python tests/benchmarks/bench_jax_capture.py
+	$(BIN)/python -m tests.benchmarks.bench_compare
+	$(BIN)/python -m tests.benchmarks.bench_capture
+	$(BIN)/python -m tests.benchmarks.bench_jax_capture
 
 matrix: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix

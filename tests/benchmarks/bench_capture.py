@@ -1,6 +1,6 @@
 """What capture costs: a training step with and without it, by kinds and by sink.
 
-Run ``python tests/benchmarks/bench_capture.py``. The model is a small GPT, every step
+Run ``python -m tests.benchmarks.bench_capture``. The model is a small GPT, every step
 is recorded, and the figure is the median step. In memory means that arrays are copied
 and dropped. On disk, the step bears its part of what is written after the last one.
 """
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rich.console
-import rich.table
 import torch
 from torch import nn
 
+from tests.benchmarks.steps_table import Result, table
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
@@ -65,23 +65,6 @@ class Size:
     length: int = 256
     batch: int = 8
     vocabulary: int = 2048
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One row of the table.
-
-    Attributes:
-        name: What was recorded, and where to.
-        step_s: Median seconds of a step.
-        num_tensors: Records of one step.
-        num_bytes: Bytes of the records of one step.
-    """
-
-    name: str
-    step_s: float
-    num_tensors: int
-    num_bytes: int
 
 
 class Attention(nn.Module):
@@ -200,20 +183,6 @@ def run(size: Size, num_steps: int) -> list[Result]:
             kinds = GROUPS[name]
             results.append(measure(row, size, num_steps, kinds=kinds, out=out))
     return results
-
-
-def table(results: list[Result]) -> rich.table.Table:
-    """The rows with their ratio to the first one."""
-    shown = rich.table.Table("recorded", "step", "ratio", "tensors", "MB")
-    for result in results:
-        shown.add_row(
-            result.name,
-            f"{result.step_s * 1e3:.0f} ms",
-            f"{result.step_s / results[0].step_s:.2f}",
-            str(result.num_tensors or ""),
-            f"{result.num_bytes / 1e6:.0f}" if result.num_bytes else "",
-        )
-    return shown
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """How fast pairs are compared: GB/s of both inputs, beside what the machine reads.
 
-Run as ``python tests/benchmarks/bench_compare.py [--bytes N]``. Every figure is the
+Run as ``python -m tests.benchmarks.bench_compare [--bytes N]``. Every figure is the
 best of several runs after a warm-up, in one process, on arrays in memory.
 """
 

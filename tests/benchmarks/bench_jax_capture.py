@@ -1,6 +1,6 @@
 """What capture costs in JAX: a jitted step as it is, and handing out what is tapped.
 
-Run ``python tests/benchmarks/bench_jax_capture.py``. The model is the example's port of
+Run ``python -m tests.benchmarks.bench_jax_capture``. The model is the example's port of
 GPT-2 to linen, on one device and on a mesh of parts of the CPU; the figure is the
 median step. Nothing is written; "to the host" copies what would be.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import rich.console
-import rich.table
 from flax.training.train_state import TrainState
 
+from tests.benchmarks.steps_table import Result, table
 from ttrace.examples.jax_port import linen_steps
 from ttrace.examples.jax_port.arguments import parse_jax_arguments
 from ttrace.examples.jax_port.devices import provide_devices
@@ -30,23 +30,6 @@ from ttrace.ir.tensor_id import Kind
 FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS})
 GRADIENTS = frozenset({Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})
 PARAMETERS = frozenset(Kind) - FORWARD - GRADIENTS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One row of the table.
-
-    Attributes:
-        name: What was handed out, and where to.
-        step_s: Median seconds of a step.
-        num_tensors: Captures of one step.
-        num_bytes: Bytes of the captures of one step.
-    """
-
-    name: str
-    step_s: float
-    num_tensors: int = 0
-    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,21 +130,6 @@ def run(job: Job, num_steps: int) -> list[Result]:
     return [measure(name, job, num_steps, **options) for name, options in rows.items()]
 
 
-def table(title: str, results: list[Result]) -> rich.table.Table:
-    """The rows with their ratio to the first one."""
-    columns = ("handed out", "step", "ratio", "tensors", "MB")
-    shown = rich.table.Table(*columns, title=title)
-    for result in results:
-        shown.add_row(
-            result.name,
-            f"{result.step_s * 1e3:.0f} ms",
-            f"{result.step_s / results[0].step_s:.2f}",
-            str(result.num_tensors or ""),
-            f"{result.num_bytes / 1e6:.0f}" if result.num_bytes else "",
-        )
-    return shown
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=7)
@@ -179,7 +147,7 @@ def main() -> None:
             batch_size=arguments.batch,
         )
         title = f"JAX capture, mesh {mesh}"
-        rich.console.Console().print(table(title, run(job, arguments.steps)))
+        rich.console.Console().print(table(run(job, arguments.steps), title))
 
 
 if __name__ == "__main__":

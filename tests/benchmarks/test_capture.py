@@ -1,29 +1,13 @@
 """The benchmark runs; its timings are not looked at here."""
 
-import importlib.util
 import io
-import sys
-from types import ModuleType
 
-import pytest
 import rich.console
 
-from tests.paths import ROOT
-
-PATH = ROOT / "tests" / "benchmarks" / "bench_capture.py"
+from tests.benchmarks import bench_capture as bench
 
 
-@pytest.fixture
-def bench(monkeypatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_capture", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_row_records_what_it_says(bench):
+def test_every_row_records_what_it_says():
     size = bench.Size(
         num_layers=1, width=16, num_heads=2, length=8, batch=2, vocabulary=32
     )

@@ -1,40 +1,28 @@
 """The table in docs/zoo.md: how it is written, and that it lists what there is."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from tests.examples.zoo_table import BEGIN, END, main, render, rewrite
+from tests.factories import zoo_results
 from tests.paths import ROOT
 from ttrace.examples.bug_zoo.registry import load_zoo
-from ttrace.examples.bug_zoo.result import BugResult
 
 PAGE = ROOT / "docs" / "zoo.md"
 
-FOUND = BugResult(
+ROUTER = replace(
+    zoo_results.FOUND,
     name="router_weight",
     source="Megatron-LM #599, PR 619",
-    clean="pass",
-    found=True,
     first_divergence="step0/decoder.layers.0.mlp.router/main_grad/weight",
-    kind="main_grad",
-    module_right=True,
     margin=1e4,
-    diagnosis=("replicas_differ",),
-    diagnosis_right=True,
-    seconds=1.5,
 )
-MISSED = BugResult(
+LAYERNORM = replace(
+    zoo_results.MISSED,
     name="final_layernorm",
     source="Megatron-LM #1446",
-    clean="pass",
-    found=False,
-    first_divergence=None,
-    kind=None,
-    module_right=False,
-    margin=None,
-    diagnosis=(),
-    diagnosis_right=False,
     seconds=1.5,
     reason="buggy run: All agree | here.\nmore",
 )
@@ -49,7 +37,7 @@ def test_the_page_lists_exactly_the_registered_bugs():
 
 
 def test_rows_say_what_was_found_and_what_was_missed():
-    lines = render([FOUND, MISSED]).splitlines()
+    lines = render([ROUTER, LAYERNORM]).splitlines()
     assert lines[0].startswith("1 of 2 bugs found, 1 first seen")
     assert (
         "| `final_layernorm` | Gradients of the final layernorm are not reduced under "
@@ -63,7 +51,7 @@ def test_rows_say_what_was_found_and_what_was_missed():
 
 
 def test_every_bug_has_a_row_whether_it_was_run_or_not():
-    lines = render([FOUND]).splitlines()
+    lines = render([ROUTER]).splitlines()
     assert len(lines) == 4 + len(load_zoo())
     assert sum(line.endswith("| - | not run |") for line in lines) == (
         len(load_zoo()) - 1
