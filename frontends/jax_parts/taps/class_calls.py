@@ -1,7 +1,8 @@
-"""Calls of instances of classes, tapped by wrapping the classes' ``__call__``."""
+"""Calls of instances of classes, tapped by wrapping the classes' methods."""
 
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +23,9 @@ class ClassCalls:
     """Taps the calls of all instances of a class and of those that inherit from it.
 
     The model is the instance that is called in no other one's call. A subclass says
-    what the paths in it are.
+    what the paths in it are. ``__call__`` is the module itself; another method is
+    tapped under its name where it is called from another module or from outside of all,
+    unless its name begins with ``_``.
 
     Args:
         base: The class of all modules.
@@ -37,7 +40,7 @@ class ClassCalls:
         self._stack = contextlib.ExitStack()
         self._thread = OneThread()
         self._classes: set[type] = set()
-        self._open: list[Any] = []
+        self._open: list[tuple[Any, str]] = []  # modules, and which method runs
 
     @contextlib.contextmanager
     def switched_on(self) -> Iterator[None]:
@@ -78,43 +81,67 @@ class ClassCalls:
         if class_ in self._classes or not self.is_module(class_):
             return
         self._classes.add(class_)
-        original = vars(class_).get(_CALL)
-        if original is not None and not getattr(original, "__isabstractmethod__", 0):
-            self._stack.enter_context(replaced(class_, _CALL, self._around(original)))
+        for name, original in list(vars(class_).items()):
+            if name == _CALL or (
+                class_ is not self._base and _is_method(name, original)
+            ):
+                if not getattr(original, "__isabstractmethod__", False):
+                    around = self._around(original, name)
+                    self._stack.enter_context(replaced(class_, name, around))
 
-    def _around(self, original: Any) -> Callable[..., Any]:
+    def _around(self, original: Any, name: str) -> Callable[..., Any]:
         def call(module: Any, *args: Any, **kwargs: Any) -> Any:
             bound = original.__get__(module, type(module))
-            # What a class inherits is called by its own method.
-            is_inner = bool(self._open) and self._open[-1] is module
-            if is_inner or not self._thread.is_here():
+            if self._is_own(module, name) or not self._thread.is_here():
                 return bound(*args, **kwargs)
-            return self._call(module, bound, args, kwargs)
+            return self._call(module, name, bound, args, kwargs)
 
         if callable(original):
             functools.update_wrapper(call, original)
         return call
 
+    def _is_own(self, module: Any, name: str) -> bool:
+        """Whether the module itself makes the call."""
+        if not self._open:
+            return False
+        caller, running = self._open[-1]
+        if name == _CALL:  # what a class inherits is called by its own method
+            return caller is module and running == name
+        # A transform of NNX gives a method a copy of its module.
+        return caller is module or (
+            type(caller) is type(module)
+            and self.path_of(module) is not None
+            and self.path_of(caller) == self.path_of(module)
+        )
+
     def _call(
         self,
         module: Any,
+        name: str,
         bound: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         is_root = not self._open
-        self._open.append(module)
+        self._open.append((module, name))
         try:
             with contextlib.ExitStack() as stack:
                 if is_root:
                     self._enter(stack, self.with_paths(module), module)
                 path = self.path_of(module)
                 if path is None:
-                    self._miss(module)
+                    if name == _CALL:
+                        self._miss(module)
                     return bound(*args, **kwargs)
                 self._enter(stack, self.with_state(module, path), module)
                 return tapped_call(
-                    path, bound, args, kwargs, is_root=is_root, missed=self.missed
+                    path,
+                    bound,
+                    args,
+                    kwargs,
+                    is_root=is_root,
+                    missed=self.missed,
+                    method="" if name == _CALL else name,
                 )
         finally:
             self._open.pop()
@@ -135,3 +162,8 @@ class ClassCalls:
 
     def _miss(self, module: Any) -> None:
         note(self.missed, Missed(what=type(module).__qualname__, reason=_NO_PATH))
+
+
+def _is_method(name: str, member: Any) -> bool:
+    """Whether a member of a class is a method that others may call."""
+    return isinstance(member, types.FunctionType) and not name.startswith("_")

@@ -18,9 +18,11 @@ def equinox_taps() -> Iterator[list[Missed]]:
 
     The model is the module that is called in no other one's call; a module's path is
     that of its fields and positions (``blocks.0.attn``), the first one where it is
-    shared. Only ``__call__`` is tapped, also under ``jax.vmap``. A module that is taken
-    apart and put together again within its model, as by ``equinox.filter_checkpoint``
-    or in a scan over stacked layers, is another object without a path: it is missed.
+    shared. Methods other than ``__call__`` are tapped under their own names where they
+    are called from another module (``decoder/output/sample.0``). Both are under
+    ``jax.vmap``, too. A module that is taken apart and put together again within its
+    model, as by ``equinox.filter_checkpoint`` or in a scan over stacked layers, is
+    another object without a path: it is missed.
 
     Yields:
         A list that fills with what could not be tapped.

@@ -28,9 +28,11 @@ def linen_taps() -> Iterator[list[Missed]]:
     by name (``h_0.attn``), lifted modules by their class (``ScanBlock_0``) unless they
     have a name. What is in an ``nn.scan`` is tapped in every iteration.
 
-    Of the methods only ``__call__`` is tapped, and whatever method ``apply`` was given,
-    as the call of the model. Initialization is not. What a call leaves in mutable
-    collections (``batch_stats``) is tapped as an output of the module that has it.
+    Methods are tapped where they are called from another module: ``__call__`` as the
+    module itself, others under their name (``embed/output/attend.0``). Whatever method
+    ``apply`` was given is the call of the model. Initialization is not tapped, nor are
+    methods whose name begins with ``_``. What a call leaves in mutable collections
+    (``batch_stats``) is tapped as an output of the module that has it.
 
     Yields:
         A list that fills with what could not be tapped.
@@ -48,7 +50,7 @@ class _Calls:
 
     def __init__(self):
         self.missed: list[Missed] = []
-        self._depth = 0
+        self._open: list[str] = []  # paths of the modules whose methods run
 
     def __call__(
         self,
@@ -58,19 +60,24 @@ class _Calls:
         context: nn.module.InterceptorContext,
     ) -> Any:
         module, name = context.module, context.method_name
-        is_call = name == _CALL or (self._depth == 0 and name not in _NOT_CALLS)
-        if not is_call or module.scope is None or module.is_initializing():
+        if name in _NOT_CALLS or module.scope is None or module.is_initializing():
             return call(*args, **kwargs)
-        self._depth += 1
+        path = ".".join(module.path)
+        is_root = not self._open
+        is_own = not is_root and self._open[-1] == path
+        is_tapped = name == _CALL or is_root or not (is_own or name.startswith("_"))
+        self._open.append(path)
         try:
-            path = ".".join(module.path)
+            if not is_tapped:
+                return call(*args, **kwargs)
             result = tapped_call(
                 path,
                 call,
                 args,
                 kwargs,
-                is_root=self._depth == 1,
+                is_root=is_root,
                 missed=self.missed,
+                method="" if is_root or name == _CALL else name,
             )
             tapped_or_as_it_is(
                 module,
@@ -80,7 +87,7 @@ class _Calls:
             )
             return result
         finally:
-            self._depth -= 1
+            self._open.pop()
 
 
 def _tap_variables(module: nn.Module, path: str) -> None:

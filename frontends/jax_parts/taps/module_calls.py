@@ -42,6 +42,7 @@ def tapped_call(
     *,
     is_root: bool,
     missed: list[Missed],
+    method: str = "",
 ) -> Any:
     """Calls a module with its inputs and outputs tapped.
 
@@ -52,17 +53,20 @@ def tapped_call(
         kwargs: Keyword arguments.
         is_root: The call is in no other module's call; its inputs get noise.
         missed: Gets what could not be tapped.
+        method: Name that slots begin with, as in ``attend.0``; empty for the method
+            that stands for the module itself.
 
     Returns:
         What the call returns, of the same structure.
     """
+    prefix = f"{method}." if method else ""
 
     def tap_input(slot: str, value: Any) -> Any:
-        site = value_site(path, Kind.INPUT, slot, noise=is_root)
+        site = value_site(path, Kind.INPUT, prefix + slot, noise=is_root)
         return tap_in_program(site, value)
 
     def tap_output(slot: str, value: Any) -> Any:
-        return tap_in_program(value_site(path, Kind.OUTPUT, slot), value)
+        return tap_in_program(value_site(path, Kind.OUTPUT, prefix + slot), value)
 
     def tapped(value: Any, tap: Callable[[str, Any], Any]) -> Any:
         return tapped_or_as_it_is(

@@ -32,9 +32,11 @@ def nnx_taps() -> Iterator[list[Missed]]:
 
     The model is the module that is called in no other one's call; a module's path is
     that of its attributes and positions (``blocks.0.attn``), the first one where it is
-    shared. Only ``__call__`` is tapped. What is in an ``nnx.scan`` is tapped in every
-    iteration, under the path of the stacked layers. What a call changes in variables of
-    its module (``nnx.BatchStat``) is tapped as an output of the module.
+    shared. Methods other than ``__call__`` are tapped under their own names where they
+    are called from another module (``embed/output/attend.0``). What is in an
+    ``nnx.scan`` is tapped in every iteration, under the path of the stacked layers.
+    What a call changes in variables of its module (``nnx.BatchStat``) is tapped as an
+    output of the module.
 
     Yields:
         A list that fills with what could not be tapped.

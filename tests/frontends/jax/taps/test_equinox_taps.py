@@ -161,3 +161,40 @@ def test_taps_do_not_nest():
     with equinox_taps(), pytest.raises(UsageError, match="equinox modules are on"):
         with equinox_taps():
             pass
+
+
+class Coder(equinox.Module):
+    """Methods beside the call, its own ones and those of a part."""
+
+    block: Block
+    half: Callable = lambda x: x / 2
+
+    def __call__(self, x):
+        return self.decode(self.block(x))
+
+    def decode(self, z):
+        return self.block.linear(self.half(z))
+
+    def sampled(self, x):
+        return jax.vmap(self.decode)(x)
+
+
+def test_methods_are_tapped_where_they_are_called_from_outside():
+    coder = Coder(Block(jax.random.key(0)))
+    with equinox_taps() as missed:
+        called = tap_names(coder, X[0])
+        sampled = tap_names(coder.sampled, X)
+    assert called == [
+        "@root/input/0",
+        *block("block"),
+        "block.linear/input/0",
+        "block.linear/output/0",
+        "@root/output/0",
+    ]
+    assert sampled == [
+        "@root/input/sampled.0",
+        "block.linear/input/0",
+        "block.linear/output/0",
+        "@root/output/sampled.0",
+    ]
+    assert missed == []

@@ -77,6 +77,7 @@ class Model(nn.Module):
 
 
 TOKENS = jnp.arange(6).reshape(2, 3)
+X = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
 
 CALLED = {
     "plain": [
@@ -138,6 +139,8 @@ def test_values_have_the_paths_of_their_modules(lift):
         *CALLED[lift],
         "norm/input/0",
         "norm/output/0",
+        "embed/input/attend.0",
+        "embed/output/attend.0",
         "@root/output/0",
     ]
 
@@ -149,8 +152,8 @@ def test_gradients_have_the_paths_of_their_modules():
         names = gradient_names(jax.grad(loss(model)), variables)
     assert names[:3] == [
         "@root/grad_output/0",
-        "norm/grad_output/0",
-        "norm/grad_input/0",
+        "embed/grad_output/attend.0",
+        "embed/grad_input/attend.0",
     ]
     assert names[-3:] == [
         "norm/grad_output/0",
@@ -173,7 +176,61 @@ def test_another_method_than_call_is_the_model_itself():
     x = jnp.ones((2, 4))
     with linen_taps():
         names = tap_names(lambda v: model.apply(v, x, method=Model.readout), variables)
-    assert names == ["@root/input/0", "@root/output/0"]
+    assert names == [
+        "@root/input/0",
+        "embed/input/attend.0",
+        "embed/output/attend.0",
+        "@root/output/0",
+    ]
+
+
+class Coder(nn.Module):
+    """Methods beside the call, its own ones and those of a part."""
+
+    def setup(self):
+        self.part = nn.Dense(4)
+        self.inner = Inner()
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+    def encode(self, x):
+        return self.inner.widen(self._scaled(x), by=x.mean())
+
+    def decode(self, z):
+        return self.inner._hidden(self.part(z))
+
+    def _scaled(self, x):
+        return x * 2
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def widen(self, x, *, by):
+        return self.helped(x) * by
+
+    def helped(self, x):
+        return x + 1
+
+    def _hidden(self, x):
+        return x - 1
+
+
+def test_methods_are_tapped_where_another_module_calls_them():
+    model = Coder()
+    variables = model.init(jax.random.key(0), X)
+    with linen_taps():
+        names = tap_names(lambda v: model.apply(v, X), variables)
+    assert names == [
+        "@root/input/0",
+        "inner/input/widen.0",
+        "inner/input/widen.by",
+        "inner/output/widen.0",
+        "part/input/0",
+        "part/output/0",
+        "@root/output/0",
+    ]
+    assert_neutral(linen_taps, lambda v: model.apply(v, X), variables)
 
 
 def test_a_bound_submodule_has_its_own_path():
@@ -274,9 +331,6 @@ class NormedLayer(nn.Module):
     @nn.compact
     def __call__(self, x, _):
         return nn.BatchNorm(use_running_average=False, name="bn")(x), None
-
-
-X = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
 
 
 def normed(mutable: Any):

@@ -289,3 +289,89 @@ def test_what_a_call_changes_in_variables_is_an_output(use_running_average):
     )
     if not use_running_average:
         assert_neutral(nnx_taps, call, state, X)
+
+
+class Coder(nnx.Module):
+    """Methods beside the call, its own ones and those of a part."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(4, 4, rngs=rngs)
+        self.inner = Inner(rngs)
+
+    def __call__(self, x):
+        return self.embed.attend(self.encode(x))
+
+    def encode(self, x):
+        return self.inner.widen(self._scaled(x), by=x.mean())
+
+    def loss(self, x):
+        return jnp.square(self(x)).mean()
+
+    def _scaled(self, x):
+        return x * 2
+
+
+class Inner(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.linear = nnx.Linear(4, 4, rngs=rngs)
+
+    def widen(self, x, *, by):
+        return self.helped(x) * by
+
+    def helped(self, x):
+        return REMAT(self, x)
+
+    def __call__(self, x):
+        return self.linear(x)
+
+
+WIDENED = [
+    "inner/input/widen.0",
+    "inner/input/widen.by",
+    "inner/input/0",
+    "inner.linear/input/0",
+    "inner.linear/output/0",
+    "inner/output/0",
+    "inner/output/widen.0",
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "inside", "after"),
+    [
+        (
+            "__call__",
+            ["@root/input/0"],
+            [*WIDENED, "embed/input/attend.0", "embed/output/attend.0"],
+            ["@root/output/0"],
+        ),
+        ("encode", ["@root/input/encode.0"], WIDENED, ["@root/output/encode.0"]),
+        (
+            "loss",
+            ["@root/input/loss.0", "@root/input/0"],
+            [*WIDENED, "embed/input/attend.0", "embed/output/attend.0"],
+            ["@root/output/0", "@root/output/loss.0"],
+        ),
+    ],
+)
+def test_methods_are_tapped_where_another_module_calls_them(
+    method, before, inside, after
+):
+    graphdef, state = nnx.split(Coder())
+
+    def call(state, x):
+        return getattr(nnx.merge(graphdef, state), method)(x)
+
+    with nnx_taps() as missed:
+        names = tap_names(call, state, X)
+    assert names == [*before, *inside, *after]
+    assert missed == []
+    assert_neutral(nnx_taps, call, state, X)
+
+
+def test_methods_are_what_they_were_in_the_end():
+    methods = Coder.encode, nnx.Embed.attend
+    with nnx_taps():
+        assert Coder.encode is not methods[0]
+    assert (Coder.encode, nnx.Embed.attend) == methods
