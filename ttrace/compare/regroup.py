@@ -92,7 +92,8 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
 def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
     first = steps[0]
     where = f"step {first.step}"
-    sentence = f"The runs cut {where} otherwise: {first.sizes_sentence}. "
+    what = "order the samples of" if first.is_cut_alike else "cut"
+    sentence = f"The runs {what} {where} otherwise: {first.sizes_sentence}. "
     if is_matched:
         return sentence + "Samples were matched by the rows of the model's inputs."
     return sentence + (
@@ -192,11 +193,15 @@ class _Regrouping:
                 if obstacle is not None
                 else self._batch_dim(of_reference, of_candidate)
             )
-            if isinstance(dim, str):
-                reason = f"{self._samples.sizes_sentence}; {dim}"
-                self.set_aside |= {r.id: reason for r in of_reference.values()}
-                continue
             for number, record in of_reference.items():
+                if isinstance(dim, str):
+                    whole = self._whole(name, number, of_candidate)
+                    if whole is not None:
+                        found[record.id] = replace(whole, id=record.id)
+                    else:
+                        reason = f"{self._samples.sizes_sentence}; {dim}"
+                        self.set_aside[record.id] = reason
+                    continue
                 shards = tuple(self._shards(record, number, of_candidate, dim))
                 if shards:
                     found[record.id] = TensorRecord(id=record.id, shards=shards)
@@ -218,6 +223,23 @@ class _Regrouping:
                 name = replace(id_, microbatch=number)
                 found.setdefault(name, replace(skipped[id_], id=name))
         return found
+
+    def _whole(
+        self, name: TensorId, number: int, of_candidate: Mapping[int, TensorRecord]
+    ) -> TensorRecord | None:
+        """The candidate's tensor of the same samples as a micro-batch, if one has them.
+
+        What sums over samples is the same in any order of them; of other tensors it is
+        not known, and the order must be the same, too.
+        """
+        places = self._places[number]
+        (other, *more) = dict.fromkeys(place.microbatch for place in places)
+        if more or self._samples.sizes[Side.CANDIDATE][other] != len(places):
+            return None
+        in_order = all(place.row == row for row, place in enumerate(places))
+        if name.kind in ACTIVATIONS and not in_order:
+            return None
+        return of_candidate.get(other)
 
     def _obstacle(
         self,

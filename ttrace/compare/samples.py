@@ -68,8 +68,16 @@ class StepSamples:
     differs_at: TensorId | None = None
 
     @property
+    def is_cut_alike(self) -> bool:
+        """Whether the micro-batches have the same numbers and sizes in both runs."""
+        return self.sizes[Side.REFERENCE] == self.sizes[Side.CANDIDATE]
+
+    @property
     def sizes_sentence(self) -> str:
         """``1 micro-batch of 8 samples in the reference, 4 of 2 in the candidate``."""
+        if self.is_cut_alike:
+            sizes = _counted(self.sizes[Side.REFERENCE], "micro-batch")
+            return f"{sizes} in either run, in another order"
         of_reference = _counted(self.sizes[Side.REFERENCE], "micro-batch")
         of_candidate = _counted(self.sizes[Side.CANDIDATE], "")
         return f"{of_reference} in the reference, {of_candidate} in the candidate"
@@ -162,7 +170,8 @@ def _match_step(step: int, reference: _Run, candidate: _Run) -> StepSamples | No
     )
     inputs = [_complete(run.inputs.get(step, {}), run, step) for run in runs]
     if not all(inputs):
-        if not _activations_differ_in_shape(step, *(run.trace.info for run in runs)):
+        infos = (reference.trace.info, candidate.trace.info)
+        if numbers[0] == numbers[1] or not _activations_differ(step, *infos):
             return None
         side = runs[0].side if not inputs[0] else runs[1].side
         return _with_obstacle(unknown, f"the {side} recorded no input of the model")
@@ -248,16 +257,14 @@ def _shapes_and_dims(
     }
 
 
-def _activations_differ_in_shape(
-    step: int, reference: TraceInfo, candidate: TraceInfo
-) -> bool:
-    return any(
-        id_.step == step
-        and id_.kind in ACTIVATIONS
-        and id_ in candidate.tensors
-        and record.global_shape != candidate.tensors[id_].global_shape
+def _activations_differ(step: int, reference: TraceInfo, candidate: TraceInfo) -> bool:
+    """Whether micro-batches of one number are not of one size, as far as is known."""
+    shapes = [
+        (record.global_shape, candidate.tensors[id_].global_shape)
         for id_, record in reference.tensors.items()
-    )
+        if id_.step == step and id_.kind in ACTIVATIONS and id_ in candidate.tensors
+    ]
+    return not shapes or any(first != second for first, second in shapes)
 
 
 def _given_the_same(inputs: list[Inputs], runs: tuple[_Run, _Run]) -> bool:
