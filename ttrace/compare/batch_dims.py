@@ -26,9 +26,12 @@ class BatchDims:
 
     Attributes:
         dims: The dim of each slot that has one.
+        is_usual: Of some slot it is the first dim, or a dims text names it. Where it is
+            neither, only rows that are equal in both runs say that it counts samples.
     """
 
     dims: Mapping[str, int]
+    is_usual: bool
 
 
 def possible_batch_dims(
@@ -60,7 +63,7 @@ def possible_batch_dims(
             for slot, dim in varying.items()
         }
         if len(lengths) == 1:
-            yield BatchDims(dims=varying)
+            yield BatchDims(dims=varying, is_usual=_is_usual(varying, of_slots))
         return
     tried: list[dict[str, int]] = []
     for (shape, text), *_ in of_slots.values():
@@ -72,7 +75,7 @@ def possible_batch_dims(
             dims = {slot: found[0] for slot, found in of_size.items() if found}
             if dims not in tried:
                 tried.append(dims)
-                yield BatchDims(dims=dims)
+                yield BatchDims(dims=dims, is_usual=_is_usual(dims, of_slots))
 
 
 def batch_dim(
@@ -132,6 +135,15 @@ def _varying_dims(shapes: Sequence[Shape]) -> list[int] | None:
         for dim, lengths in enumerate(zip(*shapes, strict=True))
         if len(set(lengths)) > 1
     ]
+
+
+def _is_usual(
+    dims: Mapping[str, int], described: Mapping[str, Sequence[Described]]
+) -> bool:
+    return any(
+        dim == 0 or _names(described[slot][0][1])[dim : dim + 1] in (["b"], ["batch"])
+        for slot, dim in dims.items()
+    )
 
 
 def _leading_dims(shape: Shape, text: str) -> list[int]:

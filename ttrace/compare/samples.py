@@ -202,7 +202,8 @@ def _match_step(step: int, reference: _Run, candidate: _Run) -> StepSamples | No
             return None if is_cut_alike else _with_obstacle(unknown, _PARTS)
         if samples.places is not None:
             return samples
-        first = first or samples
+        if dims.is_usual:
+            first = first or samples
     if is_cut_alike:
         return None  # the inputs are compared one by one, and say what differs
     if first is not None:
