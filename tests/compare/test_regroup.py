@@ -161,8 +161,8 @@ def test_without_inputs_the_kinds_of_the_whole_step_are_compared():
         "input of the model"
     )
     assert report.summary.endswith(
-        "Only kinds of the whole step were compared there, as the reference recorded no "
-        "input of the model."
+        "Only kinds of the whole step were compared there, as the reference recorded "
+        "no input of the model."
     )
 
 
