@@ -13,7 +13,7 @@ from tests.factories.sample_runs import (
     sample_run,
     tokens,
 )
-from tests.factories.traces import MemoryTrace
+from tests.factories.traces import MemoryTrace, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.compare.regroup import regroup
 from ttrace.errors import UsageError
@@ -158,12 +158,27 @@ def test_without_inputs_the_kinds_of_the_whole_step_are_compared():
     (reason,) = report.counts.skipped_reasons
     assert reason == (
         "1 micro-batch in the reference, 4 in the candidate; the reference recorded no "
-        "input of the model"
+        "input of the model (@root/input)"
     )
     assert report.summary.endswith(
         "Only kinds of the whole step were compared there, as the reference recorded "
-        "no input of the model."
+        "no input of the model (@root/input)."
     )
+
+
+def test_calls_in_one_micro_batch_are_not_matched():
+    def call(text: str, number: int) -> str:
+        return text.replace(f"/mb{number}/", "/mb0/") + f"/call{number}" * (number > 0)
+
+    four = sample_run(FOUR)
+    texts = {str(id_): id_.microbatch or 0 for id_ in four.info.tensors}
+    tensors = {
+        call(text, number): four.arrays[0, text] for text, number in texts.items()
+    }
+    report = compared(sample_run(ONE), memory_trace(tensors))
+    assert report.verdict is Outcome.PASS
+    assert report.counts.unmatched == 0
+    assert "jax_capture.trace(microbatches=...)" in report.summary
 
 
 def test_nothing_of_the_whole_step_is_no_pass():

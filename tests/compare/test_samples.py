@@ -142,7 +142,9 @@ def test_without_inputs_micro_batches_of_other_numbers_cannot_be_matched():
     reference = sample_run(ONE, without=("input",))
     samples = matched(reference, sample_run(FOUR))
     assert samples.places is None and not samples.difference
-    assert samples.obstacle == "the reference recorded no input of the model"
+    assert (
+        samples.obstacle == "the reference recorded no input of the model (@root/input)"
+    )
     assert samples.sizes_sentence == (
         "1 micro-batch in the reference, 4 in the candidate"
     )

@@ -174,7 +174,9 @@ def _match_step(step: int, reference: _Run, candidate: _Run) -> StepSamples | No
         if numbers[0] == numbers[1] or not _activations_differ(step, *infos):
             return None
         side = runs[0].side if not inputs[0] else runs[1].side
-        return _with_obstacle(unknown, f"the {side} recorded no input of the model")
+        return _with_obstacle(
+            unknown, f"the {side} recorded no input of the model (@root/input)"
+        )
     if _given_the_same(inputs, runs):
         return None
     for run in runs:
