@@ -12,7 +12,8 @@ from tests.factories.sample_runs import (
     tokens,
 )
 from tests.factories.traces import Tensor, memory_trace
-from ttrace.compare.samples import Place, StepSamples, match_samples
+from ttrace.compare.sample_search import match_samples
+from ttrace.compare.samples import Place, StepSamples
 from ttrace.ir.side import Side
 from ttrace.store.memory_trace import MemoryTrace
 
@@ -88,7 +89,7 @@ def test_samples_may_lie_along_another_dim():
         }
         return memory_trace(inputs)
 
-    for order in (FOUR, [SHUFFLED[0] + SHUFFLED[1], SHUFFLED[2] + SHUFFLED[3]]):
+    for order in (FOUR, [[5, 2, 7, 0], [1, 6, 3, 4]]):
         samples = matched(run(ONE), run(order))
         assert samples.places is not None
     samples = matched(run(FOUR), run(SHUFFLED))
@@ -183,6 +184,19 @@ def test_what_a_filter_left_out_is_not_taken_for_other_samples(fields):
     assert not samples.difference
     assert samples.obstacle == "a filter left samples out of the recorded candidate"
     assert samples.sizes[Side.CANDIDATE] == {0: None, 1: None}
+
+
+def test_inputs_that_no_rank_has_whole_are_not_matched():
+    inputs = {
+        f"step0/mb{n}/@root/input/0": Tensor(
+            full=tokens()[list(of_one)], dims="b[dp] s", holders=(0,)
+        )
+        for n, of_one in enumerate(FOUR)
+    }
+    samples = matched(sample_run(ONE), memory_trace(inputs, {"dp": 2}))
+    assert samples.obstacle == (
+        "the ranks of the candidate do not have the inputs of the model whole"
+    )
 
 
 def test_inputs_that_ranks_share_out_are_put_together():
