@@ -43,9 +43,10 @@ def test_what_was_scaled_after_the_backward_is_not_known():
         "(step0/net/main_grad/weight), so that it is not known what they are gradients "
         "of"
     )
-    nan = GRADIENTS.sum(0)
-    nan[0] = np.nan
-    assert reason(run(nan)) is not None
+    for value in (np.nan, np.inf):
+        given = GRADIENTS.sum(0)
+        given[0] = value
+        assert reason(run(given)) is not None
 
 
 def test_gradients_of_zero_say_nothing():

@@ -54,7 +54,8 @@ def later_scaling_reason(
             for record in (final, *parts)
         )
         rounding = (len(shares) + 2) * epsilon * sum(map(np.linalg.norm, shares))
-        difference = float(np.linalg.norm(given - sum(shares)))
+        with np.errstate(invalid="ignore", over="ignore"):  # then it is not finite
+            difference = float(np.linalg.norm(given - sum(shares)))
         if not math.isfinite(difference) or difference > rounding:
             return (
                 "the gradients of its micro-batches do not add up to what the "

@@ -134,5 +134,6 @@ def comparable(values: np.ndarray, dtypes: Set[str]) -> np.ndarray:
     if all(epsilon is None for epsilon in epsilons.values()):
         return values.astype(np.uint64 if values.dtype.kind == "u" else np.int64)
     coarsest = max(epsilons, key=lambda name: epsilons[name] or 0.0)
-    rounded = values.astype(dtype_named(coarsest).numpy)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = values.astype(dtype_named(coarsest).numpy)
     return rounded.astype(np.float64) + 0.0  # -0 is 0
