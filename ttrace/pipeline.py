@@ -18,6 +18,7 @@ from ttrace.compare.backend import Backend, load_backend
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
+from ttrace.compare.regroup import regroup
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
@@ -316,7 +317,15 @@ def compare_traces(
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
     tolerances = tolerances or ToleranceTable()
-    alignment = with_reasons(align(reference.info, candidate.info), one_sided)
+    regrouped = regroup(reference, candidate)
+    candidate = regrouped.candidate
+    alignment = align(
+        reference.info,
+        candidate.info,
+        set_aside=regrouped.set_aside,
+        given_otherwise=regrouped.given_otherwise,
+    )
+    alignment = with_reasons(alignment, one_sided)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
@@ -337,6 +346,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=allow_uncovered,
+        note=regrouped.note,
     )
 
 

@@ -1,5 +1,6 @@
 """Matches the tensors of two traces by identity; touches no array and no block."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
@@ -74,7 +75,20 @@ class OneSidedSkip:
     reason: str
 
 
-Entry = Match | Unmatched | Skipped | OneSidedSkip
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenOtherwise:
+    """A step of which the two runs were not given the same samples.
+
+    Attributes:
+        id: An input of the model, which stands for them all.
+        reason: What differs.
+    """
+
+    id: TensorId
+    reason: str
+
+
+Entry = Match | Unmatched | Skipped | OneSidedSkip | GivenOtherwise
 """What became of one tensor."""
 
 
@@ -96,22 +110,48 @@ class Alignment:
         return tuple(entry for entry in self.entries if isinstance(entry, Match))
 
 
-def align(reference: TraceInfo, candidate: TraceInfo) -> Alignment:
+def align(
+    reference: TraceInfo,
+    candidate: TraceInfo,
+    *,
+    set_aside: Mapping[TensorId, str] | None = None,
+    given_otherwise: Mapping[TensorId, str] | None = None,
+) -> Alignment:
     """Finds the counterpart of every tensor.
 
     Gradients of a step that both runs skipped are not compared. A recomputed forward
     has no counterpart in a reference that does not recompute: it is matched with the
     reference's first forward, which it must repeat.
+
+    Args:
+        reference: The trusted run.
+        candidate: The run under test.
+        set_aside: Tensors that are not to be compared, with the reason.
+        given_otherwise: Inputs of steps of which the runs were not given the same
+            samples, with what differs.
     """
     runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
     order = merge_orders(run.order() for run in runs)
     return Alignment(
         entries=tuple(
-            _align_one(tensor_id, *runs)
+            _known_entry(tensor_id, set_aside or {}, given_otherwise or {})
+            or _align_one(tensor_id, *runs)
             for tensor_id in order
             if not tensor_id.is_index
         )
     )
+
+
+def _known_entry(
+    tensor_id: TensorId,
+    set_aside: Mapping[TensorId, str],
+    given_otherwise: Mapping[TensorId, str],
+) -> Entry | None:
+    if tensor_id in given_otherwise:
+        return GivenOtherwise(id=tensor_id, reason=given_otherwise[tensor_id])
+    if tensor_id in set_aside:
+        return Skipped(id=tensor_id, reason=set_aside[tensor_id])
+    return None
 
 
 class _Run:

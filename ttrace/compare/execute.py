@@ -191,13 +191,14 @@ def _read(pair: Pair, reference: TraceSource, candidate: TraceSource) -> ArrayPa
     if not isinstance(pair, PairPlan):
         return pair.arrays(reference, candidate)
     return ArrayPair(
-        reference=_read_blocks(pair.reference, pair.region, reference),
-        candidate=_read_blocks(pair.candidate, pair.region, candidate),
+        reference=read_blocks(pair.reference, pair.region, reference),
+        candidate=read_blocks(pair.candidate, pair.region, candidate),
         factor=pair.factor,
     )
 
 
-def _read_blocks(operand: Operand, region: Region, trace: TraceSource) -> np.ndarray:
+def read_blocks(operand: Operand, region: Region, trace: TraceSource) -> np.ndarray:
+    """The values of an operand in a region that it holds, partials summed."""
     return sum_terms(
         [
             block_view(trace.load(term.shard), term.shard.layout, term.block, region)

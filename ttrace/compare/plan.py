@@ -229,7 +229,8 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
     meshes = {rank_info.rank: rank_info.mesh for rank_info in info.ranks}
     groups: dict[object, list[ShardRecord]] = {}
     for shard in record.shards:
-        key: object = shard.rank
+        # A rank may hold parts from several of its micro-batches (``regroup``).
+        key: object = (shard.rank, shard.id)
         layout = shard.layout
         if layout.partial_axes:
             coords = meshes[shard.rank](layout.mesh).coords
@@ -241,7 +242,7 @@ def _operands(record: TensorRecord, info: TraceInfo) -> tuple[list[Operand], boo
             sums_over = (layout.mesh, layout.partial_axes, layout.num_partials)
             # Where not all places along the axes add up, others may hold other parts.
             regions = layout.num_partials and tuple(b.region for b in layout.blocks)
-            key = (*sums_over, tuple(kept.items()), regions)
+            key = (*sums_over, tuple(kept.items()), regions, shard.id)
         groups.setdefault(key, []).append(shard)
     operands = []
     missing = False

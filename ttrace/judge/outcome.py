@@ -126,10 +126,8 @@ def _setup_sentence(verdict: TensorVerdict) -> str:
     if verdict.cause is Cause.SHAPE and verdict.id.microbatch is not None:
         return (
             "Set-up differs: what the model was given has another shape. First: "
-            f"{verdict.id}: {verdict.reason}. If one run takes the same data in "
-            "smaller micro-batches, compare what both have of a step: --kinds "
-            "param,main_grad,optimizer_state,updated_param. Else start both from the "
-            "same data."
+            f"{verdict.id}: {verdict.reason}. Give both the same data, padded to the "
+            "same lengths; what follows may be a consequence."
         )
     return (
         "Set-up differs: the two runs were not given the same. First: "

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ttrace.compare.align import (
     Alignment,
+    GivenOtherwise,
     Match,
     OneSidedSkip,
     Skipped,
@@ -59,6 +60,9 @@ class Cause(StrEnum):
 
     LOST_UPDATE = "lost_update"
     """A parameter changed in a step of the reference, and not at all in this one."""
+
+    SAMPLES = "samples"
+    """The model was not given the same samples in a step."""
 
     ONE_SIDED_SKIP = "one_sided_skip"
     """The optimizer skipped the step in one run, and not in the other."""
@@ -169,6 +173,14 @@ def judge(
                 status=Status.FAILED,
                 cause=Cause.ONE_SIDED_SKIP,
                 reason=f"only in the {entry.side}: {entry.reason}",
+            )
+        elif isinstance(entry, GivenOtherwise):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.FAILED,
+                cause=Cause.SAMPLES,
+                setup=True,
+                reason=entry.reason,
             )
         else:
             verdict = _judge_unmatched(entry)

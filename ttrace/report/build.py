@@ -35,6 +35,7 @@ def build_report(
     tolerances: ToleranceTable,
     map_file: MapFile | None = None,
     allow_uncovered: Sequence[str] = (),
+    note: str = "",
 ) -> Report:
     """Sums the verdicts up.
 
@@ -46,6 +47,7 @@ def build_report(
         tolerances: What the verdicts rest on.
         map_file: The map that matched the tensors, or None.
         allow_uncovered: Kinds of which nothing need be compared.
+        note: What else the summary has to say of how the runs were compared.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
@@ -55,7 +57,7 @@ def build_report(
     judged = judge_run(verdicts, settings, first, gaps)
     return Report(
         verdict=judged.outcome,
-        summary=judged.summary,
+        summary=f"{judged.summary} {note}" if note else judged.summary,
         error_kind=judged.error_kind,
         backend=backend,
         counts=_counts(verdicts),

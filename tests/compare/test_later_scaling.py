@@ -1,0 +1,69 @@
+"""Whether gradients of micro-batches add up to what the optimizer was given."""
+
+import numpy as np
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.later_scaling import later_scaling_reason
+from ttrace.store.memory_trace import MemoryTrace
+
+GRADIENTS = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
+
+
+def run(given: np.ndarray, *, scale: float = 1.0, **more: np.ndarray) -> MemoryTrace:
+    """A step of three micro-batches, by what the optimizer got."""
+    tensors: dict[str, Tensor | np.ndarray] = {
+        f"step0/mb{number}/net/param_grad/weight": Tensor(full=gradient, scale=scale)
+        for number, gradient in enumerate(GRADIENTS)
+    }
+    tensors["step0/net/main_grad/weight"] = given
+    for slot, values in more.items():
+        tensors[f"step0/mb0/net/param_grad/{slot}"] = values
+        tensors[f"step0/net/main_grad/{slot}"] = values
+    return memory_trace(tensors)
+
+
+def reason(trace: MemoryTrace) -> str | None:
+    return later_scaling_reason(trace, 0, range(3))
+
+
+def test_their_sum_is_what_the_optimizer_got():
+    assert reason(run(GRADIENTS.sum(0))) is None
+    assert reason(run(GRADIENTS[::-1].sum(0), scale=4.0)) is None
+
+
+def test_half_precision_rounds_the_sum():
+    given = GRADIENTS.astype(np.float16).sum(0, dtype=np.float16)
+    assert reason(run(given)) is None
+    assert reason(run(given.astype(np.float32))) is not None
+
+
+def test_what_was_scaled_after_the_backward_is_not_known():
+    assert reason(run(GRADIENTS.sum(0) / 3)) == (
+        "the gradients of its micro-batches do not add up to what the optimizer got "
+        "(step0/net/main_grad/weight), so that it is not known what they are gradients "
+        "of"
+    )
+    for value in (np.nan, np.inf):
+        given = GRADIENTS.sum(0)
+        given[0] = value
+        assert reason(run(given)) is not None
+
+
+def test_gradients_of_zero_say_nothing():
+    nothing = memory_trace(
+        {
+            "step0/mb0/net/param_grad/weight": np.zeros(3),
+            "step0/net/main_grad/weight": np.zeros(3),
+        }
+    )
+    unknown = (
+        "it is not known whether gradients are scaled after the backward, as no "
+        "parameter has both param_grad and main_grad whole"
+    )
+    assert later_scaling_reason(nothing, 0, [0]) == unknown
+    assert later_scaling_reason(memory_trace({}), 0, [0]) == unknown
+
+
+def test_a_parameter_that_some_micro_batch_lacks_is_left_out():
+    trace = run(GRADIENTS.sum(0), bias=np.ones(2, np.float32))
+    assert reason(trace) is None

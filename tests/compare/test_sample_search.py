@@ -1,0 +1,215 @@
+"""Which sample is where: by the rows of the models' inputs."""
+
+import numpy as np
+import pytest
+
+from tests.factories.sample_runs import (
+    FOUR,
+    ONE,
+    SHUFFLED,
+    Order,
+    sample_run,
+    tokens,
+)
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.sample_search import match_samples
+from ttrace.compare.samples import Place, StepSamples
+from ttrace.ir.side import Side
+from ttrace.store.memory_trace import MemoryTrace
+
+
+def matched(reference: MemoryTrace, candidate: MemoryTrace) -> StepSamples:
+    (samples,) = match_samples(reference, candidate)
+    return samples
+
+
+@pytest.mark.parametrize(
+    "reference", [ONE, FOUR, SHUFFLED, [[3], [0, 1, 2, 4, 5, 6, 7]]]
+)
+@pytest.mark.parametrize(
+    "candidate", [ONE, FOUR, SHUFFLED, [[7, 6, 5], [4, 3, 2, 1, 0]]]
+)
+def test_every_sample_is_found_where_the_candidate_has_it(
+    reference: Order, candidate: Order
+):
+    found = match_samples(sample_run(reference), sample_run(candidate))
+    if reference is candidate:
+        assert found == ()
+        return
+    (samples,) = found
+    assert samples.places is not None and not samples.repeated
+    for number, of_one in enumerate(reference):
+        assert [candidate[p.microbatch][p.row] for p in samples.places[number]] == list(
+            of_one
+        )
+
+
+def test_sizes_are_said_of_both_runs():
+    samples = matched(sample_run(ONE), sample_run(FOUR))
+    assert samples.sizes_sentence == (
+        "1 micro-batch of 8 samples in the reference, 4 of 2 in the candidate"
+    )
+    samples = matched(
+        sample_run([[i] for i in range(8)]), sample_run([[0], range(1, 8)])
+    )
+    assert samples.sizes_sentence == (
+        "8 micro-batches of 1 sample in the reference, 2 of 1 to 7 in the candidate"
+    )
+    samples = matched(sample_run(FOUR), sample_run(SHUFFLED))
+    assert samples.sizes_sentence == (
+        "4 micro-batches of 2 samples in either run, in another order"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(np.int64, np.int32), (np.float32, np.float16)]
+)
+def test_dtypes_may_differ(first: type, second: type):
+    data = tokens()
+
+    def run(order: Order, dtype: type) -> MemoryTrace:
+        values = (data * 137.1).astype(first)  # some beyond float16
+        with np.errstate(over="ignore"):
+            values = values.astype(dtype)
+        return memory_trace(
+            {
+                f"step0/mb{n}/@root/input/0": values[list(of_one)]
+                for n, of_one in enumerate(order)
+            }
+        )
+
+    assert matched(run(ONE, first), run(SHUFFLED, second)).places is not None
+
+
+def test_samples_may_lie_along_another_dim():
+    data = tokens()
+
+    def run(order: Order) -> MemoryTrace:
+        inputs = {
+            f"step0/mb{n}/@root/input/x": data[list(of_one)].T.copy()
+            for n, of_one in enumerate(order)
+        }
+        return memory_trace(inputs)
+
+    for order in (FOUR, [[5, 2, 7, 0], [1, 6, 3, 4]]):
+        samples = matched(run(ONE), run(order))
+        assert samples.places is not None
+    samples = matched(run(FOUR), run(SHUFFLED))
+    assert samples.places is not None
+    assert samples.places[0] == (
+        Place(microbatch=1, row=1),
+        Place(microbatch=2, row=0),
+    )
+
+
+def test_samples_of_the_same_inputs_are_told_apart_by_nothing():
+    data = tokens()
+    data[4] = data[1]
+    samples = matched(sample_run(FOUR, data), sample_run(ONE, data))
+    assert samples.places is not None
+    assert samples.repeated == {0, 2}
+
+
+def test_other_samples_are_said():
+    other = tokens()
+    other[3] += 1
+    samples = matched(sample_run(ONE), sample_run(FOUR, other))
+    assert samples.places is None
+    assert str(samples.differs_at) == "step0/mb0/@root/input/0"
+    assert samples.difference == (
+        "8 samples in either run (rows along dim 0), of which 1 of the reference and 1 "
+        "of the candidate have no equal in the other run in this step; first: row 3 of "
+        "micro-batch 0 of the reference"
+    )
+
+
+def test_another_number_of_samples_is_said():
+    samples = matched(sample_run(ONE), sample_run([[0, 1], [2, 3], [4, 5]]))
+    assert samples.difference.startswith(
+        "8 samples in the reference, 6 in the candidate (rows along dim 0), of which 2 "
+        "of the reference and 0 of the candidate"
+    )
+    samples = matched(sample_run([[0, 1], [2]]), sample_run([[0, 1, 2, 3]]))
+    assert samples.difference.endswith("first: row 3 of micro-batch 0 of the candidate")
+
+
+def test_a_micro_batch_that_a_run_lacks_is_not_another_order():
+    assert match_samples(sample_run(FOUR), sample_run(FOUR[:3])) == ()
+
+
+def test_other_samples_in_micro_batches_of_one_size_are_left_to_the_comparison():
+    assert match_samples(sample_run(FOUR), sample_run(FOUR, tokens(1))) == ()
+
+
+def test_without_inputs_micro_batches_of_other_numbers_cannot_be_matched():
+    reference = sample_run(ONE, without=("input",))
+    samples = matched(reference, sample_run(FOUR))
+    assert samples.places is None and not samples.difference
+    assert (
+        samples.obstacle == "the reference recorded no input of the model (@root/input)"
+    )
+    assert samples.sizes_sentence == (
+        "1 micro-batch in the reference, 4 in the candidate"
+    )
+    assert match_samples(reference, sample_run([range(4)], without=("input",))) == ()
+
+
+def test_other_lengths_are_not_matched():
+    def run(shapes: list[tuple[int, int]]) -> MemoryTrace:
+        return memory_trace(
+            {f"step0/mb{n}/@root/input/0": np.ones(s) for n, s in enumerate(shapes)}
+        )
+
+    samples = matched(run([(8, 5)]), run([(4, 5), (4, 4)]))
+    assert samples.places is None and not samples.difference
+    assert samples.obstacle.startswith(
+        "the inputs of the model differ in more than the number of samples"
+    )
+    assert match_samples(run([(8, 5)]), run([(8, 4)])) == ()
+
+
+def test_a_model_that_is_called_several_times_is_not_matched():
+    again = {"step0/mb0/@root/input/0/call1": tokens()[4:]}
+    samples = matched(sample_run(ONE), sample_run([range(4)], more=again))
+    assert samples.places is None
+    assert samples.obstacle.startswith(
+        "the candidate calls the model several times in a micro-batch"
+    )
+
+
+@pytest.mark.parametrize(
+    "fields", [{"capture": {"microbatches": "0"}}, {"recorded": (0,)}]
+)
+def test_what_a_filter_left_out_is_not_taken_for_other_samples(fields):
+    candidate = sample_run(FOUR[:2], sizes={"dp": 2}, **fields)
+    samples = matched(sample_run(ONE), candidate)
+    assert not samples.difference
+    assert samples.obstacle == "a filter left samples out of the recorded candidate"
+    assert samples.sizes[Side.CANDIDATE] == {0: None, 1: None}
+
+
+def test_inputs_that_no_rank_has_whole_are_not_matched():
+    inputs = {
+        f"step0/mb{n}/@root/input/0": Tensor(
+            full=tokens()[list(of_one)], dims="b[dp] s", holders=(0,)
+        )
+        for n, of_one in enumerate(FOUR)
+    }
+    samples = matched(sample_run(ONE), memory_trace(inputs, {"dp": 2}))
+    assert samples.obstacle == (
+        "the ranks of the candidate do not have the inputs of the model whole"
+    )
+
+
+def test_inputs_that_ranks_share_out_are_put_together():
+    def run(order: Order) -> MemoryTrace:
+        inputs = {
+            f"step0/mb{n}/@root/input/0": Tensor(
+                full=tokens()[list(of_one)], dims="b[dp] s"
+            )
+            for n, of_one in enumerate(order)
+        }
+        return memory_trace(inputs, {"dp": 2})
+
+    samples = matched(sample_run(ONE), run(SHUFFLED))
+    assert samples.places is not None

@@ -1,0 +1,162 @@
+"""Which dim of a tensor counts samples; from shapes and dims texts, never from values.
+
+Where micro-batches of two runs have other sizes, the batch dim is the one whose length
+follows them. Where they have one size, a dim is taken for it only if a dims text calls
+it so, or if its length occurs nowhere else.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ttrace.errors import LayoutError
+from ttrace.ir.dims import parse_dims
+
+BATCH_NAMES = frozenset({"b", "batch"})
+"""What dims texts call the dim of samples."""
+
+Shape = tuple[int, ...]
+
+Described = tuple[Shape, str]
+"""A logical shape, and the dims text of the layout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDims:
+    """Where the inputs of a model count samples.
+
+    Attributes:
+        dims: The dim of each slot that has one.
+        is_usual: Of some slot it is the first dim, or a dims text names it. Where it is
+            neither, only rows that are equal in both runs say that it counts samples.
+    """
+
+    dims: Mapping[str, int]
+    is_usual: bool
+
+
+def possible_batch_dims(
+    reference: Mapping[int, Mapping[str, Described]],
+    candidate: Mapping[int, Mapping[str, Described]],
+) -> Iterator[BatchDims]:
+    """The dims of a model's inputs that may count samples, the likeliest ones first.
+
+    Args:
+        reference: Shapes and dims texts by micro-batch and slot; of every micro-batch
+            the same slots.
+        candidate: Likewise.
+    """
+    of_slots: dict[str, list[Described]] = {}
+    runs = (reference, candidate)
+    slots = [set(next(iter(run.values()))) for run in runs]
+    for slot in sorted(set.intersection(*slots)):
+        of_slots[slot] = [one[slot] for run in runs for one in run.values()]
+    varying: dict[str, int] = {}
+    for slot, described in of_slots.items():
+        dims = _varying_dims([shape for shape, _ in described])
+        if dims is None or len(dims) > 1:
+            return  # other lengths, too: rows cannot be equal
+        if dims:
+            (varying[slot],) = dims
+    if varying:
+        lengths = {
+            tuple(shape[dim] for shape, _ in of_slots[slot])
+            for slot, dim in varying.items()
+        }
+        if len(lengths) == 1:
+            yield BatchDims(dims=varying, is_usual=_is_usual(varying, of_slots))
+        return
+    tried: list[dict[str, int]] = []
+    for (shape, text), *_ in of_slots.values():
+        for dim in _leading_dims(shape, text):
+            of_size = {
+                slot: [d for d in _leading_dims(*one) if one[0][d] == shape[dim]]
+                for slot, (one, *_) in of_slots.items()
+            }
+            dims = {slot: found[0] for slot, found in of_size.items() if found}
+            if dims not in tried:
+                tried.append(dims)
+                yield BatchDims(dims=dims, is_usual=_is_usual(dims, of_slots))
+
+
+def batch_dim(
+    reference: Sequence[Described],
+    candidate: Sequence[Described],
+    *,
+    sizes: tuple[Sequence[int], Sequence[int]],
+    other_lengths: Collection[int],
+) -> int | str:
+    """The dim of a tensor that counts samples, or why it is not known.
+
+    Args:
+        reference: Shape and dims text of the tensor in each micro-batch that has it.
+        candidate: Likewise.
+        sizes: Number of samples of these micro-batches, of either run.
+        other_lengths: Lengths of dims that do not count samples: of parameters, and of
+            the other dims of the model's inputs.
+    """
+    described = [*reference, *candidate]
+    expected = (*sizes[0], *sizes[1])
+    dims = _varying_dims([shape for shape, _ in described])
+    if dims is None:
+        return "it has not as many dims in every micro-batch"
+    if len(set(expected)) > 1:
+        if not dims:
+            return "no dim of it counts samples"
+        if len(dims) > 1:
+            return "more of it than the number of samples differs"
+        (dim,) = dims
+        if tuple(shape[dim] for shape, _ in described) == expected:
+            return dim
+        return f"dim {dim} of it counts something else than samples"
+    if dims:
+        return "its shape differs where the number of samples does not"
+    size = expected[0]
+    (shape, text), *_ = described
+    named = [dim for dim, name in enumerate(_names(text)) if name in BATCH_NAMES]
+    if len(named) == 1 and shape[named[0]] == size:
+        return named[0]
+    of_size = [dim for dim, length in enumerate(shape) if length == size]
+    if not of_size:
+        return "no dim of it counts samples"
+    if len(of_size) > 1 or size in other_lengths:
+        return (
+            f"which dim of it counts samples is not known: {size} samples in a "
+            "micro-batch, and that is also the length of another dim"
+        )
+    return of_size[0]
+
+
+def _varying_dims(shapes: Sequence[Shape]) -> list[int] | None:
+    """The dims whose length is not the same everywhere; None where ranks differ."""
+    if len({len(shape) for shape in shapes}) > 1:
+        return None
+    return [
+        dim
+        for dim, lengths in enumerate(zip(*shapes, strict=True))
+        if len(set(lengths)) > 1
+    ]
+
+
+def _is_usual(
+    dims: Mapping[str, int], described: Mapping[str, Sequence[Described]]
+) -> bool:
+    return any(
+        dim == 0 or _names(described[slot][0][1])[dim : dim + 1] in (["b"], ["batch"])
+        for slot, dim in dims.items()
+    )
+
+
+def _leading_dims(shape: Shape, text: str) -> list[int]:
+    """The dims of an input that may count samples: by name, else the first two."""
+    named = [dim for dim, name in enumerate(_names(text)) if name in BATCH_NAMES]
+    if len(named) == 1:
+        return named
+    return list(range(min(2, len(shape))))
+
+
+def _names(text: str) -> list[str]:
+    """The names of the dims in a dims text; none where it names none."""
+    try:
+        return [dim.name for dim in parse_dims(text).dims] if text else []
+    except LayoutError:
+        return []

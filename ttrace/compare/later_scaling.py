@@ -1,0 +1,102 @@
+"""Whether the gradients of a step's micro-batches are those that its optimizer gets.
+
+A script that accumulates may divide its losses before the backward, or the gradients
+after it. Only in the first case are gradients of activations those of the whole step's
+loss, and equal for any size of micro-batches. Which case it is, a run itself tells: the
+gradients that came from backward, summed over its micro-batches, are what the optimizer
+was given, or they are not. Nothing is fitted.
+"""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from ttrace.compare.assembled import assembled
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
+
+_ENOUGH = 3
+"""Parameters that are looked at: whatever scales gradients, scales all of them."""
+
+
+def later_scaling_reason(
+    trace: TraceSource, step: int, microbatches: Collection[int]
+) -> str | None:
+    """Why the gradients of a step are not known to be the optimizer's, or None.
+
+    Reads the gradients of the smallest parameters, until some were not zero.
+
+    Args:
+        trace: The run.
+        step: Its step.
+        microbatches: All micro-batches of the step.
+
+    Raises:
+        CorruptTraceError: The bytes of a gradient are not those that were written.
+    """
+    num_agreeing = 0
+    for final, parts in _gradients(trace, step, microbatches):
+        values = [assembled(record, trace) for record in (final, *parts)]
+        if any(array is None for array in values):
+            continue
+        given, *shares = (
+            array.astype(np.float64) / record.shards[0].scale
+            for array, record in zip(values, (final, *parts), strict=True)
+            if array is not None
+        )
+        # Every one of the additions rounds, by half an epsilon of what it adds up.
+        epsilon = max(
+            dtype_named(record.shards[0].dtype).epsilon or 0.0
+            for record in (final, *parts)
+        )
+        rounding = (len(shares) + 2) * epsilon * sum(map(np.linalg.norm, shares))
+        with np.errstate(invalid="ignore", over="ignore"):  # then it is not finite
+            difference = float(np.linalg.norm(given - sum(shares)))
+        if not math.isfinite(difference) or difference > rounding:
+            return (
+                "the gradients of its micro-batches do not add up to what the "
+                f"optimizer got ({final.id}), so that it is not known what they are "
+                "gradients of"
+            )
+        num_agreeing += bool(np.any(given))
+        if num_agreeing == _ENOUGH:
+            break
+    if num_agreeing:
+        return None
+    return (
+        "it is not known whether gradients are scaled after the backward, as no "
+        "parameter has both param_grad and main_grad whole"
+    )
+
+
+def _gradients(
+    trace: TraceSource, step: int, microbatches: Collection[int]
+) -> list[tuple[TensorRecord, list[TensorRecord]]]:
+    """Gradients of parameters: the optimizer's, and all of the backward's."""
+    tensors = trace.info.tensors
+    found = []
+    for id_, record in tensors.items():
+        if id_.kind is not Kind.MAIN_GRAD or id_.step != step or id_.is_index:
+            continue
+        parts = [
+            tensors.get(
+                TensorId(
+                    step=step,
+                    microbatch=number,
+                    module=id_.module,
+                    kind=Kind.PARAM_GRAD,
+                    slot=id_.slot,
+                )
+            )
+            for number in microbatches
+        ]
+        of_all = [part for part in parts if part is not None]
+        if len(of_all) == len(parts) and all(
+            part.global_shape == record.global_shape for part in of_all
+        ):
+            found.append((record, of_all))
+    return sorted(found, key=lambda pair: math.prod(pair[0].global_shape))

@@ -1,0 +1,139 @@
+"""What the model of one run was given in a step: its inputs, and their rows."""
+
+from collections.abc import Mapping, Set
+
+import numpy as np
+
+from ttrace.compare.align import is_rank_filtered
+from ttrace.compare.assembled import assembled
+from ttrace.compare.batch_dims import Described
+from ttrace.compare.samples import Place, is_model_input
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import PER_MICROBATCH
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TensorRecord
+from ttrace.ir.trace_source import TraceSource
+
+Inputs = Mapping[int, Mapping[str, TensorRecord]]
+"""By micro-batch and slot."""
+
+
+class StepInputs:
+    """The inputs of one run's model in one step.
+
+    Args:
+        side: Which run it is.
+        trace: The run.
+        step: Its step.
+        ids: What it recorded of the step's micro-batches.
+
+    Attributes:
+        side: As given.
+        trace: As given.
+        numbers: Its micro-batches, ascending.
+        inputs: The slots that all micro-batches have; empty if there is none.
+        has_calls: The model was called several times in a micro-batch.
+    """
+
+    def __init__(self, side: Side, trace: TraceSource, ids: list[TensorId]):
+        self.side = side
+        self.trace = trace
+        self.numbers = sorted({id_.microbatch or 0 for id_ in ids})
+        given = [id_ for id_ in ids if is_model_input(id_)]
+        self.has_calls = any(id_.call for id_ in given)
+        found: dict[int, dict[str, TensorRecord]] = {n: {} for n in self.numbers}
+        for id_ in given:
+            if not id_.call:
+                slots = found[id_.microbatch or 0]
+                slots[id_.slot or ""] = trace.info.tensors[id_]
+        in_all: Set[str] = set.intersection(*(set(slots) for slots in found.values()))
+        self.inputs: Inputs = {
+            number: {slot: slots[slot] for slot in slots if slot in in_all}
+            for number, slots in found.items()
+            if in_all
+        }
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether samples of the step may have been left out of the recording."""
+        info = self.trace.info
+        capture = CaptureFilter.from_json(dict(info.ranks[0].capture))
+        return capture.microbatches is not None or is_rank_filtered(info)
+
+    def described(self) -> dict[int, dict[str, Described]]:
+        """Shape and dims text of every input."""
+        return {
+            number: {
+                slot: (record.global_shape, record.shards[0].layout.dims)
+                for slot, record in slots.items()
+            }
+            for number, slots in self.inputs.items()
+        }
+
+    def dtypes(self, slot: str) -> set[str]:
+        """Dtype names of an input."""
+        return {slots[slot].shards[0].dtype for slots in self.inputs.values()}
+
+    def values(self, number: int, slot: str) -> np.ndarray | None:
+        """An input of a micro-batch; None where the recorded ranks lack a part."""
+        return assembled(self.inputs[number][slot], self.trace)
+
+    def is_whole(self) -> bool:
+        """Whether the recorded ranks have all of the inputs."""
+        return all(
+            self.values(number, slot) is not None
+            for number, slots in self.inputs.items()
+            for slot in slots
+        )
+
+    def rows(
+        self, dims: Mapping[str, int], dtypes: Mapping[str, set[str]]
+    ) -> dict[Place, bytes]:
+        """What each sample holds, in order of micro-batches and rows.
+
+        Args:
+            dims: The dim that counts samples, of the slots that have one. The inputs
+                are there whole.
+            dtypes: Of each of these slots, its dtypes in both runs.
+
+        Returns:
+            Equal bytes for equal values.
+        """
+        found: dict[Place, bytes] = {}
+        for number in self.numbers:
+            of_slots = []
+            for slot, dim in dims.items():
+                values = self.values(number, slot)
+                assert values is not None, "is_whole comes before"
+                of_slots.append(np.moveaxis(comparable(values, dtypes[slot]), dim, 0))
+            for row, parts in enumerate(zip(*of_slots, strict=True)):
+                place = Place(microbatch=number, row=row)
+                found[place] = b"".join(part.tobytes() for part in parts)
+        return found
+
+
+def step_inputs(side: Side, trace: TraceSource) -> dict[int, StepInputs]:
+    """The inputs of a run's model, by step."""
+    ids: dict[int, list[TensorId]] = {}
+    for id_ in trace.info.tensors:
+        if id_.kind in PER_MICROBATCH and id_.microbatch is not None:
+            ids.setdefault(id_.step, []).append(id_)
+    return {step: StepInputs(side, trace, of_step) for step, of_step in ids.items()}
+
+
+def comparable(values: np.ndarray, dtypes: Set[str]) -> np.ndarray:
+    """Values of which equal ones have equal bytes, also where their dtypes differ.
+
+    Args:
+        values: Of one run.
+        dtypes: Dtype names in both runs: what one of them rounded, is rounded.
+    """
+    epsilons = {name: dtype_named(name).epsilon for name in sorted(dtypes)}
+    if all(epsilon is None for epsilon in epsilons.values()):
+        return values.astype(np.uint64 if values.dtype.kind == "u" else np.int64)
+    coarsest = max(epsilons, key=lambda name: epsilons[name] or 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = values.astype(dtype_named(coarsest).numpy)
+    return rounded.astype(np.float64) + 0.0  # -0 is 0

@@ -1,0 +1,132 @@
+"""Presents the candidate in the micro-batches of the reference, sample by sample.
+
+What cannot be matched so is set aside with the reason, and the kinds of the whole step
+are compared. ``sample_search`` finds where samples are, ``step_regrouping`` says what
+becomes of tensors.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ttrace.compare.later_scaling import later_scaling_reason
+from ttrace.compare.regrouped_trace import RegroupedTrace
+from ttrace.compare.sample_search import match_samples
+from ttrace.compare.samples import StepSamples
+from ttrace.compare.step_regrouping import StepRegrouping, of_microbatches
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regrouped:
+    """Two runs whose micro-batches hold the same samples, as far as that can be had.
+
+    Attributes:
+        candidate: The candidate in the micro-batches of the reference.
+        set_aside: Why a tensor of a micro-batch is not compared.
+        given_otherwise: Inputs of the model that stand for steps of which the runs were
+            not given the same samples, with what differs.
+        note: A sentence for the headline; empty where both runs cut all steps alike.
+    """
+
+    candidate: TraceSource
+    set_aside: Mapping[TensorId, str] = field(default_factory=dict)
+    given_otherwise: Mapping[TensorId, str] = field(default_factory=dict)
+    note: str = ""
+
+
+def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
+    """Matches samples by what they hold, where micro-batches are not the same ones.
+
+    Reads the recorded inputs of the models, and where gradients of activations could
+    be compared, those of a few parameters.
+
+    Raises:
+        CorruptTraceError: The bytes of a tensor are not those that were written.
+    """
+    steps = match_samples(reference, candidate)
+    if not steps:
+        return Regrouped(candidate=candidate)
+    tensors = dict(candidate.info.tensors)
+    skipped = dict(candidate.info.skipped)
+    set_aside: dict[TensorId, str] = {}
+    given_otherwise: dict[TensorId, str] = {}
+    is_matched = False
+    for samples in steps:
+        if samples.differs_at is not None:
+            given_otherwise[samples.differs_at] = samples.difference
+        if samples.places is None:
+            set_aside |= _whole_step(samples, reference.info, candidate.info)
+            continue
+        is_matched = True
+        regrouping = StepRegrouping(
+            samples,
+            reference.info,
+            candidate.info,
+            gradients_obstacle=_gradients_obstacle(samples, reference, candidate),
+        )
+        for id_ in of_microbatches(samples.step, candidate.info.tensors):
+            del tensors[id_]
+        for id_ in of_microbatches(samples.step, candidate.info.skipped):
+            del skipped[id_]
+        tensors |= regrouping.tensors()
+        skipped |= regrouping.skipped()
+        set_aside |= regrouping.set_aside
+    info = TraceInfo(ranks=candidate.info.ranks, tensors=tensors, skipped=skipped)
+    return Regrouped(
+        candidate=RegroupedTrace(candidate, info),
+        set_aside=set_aside,
+        given_otherwise=given_otherwise,
+        note=_note(steps, is_matched=is_matched),
+    )
+
+
+def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
+    first = steps[0]
+    where = f"step {first.step}"
+    what = "order the samples of" if first.is_cut_alike else "cut"
+    sentence = f"The runs {what} {where} otherwise: {first.sizes_sentence}. "
+    if is_matched:
+        return sentence + "Samples were matched by the rows of the model's inputs."
+    return sentence + (
+        f"Only kinds of the whole step were compared there, as {first.obstacle}."
+    )
+
+
+def _whole_step(
+    samples: StepSamples, reference: TraceInfo, candidate: TraceInfo
+) -> dict[TensorId, str]:
+    """Sets all aside that both runs have in micro-batches, of other samples.
+
+    What only one of them has at all is left to be unmatched.
+    """
+    ids = [
+        of_microbatches(samples.step, (*info.tensors, *info.skipped))
+        for info in (reference, candidate)
+    ]
+    names = [{_name_of_any_call(id_) for id_ in of_run} for of_run in ids]
+    common = names[0] & names[1]
+    reason = f"{samples.sizes_sentence}; {samples.obstacle}"
+    return {
+        id_: reason
+        for id_ in itertools.chain(*ids)
+        if _name_of_any_call(id_) in common and id_ != samples.differs_at
+    }
+
+
+def _name_of_any_call(id_: TensorId) -> TensorId:
+    return replace(id_, microbatch=None, call=0)
+
+
+def _gradients_obstacle(
+    samples: StepSamples, reference: TraceSource, candidate: TraceSource
+) -> str | None:
+    """Why gradients of activations may differ by an unknown factor, or None."""
+    for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
+        reason = later_scaling_reason(trace, samples.step, samples.sizes[side])
+        if reason is not None:
+            return f"{side}: {reason}"
+    return None

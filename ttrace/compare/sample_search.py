@@ -1,0 +1,205 @@
+"""Finds which sample of a step is where, by the rows of what the models were given.
+
+Two runs may cut one global batch into micro-batches of other sizes, or give it in
+another order. The rows of the recorded inputs of the model tell which sample of the
+one run is which of the other. Nothing else is taken for a sample: neither its number
+nor its length, so that samples padded to other lengths are not matched.
+"""
+
+from collections import Counter, defaultdict
+
+from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
+from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
+from ttrace.compare.samples import Place, StepSamples
+from ttrace.ir.kinds import ACTIVATIONS
+from ttrace.ir.side import Side
+from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
+
+
+def match_samples(
+    reference: TraceSource, candidate: TraceSource
+) -> tuple[StepSamples, ...]:
+    """Finds the steps whose micro-batches do not hold the same samples.
+
+    Reads the recorded inputs of the models, and no other values.
+
+    Returns:
+        One entry for each such step; none where micro-batches of equal number were
+        given the same, or where it is not known what they were given and they have
+        the same shapes.
+
+    Raises:
+        CorruptTraceError: The bytes of an input are not those that were written.
+    """
+    of_reference = step_inputs(Side.REFERENCE, reference)
+    of_candidate = step_inputs(Side.CANDIDATE, candidate)
+    found = (
+        _match_step(step, of_reference[step], of_candidate[step])
+        for step in sorted(set(of_reference) & set(of_candidate))
+    )
+    return tuple(samples for samples in found if samples is not None)
+
+
+def _match_step(
+    step: int, reference: StepInputs, candidate: StepInputs
+) -> StepSamples | None:
+    """What is known of a step's samples; None where tensors are matched by number."""
+    has_as_many = reference.numbers == candidate.numbers
+    if not (reference.inputs and candidate.inputs):
+        infos = (reference.trace.info, candidate.trace.info)
+        if has_as_many or not _activations_differ(step, *infos):
+            return None
+        side = candidate.side if reference.inputs else reference.side
+        obstacle = f"the {side} recorded no input of the model (@root/input)"
+        return _unknown(step, reference, candidate, obstacle)
+    if _given_the_same(reference, candidate):
+        return None
+    obstacle = _obstacle(reference) or _obstacle(candidate)
+    samples = None if obstacle else _match_rows(step, reference, candidate)
+    if samples is not None and samples.places is not None:
+        return samples
+    if has_as_many and _shapes(reference) == _shapes(candidate):
+        return None  # the inputs are compared one by one, and say what differs
+    if obstacle is None and samples is None:
+        if has_as_many:
+            return None  # their shapes say what differs
+        obstacle = (
+            "the inputs of the model differ in more than the number of samples, as "
+            "where samples are padded to other lengths"
+        )
+    return samples or _unknown(step, reference, candidate, obstacle or "")
+
+
+def _unknown(
+    step: int, reference: StepInputs, candidate: StepInputs, obstacle: str
+) -> StepSamples:
+    return StepSamples(
+        step=step,
+        sizes={run.side: dict.fromkeys(run.numbers) for run in (reference, candidate)},
+        obstacle=obstacle,
+    )
+
+
+def _obstacle(run: StepInputs) -> str | None:
+    """Why a run's samples cannot be told, or None."""
+    if run.has_calls:
+        return (
+            f"the {run.side} calls the model several times in a micro-batch (of a JAX "
+            "step that accumulates gradients say jax_capture.trace(microbatches=...))"
+        )
+    if run.is_filtered:
+        return f"a filter left samples out of the recorded {run.side}"
+    if not run.is_whole():
+        return f"the ranks of the {run.side} do not have the inputs of the model whole"
+    return None
+
+
+def _shapes(run: StepInputs) -> dict[int, dict[str, tuple[int, ...]]]:
+    return {
+        number: {slot: record.global_shape for slot, record in slots.items()}
+        for number, slots in run.inputs.items()
+    }
+
+
+def _activations_differ(step: int, reference: TraceInfo, candidate: TraceInfo) -> bool:
+    """Whether micro-batches of one number are not of one size, as far as is known."""
+    shapes = [
+        (record.global_shape, candidate.tensors[id_].global_shape)
+        for id_, record in reference.tensors.items()
+        if id_.step == step and id_.kind in ACTIVATIONS and id_ in candidate.tensors
+    ]
+    return not shapes or any(first != second for first, second in shapes)
+
+
+def _given_the_same(reference: StepInputs, candidate: StepInputs) -> bool:
+    """Whether micro-batches of one number were given the same, wherever both are."""
+    common = sorted(set(reference.inputs) & set(candidate.inputs))
+    for number in common:
+        slots = (reference.inputs[number], candidate.inputs[number])
+        for slot in sorted(set(slots[0]) & set(slots[1])):
+            if slots[0][slot].global_shape != slots[1][slot].global_shape:
+                return False
+            first = reference.values(number, slot)
+            second = candidate.values(number, slot)
+            if first is None or second is None:
+                continue
+            dtypes = reference.dtypes(slot) | candidate.dtypes(slot)
+            values = [comparable(array, dtypes) for array in (first, second)]
+            if values[0].tobytes() != values[1].tobytes():
+                return False
+    return bool(common)
+
+
+def _match_rows(
+    step: int, reference: StepInputs, candidate: StepInputs
+) -> StepSamples | None:
+    """Matches samples along the dim that counts them, or the likeliest such dim.
+
+    None where no dim may count them.
+    """
+    differing = None
+    for dims in possible_batch_dims(reference.described(), candidate.described()):
+        samples = _match_along(dims, step, reference, candidate)
+        if samples.places is not None:
+            return samples
+        if dims.is_usual:
+            differing = differing or samples
+    return differing
+
+
+def _match_along(
+    dims: BatchDims, step: int, reference: StepInputs, candidate: StepInputs
+) -> StepSamples:
+    """Matches the rows along some dims, of inputs that are there whole."""
+    dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in dims.dims}
+    of_reference = reference.rows(dims.dims, dtypes)
+    of_candidate = candidate.rows(dims.dims, dtypes)
+    free: dict[bytes, list[Place]] = defaultdict(list)
+    for place, row in of_candidate.items():
+        free[row].append(place)
+    counts = Counter(of_candidate.values())
+    places: dict[int, list[Place]] = defaultdict(list)
+    repeated, missing = set(), []
+    for place, row in of_reference.items():
+        if not free[row]:
+            missing.append(place)
+            continue
+        places[place.microbatch].append(free[row].pop(0))
+        if counts[row] > 1:
+            repeated.add(place.microbatch)
+    sizes = {
+        reference.side: _sizes(of_reference),
+        candidate.side: _sizes(of_candidate),
+    }
+    unused = {place for rest in free.values() for place in rest}
+    extra = [place for place in of_candidate if place in unused]
+    if not (missing or extra):
+        return StepSamples(
+            step=step,
+            sizes=sizes,
+            places={number: tuple(of_one) for number, of_one in places.items()},
+            repeated=frozenset(repeated),
+        )
+    slot, dim = next(iter(dims.dims.items()))
+    run, first = (reference, missing[0]) if missing else (candidate, extra[0])
+    return StepSamples(
+        step=step,
+        sizes=sizes,
+        obstacle="the runs were not given the same samples",
+        difference=f"{_totals(len(of_reference), len(of_candidate))} (rows along dim "
+        f"{dim}), of which {len(missing)} of the reference and {len(extra)} of the "
+        "candidate have no equal in the other run in this step; first: row "
+        f"{first.row} of micro-batch {first.microbatch} of the {run.side}",
+        differs_at=run.inputs[first.microbatch][slot].id,
+    )
+
+
+def _sizes(rows: dict[Place, bytes]) -> dict[int, int | None]:
+    return dict(Counter(place.microbatch for place in rows))
+
+
+def _totals(reference: int, candidate: int) -> str:
+    if reference == candidate:
+        return f"{reference} samples in either run"
+    return f"{reference} samples in the reference, {candidate} in the candidate"

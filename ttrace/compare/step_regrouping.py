@@ -1,0 +1,260 @@
+"""The tensors of one step of the candidate, in the micro-batches of the reference.
+
+A tensor of one micro-batch of the reference lies in several of the candidate, or in a
+part of one. Its shards there are those of all these micro-batches, each with the blocks
+that hold the wanted rows: a layout like any other. Plans only; reads no values.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ttrace.compare.batch_dims import Described, batch_dim
+from ttrace.compare.samples import StepSamples, is_model_input
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, PER_MICROBATCH, Kind
+from ttrace.ir.layout import Block, Region, ShardLayout
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
+
+
+class StepRegrouping:
+    """Regroups one step of the candidate."""
+
+    def __init__(
+        self,
+        samples: StepSamples,
+        reference: TraceInfo,
+        candidate: TraceInfo,
+        *,
+        gradients_obstacle: str | None,
+    ):
+        assert samples.places is not None
+        self.set_aside: dict[TensorId, str] = {}
+        self._places = samples.places
+        self._samples = samples
+        self._gradients_obstacle = gradients_obstacle
+        self._candidate = candidate
+        self._of_reference = _by_name(samples.step, reference.tensors)
+        self._of_candidate = _by_name(samples.step, candidate.tensors)
+        self._other_lengths = _lengths_besides_samples(reference)
+        self._layouts: dict[tuple[ShardLayout, int, int, int], ShardLayout] = {}
+        of_candidate: dict[int, list[int]] = {}
+        for number in sorted(self._places):
+            for place in self._places[number]:
+                known = of_candidate.setdefault(place.microbatch, [])
+                if number not in known:
+                    known.append(number)
+        self._numbers_of = of_candidate
+
+    def tensors(self) -> dict[TensorId, TensorRecord]:
+        """The candidate's tensors of micro-batches, under the reference's ids."""
+        found: dict[TensorId, TensorRecord] = {}
+        for name, of_candidate in self._of_candidate.items():
+            of_reference = self._of_reference.get(name)
+            if of_reference is None:
+                for number, record in of_candidate.items():
+                    (first, *_) = self._numbers_of[number]
+                    id_ = replace(name, microbatch=first)
+                    found.setdefault(id_, replace(record, id=id_))
+                continue
+            obstacle = self._obstacle(name, of_reference, of_candidate)
+            dim = (
+                obstacle
+                if obstacle is not None
+                else self._batch_dim(of_reference, of_candidate)
+            )
+            for number, record in of_reference.items():
+                if isinstance(dim, str):
+                    whole = self._whole(name, number, of_candidate)
+                    if whole is not None:
+                        found[record.id] = replace(whole, id=record.id)
+                    else:
+                        reason = f"{self._samples.sizes_sentence}; {dim}"
+                        self.set_aside[record.id] = reason
+                    continue
+                shards = tuple(self._shards(record, number, of_candidate, dim))
+                if shards:
+                    found[record.id] = TensorRecord(id=record.id, shards=shards)
+                if name.kind in GRADIENTS and number in self._samples.repeated:
+                    self.set_aside[record.id] = (
+                        f"{self._samples.sizes_sentence}; samples of this "
+                        "micro-batch have the same inputs as others, and which of "
+                        "them is which is not known"
+                    )
+        return found
+
+    def skipped(self) -> dict[TensorId, SkippedRecord]:
+        """What the candidate skipped, in the micro-batches that it would be in."""
+        found: dict[TensorId, SkippedRecord] = {}
+        skipped = self._candidate.skipped
+        for id_ in of_microbatches(self._samples.step, skipped):
+            assert id_.microbatch is not None
+            for number in self._numbers_of.get(id_.microbatch, (0,)):
+                name = replace(id_, microbatch=number)
+                found.setdefault(name, replace(skipped[id_], id=name))
+        return found
+
+    def _whole(
+        self, name: TensorId, number: int, of_candidate: Mapping[int, TensorRecord]
+    ) -> TensorRecord | None:
+        """The candidate's tensor of the same samples as a micro-batch, if one has them.
+
+        What sums over samples is the same in any order of them; of other tensors it is
+        not known, and the order must be the same, too.
+        """
+        places = self._places[number]
+        (other, *more) = dict.fromkeys(place.microbatch for place in places)
+        if more or self._samples.sizes[Side.CANDIDATE][other] != len(places):
+            return None
+        in_order = all(place.row == row for row, place in enumerate(places))
+        if name.kind in ACTIVATIONS and not in_order:
+            return None
+        return of_candidate.get(other)
+
+    def _obstacle(
+        self,
+        name: TensorId,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> str | None:
+        """Why a tensor cannot be matched sample by sample, or None."""
+        if name.kind is Kind.LOSS:
+            return (
+                "how the losses of micro-batches make up that of the step is not "
+                "known; the gradients of the step are compared"
+            )
+        if name.kind not in ACTIVATIONS:
+            return "it sums over the samples of a micro-batch; main_grad is compared"
+        for record in (*of_reference.values(), *of_candidate.values()):
+            for shard in record.shards:
+                if shard.layout.index is not None:
+                    return "the order of its rows depends on data"
+                if shard.layout.device_axes:
+                    return "it was recorded device by device"
+                if shard.layout.is_flat:
+                    return "it was recorded flattened"
+        return self._gradients_obstacle if name.kind in GRADIENTS else None
+
+    def _batch_dim(
+        self,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> int | str:
+        sizes = self._samples.sizes
+        return batch_dim(
+            _described(of_reference),
+            _described(of_candidate),
+            sizes=(
+                [sizes[Side.REFERENCE][number] or 0 for number in of_reference],
+                [sizes[Side.CANDIDATE][number] or 0 for number in of_candidate],
+            ),
+            other_lengths=self._other_lengths,
+        )
+
+    def _shards(
+        self,
+        record: TensorRecord,
+        number: int,
+        of_candidate: Mapping[int, TensorRecord],
+        dim: int,
+    ) -> Iterator[ShardRecord]:
+        """The candidate's shards with samples of a micro-batch of the reference."""
+        for other in dict.fromkeys(place.microbatch for place in self._places[number]):
+            if other not in of_candidate:
+                continue
+            for shard in of_candidate[other].shards:
+                key = (shard.layout, number, other, dim)
+                if key not in self._layouts:
+                    self._layouts[key] = self._regrouped(*key, record.global_shape)
+                layout = self._layouts[key]
+                if layout.blocks:
+                    yield replace(shard, layout=layout)
+
+    def _regrouped(
+        self,
+        layout: ShardLayout,
+        number: int,
+        other: int,
+        dim: int,
+        global_shape: tuple[int, ...],
+    ) -> ShardLayout:
+        """A layout of a micro-batch, as a part of one of the reference."""
+        rows = {
+            place.row: row
+            for row, place in enumerate(self._places[number])
+            if place.microbatch == other
+        }
+        blocks = [
+            block for old in layout.blocks for block in _blocks_of_rows(old, rows, dim)
+        ]
+        return replace(layout, global_shape=global_shape, blocks=tuple(blocks))
+
+
+def _blocks_of_rows(block: Block, rows: Mapping[int, int], dim: int) -> Iterator[Block]:
+    """The parts of a block that hold some rows, each where its rows are wanted.
+
+    Args:
+        block: Of a layout.
+        rows: Where each wanted row of ``dim`` belongs.
+        dim: The dim of the rows.
+    """
+    held = range(block.region.start[dim], block.region.stop[dim])
+    wanted = np.array([row for row in held if row in rows], dtype=np.int64)
+    targets = np.array([rows[row] for row in wanted.tolist()], dtype=np.int64)
+    if not wanted.size:
+        return
+    # Rows that follow each other in both are one block.
+    breaks = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(targets) != 1)) + 1
+    for of_wanted, of_targets in zip(
+        np.split(wanted, breaks), np.split(targets, breaks), strict=True
+    ):
+        start, extent = list(block.region.start), list(block.region.extent)
+        local_start = list(block.local_start)
+        local_start[dim] += int(of_wanted[0]) - start[dim]
+        start[dim], extent[dim] = int(of_targets[0]), len(of_targets)
+        yield Block(
+            region=Region(start=tuple(start), extent=tuple(extent)),
+            local_start=tuple(local_start),
+        )
+
+
+def _by_name(
+    step: int, tensors: Mapping[TensorId, TensorRecord]
+) -> dict[TensorId, dict[int, TensorRecord]]:
+    """The tensors of micro-batches, by their id without micro-batch, and by it."""
+    found: dict[TensorId, dict[int, TensorRecord]] = {}
+    for id_ in of_microbatches(step, tensors):
+        assert id_.microbatch is not None
+        name = replace(id_, microbatch=None)
+        found.setdefault(name, {})[id_.microbatch] = tensors[id_]
+    return found
+
+
+def _described(records: Mapping[int, TensorRecord]) -> list[Described]:
+    return [
+        (record.global_shape, record.shards[0].layout.dims)
+        for record in records.values()
+    ]
+
+
+def _lengths_besides_samples(info: TraceInfo) -> frozenset[int]:
+    """Lengths of dims that do not count samples."""
+    lengths: set[int] = set()
+    for id_, record in info.tensors.items():
+        if id_.kind in (Kind.PARAM, Kind.UPDATED_PARAM, Kind.MAIN_GRAD, Kind.BUFFER):
+            lengths.update(record.global_shape)
+        elif is_model_input(id_):
+            lengths.update(record.global_shape[1:])
+    return frozenset(lengths)
+
+
+def of_microbatches(step: int, ids: Iterable[TensorId]) -> list[TensorId]:
+    return [
+        id_
+        for id_ in ids
+        if id_.step == step
+        and id_.kind in PER_MICROBATCH
+        and id_.microbatch is not None
+    ]
