@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.errors import LayoutError
-from ttrace.ir.dims import parse_dims
+from ttrace.ir.dims_text import parse_dims
 
 BATCH_NAMES = frozenset({"b", "batch"})
 """What dims texts call the dim of samples."""
