@@ -18,7 +18,7 @@ from ttrace.errors import UsageError
 from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
 from ttrace.examples.huggingface.data import Samples
 from ttrace.examples.huggingface.models import block_class, build_model
-from ttrace.examples.huggingface.processes import own_accelerate_state
+from ttrace.examples.huggingface.processes import own_accelerate_state, pass_for_gpus
 from ttrace.examples.megatron_gpt.patches import Patch
 from ttrace.frontends import torch_capture
 
@@ -89,8 +89,9 @@ def _fsdp_plugin(
 ) -> FullyShardedDataParallelPlugin | None:
     if world_size == 1 or args.layout == "ddp":
         return None
+    pass_for_gpus()
     return FullyShardedDataParallelPlugin(
-        fsdp_version=2 if args.layout == "fsdp2" else 1,
+        fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=[block_class(args.model)],
     )

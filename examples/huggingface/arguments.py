@@ -7,7 +7,7 @@ from pathlib import Path
 from ttrace.errors import UsageError
 
 MODELS = ("gpt2", "llama", "mixtral")
-LAYOUTS = ("ddp", "fsdp1", "fsdp2")
+LAYOUTS = ("ddp", "fsdp2")
 
 
 def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:

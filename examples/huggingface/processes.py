@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator
 
 import torch.distributed as dist
-from accelerate.state import AcceleratorState, GradientState
+from accelerate import DistributedType
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 
 @contextlib.contextmanager
@@ -28,6 +29,16 @@ def own_accelerate_state() -> Iterator[int]:
         _forget()
         if not was_initialized and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def pass_for_gpus() -> None:
+    """Makes Accelerate shard the model on CPUs, where it ignores FSDP without a word.
+
+    Its processes pass for ones with a GPU each; the device stays the CPU. To be called
+    once it knows its processes, and before an ``Accelerator`` is made.
+    """
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _forget() -> None:

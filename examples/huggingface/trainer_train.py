@@ -19,7 +19,7 @@ from ttrace.errors import UsageError
 from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
 from ttrace.examples.huggingface.data import Samples
 from ttrace.examples.huggingface.models import block_class, build_model
-from ttrace.examples.huggingface.processes import own_accelerate_state
+from ttrace.examples.huggingface.processes import own_accelerate_state, pass_for_gpus
 from ttrace.examples.megatron_gpt.patches import Patch
 from ttrace.frontends.torch_training_loops import trainer_callback
 
@@ -44,30 +44,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_arguments("ttrace.examples.huggingface.trainer_train", argv)
     try:
-        with own_accelerate_state() as world_size, tempfile.TemporaryDirectory() as out:
-            patch = Patch(args.patch)
-            patch.call("before_build", args)
-            model = build_model(args.model, seed=args.seed, recompute=args.recompute)
-            patch.call("after_build", args, [model])
-            samples = Samples(
-                args.global_batch_size * args.train_iters,
-                args.seq_length,
-                uneven_lengths=args.uneven_lengths,
-                seed=args.seed,
-            )
-            trainer = InOrderTrainer(
-                model=model,
-                args=_training_arguments(args, out, world_size),
-                train_dataset=samples,
-                eval_dataset=samples,
-                callbacks=[trainer_callback()],
-            )
-            print(f"loss {trainer.train().training_loss:.7f}")
+        with own_accelerate_state() as world_size:
+            _train(args, world_size)
     except UsageError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _train(args: argparse.Namespace, world_size: int) -> None:
+    patch = Patch(args.patch)
+    patch.call("before_build", args)
+    model = build_model(args.model, seed=args.seed, recompute=args.recompute)
+    patch.call("after_build", args, [model])
+    samples = Samples(
+        args.global_batch_size * args.train_iters,
+        args.seq_length,
+        uneven_lengths=args.uneven_lengths,
+        seed=args.seed,
+    )
+    with tempfile.TemporaryDirectory() as out:
+        trainer = InOrderTrainer(
+            model=model,
+            args=_training_arguments(args, out, world_size),
+            train_dataset=samples,
+            eval_dataset=samples,
+            callbacks=[trainer_callback()],
+        )
+        print(f"loss {trainer.train().training_loss:.7f}")
 
 
 def _training_arguments(
@@ -77,11 +82,11 @@ def _training_arguments(
     if world_size > 1 and args.layout != "ddp":
         layout["fsdp"] = True
         layout["fsdp_config"] = {
-            "version": 2 if args.layout == "fsdp2" else 1,
+            "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "transformer_layer_cls_to_wrap": [block_class(args.model)],
         }
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=out,
         max_steps=args.train_iters,
         per_device_train_batch_size=args.micro_batch_size,
@@ -100,6 +105,9 @@ def _training_arguments(
         seed=args.seed,
         **layout,
     )
+    if layout:
+        pass_for_gpus()
+    return arguments
 
 
 if __name__ == "__main__":
