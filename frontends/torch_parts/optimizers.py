@@ -19,7 +19,6 @@ from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.tensors import (
     local_tensor,
     local_values,
-    says_its_layout,
 )
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind
@@ -131,9 +130,10 @@ class OptimizerTap:
         if self._step_with_gradients != session_step:
             self._left_over = self._remembered_gradients()
             return
+        if isinstance(norm, torch.Tensor):
+            norm = _whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
-            if not (isinstance(norm, torch.Tensor) and says_its_layout(norm)):
-                self._record_norm(norm)
+            self._record_norm(norm)
         if not clip.limits:
             self._recorded = self._remembered_gradients()
         elif not clip.parameter_ids.isdisjoint(self._own_parameters()):
@@ -306,9 +306,9 @@ class OptimizerTap:
         return math.hypot(*norms) if norms else None
 
 
-def _whole_values(gradient: torch.Tensor) -> torch.Tensor | None:
-    """The values of a gradient; None of one of which this rank has a part."""
-    answer = local_tensor(gradient, lambda shape: whole(shape, ""))
+def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The values of a tensor; None of one of which this rank has a part."""
+    answer = local_tensor(tensor, lambda shape: whole(shape, ""))
     return answer.values if is_whole(answer) else None
 
 
