@@ -75,13 +75,18 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
                 if accelerator.sync_gradients and args.max_grad_norm:
                     accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
                 optimizer.step()
-                optimizer.zero_grad()
+                clear_gradients(model, optimizer)
             if accelerator.sync_gradients:
                 trace.step()
                 accelerator.print(f"loss {loss.item():.7f}")
                 if args.evaluate:
                     with trace.paused(), torch.no_grad():
                         model(**batch)
+
+
+def clear_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """After a step; Accelerate's optimizer does nothing while gradients accumulate."""
+    optimizer.zero_grad()
 
 
 def _fsdp_plugin(

@@ -67,7 +67,7 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
     with tempfile.TemporaryDirectory() as out:
         trainer = InOrderTrainer(
             model=model,
-            args=_training_arguments(args, out, world_size),
+            args=training_arguments(args, out, world_size),
             train_dataset=samples,
             eval_dataset=samples,
             callbacks=[trainer_callback()],
@@ -75,9 +75,16 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
         print(f"loss {trainer.train().training_loss:.7f}")
 
 
-def _training_arguments(
+def training_arguments(
     args: argparse.Namespace, out: str, world_size: int
 ) -> TrainingArguments:
+    """What the Trainer is told, on this number of processes.
+
+    Args:
+        args: The command line.
+        out: Folder that it may write to.
+        world_size: Number of processes.
+    """
     layout: dict[str, Any] = {}
     if world_size > 1 and args.layout != "ddp":
         layout["fsdp"] = True

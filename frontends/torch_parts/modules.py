@@ -302,7 +302,9 @@ class ModuleTap:
         tensor: torch.Tensor,
     ) -> None:
         @guarded("record the gradient of an output")
-        def hook(gradient: torch.Tensor) -> None:
+        def hook(gradient: torch.Tensor | None) -> None:
+            if gradient is None:
+                return  # nothing uses this output of a function that has several
             if is_wanted:
                 self._on_gradient(call, Kind.GRAD_OUTPUT, slot, gradient)
             else:

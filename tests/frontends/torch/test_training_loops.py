@@ -191,9 +191,12 @@ class TestLightning:
 
     def test_an_exception_leaves_the_trace_incomplete(self, monkeypatch, tmp_path):
         def fail(self, batch, batch_idx):
-            raise RuntimeError("out of patience")
+            if batch_idx == 2:
+                raise RuntimeError("out of patience")
+            return step(self, batch, batch_idx)
 
-        monkeypatch.setattr(lightning_job.Module, "validation_step", fail)
+        step = lightning_job.Module.training_step
+        monkeypatch.setattr(lightning_job.Module, "training_step", fail)
         request = RecordRequest(out=tmp_path / "failed")
         for variable, value in request.to_environment().items():
             monkeypatch.setenv(variable, value)
