@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
@@ -67,6 +68,8 @@ def fit(module: Module, *, part: str | None = None) -> None:
         accelerator="cpu",
         devices=world_size,
         strategy="ddp" if world_size > 1 else "auto",
+        # Or it would start processes of its own.
+        plugins=[TorchElasticEnvironment()] if world_size > 1 else None,
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.paths import ROOT
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.examples.bug_zoo.registry import select_bugs
 from ttrace.examples.bug_zoo.runner import run_bug
@@ -21,8 +22,10 @@ CASES = {case.name: case for case in huggingface_cases()}
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[MainJob]:
-    with MainJob(NumpyBackend(), timeout_s=300) as main_job:
-        yield main_job
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with MainJob(NumpyBackend(), timeout_s=300) as main_job:
+            yield main_job
 
 
 @pytest.mark.parametrize(
