@@ -1,5 +1,7 @@
 """Small models of transformers with random weights, no download."""
 
+from typing import Any
+
 import torch
 from transformers import (
     GPT2Config,
@@ -54,7 +56,7 @@ def _gpt2() -> PreTrainedModel:
     )
 
 
-_LLAMA_SIZES = {
+_LLAMA_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 64,

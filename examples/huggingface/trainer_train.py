@@ -28,6 +28,7 @@ class InOrderTrainer(Trainer):
     """Every run sees the samples in the same order."""
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
+        assert isinstance(self.train_dataset, Samples)
         return SequentialSampler(self.train_dataset)
 
 

@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_training_loops import lightning_callback
@@ -39,6 +39,17 @@ class Module(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+
+class Tensors(Dataset[torch.Tensor]):
+    def __init__(self, tensors: torch.Tensor):
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._tensors[index]
 
 
 def make_net() -> nn.Sequential:
@@ -79,8 +90,8 @@ def fit(module: Module, *, part: str | None = None) -> None:
         callbacks=[lightning_callback(part=part)],
     )
     own = batches()[rank::world_size]
-    loader = DataLoader(list(own), batch_size=None)
-    trainer.fit(module, loader, DataLoader(list(own[:1]), batch_size=None))
+    loaders = (DataLoader(Tensors(part), batch_size=None) for part in (own, own[:1]))
+    trainer.fit(module, *loaders)
 
 
 _PLACE = (("WORLD_SIZE", 1), ("RANK", 0))
