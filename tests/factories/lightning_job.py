@@ -90,8 +90,10 @@ def fit(module: Module, *, part: str | None = None) -> None:
         callbacks=[lightning_callback(part=part)],
     )
     own = batches()[rank::world_size]
-    loaders = (DataLoader(Tensors(part), batch_size=None) for part in (own, own[:1]))
-    trainer.fit(module, *loaders)
+    loader, evaluated = (
+        DataLoader(Tensors(part), batch_size=None) for part in (own, own[:1])
+    )
+    trainer.fit(module, loader, evaluated)
 
 
 _PLACE = (("WORLD_SIZE", 1), ("RANK", 0))
