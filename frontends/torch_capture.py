@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
@@ -33,6 +34,7 @@ from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, StageDescription
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.request import request_from_environment
 
 
@@ -101,6 +103,7 @@ def trace(
     model: torch.nn.Module,
     *optimizers: torch.optim.Optimizer,
     description: ModelDescription | None = None,
+    method: str = "forward",
 ) -> Iterator[PlainTrace]:
     """Records a training loop, if the process was started by ``ttrace record``.
 
@@ -113,10 +116,13 @@ def trace(
         description: Names, layouts and scales; where None, they follow from what
             torch's own parallelism has put on the model, and without any of it every
             rank is taken to hold whole tensors and to run its own micro-batches.
+        method: Name of the model's method that runs a micro-batch, for a loop that
+            does not call the model itself (``model.training_step(batch)``). Its
+            arguments are the inputs of ``@root`` then, what it returns the outputs.
 
     Raises:
-        UsageError: The recording request is malformed, a filter leaves no rank, or the
-            model is a ``torch.nn.DataParallel``.
+        UsageError: The recording request is malformed, a filter leaves no rank, the
+            model has no such method, or it is a ``torch.nn.DataParallel``.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -138,9 +144,10 @@ def trace(
         world_size=world_size,
         observers=(pipeline,) if native is None else (pipeline, native),
         activations=pipeline,
+        root_method=_root_method(description, method),
     )
     taps = []
-    for optimizer in optimizers:
+    for optimizer in map(_inner_optimizer, optimizers):
         groups = sum(map(OptimizerTap.num_groups, taps))
         taps.append(
             OptimizerTap(
@@ -166,6 +173,35 @@ def trace(
     finally:
         for tap in taps:
             tap.detach()
+
+
+def _root_method(description: ModelDescription, method: str) -> str | None:
+    """The method that runs a micro-batch; None for the forward.
+
+    Raises:
+        UsageError: The model does not have it.
+    """
+    if method == "forward":
+        return None
+    for path, module in description.modules():
+        if path == ROOT_MODULE and not callable(getattr(module, method, None)):
+            raise UsageError(
+                "the model has no method of that name",
+                where=f"trace(..., method={method!r})",
+                expected=f"a method of {type(module).__name__}",
+                got=method,
+                remedy="name the method that the training loop calls",
+            )
+    return method
+
+
+def _inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that steps: Accelerate's and Fabric's have it inside."""
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, torch.optim.Optimizer):
+        if inner is not optimizer and inner.param_groups is optimizer.param_groups:
+            return _inner_optimizer(inner)
+    return optimizer
 
 
 def place_in_run(environment: Mapping[str, str]) -> tuple[int, int]:

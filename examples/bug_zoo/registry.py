@@ -11,6 +11,7 @@ from ttrace.examples.bug_zoo.bug import Bug
 from ttrace.examples.megatron_gpt.patches import HOOKS
 
 PACKAGES = (
+    "ttrace.examples.bug_zoo.huggingface_bugs",
     "ttrace.examples.bug_zoo.jax_bugs",
     "ttrace.examples.bug_zoo.megatron_bugs",
     "ttrace.examples.bug_zoo.plain_torch",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ttrace.compare.backend import load_backend
 from ttrace.examples.layout_matrix.cases import Case, all_cases
+from ttrace.examples.layout_matrix.huggingface_cases import huggingface_cases
 from ttrace.examples.layout_matrix.observer import Observation, observe, observed_runs
 from ttrace.examples.layout_matrix.releases import left_out_reason
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
@@ -41,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     patterns = args.patterns or ["*"]
+    others = huggingface_cases()  # their bits are compared in the tests
     cases = [
         case
-        for case in all_cases()
+        for case in (all_cases() if args.observer else (*all_cases(), *others))
         if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
     ]
     cases = _runnable(cases) if cases else []

@@ -260,16 +260,18 @@ class Case:
         model: Options of reference and candidate, precision included.
         layout: Options that only the candidate gets.
         world_size: Its number of processes.
+        script: Module whose ``main(argv)`` trains.
     """
 
     name: str
     model: tuple[str, ...]
     layout: tuple[str, ...]
     world_size: int
+    script: str = "ttrace.examples.megatron_gpt.train"
 
 
 def all_cases() -> tuple[Case, ...]:
-    """Every case, those with the same reference and size one after the other."""
+    """Every case of Megatron-Core; those with the same reference and size together."""
     return tuple(
         _case(model, layout, precision, num_samples)
         for model, layouts, precisions, num_samples in _TABLE

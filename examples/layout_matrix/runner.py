@@ -8,8 +8,6 @@ from ttrace.examples.layout_matrix.cases import Case
 from ttrace.examples.main_job import Launch, MainJob
 from ttrace.report.model import Outcome, Report
 
-SCRIPT = "ttrace.examples.megatron_gpt.train"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseResult:
@@ -46,9 +44,9 @@ class CaseResult:
 def run_case(case: Case, job: MainJob) -> CaseResult:
     """Compares a case's layout with one process; a failed run is a row that says so."""
     started = time.monotonic()
-    reference = Launch(script=SCRIPT, options=case.model)
+    reference = Launch(script=case.script, options=case.model)
     candidate = Launch(
-        script=SCRIPT,
+        script=case.script,
         options=(*case.model, *case.layout),
         world_size=case.world_size,
     )

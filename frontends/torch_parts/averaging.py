@@ -41,9 +41,9 @@ class Averaging:
 
 
 def find_averaging(model: torch.nn.Module) -> tuple[Averaging, ...]:
-    """What averages gradients of a model, or of a model that this one is the inside of.
+    """What averages gradients of a model, or of a model that this one is a part of.
 
-    DistributedDataParallel is also found where the script gave the module inside.
+    DistributedDataParallel is also found where the script gave a module inside.
     """
     modules = list(model.modules())
     return (
@@ -84,7 +84,9 @@ def _ddp_around(
         return
     for candidate in gc.get_objects():
         # type(), as isinstance would run code of proxies.
-        if issubclass(type(candidate), ddp_class) and candidate.module is model:
+        if not issubclass(type(candidate), ddp_class):
+            continue
+        if any(module is model for module in candidate.module.modules()):
             yield candidate
             return
 

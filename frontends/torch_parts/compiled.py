@@ -5,12 +5,13 @@ cannot. So modules inside carry none, and the region itself is observed around i
 compiled call.
 """
 
-import functools
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+
+from ttrace.frontends.torch_parts.called_methods import observed_call
 
 INSIDE = (
     "inside of a region that torch.compile compiles, which is not looked into; "
@@ -82,23 +83,8 @@ class CompiledCall:
     ):
         self._module = module
         self._original: Any = module._compiled_call_impl
-        original = self._original
-
-        @functools.wraps(original)
-        def observed(*args: Any, **kwargs: Any) -> Any:
-            changed = before(module, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
-            try:
-                output = original(*args, **kwargs)
-            except BaseException:
-                after(module, args, kwargs, None)
-                raise
-            replaced = after(module, args, kwargs, output)
-            return output if replaced is None else replaced
-
-        self._observed = observed
-        module._compiled_call_impl = observed
+        self._observed: Any = observed_call(self._original, module, before, after)
+        module._compiled_call_impl = self._observed
 
     def remove(self) -> None:
         """Calls the compiled module directly again."""

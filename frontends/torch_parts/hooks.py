@@ -36,6 +36,7 @@ class ModelHooks:
         capture: Shared by the hooks; its noise is set already.
         roots: Modules whose forward is a micro-batch; where None, the one that the
             description names ``@root``.
+        root_method: Name of the method that runs these, where it is not their forward.
         records: Whether this rank records anything at all.
     """
 
@@ -45,9 +46,10 @@ class ModelHooks:
         capture: Capture,
         *,
         roots: Sequence[torch.nn.Module] | None,
+        root_method: str | None,
         records: bool,
     ):
-        self._taps = _module_taps(description, capture, roots, records)
+        self._taps = _module_taps(description, capture, roots, root_method, records)
         self._description = description
         self._has_warned = False
         self._is_recorded = False
@@ -132,6 +134,7 @@ def _module_taps(
     description: ModelDescription,
     capture: Capture,
     roots: Sequence[torch.nn.Module] | None,
+    root_method: str | None,
     records: bool,
 ) -> list[ModuleTap]:
     wants_kind = capture.filter.wants_kind
@@ -156,6 +159,7 @@ def _module_taps(
                     is_root=is_root,
                     chunk=chunk,
                     num_earlier=description.num_earlier_calls(path, module),
+                    method=root_method if is_root else None,
                 )
             )
     return taps

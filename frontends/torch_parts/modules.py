@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from ttrace.frontends.torch_parts.called_methods import MethodCall
 from ttrace.frontends.torch_parts.calls import ModuleCall, is_recomputing
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import (
@@ -65,6 +66,7 @@ class ModuleTap:
         is_root: A forward of this module is a micro-batch.
         chunk: Which of the modules of that path: one per model chunk.
         num_earlier: Calls in a micro-batch that another process makes before.
+        method: Name of the method that runs it, where that is not its forward.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class ModuleTap:
         is_root: bool,
         chunk: int = 0,
         num_earlier: int = 0,
+        method: str | None = None,
     ):
         self._path = path
+        self._method = method
         # Graphs hold the tap; through the module they could hold themselves.
         self._module = weakref.ref(module)
         self._capture = capture
@@ -87,7 +91,7 @@ class ModuleTap:
         self._chunk = chunk
         self._num_earlier = num_earlier
         self._open: list[_OpenCall | None] = []  # None where observing it failed
-        self._handles: list[RemovableHandle | CompiledCall] = []
+        self._handles: list[RemovableHandle | CompiledCall | MethodCall] = []
         self._was_compiled = False
 
     @property
@@ -119,7 +123,11 @@ class ModuleTap:
             self._was_compiled = is_compiled_in_place
         if self._handles:
             return
-        if is_compiled_in_place:
+        if self._method is not None:
+            self._handles = [
+                MethodCall(module, self._method, self._before, self._after)
+            ]
+        elif is_compiled_in_place:
             self._handles = [CompiledCall(module, self._before, self._after)]
         else:
             self._handles = [
@@ -294,7 +302,9 @@ class ModuleTap:
         tensor: torch.Tensor,
     ) -> None:
         @guarded("record the gradient of an output")
-        def hook(gradient: torch.Tensor) -> None:
+        def hook(gradient: torch.Tensor | None) -> None:
+            if gradient is None:
+                return  # nothing uses this output of a function that has several
             if is_wanted:
                 self._on_gradient(call, Kind.GRAD_OUTPUT, slot, gradient)
             else:

@@ -19,7 +19,6 @@ from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.tensors import (
     local_tensor,
     local_values,
-    says_its_layout,
 )
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import Kind
@@ -68,6 +67,7 @@ class OptimizerTap:
         self._step_with_gradients = -1
         self._step_with_norm = -1
         self._step_that_was_given = -1
+        self._step_with_clip = -1
         self._recorded: Mapping[int, _Remembered] = {}
         self._left_over: Mapping[int, _Remembered] = {}
         self._has_warned_of_evaluations = False
@@ -126,14 +126,19 @@ class OptimizerTap:
             clip: What was called.
             norm: Total norm before clipping; None if it gave none.
         """
-        if self._step_with_gradients != self._session.step_number:
+        session_step = self._session.step_number
+        if self._step_with_gradients != session_step:
             self._left_over = self._remembered_gradients()
             return
+        if isinstance(norm, torch.Tensor):
+            norm = _whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
-            if not (isinstance(norm, torch.Tensor) and says_its_layout(norm)):
-                self._record_norm(norm)
+            self._record_norm(norm)
         if not clip.limits:
             self._recorded = self._remembered_gradients()
+        elif not clip.parameter_ids.isdisjoint(self._own_parameters()):
+            # A DTensor that changes in place does not say so.
+            self._step_with_clip = session_step
 
     @guarded("record a step that was skipped")
     def skip_step(self, loss_scale: float) -> None:
@@ -204,7 +209,8 @@ class OptimizerTap:
         if not self._holds_whole_model:
             self._record_norm(_NO_NORM)
         if session.wants(Kind.CLIPPED_GRAD):
-            if self._remembered_gradients() != self._recorded:
+            is_clipped = self._step_with_clip == session.step_number
+            if is_clipped or self._remembered_gradients() != self._recorded:
                 session.records.parameters(Kind.CLIPPED_GRAD, self._gradient)
         if session.wants(Kind.LEARNING_RATE):
             for index, group in enumerate(self.optimizer.param_groups):
@@ -300,9 +306,9 @@ class OptimizerTap:
         return math.hypot(*norms) if norms else None
 
 
-def _whole_values(gradient: torch.Tensor) -> torch.Tensor | None:
-    """The values of a gradient; None of one of which this rank has a part."""
-    answer = local_tensor(gradient, lambda shape: whole(shape, ""))
+def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The values of a tensor; None of one of which this rank has a part."""
+    answer = local_tensor(tensor, lambda shape: whole(shape, ""))
     return answer.values if is_whole(answer) else None
 
 

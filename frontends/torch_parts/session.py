@@ -59,6 +59,7 @@ class CaptureSession:
         roots: Modules whose forward is a micro-batch; where None, the one that the
             description names ``@root``. Several (model chunks of a pipeline rank) count
             apart.
+        root_method: Name of the method that runs these, where it is not their forward.
         open_sink: Opens what takes the records; None for a trace on disk at
             ``request.out``.
         observers: Told of the start, the steps and the end.
@@ -76,6 +77,7 @@ class CaptureSession:
         rank: int,
         world_size: int,
         roots: Sequence[torch.nn.Module] | None = None,
+        root_method: str | None = None,
         open_sink: OpenSink | None = None,
         observers: Sequence[CaptureObserver] = (),
         activations: ActivationRecords | None = None,
@@ -84,6 +86,7 @@ class CaptureSession:
         self._request = request
         self._place = (rank, world_size)
         self._roots = roots
+        self._root_method = root_method
         self._open_sink = open_sink
         self._observers = observers
         self._activations = activations
@@ -138,6 +141,7 @@ class CaptureSession:
             self._description,
             self._capture,
             roots=self._roots,
+            root_method=self._root_method,
             records=self._recorder is not None,
         )
         self._begin_step()

@@ -80,6 +80,19 @@ def first_step(tensor_ids: Iterable[TensorId], *infos: TraceInfo) -> int | None:
     return min((tensor_id.step for tensor_id in tensor_ids), default=0)
 
 
+def is_script_scalar(tensor_id: TensorId, shape: tuple[int, ...]) -> bool:
+    """Whether it is a single number that a script gives the model beside the data.
+
+    Such as the number of tokens that the loss is divided by. Scripts compute them, with
+    the layout in mind: another value is a mistake of theirs, not another data set.
+
+    Args:
+        tensor_id: Of what the model was given.
+        shape: Its logical shape.
+    """
+    return tensor_id.kind is Kind.INPUT and shape == ()
+
+
 def is_given(tensor_id: TensorId, first_step: int | None) -> bool:
     """Whether it is an initial parameter or buffer, or what the model was given."""
     if tensor_id.kind in (Kind.PARAM, Kind.BUFFER):

@@ -27,6 +27,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
+from ttrace.judge.setup import is_script_scalar
 from ttrace.judge.tolerance import Tolerance, ToleranceTable
 from ttrace.judge.updates import LostUpdate
 
@@ -253,7 +254,9 @@ def _judge_match(
     plan, stats = result.plan, result.stats
     of_reference = plan.match.reference
     of_candidate = plan.match.candidate
-    setup = context.limits.is_given(plan.id)
+    setup = context.limits.is_given(plan.id) and not is_script_scalar(
+        plan.id, of_reference.global_shape
+    )
     apart = per_device_mismatch_reason(plan.match)
     if apart is not None:
         return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)

@@ -9,6 +9,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
+from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.step_skipped import step_skipped
@@ -18,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     step_skipped,
     no_gradient,
     never_updated,
+    normalization,
     replicas_differ,
     scaled,
 )

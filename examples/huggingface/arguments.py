@@ -1,0 +1,75 @@
+"""Command line of both scripts, and what must divide what."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ttrace.errors import UsageError
+
+MODELS = ("gpt2", "llama", "mixtral")
+LAYOUTS = ("ddp", "fsdp2")
+
+
+def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line; argparse itself ends the process on a syntax error.
+
+    Args:
+        program: Name of the script's module.
+        argv: Options; those of the process if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description="Trains a small model of transformers, on one process or several",
+    )
+    add = parser.add_argument
+    add("--model", choices=MODELS, default="llama")
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        default="ddp",
+        help="what several processes do with the model; one process has it whole",
+    )
+    add("--micro-batch-size", type=int, default=2, help="samples of one forward")
+    add("--global-batch-size", type=int, default=8, help="samples of one step")
+    add("--seq-length", type=int, default=16)
+    add(
+        "--uneven-lengths",
+        action="store_true",
+        help="samples of different lengths: not every token counts",
+    )
+    add("--train-iters", type=int, default=2)
+    add("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    add("--lr", type=float, default=1e-2)
+    add("--max-grad-norm", type=float, default=1.0, help="0 for no clipping")
+    add("--bf16", action="store_true", help="autocast to bfloat16")
+    add("--recompute", action="store_true", help="checkpoint activations")
+    add("--evaluate", action="store_true", help="after every step")
+    add("--seed", type=int, default=0, help="of the parameters and of the tokens")
+    add(
+        "--patch",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="functions of this file are called while the run is built: "
+        "before_build(args), after_build(args, models)",
+    )
+    return parser.parse_args(argv)
+
+
+def num_microbatches(args: argparse.Namespace, world_size: int) -> int:
+    """Micro-batches of one process in one step.
+
+    Raises:
+        UsageError: The processes cannot divide the samples evenly.
+    """
+    at_once = args.micro_batch_size * world_size
+    if args.global_batch_size < 1 or args.global_batch_size % at_once:
+        raise UsageError(
+            "the samples of a step cannot be divided evenly",
+            where=f"--global-batch-size, {world_size} processes",
+            expected=f"a multiple of {at_once}",
+            got=args.global_batch_size,
+            remedy="change it, --micro-batch-size, or the number of processes",
+        )
+    return args.global_batch_size // at_once
