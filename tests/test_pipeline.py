@@ -11,11 +11,12 @@ import pytest
 from tests.factories.traces import memory_trace, write_trace
 from tests.factories.training_commands import training, training_text
 from ttrace import pipeline
+from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
-from ttrace.pipeline import CheckRequest, compare_traces, run_check
+from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 
 ttrace: Any = importlib.import_module("ttrace")  # not hidden by .typings, for pyright

@@ -25,6 +25,16 @@ def output_console() -> Console:
     return console
 
 
+def size_text(num_bytes: int) -> str:
+    """E.g. ``1.2 GB``."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
 def status_console() -> Console:
     """The console for what is going on; standard error, so that results stay clean."""
     return Console(stderr=True, highlight=False)
@@ -33,6 +43,29 @@ def status_console() -> Console:
 def announce(message: str) -> None:
     """Says what begins."""
     status_console().print(f"ttrace: {message}", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Yields a callback that says what begins, and how long what it ends has taken."""
+    running: list[tuple[str, float]] = []
+
+    def end(how: str) -> None:
+        for message, started in running:
+            announce(f"{message}: {how} after {time.monotonic() - started:.1f} s")
+        running.clear()
+
+    def begin(message: str) -> None:
+        end("done")
+        announce(message)
+        running.append((message, time.monotonic()))
+
+    try:
+        yield begin
+    except BaseException:
+        end("stopped")
+        raise
+    end("done")
 
 
 @contextlib.contextmanager

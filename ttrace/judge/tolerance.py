@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
+from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
@@ -183,9 +184,10 @@ class ToleranceTable:
         )
 
     def save(self, path: Path | str) -> None:
-        """Writes the table as JSON.
+        """Writes the table as JSON, into a folder that is there.
 
         Raises:
+            UsageError: The folder does not exist.
             StorageFullError: It could not be written.
         """
         value = {
@@ -212,12 +214,8 @@ class ToleranceTable:
             TraceError: It is not a tolerance file.
         """
         remedy = "make it again with 'ttrace tolerance'"
-        if not path.is_file():
-            raise TraceNotFoundError(
-                "there is no tolerance file here", where=path, remedy=remedy
-            )
+        value = read_document(path, "a tolerance file", remedy=remedy)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
             version = value["schema_version"]
             if version != SCHEMA_VERSION:
                 raise SchemaVersionError(
@@ -238,9 +236,9 @@ class ToleranceTable:
                     for text, estimate in value["noise"].items()
                 },
             )
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise TraceError(
-                "not a tolerance file",
+                "not a whole tolerance file",
                 where=path,
                 got=f"{type(error).__name__}: {error}",
                 remedy=remedy,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.execute import TensorResult
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
@@ -35,6 +36,8 @@ def build_report(
     tolerances: ToleranceTable,
     map_file: MapFile | None = None,
     allow_uncovered: Sequence[str] = (),
+    only: CaptureFilter | None = None,
+    remarks: Sequence[str] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -46,6 +49,8 @@ def build_report(
         tolerances: What the verdicts rest on.
         map_file: The map that matched the tensors, or None.
         allow_uncovered: Kinds of which nothing need be compared.
+        only: What was compared of the tensors; None for all.
+        remarks: What is odd about the comparison.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
@@ -57,6 +62,8 @@ def build_report(
         verdict=judged.outcome,
         summary=judged.summary,
         error_kind=judged.error_kind,
+        remarks=tuple(remarks),
+        only={} if only is None else only.to_json(),
         backend=backend,
         counts=_counts(verdicts),
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
@@ -145,8 +152,8 @@ def _setup(
     map_file: MapFile | None,
 ) -> Setup:
     return Setup(
-        reference=_run_setup(reference),
-        candidate=_run_setup(candidate),
+        reference=run_setup(reference),
+        candidate=run_setup(candidate),
         differences=settings.all,
         binding=settings.model,
         tensors=tuple(
@@ -170,7 +177,7 @@ def _map_setup(
     )
 
 
-def _run_setup(trace: TraceSource) -> RunSetup:
+def run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
     return RunSetup(
         path=trace.name,

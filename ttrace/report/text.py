@@ -60,8 +60,12 @@ def render_report(report: Report) -> RenderableType:
         Text(report.summary),
         Text(_counts_line(report)),
     ]
+    if report.only:
+        filters = " ".join(f"--{name} {text}" for name, text in report.only.items())
+        parts.append(Text(f"compared only: {filters}", style="yellow"))
     parts += _caveats(report)
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
+    parts += (Text(f"remark: {remark}", style="yellow") for remark in report.remarks)
     parts += _differences(report)
     failed = report.failed()
     if failed:
@@ -117,6 +121,7 @@ def _lacks_updates(report: Report) -> bool:
         has_gradients
         and Kind.UPDATED_PARAM.value not in report.coverage
         and not any("kinds" in run.capture for run in runs)
+        and not report.only
     )
 
 
