@@ -10,7 +10,7 @@ import pytest
 
 from tests.factories.traces import memory_trace, write_trace
 from tests.factories.training_commands import training, training_text
-from ttrace import pipeline
+from ttrace import check_job, pipeline
 from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
@@ -203,8 +203,10 @@ class TestTheLibrary:
             "replicas", "Report", "ToleranceTable", "__version__",
         }  # fmt: skip
         assert exported <= set(dir(ttrace))
-        for name in exported - {"Report", "ToleranceTable", "__version__", "compare"}:
+        elsewhere = {"Report", "ToleranceTable", "__version__", "compare", "check"}
+        for name in exported - elsewhere:
             assert getattr(ttrace, name) is getattr(pipeline, name)
+        assert ttrace.check is check_job.check
         assert ttrace.__version__ == version("ttrace")
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = ttrace.nothing

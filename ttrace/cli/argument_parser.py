@@ -78,13 +78,6 @@ class Subparser(Parser):
         return namespace, unknown
 
     def _refuse_unknown(self, unknown: Sequence[str], args: Sequence[str]) -> NoReturn:
-        quoted = _unquoted_command(unknown, args)
-        if quoted is not None:
-            option, command, words = quoted
-            self.refuse(
-                f"unrecognized arguments: {' '.join(words)}",
-                f"put the command in quotes: {option} {command}",
-            )
         options = [text for text in unknown if text.startswith("-")]
         guesses = (
             _nearest(option.partition("=")[0], list(self._option_string_actions))
@@ -92,8 +85,15 @@ class Subparser(Parser):
         )
         close = next((guess for guess in guesses if guess), None)
         remedy = f"see '{self.prog} --help'"
+        quoted = _unquoted_command(unknown, args)
         if close is not None:
             remedy = f"did you mean {close!r}? {remedy}"
+        elif quoted is not None:
+            option, command, words = quoted
+            self.refuse(
+                f"unrecognized arguments: {' '.join(words)}",
+                f"put the command in quotes: {option} {command}",
+            )
         self.refuse(f"unrecognized arguments: {' '.join(unknown)}", remedy)
 
 

@@ -1,10 +1,14 @@
 """What is odd about a comparison and changes no verdict: said, and left to the user."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ttrace.compare.align import Alignment, Unmatched
+from ttrace.ir.side import Side
+from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.recording.rank_recorder import CAME_TWICE
 
 
 def find_remarks(
@@ -28,7 +32,26 @@ def find_remarks(
             f"reference and candidate are the same trace, {reference.name}: it agrees "
             "with itself, whatever it holds"
         )
+    for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
+        repeats = repeats_in(trace.info)
+        if repeats is not None:
+            remarks.append(f"in the {side} {repeats}")
     return (*remarks, *_idle_patterns(alignment, allow))
+
+
+def repeats_in(info: TraceInfo) -> str | None:
+    """That tensors came twice in a run, as where a step was not ended; or None."""
+    reasons = Counter(
+        skipped.reason
+        for skipped in info.skipped.values()
+        if skipped.reason.startswith(CAME_TWICE)
+    )
+    if not reasons:
+        return None
+    count = reasons.total()
+    hint = reasons.most_common(1)[0][0].removeprefix(CAME_TWICE).lstrip(".")
+    plural = "" if count == 1 else "s"
+    return f"{count} tensor{plural} came twice, and only the first is recorded.{hint}"
 
 
 def _is_same(reference: TraceSource, candidate: TraceSource) -> bool:

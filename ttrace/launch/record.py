@@ -70,9 +70,17 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
     try:
         trace = open_trace(recording.out)
     except (TraceNotFoundError, IncompleteTraceError) as error:
-        if any(recording.out.iterdir()):
+        if not any(recording.out.iterdir()):
+            raise _nothing_recorded(recording) from error
+        if not isinstance(error, IncompleteTraceError):
             raise
-        raise _nothing_recorded(recording) from error
+        raise IncompleteTraceError(
+            f"the {recording.name} command ended well, and the trace is incomplete",
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            remedy=f"mend that, and record again; its output is in {recording.log}",
+        ) from error
     if not (trace.info.tensors or trace.info.skipped):
         raise _nothing_recorded(recording)
     return trace
@@ -83,8 +91,10 @@ def _nothing_recorded(recording: Recording) -> CommandError:
         "put a ttrace frontend around its training loop (see the README), and end the "
         "'with' block before the process exits"
     )
-    if recording.capture != CaptureFilter():
-        remedy += "; or record more: nothing may have passed the filters"
+    filters = recording.capture.to_json()
+    if filters:
+        options = " ".join(f"--{name} {text}" for name, text in filters.items())
+        remedy += f"; or record more: nothing may have passed the filters {options}"
     return CommandError(
         f"the {recording.name} command ended well and recorded nothing",
         where=recording.out,
