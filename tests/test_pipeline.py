@@ -183,7 +183,10 @@ class TestTheLibrary:
         trace = write_trace(tmp_path / "two", tensors, {"dp": 2}).path
         (found,) = ttrace.replicas(trace, backend="numpy")
         assert found.agrees and str(found.record.id) == IDS[1]
-        assert ttrace.replicas(write_trace(tmp_path / "one", tensors).path) == []
+        one = write_trace(tmp_path / "one", tensors).path
+        with pytest.raises(ttrace.TtraceError, match="no replicas to compare") as e:
+            ttrace.replicas(one, backend="numpy")
+        assert e.value.where == str(one)
 
     def test_check_commands_as_text_or_words(self, tmp_path):
         report = ttrace.check(

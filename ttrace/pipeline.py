@@ -171,18 +171,31 @@ def replicas(
         progress: Called with elements done and in total.
 
     Returns:
-        One check for every tensor that has replicas, in order of capture; empty where
-        none has.
+        One check for every tensor that has replicas, in order of capture; at least
+        one.
 
     Raises:
+        UsageError: Nothing has replicas, so there is nothing to compare.
         TtraceError: The trace or the tolerances cannot be read.
     """
-    return check_replicas(
-        opened(trace),
+    source = opened(trace)
+    checks = check_replicas(
+        source,
         loaded_backend(backend),
         tolerances=tolerances_of(tolerance, None),
         progress=progress,
     )
+    if not checks:
+        ranks = source.info.ranks
+        raise UsageError(
+            "the trace is of one rank, and there are no replicas to compare"
+            if len(ranks) == 1
+            else "no tensor of this trace has replicas on several ranks",
+            where=source.name,
+            remedy="record a run that replicates something (data or tensor parallel)"
+            + ("" if len(ranks) != 1 or ranks[0].world_size == 1 else ", on all ranks"),
+        )
+    return checks
 
 
 def _filter_of(**options: Any) -> CaptureFilter:

@@ -155,7 +155,7 @@ class ToleranceTable:
             estimator = Estimator.PERTURBED
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
-                f"({max(draws):.3g})"
+                f"({_in_both_units(max(draws), reference_norm)})"
             )
         elif storage_epsilon == 0:
             return Tolerance(
@@ -172,13 +172,15 @@ class ToleranceTable:
                 f"{policy.depth_epsilons:.3g} epsilons ({coarsest:.3g}) x sqrt of "
                 f"{depth + 1} modules"
             )
+        difference_norm = max(floor, estimated)
         if floor > estimated:
             derivation = (
                 f"{num_epsilons:.3g} epsilon of the storage dtype "
                 f"({storage_epsilon:.3g}); above {derivation}"
             )
+        derivation += f": {_in_both_units(difference_norm, reference_norm)}"
         return Tolerance(
-            difference_norm=max(floor, estimated),
+            difference_norm=difference_norm,
             estimator=estimator,
             derivation=derivation,
         )
@@ -243,6 +245,13 @@ class ToleranceTable:
                 got=f"{type(error).__name__}: {error}",
                 remedy=remedy,
             ) from error
+
+
+def _in_both_units(difference_norm: float, reference_norm: float) -> str:
+    """In the tensor's units, and relative to the reference: ``3e-05, rel 2e-06``."""
+    if not reference_norm:
+        return f"{difference_norm:.3g}"
+    return f"{difference_norm:.3g}, rel {difference_norm / reference_norm:.3g}"
 
 
 def _check_number(value: float, what: str) -> None:

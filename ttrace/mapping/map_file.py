@@ -95,7 +95,8 @@ def read_map(path: str | Path) -> MapFile:
             "a map file cannot be read",
             where=path,
             got=getattr(error, "strerror", None) or error,
-            remedy="check --map; 'ttrace map REFERENCE CANDIDATE --out FILE' makes one",
+            remedy="check --map (map=); 'ttrace map REFERENCE CANDIDATE --out FILE' "
+            "makes one",
         ) from error
     return parse_map(text, path)
 

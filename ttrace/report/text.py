@@ -11,7 +11,8 @@ from rich.text import Text
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.coverage import PARAM_GRADIENTS
-from ttrace.judge.verdict import PartReason
+from ttrace.judge.verdict import Cause, PartReason
+from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 
@@ -178,27 +179,35 @@ def _map_line(map_setup: MapSetup) -> Text:
 
 def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     for column in ("rel_err", "tolerance", "margin"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for tensor in tensors[:_MAX_ROWS]:
         table.add_row(
-            escape(tensor.id),
+            IdText(text=tensor.id),
             _figure(tensor.rel_err),
             _figure(tensor.tolerance),
             _figure(tensor.margin),
-            escape(tensor.reason),
+            escape(_reason_beside_figures(tensor)),
         )
     return table
 
 
+def _reason_beside_figures(tensor: TensorReport) -> str:
+    """Why a tensor failed, without the figures that stand beside it."""
+    if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
+        return tensor.reason
+    index = ", ".join(map(str, tensor.max_abs_err_at))
+    return f"largest difference {_figure(tensor.max_abs_err)} at [{index}]"
+
+
 def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     table.add_column("why", overflow="fold")
     for tensor in tensors[:_MAX_ROWS]:
-        table.add_row(escape(tensor.id), escape(tensor.reason))
+        table.add_row(IdText(text=tensor.id), escape(tensor.reason))
     return table
 
 
