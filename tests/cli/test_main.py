@@ -19,7 +19,8 @@ from ttrace.cli import main as main_module
 from ttrace.cli.parser import build_parser
 
 PROGRAM = [sys.executable, "-m", "ttrace.cli.main"]
-VALUES = {"step0/mb0/a/output/0": np.ones(3, np.float32)}
+VALUE = np.ones(3, np.float32)
+VALUES = {"step0/mb0/a/output/0": VALUE}
 
 
 @pytest.fixture
@@ -222,6 +223,74 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def swallow_an_interruption(*_):
+    """As the import of jax does now and then."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_that_an_import_swallows_counts(
+    ttrace, monkeypatch, tmp_path, interruptible
+):
+    monkeypatch.setattr("ttrace.pipeline.load_backend", swallow_an_interruption)
+    ran = tmp_path / "ran"
+    answer = ttrace(
+        "check", "--reference", f"touch {ran}", "--candidate", "true",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 130 and not ran.exists()
+    monkeypatch.setattr("importlib.import_module", swallow_an_interruption)
+    assert ttrace("show", tmp_path).code == 130
+
+
+@pytest.mark.parametrize("delay_s", [0.4, 1.0, 1.8])
+def test_no_run_goes_on_after_an_early_ctrl_c(tmp_path, interruptible, delay_s):
+    ran = tmp_path / "ran"
+    command = ["check", "--reference", f"touch {ran}", "--candidate", "sleep 60"]
+    process = subprocess.Popen(
+        [*PROGRAM, *command, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(delay_s)
+    had_run = ran.exists()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert ran.exists() == had_run and "this is a bug" not in err
+
+
+@pytest.mark.parametrize("arguments", [["show", "TRACE"], ["--help"], ["show", "-h"]])
+def test_a_reader_that_has_seen_enough(tmp_path, arguments):
+    """As in ``ttrace show TRACE | head -1``: no traceback, and no verdict."""
+    values = {f"step0/mb0/a.{i}/output/0": VALUE for i in range(2000)}
+    trace = write_trace(tmp_path / "big", values).path
+    program = [*PROGRAM, *(str(trace) if a == "TRACE" else a for a in arguments)]
+    command = f"{shlex.join(program)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] in ("0", "2")
+
+
+def test_a_full_disk_at_the_output(trace):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "show", str(trace)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ttrace: no space left where the output goes (No space left on device)\n"
+        "  where:    standard output\n"
+        "  to do:    make room, or send it elsewhere\n"
+    )
 
 
 @contextlib.contextmanager

@@ -65,7 +65,8 @@ def test_a_command_that_records_nothing(tmp_path):
 def test_filters_that_leave_nothing_are_named(tmp_path, options):
     capture = CaptureFilter(modules=("nosuch*",))
     filtered = recording(tmp_path, *options, capture=capture)
-    with pytest.raises(CommandError, match="nothing may have passed the filters"):
+    said = r"nothing may have passed the filters --modules nosuch\*"
+    with pytest.raises(CommandError, match=said):
         record(filtered)
 
 
@@ -76,8 +77,22 @@ def test_a_command_that_fails(tmp_path):
 
 
 def test_a_command_that_leaves_its_trace_open(tmp_path):
-    with pytest.raises(IncompleteTraceError, match="the trace is incomplete"):
+    stopped = recording(tmp_path, "--crash-while-recording")
+    with pytest.raises(IncompleteTraceError, match="the trace is incomplete") as caught:
+        record(stopped)
+    assert caught.value.what == (
+        "the candidate command ended well, and the trace is incomplete"
+    )
+    assert caught.value.remedy == (
+        f"mend that, and record again; its output is in {stopped.log}"
+    )
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttrace.launch.record.is_full", lambda path: True)
+    with pytest.raises(IncompleteTraceError, match="no space left on its disk") as e:
         record(recording(tmp_path, "--crash-while-recording"))
+    assert e.value.remedy.startswith("make room or choose another place with --out")
 
 
 def test_a_rank_that_records_nothing(tmp_path):

@@ -78,23 +78,25 @@ class Subparser(Parser):
         return namespace, unknown
 
     def _refuse_unknown(self, unknown: Sequence[str], args: Sequence[str]) -> NoReturn:
-        options = [text for text in unknown if text.startswith("-")]
-        guesses = (
-            _nearest(option.partition("=")[0], list(self._option_string_actions))
-            for option in options
-        )
-        close = next((guess for guess in guesses if guess), None)
-        remedy = f"see '{self.prog} --help'"
         quoted = _unquoted_command(unknown, args)
+        if quoted is not None:
+            option, command, words = quoted
+            if self._guess(words[0]) is None:
+                self.refuse(
+                    f"unrecognized arguments: {' '.join(words)}",
+                    f"put the command in quotes: {option} {command}",
+                )
+        close = next(filter(None, map(self._guess, unknown)), None)
+        remedy = f"see '{self.prog} --help'"
         if close is not None:
             remedy = f"did you mean {close!r}? {remedy}"
-        elif quoted is not None:
-            option, command, words = quoted
-            self.refuse(
-                f"unrecognized arguments: {' '.join(words)}",
-                f"put the command in quotes: {option} {command}",
-            )
         self.refuse(f"unrecognized arguments: {' '.join(unknown)}", remedy)
+
+    def _guess(self, text: str) -> str | None:
+        """The option that a text may be meant for."""
+        if not text.startswith("--"):
+            return None
+        return _nearest(text.partition("=")[0], list(self._option_string_actions))
 
 
 class VersionAction(argparse.Action):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ttrace.errors import CommandError, StorageFullError, UsageError
+from ttrace.launch.disk import is_full
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.launch.processes import end_processes
 
@@ -104,7 +105,10 @@ def run_command(run: CommandRun) -> None:
         what = f"the {run.name} command failed after {took_s:.0f} s ({_describe(code)})"
         remedy = "make it run on its own first"
     tail = _tail(run.log)
-    if _OWN_ERRORS in tail:  # on its own it runs: then nothing is recorded
+    if is_full(run.log):
+        what += ", and there is no space left on the disk of its output"
+        remedy = "make room, or choose another place with --out"
+    elif _OWN_ERRORS in tail:  # on its own it runs: then nothing is recorded
         remedy = "do what ttrace says at the end of this output"
     raise CommandError(
         what,

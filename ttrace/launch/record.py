@@ -11,6 +11,7 @@ from ttrace.errors import (
 )
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.launch.commands import CommandRun, run_command
+from ttrace.launch.disk import is_full
 from ttrace.launch.trace_folders import prepare_folder
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
@@ -74,12 +75,17 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
             raise _nothing_recorded(recording) from error
         if not isinstance(error, IncompleteTraceError):
             raise
+        what = f"the {recording.name} command ended well, and the trace is incomplete"
+        remedy = f"mend that, and record again; its output is in {recording.log}"
+        if is_full(recording.out):
+            what += ": there is no space left on its disk"
+            remedy = "make room or choose another place with --out, and record again"
         raise IncompleteTraceError(
-            f"the {recording.name} command ended well, and the trace is incomplete",
+            what,
             where=error.where,
             expected=error.expected,
             got=error.got,
-            remedy=f"mend that, and record again; its output is in {recording.log}",
+            remedy=remedy,
         ) from error
     if not (trace.info.tensors or trace.info.skipped):
         raise _nothing_recorded(recording)
