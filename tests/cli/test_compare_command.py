@@ -443,3 +443,11 @@ def test_a_reader_that_has_gone_does_not_take_the_files(two_ranks, tmp_path):
         os.close(write_end)
     assert (done.returncode, done.stderr) == (2, b"")
     assert Report.load(path).verdict is Outcome.PASS
+
+
+def test_a_report_in_place_of_a_trace(ttrace, tmp_path, two_ranks):
+    path = tmp_path / "report.json"
+    assert ttrace("compare", two_ranks, two_ranks, "--json", path).code == 0
+    answer = ttrace("compare", path, two_ranks)
+    assert answer.code == 2 and "got:      report.json, a report\n" in answer.err
+    assert "to do:    give the folder of a trace, or convert a check" in answer.err

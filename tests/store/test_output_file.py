@@ -1,5 +1,6 @@
 """Files for the user: whole or not at all, and no device is ever replaced."""
 
+import errno
 import os
 
 import pytest
@@ -64,3 +65,21 @@ def test_no_space(tmp_path, monkeypatch):
         write_output(path, "new")
     assert "make room" in str(caught.value)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room, or choose another place"),
+        (errno.EACCES, "make the folder writable, or choose another place"),
+        (errno.EIO, "choose another place"),
+    ],
+)
+def test_the_remedy_fits_the_cause(tmp_path, monkeypatch, number, remedy):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StorageFullError) as caught:
+        write_output(tmp_path / "file", "text")
+    assert caught.value.remedy == remedy

@@ -15,6 +15,7 @@ from ttrace.errors import CommandError, StorageFullError, UsageError
 from ttrace.launch.disk import is_full
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.launch.processes import end_processes
+from ttrace.store.files import place_remedy
 
 _TAIL_LINES = 40
 """Lines of a failed command's output that go into the message."""
@@ -144,7 +145,7 @@ def _open_log(path: Path) -> BinaryIO:
         raise StorageFullError(
             f"the log of a command cannot be written ({error.strerror})",
             where=path,
-            remedy="make room, or choose another place with --out",
+            remedy=f"{place_remedy(error)} with --out",
         ) from error
 
 

@@ -14,6 +14,7 @@ from ttrace.store.files import (
     MANIFEST,
     RANK_FOLDER,
     SEGMENT_FILE,
+    place_remedy,
 )
 
 _FILES_OF_A_RANK = {COMPLETE, FAILURE, INDEX, MANIFEST}
@@ -126,7 +127,7 @@ def _folder_errors(folder: Path) -> Iterator[None]:
         raise StorageFullError(
             f"the folder for the trace cannot be prepared ({error.strerror})",
             where=folder,
-            remedy="make room, or choose another place",
+            remedy=place_remedy(error),
         ) from error
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ttrace.errors import StorageFullError, UsageError
-from ttrace.store.files import replacing
+from ttrace.store.files import place_remedy, replacing
 
 
 def write_output(path: Path, text: str) -> None:
@@ -67,5 +67,5 @@ def _cannot_write(path: Path, error: OSError) -> StorageFullError:
     return StorageFullError(
         f"a file cannot be written ({error.strerror})",
         where=path,
-        remedy="make room, or choose another place",
+        remedy=place_remedy(error),
     )
