@@ -198,8 +198,8 @@ def _reason_beside_figures(tensor: TensorReport) -> str:
     """Why a tensor failed, without the figures that stand beside it."""
     if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
         return tensor.reason
-    index = ", ".join(map(str, tensor.max_abs_err_at))
-    return f"largest difference {_figure(tensor.max_abs_err)} at [{index}]"
+    where = f" at {list(tensor.max_abs_err_at)}" if tensor.max_abs_err_at else ""
+    return f"largest difference {_figure(tensor.max_abs_err)}{where}"
 
 
 def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
