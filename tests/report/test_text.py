@@ -176,7 +176,7 @@ def test_the_reason_does_not_repeat_the_figures_beside_it():
 
 
 def test_ids_are_not_broken_within_a_word():
-    lines = rendered(some_report(), width=60).splitlines()
+    lines = rendered(some_report(), width=84).splitlines()
     cells = [line.split("│")[1].strip() for line in lines if line.count("│") > 2]
     start = next(n for n, cell in enumerate(cells) if cell.startswith("step0/"))
     shown = [cells[start]]
