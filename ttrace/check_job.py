@@ -6,6 +6,7 @@ already open. What was recorded before is taken in place of a command.
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -241,10 +242,10 @@ def reusable_options(out: Path) -> str | None:
     if not _is_complete(out / "reference"):
         return None
     noise = [path for path in sorted(out.glob("perturbed-*")) if _is_complete(path)]
-    options = f"--reference-trace {out / 'reference'}"
+    words = ["--reference-trace", str(out / "reference")]
     if noise:
-        options += f" --noise-traces {' '.join(map(str, noise))}"
-    return options
+        words += ["--noise-traces", *map(str, noise)]
+    return shlex.join(words)
 
 
 def _run(

@@ -58,6 +58,7 @@ def test_divergence(check):
 def test_set_up_differs(check, option, first):
     answer, report = check(option, "0.5")
     assert answer.code == 2 and report.setup.tensors == (first,)
+    assert report.error_kind == "setup"
     assert f"Set-up differs: the two runs were not given the same. First: {first}" in (
         " ".join(answer.out.split())
     )

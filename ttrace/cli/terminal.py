@@ -17,6 +17,10 @@ _QUIET_S = 2.0
 """A progress bar appears for what takes longer."""
 
 
+_BRIEF_S = 0.1
+"""How long a stage took is said of what takes longer."""
+
+
 def output_console() -> Console:
     """The console for results."""
     console = Console(highlight=False)
@@ -52,7 +56,9 @@ def stages() -> Iterator[Callable[[str], None]]:
 
     def end(how: str) -> None:
         for message, started in running:
-            announce(f"{message}: {how} after {time.monotonic() - started:.1f} s")
+            took_s = time.monotonic() - started
+            if took_s >= _BRIEF_S:
+                announce(f"{message}: {how} after {took_s:.1f} s")
         running.clear()
 
     def begin(message: str) -> None:
