@@ -212,13 +212,13 @@ class RankRecorder:
         if failure is not None:
             self.abort(f"recording stopped: {str(failure).splitlines()[0]}")
             return
-        other_steps = _other_steps(self._info.capture, num_steps)
+        missed = other_steps(self._info.capture, num_steps)
         is_plausible = self._info.world_size > 1 and bool(self._info.capture)
-        is_empty = not self.num_recorded and (other_steps or not is_plausible)
+        is_empty = not self.num_recorded and (missed or not is_plausible)
         if not self._end():
             return
         if is_empty:
-            reason = other_steps or nothing_recorded
+            reason = missed or nothing_recorded
             failure = self._finish(lambda: self._sink.abort(reason))
         else:
             failure = self._finish(self._sink.close)
@@ -279,7 +279,7 @@ class RankRecorder:
             self._sink.skip(note)
 
 
-def _other_steps(capture: Mapping[str, str], num_steps: int | None) -> str | None:
+def other_steps(capture: Mapping[str, str], num_steps: int | None) -> str | None:
     """That a run had none of the steps that were asked for; None if it had some."""
     wanted = CaptureFilter.from_json(dict(capture)).steps
     if not num_steps or wanted is None or min(wanted) < num_steps:
