@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
-from ttrace.pipeline import CheckRequest, run_check
 from ttrace.report.model import Outcome, Report
 
 _MODEL = (

@@ -216,7 +216,7 @@ class TracedStep:
     def close(self) -> None:
         """Completes the trace."""
         atexit.unregister(self._at_exit)
-        self._session.close()
+        self._session.close(num_steps=self._number)
 
     def abort(self, reason: str) -> None:
         """Leaves the trace incomplete.
@@ -230,7 +230,7 @@ class TracedStep:
     def _at_exit(self) -> None:
         error = getattr(sys, "last_value", None)  # what ended the script, if anything
         if error is None:
-            self._session.close()
+            self._session.close(num_steps=self._number)
         else:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
 

@@ -10,12 +10,13 @@ import pytest
 
 from tests.factories.traces import memory_trace, write_trace
 from tests.factories.training_commands import training, training_text
-from ttrace import pipeline
+from ttrace import check_job, pipeline
+from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
-from ttrace.pipeline import CheckRequest, compare_traces, run_check
+from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 
 ttrace: Any = importlib.import_module("ttrace")  # not hidden by .typings, for pyright
@@ -182,7 +183,10 @@ class TestTheLibrary:
         trace = write_trace(tmp_path / "two", tensors, {"dp": 2}).path
         (found,) = ttrace.replicas(trace, backend="numpy")
         assert found.agrees and str(found.record.id) == IDS[1]
-        assert ttrace.replicas(write_trace(tmp_path / "one", tensors).path) == []
+        one = write_trace(tmp_path / "one", tensors).path
+        with pytest.raises(ttrace.TtraceError, match="no replicas to compare") as e:
+            ttrace.replicas(one, backend="numpy")
+        assert e.value.where == str(one)
 
     def test_check_commands_as_text_or_words(self, tmp_path):
         report = ttrace.check(
@@ -202,8 +206,10 @@ class TestTheLibrary:
             "replicas", "Report", "ToleranceTable", "__version__",
         }  # fmt: skip
         assert exported <= set(dir(ttrace))
-        for name in exported - {"Report", "ToleranceTable", "__version__", "compare"}:
+        elsewhere = {"Report", "ToleranceTable", "__version__", "compare", "check"}
+        for name in exported - elsewhere:
             assert getattr(ttrace, name) is getattr(pipeline, name)
+        assert ttrace.check is check_job.check
         assert ttrace.__version__ == version("ttrace")
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = ttrace.nothing

@@ -2,7 +2,8 @@
 
 Everything that the command line does is a function here: ``compare``, ``check``,
 ``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``; see
-``ttrace.pipeline``. Importing ttrace imports none of it, and no numpy.
+``ttrace.pipeline`` and ``ttrace.check_job``. Importing ttrace imports none of it, and
+no numpy.
 """
 
 import importlib
@@ -15,8 +16,8 @@ from ttrace.ir.tensor_id import TensorId as TensorId
 from ttrace.ir.tensor_id import parse_tensor_id as parse_tensor_id
 
 if TYPE_CHECKING:
+    from ttrace.check_job import check as check
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
-    from ttrace.pipeline import check as check
     from ttrace.pipeline import compare as compare
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
     from ttrace.pipeline import load_report as load_report
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Report": "ttrace.report.model",
     "ToleranceTable": "ttrace.judge.tolerance",
-    "check": "ttrace.pipeline",
+    "check": "ttrace.check_job",
     "estimate_tolerance": "ttrace.pipeline",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",

@@ -58,7 +58,7 @@ class LayoutError(TtraceError, ValueError):
 
 
 class MapError(TtraceError, ValueError):
-    """A map file is malformed, or does not fit the traces that it is to line up."""
+    """A map file is malformed, or does not fit the traces that it is to match."""
 
 
 class TraceError(TtraceError):

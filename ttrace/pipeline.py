@@ -1,43 +1,42 @@
-"""The library's own entry: everything that the command line does, as functions.
+"""The library's own entry: what the command line does with traces, as functions.
 
-``compare``, ``check``, ``estimate_tolerance``, ``replicas``, ``open_trace`` and
-``load_report`` are exported from ``ttrace`` and take paths or open traces; their
-arguments are called as the options of the command line are. Below them lie the same
-jobs on values that are already open, ``compare_traces`` and ``run_check``.
+``compare``, ``estimate_tolerance``, ``replicas``, ``open_trace`` and ``load_report``
+are exported from ``ttrace`` and take paths or open traces; their arguments are called
+as the options of the command line are. Below them lies ``compare_traces``, the same on
+values that are already open. ``ttrace.check_job`` runs commands, too.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
-from ttrace.compare.align import align
+from ttrace.compare.align import Alignment, align
 from ttrace.compare.backend import Backend, load_backend
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.regroup import regroup
-from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import TensorId
+from ttrace.errors import UsageError
+from ttrace.ir.capture_filter import CaptureFilter, format_indices
+from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.remarks import find_remarks
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import judge
-from ttrace.launch import defaults
-from ttrace.launch.commands import split_command
-from ttrace.launch.record import Recording, prepare_folder, record
+from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.apply import apply_map
 from ttrace.mapping.map_file import read_map
 from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
-from ttrace.store.output_file import require_writable
 
 TraceLike = TraceSource | str | os.PathLike[str]
 """An open trace, or the folder of one, or a checkpoint in its place."""
@@ -78,6 +77,9 @@ def compare(
     tolerance: ToleranceTable | str | os.PathLike[str] | None = None,
     multiplier: float | None = None,
     map: MapFile | str | os.PathLike[str] | None = None,
+    modules: str | Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
+    steps: str | int | Sequence[int] | None = None,
     allow: str | Sequence[str] = (),
     allow_uncovered: str | Sequence[str] = (),
     backend: Backend | str = "auto",
@@ -93,6 +95,10 @@ def compare(
         multiplier: Safety factor on the measured noise; None for that of the table.
         map: What the reference calls the candidate's tensors, and how they lie, or the
             file that says it; None if they have the same names and dims.
+        modules: Patterns of module paths, or one: what is compared; None for all.
+        kinds: Kinds of tensors that are compared, or one; None for all.
+        steps: Steps that are compared, or one, or a text such as ``0,2-4``; None for
+            all.
         allow: Patterns of tensor ids that may be unmatched, or one.
         allow_uncovered: Kinds of which nothing need be compared, or one.
         backend: What computes: ``jax``, ``numpy``, or ``auto``.
@@ -104,76 +110,16 @@ def compare(
     Raises:
         TtraceError: An input cannot be read, or does not fit the others.
     """
+    only = _filter_of(modules=modules, kinds=kinds, steps=steps)
     return compare_traces(
-        _opened(reference),
-        _opened(candidate),
-        _loaded(backend),
-        tolerances=_tolerances(tolerance, multiplier),
-        allow=_several(allow),
-        allow_uncovered=_several(allow_uncovered),
-        map_file=_map_file(map),
-        progress=progress,
-    )
-
-
-def check(
-    reference: str | Sequence[str],
-    candidate: str | Sequence[str],
-    *,
-    out: str | os.PathLike[str] = defaults.OUT,
-    draws: int = defaults.NUM_NOISE_RUNS,
-    multiplier: float | None = None,
-    map: MapFile | str | os.PathLike[str] | None = None,
-    allow: str | Sequence[str] = (),
-    allow_uncovered: str | Sequence[str] = (),
-    capture: CaptureFilter | None = None,
-    timeout: float | None = defaults.TIMEOUT_S,
-    overwrite: bool = False,
-    backend: Backend | str = "auto",
-    on_stage: Callable[[str], None] | None = None,
-    progress: Progress | None = None,
-) -> Report:
-    """Records both runs and the noise, and compares; ``ttrace check`` as a function.
-
-    Args:
-        reference: Command of the trusted run: program and arguments, or one text that
-            is split as a shell would split it.
-        candidate: Command of the run under test, likewise.
-        out: Folder for traces, logs, tolerances and the report.
-        draws: Number of noise runs of the reference; 0 judges by dtype and depth.
-        multiplier: Safety factor on the measured noise; None for the default.
-        map: As for ``compare``.
-        allow: As for ``compare``.
-        allow_uncovered: As for ``compare``.
-        capture: Which tensors to record; None for all but the opt-in kinds.
-        timeout: Seconds after which a command counts as hanging; None waits for ever.
-        overwrite: Replace the traces of an earlier check.
-        backend: As for ``compare``.
-        on_stage: Told what begins, in words.
-        progress: Called with elements done and in total.
-
-    Raises:
-        TtraceError: A command failed, or what it recorded cannot be used.
-    """
-    request = CheckRequest(
-        reference=_command(reference, option="reference"),
-        candidate=_command(candidate, option="candidate"),
-        out=Path(out),
-        num_noise_runs=draws,
-        policy=TolerancePolicy()
-        if multiplier is None
-        else TolerancePolicy(multiplier=multiplier),
-        capture=capture or CaptureFilter(),
-        allow=_several(allow),
-        allow_uncovered=_several(allow_uncovered),
-        map_file=_map_file(map),
-        timeout_s=timeout,
-        overwrite=overwrite,
-    )
-    return run_check(
-        request,
-        _loaded(backend),
-        on_stage=on_stage or (lambda stage: None),
+        opened(reference),
+        opened(candidate),
+        loaded_backend(backend),
+        tolerances=tolerances_of(tolerance, multiplier),
+        allow=several(allow),
+        allow_uncovered=several(allow_uncovered),
+        map_file=map_file_of(map),
+        only=only,
         progress=progress,
     )
 
@@ -202,12 +148,12 @@ def estimate_tolerance(
         TtraceError: A trace cannot be read, or is not what it should be.
     """
     table = estimate_from_traces(
-        _opened(reference),
-        [_opened(trace) for trace in _several(perturbed)],
-        _loaded(backend),
+        opened(reference),
+        [opened(trace) for trace in several(perturbed)],
+        loaded_backend(backend),
         progress=progress,
     )
-    return _tolerances(table, multiplier)
+    return tolerances_of(table, multiplier)
 
 
 def replicas(
@@ -226,49 +172,74 @@ def replicas(
         progress: Called with elements done and in total.
 
     Returns:
-        One check for every tensor that has replicas, in order of capture; empty where
-        none has.
+        One check for every tensor that has replicas, in order of capture; at least
+        one.
 
     Raises:
+        UsageError: Nothing has replicas, so there is nothing to compare.
         TtraceError: The trace or the tolerances cannot be read.
     """
-    return check_replicas(
-        _opened(trace),
-        _loaded(backend),
-        tolerances=_tolerances(tolerance, None),
+    source = opened(trace)
+    checks = check_replicas(
+        source,
+        loaded_backend(backend),
+        tolerances=tolerances_of(tolerance, None),
         progress=progress,
+    )
+    if not checks:
+        ranks = source.info.ranks
+        raise UsageError(
+            "the trace is of one rank, and there are no replicas to compare"
+            if len(ranks) == 1
+            else "no tensor of this trace has replicas on several ranks",
+            where=source.name,
+            remedy="record a run that replicates something (data or tensor parallel)"
+            + ("" if len(ranks) != 1 or ranks[0].world_size == 1 else ", on all ranks"),
+        )
+    return checks
+
+
+def _filter_of(**options: Any) -> CaptureFilter:
+    """The filter that arguments describe, each a text, a value or several values."""
+    return CaptureFilter.from_json(
+        {
+            name: ",".join(map(str, several(given)))
+            for name, given in options.items()
+            if given is not None
+        }
     )
 
 
-def _opened(trace: TraceLike) -> TraceSource:
+def opened(trace: TraceLike) -> TraceSource:
+    """A trace that may be given by its path."""
     return open_trace(trace) if isinstance(trace, (str, os.PathLike)) else trace
 
 
-def _several(given: Any) -> tuple[Any, ...]:
+def several(given: Any) -> tuple[Any, ...]:
     """One or several as several: a text is one, not its characters."""
     if isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable):
         return (given,)
     return tuple(given)
 
 
-def _loaded(backend: Backend | str) -> Backend:
-    return load_backend(backend) if isinstance(backend, str) else backend
+def loaded_backend(backend: Backend | str) -> Backend:
+    """A backend by its name; an interruption waits until it is imported."""
+    if not isinstance(backend, str):
+        return backend
+    with deferred_interrupts():  # the import of jax swallows one now and then
+        return load_backend(backend)
 
 
-def _command(command: str | Sequence[str], *, option: str) -> Sequence[str]:
-    if isinstance(command, str):
-        return split_command(command, option=option)
-    return command
-
-
-def _map_file(given: MapFile | str | os.PathLike[str] | None) -> MapFile | None:
+def map_file_of(given: MapFile | str | os.PathLike[str] | None) -> MapFile | None:
+    """A map that may be given by its path."""
     return read_map(Path(given)) if isinstance(given, (str, os.PathLike)) else given
 
 
-def _tolerances(
+def tolerances_of(
     tolerance: ToleranceTable | str | os.PathLike[str] | None,
     multiplier: float | None,
 ) -> ToleranceTable:
+    """Tolerances that may be given by their path, with another multiplier or not."""
     if tolerance is None:
         table = ToleranceTable()
     elif isinstance(tolerance, ToleranceTable):
@@ -289,6 +260,7 @@ def compare_traces(
     allow: Sequence[str] = (),
     allow_uncovered: Sequence[str] = (),
     map_file: MapFile | None = None,
+    only: CaptureFilter | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Aligns, compares and judges two traces.
@@ -303,15 +275,19 @@ def compare_traces(
         allow_uncovered: Kinds of which nothing need be compared.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
+        only: What is compared of the tensors, under the reference's names; None for
+            all.
         progress: Called as the comparison proceeds.
 
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
-        UsageError: ``allow_uncovered`` names no kind.
+        UsageError: ``allow_uncovered`` names no kind, or ``only`` leaves no tensor.
     """
     check_kind_names(allow_uncovered)
+    only = only or CaptureFilter()
     one_sided: Mapping[TensorId, str] = {}
+    given = (reference, candidate)
     if map_file is not None:
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
@@ -326,6 +302,8 @@ def compare_traces(
         given_otherwise=regrouped.given_otherwise,
     )
     alignment = with_reasons(alignment, one_sided)
+    alignment = _restricted(alignment, only)
+    remarks = find_remarks(alignment, *given, allow=allow)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
@@ -345,130 +323,44 @@ def compare_traces(
         backend=backend.name,
         tolerances=tolerances,
         map_file=map_file,
-        allow_uncovered=allow_uncovered,
+        allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
         note=regrouped.note,
+        only=only,
+        remarks=remarks,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRequest:
-    """The whole job.
-
-    Attributes:
-        reference: Command of the trusted run: program and arguments.
-        candidate: Command of the run under test.
-        out: Folder for traces, logs, tolerance file and reports.
-        num_noise_runs: Number of noise runs of the reference.
-        policy: The numbers that turn noise into tolerances.
-        capture: Which tensors to record.
-        allow: Patterns of tensor ids that may be unmatched.
-        allow_uncovered: Kinds of which nothing need be compared.
-        map_file: What the reference calls the candidate's tensors, and how they lie;
-            None if they have the same names and dims.
-        timeout_s: Seconds after which a command counts as hanging.
-        overwrite: Replace the traces of an earlier check.
-    """
-
-    reference: Sequence[str]
-    candidate: Sequence[str]
-    out: Path
-    num_noise_runs: int = defaults.NUM_NOISE_RUNS
-    policy: TolerancePolicy = field(default_factory=TolerancePolicy)
-    capture: CaptureFilter = field(default_factory=CaptureFilter)
-    allow: Sequence[str] = ()
-    allow_uncovered: Sequence[str] = ()
-    map_file: MapFile | None = None
-    timeout_s: float | None = None
-    overwrite: bool = False
-
-    @property
-    def report_path(self) -> Path:
-        return self.out / "report.json"
-
-    @property
-    def tolerance_path(self) -> Path:
-        return self.out / "tolerance.json"
-
-
-def run_check(
-    request: CheckRequest,
-    backend: Backend,
-    *,
-    on_stage: Callable[[str], None],
-    progress: Progress | None = None,
-) -> Report:
-    """Records reference, noise runs of the reference and candidate, and compares them.
-
-    Args:
-        request: What to run.
-        backend: Computes the statistics.
-        on_stage: Told what begins, in words.
-        progress: Called as comparisons proceed.
+def _restricted(alignment: Alignment, only: CaptureFilter) -> Alignment:
+    """The entries that a filter lets through.
 
     Raises:
-        TraceExistsError: ``out`` holds traces and may not be overwritten.
-        CommandError: A command failed, hung, or recorded nothing.
-        TraceError: A recorded trace is incomplete or corrupt.
-        MapError: The map does not fit the recorded traces.
-        StorageFullError: A log, the tolerances or the report cannot be written.
-        UsageError: ``allow_uncovered`` names no kind.
+        UsageError: There are some, and it lets none through.
     """
-
-    def recorded(
-        name: str, command: Sequence[str], noise_seed: int | None = None
-    ) -> TraceSource:
-        recording = Recording(
-            name=name,
-            command=command,
-            out=request.out / name,
-            log=request.out / "logs" / f"{name}.log",
-            capture=request.capture,
-            noise_seed=noise_seed,
-            timeout_s=request.timeout_s,
-        )
-        return record(recording)
-
-    # All that can be refused now, and not after an hour of recording.
-    check_kind_names(request.allow_uncovered)
-    noise_seeds = range(1, request.num_noise_runs + 1)
-    for name in ("reference", "candidate", *map(_noise_run_name, noise_seeds)):
-        prepare_folder(request.out / name, overwrite=request.overwrite)
-    for path in (request.report_path, request.tolerance_path):
-        require_writable(path)
-    on_stage("recording the reference")
-    reference = recorded("reference", request.reference)
-    on_stage("recording the candidate")
-    candidate = recorded("candidate", request.candidate)
-    perturbed = []
-    for noise_seed in noise_seeds:
-        on_stage(
-            f"recording the reference with noise, {noise_seed} of "
-            f"{request.num_noise_runs}"
-        )
-        perturbed.append(
-            recorded(_noise_run_name(noise_seed), request.reference, noise_seed)
-        )
-    tolerances = ToleranceTable(policy=request.policy)
-    if perturbed:
-        on_stage("measuring the noise")
-        tolerances = estimate_from_traces(
-            reference, perturbed, backend, policy=request.policy, progress=progress
-        )
-        tolerances.save(request.tolerance_path)
-    on_stage("comparing")
-    report = compare_traces(
-        reference,
-        candidate,
-        backend,
-        tolerances=tolerances,
-        allow=request.allow,
-        allow_uncovered=request.allow_uncovered,
-        map_file=request.map_file,
-        progress=progress,
+    if only == CaptureFilter():
+        return alignment
+    left_out = _kinds_left_out(only)
+    entries = tuple(
+        entry
+        for entry in alignment.entries
+        if only.wants_step(entry.id.step)
+        and only.wants_module(entry.id.module)
+        and entry.id.kind not in left_out
     )
-    report.save(request.report_path)
-    return report
+    if alignment.entries and not entries:
+        ids = [entry.id for entry in alignment.entries]
+        steps = format_indices(frozenset(id_.step for id_ in ids))
+        kinds = [kind for kind in Kind if kind in {id_.kind for id_ in ids}]
+        raise UsageError(
+            "the filters leave nothing to compare",
+            where=", ".join(
+                f"--{name} {text}" for name, text in only.to_json().items()
+            ),
+            got=f"tensors of steps {steps}, of kinds {', '.join(kinds)}, of "
+            f"{len({id_.module for id_ in ids})} modules",
+            remedy="correct the filters; 'ttrace show TRACE' lists what there is",
+        )
+    return replace(alignment, entries=entries)
 
 
-def _noise_run_name(noise_seed: int) -> str:
-    return f"perturbed-{noise_seed}"
+def _kinds_left_out(only: CaptureFilter) -> frozenset[Kind]:
+    return frozenset() if only.kinds is None else frozenset(Kind) - only.kinds

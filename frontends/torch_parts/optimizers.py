@@ -70,6 +70,8 @@ class OptimizerTap:
         self._step_with_clip = -1
         self._recorded: Mapping[int, _Remembered] = {}
         self._left_over: Mapping[int, _Remembered] = {}
+        self._last_step = -1
+        self._has_warned_of_second_step = False
         self._has_warned_of_evaluations = False
         self._handles: list[RemovableHandle] = []
 
@@ -169,9 +171,22 @@ class OptimizerTap:
     @guarded("record what an optimizer makes of a step")
     def _after(self, optimizer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         self.num_steps += 1
+        self._warn_of_second_step()
         self._record_given()  # of an optimizer that never called its closure
         self._record_result()
         self._left_over = self._remembered_gradients()
+
+    def _warn_of_second_step(self) -> None:
+        step = self._session.step_number
+        if self._last_step == step and not self._has_warned_of_second_step:
+            self._has_warned_of_second_step = True
+            logging.warning(
+                "ttrace: the optimizer has taken a second step in step %d of the "
+                "trace. Is trace.step() missing behind it? What comes again in one "
+                "step is not recorded.",
+                step,
+            )
+        self._last_step = step
 
     def _observed(self, closure: Callable[..., Any]) -> Callable[..., Any]:
         """The closure of a step, after whose first call the gradients are recorded."""

@@ -162,10 +162,14 @@ class CaptureSession:
         several ranks and a filter may be the reason.
         """
         # There may be a step that no trace.step() has ended.
-        self._end_step(has_run=self._capture.calls.has_run)
+        has_run = self._capture.calls.has_run
+        self._end_step(has_run=has_run)
         self._end()
         if self._rank is not None:
-            self._rank.close(nothing_recorded=_NOTHING_RECORDED)
+            self._rank.close(
+                nothing_recorded=_NOTHING_RECORDED,
+                num_steps=self.step_number + has_run,
+            )
 
     def abort(self, reason: str) -> None:
         """Takes the hooks off and leaves the trace incomplete.

@@ -85,7 +85,8 @@ def test_files_of_no_known_kind(tmp_path):
         ".bin, .ckpt, .pt, .pth; or a folder: of a trace, of safetensors files, of "
         "torch.distributed.checkpoint or of Orbax\n"
         "  got:      model.h5\n"
-        "  to do:    convert it, for example to safetensors"
+        "  to do:    give the folder of a trace, or convert a checkpoint, for example "
+        "to safetensors"
     )
 
 

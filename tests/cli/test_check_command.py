@@ -1,5 +1,8 @@
 """``ttrace check``: the whole job by its exit codes, and commands that misbehave."""
 
+import json
+import re
+
 import pytest
 
 from tests.factories.training_commands import training_text
@@ -33,6 +36,9 @@ def test_pass(check, tmp_path):
     assert f"report: {tmp_path / 'out' / 'report.json'}" in answer.out
     assert "ttrace: recording the reference with noise, 1 of 1" in answer.err
     assert "recording" not in answer.out
+    assert re.search(r"recording the candidate: done after \d+\.\d s\n", answer.err)
+    kept = re.search(r"kept in (\S+): 3 traces, [\d.]+ kB \('ttrace clean", answer.err)
+    assert kept is not None and kept[1] == str(tmp_path / "out")
 
 
 def test_divergence(check):
@@ -52,6 +58,7 @@ def test_divergence(check):
 def test_set_up_differs(check, option, first):
     answer, report = check(option, "0.5")
     assert answer.code == 2 and report.setup.tensors == (first,)
+    assert report.error_kind == "setup"
     assert f"Set-up differs: the two runs were not given the same. First: {first}" in (
         " ".join(answer.out.split())
     )
@@ -85,12 +92,21 @@ def test_another_model(check):
         ),
     ],
 )
-def test_commands_that_misbehave(check, candidate, options, says):
+def test_commands_that_misbehave(check, tmp_path, candidate, options, says):
     answer, report = check(*candidate, options=("--draws", "0", *options))
-    assert answer.code == 2 and report is None and "verdict" not in answer.out
+    assert answer.code == 2 and "verdict" not in answer.out
     for part in (*says, "to do:"):
         assert part in answer.err
     assert "bug of ttrace" not in answer.err
+    # What is known is left: why there is no verdict, and what the reference was.
+    assert report.verdict is Outcome.ERROR and report.counts.total == 0
+    incomplete = says[0] == "the trace is incomplete"
+    assert report.error_kind == ("trace" if incomplete else "command")
+    assert says[0] in report.error.what and says[-1] in str(report.error)
+    assert report.setup.reference.world_size == 1
+    assert report.setup.candidate.num_recorded_ranks == 0
+    out = tmp_path / "out"
+    assert f"can be used again: --reference-trace {out / 'reference'}\n" in answer.err
 
 
 def test_missing_program(ttrace, tmp_path):
@@ -149,3 +165,110 @@ def test_more_files_of_the_report(check, tmp_path):
     answer, _ = check(options=("--draws", "0", "--text", tmp_path / "report.txt"))
     assert answer.code == 0
     assert (tmp_path / "report.txt").read_text().startswith("verdict: pass\n")
+
+
+def count_runs(answer):
+    return answer.err.count(": done after") - answer.err.count("measuring the noise: ")
+
+
+def test_a_changed_candidate_costs_one_run(check, ttrace, tmp_path):
+    first = tmp_path / "out"
+    assert check("--tensor-parallel", "2")[0].code == 0
+
+    def again(out, *options):
+        answer = ttrace(
+            "check", "--candidate", training_text("--factor", "1.01"), "--out", out,
+            "--reference-trace", first / "reference", "--backend", "numpy", *options,
+        )  # fmt: skip
+        assert answer.err.count("recording the candidate: done") == 1
+        assert "recording the reference" not in answer.err
+        return answer, Report.load(out / "report.json")
+
+    answer, report = again(tmp_path / "beside")
+    table = first / "tolerance.json"
+    assert f"taking the tolerances of {table}, measured on this ref" in answer.err
+    assert answer.code == 1 and report.num_uncalibrated == 0
+    assert not (tmp_path / "beside" / "tolerance.json").exists()
+    noise = ("--noise-traces", first / "perturbed-1")
+    answer, report = again(tmp_path / "noise", *noise)
+    assert answer.code == 1 and report.num_uncalibrated == 0
+    assert (tmp_path / "noise" / "tolerance.json").exists()
+    moved = tmp_path / "moved.json"
+    table.rename(moved)
+    answer, report = again(tmp_path / "file", "--tolerance", moved)
+    assert answer.code == 1 and report.num_uncalibrated == 0
+    answer, report = again(tmp_path / "none")
+    assert answer.code == 1 and report.num_uncalibrated > 0
+    answer, report = again(tmp_path / "file2", "--tolerance", moved, "--multiplier=1e9")
+    assert answer.code == 0
+    # Into the same folder: the reference that is given stays.
+    answer, report = again(first, "--tolerance", moved, "--overwrite")
+    assert answer.code == 1 and (first / "reference" / "rank00000").is_dir()
+
+
+def test_a_stopped_check_goes_on(check, ttrace, tmp_path):
+    out = tmp_path / "out"
+    assert check("--fail")[0].code == 2
+    answer = ttrace(
+        "check", "--reference", training_text(), "--candidate", training_text(),
+        "--reference-trace", out / "reference", "--out", out, "--overwrite",
+        "--draws", "1", "--backend", "numpy",
+    )  # fmt: skip
+    assert answer.code == 0
+    assert "ttrace: recording the reference\n" not in answer.err
+    assert "recording the reference with noise, 1 of 1: done" in answer.err
+    assert Report.load(out / "report.json").num_uncalibrated == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "there is no reference"),
+        (["--reference-trace", "OUT/candidate"], "over a trace that is given"),
+        (["--reference-trace", "OUT/reference", "--tolerance", "OUT/tolerance.json",
+          "--noise-traces", "OUT/perturbed-1"], "tolerances and noise runs are given"),
+        (["--reference-trace", "OUT/nowhere"], "there is no trace here"),
+        (["--reference-trace", "OUT/reference", "--tolerance", "OUT/report.json"],
+         "not a tolerance file"),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_checked_before_anything_runs(
+    check, ttrace, tmp_path, options, says
+):
+    out = tmp_path / "out"
+    assert check()[0].code == 0
+    before = (out / "report.json").read_bytes()
+    options = [option.replace("OUT", str(out)) for option in options]
+    answer = ttrace(
+        "check", "--candidate", "x", "--out", out, "--overwrite", *options
+    )  # fmt: skip
+    assert answer.code == 2 and says in answer.err and "to do:" in answer.err
+    assert "recording" not in answer.err
+    assert (out / "candidate" / "rank00000" / "complete.json").exists()
+    assert (out / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("candidate", "code", "left"),
+    [
+        ([], 0, []),
+        (["--factor", "1.01"], 1, ["candidate", "perturbed-1", "reference"]),
+    ],
+)
+def test_keep_report(check, tmp_path, candidate, code, left):
+    options = ("--draws", "1", "--keep", "report")
+    answer, _ = check(*candidate, options=options)
+    assert answer.code == code
+    files = ["logs", "report.json", "tolerance.json"]
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == sorted([*left, *files])
+    assert ("kept in" in answer.err) == bool(left)
+
+
+def test_json_to_standard_output(check):
+    answer, report = check(options=("--draws", "0", "--json", "-"))
+    assert answer.code == 0 and json.loads(answer.out) == report.to_json()
+    assert "verdict: pass" in answer.err
+    options = ("--draws", "0", "--json", "-", "--overwrite")
+    answer, report = check("--fail", options=options)
+    assert answer.code == 2 and json.loads(answer.out)["error_kind"] == "command"

@@ -1,6 +1,7 @@
 """``ttrace compare``: exit codes, the JSON report, and every kind of bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -281,7 +282,13 @@ def test_a_trace_that_is_being_written(ttrace, tmp_path, two_ranks):
 
 def test_bad_tolerance_file(ttrace, tmp_path, two_ranks):
     path = tmp_path / "tolerance.json"
-    for text, says in ((None, "no tolerance file here"), ("{", "not a tolerance file")):
+    for text, says in (
+        (None, "there is no tolerance file here"),
+        ("{", "not a tolerance file"),
+        ("[]", "JSON that is no object (list)"),
+        ('{"a": 1}', "JSON of another kind, with the keys a"),
+        ('{"policy": {}, "noise": {}}', "KeyError: 'schema_version'"),
+    ):
         if text is not None:
             path.write_text(text)
         answer = ttrace("compare", two_ranks, two_ranks, "--tolerance", path)
@@ -318,3 +325,129 @@ def test_report_to_standard_output(two_ranks):
     )
     assert done.returncode == 0, done.stderr
     assert "verdict: pass" in done.stdout and '"schema_version": 1' in done.stdout
+
+
+def test_a_report_in_place_of_tolerances(compare, ttrace, tmp_path, two_ranks):
+    compare(SOUND, SOUND)
+    report = tmp_path / "report.json"
+    answer = ttrace("compare", two_ranks, two_ranks, "--tolerance", report)
+    assert answer.code == 2 and "ttrace: not a tolerance file" in answer.err
+    assert "expected: a tolerance file\n  got:      a report\n" in answer.err
+    answer = ttrace("compare", two_ranks, two_ranks, "--tolerance", two_ranks)
+    assert answer.code == 2 and "got:      a folder" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        (["--kinds", "main_grad"], ["main_grad"]),
+        (["--kinds", "output,input"], ["input", "output", "output"]),
+        (["--modules", "lay*", "--steps", "0"], ["param", "output", "main_grad"]),
+        (["--steps", "0", "--kinds", "param,input"], ["param", "input"]),
+        (["--steps", "0-3", "--kinds", "param"], ["param"]),
+    ],
+)
+def test_a_part_of_what_was_recorded(compare, options, kinds):
+    """What is left out is neither unmatched nor missed."""
+    more = {**SOUND, "step1/mb0/layer/output/0": ONES}
+    reference = {**SOUND, "step0/mb0/other/loss/loss": ONES}
+    answer, report = compare(reference, more, *options)
+    assert answer.code == int("output" in " ".join(options)), answer.out
+    assert [tensor.kind for tensor in report.tensors] == kinds
+    assert "compared only: --" in answer.out
+    assert "no updated_param was recorded" not in answer.out
+    assert set(report.only) == {option[2:] for option in options[::2]}
+
+
+def test_filters_that_leave_nothing(compare, tmp_path):
+    answer, report = compare(SOUND, SOUND, "--steps", "9")
+    assert answer.code == 2 and "the filters leave nothing to compare" in answer.err
+    assert "where:    --steps 9\n" in answer.err and "tensors of steps 0" in answer.err
+    assert report.error_kind == "usage"
+    sides = (tmp_path / "reference", tmp_path / "candidate")
+    answer, _ = compare(*sides, "--kinds", "gradient")
+    assert answer.code == 2 and "unknown kind of tensor" in answer.err
+
+
+def test_an_allowance_that_allows_nothing_is_said(compare):
+    more = {**SOUND, "step0/mb0/extra/output/0": ONES}
+    options = ("--allow", "*/extra/*", "--allow", "*/exrta/*", "--allow", "*/param/*")
+    answer, report = compare(SOUND, more, *options)
+    assert answer.code == 0
+    assert report.remarks == (
+        "--allow */exrta/* matches no tensor of either run; patterns are those of "
+        "'ttrace show TRACE PATTERN'",
+        "--allow */param/* allows nothing: it matches 1 tensor, which is not one of "
+        "those that only one run has",
+    )
+    assert "remark: --allow */exrta/* matches no tensor" in answer.out
+
+
+def test_a_trace_against_itself_is_said(compare, tmp_path, two_ranks):
+    (tmp_path / "link").symlink_to(two_ranks)
+    for candidate in (two_ranks, tmp_path / "link"):
+        answer, report = compare(two_ranks, candidate)
+        assert answer.code == 0
+        (remark,) = report.remarks
+        assert remark.startswith(
+            f"reference and candidate are the same trace, {two_ranks}"
+        )
+        assert "remark: reference and candidate are the same trace" in answer.out
+    copy = tmp_path / "copy"
+    shutil.copytree(two_ranks, copy)
+    assert compare(two_ranks, copy)[1].remarks == ()
+
+
+def test_json_alone_on_standard_output(ttrace, two_ranks):
+    answer = ttrace("compare", two_ranks, two_ranks, "--backend=numpy", "--json", "-")
+    assert answer.code == 0 and json.loads(answer.out)["verdict"] == "pass"
+    assert "verdict: pass" in answer.err
+    answer = ttrace("compare", two_ranks, two_ranks, "--json", "-", "--text", "-")
+    assert answer.code == 2 and "two reports cannot both go to" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["{trace}", "{trace}/none"], "trace"),
+        (["{trace}", "{trace}", "--backend", "abacus"], "usage"),
+        (["{trace}", "{trace}", "--allow-uncovered", "updates"], "usage"),
+        (["{trace}", "{trace}", "--map", "none.toml"], "usage"),
+    ],
+)
+def test_errors_are_told_apart_in_json(ttrace, two_ranks, arguments, kind):
+    arguments = [text.format(trace=two_ranks) for text in arguments]
+    answer = ttrace("compare", *arguments, "--json", "-")
+    value = json.loads(answer.out)
+    assert answer.code == 2 and (value["verdict"], value["error_kind"]) == (
+        "error",
+        kind,
+    )
+    assert value["error"]["what"] in answer.err and value["error"]["remedy"]
+    assert value["summary"] == f"Nothing was compared: {value['error']['what']}."
+
+
+def test_a_reader_that_has_gone_does_not_take_the_files(two_ranks, tmp_path):
+    path = tmp_path / "report.json"
+    command = [sys.executable, "-m", "ttrace.cli.main", "compare", two_ranks, two_ranks]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(
+            [*command, "--backend", "numpy", "--json", path],
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (2, b"")
+    assert Report.load(path).verdict is Outcome.PASS
+
+
+def test_a_report_in_place_of_a_trace(ttrace, tmp_path, two_ranks):
+    path = tmp_path / "report.json"
+    assert ttrace("compare", two_ranks, two_ranks, "--json", path).code == 0
+    answer = ttrace("compare", path, two_ranks)
+    assert answer.code == 2 and "got:      report.json, a report\n" in answer.err
+    assert "to do:    give the folder of a trace, or convert a check" in answer.err

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 from tests.factories.traces import write_trace
 from tests.factories.training_commands import training
 from ttrace.cli import main as main_module
+from ttrace.cli.parser import build_parser
 
 PROGRAM = [sys.executable, "-m", "ttrace.cli.main"]
-VALUES = {"step0/mb0/a/output/0": np.ones(3, np.float32)}
+VALUE = np.ones(3, np.float32)
+VALUES = {"step0/mb0/a/output/0": VALUE}
 
 
 @pytest.fixture
@@ -75,9 +78,70 @@ def test_as_a_module():
 def test_help(ttrace):
     answer = ttrace("--help")
     assert answer.code == 0
-    assert "Exit codes: 0 pass; 1 diverged; 2 usage error" in answer.out
-    for command in ("check", "record", "compare", "tolerance", "replicas", "show"):
-        assert ttrace(command, "--help").code == 0
+    codes = answer.out.partition("exit codes:\n")[2].split()
+    assert [code for code in codes if code.isdecimal()] == ["0", "1", "2", "130"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["check", "record", "compare", "map", "tolerance", "replicas", "show", "clean",
+     "demo", "zoo", "zoo list", "zoo run"],
+)  # fmt: skip
+def test_every_help_ends_in_two_examples(ttrace, command):
+    answer = ttrace(*command.split(), "--help")
+    assert answer.code == 0 and "--helpfull" not in answer.out
+    examples = answer.out.partition("\nexamples:\n")[2].splitlines()
+    lines, words = examples[::2], examples[1::2]
+    assert len(lines) == 2 == len(words)
+    assert all(line.startswith(f"  ttrace {command}") for line in lines)
+    assert all(line.startswith("      ") for line in words)
+
+
+def test_examples_of_the_help_parse(ttrace):
+    """As a shell would read them, up to what they are piped to."""
+    for command in ("check", "record", "compare", "map", "tolerance", "show", "clean"):
+        examples = ttrace(command, "--help").out.partition("\nexamples:\n")[2]
+        for line in examples.splitlines()[::2]:
+            words = shlex.split(line.partition(" | ")[0])
+            assert build_parser().parse_args(words[1:]).command == command
+
+
+@pytest.mark.parametrize(
+    ("typed", "prog", "meant"),
+    [
+        ("compare a b --multplier 9", "compare", "--multiplier"),
+        ("compare a b --tolerances=f", "compare", "--tolerance"),
+        ("check --reference a --candidate b --drws 1", "check", "--draws"),
+        ("zoo run --jsn x", "zoo run", "--json"),
+    ],
+)
+def test_a_mistyped_option_is_guessed(ttrace, typed, prog, meant):
+    answer = ttrace(*typed.split())
+    assert answer.code == 2 and f"ttrace {prog}: unrecognized arguments" in answer.err
+    remedy = f"to do:    did you mean '{meant}'? see 'ttrace {prog} --help'"
+    assert remedy in answer.err
+
+
+def test_one_argument_too_many_names_the_right_help(ttrace):
+    answer = ttrace("compare", "a", "b", "c")
+    assert answer.code == 2 and "unrecognized arguments: c" in answer.err
+    assert "to do:    see 'ttrace compare --help'" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "quoted"),
+    [
+        ("--reference python x.py --candidate y", "--reference 'python x.py'"),
+        ("--candidate python -m a.b --tp 2 --reference 'x y'",
+         "--candidate 'python -m a.b --tp 2'"),
+        ("--reference=torchrun --nproc 2 a.py --candidate x --out o",
+         "--reference 'torchrun --nproc 2 a.py'"),
+    ],
+)  # fmt: skip
+def test_a_command_without_quotes(ttrace, typed, quoted):
+    answer = ttrace("check", *shlex.split(typed))
+    assert answer.code == 2
+    assert f"to do:    put the command in quotes: {quoted}\n" in answer.err
 
 
 def fail_with(monkeypatch, error):
@@ -159,6 +223,74 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def swallow_an_interruption(*_):
+    """As the import of jax does now and then."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interruption_that_an_import_swallows_counts(
+    ttrace, monkeypatch, tmp_path, interruptible
+):
+    monkeypatch.setattr("ttrace.pipeline.load_backend", swallow_an_interruption)
+    ran = tmp_path / "ran"
+    answer = ttrace(
+        "check", "--reference", f"touch {ran}", "--candidate", "true",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 130 and not ran.exists()
+    monkeypatch.setattr("importlib.import_module", swallow_an_interruption)
+    assert ttrace("show", tmp_path).code == 130
+
+
+@pytest.mark.parametrize("delay_s", [0.4, 1.0, 1.8])
+def test_no_run_goes_on_after_an_early_ctrl_c(tmp_path, interruptible, delay_s):
+    ran = tmp_path / "ran"
+    command = ["check", "--reference", f"touch {ran}", "--candidate", "sleep 60"]
+    process = subprocess.Popen(
+        [*PROGRAM, *command, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(delay_s)
+    had_run = ran.exists()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), err
+    assert ran.exists() == had_run and "this is a bug" not in err
+
+
+@pytest.mark.parametrize("arguments", [["show", "TRACE"], ["--help"], ["show", "-h"]])
+def test_a_reader_that_has_seen_enough(tmp_path, arguments):
+    """As in ``ttrace show TRACE | head -1``: no traceback, and no verdict."""
+    values = {f"step0/mb0/a.{i}/output/0": VALUE for i in range(2000)}
+    trace = write_trace(tmp_path / "big", values).path
+    program = [*PROGRAM, *(str(trace) if a == "TRACE" else a for a in arguments)]
+    command = f"{shlex.join(program)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] in ("0", "2")
+
+
+def test_a_full_disk_at_the_output(trace):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, "show", str(trace)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "ttrace: no space left where the output goes (No space left on device)\n"
+        "  where:    standard output\n"
+        "  to do:    make room, or send it elsewhere\n"
+    )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def folders(tmp_path):
 
 
 def test_propose_then_compare(ttrace, tmp_path, folders):
-    path = tmp_path / "maps" / "port.toml"
+    path = tmp_path / "port.toml"
     answer = ttrace("map", *folders, "--out", path)
     assert answer.code == 0 and answer.out == ""
     assert "of 2 parameters of the reference 2 are found by content" in answer.err

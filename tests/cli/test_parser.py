@@ -2,7 +2,8 @@
 
 import pytest
 
-from ttrace.cli.parser import DEFAULT_TIMEOUT_S, build_parser
+from ttrace.cli.parser import build_parser
+from ttrace.launch import defaults
 
 
 def parse(*arguments):
@@ -19,7 +20,7 @@ def refused(capsys, *arguments):
 def test_defaults_of_check():
     args = parse("check", "--reference", "a", "--candidate", "b")
     assert args.out == "ttrace-check" and args.draws == 3
-    assert args.timeout == DEFAULT_TIMEOUT_S and not args.overwrite
+    assert args.timeout == defaults.TIMEOUT_S and not args.overwrite
     assert args.allow == [] and args.multiplier is None and args.backend == "auto"
 
 

@@ -1,4 +1,4 @@
-"""``ttrace replicas``: exit codes, and the copies that are named."""
+"""``ttrace replicas``: exit codes, and the replicas that are named."""
 
 import numpy as np
 
@@ -15,11 +15,11 @@ ONES = np.ones((2, 2), np.float32)
 def by_rank(values, exact=True):
     """A tensor of which every rank believes to hold all, with values of its own."""
 
-    class Copies(Tensor):
+    class Replicas(Tensor):
         def local(self, mesh):
             return np.full((2, 2), values[mesh.coords["dp"]], np.float32)
 
-    return Copies(full=ONES, exact_replicas=exact)
+    return Replicas(full=ONES, exact_replicas=exact)
 
 
 def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
@@ -27,13 +27,13 @@ def replicas(ttrace, tmp_path, tensors, num_ranks=2, **fields):
     return ttrace("replicas", trace.path, "--backend", "numpy")
 
 
-def test_copies_that_agree(ttrace, tmp_path):
+def test_replicas_that_agree(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1]), OTHER: ONES})
     assert answer.code == 0
     assert answer.out == "2 of 2 tensors with replicas agree\n"
 
 
-def test_copies_that_differ(ttrace, tmp_path):
+def test_replicas_that_differ(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3]), OTHER: ONES}, 3)
     assert answer.code == 1
     assert "1 of 2 tensors with replicas agree" in answer.out
@@ -43,12 +43,12 @@ def test_copies_that_differ(ttrace, tmp_path):
     assert "2 from 0" in row
 
 
-def test_only_the_copies_that_differ_are_named(ttrace, tmp_path):
+def test_only_the_replicas_that_differ_are_named(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3])}, 3)
     assert "1 from 0" not in answer.out and "2 from 0" in answer.out
 
 
-def test_sum_without_an_addend(ttrace, tmp_path):
+def test_sum_without_a_partial(ttrace, tmp_path):
     def partial(mesh) -> ShardLayout:
         return whole((2, 2), mesh.name, partial_axes=("dp",))
 
@@ -57,11 +57,17 @@ def test_sum_without_an_addend(ttrace, tmp_path):
     assert answer.code == 1 and "incomplete sum" in answer.out
 
 
-def test_nothing_has_copies(ttrace, tmp_path):
+def test_nothing_has_replicas(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: Tensor(full=ONES, dims="a[dp] b")})
     assert answer.code == 2
     assert "no tensor of this trace has replicas" in answer.err
     assert str(tmp_path / "trace") in answer.err
+
+
+def test_one_rank_has_no_replicas(ttrace, tmp_path):
+    answer = replicas(ttrace, tmp_path, {ID: ONES}, 1)
+    assert answer.code == 2 and answer.out == ""
+    assert "the trace is of one rank, and there are no replicas to comp" in answer.err
 
 
 def test_a_tolerance_file(ttrace, tmp_path):

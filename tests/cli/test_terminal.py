@@ -95,3 +95,36 @@ def test_kinds_that_nothing_records_are_refused():
     message = str(caught.value)
     assert "--kinds" in message and "collective, op" in message
     assert "param, buffer, input, output" in message and "leave it out" in message
+
+
+def test_stages_say_how_long_they_took(clock, capsys):
+    with terminal.stages() as begin:
+        begin("recording")
+        clock.now += 12.34
+        begin("looking")
+        clock.now += 0.05
+        begin("comparing")
+        clock.now += 0.2
+    assert capsys.readouterr().err.splitlines() == [
+        "ttrace: recording",
+        "ttrace: recording: done after 12.3 s",
+        "ttrace: looking",
+        "ttrace: comparing",
+        "ttrace: comparing: done after 0.2 s",
+    ]
+
+
+def test_a_stage_that_fails_is_no_done_one(clock, capsys):
+    with pytest.raises(ValueError), terminal.stages() as begin:
+        begin("recording")
+        clock.now += 3
+        raise ValueError
+    assert "ttrace: recording: stopped after 3.0 s\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000_000, "2.3 GB")],
+)
+def test_sizes(num_bytes, text):
+    assert terminal.size_text(num_bytes) == text

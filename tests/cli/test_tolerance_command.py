@@ -23,7 +23,7 @@ def traces(tmp_path):
 
 
 def test_estimate(ttrace, tmp_path, traces):
-    out = tmp_path / "new" / "tolerance.json"
+    out = tmp_path / "tolerance.json"
     answer = ttrace("tolerance", *traces, "--out", out, "--backend", "numpy")
     assert answer.code == 0
     assert answer.err == (f"ttrace: {out}: noise of 1 tensors from 2 perturbed runs\n")

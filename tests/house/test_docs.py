@@ -63,12 +63,19 @@ README_BYTES = 9 * 1024
 RUN_ELSEWHERE = {
     "pip install '.[megatron]'": "house/test_packaging.py::environment",
     "ttrace demo": "house/test_packaging.py::test_demo_runs_from_the_wheel",
-    "ttrace check --reference": (
+    "ttrace check --reference ": (
         "examples/test_megatron_quickstart.py::test_tensor_parallelism_passes"
     ),
     "ttrace check --map examples/jax_port/maps/megatron_gpt2_linen.toml": (
         "examples/test_megatron_jax_check.py::test_the_command_of_the_docs_passes"
     ),
+    "ttrace check --reference-trace ttrace-check/reference": (
+        "cli/test_check_command.py::test_a_changed_candidate_costs_one_run"
+    ),
+    "ttrace compare out/reference out/candidate --kinds": (
+        "cli/test_compare_command.py::test_a_part_of_what_was_recorded"
+    ),
+    "ttrace clean": "cli/test_clean_command.py::test_the_traces_of_a_check_go",
     "ttrace check --map port.toml": (
         "cli/test_map_command.py::test_check_reads_the_map_before_it_runs_anything"
     ),
@@ -77,7 +84,7 @@ RUN_ELSEWHERE = {
         "cli/test_record_command.py::test_options_reach_the_run"
     ),
     "ttrace tolerance": "cli/test_tolerance_command.py::test_estimate",
-    "ttrace compare out/reference": (
+    "ttrace compare out/reference out/candidate --tolerance": (
         "examples/test_megatron_quickstart.py"
         "::test_gradients_that_nobody_reduces_are_found"
     ),

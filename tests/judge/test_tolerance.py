@@ -47,7 +47,9 @@ def test_largest_draw_times_the_multiplier():
     found = tolerance(table(0.01, 0.03, 0.02, multiplier=5.0))
     assert found.difference_norm == pytest.approx(0.15)
     assert found.estimator is Estimator.PERTURBED
-    assert "largest of 3 noise runs (0.03)" in found.derivation
+    assert found.derivation == (
+        "5 x the largest of 3 noise runs (0.03, rel 0.015): 0.15, rel 0.075"
+    )
     assert found.relative_to(2.0) == pytest.approx(0.075)
 
 
@@ -124,7 +126,7 @@ def test_noise_must_be_numbers(draws):
 
 
 def test_file_round_trip(tmp_path):
-    path = tmp_path / "new" / "tolerance.json"
+    path = tmp_path / "tolerance.json"
     written = table(0.1, 1e-300, 3.0, multiplier=7.5)
     written.save(path)
     assert ToleranceTable.load(path) == written
@@ -133,9 +135,8 @@ def test_file_round_trip(tmp_path):
 
 
 def test_file_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(StorageFullError, match="cannot be written") as caught:
-        table().save(tmp_path / "file" / "tolerance.json")
+        table().save(tmp_path)
     assert "choose another place" in str(caught.value)
 
 
@@ -159,8 +160,9 @@ def test_bad_files_start_from_a_good_one(tmp_path):
     ("text", "says"),
     [
         ("", "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ("{}", "KeyError: 'schema_version'"),
+        ("[]", "JSON that is no object (list)"),
+        ("{}", "JSON of another kind, with the keys (none)"),
+        (saved(policy={}).replace("schema_version", "x"), "KeyError: 'schema_version'"),
         (saved(policy={"speed": 1}), "speed"),
         (saved(policy={"multiplier": math.nan}), "multiplier of the tolerance policy"),
         (saved(noise=[]), "AttributeError"),
@@ -174,7 +176,7 @@ def test_bad_files_start_from_a_good_one(tmp_path):
 def test_bad_files(tmp_path, text, says):
     path = tmp_path / "tolerance.json"
     path.write_text(text)
-    with pytest.raises(TraceError, match="not a tolerance file") as caught:
+    with pytest.raises(TraceError, match="not a (whole )?tolerance file") as caught:
         ToleranceTable.load(path)
     message = str(caught.value)
     assert says in message and str(path) in message

@@ -224,3 +224,12 @@ def test_what_cannot_be_split(text, says):
     with pytest.raises(UsageError, match=says) as caught:
         split_command(text, option="--candidate")
     assert "--candidate" in str(caught.value)
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "is_full", lambda path: path.name == "run.log")
+    message = failure(tmp_path, "raise SystemExit(1)")
+    assert "(exit code 1), and there is no space left on the disk of its output" in (
+        message
+    )
+    assert "to do:    make room, or choose another place with --out" in message

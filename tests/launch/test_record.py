@@ -1,20 +1,18 @@
-"""Recording a command: from the switchboard to a trace, and all that goes wrong."""
+"""Recording a command: from the request to a trace, and all that goes wrong."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.factories.traces import write_trace
 from tests.factories.training_commands import training
 from ttrace.errors import (
     CommandError,
     IncompleteTraceError,
-    StorageFullError,
     TraceExistsError,
 )
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import Kind
-from ttrace.launch.record import Recording, prepare_folder, record
+from ttrace.launch.record import Recording, record
 
 
 def recording(tmp_path, *options, **fields) -> Recording:
@@ -67,7 +65,8 @@ def test_a_command_that_records_nothing(tmp_path):
 def test_filters_that_leave_nothing_are_named(tmp_path, options):
     capture = CaptureFilter(modules=("nosuch*",))
     filtered = recording(tmp_path, *options, capture=capture)
-    with pytest.raises(CommandError, match="nothing may have passed the filters"):
+    said = r"nothing may have passed the filters --modules nosuch\*"
+    with pytest.raises(CommandError, match=said):
         record(filtered)
 
 
@@ -78,8 +77,22 @@ def test_a_command_that_fails(tmp_path):
 
 
 def test_a_command_that_leaves_its_trace_open(tmp_path):
-    with pytest.raises(IncompleteTraceError, match="the trace is incomplete"):
+    stopped = recording(tmp_path, "--crash-while-recording")
+    with pytest.raises(IncompleteTraceError, match="the trace is incomplete") as caught:
+        record(stopped)
+    assert caught.value.what == (
+        "the candidate command ended well, and the trace is incomplete"
+    )
+    assert caught.value.remedy == (
+        f"mend that, and record again; its output is in {stopped.log}"
+    )
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttrace.launch.record.is_full", lambda path: True)
+    with pytest.raises(IncompleteTraceError, match="no space left on its disk") as e:
         record(recording(tmp_path, "--crash-while-recording"))
+    assert e.value.remedy.startswith("make room or choose another place with --out")
 
 
 def test_a_rank_that_records_nothing(tmp_path):
@@ -95,75 +108,3 @@ def test_an_existing_trace_is_kept_unless_told_otherwise(tmp_path):
         record(request)
     assert "add --overwrite" in str(caught.value)
     assert record(request, overwrite=True).info.ranks[0].run_id != first
-
-
-def test_an_empty_or_missing_folder_is_taken(tmp_path):
-    for folder in (tmp_path / "new" / "one", tmp_path / "new" / "one"):
-        prepare_folder(folder, overwrite=False)
-        assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        "notes.txt",
-        "rank00000/notes.txt",
-        "rank00000/segment-00000.safetensors.bak",
-        "rank/manifest.json",
-        "rank00000x/manifest.json",
-        "ranking_results/scores.csv",
-        "rank00007/deeper/manifest.json",
-        "rank00008",
-    ],
-)
-def test_overwrite_never_deletes_what_others_wrote(tmp_path, foreign):
-    folder = tmp_path / "trace"
-    write_trace(folder, {})
-    prepare_folder(folder, overwrite=True)
-    write_trace(folder, {})
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
-    (folder / foreign).write_text("precious")
-    with pytest.raises(TraceExistsError, match="not empty") as caught:
-        prepare_folder(folder, overwrite=True)
-    assert "which ttrace did not write" in str(caught.value)
-    assert "--overwrite" not in str(caught.value)
-    assert (folder / foreign).read_text() == "precious"
-    assert before.keys() <= set(folder.rglob("*"))
-
-
-def test_overwrite_follows_no_link(tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    write_trace(elsewhere, {})
-    folder = tmp_path / "trace"
-    folder.mkdir()
-    (folder / "rank00000").symlink_to(elsewhere / "rank00000")
-    with pytest.raises(TraceExistsError):
-        prepare_folder(folder, overwrite=True)
-    assert (elsewhere / "rank00000" / "manifest.json").exists()
-
-
-def test_what_a_stopped_recording_leaves_is_ours(tmp_path):
-    folder = tmp_path / "trace"
-    write_trace(folder, {})
-    (folder / "rank00000" / "complete.json.tmp").write_text("")
-    (folder / "rank00000" / "error.json").write_text("{}")
-    prepare_folder(folder, overwrite=True)
-    assert list(folder.iterdir()) == []
-
-
-def test_a_file_where_the_folder_should_be(tmp_path):
-    (tmp_path / "file").write_text("precious")
-    for folder in (tmp_path / "file", tmp_path / "file" / "trace"):
-        with pytest.raises(TraceExistsError, match="there is a file where"):
-            prepare_folder(folder, overwrite=True)
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.mkdir", full)
-    with pytest.raises(StorageFullError, match="No space left on device"):
-        prepare_folder(tmp_path / "trace", overwrite=False)

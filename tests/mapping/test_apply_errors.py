@@ -153,7 +153,7 @@ def test_a_call_that_is_no_number():
     error = error_of(
         text, {"step0/mb0/a/output/0": LOSS}, {"step0/mb0/bx/output/0": LOSS}
     )
-    assert error.what == "a rule makes no tensor id of what it matched"
+    assert error.what == "what a rule matched does not make a tensor id"
     assert "i = x" in str(error.got)
 
 

@@ -8,11 +8,11 @@ import pytest
 from tests.factories.traces import memory_trace
 from ttrace.errors import MapError
 from ttrace.mapping.grids import place_on_grid
-from ttrace.mapping.groups import Group, Part, find_groups
+from ttrace.mapping.groups import Group, Position, find_groups
 from ttrace.mapping.map_file import parse_map
 
 ONE = np.ones(1, np.float32)
-WHOLE = Part(member=0, indices=())
+WHOLE = Position(member=0, indices=())
 
 
 def group_of(text: str, reference: list[str], candidate: list[str]) -> Group:
@@ -64,7 +64,7 @@ def test_parts_lie_one_after_another():
         sizes="{ g = 2 }",
     )
     group = group_of(text, ["q", "k"], ["qk"])
-    second = Part(member=1, indices=())
+    second = Position(member=1, indices=())
     shapes = {WHOLE: (8, 3), second: (2, 3)}
     grid = place_on_grid(group, shapes, {WHOLE: (10, 3)})
     assert grid is not None
@@ -82,7 +82,7 @@ def test_layers_count_from_0():
     grid = place_on_grid(group, {}, {WHOLE: (3, 5)})
     assert grid is not None
     assert [part.indices for part in grid.reference] == [(0,), (1,), (2,)]
-    assert grid.reference[Part(member=0, indices=(1,))].ranges["i"] == range(1, 2)
+    assert grid.reference[Position(member=0, indices=(1,))].ranges["i"] == range(1, 2)
 
 
 def test_padding_is_of_a_side():

@@ -8,7 +8,7 @@ import pytest
 from tests.factories.traces import memory_trace
 from ttrace.errors import MapError
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.mapping.groups import Part, StateNames, find_groups
+from ttrace.mapping.groups import Position, StateNames, find_groups
 from ttrace.mapping.map_file import parse_map
 from ttrace.mapping.rules import MapFile
 
@@ -37,17 +37,17 @@ def test_parts_and_keys():
         "step0/h.1.e7/param/w",
     }
     assert set(first.reference) == {
-        Part(member=0, indices=(0,)),
-        Part(member=0, indices=(1,)),
+        Position(member=0, indices=(0,)),
+        Position(member=0, indices=(1,)),
     }
     assert set(first.candidate) == {
-        Part(member=0, indices=()),
-        Part(member=1, indices=()),
+        Position(member=0, indices=()),
+        Position(member=1, indices=()),
     }
     assert second.candidate == {}
-    made = first.reference_id(Part(member=0, indices=(5,)))
+    made = first.reference_id(Position(member=0, indices=(5,)))
     assert str(made) == "step0/h.5.e7/param/w"
-    assert str(second.candidate_id(Part(member=1, indices=()), None)) == (
+    assert str(second.candidate_id(Position(member=1, indices=()), None)) == (
         "step0/k8/param/w"
     )
 

@@ -203,3 +203,12 @@ def test_no_file(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(MapError, match="a map file cannot be read"):
         read_map(tmp_path / "latin.toml")
+
+
+def test_another_file_of_ttrace_is_named(tmp_path):
+    path = tmp_path / "tolerance.json"
+    path.write_text('{"policy": {}, "noise": {}}')
+    with pytest.raises(MapError, match="a map file is not TOML") as caught:
+        read_map(path)
+    assert caught.value.got == "a tolerance file"
+    assert caught.value.remedy == "give a map file with --map (map=)"

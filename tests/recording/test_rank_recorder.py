@@ -1,5 +1,6 @@
 """The recording core of a rank, on sinks in memory."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -243,3 +244,23 @@ def test_a_rank_that_is_filtered_out_opens_nothing(tmp_path):
     assert not (tmp_path / "trace").exists()
     with pytest.raises(UsageError, match="no rank of this run"):
         an_info(0, 1, ranks="5")
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+@pytest.mark.parametrize(
+    ("steps", "num_steps", "reason"),
+    [
+        ("9", 2, "the run had steps 0-1, and --steps asks for 9"),
+        ("1,3-4", 1, "the run had step 0, and --steps asks for 1,3,4"),
+        ("1,9", 2, None),
+        ("9", None, None),
+        ("9", 0, None),
+    ],
+)
+def test_steps_that_a_run_did_not_have(world_size, steps, num_steps, reason):
+    capture = CaptureFilter.from_json({"steps": steps}).to_json()
+    info = dataclasses.replace(an_info(0, world_size), capture=capture)
+    rank = Rank(info)
+    rank.recorder.close(nothing_recorded="no idea", num_steps=num_steps)
+    otherwise = "no idea" if world_size == 1 else "closed"
+    assert rank.sink.ending == (reason or otherwise)

@@ -155,3 +155,38 @@ def test_no_figures_without_a_comparison():
 def test_paths_stay_in_one_piece():
     path = Path("/a/long/path/" + "x" * 100 + "/report.json")
     assert f"report: {path}" in rendered(some_report(), 80, json_path=path)
+
+
+def test_the_reason_does_not_repeat_the_figures_beside_it():
+    failed = replace(
+        FAILED,
+        reason="rel_err 0.5 exceeds the tolerance 1e-06",
+        cause="error",
+        max_abs_err=0.25,
+        max_abs_err_at=(3, 1),
+    )
+    text = rendered(replace(some_report(), tensors=(PASSED, failed)))
+    assert "largest difference 0.25 at [3, 1]" in text and failed.reason not in text
+    scalar = replace(failed, max_abs_err_at=())
+    text = rendered(replace(some_report(), tensors=(PASSED, scalar)))
+    assert "largest difference 0.25 " in text and "at []" not in text
+    other = replace(failed, cause="replicas", reason="replicas differ over tp")
+    text = rendered(replace(some_report(), tensors=(PASSED, other)))
+    assert other.reason in text
+
+
+def test_ids_are_not_broken_within_a_word():
+    lines = rendered(some_report(), width=84).splitlines()
+    cells = [line.split("│")[1].strip() for line in lines if line.count("│") > 2]
+    start = next(n for n, cell in enumerate(cells) if cell.startswith("step0/"))
+    shown = [cells[start]]
+    while "".join(shown) != FAILED.id:
+        shown.append(cells[start + len(shown)])
+    assert len(shown) > 1 and all(cell[-1] in "/." for cell in shown[:-1])
+
+
+def test_remarks_and_filters_are_said():
+    report = replace(some_report(), remarks=("it is odd",), only={"kinds": "param"})
+    text = rendered(report)
+    assert "remark: it is odd" in text and "compared only: --kinds param" in text
+    assert "remark: it is odd" in repr(report)

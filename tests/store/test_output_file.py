@@ -1,15 +1,16 @@
 """Files for the user: whole or not at all, and no device is ever replaced."""
 
+import errno
 import os
 
 import pytest
 
-from ttrace.errors import StorageFullError
-from ttrace.store.output_file import write_output
+from ttrace.errors import StorageFullError, UsageError
+from ttrace.store.output_file import require_writable, write_output
 
 
-def test_folders_are_made_and_files_replaced(tmp_path):
-    path = tmp_path / "a" / "b.json"
+def test_files_are_replaced(tmp_path):
+    path = tmp_path / "b.json"
     write_output(path, "one")
     write_output(path, "zwei ü")
     assert path.read_text(encoding="utf-8") == "zwei ü"
@@ -43,10 +44,14 @@ def test_a_folder_in_the_way(tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_file_where_a_folder_should_be(tmp_path):
+@pytest.mark.parametrize("act", [require_writable, lambda path: write_output(path, "")])
+def test_no_folder_is_made(tmp_path, act):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFullError, match="a file cannot be written"):
-        write_output(tmp_path / "file" / "report.json", "text")
+    for folder in ("none", "file"):
+        with pytest.raises(UsageError, match="the folder for the file does not") as e:
+            act(tmp_path / folder / "report.json")
+        assert e.value.where == tmp_path / folder / "report.json"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_no_space(tmp_path, monkeypatch):
@@ -60,3 +65,21 @@ def test_no_space(tmp_path, monkeypatch):
         write_output(path, "new")
     assert "make room" in str(caught.value)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room, or choose another place"),
+        (errno.EACCES, "make the folder writable, or choose another place"),
+        (errno.EIO, "choose another place"),
+    ],
+)
+def test_the_remedy_fits_the_cause(tmp_path, monkeypatch, number, remedy):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(StorageFullError) as caught:
+        write_output(tmp_path / "file", "text")
+    assert caught.value.remedy == remedy

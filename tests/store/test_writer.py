@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -242,13 +243,47 @@ def test_a_rank_is_never_overwritten(tmp_path):
     with pytest.raises(TraceExistsError) as error:
         TraceWriter(tmp_path, INFO)
     assert str(error.value) == (
-        "there is something where a rank's trace should go\n"
+        "a trace is entered a second time in one process\n"
         f"  where:    {tmp_path / 'rank00000'}\n"
-        "  to do:    remove it, or record elsewhere with --out"
+        "  expected: one 'with trace(...)' in a run, which has one trace\n"
+        "  to do:    put one 'with trace(...)' around all training steps that are "
+        "to be recorded"
     )
     assert before == {p: p.read_bytes() for p in (tmp_path / "rank00000").iterdir()}
     with pytest.raises(TraceExistsError):
         TraceWriter(tmp_path / "rank00000" / "manifest.json", INFO)
+
+
+def test_a_trace_inside_of_another_one(tmp_path):
+    with TraceWriter(tmp_path, INFO):
+        with pytest.raises(TraceExistsError, match="entered inside of another one"):
+            TraceWriter(tmp_path, INFO)
+
+
+@pytest.fixture
+def written_by_another_process(tmp_path, monkeypatch):
+    TraceWriter(tmp_path, INFO).close()
+    monkeypatch.setattr("os.getpid", lambda: -1)
+
+
+@pytest.mark.usefixtures("written_by_another_process")
+def test_two_processes_of_one_rank(tmp_path):
+    with pytest.raises(TraceExistsError, match="two processes of the run record as ra"):
+        TraceWriter(tmp_path, INFO)
+
+
+@pytest.mark.usefixtures("written_by_another_process")
+def test_two_runs_into_one_folder(tmp_path):
+    with pytest.raises(TraceExistsError, match="another run has recorded into") as e:
+        TraceWriter(tmp_path, dataclasses.replace(INFO, run_id="other"))
+    assert (e.value.expected, e.value.got) == ("run other", f"run {INFO.run_id}")
+
+
+def test_something_else_in_the_place_of_a_rank(tmp_path):
+    (tmp_path / "rank00000").mkdir()
+    with pytest.raises(TraceExistsError, match="something where a rank's trace") as e:
+        TraceWriter(tmp_path, INFO)
+    assert e.value.remedy == "remove it, or record elsewhere with --out"
 
 
 # Ends other than close.

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from ttrace.checkpoints.checkpoint_trace import Checkpoint, CheckpointTrace
 from ttrace.checkpoints.safetensors_files import INDEX_SUFFIX, read_file, read_index
 from ttrace.errors import CheckpointError, MissingExtraError
 from ttrace.ir.trace_source import TraceSource
+from ttrace.store.documents import describe_document
 from ttrace.store.files import MANIFEST
 from ttrace.store.reader import open_trace
 
@@ -143,9 +145,19 @@ def _read_file(path: Path) -> Checkpoint:
         expected=f"a name that ends in .safetensors, {INDEX_SUFFIX} or "
         f"{', '.join(sorted(_TORCH_SUFFIXES))}; or a folder: of a trace, of "
         "safetensors files, of torch.distributed.checkpoint or of Orbax",
-        got=path.name,
-        remedy="convert it, for example to safetensors",
+        got=_described(path),
+        remedy="give the folder of a trace, or convert a checkpoint, for example to "
+        "safetensors",
     )
+
+
+def _described(path: Path) -> str:
+    """Its name, and what it is where ttrace wrote it."""
+    try:
+        kind = describe_document(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError, RecursionError):
+        return path.name
+    return f"{path.name}, {kind}"
 
 
 def _load_reader(format_: str, path: Path) -> Checkpoint:

@@ -3,39 +3,83 @@
 import argparse
 from pathlib import Path
 
-from ttrace.cli.report_files import wanted_reports, write_reports
-from ttrace.cli.terminal import announce, capture_from, output_console, progress_bar
-from ttrace.compare.backend import load_backend
-from ttrace.judge.tolerance import TolerancePolicy
+from ttrace.check_job import CheckRequest, reusable_options, run_check
+from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
+from ttrace.cli.terminal import (
+    announce,
+    capture_from,
+    progress_bar,
+    size_text,
+    stages,
+)
+from ttrace.errors import TtraceError, UsageError
+from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
+from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map
-from ttrace.pipeline import CheckRequest, run_check
-from ttrace.report.text import print_report
+from ttrace.pipeline import loaded_backend, open_trace
+from ttrace.report.model import Report
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands, prints the report; the exit code is its verdict."""
     files = wanted_reports(args)
-    policy = TolerancePolicy()
-    if args.multiplier is not None:
-        policy = TolerancePolicy(multiplier=args.multiplier)
-    request = CheckRequest(
-        reference=split_command(args.reference, option="--reference"),
+    with reported_errors(files, backend=args.backend):
+        request = _request(args)
+        report = _checked(request, args.backend)
+    emit_report(report, files, json_path=request.report_path)
+    _say_what_is_kept(request)
+    return report.verdict.exit_code
+
+
+def _request(args: argparse.Namespace) -> CheckRequest:
+    tolerance, reference_trace = args.tolerance, args.reference_trace
+    return CheckRequest(
+        reference=None
+        if args.reference is None
+        else split_command(args.reference, option="--reference"),
         candidate=split_command(args.candidate, option="--candidate"),
         out=Path(args.out),
         num_noise_runs=args.draws,
-        policy=policy,
+        reference_trace=None
+        if reference_trace is None
+        else open_trace(reference_trace),
+        noise_traces=[open_trace(path) for path in args.noise_traces],
+        tolerances=None if tolerance is None else ToleranceTable.load(Path(tolerance)),
+        policy=None
+        if args.multiplier is None
+        else TolerancePolicy(multiplier=args.multiplier),
         capture=capture_from(args),
         allow=args.allow,
         allow_uncovered=args.allow_uncovered,
         map_file=None if args.map is None else read_map(args.map),
         timeout_s=args.timeout,
         overwrite=args.overwrite,
+        keep=args.keep,
     )
-    backend = load_backend(args.backend)
-    with progress_bar("comparing") as progress:
-        report = run_check(request, backend, on_stage=announce, progress=progress)
-    console = output_console()
-    print_report(report, console, json_path=request.report_path)
-    write_reports(report, files, console)
-    return report.verdict.exit_code
+
+
+def _checked(request: CheckRequest, backend: str) -> Report:
+    try:
+        with stages() as begin, progress_bar("comparing") as progress:
+            return run_check(
+                request, loaded_backend(backend), on_stage=begin, progress=progress
+            )
+    except UsageError:
+        raise
+    except TtraceError:
+        options = reusable_options(request.out)
+        if options is not None and request.reference_trace is None:
+            announce(f"what is recorded can be used again: {options}")
+        raise
+
+
+def _say_what_is_kept(request: CheckRequest) -> None:
+    kept = find_traces(request.out)
+    if kept:
+        size = size_text(sum(trace.num_bytes for trace in kept))
+        plural = "" if len(kept) == 1 else "s"
+        announce(
+            f"kept in {request.out}: {len(kept)} trace{plural}, {size} "
+            f"('ttrace clean {request.out}' deletes them)"
+        )

@@ -2,29 +2,31 @@
 
 import argparse
 
-from ttrace.cli.report_files import wanted_reports, write_reports
-from ttrace.cli.terminal import output_console, progress_bar
+from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
+from ttrace.cli.terminal import progress_bar
 from ttrace.pipeline import compare
-from ttrace.report.text import print_report
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; the exit code is its verdict."""
     files = wanted_reports(args)
-    with progress_bar("comparing") as progress:
+    with (
+        reported_errors(files, backend=args.backend),
+        progress_bar("comparing") as progress,
+    ):
         report = compare(
             args.reference,
             args.candidate,
             tolerance=args.tolerance,
             multiplier=args.multiplier,
             map=args.map,
+            modules=args.modules,
+            kinds=args.kinds,
+            steps=args.steps,
             allow=args.allow,
             allow_uncovered=args.allow_uncovered,
             backend=args.backend,
             progress=progress,
         )
-    console = output_console()
-    print_report(report, console)
-    # Printed first: a full disk must not take the verdict along.
-    write_reports(report, files, console)
+    emit_report(report, files)
     return report.verdict.exit_code

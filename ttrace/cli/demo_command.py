@@ -5,8 +5,8 @@ import importlib.util
 from pathlib import Path
 
 from ttrace.cli.terminal import announce, output_console, progress_bar
-from ttrace.compare.backend import load_backend
 from ttrace.errors import MissingExtraError
+from ttrace.pipeline import loaded_backend
 from ttrace.report.text import print_report
 
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from ttrace.examples.demo import SCENARIOS, run_scenario
 
     console = output_console()
-    backend = load_backend(args.backend)
+    backend = loaded_backend(args.backend)
     closing = []
     as_expected = True
     for scenario in SCENARIOS:

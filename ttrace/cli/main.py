@@ -1,6 +1,10 @@
 """Entry point: parses, calls one subcommand, and answers with the exit codes."""
 
+import contextlib
+import errno
 import importlib
+import os
+import select
 import signal
 import sys
 import traceback
@@ -10,6 +14,7 @@ from absl import flags
 
 from ttrace.cli.parser import build_parser
 from ttrace.errors import TtraceError
+from ttrace.launch.interrupts import deferred_interrupts
 
 EXIT_ERROR = 2
 """Usage error, failed command, unreadable trace, or a failure of ttrace itself."""
@@ -17,6 +22,8 @@ EXIT_ERROR = 2
 
 EXIT_INTERRUPTED = 130
 """Ctrl-C, as shells answer it."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else EXIT_ERROR
     try:
         flags.FLAGS.mark_as_parsed()
-        command = importlib.import_module(f"ttrace.cli.{args.command}_command")
+        with deferred_interrupts():  # an import may swallow one
+            command = importlib.import_module(f"ttrace.cli.{args.command}_command")
         return command.run(args)
     except SystemExit:  # by a library; rich does so where nobody reads its output
+        return EXIT_ERROR
+    except BrokenPipeError:
+        _drop_output()
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("ttrace: interrupted", file=sys.stderr)
@@ -44,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TtraceError as error:
         print(f"ttrace: {error}", file=sys.stderr)
         return EXIT_ERROR
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            _drop_output()
+            print(_full_message(error), file=sys.stderr)
+            return EXIT_ERROR
         traceback.print_exc()
         print(
             "ttrace: this is a bug of ttrace, not a verdict on the runs\n"
@@ -58,7 +73,44 @@ def run() -> None:
     """The ``ttrace`` program."""
     # As Ctrl-C does, so that the commands it runs are ended with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # whoever read it, such as 'head', has seen enough
+        _drop_output()
+        code = EXIT_ERROR
+    except OSError as error:
+        _drop_output()
+        print(_full_message(error), file=sys.stderr)
+        code = EXIT_ERROR
+    sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Lets nothing more be written: Python flushes at its end, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            if stream is sys.stdout or not _is_open(stream.fileno()):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _is_open(descriptor: int) -> bool:
+    """Whether somebody still reads a pipe; True of anything else."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    gone = select.POLLERR | select.POLLHUP
+    return not any(event & gone for _, event in poll.poll(0))
+
+
+def _full_message(error: OSError) -> str:
+    return (
+        f"ttrace: no space left where the output goes ({error.strerror})\n"
+        f"  where:    {error.filename or 'standard output'}\n"
+        "  to do:    make room, or send it elsewhere"
+    )
 
 
 if __name__ == "__main__":

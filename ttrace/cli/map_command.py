@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
             "by hand is lost",
         )
     if args.out is not None:
-        require_writable(path)
+        require_writable(path, asked_by="--out")
     reference = open_trace_or_checkpoint(Path(args.reference))
     candidate = open_trace_or_checkpoint(Path(args.candidate))
     proposal = propose_map(reference, candidate, path)

@@ -1,44 +1,27 @@
 """The options of every subcommand; imports nothing slow, so that --help is quick."""
 
 import argparse
-import importlib
-import math
-import re
-from typing import NoReturn
 
-from absl.flags import argparse_flags
-
+from ttrace.cli.argument_parser import Parser, Subparser, VersionAction
+from ttrace.cli.option_groups import (
+    add_backend,
+    add_both_runs,
+    add_comparison_filters,
+    add_judge_options,
+    add_report_files,
+    add_run_options,
+    whole_number,
+)
 from ttrace.launch import defaults
-from ttrace.report.renderers import RENDERERS
 
-DEFAULT_TIMEOUT_S = defaults.TIMEOUT_S
-
-_INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
-"""How argparse says so; where it should say it otherwise, nothing is suggested."""
-
-
-class Parser(argparse_flags.ArgumentParser):
-    """Says what to do next when an option is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        remedy = f"see '{self.prog} --help'"
-        invalid = _INVALID_CHOICE.search(message)
-        if invalid is not None:
-            import difflib  # only here: --help is to be quick
-
-            choices = re.findall(r"[\w-]+", invalid[2])
-            close = difflib.get_close_matches(invalid[1], choices, n=1)
-            remedy = f"did you mean {close[0]!r}? {remedy}" if close else remedy
-        self.exit(2, f"{self.prog}: {message}\n  to do:    {remedy}\n")
-
-
-class _Version(argparse.Action):
-    """Prints the version; looks it up only then."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
-        version = importlib.import_module("ttrace").__version__
-        print(f"ttrace {version}")
-        parser.exit(0)
+_EXIT_CODES = """\
+exit codes:
+  0    pass: all that was compared agrees
+  1    diverged
+  2    usage error, failed command, incomplete trace, the two runs were set up
+       differently, or nothing of a kind that was asked for could be compared
+  130  interrupted (Ctrl-C, or SIGTERM)
+"""
 
 
 def build_parser() -> Parser:
@@ -47,15 +30,13 @@ def build_parser() -> Parser:
         prog="ttrace",
         description="Tells whether two training runs compute the same thing, where "
         "they first differ, and why.",
-        epilog="Exit codes: 0 pass; 1 diverged; 2 usage error, failed command, "
-        "incomplete trace, the two runs were set up differently, or nothing of a kind "
-        "that was asked for could be compared.",
+        epilog=_EXIT_CODES,
     )
     parser.add_argument(
-        "--version", action=_Version, nargs=0, help="print the version and exit"
+        "--version", action=VersionAction, nargs=0, help="print the version and exit"
     )
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Subparser
+        dest="command", metavar="COMMAND", required=True, parser_class=Subparser
     )
     _add_check(commands)
     _add_record(commands)
@@ -64,16 +45,10 @@ def build_parser() -> Parser:
     _add_tolerance(commands)
     _add_replicas(commands)
     _add_show(commands)
+    _add_clean(commands)
     _add_demo(commands)
     _add_zoo(commands)
     return parser
-
-
-class _Subparser(Parser):
-    """A parser without absl's own flags: those stand before the subcommand."""
-
-    def __init__(self, **kwargs):
-        super().__init__(inherited_absl_flags=None, **kwargs)
 
 
 def _add_check(commands) -> None:
@@ -82,9 +57,30 @@ def _add_check(commands) -> None:
         help="the whole job: record both runs, estimate tolerances, compare",
         description="Records the reference, the candidate and noise runs of the "
         "reference, estimates tolerances from them, compares, and reports.",
+        examples=(
+            (
+                "ttrace check --reference 'python train.py' "
+                "--candidate 'torchrun --nproc-per-node 2 train.py --tp 2'",
+                "records both and three noise runs, and compares",
+            ),
+            (
+                "ttrace check --reference-trace ttrace-check/reference "
+                "--candidate 'python train.py --fused' --out fused",
+                "another candidate against the same reference, by the same tolerances",
+            ),
+        ),
     )
-    parser.add_argument("--reference", required=True, metavar="CMD")
-    parser.add_argument("--candidate", required=True, metavar="CMD")
+    parser.add_argument(
+        "--reference",
+        metavar="CMD",
+        help="command of the trusted run; may be left out with --reference-trace",
+    )
+    parser.add_argument(
+        "--candidate",
+        required=True,
+        metavar="CMD",
+        help="command of the run under test",
+    )
     parser.add_argument(
         "--out",
         default=defaults.OUT,
@@ -93,31 +89,72 @@ def _add_check(commands) -> None:
     )
     parser.add_argument(
         "--draws",
-        type=_count,
+        type=whole_number,
         default=defaults.NUM_NOISE_RUNS,
         metavar="N",
         help="noise runs of the reference (default: %(default)s; 0: judge by dtype "
         "and depth, uncalibrated)",
     )
-    _add_run_options(parser)
-    _add_judge_options(parser)
-    _add_report_files(parser)
-    _add_backend(parser)
+    parser.add_argument(
+        "--keep",
+        choices=defaults.KEEP_CHOICES,
+        default=defaults.KEEP,
+        help="report: where everything passes, delete the traces that were recorded "
+        "(default: %(default)s)",
+    )
+    group = parser.add_argument_group("what is taken from an earlier check")
+    group.add_argument(
+        "--reference-trace",
+        metavar="DIR",
+        help="the reference, recorded already; a tolerance.json beside it that was "
+        "measured on it is taken, too",
+    )
+    group.add_argument(
+        "--noise-traces",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="noise runs of the reference, recorded already",
+    )
+    group.add_argument(
+        "--tolerance",
+        metavar="FILE",
+        help="tolerances, measured already: no noise runs are recorded",
+    )
+    add_run_options(parser)
+    add_judge_options(parser)
+    add_report_files(parser)
+    add_backend(parser)
 
 
 def _add_record(commands) -> None:
     parser = commands.add_parser(
         "record",
         help="run a command whose script has a ttrace frontend call, and record it",
+        description="Runs a command whose script has a ttrace frontend call, and "
+        "records it. Its output goes to TRACE.log.",
+        examples=(
+            (
+                "ttrace record --out runs/reference -- python train.py --steps 2",
+                "everything that is recorded by default",
+            ),
+            (
+                "ttrace record --out runs/noise-1 --perturb 1 --steps 0 "
+                "-- python train.py",
+                "a noise run, for 'ttrace tolerance'; its first step only",
+            ),
+        ),
     )
-    parser.add_argument("--out", required=True, metavar="TRACE")
+    parser.add_argument(
+        "--out", required=True, metavar="TRACE", help="folder for the trace"
+    )
     parser.add_argument(
         "--perturb",
-        type=_count,
+        type=whole_number,
         metavar="N",
         help="inject rounding noise; N is its seed, another one for every noise run",
     )
-    _add_run_options(parser)
+    add_run_options(parser)
     parser.add_argument(
         "cmd", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command to run"
     )
@@ -125,16 +162,31 @@ def _add_record(commands) -> None:
 
 def _add_compare(commands) -> None:
     parser = commands.add_parser(
-        "compare", help="compare two recorded traces, or checkpoints"
+        "compare",
+        help="compare two recorded traces, or checkpoints",
+        description="Compares two recorded traces, or checkpoints in place of them, "
+        "and reports.",
+        examples=(
+            (
+                "ttrace compare runs/reference runs/candidate "
+                "--tolerance runs/tolerance.json",
+                "judges by the tolerances that 'ttrace tolerance' measured",
+            ),
+            (
+                "ttrace compare runs/reference runs/candidate --kinds main_grad "
+                "--json - | jq .verdict",
+                "gradients only; the report goes to standard output",
+            ),
+        ),
     )
-    parser.add_argument("reference", metavar="REFERENCE")
-    parser.add_argument("candidate", metavar="CANDIDATE")
+    add_both_runs(parser)
     parser.add_argument(
         "--tolerance", metavar="FILE", help="made by 'ttrace tolerance' or 'check'"
     )
-    _add_judge_options(parser)
-    _add_report_files(parser)
-    _add_backend(parser)
+    add_comparison_filters(parser)
+    add_judge_options(parser)
+    add_report_files(parser)
+    add_backend(parser)
 
 
 def _add_map(commands) -> None:
@@ -144,9 +196,18 @@ def _add_map(commands) -> None:
         description="Finds out which tensors of the candidate are which of the "
         "reference, and how they lie, from the values of both. 'compare' and 'check' "
         "take the file with --map.",
+        examples=(
+            (
+                "ttrace map runs/torch runs/jax --out map.toml",
+                "to be read, and given to 'ttrace compare' as --map map.toml",
+            ),
+            (
+                "ttrace map model.safetensors checkpoints/100",
+                "of two checkpoints, printed",
+            ),
+        ),
     )
-    parser.add_argument("reference", metavar="REFERENCE")
-    parser.add_argument("candidate", metavar="CANDIDATE")
+    add_both_runs(parser)
     parser.add_argument(
         "--out", metavar="FILE", help="write the map there (default: print it)"
     )
@@ -157,33 +218,70 @@ def _add_map(commands) -> None:
 
 def _add_tolerance(commands) -> None:
     parser = commands.add_parser(
-        "tolerance", help="estimate tolerances from noise runs of a reference"
+        "tolerance",
+        help="estimate tolerances from noise runs of a reference",
+        description="Measures what rounding noise does to every tensor, and writes "
+        "the tolerances that follow from it.",
+        examples=(
+            (
+                "ttrace tolerance runs/reference runs/noise-1 --out tolerance.json",
+                "from one noise run, recorded with 'ttrace record --perturb 1'",
+            ),
+            (
+                "ttrace tolerance runs/reference runs/noise-* --out tolerance.json",
+                "from several: small effects are measured better",
+            ),
+        ),
     )
-    parser.add_argument("reference", metavar="REFERENCE")
-    parser.add_argument("perturbed", nargs="+", metavar="PERTURBED")
-    parser.add_argument("--out", required=True, metavar="FILE")
-    _add_backend(parser)
+    parser.add_argument(
+        "reference", metavar="REFERENCE", help="trace of the trusted run"
+    )
+    parser.add_argument(
+        "perturbed", nargs="+", metavar="PERTURBED", help="traces of its noise runs"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="write the tolerances there"
+    )
+    add_backend(parser)
 
 
 def _add_replicas(commands) -> None:
     parser = commands.add_parser(
-        "replicas", help="compare the replicas within one trace; needs no reference"
+        "replicas",
+        help="compare the replicas within one trace; needs no reference",
+        description="Compares what several ranks of one run hold of the same tensor.",
+        examples=(
+            ("ttrace replicas runs/candidate", "by dtype and depth, uncalibrated"),
+            (
+                "ttrace replicas runs/candidate --tolerance tolerance.json",
+                "by measured noise",
+            ),
+        ),
     )
-    parser.add_argument("trace", metavar="TRACE")
+    parser.add_argument("trace", metavar="TRACE", help="folder of the trace")
     parser.add_argument(
         "--tolerance",
         metavar="FILE",
         help="made by 'ttrace tolerance' or 'check' (default: judge by dtype and "
         "depth)",
     )
-    _add_backend(parser)
+    add_backend(parser)
 
 
 def _add_show(commands) -> None:
     parser = commands.add_parser(
-        "show", help="what a trace or a checkpoint holds, also an incomplete one"
+        "show",
+        help="what a trace or a checkpoint holds, also an incomplete one",
+        description="Lists the ranks, settings and tensors of a trace or a checkpoint.",
+        examples=(
+            ("ttrace show runs/reference", "everything"),
+            (
+                "ttrace show runs/reference '*/main_grad/*'",
+                "the gradients that the optimizer was given",
+            ),
+        ),
     )
-    parser.add_argument("trace", metavar="TRACE")
+    parser.add_argument("trace", metavar="TRACE", help="a trace, or a checkpoint")
     parser.add_argument(
         "pattern",
         nargs="?",
@@ -193,116 +291,79 @@ def _add_show(commands) -> None:
     )
 
 
-def _add_demo(commands) -> None:
+def _add_clean(commands) -> None:
     parser = commands.add_parser(
-        "demo", help="find a live bug of megatron-core, and pass a correct layout"
+        "clean",
+        help="delete the traces of a check, and keep what it found",
+        description="Deletes the traces in a folder, and says what it keeps: reports, "
+        "tolerances and logs. Only folders that ttrace wrote are deleted.",
+        examples=(
+            ("ttrace clean ttrace-check", "the traces of 'ttrace check'"),
+            ("ttrace clean runs/candidate", "one trace"),
+        ),
     )
     parser.add_argument(
-        "--out", default="demo", metavar="DIR", help="(default: %(default)s)"
+        "out", metavar="OUT", help="the --out of 'check', or the folder of a trace"
     )
-    _add_backend(parser)
+
+
+def _add_demo(commands) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="find a live bug of megatron-core, and pass a correct layout",
+        description="Runs the whole job on two small Megatron-Core runs; needs "
+        "ttrace[megatron].",
+        examples=(
+            ("ttrace demo", "traces and reports go to ./demo"),
+            ("ttrace demo --out /tmp/demo --backend numpy", "without jax"),
+        ),
+    )
+    parser.add_argument(
+        "--out",
+        default="demo",
+        metavar="DIR",
+        help="folder for traces, logs and reports (default: %(default)s)",
+    )
+    add_backend(parser)
 
 
 def _add_zoo(commands) -> None:
     parser = commands.add_parser(
-        "zoo", help="real bugs of distributed training: list them, or find them"
+        "zoo",
+        help="real bugs of distributed training: list them, or find them",
+        description="Real bugs of distributed training, each with a correct run of the "
+        "same layout.",
+        examples=(
+            ("ttrace zoo list", "all bugs, with where they come from"),
+            ("ttrace zoo run NAME", "records and judges one of them"),
+        ),
     )
     actions = parser.add_subparsers(
-        dest="action", metavar="ACTION", required=True, parser_class=_Subparser
+        dest="action", metavar="ACTION", required=True, parser_class=Subparser
     )
-    actions.add_parser("list", help="name, title, source and layout of every bug")
+    actions.add_parser(
+        "list",
+        help="name, title, source and layout of every bug",
+        examples=(
+            ("ttrace zoo list", "a table"),
+            ("ttrace zoo list | grep expert", "those that concern experts"),
+        ),
+    )
     run = actions.add_parser(
         "run",
         help="run reference, clean twin and bug, and say what was found",
         description="Runs each bug beside a correct run of the same layout. Exit code "
         "0 if every bug is found in the right place and every correct run passes.",
+        examples=(
+            ("ttrace zoo run", "all of them; takes many minutes"),
+            (
+                "ttrace zoo run NAME --json results.json",
+                "one of them; 'ttrace zoo list' has the names",
+            ),
+        ),
     )
     run.add_argument(
         "names", nargs="*", metavar="NAME", help="all bugs if none is given"
     )
     run.add_argument("--json", metavar="FILE", help="write the results there")
-    _add_backend(run, default="numpy")
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is recorded, and how")
-    group.add_argument(
-        "--modules", metavar="PATTERNS", help="e.g. 'decoder.layers.0.*,*.router'"
-    )
-    group.add_argument("--kinds", metavar="KINDS", help="e.g. main_grad,param")
-    group.add_argument("--steps", metavar="RANGES", help="e.g. 0,2-4")
-    group.add_argument("--microbatches", metavar="RANGES", help="global indices")
-    group.add_argument("--ranks", metavar="RANGES", help="ranks that record")
-    group.add_argument(
-        "--timeout",
-        type=_positive,
-        default=DEFAULT_TIMEOUT_S,
-        metavar="SECONDS",
-        help="after which a command counts as hanging (default: %(default)g)",
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace traces that are there"
-    )
-
-
-def _add_judge_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how it is judged")
-    group.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="tensors that may be unmatched; may be given several times",
-    )
-    group.add_argument(
-        "--allow-uncovered",
-        action="append",
-        default=[],
-        metavar="KIND",
-        help="a kind of which nothing need be compared, or 'noise' for noise runs that "
-        "changed nothing; may be given several times",
-    )
-    group.add_argument(
-        "--map",
-        metavar="FILE",
-        help="what the reference calls the candidate's tensors, and how they lie; "
-        "'ttrace map' proposes one",
-    )
-    group.add_argument(
-        "--multiplier",
-        type=_positive,
-        metavar="X",
-        help="safety factor on the measured noise",
-    )
-
-
-def _add_report_files(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is written besides")
-    for name, renderer in RENDERERS.items():
-        group.add_argument(f"--{name}", metavar="FILE", help=renderer.help)
-
-
-def _add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
-    parser.add_argument(
-        "--backend",
-        default=default,
-        metavar="NAME",
-        help="what computes: jax, numpy, or auto: jax where it is installed (default: "
-        "%(default)s)",
-    )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
+    add_backend(run, default="numpy")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
+from ttrace.judge.remarks import repeats_in
 from ttrace.launch.record import Recording, record
 
 
@@ -36,4 +37,7 @@ def run(args: argparse.Namespace) -> int:
         f"{out}: {len(info.tensors)} tensors of {len(info.ranks)} ranks recorded, "
         f"{len(info.skipped)} skipped"
     )
+    repeats = repeats_in(info)
+    if repeats is not None:
+        announce(f"warning: {repeats}")
     return 0

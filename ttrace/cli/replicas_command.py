@@ -3,14 +3,13 @@
 import argparse
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from ttrace.cli.terminal import output_console, progress_bar
-from ttrace.errors import UsageError
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.judge.replicas import ReplicaCheck
 from ttrace.pipeline import replicas
+from ttrace.report.id_text import IdText
 from ttrace.store.reader import open_trace
 
 
@@ -21,12 +20,6 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar("comparing replicas") as progress:
         checks = replicas(
             trace, tolerance=args.tolerance, backend=args.backend, progress=progress
-        )
-    if not checks:
-        raise UsageError(
-            "no tensor of this trace has replicas on several ranks",
-            where=path,
-            remedy="record a run that replicates something (data or tensor parallel)",
         )
     bad = [check for check in checks if not check.agrees]
     console = output_console()
@@ -42,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(bad: list[ReplicaCheck]) -> Table:
     table = Table(title="replicas that differ", title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     table.add_column("spread", justify="right")
     table.add_column("allowed", justify="right")
     table.add_column("ranks", overflow="fold")
@@ -51,7 +44,7 @@ def _table(bad: list[ReplicaCheck]) -> Table:
             f"{replica.rank} from {replica.against}" for replica in check.differing
         )
         table.add_row(
-            escape(str(check.record.id)),
+            IdText(text=str(check.record.id)),
             "incomplete sum" if check.cover.missing_partials else f"{check.spread:.3g}",
             "0" if check.exact else f"{check.allowed_spread:.3g}",
             ", ".join(ranks),

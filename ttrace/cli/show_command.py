@@ -11,6 +11,7 @@ from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import output_console
 from ttrace.ir.trace import RankInfo, TensorRecord
 from ttrace.ir.trace_source import TraceSource
+from ttrace.report.id_text import IdText
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,7 +63,7 @@ def _print_run(trace: TraceSource, console: Console) -> None:
 
 def _tensor_table(tensors: list[TensorRecord]) -> Table:
     table = Table(title=f"{len(tensors)} tensors", title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     table.add_column("dtype")
     table.add_column("logical shape")
     table.add_column("layout", overflow="fold")
@@ -71,7 +72,7 @@ def _tensor_table(tensors: list[TensorRecord]) -> Table:
         shard = record.shards[0]
         partial = "".join(f" partial over {axis}" for axis in shard.layout.partial_axes)
         table.add_row(
-            escape(str(record.id)),
+            IdText(text=str(record.id)),
             shard.dtype,
             escape(str(list(record.global_shape))),
             escape((shard.layout.dims or "whole") + partial),

@@ -17,12 +17,26 @@ _QUIET_S = 2.0
 """A progress bar appears for what takes longer."""
 
 
+_BRIEF_S = 0.1
+"""How long a stage took is said of what takes longer."""
+
+
 def output_console() -> Console:
     """The console for results."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH_WITHOUT_TERMINAL)
     return console
+
+
+def size_text(num_bytes: int) -> str:
+    """E.g. ``1.2 GB``."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
 
 
 def status_console() -> Console:
@@ -33,6 +47,31 @@ def status_console() -> Console:
 def announce(message: str) -> None:
     """Says what begins."""
     status_console().print(f"ttrace: {message}", soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Yields a callback that says what begins, and how long what it ends has taken."""
+    running: list[tuple[str, float]] = []
+
+    def end(how: str) -> None:
+        for message, started in running:
+            took_s = time.monotonic() - started
+            if took_s >= _BRIEF_S:
+                announce(f"{message}: {how} after {took_s:.1f} s")
+        running.clear()
+
+    def begin(message: str) -> None:
+        end("done")
+        announce(message)
+        running.append((message, time.monotonic()))
+
+    try:
+        yield begin
+    except BaseException:
+        end("stopped")
+        raise
+    end("done")
 
 
 @contextlib.contextmanager

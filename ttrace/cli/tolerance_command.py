@@ -11,7 +11,7 @@ from ttrace.store.output_file import require_writable
 def run(args: argparse.Namespace) -> int:
     """Writes the tolerance file."""
     out = Path(args.out)
-    require_writable(out)
+    require_writable(out, asked_by="--out")
     with progress_bar("measuring the noise") as progress:
         table = estimate_tolerance(
             args.reference, args.perturbed, backend=args.backend, progress=progress

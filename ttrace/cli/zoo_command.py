@@ -5,11 +5,10 @@ import importlib.util
 import json
 from pathlib import Path
 
-from ttrace.cli.report_files import require_report_file
 from ttrace.cli.terminal import announce, output_console
-from ttrace.compare.backend import load_backend
 from ttrace.errors import MissingExtraError
-from ttrace.store.output_file import write_output
+from ttrace.pipeline import loaded_backend
+from ttrace.store.output_file import require_writable, write_output
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     exhibits = select_bugs(args.names)
     if args.json is not None:
-        require_report_file(Path(args.json), option="--json")
+        require_writable(Path(args.json), asked_by="--json")
     for package in ("torch", "megatron"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
@@ -38,7 +37,7 @@ def _run_bugs(args: argparse.Namespace, exhibits) -> int:
     from ttrace.examples.main_job import MainJob
 
     results = []
-    with MainJob(load_backend(args.backend)) as job:
+    with MainJob(loaded_backend(args.backend)) as job:
         for number, exhibit in enumerate(exhibits, 1):
             announce(f"{exhibit.bug.name} ({number} of {len(exhibits)})")
             results.append(run_bug(exhibit, job))

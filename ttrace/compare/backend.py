@@ -68,12 +68,12 @@ def load_backend(name: str = "auto") -> Backend:
             "unknown backend",
             expected=f"one of {', '.join(BACKEND_NAMES)}",
             got=repr(name),
-            remedy="choose one of these with --backend",
+            remedy="choose one of these with --backend (backend=)",
         )
     module, cls, package = _BACKENDS[name]
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError(
             f"the {name} backend needs {package}, which is not installed",
-            remedy=f"pip install {package}, or choose --backend numpy",
+            remedy=f"pip install {package}, or choose --backend numpy (backend=)",
         )
     return getattr(importlib.import_module(module), cls)()

@@ -50,9 +50,9 @@ class TensorPlan:
         candidate_cover: How the candidate's shards cover it.
         shapes_differ: The two logical shapes are not the same, so that nothing can
             be compared.
-        silent_in_reference: Ranks that ought to have recorded it in the reference, and
-            did not.
-        silent_in_candidate: Likewise.
+        ranks_missing_in_reference: Ranks that ought to have recorded it in the
+            reference, and did not.
+        ranks_missing_in_candidate: Likewise.
         index_dim: The dim whose rows recorded tensors name, in one run or both; None
             where all is known from blocks. Then there are no pairs and no replicas
             until ``ttrace.compare.indexed.plan_rows`` has read those tensors.
@@ -64,8 +64,8 @@ class TensorPlan:
     reference_cover: Cover
     candidate_cover: Cover
     shapes_differ: bool
-    silent_in_reference: tuple[int, ...] = ()
-    silent_in_candidate: tuple[int, ...] = ()
+    ranks_missing_in_reference: tuple[int, ...] = ()
+    ranks_missing_in_candidate: tuple[int, ...] = ()
     index_dim: int | None = None
     rows: RowMatch | None = None
 
@@ -108,10 +108,10 @@ def plan_comparison(
         tensors=tuple(
             replace(
                 _plan_tensor(match, reference, candidate),
-                silent_in_reference=ranks_missing_replicas(
+                ranks_missing_in_reference=ranks_missing_replicas(
                     match.reference, of_reference
                 ),
-                silent_in_candidate=ranks_missing_replicas(
+                ranks_missing_in_candidate=ranks_missing_replicas(
                     match.candidate, of_candidate
                 ),
             )

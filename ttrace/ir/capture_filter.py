@@ -73,7 +73,7 @@ class CaptureFilter:
                 "no rank of this run is to be recorded",
                 expected=f"ranks of 0..{world_size - 1}",
                 got=format_indices(self.ranks),
-                remedy="correct --ranks",
+                remedy="correct --ranks (ranks=)",
             )
         return ranks
 
@@ -118,7 +118,7 @@ def parse_kinds(text: str) -> frozenset[Kind]:
     if unknown:
         raise UsageError(
             "unknown kind of tensor",
-            where="--kinds",
+            where="--kinds (kinds=)",
             expected=_recordable_names(),
             got=", ".join(map(repr, unknown)),
             remedy="name kinds out of this list, separated by commas",
@@ -138,10 +138,10 @@ def require_recordable(kinds: Iterable[Kind]) -> None:
     if unrecorded:
         raise UsageError(
             "a kind of tensor that no frontend records yet",
-            where="--kinds",
+            where="--kinds (kinds=)",
             expected=_recordable_names(),
             got=", ".join(sorted(unrecorded)),
-            remedy="leave it out of --kinds",
+            remedy="leave it out of --kinds (kinds=)",
         )
 
 
@@ -161,7 +161,7 @@ def parse_indices(text: str, *, option: str) -> frozenset[int]:
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(
                 "not a list of numbers",
-                where=f"--{option}",
+                where=f"--{option} ({option}=)",
                 expected="numbers and ranges, e.g. 0,2-4",
                 got=repr(text),
                 remedy="separate them by commas, without blanks",
@@ -170,7 +170,7 @@ def parse_indices(text: str, *, option: str) -> frozenset[int]:
         if last > _MAX_INDEX:
             raise UsageError(
                 "a number in a list of numbers is too large",
-                where=f"--{option}",
+                where=f"--{option} ({option}=)",
                 expected=f"at most {_MAX_INDEX}",
                 got=last,
                 remedy="correct it, or leave the option out to record all",

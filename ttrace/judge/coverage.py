@@ -152,7 +152,7 @@ def check_kind_names(allow: Sequence[str]) -> None:
     if unknown:
         raise UsageError(
             "unknown kind of tensor",
-            where="--allow-uncovered",
+            where="--allow-uncovered (allow_uncovered=)",
             expected=", ".join(known),
             got=", ".join(map(repr, unknown)),
             remedy="name a kind out of this list",

@@ -26,8 +26,15 @@ class Outcome(StrEnum):
 class ErrorKind(StrEnum):
     """What keeps a comparison from a verdict; the ``error_kind`` of the report."""
 
+    USAGE = "usage"
+    """What was asked for makes no sense, or needs what is not installed."""
+
+    COMMAND = "command"
+    """A command failed, hung, or recorded nothing."""
+
     TRACE = "trace"
-    """The reference has NaN or infinities: nothing can be judged by it."""
+    """A trace is missing, incomplete, damaged or could not be written; or the reference
+    has NaN or infinities, and nothing can be judged by it."""
 
     SETUP = "setup"
     """The runs were not given the same parameters, inputs or model settings."""

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
+from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
@@ -154,7 +155,7 @@ class ToleranceTable:
             estimator = Estimator.PERTURBED
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
-                f"({max(draws):.3g})"
+                f"({_in_both_units(max(draws), reference_norm)})"
             )
         elif storage_epsilon == 0:
             return Tolerance(
@@ -171,21 +172,24 @@ class ToleranceTable:
                 f"{policy.depth_epsilons:.3g} epsilons ({coarsest:.3g}) x sqrt of "
                 f"{depth + 1} modules"
             )
+        difference_norm = max(floor, estimated)
         if floor > estimated:
             derivation = (
                 f"{num_epsilons:.3g} epsilon of the storage dtype "
                 f"({storage_epsilon:.3g}); above {derivation}"
             )
+        derivation += f": {_in_both_units(difference_norm, reference_norm)}"
         return Tolerance(
-            difference_norm=max(floor, estimated),
+            difference_norm=difference_norm,
             estimator=estimator,
             derivation=derivation,
         )
 
     def save(self, path: Path | str) -> None:
-        """Writes the table as JSON.
+        """Writes the table as JSON, into a folder that is there.
 
         Raises:
+            UsageError: The folder does not exist.
             StorageFullError: It could not be written.
         """
         value = {
@@ -212,12 +216,8 @@ class ToleranceTable:
             TraceError: It is not a tolerance file.
         """
         remedy = "make it again with 'ttrace tolerance'"
-        if not path.is_file():
-            raise TraceNotFoundError(
-                "there is no tolerance file here", where=path, remedy=remedy
-            )
+        value = read_document(path, "a tolerance file", remedy=remedy)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
             version = value["schema_version"]
             if version != SCHEMA_VERSION:
                 raise SchemaVersionError(
@@ -238,13 +238,20 @@ class ToleranceTable:
                     for text, estimate in value["noise"].items()
                 },
             )
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise TraceError(
-                "not a tolerance file",
+                "not a whole tolerance file",
                 where=path,
                 got=f"{type(error).__name__}: {error}",
                 remedy=remedy,
             ) from error
+
+
+def _in_both_units(difference_norm: float, reference_norm: float) -> str:
+    """In the tensor's units, and relative to the reference: ``3e-05, rel 2e-06``."""
+    if not reference_norm:
+        return f"{difference_norm:.3g}"
+    return f"{difference_norm:.3g}, rel {difference_norm / reference_norm:.3g}"
 
 
 def _check_number(value: float, what: str) -> None:

@@ -397,16 +397,16 @@ def _incomparable_verdict(
 ) -> TensorVerdict | None:
     """The verdict on a tensor whose elements are not there to compare, or None."""
     plan = result.plan
-    for side, cover, silent in (
-        (Side.REFERENCE, plan.reference_cover, plan.silent_in_reference),
-        (Side.CANDIDATE, plan.candidate_cover, plan.silent_in_candidate),
+    for side, cover, missing in (
+        (Side.REFERENCE, plan.reference_cover, plan.ranks_missing_in_reference),
+        (Side.CANDIDATE, plan.candidate_cover, plan.ranks_missing_in_candidate),
     ):
         if side in context.filtered_sides:
             continue
         skipped = context.infos[side].skipped.get(plan.id)
         if not (cover.num_uncovered or cover.missing_partials):
-            if silent and skipped is None:
-                return _without_replicas(plan.id, side, silent)
+            if missing and skipped is None:
+                return _without_replicas(plan.id, side, missing)
             continue
         if skipped is not None:
             return TensorVerdict(
@@ -445,9 +445,9 @@ def _incomparable_verdict(
 
 
 def _without_replicas(
-    tensor_id: TensorId, side: Side, silent: Sequence[int]
+    tensor_id: TensorId, side: Side, missing: Sequence[int]
 ) -> TensorVerdict:
-    ranks = ("rank " if len(silent) == 1 else "ranks ") + ", ".join(map(str, silent))
+    ranks = ("rank " if len(missing) == 1 else "ranks ") + ", ".join(map(str, missing))
     return TensorVerdict(
         id=tensor_id,
         status=Status.UNMATCHED,

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ttrace.errors import CommandError, StorageFullError, UsageError
+from ttrace.launch.disk import is_full
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.launch.processes import end_processes
+from ttrace.store.files import place_remedy
 
 _TAIL_LINES = 40
 """Lines of a failed command's output that go into the message."""
@@ -104,7 +106,10 @@ def run_command(run: CommandRun) -> None:
         what = f"the {run.name} command failed after {took_s:.0f} s ({_describe(code)})"
         remedy = "make it run on its own first"
     tail = _tail(run.log)
-    if _OWN_ERRORS in tail:  # on its own it runs: then nothing is recorded
+    if is_full(run.log):
+        what += ", and there is no space left on the disk of its output"
+        remedy = "make room, or choose another place with --out"
+    elif _OWN_ERRORS in tail:  # on its own it runs: then nothing is recorded
         remedy = "do what ttrace says at the end of this output"
     raise CommandError(
         what,
@@ -140,7 +145,7 @@ def _open_log(path: Path) -> BinaryIO:
         raise StorageFullError(
             f"the log of a command cannot be written ({error.strerror})",
             where=path,
-            remedy="make room, or choose another place with --out",
+            remedy=f"{place_remedy(error)} with --out",
         ) from error
 
 

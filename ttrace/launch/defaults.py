@@ -8,3 +8,9 @@ NUM_NOISE_RUNS = 3
 
 TIMEOUT_S = 1800.0
 """Seconds after which a command counts as hanging."""
+
+KEEP = "all"
+"""Which of its files a check keeps where everything passes."""
+
+KEEP_CHOICES = ("all", "report")
+"""``report``: the traces that it recorded are deleted."""

@@ -1,32 +1,20 @@
 """Records one run: sets the recording request, runs the command, checks the trace."""
 
-import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttrace.errors import (
     CommandError,
     IncompleteTraceError,
-    StorageFullError,
-    TraceExistsError,
     TraceNotFoundError,
 )
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.launch.commands import CommandRun, run_command
+from ttrace.launch.disk import is_full
+from ttrace.launch.trace_folders import prepare_folder
 from ttrace.recording.request import RecordRequest
-from ttrace.store.files import (
-    COMPLETE,
-    FAILURE,
-    INDEX,
-    MANIFEST,
-    RANK_FOLDER,
-    SEGMENT_FILE,
-)
 from ttrace.store.reader import Trace, open_trace
-
-_FILES_OF_A_RANK = {COMPLETE, FAILURE, INDEX, MANIFEST}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +71,22 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
     try:
         trace = open_trace(recording.out)
     except (TraceNotFoundError, IncompleteTraceError) as error:
-        if any(recording.out.iterdir()):
+        if not any(recording.out.iterdir()):
+            raise _nothing_recorded(recording) from error
+        if not isinstance(error, IncompleteTraceError):
             raise
-        raise _nothing_recorded(recording) from error
+        what = f"the {recording.name} command ended well, and the trace is incomplete"
+        remedy = f"mend that, and record again; its output is in {recording.log}"
+        if is_full(recording.out):
+            what += ": there is no space left on its disk"
+            remedy = "make room or choose another place with --out, and record again"
+        raise IncompleteTraceError(
+            what,
+            where=error.where,
+            expected=error.expected,
+            got=error.got,
+            remedy=remedy,
+        ) from error
     if not (trace.info.tensors or trace.info.skipped):
         raise _nothing_recorded(recording)
     return trace
@@ -96,69 +97,12 @@ def _nothing_recorded(recording: Recording) -> CommandError:
         "put a ttrace frontend around its training loop (see the README), and end the "
         "'with' block before the process exits"
     )
-    if recording.capture != CaptureFilter():
-        remedy += "; or record more: nothing may have passed the filters"
+    filters = recording.capture.to_json()
+    if filters:
+        options = " ".join(f"--{name} {text}" for name, text in filters.items())
+        remedy += f"; or record more: nothing may have passed the filters {options}"
     return CommandError(
         f"the {recording.name} command ended well and recorded nothing",
         where=recording.out,
         remedy=remedy,
-    )
-
-
-def prepare_folder(folder: Path, *, overwrite: bool) -> None:
-    """Makes an empty folder for a trace.
-
-    Only what ttrace wrote is ever removed: folders of ranks, if they hold nothing else.
-
-    Raises:
-        TraceExistsError: There is something already, and it may not be removed.
-        StorageFullError: The folder cannot be made.
-    """
-    with _folder_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        entries = sorted(folder.iterdir())
-        foreign = [entry for entry in entries if not _is_rank_folder(entry)]
-    if not entries:
-        return
-    if foreign or not overwrite:
-        named = ", ".join(entry.name for entry in (foreign or entries)[:5])
-        raise TraceExistsError(
-            "the folder for the trace is not empty",
-            where=folder,
-            got=f"{named}, which ttrace did not write" if foreign else named,
-            remedy="choose another folder"
-            + ("" if foreign else ", or add --overwrite"),
-        )
-    with _folder_errors(folder):
-        for entry in entries:
-            shutil.rmtree(entry)
-
-
-@contextlib.contextmanager
-def _folder_errors(folder: Path) -> Iterator[None]:
-    """Says what a failed operation on the folder means to the user."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise TraceExistsError(
-            "there is a file where the folder for the trace should go",
-            where=folder,
-            remedy="choose another folder",
-        ) from error
-    except OSError as error:
-        raise StorageFullError(
-            f"the folder for the trace cannot be prepared ({error.strerror})",
-            where=folder,
-            remedy="make room, or choose another place",
-        ) from error
-
-
-def _is_rank_folder(path: Path) -> bool:
-    """Whether ttrace wrote a folder and all that is in it."""
-    if not RANK_FOLDER.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
-        return False
-    return all(
-        child.name.removesuffix(".tmp") in _FILES_OF_A_RANK
-        or SEGMENT_FILE.fullmatch(child.name.removesuffix(".tmp"))
-        for child in path.iterdir()
     )

@@ -11,7 +11,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.duplicates import SAME_CONTENT, find_duplicates
 from ttrace.mapping.apply import map_traces
-from ttrace.mapping.groups import Part, find_groups
+from ttrace.mapping.groups import Position, find_groups
 from ttrace.mapping.rules import IgnoreRule, MapFile, name_of, other_side
 
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
@@ -228,7 +228,7 @@ def _own_names(
     for group in find_groups(map_file, reference.info, candidate.info):
         if not group.reference and not group.rule.stacked(Side.REFERENCE):
             for member in range(len(group.rule.reference)):
-                made = group.reference_id(Part(member=member, indices=()))
+                made = group.reference_id(Position(member=member, indices=()))
                 names.setdefault(made, []).extend(group.candidate.values())
     return names
 

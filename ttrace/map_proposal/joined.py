@@ -25,7 +25,7 @@ from ttrace.map_proposal.recorded_activations import (
 )
 from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
-from ttrace.mapping.groups import Group, Part
+from ttrace.mapping.groups import Group, Position
 from ttrace.mapping.rules import TensorRule, other_side
 
 _LEADING = ("x", "y", "z", "u")
@@ -87,7 +87,7 @@ def _outputs_of(group: Group, sides: dict[Side, Activations]) -> Iterable[_Outpu
             side: Side, member: int, index: tuple[int, ...] = index
         ) -> tuple[Instance, TensorId] | None:
             own = index if stacked[side] else ()
-            weight = tensors[side].get(Part(member=member, indices=own))
+            weight = tensors[side].get(Position(member=member, indices=own))
             if weight is None:
                 return None
             call = index[0] if index and not stacked[side] else None

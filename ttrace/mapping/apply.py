@@ -11,7 +11,7 @@ from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
-from ttrace.mapping.groups import Group, Part, StateNames, find_groups
+from ttrace.mapping.groups import Group, Position, StateNames, find_groups
 from ttrace.mapping.left_out import LEFT_OUT
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
 from ttrace.mapping.one_sided import one_sided_reasons
@@ -207,7 +207,7 @@ class _Mapping:
 
     def _map_group(self, group: Group) -> None:
         recorded = self._candidate.trace.info.tensors
-        parts = {p: i for p, i in group.candidate.items() if i in recorded}
+        by_position = {p: i for p, i in group.candidate.items() if i in recorded}
         reasons = [
             self._ignored[Side.CANDIDATE][i]
             for i in group.candidate.values()
@@ -220,48 +220,50 @@ class _Mapping:
         if reasons:
             # On some ranks, or all: whether anything is missing shows in the plan.
             self._skip_group(group, reasons[0])
-        if not parts:
+        if not by_position:
             return
         if group.rule.transform is None:
-            self._rename(group, parts)
+            self._rename(group, by_position)
         else:
-            self._rearrange(group, parts, is_known_incomplete=bool(reasons))
+            self._rearrange(group, by_position, is_known_incomplete=bool(reasons))
 
-    def _rename(self, group: Group, parts: Mapping[Part, TensorId]) -> None:
-        ((part, tensor_id),) = parts.items()
-        name = group.reference_id(part)
+    def _rename(self, group: Group, by_position: Mapping[Position, TensorId]) -> None:
+        ((position, tensor_id),) = by_position.items()
+        name = group.reference_id(position)
         self._claim(name, group.rule.place)
         self._candidate.keep(tensor_id, name)
 
     def _rearrange(
         self,
         group: Group,
-        parts: Mapping[Part, TensorId],
+        by_position: Mapping[Position, TensorId],
         *,
         is_known_incomplete: bool,
     ) -> None:
         recorded = self._reference.trace.info.tensors
         shapes = {
-            part: recorded[tensor_id].global_shape
-            for part, tensor_id in group.reference.items()
+            position: recorded[tensor_id].global_shape
+            for position, tensor_id in group.reference.items()
             if tensor_id in recorded
         }
         own_shapes = {
-            part: self._candidate.trace.info.tensors[tensor_id].global_shape
-            for part, tensor_id in parts.items()
+            position: self._candidate.trace.info.tensors[tensor_id].global_shape
+            for position, tensor_id in by_position.items()
         }
         if _is_other_state(group, shapes, own_shapes):
-            if {*shapes.values(), *own_shapes.values()} == {()} and len(parts) == 1:
-                self._rename(group, parts)
+            if {*shapes.values(), *own_shapes.values()} == {()} and len(
+                by_position
+            ) == 1:
+                self._rename(group, by_position)
             else:
                 self._skip_group(
                     group, "this optimizer state has other dims than its parameter"
                 )
             return
-        of_devices = self._device_axes(group, parts)
+        of_devices = self._device_axes(group, by_position)
         if of_devices:
             if group.rule.only_renames:
-                self._rename(group, parts)
+                self._rename(group, by_position)
             else:
                 reason = per_device_reason(of_devices, "one of the runs")
                 self._skip_group(group, f"a map cannot rearrange it: {reason}")
@@ -269,25 +271,25 @@ class _Mapping:
         grid = place_on_grid(group, shapes, own_shapes)
         if grid is None:
             if not is_known_incomplete:
-                for tensor_id in parts.values():
+                for tensor_id in by_position.values():
                     self._keep_name(tensor_id)
             return
         check_shapes(group, grid, shapes)
         if group.rule.only_renames:
-            return self._rename(group, parts)
-        for part, target in grid.reference.items():
-            name = group.reference_id(part)
+            return self._rename(group, by_position)
+        for position, target in grid.reference.items():
+            name = group.reference_id(position)
             self._claim(name, group.rule.place)
-            self._make(group, name, target, grid, parts)
+            self._make(group, name, target, grid, by_position)
         self._take_padding_off(group, grid)
 
     def _device_axes(
-        self, group: Group, parts: Mapping[Part, TensorId]
+        self, group: Group, by_position: Mapping[Position, TensorId]
     ) -> tuple[str, ...]:
         """The axes over which anything of a group was recorded device by device."""
         sides = (
             (self._reference.trace.info.tensors, group.reference.values()),
-            (self._candidate.trace.info.tensors, parts.values()),
+            (self._candidate.trace.info.tensors, by_position.values()),
         )
         return tuple(
             dict.fromkeys(
@@ -305,14 +307,18 @@ class _Mapping:
         name: TensorId,
         target: GridTensor,
         grid: GroupGrid,
-        parts: Mapping[Part, TensorId],
+        by_position: Mapping[Position, TensorId],
     ) -> None:
-        """Makes a tensor of the reference out of the candidate's parts."""
+        """Makes a tensor of the reference out of those of the candidate."""
         recorded = self._candidate.trace.info.tensors
         by_rank: dict[int, list[tuple[GridTensor, ShardRecord]]] = {}
-        for part, tensor_id in sorted(parts.items(), key=lambda x: _order(x[0])):
+        for position, tensor_id in sorted(
+            by_position.items(), key=lambda x: _order(x[0])
+        ):
             for shard in recorded[tensor_id].shards:
-                by_rank.setdefault(shard.rank, []).append((grid.candidate[part], shard))
+                by_rank.setdefault(shard.rank, []).append(
+                    (grid.candidate[position], shard)
+                )
         shards = []
         for rank in sorted(by_rank):
             made = merge_shards(name, target, by_rank[rank], str(group.rule.transform))
@@ -324,8 +330,8 @@ class _Mapping:
             self._candidate.add(name, shards)
 
     def _take_padding_off(self, group: Group, grid: GroupGrid) -> None:
-        for part, source in grid.padded_reference.items():
-            tensor_id = group.reference[part]
+        for position, source in grid.padded_reference.items():
+            tensor_id = group.reference[position]
             if not source.padding or tensor_id not in self._reference.tensors:
                 continue
             shards = []
@@ -347,7 +353,7 @@ class _Mapping:
         targets = list(group.reference.values())
         if not targets and not group.rule.stacked(Side.REFERENCE):
             targets = [
-                group.reference_id(Part(member=member, indices=()))
+                group.reference_id(Position(member=member, indices=()))
                 for member in range(len(group.rule.reference))
             ]
         for tensor_id in targets or group.candidate.values():
@@ -395,7 +401,9 @@ class _Mapping:
             states = self._states.in_candidate(group.key.state)
         num_stacked = len(group.rule.stacked(Side.CANDIDATE))
         return list(group.candidate.values()) or [
-            group.candidate_id(Part(member=member, indices=(0,) * num_stacked), state)
+            group.candidate_id(
+                Position(member=member, indices=(0,) * num_stacked), state
+            )
             for member in range(len(group.rule.candidate))
             for state in states
         ]
@@ -403,8 +411,8 @@ class _Mapping:
 
 def _is_other_state(
     group: Group,
-    reference: Mapping[Part, tuple[int, ...]],
-    candidate: Mapping[Part, tuple[int, ...]],
+    reference: Mapping[Position, tuple[int, ...]],
+    candidate: Mapping[Position, tuple[int, ...]],
 ) -> bool:
     """Whether an optimizer keeps something that is not shaped like its parameter."""
     transform = group.rule.transform
@@ -418,5 +426,5 @@ def _is_other_state(
     )
 
 
-def _order(part: Part) -> tuple[tuple[int, ...], int]:
-    return part.indices, part.member
+def _order(position: Position) -> tuple[tuple[int, ...], int]:
+    return position.indices, position.member

@@ -10,11 +10,11 @@ from ttrace.ir.transform import (
     ShapeContradiction,
     solve_sizes,
 )
-from ttrace.mapping.groups import Group, Part
+from ttrace.mapping.groups import Group, Position
 from ttrace.mapping.rearrange import GridTensor
 from ttrace.mapping.rules import TensorRule
 
-Shapes = Mapping[Part, tuple[int, ...]]
+Shapes = Mapping[Position, tuple[int, ...]]
 """Logical shapes of the tensors of one side that were recorded."""
 
 
@@ -28,9 +28,9 @@ class GroupGrid:
         padded_reference: Those that the reference recorded, as they are.
     """
 
-    candidate: Mapping[Part, GridTensor]
-    reference: Mapping[Part, GridTensor]
-    padded_reference: Mapping[Part, GridTensor]
+    candidate: Mapping[Position, GridTensor]
+    reference: Mapping[Position, GridTensor]
+    padded_reference: Mapping[Position, GridTensor]
 
 
 def place_on_grid(
@@ -68,7 +68,7 @@ def place_on_grid(
         if other_dims or sizes.open():
             raise _contradiction(rule, contradiction) from contradiction
     incomplete = any(
-        len(rule.patterns(side)) > len({part.member for part in shapes[side]})
+        len(rule.patterns(side)) > len({position.member for position in shapes[side]})
         for side in Side
     )
     for _, name in sizes.open():
@@ -110,10 +110,10 @@ class _Sizes:
                 for member, size in enumerate(of_parts):
                     self._known[f"{rule.join}.{member}"] = size
         for side in Side:
-            parts = group.reference if side is Side.REFERENCE else group.candidate
+            by_position = group.reference if side is Side.REFERENCE else group.candidate
             for number, name in enumerate(rule.stacked(side)):
-                if parts and (side is Side.CANDIDATE):
-                    last = max(part.indices[number] for part in parts)
+                if by_position and (side is Side.CANDIDATE):
+                    last = max(position.indices[number] for position in by_position)
                     self._known[name] = last + 1
         self._link()
 
@@ -126,13 +126,13 @@ class _Sizes:
         found = [
             Shape(
                 dims=tuple(
-                    tuple(self._name(axis, side, part) for axis in axes)
+                    tuple(self._name(axis, side, position) for axis in axes)
                     for axes in self.patterns[side].dims
                 ),
                 lengths=shape,
-                name=self._tensor_name(side, part),
+                name=self._tensor_name(side, position),
             )
-            for part, shape in shapes.items()
+            for position, shape in shapes.items()
         ]
         before = -1
         while len(self._known) > before:  # each may let the other go on
@@ -159,22 +159,22 @@ class _Sizes:
     def grid(self, reference: Shapes, candidate: Shapes) -> GroupGrid:
         """The tensors on the grid; all sizes are known."""
         targets = {
-            Part(member=member, indices=indices)
+            Position(member=member, indices=indices)
             for member in range(len(self._rule.reference))
             for indices in self._indices()
         }
         return GroupGrid(
             candidate={
-                part: self._tensor(Side.CANDIDATE, part, padded=True)
-                for part in candidate
+                position: self._tensor(Side.CANDIDATE, position, padded=True)
+                for position in candidate
             },
             reference={
-                part: self._tensor(Side.REFERENCE, part, padded=False)
-                for part in sorted(targets, key=lambda p: (p.indices, p.member))
+                position: self._tensor(Side.REFERENCE, position, padded=False)
+                for position in sorted(targets, key=lambda p: (p.indices, p.member))
             },
             padded_reference={
-                part: self._tensor(Side.REFERENCE, part, padded=True)
-                for part in reference
+                position: self._tensor(Side.REFERENCE, position, padded=True)
+                for position in reference
             },
         )
 
@@ -184,7 +184,7 @@ class _Sizes:
             indices = [(*i, n) for i in indices for n in range(self._known[name])]
         return indices
 
-    def _tensor(self, side: Side, part: Part, *, padded: bool) -> GridTensor:
+    def _tensor(self, side: Side, position: Position, *, padded: bool) -> GridTensor:
         ranges, padding = {}, {}
         for axis in dict.fromkeys(
             (*self.patterns[Side.REFERENCE].axes, *self.patterns[Side.CANDIDATE].axes)
@@ -200,8 +200,8 @@ class _Sizes:
                     "a tensor is shorter than it should be without padding",
                     where=self._rule.place,
                     expected=f"at least {length} along axis {axis}",
-                    got=f"{held} in {self._tensor_name(side, part)}",
-                    remedy="correct unpadded",
+                    got=f"{held} in {self._tensor_name(side, position)}",
+                    remedy="correct the rule's entry 'unpadded'",
                 )
             if padded and held > length:
                 padding[axis] = held - length
@@ -209,19 +209,19 @@ class _Sizes:
             assert self._rule.join is not None
             first = sum(
                 self._known[f"{self._rule.join}.{member}"]
-                for member in range(part.member)
+                for member in range(position.member)
             )
-            size = self._known[f"{self._rule.join}.{part.member}"]
+            size = self._known[f"{self._rule.join}.{position.member}"]
             ranges[self._rule.join] = range(first, first + size)
-        for name, index in zip(self._rule.stacked(side), part.indices, strict=True):
+        for name, index in zip(self._rule.stacked(side), position.indices, strict=True):
             ranges[name] = range(index, index + 1)
         return GridTensor(pattern=self.patterns[side], ranges=ranges, padding=padding)
 
-    def _name(self, axis: str, side: Side, part: Part) -> str:
+    def _name(self, axis: str, side: Side, position: Position) -> str:
         if axis in self._rule.unpadded:
             return f"{axis}@{side}"
         if axis == self._rule.join and side is self._list_side:
-            return f"{axis}.{part.member}"
+            return f"{axis}.{position.member}"
         return axis
 
     def _link(self) -> None:
@@ -237,11 +237,11 @@ class _Sizes:
         elif len(missing) == 1 and self._known.get(join, 0) > total:
             self._known[f"{join}.{missing[0]}"] = self._known[join] - total
 
-    def _tensor_name(self, side: Side, part: Part) -> str:
+    def _tensor_name(self, side: Side, position: Position) -> str:
         tensors = (
             self._group.reference if side is Side.REFERENCE else (self._group.candidate)
         )
-        return f"{tensors[part]} of the {side}"
+        return f"{tensors[position]} of the {side}"
 
 
 def check_shapes(group: Group, grid: GroupGrid, reference: Shapes) -> None:
@@ -252,16 +252,16 @@ def check_shapes(group: Group, grid: GroupGrid, reference: Shapes) -> None:
     Raises:
         MapError: A shape of the reference contradicts the transform.
     """
-    for part, shape in reference.items():
-        made = grid.reference.get(part)
+    for position, shape in reference.items():
+        made = grid.reference.get(position)
         if made is None:
             continue
-        recorded = _without_padding(shape, grid.padded_reference[part])
+        recorded = _without_padding(shape, grid.padded_reference[position])
         if made.shape != recorded and _size(made.shape) == _size(recorded):
             raise MapError(
                 "a shape contradicts the transform",
                 where=group.rule.place,
-                expected=f"{list(shape)}, the shape of {group.reference[part]}",
+                expected=f"{list(shape)}, the shape of {group.reference[position]}",
                 got=f"{list(made.shape)} from '{group.rule.transform}'",
                 remedy="correct the transform: the candidate's dims on the left, the "
                 "reference's on the right",
@@ -296,7 +296,7 @@ def _contradiction(rule: TensorRule, error: ShapeContradiction) -> MapError:
 def _described(group: Group, shapes: Mapping[Side, Shapes]) -> str:
     tensors = {Side.REFERENCE: group.reference, Side.CANDIDATE: group.candidate}
     return "; ".join(
-        f"{tensors[side][part]} {list(shape)}"
+        f"{tensors[side][position]} {list(shape)}"
         for side in Side
-        for part, shape in shapes[side].items()
+        for position, shape in shapes[side].items()
     )

@@ -16,7 +16,7 @@ KNOWN_STATES = {"exp_avg": "mu", "exp_avg_sq": "nu", "momentum_buffer": "trace"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Position:
     """Which of the tensors of a group one is.
 
     Attributes:
@@ -42,33 +42,33 @@ class Group:
 
     rule: TensorRule
     key: Binding
-    reference: dict[Part, TensorId] = field(default_factory=dict)
-    candidate: dict[Part, TensorId] = field(default_factory=dict)
+    reference: dict[Position, TensorId] = field(default_factory=dict)
+    candidate: dict[Position, TensorId] = field(default_factory=dict)
 
-    def reference_id(self, part: Part) -> TensorId:
+    def reference_id(self, position: Position) -> TensorId:
         """The id of a part of the reference, recorded or not.
 
         Raises:
             MapError: The rule makes no id of it.
         """
-        return self._filled(Side.REFERENCE, part, self.key)
+        return self._filled(Side.REFERENCE, position, self.key)
 
-    def candidate_id(self, part: Part, state: str | None) -> TensorId:
+    def candidate_id(self, position: Position, state: str | None) -> TensorId:
         """The id of a part of the candidate, recorded or not.
 
         Raises:
             MapError: The rule makes no id of it.
         """
-        return self._filled(Side.CANDIDATE, part, replace(self.key, state=state))
+        return self._filled(Side.CANDIDATE, position, replace(self.key, state=state))
 
-    def _filled(self, side: Side, part: Part, key: Binding) -> TensorId:
-        stacked = zip(self.rule.stacked(side), map(str, part.indices), strict=True)
-        pattern = self.rule.patterns(side)[part.member]
+    def _filled(self, side: Side, position: Position, key: Binding) -> TensorId:
+        stacked = zip(self.rule.stacked(side), map(str, position.indices), strict=True)
+        pattern = self.rule.patterns(side)[position.member]
         try:
             return pattern.fill(replace(key, values=(*key.values, *stacked)))
         except ValueError as error:
             raise MapError(
-                "a rule makes no tensor id of what it matched",
+                "what a rule matched does not make a tensor id",
                 where=self.rule.place,
                 expected="numbers where the pattern has a call, names elsewhere",
                 got=f"{pattern} with "
@@ -164,14 +164,14 @@ def find_groups(
         of_rule: dict[Binding, Group] = {}
         for side in Side:
             matched = _matches(rule, side, ids[side], renamed[side])
-            for tensor_id, part, key in matched:
+            for tensor_id, position, key in matched:
                 group = of_rule.setdefault(key, Group(rule=rule, key=key))
                 tensors = group.reference if side is Side.REFERENCE else group.candidate
                 if side is Side.CANDIDATE and tensor_id in owner:
                     raise _matched_twice(tensor_id, owner[tensor_id], rule)
                 if side is Side.CANDIDATE:
                     owner[tensor_id] = rule
-                tensors[part] = tensor_id
+                tensors[position] = tensor_id
         groups += of_rule.values()
         _check_matched(rule, list(of_rule.values()), ids, reference, candidate)
     return groups
@@ -186,7 +186,7 @@ def _matches(
     side: Side,
     ids: Iterable[TensorId],
     state_in_reference: Callable[[str], str],
-) -> Iterable[tuple[TensorId, Part, Binding]]:
+) -> Iterable[tuple[TensorId, Position, Binding]]:
     stacked = rule.stacked(side)
     for tensor_id in ids:
         if rule.kinds is not None and tensor_id.kind not in rule.kinds:
@@ -202,7 +202,11 @@ def _matches(
             if state is not None:
                 state = state_in_reference(state)
             key = replace(binding, values=binding.without(stacked), state=state)
-            yield tensor_id, Part(member=member, indices=tuple(map(int, values))), key
+            yield (
+                tensor_id,
+                Position(member=member, indices=tuple(map(int, values))),
+                key,
+            )
 
 
 def _check_matched(

@@ -59,6 +59,7 @@ keep, as ``reference = "candidate"``; ``exp_avg = "mu"``, ``exp_avg_sq = "nu"`` 
 ``momentum_buffer = "trace"`` are known. A tensor that no rule names keeps its name.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,7 @@ from ttrace.ir.tensor_id import Kind
 from ttrace.ir.transform import parse_transform
 from ttrace.mapping.names import parse_pattern
 from ttrace.mapping.rules import IgnoreRule, MapFile, TensorRule, listed
+from ttrace.store.documents import describe_document
 
 VERSION = 1
 """Version of the format; ``version`` at the top of a file may say it."""
@@ -95,7 +97,8 @@ def read_map(path: str | Path) -> MapFile:
             "a map file cannot be read",
             where=path,
             got=getattr(error, "strerror", None) or error,
-            remedy="check --map; 'ttrace map REFERENCE CANDIDATE --out FILE' makes one",
+            remedy="check --map (map=); 'ttrace map REFERENCE CANDIDATE --out FILE' "
+            "makes one",
         ) from error
     return parse_map(text, path)
 
@@ -112,8 +115,11 @@ def parse_map(text: str, path: Path) -> MapFile:
         raise MapError(
             "a map file is not TOML",
             where=path,
-            got=error,
-            remedy="correct the line; strings stand in quotes",
+            expected="[[tensor]] rules, as 'ttrace map' proposes them",
+            got=_json_kind(text) or error,
+            remedy="give a map file with --map (map=)"
+            if _json_kind(text)
+            else "correct the line; strings stand in quotes",
         ) from error
     top = _Table(value, {"version", "tensor", "ignore", "states"}, path, None)
     version = top.get("version", int, VERSION)
@@ -144,6 +150,14 @@ def parse_map(text: str, path: Path) -> MapFile:
         for item, place in _entries(top, "ignore", text)
     ]
     return MapFile(path=path, rules=tuple(rules), ignored=tuple(ignored), states=states)
+
+
+def _json_kind(text: str) -> str | None:
+    """What JSON was given in place of a map; None if it is none."""
+    try:
+        return describe_document(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
 
 
 _RULE_KEYS = {

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ttrace.compare.align import Alignment, Unmatched
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.mapping.groups import Group, Part
+from ttrace.mapping.groups import Group, Position
 from ttrace.mapping.rules import name_of
 
 
@@ -31,7 +31,9 @@ def one_sided_reasons(groups: Iterable[Group]) -> dict[TensorId, str]:
             ids = [*group.candidate.values()]
             if not group.rule.stacked(Side.REFERENCE):
                 members = range(len(group.rule.reference))
-                ids += [group.reference_id(Part(member=m, indices=())) for m in members]
+                ids += [
+                    group.reference_id(Position(member=m, indices=())) for m in members
+                ]
             lacking = Side.REFERENCE
         wanted = " and ".join(_expected(group, lacking))
         reason = (
@@ -48,7 +50,7 @@ def _reasons_of_lists(group: Group) -> dict[TensorId, str]:
     for side in Side:
         tensors = group.reference if side is Side.REFERENCE else group.candidate
         patterns = group.rule.patterns(side)
-        missing = set(range(len(patterns))) - {part.member for part in tensors}
+        missing = set(range(len(patterns))) - {position.member for position in tensors}
         if missing and tensors:
             names = _expected(group, side)
             reason = (

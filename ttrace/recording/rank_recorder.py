@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from ttrace.errors import DtypeError, TensorIdError
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
@@ -21,6 +22,9 @@ from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter
+
+CAME_TWICE = "it came twice, and only the first one is recorded"
+"""How the reason begins for which a repeated tensor is skipped."""
 
 OpenSink = Callable[[RankInfo], TraceSink]
 """Opens the part of a rank. Raises TraceError where it cannot be created."""
@@ -71,7 +75,7 @@ class ProcessRecording:
     def repeat_reason(self) -> str:
         """What the report says of a tensor that came twice."""
         hint = f" {self._repeat_hint}" if self._repeat_hint else ""
-        return f"it came twice, and only the first one is recorded.{hint}"
+        return f"{CAME_TWICE}.{hint}"
 
     def warn_of_repeat(self, id_: TensorId) -> None:
         """Says once that a tensor came twice."""
@@ -194,7 +198,7 @@ class RankRecorder:
                 )
                 self._emit(id_, lambda: self._sink.skip(record))
 
-    def close(self, *, nothing_recorded: str) -> None:
+    def close(self, *, nothing_recorded: str, num_steps: int | None = None) -> None:
         """Completes the rank; later records are dropped. Closing again does nothing.
 
         A process that recorded nothing leaves its ranks incomplete, unless they are
@@ -202,17 +206,20 @@ class RankRecorder:
 
         Args:
             nothing_recorded: Why nothing may have been recorded, in a few words.
+            num_steps: How many steps the run had; None where nobody knows.
         """
         failure = self._process.failure
         if failure is not None:
             self.abort(f"recording stopped: {str(failure).splitlines()[0]}")
             return
+        missed = other_steps(self._info.capture, num_steps)
         is_plausible = self._info.world_size > 1 and bool(self._info.capture)
-        is_empty = not self.num_recorded and not is_plausible
+        is_empty = not self.num_recorded and (missed or not is_plausible)
         if not self._end():
             return
         if is_empty:
-            failure = self._finish(lambda: self._sink.abort(nothing_recorded))
+            reason = missed or nothing_recorded
+            failure = self._finish(lambda: self._sink.abort(reason))
         else:
             failure = self._finish(self._sink.close)
         if failure is not None:
@@ -270,6 +277,15 @@ class RankRecorder:
         # Where that call was recorded as well, nothing is lost.
         with contextlib.suppress(TensorIdError):
             self._sink.skip(note)
+
+
+def other_steps(capture: Mapping[str, str], num_steps: int | None) -> str | None:
+    """That a run had none of the steps that were asked for; None if it had some."""
+    wanted = CaptureFilter.from_json(dict(capture)).steps
+    if not num_steps or wanted is None or min(wanted) < num_steps:
+        return None
+    had = "step 0" if num_steps == 1 else f"steps 0-{num_steps - 1}"
+    return f"the run had {had}, and --steps asks for {capture['steps']}"
 
 
 def make_rank_info(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.execute import TensorResult
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
@@ -36,6 +37,8 @@ def build_report(
     map_file: MapFile | None = None,
     allow_uncovered: Sequence[str] = (),
     note: str = "",
+    only: CaptureFilter | None = None,
+    remarks: Sequence[str] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -48,6 +51,8 @@ def build_report(
         map_file: The map that matched the tensors, or None.
         allow_uncovered: Kinds of which nothing need be compared.
         note: What else the summary has to say of how the runs were compared.
+        only: What was compared of the tensors; None for all.
+        remarks: What is odd about the comparison.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
@@ -59,6 +64,8 @@ def build_report(
         verdict=judged.outcome,
         summary=f"{judged.summary} {note}" if note else judged.summary,
         error_kind=judged.error_kind,
+        remarks=tuple(remarks),
+        only={} if only is None else only.to_json(),
         backend=backend,
         counts=_counts(verdicts),
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
@@ -147,8 +154,8 @@ def _setup(
     map_file: MapFile | None,
 ) -> Setup:
     return Setup(
-        reference=_run_setup(reference),
-        candidate=_run_setup(candidate),
+        reference=run_setup(reference),
+        candidate=run_setup(candidate),
         differences=settings.all,
         binding=settings.model,
         tensors=tuple(
@@ -172,7 +179,7 @@ def _map_setup(
     )
 
 
-def _run_setup(trace: TraceSource) -> RunSetup:
+def run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
     return RunSetup(
         path=trace.name,

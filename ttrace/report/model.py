@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
+from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.judge.coverage import KindCoverage as KindCoverage
 from ttrace.judge.diagnosis import Diagnosis as Diagnosis
 from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
@@ -20,6 +20,7 @@ from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
 from ttrace.report.printable import printable
+from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
@@ -122,13 +123,32 @@ class TensorReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetails:
+    """The error that left nothing to compare, as ``TtraceError`` has it.
+
+    Attributes:
+        what: What is wrong.
+        where: The place: a command, a file, a rank; None if there is none to name.
+        expected: What would have been right, or None.
+        got: What was found instead, or None.
+        remedy: What to do.
+    """
+
+    what: str
+    remedy: str
+    where: str | None = None
+    expected: str | None = None
+    got: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSetup:
     """What one run says of itself, as far as it explains differences.
 
     Attributes:
-        path: Folder of the trace.
-        framework: Frontend that recorded it.
-        world_size: Number of processes.
+        path: Folder of the trace; empty where there is none.
+        framework: Frontend that recorded it; empty where nothing was recorded.
+        world_size: Number of processes; 0 where nothing was recorded.
         versions: Package versions.
         meshes: Axis sizes of each device mesh, by mesh name.
         settings: Precision flags, parallel sizes, dtypes.
@@ -192,8 +212,13 @@ class Report:
     Attributes:
         verdict: On the candidate as a whole.
         summary: The verdict in one or two sentences.
-        error_kind: What keeps the comparison from a verdict: ``trace``, ``setup`` or
-            ``coverage``; None unless the verdict is an error.
+        error_kind: What keeps the comparison from a verdict: ``usage``, ``command``,
+            ``trace``, ``setup`` or ``coverage``; None unless the verdict is an error.
+        error: What went wrong before there was anything to compare; None where both
+            runs were compared.
+        only: What was compared of the tensors, by name of the option: ``modules``,
+            ``kinds``, ``steps``; empty for all.
+        remarks: What is odd about the comparison and does not change its verdict.
         backend: Name of the backend that computed the figures.
         counts: Tensors per status.
         coverage: How much of every kind was compared, by kind, in the order of a step;
@@ -207,6 +232,9 @@ class Report:
     verdict: Outcome
     summary: str
     error_kind: ErrorKind | None = None
+    error: ErrorDetails | None = None
+    only: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     backend: str
     counts: Counts
     coverage: Mapping[str, KindCoverage] = field(default_factory=dict)
@@ -227,6 +255,7 @@ class Report:
         if first is not None and first.sentence not in self.summary:
             lines.append(f"first divergence: {first.sentence}")
         lines += (f"diagnosis: {item.sentence}" for item in self.diagnosis)
+        lines += (f"remark: {remark}" for remark in self.remarks)
         if self.num_uncalibrated:
             lines.append(
                 f"uncalibrated: {self.num_uncalibrated} tolerances rest on dtype and "
@@ -283,9 +312,10 @@ class Report:
         return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
 
     def save(self, path: Path | str) -> None:
-        """Writes the report as JSON, and the folders above the file.
+        """Writes the report as JSON, into a folder that is there.
 
         Raises:
+            UsageError: The folder does not exist.
             StorageFullError: It could not be written.
         """
         write_output(Path(path), self.json_text())
@@ -333,6 +363,9 @@ class Report:
             error_kind=ErrorKind(value["error_kind"])
             if value.get("error_kind")
             else None,
+            error=ErrorDetails(**value["error"]) if value.get("error") else None,
+            only=value.get("only", {}),
+            remarks=tuple(value.get("remarks", ())),
             coverage={
                 kind: KindCoverage(**counts)
                 for kind, counts in value.get("coverage", {}).items()
@@ -349,12 +382,9 @@ class Report:
             TraceError: It is not a report.
         """
         path = Path(path)
-        if not path.is_file():
-            raise TraceNotFoundError(
-                "there is no report here", where=path, remedy=_REMEDY
-            )
+        value = read_document(path, "a report", remedy=_REMEDY)
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(value)
         except SchemaVersionError as error:
             raise SchemaVersionError(
                 error.what,
@@ -363,9 +393,9 @@ class Report:
                 got=error.got,
                 remedy=error.remedy,
             ) from error
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise TraceError(
-                "not a report",
+                "not a whole report",
                 where=path,
                 got=f"{type(error).__name__}: {error}",
                 remedy=_REMEDY,

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.coverage import PARAM_GRADIENTS
-from ttrace.judge.verdict import PartReason
+from ttrace.judge.verdict import Cause, PartReason
+from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 
@@ -60,8 +61,12 @@ def render_report(report: Report) -> RenderableType:
         Text(report.summary),
         Text(_counts_line(report)),
     ]
+    if report.only:
+        filters = " ".join(f"--{name} {text}" for name, text in report.only.items())
+        parts.append(Text(f"compared only: {filters}", style="yellow"))
     parts += _caveats(report)
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
+    parts += (Text(f"remark: {remark}", style="yellow") for remark in report.remarks)
     parts += _differences(report)
     failed = report.failed()
     if failed:
@@ -117,6 +122,7 @@ def _lacks_updates(report: Report) -> bool:
         has_gradients
         and Kind.UPDATED_PARAM.value not in report.coverage
         and not any("kinds" in run.capture for run in runs)
+        and not report.only
     )
 
 
@@ -173,27 +179,35 @@ def _map_line(map_setup: MapSetup) -> Text:
 
 def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     for column in ("rel_err", "tolerance", "margin"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for tensor in tensors[:_MAX_ROWS]:
         table.add_row(
-            escape(tensor.id),
+            IdText(text=tensor.id),
             _figure(tensor.rel_err),
             _figure(tensor.tolerance),
             _figure(tensor.margin),
-            escape(tensor.reason),
+            escape(_reason_beside_figures(tensor)),
         )
     return table
 
 
+def _reason_beside_figures(tensor: TensorReport) -> str:
+    """Why a tensor failed, without the figures that stand beside it."""
+    if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
+        return tensor.reason
+    where = f" at {list(tensor.max_abs_err_at)}" if tensor.max_abs_err_at else ""
+    return f"largest difference {_figure(tensor.max_abs_err)}{where}"
+
+
 def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     table = Table(title=_title(title, tensors), title_justify="left")
-    table.add_column("tensor", overflow="fold")
+    table.add_column("tensor")
     table.add_column("why", overflow="fold")
     for tensor in tensors[:_MAX_ROWS]:
-        table.add_row(escape(tensor.id), escape(tensor.reason))
+        table.add_row(IdText(text=tensor.id), escape(tensor.reason))
     return table
 
 

@@ -137,6 +137,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def place_remedy(error: OSError) -> str:
+    """What to do where something cannot be written, by what the system says."""
+    if error.errno in _FULL:
+        return "make room, or choose another place"
+    if error.errno in _FORBIDDEN:
+        return "make the folder writable, or choose another place"
+    return "choose another place"
+
+
 def writing_error(error: OSError, path: Path) -> TraceError:
     """What a failed write means to the user."""
     if error.errno in _FULL:

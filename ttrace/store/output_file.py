@@ -5,21 +5,22 @@ import os
 import tempfile
 from pathlib import Path
 
-from ttrace.errors import StorageFullError
-from ttrace.store.files import replacing
+from ttrace.errors import StorageFullError, UsageError
+from ttrace.store.files import place_remedy, replacing
 
 
 def write_output(path: Path, text: str) -> None:
-    """Writes a text file, and the folders above it.
+    """Writes a text file into a folder that is there.
 
     The file takes its name only once it is whole. Devices and pipes, e.g.
     ``/dev/stdout``, are written to and not replaced.
 
     Raises:
+        UsageError: Its folder does not exist.
         StorageFullError: It could not be written.
     """
+    _require_folder(path, asked_by=None)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
@@ -30,16 +31,19 @@ def write_output(path: Path, text: str) -> None:
         raise _cannot_write(path, error) from error
 
 
-def require_writable(path: Path) -> None:
-    """Finds out before the work whether ``write_output`` will do.
+def require_writable(path: Path, *, asked_by: str | None = None) -> None:
+    """Finds out before the work whether ``write_output`` will do; leaves nothing.
 
-    Makes the folders above the file, and leaves nothing else behind.
+    Args:
+        path: The file.
+        asked_by: The option that asks for it, to be named.
 
     Raises:
+        UsageError: Its folder does not exist.
         StorageFullError: It could not be written.
     """
+    _require_folder(path, asked_by=asked_by)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.exists() or path.is_file():
@@ -49,9 +53,19 @@ def require_writable(path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
+def _require_folder(path: Path, *, asked_by: str | None) -> None:
+    if not path.parent.is_dir():
+        of_option = f" of {asked_by}" if asked_by else ""
+        raise UsageError(
+            f"the folder for the file{of_option} does not exist",
+            where=path,
+            remedy="make the folder first, or correct the path",
+        )
+
+
 def _cannot_write(path: Path, error: OSError) -> StorageFullError:
     return StorageFullError(
         f"a file cannot be written ({error.strerror})",
         where=path,
-        remedy="make room, or choose another place",
+        remedy=place_remedy(error),
     )

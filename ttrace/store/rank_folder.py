@@ -1,6 +1,7 @@
 """The files of one rank, as they are written; no threads, no queue."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -25,7 +26,11 @@ from ttrace.store.files import (
     writing_error,
 )
 from ttrace.store.index import IndexGroup, StoredShard, encode_group
+from ttrace.store.ranks import read_manifest
 from ttrace.store.segments import plan_segment, stored_bytes, write_segment
+
+_made_here: set[tuple[int, Path]] = set()
+"""Folders that this process made, with its id, as a forked process inherits them."""
 
 
 class RankFolder:
@@ -54,13 +59,10 @@ class RankFolder:
                 file.write(manifest)
             (self.path / INDEX).touch()
         except (FileExistsError, NotADirectoryError):
-            raise TraceExistsError(
-                "there is something where a rank's trace should go",
-                where=self.path,
-                remedy="remove it, or record elsewhere with --out",
-            ) from None
+            raise _exists(self.path, info) from None
         except OSError as error:
             raise writing_error(error, self.path) from error
+        _made_here.add((os.getpid(), self.path.absolute()))
 
     def append(
         self,
@@ -129,3 +131,43 @@ class RankFolder:
         """Leaves the reason why the rank stays incomplete, if the disk still can."""
         with contextlib.suppress(OSError), replacing(self.path / FAILURE) as file:
             file.write(encode_document({"reason": failure.what}))
+
+
+def _exists(path: Path, info: RankInfo) -> TraceExistsError:
+    """Why a rank's folder is there before the rank has written anything."""
+    if (os.getpid(), path.absolute()) in _made_here:
+        has_ended = (path / COMPLETE).exists() or (path / FAILURE).exists()
+        return TraceExistsError(
+            "a trace is entered a second time in one process"
+            if has_ended
+            else "a trace is entered inside of another one",
+            where=path,
+            expected="one 'with trace(...)' in a run, which has one trace",
+            remedy="put one 'with trace(...)' around all training steps that are to be "
+            "recorded",
+        )
+    try:
+        run_id = read_manifest(path).run_id
+    except TraceError:
+        return TraceExistsError(
+            "there is something where a rank's trace should go",
+            where=path,
+            remedy="remove it, or record elsewhere with --out",
+        )
+    if run_id == info.run_id:
+        return TraceExistsError(
+            f"two processes of the run record as rank {info.rank}",
+            where=path,
+            expected="another rank in every process",
+            remedy="start the processes as torchrun does, with RANK and WORLD_SIZE in "
+            "their environment, or initialize torch.distributed before the trace is "
+            "entered; record a script that starts others with the 'with trace(...)' in "
+            "one of them",
+        )
+    return TraceExistsError(
+        "another run has recorded into this folder",
+        where=path,
+        expected=f"run {info.run_id}",
+        got=f"run {run_id}",
+        remedy="record each run into a folder of its own, with --out",
+    )

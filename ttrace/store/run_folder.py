@@ -92,7 +92,7 @@ def check_same_run(infos: Mapping[Path, RankInfo]) -> None:
                 where=folder / MANIFEST,
                 expected=f"one of ranks {_ranks(info.recorded_ranks)}",
                 got=f"rank {info.rank}",
-                remedy="check the rank filter, and record again",
+                remedy="check --ranks, and record again",
             )
 
 

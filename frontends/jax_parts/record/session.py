@@ -23,6 +23,7 @@ from ttrace.recording.rank_recorder import (
     RankRecorder,
     make_rank_info,
     open_recorder,
+    other_steps,
 )
 from ttrace.recording.request import RecordRequest
 
@@ -128,11 +129,20 @@ class JaxSession:
         except Exception as error:
             self._process.stop(RuntimeError(reason_of(error, doing)))
 
-    def close(self) -> None:
-        """Completes the trace; one into which nothing came stays incomplete."""
+    def close(self, *, num_steps: int = 0) -> None:
+        """Completes the trace; one into which nothing came stays incomplete.
+
+        Args:
+            num_steps: How many steps the run had, recorded or not.
+        """
         if not self._is_ended:
             self._is_ended = True
-            if self._writers is not None:
+            missed = other_steps(self._request.capture.to_json(), num_steps)
+            if self._writers is None and missed:
+                # Opened for the reason alone; what fails now is no loss.
+                with contextlib.suppress(TtraceError):
+                    RankWriters(self._open({})).abort(missed)
+            elif self._writers is not None:
                 self._writers.close(nothing_recorded=_NOTHING_RECORDED)
 
     def abort(self, reason: str) -> None:

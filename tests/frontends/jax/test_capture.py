@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from tests.factories.jax_linen_job import LinenJob, Mlp, mesh_of
 from ttrace.backends.numpy_backend import NumpyBackend
-from ttrace.errors import LayoutError, UsageError
+from ttrace.errors import IncompleteTraceError, LayoutError, UsageError
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.ir.capture_filter import CaptureFilter
@@ -283,6 +283,17 @@ def test_filtered_steps_run_untouched(recorded):
         job.run(step, 3)
     steps = {id_.step for id_ in open_trace(request.out).info.tensors}
     assert steps == {1}
+
+
+def test_steps_that_the_run_did_not_have(recorded):
+    job = LinenJob()
+    request = recorded(capture=CaptureFilter(steps=frozenset({9})))
+    with traced(job.step) as step:
+        job.run(step, 2)
+    with pytest.raises(IncompleteTraceError) as caught:
+        open_trace(request.out)
+    said = "rank00000: the run had steps 0-1, and --steps asks for 9"
+    assert str(caught.value.got).startswith(said)
 
 
 @pytest.mark.parametrize("is_filtered", [False, True])

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from ttrace.errors import IncompleteTraceError, UsageError
+from ttrace.errors import IncompleteTraceError, TraceExistsError, UsageError
 from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import Kind
+from ttrace.judge.remarks import repeats_in
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace
 
 
 @pytest.fixture
 def switch_on(monkeypatch, tmp_path):
-    """Sets the switchboard as ``ttrace record`` does; returns the trace's path."""
+    """Requests a recording as ``ttrace record`` does; returns the trace's path."""
 
     def set_request(**options) -> Path:
         filters = options.pop("filters", {})
@@ -244,3 +245,50 @@ def test_data_parallel_ranks_share_one_trace_and_stay_bitwise_equal(
         arrays = [trace.load(shard) for shard in record.shards]
         assert len(arrays) == (2 if id_.microbatch is None else 1)
         assert all(array.tobytes() == arrays[0].tobytes() for array in arrays)
+
+
+def test_a_forgotten_step_is_warned_of(switch_on, caplog):
+    path = switch_on()
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch_capture.trace(model, optimizer):
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+    said = (
+        "the optimizer has taken a second step in step 0 of the trace. Is trace.step()"
+    )
+    assert caplog.text.count(said) == 1
+    repeats = repeats_in(open_trace(path).info)
+    assert repeats is not None and repeats.startswith("2 tensors came twice, and only ")
+    assert "Is trace.step() missing at the end of a step" in repeats
+
+
+def test_an_ended_step_is_not(switch_on, caplog):
+    path = switch_on()
+    train()
+    assert "second step" not in caplog.text
+    assert repeats_in(open_trace(path).info) is None
+
+
+def test_a_trace_is_entered_once(switch_on):
+    switch_on()
+    model = nn.Linear(2, 2)
+    with torch_capture.trace(model):
+        with pytest.raises(TraceExistsError, match="inside of another one"):
+            with torch_capture.trace(model):
+                pass
+        model(torch.ones(1, 2))
+    with pytest.raises(TraceExistsError, match="a second time in one process"):
+        with torch_capture.trace(model):
+            pass
+
+
+def test_steps_that_the_run_did_not_have(switch_on):
+    path = switch_on(filters={"steps": frozenset({9})})
+    train(num_steps=2)
+    with pytest.raises(IncompleteTraceError) as caught:
+        open_trace(path)
+    assert caught.value.got == (
+        "rank00000: the run had steps 0-1, and --steps asks for 9"
+    )

@@ -1,0 +1,394 @@
+"""The whole job: records what is missing of two runs and their noise, and compares.
+
+``check`` is exported from ``ttrace``; ``run_check`` is the same on values that are
+already open. What was recorded before is taken in place of a command.
+"""
+
+import contextlib
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import Progress
+from ttrace.errors import StorageFullError, TraceError, TtraceError, UsageError
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.coverage import check_kind_names
+from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.launch import defaults
+from ttrace.launch.commands import split_command
+from ttrace.launch.record import Recording, record
+from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
+from ttrace.mapping.rules import MapFile
+from ttrace.pipeline import (
+    TraceLike,
+    compare_traces,
+    loaded_backend,
+    map_file_of,
+    open_trace,
+    opened,
+    several,
+    tolerances_of,
+)
+from ttrace.report.failed_job import report_of_error
+from ttrace.report.model import Outcome, Report
+from ttrace.store.output_file import require_writable
+
+
+def check(
+    reference: str | Sequence[str] | None,
+    candidate: str | Sequence[str],
+    *,
+    out: str | os.PathLike[str] = defaults.OUT,
+    draws: int = defaults.NUM_NOISE_RUNS,
+    reference_trace: TraceLike | None = None,
+    noise_traces: TraceLike | Sequence[TraceLike] = (),
+    tolerance: ToleranceTable | str | os.PathLike[str] | None = None,
+    multiplier: float | None = None,
+    map: MapFile | str | os.PathLike[str] | None = None,
+    allow: str | Sequence[str] = (),
+    allow_uncovered: str | Sequence[str] = (),
+    capture: CaptureFilter | None = None,
+    timeout: float | None = defaults.TIMEOUT_S,
+    overwrite: bool = False,
+    keep: str = defaults.KEEP,
+    backend: Backend | str = "auto",
+    on_stage: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Records both runs and the noise, and compares; ``ttrace check`` as a function.
+
+    Args:
+        reference: Command of the trusted run: program and arguments, or one text that
+            is split as a shell would split it; may be None with ``reference_trace``.
+        candidate: Command of the run under test, likewise.
+        out: Folder for traces, logs, tolerances and the report.
+        draws: Number of noise runs of the reference; 0 judges by dtype and depth.
+        reference_trace: The trusted run, where it is recorded already.
+        noise_traces: Noise runs of it that are recorded already.
+        tolerance: As for ``compare``; no noise runs are recorded then. Where it is
+            None, a ``tolerance.json`` beside ``reference_trace`` that was measured on
+            it is taken.
+        multiplier: Safety factor on the measured noise; None for the default.
+        map: As for ``compare``.
+        allow: As for ``compare``.
+        allow_uncovered: As for ``compare``.
+        capture: Which tensors to record; None for all but the opt-in kinds.
+        timeout: Seconds after which a command counts as hanging; None waits for ever.
+        overwrite: Replace the traces of an earlier check.
+        keep: ``all``, or ``report``: where everything passes, the traces that were
+            recorded are deleted.
+        backend: As for ``compare``.
+        on_stage: Told what begins, in words.
+        progress: Called with elements done and in total.
+
+    Raises:
+        TtraceError: A command failed, or what it recorded cannot be used. What is known
+            then is in ``report.json`` all the same.
+    """
+    request = CheckRequest(
+        reference=None if reference is None else _command(reference, "reference"),
+        candidate=_command(candidate, "candidate"),
+        out=Path(out),
+        num_noise_runs=draws,
+        reference_trace=None if reference_trace is None else opened(reference_trace),
+        noise_traces=[opened(trace) for trace in several(noise_traces)],
+        tolerances=None if tolerance is None else tolerances_of(tolerance, None),
+        policy=None if multiplier is None else TolerancePolicy(multiplier=multiplier),
+        capture=capture or CaptureFilter(),
+        allow=several(allow),
+        allow_uncovered=several(allow_uncovered),
+        map_file=map_file_of(map),
+        timeout_s=timeout,
+        overwrite=overwrite,
+        keep=keep,
+    )
+    return run_check(
+        request,
+        loaded_backend(backend),
+        on_stage=on_stage or (lambda stage: None),
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """The whole job.
+
+    Attributes:
+        reference: Command of the trusted run: program and arguments; None where its
+            trace is given.
+        candidate: Command of the run under test.
+        out: Folder for traces, logs, tolerance file and reports.
+        num_noise_runs: Number of noise runs of the reference.
+        reference_trace: The trusted run, where it is recorded already.
+        noise_traces: Its noise runs, where they are recorded already.
+        tolerances: What rounding explains, where it is known already.
+        policy: The numbers that turn noise into tolerances; None for those of
+            ``tolerances``, or the defaults.
+        capture: Which tensors to record.
+        allow: Patterns of tensor ids that may be unmatched.
+        allow_uncovered: Kinds of which nothing need be compared.
+        map_file: What the reference calls the candidate's tensors, and how they lie;
+            None if they have the same names and dims.
+        timeout_s: Seconds after which a command counts as hanging.
+        overwrite: Replace the traces of an earlier check.
+        keep: ``all``, or ``report``: where everything passes, the traces that were
+            recorded are deleted.
+    """
+
+    reference: Sequence[str] | None
+    candidate: Sequence[str]
+    out: Path
+    num_noise_runs: int = defaults.NUM_NOISE_RUNS
+    reference_trace: TraceSource | None = None
+    noise_traces: Sequence[TraceSource] = ()
+    tolerances: ToleranceTable | None = None
+    policy: TolerancePolicy | None = None
+    capture: CaptureFilter = field(default_factory=CaptureFilter)
+    allow: Sequence[str] = ()
+    allow_uncovered: Sequence[str] = ()
+    map_file: MapFile | None = None
+    timeout_s: float | None = None
+    overwrite: bool = False
+    keep: str = defaults.KEEP
+
+    @property
+    def report_path(self) -> Path:
+        return self.out / "report.json"
+
+    @property
+    def tolerance_path(self) -> Path:
+        return self.out / "tolerance.json"
+
+    @property
+    def noise_seeds(self) -> Sequence[int]:
+        """Seeds of the noise runs that are to be recorded."""
+        if self.reference is None or self.noise_traces or self.tolerances is not None:
+            return ()
+        return range(1, self.num_noise_runs + 1)
+
+    @property
+    def recorded_names(self) -> list[str]:
+        """Names of the runs that are to be recorded, which their folders have."""
+        reference = ["reference"] if self.reference_trace is None else []
+        return [*reference, "candidate", *map(_noise_run_name, self.noise_seeds)]
+
+
+def run_check(
+    request: CheckRequest,
+    backend: Backend,
+    *,
+    on_stage: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Report:
+    """Records what is missing of reference, noise runs and candidate; compares them.
+
+    Args:
+        request: What to run.
+        backend: Computes the statistics.
+        on_stage: Told what begins, in words.
+        progress: Called as comparisons proceed.
+
+    Raises:
+        TraceExistsError: ``out`` holds traces and may not be overwritten.
+        CommandError: A command failed, hung, or recorded nothing.
+        TraceError: A recorded trace is incomplete or corrupt.
+        MapError: The map does not fit the recorded traces.
+        StorageFullError: A log, the tolerances or the report cannot be written.
+        UsageError: The request contradicts itself, or ``allow_uncovered`` names no
+            kind.
+    """
+    # All that can be refused now, and not after an hour of recording.
+    check_kind_names(request.allow_uncovered)
+    _check_request(request)
+    request = _with_tolerances_beside(request, on_stage)
+    for name in request.recorded_names:
+        prepare_folder(request.out / name, overwrite=request.overwrite)
+    for path in (request.report_path, request.tolerance_path):
+        require_writable(path)
+    runs: dict[str, TraceSource] = {}
+    try:
+        report = _run(request, runs, backend, on_stage=on_stage, progress=progress)
+    except TtraceError as error:
+        report = report_of_error(
+            error,
+            backend=backend.name,
+            reference=runs.get("reference"),
+            candidate=runs.get("candidate"),
+        )
+        with contextlib.suppress(StorageFullError):  # the error itself is said
+            report.save(request.report_path)
+        raise
+    report.save(request.report_path)
+    if request.keep == "report" and report.verdict is Outcome.PASS:
+        for name in request.recorded_names:
+            for trace in find_traces(request.out / name):
+                remove_trace(trace)
+    return report
+
+
+def reusable_options(out: Path) -> str | None:
+    """Options that take what lies complete in the folder of an earlier check.
+
+    Returns:
+        E.g. ``--reference-trace out/reference``; None where not even the reference is
+        complete.
+    """
+    if not _is_complete(out / "reference"):
+        return None
+    noise = [path for path in sorted(out.glob("perturbed-*")) if _is_complete(path)]
+    words = ["--reference-trace", str(out / "reference")]
+    if noise:
+        words += ["--noise-traces", *map(str, noise)]
+    return shlex.join(words)
+
+
+def _run(
+    request: CheckRequest,
+    runs: dict[str, TraceSource],
+    backend: Backend,
+    *,
+    on_stage: Callable[[str], None],
+    progress: Progress | None,
+) -> Report:
+    """Records and compares; adds each run to ``runs`` as soon as it is there."""
+    if request.reference_trace is not None:
+        runs["reference"] = request.reference_trace
+    else:
+        assert request.reference is not None
+        on_stage("recording the reference")
+        runs["reference"] = _record(request, "reference", request.reference)
+    on_stage("recording the candidate")
+    runs["candidate"] = _record(request, "candidate", request.candidate)
+    noise_runs = list(request.noise_traces)
+    for noise_seed in request.noise_seeds:
+        assert request.reference is not None
+        on_stage(
+            f"recording the reference with noise, {noise_seed} of "
+            f"{request.num_noise_runs}"
+        )
+        name = _noise_run_name(noise_seed)
+        noise_runs.append(_record(request, name, request.reference, noise_seed))
+    policy = request.policy or TolerancePolicy()
+    tolerances = request.tolerances or ToleranceTable(policy=policy)
+    if request.policy is not None:
+        multiplier = request.policy.multiplier
+        policy = replace(tolerances.policy, multiplier=multiplier)
+        tolerances = replace(tolerances, policy=policy)
+    if noise_runs:
+        on_stage("measuring the noise")
+        tolerances = estimate_from_traces(
+            runs["reference"],
+            noise_runs,
+            backend,
+            policy=request.policy,
+            progress=progress,
+        )
+        tolerances.save(request.tolerance_path)
+    on_stage("comparing")
+    return compare_traces(
+        runs["reference"],
+        runs["candidate"],
+        backend,
+        tolerances=tolerances,
+        allow=request.allow,
+        allow_uncovered=request.allow_uncovered,
+        map_file=request.map_file,
+        progress=progress,
+    )
+
+
+def _record(
+    request: CheckRequest,
+    name: str,
+    command: Sequence[str],
+    noise_seed: int | None = None,
+) -> TraceSource:
+    return record(
+        Recording(
+            name=name,
+            command=command,
+            out=request.out / name,
+            log=request.out / "logs" / f"{name}.log",
+            capture=request.capture,
+            noise_seed=noise_seed,
+            timeout_s=request.timeout_s,
+        )
+    )
+
+
+def _check_request(request: CheckRequest) -> None:
+    if request.reference is None and request.reference_trace is None:
+        raise UsageError(
+            "there is no reference",
+            remedy="give its command (--reference, reference=) or its trace "
+            "(--reference-trace, reference_trace=)",
+        )
+    if request.tolerances is not None and request.noise_traces:
+        raise UsageError(
+            "tolerances and noise runs are given both, and one says all",
+            remedy="leave out --tolerance (tolerance=), or --noise-traces "
+            "(noise_traces=)",
+        )
+    if request.keep not in defaults.KEEP_CHOICES:
+        raise UsageError(
+            "it is unclear what to keep",
+            expected=" or ".join(defaults.KEEP_CHOICES),
+            got=repr(request.keep),
+            remedy="choose one of them for --keep (keep=)",
+        )
+    given = [request.reference_trace, *request.noise_traces]
+    for trace in given:
+        for name in request.recorded_names:
+            folder = request.out / name
+            if trace is not None and folder.exists() and _is_folder(trace, folder):
+                raise UsageError(
+                    f"the {name} run would be recorded over a trace that is given",
+                    where=folder,
+                    remedy="choose another folder with --out (out=)",
+                )
+
+
+def _with_tolerances_beside(
+    request: CheckRequest, on_stage: Callable[[str], None]
+) -> CheckRequest:
+    """The request with the tolerances of the check that recorded its reference."""
+    trace = request.reference_trace
+    if trace is None or request.noise_traces or request.tolerances is not None:
+        return request
+    path = Path(trace.name).parent / "tolerance.json"
+    with contextlib.suppress(TraceError):
+        table = ToleranceTable.load(path)
+        if table.reference_run == trace.info.ranks[0].run_id:
+            on_stage(f"taking the tolerances of {path}, measured on this reference")
+            return replace(request, tolerances=table)
+    return request
+
+
+def _is_folder(trace: TraceSource, folder: Path) -> bool:
+    try:
+        return os.path.samefile(trace.name, folder)
+    except OSError:  # a trace that lies in no folder
+        return False
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return bool(open_trace(folder).info.tensors)
+    except TtraceError:
+        return False
+
+
+def _command(command: str | Sequence[str], argument: str) -> Sequence[str]:
+    if isinstance(command, str):
+        return split_command(command, option=argument)
+    return command
+
+
+def _noise_run_name(noise_seed: int) -> str:
+    return f"perturbed-{noise_seed}"

@@ -1,0 +1,81 @@
+"""What is odd about a comparison and changes no verdict: said, and left to the user."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ttrace.compare.align import Alignment, Unmatched
+from ttrace.ir.side import Side
+from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
+from ttrace.recording.rank_recorder import CAME_TWICE
+
+
+def find_remarks(
+    alignment: Alignment,
+    reference: TraceSource,
+    candidate: TraceSource,
+    *,
+    allow: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Sentences without a full stop.
+
+    Args:
+        alignment: What became of every tensor.
+        reference: The trusted run, as it was given.
+        candidate: The run under test, likewise.
+        allow: Patterns of tensor ids that may be unmatched.
+    """
+    remarks = []
+    if _is_same(reference, candidate):
+        remarks.append(
+            f"reference and candidate are the same trace, {reference.name}: it agrees "
+            "with itself, whatever it holds"
+        )
+    for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
+        repeats = repeats_in(trace.info)
+        if repeats is not None:
+            remarks.append(f"in the {side} {repeats}")
+    return (*remarks, *_idle_patterns(alignment, allow))
+
+
+def repeats_in(info: TraceInfo) -> str | None:
+    """That tensors came twice in a run, as where a step was not ended; or None."""
+    reasons = Counter(
+        skipped.reason
+        for skipped in info.skipped.values()
+        if skipped.reason.startswith(CAME_TWICE)
+    )
+    if not reasons:
+        return None
+    count = reasons.total()
+    hint = reasons.most_common(1)[0][0].removeprefix(CAME_TWICE).lstrip(".")
+    plural = "" if count == 1 else "s"
+    return f"{count} tensor{plural} came twice, and only the first is recorded.{hint}"
+
+
+def _is_same(reference: TraceSource, candidate: TraceSource) -> bool:
+    if reference is candidate:
+        return True
+    try:
+        return os.path.samefile(reference.name, candidate.name)
+    except OSError:  # of a source that lies in no folder
+        return False
+
+
+def _idle_patterns(alignment: Alignment, allow: Sequence[str]) -> Iterator[str]:
+    for pattern in dict.fromkeys(allow):
+        matching = [entry for entry in alignment.entries if entry.id.matches(pattern)]
+        if any(isinstance(entry, Unmatched) for entry in matching):
+            continue
+        if not matching:
+            yield (
+                f"--allow {pattern} matches no tensor of either run; patterns are "
+                "those of 'ttrace show TRACE PATTERN'"
+            )
+        else:
+            plural = "s, none" if len(matching) > 1 else ", which is not one"
+            yield (
+                f"--allow {pattern} allows nothing: it matches {len(matching)} "
+                f"tensor{plural} of those that only one run has"
+            )
