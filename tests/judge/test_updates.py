@@ -60,7 +60,7 @@ def test_an_update_that_is_lost_fails_within_the_tolerance(dims, sizes):
     assert diagnosis.sentence == (
         "1 tensor did not change in a step that changed the reference's: the optimizer "
         "does not hold these parameters, or what it computes is not written back to "
-        "them"
+        "them, or no gradient reaches them (record main_grad to tell)"
     )
     assert diagnosis.tensor_ids == (UPDATED,)
 
@@ -120,13 +120,27 @@ def test_a_parameter_without_gradient_is_not_the_optimizers_fault(has_gradient):
         del candidate["step0/a/main_grad/weight"]
     report = compare(memory_trace(reference), memory_trace(candidate))
     (diagnosis,) = report.diagnosis
-    assert diagnosis.tensor_ids == (UPDATED,)
     if has_gradient:
         assert diagnosis.code == "never_updated"
+        assert diagnosis.tensor_ids == (UPDATED,)
+        assert diagnosis.sentence.endswith("written back to them")
     else:
         assert diagnosis.code == "no_gradient"
-        assert diagnosis.sentence == (
-            "1 tensor is not updated in the candidate, as no gradient was recorded for "
-            "it there, while other parameters have one: look for a detach(), a "
-            "no_grad() block, or an output that the loss does not use"
-        )
+        assert diagnosis.tensor_ids == ("step0/a/main_grad/weight", UPDATED)
+
+
+def test_where_both_lack_the_gradient_that_alone_is_said():
+    """Its gradient was skipped in the reference: nothing is missing from there."""
+    gradient = "step0/a/main_grad/weight"
+    other = {"step0/other/main_grad/weight": BEFORE}
+    reference = memory_trace(
+        {PARAM: BEFORE, UPDATED: BEFORE + STEP, **other}, skipped={gradient: "sharded"}
+    )
+    candidate = memory_trace({PARAM: BEFORE, UPDATED: BEFORE, **other})
+    (diagnosis,) = compare(reference, candidate).diagnosis
+    assert diagnosis.code == "no_gradient"
+    assert diagnosis.sentence == (
+        "1 tensor is not updated in the candidate, as no gradient was recorded for "
+        "it there, while other parameters have one: look for a detach(), a "
+        "no_grad() block, or an output that the loss does not use"
+    )

@@ -98,6 +98,7 @@ class TensorVerdict:
         part: Why only a part of it was compared; None where all of it was, or nothing.
         excused: It was left out at the user's word: by a filter, by ``--allow`` or by
             a map; or it is a gradient of a step that an optimizer skipped.
+        present: The only run that has it; None if both have some of it.
     """
 
     id: TensorId
@@ -110,6 +111,7 @@ class TensorVerdict:
     margin: float | None = None
     part: PartReason | None = None
     excused: bool = False
+    present: Side | None = None
 
 
 def judge(
@@ -232,6 +234,7 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
         status=Status.UNMATCHED,
         reason=f"only in the {entry.present}"
         + (f": {entry.reason}" if entry.reason else ""),
+        present=entry.present,
     )
 
 

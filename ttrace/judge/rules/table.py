@@ -29,6 +29,7 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out."""
     findings = Findings(
+        verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
     )
