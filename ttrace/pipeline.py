@@ -23,7 +23,10 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.origin import require_origin
+from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
+from ttrace.judge.same_values import require_same_values
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import judge
@@ -307,19 +310,26 @@ def compare_traces(
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
-        UsageError: ``allow_uncovered`` names no kind.
+        UsageError: ``allow_uncovered`` names no kind, or the tolerances were measured
+            on another reference.
     """
     check_kind_names(allow_uncovered)
+    tolerances = tolerances or ToleranceTable()
+    recorded = reference
+    of_another_run = tolerances.reference_run != recorded.info.ranks[0].run_id
+    if tolerances.origin is not None and of_another_run:
+        require_origin(tolerances.origin, recorded.info, name=recorded.name)
     one_sided: Mapping[TensorId, str] = {}
     if map_file is not None:
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
-    tolerances = tolerances or ToleranceTable()
     alignment = with_reasons(align(reference.info, candidate.info), one_sided)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
+    if tolerances.origin is not None and of_another_run:
+        require_same_values(results, tolerances, recorded.info, name=recorded.name)
     verdicts = judge(
         alignment,
         results,
@@ -389,6 +399,9 @@ def run_check(
 ) -> Report:
     """Records reference, noise runs of the reference and candidate, and compares them.
 
+    Where noise changes more than rounding explains, the reference is recorded once more
+    without noise, to see that it repeats itself.
+
     Args:
         request: What to run.
         backend: Computes the statistics.
@@ -399,6 +412,7 @@ def run_check(
         TraceExistsError: ``out`` holds traces and may not be overwritten.
         CommandError: A command failed, hung, or recorded nothing.
         TraceError: A recorded trace is incomplete or corrupt.
+        UnrepeatableError: The reference computes other values in every run.
         MapError: The map does not fit the recorded traces.
         StorageFullError: A log, the tolerances or the report cannot be written.
         UsageError: ``allow_uncovered`` names no kind.
@@ -423,6 +437,8 @@ def run_check(
     noise_seeds = range(1, request.num_noise_runs + 1)
     for name in ("reference", "candidate", *map(_noise_run_name, noise_seeds)):
         prepare_folder(request.out / name, overwrite=request.overwrite)
+    if (request.out / _AGAIN).exists():
+        prepare_folder(request.out / _AGAIN, overwrite=request.overwrite)
     for path in (request.report_path, request.tolerance_path):
         require_writable(path)
     on_stage("recording the reference")
@@ -444,6 +460,15 @@ def run_check(
         tolerances = estimate_from_traces(
             reference, perturbed, backend, policy=request.policy, progress=progress
         )
+        suspect = first_suspect(tolerances, reference.info)
+        if suspect is not None:
+            tensor_id, share = suspect
+            on_stage(
+                "recording the reference again, without noise, to see whether it "
+                f"repeats itself: noise changes {tensor_id} by {share:.2g} of its value"
+            )
+            again = recorded(_AGAIN, request.reference)
+            require_repeats(reference, again, backend, progress=progress)
         tolerances.save(request.tolerance_path)
     on_stage("comparing")
     report = compare_traces(
@@ -458,6 +483,10 @@ def run_check(
     )
     report.save(request.report_path)
     return report
+
+
+_AGAIN = "reference-again"
+"""The folder of the run that tells whether a reference repeats itself."""
 
 
 def _noise_run_name(noise_seed: int) -> str:

@@ -114,11 +114,18 @@ def judge_run(
             f"{'. '.join(gap.sentence for gap in gaps)}. What could be compared "
             f"agrees: {compared}.",
         )
-    return RunVerdict(
-        outcome=Outcome.PASS,
-        summary=f"All {counts[Status.PASSED]} compared tensors agree within their "
-        f"tolerance: {compared}.",
+    dominated = sum(verdict.noise_dominated for verdict in verdicts)
+    summary = (
+        f"All {counts[Status.PASSED] - dominated} compared tensors agree within their "
+        f"tolerance: {compared}."
     )
+    if dominated:
+        are = "are" if dominated > 1 else "is"
+        summary += (
+            f" {dominated} more {are} noise-dominated: the reference's own noise is so "
+            "large a part of their value that an error would not show."
+        )
+    return RunVerdict(outcome=Outcome.PASS, summary=summary)
 
 
 def _setup_sentence(verdict: TensorVerdict) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.judge.origin import Origin
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
@@ -49,6 +50,8 @@ class TolerancePolicy:
             roundings average out, a scalar may get several of one sign.
         depth_epsilons: Without noise runs: epsilons of the compute dtype, times the
             square root of the number of modules that ran before.
+        dominated_share: Noise above this share of a tensor's value dominates it: an
+            error of the tensor's own size could hide in its tolerance.
     """
 
     multiplier: float = 6.0
@@ -56,6 +59,7 @@ class TolerancePolicy:
     floor_epsilons: float = 1.0
     floor_small_tensor_elements: float = 3.0
     depth_epsilons: float = 16.0
+    dominated_share: float = 0.1
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -72,11 +76,16 @@ class Tolerance:
             it also serves tensors that are zero.
         estimator: Where it comes from.
         derivation: The same in words, with numbers.
+        noise_share: The largest measured noise over the norm of the reference; None
+            where none was measured.
+        noise_dominated: That share is too large for the tolerance to tell an error.
     """
 
     difference_norm: float
     estimator: Estimator
     derivation: str
+    noise_share: float | None = None
+    noise_dominated: bool = False
 
     def relative_to(self, reference_norm: float) -> float:
         """The tolerated ``rel_err`` for a reference of that norm."""
@@ -103,6 +112,18 @@ class NoiseEstimate:
         for value in (*self.draws, self.reference_norm):
             _check_number(value, "a norm of the noise estimate")
 
+    @property
+    def share(self) -> float:
+        """The largest noise over the norm of the reference; infinite if only that is 0.
+
+        What is zero and stays zero has no noise.
+        """
+        if max(self.draws) == 0:
+            return 0.0
+        if self.reference_norm == 0:
+            return math.inf
+        return max(self.draws) / self.reference_norm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToleranceTable:
@@ -112,11 +133,13 @@ class ToleranceTable:
         policy: The numbers used.
         noise: Measured noise, by tensor id; empty when nothing was perturbed.
         reference_run: Run id of the reference that the noise was measured on.
+        origin: What that reference was; None in files that do not say.
     """
 
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     noise: Mapping[TensorId, NoiseEstimate] = field(default_factory=dict)
     reference_run: str | None = None
+    origin: Origin | None = None
 
     def tolerance_for(
         self,
@@ -145,6 +168,7 @@ class ToleranceTable:
             1 + policy.floor_small_tensor_elements / max(num_elements, 1)
         )
         floor = num_epsilons * storage_epsilon * reference_norm
+        share = None
         if tensor_id in self.noise:
             draws = self.noise[tensor_id].draws
             multiplier = policy.multiplier * (
@@ -152,6 +176,7 @@ class ToleranceTable:
             )
             estimated = multiplier * max(draws)
             estimator = Estimator.PERTURBED
+            share = self.noise[tensor_id].share
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({max(draws):.3g})"
@@ -180,6 +205,8 @@ class ToleranceTable:
             difference_norm=max(floor, estimated),
             estimator=estimator,
             derivation=derivation,
+            noise_share=share,
+            noise_dominated=share is not None and share > policy.dominated_share,
         )
 
     def save(self, path: Path | str) -> None:
@@ -192,6 +219,7 @@ class ToleranceTable:
             "schema_version": SCHEMA_VERSION,
             "policy": asdict(self.policy),
             "reference_run": self.reference_run,
+            "origin": None if self.origin is None else asdict(self.origin),
             "noise": {
                 str(tensor_id): {
                     "draws": estimate.draws,
@@ -230,6 +258,9 @@ class ToleranceTable:
             return cls(
                 policy=TolerancePolicy(**value["policy"]),
                 reference_run=value["reference_run"],
+                origin=Origin.from_json(value["origin"])
+                if value.get("origin")
+                else None,
                 noise={
                     parse_tensor_id(text): NoiseEstimate(
                         draws=tuple(estimate["draws"]),

@@ -113,6 +113,15 @@ class TensorVerdict:
     excused: bool = False
     present: Side | None = None
 
+    @property
+    def noise_dominated(self) -> bool:
+        """Whether it passed, with a tolerance in which an error could hide."""
+        return (
+            self.status is Status.PASSED
+            and self.tolerance is not None
+            and self.tolerance.noise_dominated
+        )
+
 
 def judge(
     alignment: Alignment,

@@ -104,6 +104,8 @@ def _tensor_report(verdict: TensorVerdict) -> TensorReport:
         tolerance=verdict.tolerance.relative_to(stats.reference_norm),
         tolerance_from=verdict.tolerance.estimator.value,
         tolerance_derivation=verdict.tolerance.derivation,
+        noise_share=verdict.tolerance.noise_share,
+        noise_dominated=verdict.noise_dominated or None,
         margin=verdict.margin,
         reference_norm=stats.reference_norm,
         max_abs_err=stats.max_abs_diff,

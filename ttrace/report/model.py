@@ -79,6 +79,9 @@ class TensorReport:
         tolerance: Largest ``rel_err`` that rounding explains.
         tolerance_from: Estimator: ``perturbed``, ``uncalibrated`` or ``exact``.
         tolerance_derivation: The same in words.
+        noise_share: Largest measured noise over ``reference_norm``.
+        noise_dominated: True where it passed, and that share is too large to tell an
+            error; else None.
         margin: ``rel_err`` over ``tolerance``.
         reference_norm: Frobenius norm of the reference.
         max_abs_err: Largest absolute difference.
@@ -107,6 +110,8 @@ class TensorReport:
     tolerance: float | None = None
     tolerance_from: str | None = None
     tolerance_derivation: str | None = None
+    noise_share: float | None = None
+    noise_dominated: bool | None = None
     margin: float | None = None
     reference_norm: float | None = None
     max_abs_err: float | None = None
@@ -218,7 +223,7 @@ class Report:
     def __repr__(self) -> str:
         counts = self.counts
         lines = [
-            f"<ttrace report: {self.verdict.value}; {counts.passed} passed, "
+            f"<ttrace report: {self.verdict.value}; {self.passed_text}, "
             f"{counts.failed} failed, {counts.unmatched} unmatched, {counts.skipped} "
             f"skipped of {counts.total} tensors>",
             self.summary,
@@ -242,11 +247,24 @@ class Report:
         return tuple(tensor for tensor in self.tensors if tensor.status == "failed")
 
     @property
+    def passed_text(self) -> str:
+        """``12 passed``, and how many of them only within their noise."""
+        text = f"{self.counts.passed} passed"
+        if self.num_noise_dominated:
+            text += f" ({self.num_noise_dominated} of them noise-dominated)"
+        return text
+
+    @property
     def num_uncalibrated(self) -> int:
         """Compared tensors whose tolerance rests on no measured noise."""
         return sum(
             tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
         )
+
+    @property
+    def num_noise_dominated(self) -> int:
+        """Tensors that passed, and whose noise is too large to tell an error."""
+        return sum(bool(tensor.noise_dominated) for tensor in self.tensors)
 
     @property
     def num_compared_in_part(self) -> int:

@@ -75,7 +75,7 @@ def render_report(report: Report) -> RenderableType:
 def _counts_line(report: Report) -> str:
     counts = report.counts
     return (
-        f"{counts.passed} passed, {counts.failed} failed, {counts.unmatched} "
+        f"{report.passed_text}, {counts.failed} failed, {counts.unmatched} "
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
         f"margin {_figure(report.largest_margin)} (error / tolerance); "
         f"{report.backend} backend"
