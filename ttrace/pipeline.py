@@ -27,6 +27,7 @@ from ttrace.judge.origin import require_origin
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
 from ttrace.judge.same_values import require_same_values
+from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import judge
@@ -82,6 +83,7 @@ def compare(
     map: MapFile | str | os.PathLike[str] | None = None,
     allow: str | Sequence[str] = (),
     allow_uncovered: str | Sequence[str] = (),
+    strict_structure: bool = False,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Report:
@@ -97,6 +99,8 @@ def compare(
             file that says it; None if they have the same names and dims.
         allow: Patterns of tensor ids that may be unmatched, or one.
         allow_uncovered: Kinds of which nothing need be compared, or one.
+        strict_structure: Modules that only one run has are a divergence, also where
+            they have no parameters and everything around them agrees.
         backend: What computes: ``jax``, ``numpy``, or ``auto``.
         progress: Called with elements done and in total.
 
@@ -113,6 +117,7 @@ def compare(
         tolerances=_tolerances(tolerance, multiplier),
         allow=_several(allow),
         allow_uncovered=_several(allow_uncovered),
+        strict_structure=strict_structure,
         map_file=_map_file(map),
         progress=progress,
     )
@@ -128,6 +133,7 @@ def check(
     map: MapFile | str | os.PathLike[str] | None = None,
     allow: str | Sequence[str] = (),
     allow_uncovered: str | Sequence[str] = (),
+    strict_structure: bool = False,
     capture: CaptureFilter | None = None,
     timeout: float | None = defaults.TIMEOUT_S,
     overwrite: bool = False,
@@ -147,6 +153,7 @@ def check(
         map: As for ``compare``.
         allow: As for ``compare``.
         allow_uncovered: As for ``compare``.
+        strict_structure: As for ``compare``.
         capture: Which tensors to record; None for all but the opt-in kinds.
         timeout: Seconds after which a command counts as hanging; None waits for ever.
         overwrite: Replace the traces of an earlier check.
@@ -168,6 +175,7 @@ def check(
         capture=capture or CaptureFilter(),
         allow=_several(allow),
         allow_uncovered=_several(allow_uncovered),
+        strict_structure=strict_structure,
         map_file=_map_file(map),
         timeout_s=timeout,
         overwrite=overwrite,
@@ -290,6 +298,7 @@ def compare_traces(
     tolerances: ToleranceTable | None = None,
     allow: Sequence[str] = (),
     allow_uncovered: Sequence[str] = (),
+    strict_structure: bool = False,
     map_file: MapFile | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -303,6 +312,8 @@ def compare_traces(
             report says so.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
+        strict_structure: Modules that only one run has are a divergence, also where
+            everything around them agrees.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         progress: Called as the comparison proceeds.
@@ -339,6 +350,11 @@ def compare_traces(
         allow=allow,
         lost_updates=lost_updates(results, reference, candidate, backend),
     )
+    structure: Sequence[StructureDifference] = ()
+    if not strict_structure:
+        verdicts, structure = find_structure_differences(
+            verdicts, reference.info, candidate.info
+        )
     return build_report(
         verdicts,
         reference,
@@ -347,6 +363,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=allow_uncovered,
+        structure=structure,
     )
 
 
@@ -363,6 +380,8 @@ class CheckRequest:
         capture: Which tensors to record.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
+        strict_structure: Modules that only one run has are a divergence, also where
+            everything around them agrees.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         timeout_s: Seconds after which a command counts as hanging.
@@ -377,6 +396,7 @@ class CheckRequest:
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     allow: Sequence[str] = ()
     allow_uncovered: Sequence[str] = ()
+    strict_structure: bool = False
     map_file: MapFile | None = None
     timeout_s: float | None = None
     overwrite: bool = False
@@ -478,6 +498,7 @@ def run_check(
         tolerances=tolerances,
         allow=request.allow,
         allow_uncovered=request.allow_uncovered,
+        strict_structure=request.strict_structure,
         map_file=request.map_file,
         progress=progress,
     )

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
         capture=capture_from(args),
         allow=args.allow,
         allow_uncovered=args.allow_uncovered,
+        strict_structure=args.strict_structure,
         map_file=None if args.map is None else read_map(args.map),
         timeout_s=args.timeout,
         overwrite=args.overwrite,

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
             map=args.map,
             allow=args.allow,
             allow_uncovered=args.allow_uncovered,
+            strict_structure=args.strict_structure,
             backend=args.backend,
             progress=progress,
         )

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.coverage import Gap, coverage_of, headline
 from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.setup import SettingDifferences
+from ttrace.judge.structure import StructureDifference
+from ttrace.judge.unmatched import one_sided_sentence
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 
 
@@ -56,6 +60,7 @@ def judge_run(
     settings: SettingDifferences,
     first: FirstDivergence | None,
     gaps: Sequence[Gap],
+    structure: Sequence[StructureDifference] = (),
 ) -> RunVerdict:
     """Sums the verdicts on all tensors up.
 
@@ -65,6 +70,7 @@ def judge_run(
         first: The first divergence among the verdicts.
         gaps: What should have been compared. They only forbid to pass: a divergence
             that was found stays one.
+        structure: Modules that only one run has, and that change nothing.
     """
     counts = count_statuses(verdicts)
     if not counts[Status.PASSED] + counts[Status.FAILED]:
@@ -98,6 +104,10 @@ def judge_run(
             return _error(ErrorKind.SETUP, _setup_sentence(verdict))
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
         assert first is not None
+        if not counts[Status.FAILED] and not missing_gradients(verdicts):
+            return RunVerdict(
+                outcome=Outcome.DIVERGED, summary=f"{one_sided_sentence(verdicts)}."
+            )
         bad = (
             (counts[Status.FAILED], "diverge"),
             (counts[Status.UNMATCHED], "unmatched"),
@@ -125,7 +135,18 @@ def judge_run(
             f" {dominated} more {are} noise-dominated: the reference's own noise is so "
             "large a part of their value that an error would not show."
         )
+    if structure:
+        summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."
     return RunVerdict(outcome=Outcome.PASS, summary=summary)
+
+
+def _structure_text(difference: StructureDifference) -> str:
+    """``blocks.*.attn.drop in the reference only, while blocks.*.attn agrees``."""
+    around = difference.around
+    return (
+        f"{difference.modules} in the {difference.present} only, while "
+        f"{'the model' if around == ROOT_MODULE else around} around it agrees"
+    )
 
 
 def _setup_sentence(verdict: TensorVerdict) -> str:

@@ -75,8 +75,8 @@ def first_suspect(
     """The first tensor whose noise is more than rounding explains, with its share.
 
     It may be noise all the same, as where tokens are routed elsewhere. What is drawn at
-    random is drawn in the forward and shows there; gradients, some of which are zero but
-    for rounding, are only asked where no outputs were recorded.
+    random is drawn in the forward and shows there; gradients, some of which are zero
+    but for rounding, are only asked where no outputs were recorded.
     """
     has_outputs = any(id_.kind is Kind.OUTPUT for id_ in tolerances.noise)
     limits = _rounding(reference, reference)

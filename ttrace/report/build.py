@@ -12,6 +12,7 @@ from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.outcome import judge_run
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
+from ttrace.judge.structure import StructureDifference
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.left_out import num_activations_left_out
@@ -35,6 +36,7 @@ def build_report(
     tolerances: ToleranceTable,
     map_file: MapFile | None = None,
     allow_uncovered: Sequence[str] = (),
+    structure: Sequence[StructureDifference] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -46,13 +48,14 @@ def build_report(
         tolerances: What the verdicts rest on.
         map_file: The map that matched the tensors, or None.
         allow_uncovered: Kinds of which nothing need be compared.
+        structure: Modules that only one run has, and that change nothing.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
     )
     settings = compare_settings(reference.info, candidate.info)
     first = find_first_divergence(verdicts)
-    judged = judge_run(verdicts, settings, first, gaps)
+    judged = judge_run(verdicts, settings, first, gaps, structure)
     return Report(
         verdict=judged.outcome,
         summary=judged.summary,
@@ -62,6 +65,7 @@ def build_report(
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
         first_divergence=first,
         diagnosis=diagnose(verdicts, candidate.info),
+        structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
     )

@@ -17,6 +17,7 @@ from ttrace.judge.diagnosis import Diagnosis as Diagnosis
 from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
 from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
+from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
 from ttrace.report.printable import printable
@@ -205,6 +206,8 @@ class Report:
             empty in reports that do not say.
         first_divergence: Where it goes wrong first; None on a pass.
         diagnosis: What is wrong, strongest first; may be empty.
+        structure: Modules without parameters that only one run has, and around which
+            everything agrees; their tensors are skipped.
         tensors: Every tensor of either trace, in order of the dataflow.
         setup: Both runs.
     """
@@ -217,6 +220,7 @@ class Report:
     coverage: Mapping[str, KindCoverage] = field(default_factory=dict)
     first_divergence: FirstDivergence | None
     diagnosis: tuple[Diagnosis, ...]
+    structure: tuple[StructureDifference, ...] = ()
     tensors: tuple[TensorReport, ...]
     setup: Setup
 
@@ -335,6 +339,9 @@ class Report:
             diagnosis=tuple(
                 Diagnosis(**{**item, "tensor_ids": tuple(item["tensor_ids"])})
                 for item in value["diagnosis"]
+            ),
+            structure=tuple(
+                StructureDifference(**item) for item in value.get("structure", ())
             ),
             tensors=tuple(_tensor_from_json(item) for item in value["tensors"]),
             setup=Setup(
