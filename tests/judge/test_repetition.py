@@ -110,6 +110,19 @@ def test_what_noise_does_not_explain():
     assert suspect(INPUT=1.0) == INPUT
 
 
+@pytest.mark.parametrize(("draw", "found"), [(0.1, None), (1.0, "step1")])
+def test_after_an_update_only_a_dominating_noise_is_suspect(draw, found):
+    """Adam makes whole updates of either sign of gradients that are noise."""
+    later = OUTPUT.replace("step0", "step1")
+    reference = memory_trace({OUTPUT: ONES, later: ONES}).info
+    noise = {
+        parse_tensor_id(text): NoiseEstimate(draws=(value,), reference_norm=8.0)
+        for text, value in ((OUTPUT, 1e-7), (later, draw))
+    }
+    suspected = first_suspect(ToleranceTable(noise=noise), reference)
+    assert (suspected and str(suspected[0]).split("/")[0]) == found
+
+
 @pytest.mark.parametrize(("draw", "found"), [(0.1, None), (1.0, MAIN)])
 def test_gradients_alone_are_suspect_from_a_tenth_on(draw, found):
     noise = {

@@ -93,7 +93,7 @@ def first_suspect(
             explained = _INJECTED_EPSILONS * epsilon * noise.reference_norm
         elif has_outputs and not is_forward:
             continue
-        elif is_forward or epsilon is None:
+        elif epsilon is None or record.id.step == limits.first_step and is_forward:
             explained = min(
                 _rounding_of(record, limits, noise.reference_norm, depth),
                 tolerances.policy.dominated_share * noise.reference_norm,

@@ -60,6 +60,9 @@ class Cause(StrEnum):
     LOST_UPDATE = "lost_update"
     """A parameter changed in a step of the reference, and not at all in this one."""
 
+    ROUNDED_UPDATE = "rounded_update"
+    """The same, as the update is below the resolution of the candidate's dtype."""
+
     ONE_SIDED_SKIP = "one_sided_skip"
     """The optimizer skipped the step in one run, and not in the other."""
 
@@ -344,11 +347,16 @@ def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
         f"none of its {lost.num_elements} elements changed in this step; "
         f"{lost.num_changed} did in the reference"
     )
+    cause = Cause.LOST_UPDATE
+    if lost.too_coarse is not None:
+        cause = Cause.ROUNDED_UPDATE
+        reason += (
+            ", by less than the candidate's "
+            f"{lost.too_coarse} can tell beside these values"
+        )
     if verdict.reason:
         reason += f"; {verdict.reason}"
-    return replace(
-        verdict, status=Status.FAILED, cause=Cause.LOST_UPDATE, reason=reason
-    )
+    return replace(verdict, status=Status.FAILED, cause=cause, reason=reason)
 
 
 def _failure(

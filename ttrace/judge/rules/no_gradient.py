@@ -11,6 +11,8 @@ from ttrace.judge.verdict import Cause, TensorVerdict
 
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 
+_UNCHANGED = frozenset({Cause.LOST_UPDATE, Cause.ROUNDED_UPDATE})
+
 _LOOK_FOR = (
     "look for a detach(), a no_grad() block, or an output that the loss does not use"
 )
@@ -35,7 +37,7 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
 
     What was skipped, or left out for all parameters by a filter, says nothing.
     """
-    lost = [v for v in findings.failed if v.cause is Cause.LOST_UPDATE]
+    lost = [v for v in findings.failed if v.cause in _UNCHANGED]
     if not lost:
         return []
     found = _parameters_with_gradient(findings.candidate)

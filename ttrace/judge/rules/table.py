@@ -10,6 +10,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.replicas_differ import replicas_differ
+from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.verdict import Status, TensorVerdict
@@ -17,6 +18,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 RULES: tuple[Rule, ...] = (
     step_skipped,
     no_gradient,
+    rounded_update,
     never_updated,
     replicas_differ,
     scaled,
