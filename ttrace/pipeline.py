@@ -23,6 +23,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.known_noise import excuse_known_noise
 from ttrace.judge.origin import require_origin
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
@@ -349,6 +350,9 @@ def compare_traces(
         candidate.info,
         allow=allow,
         lost_updates=lost_updates(results, reference, candidate, backend),
+    )
+    verdicts = excuse_known_noise(
+        verdicts, reference, backend, policy=tolerances.policy
     )
     structure: Sequence[StructureDifference] = ()
     if not strict_structure:

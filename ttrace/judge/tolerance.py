@@ -76,8 +76,8 @@ class Tolerance:
             it also serves tensors that are zero.
         estimator: Where it comes from.
         derivation: The same in words, with numbers.
-        noise_share: The largest measured noise over the norm of the reference; None
-            where none was measured.
+        noise_share: The largest noise over the norm of the reference; None where it was
+            neither measured nor known.
         noise_dominated: That share is too large for the tolerance to tell an error.
     """
 

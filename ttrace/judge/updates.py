@@ -75,7 +75,7 @@ def lost_updates(
     ]
     unchanged = [
         id_
-        for id_, stats in _changes(suspects, candidate, backend).items()
+        for id_, stats in changes_in_step(suspects, candidate, backend).items()
         if stats.count and not stats.num_unequal
     ]
     return {
@@ -84,12 +84,12 @@ def lost_updates(
             num_changed=stats.num_unequal,
             too_coarse=_too_coarse_dtype(id_, reference, candidate, backend),
         )
-        for id_, stats in _changes(unchanged, reference, backend).items()
+        for id_, stats in changes_in_step(unchanged, reference, backend).items()
         if stats.num_unequal > _LEAST_CHANGED * stats.count
     }
 
 
-def _changes(
+def changes_in_step(
     updated: Sequence[TensorId], trace: TraceSource, backend: Backend
 ) -> Mapping[TensorId, PairStats]:
     """Parameters after a step against the same before it, as far as both are there."""
@@ -126,7 +126,7 @@ def _too_coarse_dtype(
     rounded = RoundedUpdate(reference, before, after, dtype_named(coarse).numpy)
     if not rounded.is_possible:
         return None
-    (stats,) = _changes([updated], rounded, backend).values()
+    (stats,) = changes_in_step([updated], rounded, backend).values()
     return coarse if stats.num_unequal <= _MOST_ROUNDED * stats.count else None
 
 

@@ -81,7 +81,8 @@ class TensorReport:
         tolerance: Largest ``rel_err`` that rounding explains.
         tolerance_from: Estimator: ``perturbed``, ``uncalibrated`` or ``exact``.
         tolerance_derivation: The same in words.
-        noise_share: Largest measured noise over ``reference_norm``.
+        noise_share: Largest noise over ``reference_norm``, where it was measured, or
+            is known without.
         noise_dominated: True where it passed, and that share is too large to tell an
             error; else None.
         margin: ``rel_err`` over ``tolerance``.
@@ -228,7 +229,8 @@ class Report:
     def __repr__(self) -> str:
         counts = self.counts
         lines = [
-            f"<ttrace report: {self.verdict.value}; {self.passed_text}, "
+            f"<ttrace report: {self.verdict.value}"
+            f"{' (uncalibrated)' if self.is_uncalibrated else ''}; {self.passed_text}, "
             f"{counts.failed} failed, {counts.unmatched} unmatched, {counts.skipped} "
             f"skipped of {counts.total} tensors>",
             self.summary,
@@ -264,6 +266,13 @@ class Report:
         """Compared tensors whose tolerance rests on no measured noise."""
         return sum(
             tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
+        )
+
+    @property
+    def is_uncalibrated(self) -> bool:
+        """Whether no tolerance at all rests on measured noise, and some ought to."""
+        return bool(self.num_uncalibrated) and not any(
+            tensor.tolerance_from == Estimator.PERTURBED for tensor in self.tensors
         )
 
     @property

@@ -55,7 +55,9 @@ def render_report(report: Report) -> RenderableType:
     """The report as one rich renderable."""
     parts: list[RenderableType] = [
         Text.assemble(
-            ("verdict: ", "bold"), (report.verdict.value, _STYLES[report.verdict])
+            ("verdict: ", "bold"),
+            (report.verdict.value, _STYLES[report.verdict]),
+            (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
         Text(_counts_line(report)),
