@@ -1,5 +1,6 @@
 """The verdict on the candidate as a whole, in a word and in a sentence."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,8 +11,13 @@ from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.setup import SettingDifferences
 from ttrace.judge.structure import StructureDifference
+from ttrace.judge.tolerance import Estimator
 from ttrace.judge.unmatched import one_sided_sentence
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+
+_COARSE = 0.01
+"""From this median tolerance on, relative to the value, a pass says what it is blind
+to."""
 
 
 class Outcome(StrEnum):
@@ -135,9 +141,30 @@ def judge_run(
             f" {dominated} more {are} noise-dominated: the reference's own noise is so "
             "large a part of their value that an error would not show."
         )
+    summary += _blindness(verdicts)
     if structure:
         summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."
     return RunVerdict(outcome=Outcome.PASS, summary=summary)
+
+
+def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
+    """What a comparison in a coarse precision cannot see; empty for a fine one."""
+    limits = [
+        verdict.tolerance.relative_to(verdict.result.stats.reference_norm)
+        for verdict in verdicts
+        if verdict.status is Status.PASSED
+        and verdict.result is not None
+        and verdict.tolerance is not None
+        and verdict.tolerance.estimator is not Estimator.EXACT
+    ]
+    middle = statistics.median(limits) if limits else 0.0
+    if middle < _COARSE:
+        return ""
+    return (
+        f" This is a coarse comparison: half of the tolerances are {middle:.1%} of the "
+        "value or more, and smaller errors would not show; compare in a higher "
+        "precision to see them."
+    )
 
 
 def _structure_text(difference: StructureDifference) -> str:

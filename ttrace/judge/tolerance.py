@@ -12,12 +12,17 @@ from pathlib import Path
 
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
 from ttrace.judge.origin import Origin
+from ttrace.judge.precision import CoarserCompute
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
 """Version of the tolerance file; a reader refuses any other."""
+
+
+_QUADRATIC = frozenset({Kind.OPTIMIZER_STATE})
+"""Kinds that may be made of squares of a gradient."""
 
 
 class Estimator(StrEnum):
@@ -150,6 +155,7 @@ class ToleranceTable:
         storage_dtypes: tuple[str, str],
         compute_epsilon: float,
         depth: int,
+        coarser: CoarserCompute | None = None,
     ) -> Tolerance:
         """The tolerance of one tensor.
 
@@ -160,6 +166,8 @@ class ToleranceTable:
             storage_dtypes: Dtype names of both sides.
             compute_epsilon: Epsilon of the coarsest dtype that the runs compute in.
             depth: Number of module outputs that came before it.
+            coarser: The candidate's dtype, where it is coarser than the one that the
+                noise was measured in.
         """
         epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
         storage_epsilon = max((e for e in epsilons if e is not None), default=0.0)
@@ -181,6 +189,15 @@ class ToleranceTable:
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({max(draws):.3g})"
             )
+            if coarser is not None:
+                growth = coarser.growth(share, is_state=tensor_id.kind in _QUADRATIC)
+                estimated *= growth
+                share *= growth
+                derivation += (
+                    f" x {growth:.3g}, as the candidate computes in "
+                    f"{coarser.candidate} and the noise was measured in "
+                    f"{coarser.reference}"
+                )
         elif storage_epsilon == 0:
             return Tolerance(
                 difference_norm=0.0,
