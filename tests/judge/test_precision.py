@@ -107,3 +107,30 @@ def test_noise_that_dominates_in_the_coarser_dtype_is_counted_apart():
 def test_a_fine_comparison_is_blind_to_nothing_that_need_be_said():
     report = compare(run(F32, F32, F32), run(F32, F32, F32))
     assert report.verdict is Outcome.PASS and "coarse" not in report.summary
+
+
+def test_updates_of_either_sign_do_not_grow_with_the_noise():
+    """No noise run turned one around in float32; rounding in bfloat16 does."""
+    gradient = ONES.copy()
+    gradient[0] = 1e-3
+    param, updated = "step0/a/param/weight", "step0/a/updated_param/weight"
+    turned = ONES * np.float32(0.99)
+    turned[0] = 1.01
+    values = {param: ONES, MAIN: gradient, updated: ONES * np.float32(0.99)}
+    reference = memory_trace({HIDDEN: ONES, **values})
+    candidate = {HIDDEN: ONES.astype(BF16), **values, updated: turned}
+    noise = {
+        parse_tensor_id(text): NoiseEstimate(draws=(draw,), reference_norm=8.0)
+        for text, draw in ((HIDDEN, 8e-7), (MAIN, 8e-7), (updated, 0.0))
+    }
+    table = ToleranceTable(noise=noise)
+    backend = load_backend("numpy")
+    report = compare_traces(
+        reference, memory_trace(candidate), backend, tolerances=table
+    )
+    assert report.verdict is Outcome.PASS, report.summary
+    turned[1] = 1.01  # of an ordinary gradient
+    report = compare_traces(
+        reference, memory_trace(candidate), backend, tolerances=table
+    )
+    assert report.verdict is Outcome.DIVERGED

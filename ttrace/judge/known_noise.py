@@ -17,7 +17,7 @@ from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.tolerance import Estimator, TolerancePolicy
+from ttrace.judge.tolerance import Estimator, Tolerance, TolerancePolicy
 from ttrace.judge.updates import changes_in_step
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
@@ -31,7 +31,10 @@ def excuse_known_noise(
     *,
     policy: TolerancePolicy,
 ) -> tuple[TensorVerdict, ...]:
-    """Lets pass what failed an uncalibrated tolerance and is known to be noise.
+    """Lets pass what failed a tolerance that was not measured, and is known as noise.
+
+    That is an uncalibrated one, or one that was measured in a finer dtype than the
+    candidate computes in: an update of either sign does not grow with the noise.
 
     Args:
         verdicts: One per tensor.
@@ -53,8 +56,13 @@ def _may_be_noise(verdict: TensorVerdict) -> bool:
         verdict.status is Status.FAILED
         and verdict.cause is Cause.ERROR
         and verdict.tolerance is not None
-        and verdict.tolerance.estimator is Estimator.UNCALIBRATED
+        and _is_estimated(verdict.tolerance)
     )
+
+
+def _is_estimated(tolerance: Tolerance) -> bool:
+    """Whether it is a tolerance for roundings, and these were not measured as such."""
+    return not tolerance.measured and tolerance.estimator is not Estimator.EXACT
 
 
 class _KnownNoise:
@@ -209,7 +217,7 @@ def _level(verdict: TensorVerdict) -> float:
     if (
         verdict.result is None
         or verdict.tolerance is None
-        or verdict.tolerance.estimator is not Estimator.UNCALIBRATED
+        or not _is_estimated(verdict.tolerance)
     ):
         return 0.0
     count = verdict.result.stats.count

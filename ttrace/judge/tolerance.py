@@ -84,6 +84,8 @@ class Tolerance:
         noise_share: The largest noise over the norm of the reference; None where it was
             neither measured nor known.
         noise_dominated: That share is too large for the tolerance to tell an error.
+        measured: It rests on noise that was measured in the dtype of the candidate; not
+            on dtypes alone, nor on the noise of a finer reference.
     """
 
     difference_norm: float
@@ -91,6 +93,7 @@ class Tolerance:
     derivation: str
     noise_share: float | None = None
     noise_dominated: bool = False
+    measured: bool = False
 
     def relative_to(self, reference_norm: float) -> float:
         """The tolerated ``rel_err`` for a reference of that norm."""
@@ -224,6 +227,7 @@ class ToleranceTable:
             derivation=derivation,
             noise_share=share,
             noise_dominated=share is not None and share > policy.dominated_share,
+            measured=estimator is Estimator.PERTURBED and coarser is None,
         )
 
     def save(self, path: Path | str) -> None:
