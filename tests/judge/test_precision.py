@@ -109,6 +109,34 @@ def test_a_fine_comparison_is_blind_to_nothing_that_need_be_said():
     assert report.verdict is Outcome.PASS and "coarse" not in report.summary
 
 
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("step0/mb0/@root/loss", Outcome.PASS),
+        (MAIN, Outcome.PASS),
+        ("step0/a/updated_param/weight", Outcome.DIVERGED),  # kept in float32
+    ],
+)
+def test_a_loss_that_is_stored_in_float32_is_computed_in_bfloat16(text, outcome):
+    """No noise run moved it, which says nothing of another dtype."""
+    noise = {
+        parse_tensor_id(text): NoiseEstimate(draws=(0.0,), reference_norm=8.0),
+        parse_tensor_id(HIDDEN): NoiseEstimate(draws=(8e-7,), reference_norm=8.0),
+    }
+    report = compare_traces(
+        memory_trace({HIDDEN: ONES, text: ONES}),
+        memory_trace({HIDDEN: ONES.astype(BF16), text: ONES * np.float32(1.004)}),
+        load_backend("numpy"),
+        tolerances=ToleranceTable(noise=noise),
+    )
+    assert report.verdict is outcome
+    if outcome is Outcome.PASS:
+        assert report.tensors[-1].tolerance_derivation is not None
+        assert report.tensors[-1].tolerance_derivation.startswith(
+            "1 epsilon of bfloat16, that the candidate computes in (0.00781); above"
+        )
+
+
 def test_updates_of_either_sign_do_not_grow_with_the_noise():
     """No noise run turned one around in float32; rounding in bfloat16 does."""
     gradient = ONES.copy()

@@ -26,7 +26,9 @@ LARGE_NOISE = ToleranceTable(
 """As Adam's first step in BF16 makes it: more than the whole update."""
 
 
-def run(*updated, before=BEFORE, dims=None, sizes=None, **fields):
+def run(
+    *updated: np.ndarray, before: np.ndarray = BEFORE, dims=None, sizes=None, **fields
+):
     """A run whose steps give these parameters."""
     tensors = {PARAM: before} | dict(zip((UPDATED, LATER), updated, strict=False))
     return memory_trace(

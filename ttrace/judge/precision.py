@@ -22,13 +22,18 @@ class CoarserCompute:
     candidate: str
 
     @property
+    def epsilon(self) -> float:
+        """That of the candidate's dtype."""
+        epsilon = dtype_named(self.candidate).epsilon
+        assert epsilon is not None
+        return epsilon
+
+    @property
     def factor(self) -> float:
         """How much larger its roundings are, and so, in first order, their effect."""
-        epsilons = [
-            dtype_named(name).epsilon for name in (self.candidate, self.reference)
-        ]
-        assert epsilons[0] is not None and epsilons[1] is not None
-        return epsilons[0] / epsilons[1]
+        finer = dtype_named(self.reference).epsilon
+        assert finer is not None
+        return self.epsilon / finer
 
     def growth(self, share: float, *, is_state: bool) -> float:
         """How much larger the noise of a tensor is in the candidate.

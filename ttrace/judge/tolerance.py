@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ttrace.errors import SchemaVersionError, TraceError, TraceNotFoundError
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
+from ttrace.ir.kinds import GRADIENTS, Kind, Phase, kinds_of_phases
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.judge.origin import Origin
 from ttrace.judge.precision import CoarserCompute
 from ttrace.store.output_file import write_output
@@ -23,6 +24,13 @@ SCHEMA_VERSION = 1
 
 _QUADRATIC = frozenset({Kind.OPTIMIZER_STATE})
 """Kinds that may be made of squares of a gradient."""
+
+
+_COMPUTED = frozenset(
+    {*kinds_of_phases(Phase.FORWARD, Phase.BACKWARD), *GRADIENTS, Kind.GRAD_NORM}
+)
+"""Kinds that are computed anew in every step: in the dtype of the computation, whatever
+they are stored in. Parameters and what an optimizer keeps are only changed a little."""
 
 
 class Estimator(StrEnum):
@@ -201,6 +209,15 @@ class ToleranceTable:
                     f"{coarser.candidate} and the noise was measured in "
                     f"{coarser.reference}"
                 )
+                if tensor_id.kind in _COMPUTED:
+                    least = policy.floor_epsilons * coarser.epsilon * reference_norm
+                    if least > estimated:
+                        derivation = (
+                            f"{policy.floor_epsilons:.3g} epsilon of "
+                            f"{coarser.candidate}, that the candidate computes in "
+                            f"({coarser.epsilon:.3g}); above {derivation}"
+                        )
+                    estimated = max(estimated, least)
         elif storage_epsilon == 0:
             return Tolerance(
                 difference_norm=0.0,

@@ -120,8 +120,8 @@ def _too_coarse_dtype(
     if before is None or after is None or held is None:
         return None
     coarse, fine = held.shards[0].dtype, after.shards[0].dtype
-    epsilons = dtype_named(coarse).epsilon, dtype_named(fine).epsilon
-    if None in epsilons or epsilons[0] <= epsilons[1]:
+    epsilon, finer = dtype_named(coarse).epsilon, dtype_named(fine).epsilon
+    if epsilon is None or finer is None or epsilon <= finer:
         return None
     rounded = RoundedUpdate(reference, before, after, dtype_named(coarse).numpy)
     if not rounded.is_possible:
