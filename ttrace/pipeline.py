@@ -23,15 +23,11 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
-from ttrace.judge.known_noise import excuse_known_noise
-from ttrace.judge.origin import require_origin
+from ttrace.judge.judging import judge_tensors
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
-from ttrace.judge.same_values import require_same_values
-from ttrace.judge.structure import StructureDifference, find_structure_differences
+from ttrace.judge.same_reference import require_origin, require_same_values
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
-from ttrace.judge.updates import lost_updates
-from ttrace.judge.verdict import judge
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.record import Recording, prepare_folder, record
@@ -42,6 +38,8 @@ from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
 from ttrace.store.output_file import require_writable
+
+_AGAIN = "reference-again"  # the folder of a run that tells whether it repeats itself
 
 TraceLike = TraceSource | str | os.PathLike[str]
 """An open trace, or the folder of one, or a checkpoint in its place."""
@@ -313,8 +311,7 @@ def compare_traces(
             report says so.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
-        strict_structure: Modules that only one run has are a divergence, also where
-            everything around them agrees.
+        strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         progress: Called as the comparison proceeds.
@@ -322,15 +319,12 @@ def compare_traces(
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
-        UsageError: ``allow_uncovered`` names no kind, or the tolerances were measured
-            on another reference.
+        UsageError: ``allow_uncovered`` names no kind, or tolerances are of another run.
     """
     check_kind_names(allow_uncovered)
     tolerances = tolerances or ToleranceTable()
     recorded = reference
-    of_another_run = tolerances.reference_run != recorded.info.ranks[0].run_id
-    if tolerances.origin is not None and of_another_run:
-        require_origin(tolerances.origin, recorded.info, name=recorded.name)
+    require_origin(tolerances, recorded.info, name=recorded.name)
     one_sided: Mapping[TensorId, str] = {}
     if map_file is not None:
         mapped = apply_map(map_file, reference, candidate)
@@ -340,25 +334,17 @@ def compare_traces(
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
-    if tolerances.origin is not None and of_another_run:
-        require_same_values(results, tolerances, recorded.info, name=recorded.name)
-    verdicts = judge(
+    require_same_values(results, tolerances, recorded.info, name=recorded.name)
+    verdicts, structure = judge_tensors(
         alignment,
         results,
         tolerances,
-        reference.info,
-        candidate.info,
+        reference,
+        candidate,
+        backend,
         allow=allow,
-        lost_updates=lost_updates(results, reference, candidate, backend),
+        strict_structure=strict_structure,
     )
-    verdicts = excuse_known_noise(
-        verdicts, reference, backend, policy=tolerances.policy
-    )
-    structure: Sequence[StructureDifference] = ()
-    if not strict_structure:
-        verdicts, structure = find_structure_differences(
-            verdicts, reference.info, candidate.info
-        )
     return build_report(
         verdicts,
         reference,
@@ -384,8 +370,7 @@ class CheckRequest:
         capture: Which tensors to record.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
-        strict_structure: Modules that only one run has are a divergence, also where
-            everything around them agrees.
+        strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         timeout_s: Seconds after which a command counts as hanging.
@@ -508,10 +493,6 @@ def run_check(
     )
     report.save(request.report_path)
     return report
-
-
-_AGAIN = "reference-again"
-"""The folder of the run that tells whether a reference repeats itself."""
 
 
 def _noise_run_name(noise_seed: int) -> str:
