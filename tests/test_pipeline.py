@@ -125,10 +125,11 @@ def folders(tmp_path):
     """A run, one that diverges, and a noise run of the first."""
     ones = dict.fromkeys(IDS, np.ones(4, np.float32))
     wrong = {**ones, IDS[1]: np.full(4, 1.5, np.float32)}
+    noisy = {**ones, IDS[1]: np.full(4, 1.0625, np.float32)}
     return (
         write_trace(tmp_path / "reference", ones).path,
         write_trace(tmp_path / "candidate", wrong).path,
-        write_trace(tmp_path / "noise", wrong, noise_seed=1).path,
+        write_trace(tmp_path / "noise", noisy, noise_seed=1).path,
     )
 
 

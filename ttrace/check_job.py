@@ -18,6 +18,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
@@ -38,6 +39,9 @@ from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Outcome, Report
 from ttrace.store.output_file import require_writable
 
+_AGAIN = "reference-again"
+"""Folder of a run that tells whether the reference repeats itself."""
+
 
 def check(
     reference: str | Sequence[str] | None,
@@ -52,6 +56,7 @@ def check(
     map: MapFile | str | os.PathLike[str] | None = None,
     allow: str | Sequence[str] = (),
     allow_uncovered: str | Sequence[str] = (),
+    strict_structure: bool = False,
     capture: CaptureFilter | None = None,
     timeout: float | None = defaults.TIMEOUT_S,
     overwrite: bool = False,
@@ -77,6 +82,7 @@ def check(
         map: As for ``compare``.
         allow: As for ``compare``.
         allow_uncovered: As for ``compare``.
+        strict_structure: As for ``compare``.
         capture: Which tensors to record; None for all but the opt-in kinds.
         timeout: Seconds after which a command counts as hanging; None waits for ever.
         overwrite: Replace the traces of an earlier check.
@@ -102,6 +108,7 @@ def check(
         capture=capture or CaptureFilter(),
         allow=several(allow),
         allow_uncovered=several(allow_uncovered),
+        strict_structure=strict_structure,
         map_file=map_file_of(map),
         timeout_s=timeout,
         overwrite=overwrite,
@@ -133,6 +140,7 @@ class CheckRequest:
         capture: Which tensors to record.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
+        strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         timeout_s: Seconds after which a command counts as hanging.
@@ -152,6 +160,7 @@ class CheckRequest:
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     allow: Sequence[str] = ()
     allow_uncovered: Sequence[str] = ()
+    strict_structure: bool = False
     map_file: MapFile | None = None
     timeout_s: float | None = None
     overwrite: bool = False
@@ -188,6 +197,9 @@ def run_check(
 ) -> Report:
     """Records what is missing of reference, noise runs and candidate; compares them.
 
+    Where noise changes more than rounding explains, the reference is recorded once more
+    without noise, to see that it repeats itself.
+
     Args:
         request: What to run.
         backend: Computes the statistics.
@@ -198,6 +210,7 @@ def run_check(
         TraceExistsError: ``out`` holds traces and may not be overwritten.
         CommandError: A command failed, hung, or recorded nothing.
         TraceError: A recorded trace is incomplete or corrupt.
+        UnrepeatableError: The reference computes other values in every run.
         MapError: The map does not fit the recorded traces.
         StorageFullError: A log, the tolerances or the report cannot be written.
         UsageError: The request contradicts itself, or ``allow_uncovered`` names no
@@ -209,6 +222,8 @@ def run_check(
     request = _with_tolerances_beside(request, on_stage)
     for name in request.recorded_names:
         prepare_folder(request.out / name, overwrite=request.overwrite)
+    if (request.out / _AGAIN).exists():
+        prepare_folder(request.out / _AGAIN, overwrite=request.overwrite)
     for path in (request.report_path, request.tolerance_path):
         require_writable(path)
     runs: dict[str, TraceSource] = {}
@@ -289,6 +304,14 @@ def _run(
             policy=request.policy,
             progress=progress,
         )
+        _require_repeats(
+            request,
+            runs["reference"],
+            tolerances,
+            backend,
+            on_stage=on_stage,
+            progress=progress,
+        )
         tolerances.save(request.tolerance_path)
     on_stage("comparing")
     return compare_traces(
@@ -298,9 +321,34 @@ def _run(
         tolerances=tolerances,
         allow=request.allow,
         allow_uncovered=request.allow_uncovered,
+        strict_structure=request.strict_structure,
         map_file=request.map_file,
         progress=progress,
     )
+
+
+def _require_repeats(
+    request: CheckRequest,
+    reference: TraceSource,
+    tolerances: ToleranceTable,
+    backend: Backend,
+    *,
+    on_stage: Callable[[str], None],
+    progress: Progress | None,
+) -> None:
+    """Records the reference again where its noise looks like more than rounding."""
+    suspect = first_suspect(tolerances, reference.info)
+    if suspect is None or request.reference is None:
+        return
+    tensor_id, share = suspect
+    on_stage(
+        "recording the reference again, without noise, to see whether it repeats "
+        f"itself: noise changes {tensor_id} by {share:.2g} of its value"
+    )
+    again = _record(request, _AGAIN, request.reference)
+    require_repeats(reference, again, backend, progress=progress)
+    for trace in find_traces(request.out / _AGAIN):  # it has told what it was for
+        remove_trace(trace)
 
 
 def _record(

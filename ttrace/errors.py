@@ -92,6 +92,10 @@ class CheckpointError(TraceError):
     """A checkpoint that was given in place of a trace cannot be read as one."""
 
 
+class UnrepeatableError(TraceError):
+    """A reference computes other values every time it is run."""
+
+
 class SchemaVersionError(TraceError):
     """A file was written in a format that this version does not read."""
 

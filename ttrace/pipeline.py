@@ -25,11 +25,11 @@ from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.judging import judge_tensors
 from ttrace.judge.remarks import find_remarks
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
+from ttrace.judge.same_reference import require_origin, require_same_values
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.judge.updates import lost_updates
-from ttrace.judge.verdict import judge
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.apply import apply_map
 from ttrace.mapping.map_file import read_map
@@ -82,6 +82,7 @@ def compare(
     steps: str | int | Sequence[int] | None = None,
     allow: str | Sequence[str] = (),
     allow_uncovered: str | Sequence[str] = (),
+    strict_structure: bool = False,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Report:
@@ -101,6 +102,8 @@ def compare(
             all.
         allow: Patterns of tensor ids that may be unmatched, or one.
         allow_uncovered: Kinds of which nothing need be compared, or one.
+        strict_structure: Modules that only one run has are a divergence, also where
+            they have no parameters and everything around them agrees.
         backend: What computes: ``jax``, ``numpy``, or ``auto``.
         progress: Called with elements done and in total.
 
@@ -120,6 +123,7 @@ def compare(
         allow_uncovered=several(allow_uncovered),
         map_file=map_file_of(map),
         only=only,
+        strict_structure=strict_structure,
         progress=progress,
     )
 
@@ -259,6 +263,7 @@ def compare_traces(
     tolerances: ToleranceTable | None = None,
     allow: Sequence[str] = (),
     allow_uncovered: Sequence[str] = (),
+    strict_structure: bool = False,
     map_file: MapFile | None = None,
     only: CaptureFilter | None = None,
     progress: Progress | None = None,
@@ -273,6 +278,7 @@ def compare_traces(
             report says so.
         allow: Patterns of tensor ids that may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
+        strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         only: What is compared of the tensors, under the reference's names; None for
@@ -282,17 +288,20 @@ def compare_traces(
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
-        UsageError: ``allow_uncovered`` names no kind, or ``only`` leaves no tensor.
+        UsageError: ``allow_uncovered`` names no kind, ``only`` leaves no tensor, or
+            tolerances are of another run.
     """
     check_kind_names(allow_uncovered)
     only = only or CaptureFilter()
+    tolerances = tolerances or ToleranceTable()
+    recorded = reference
+    require_origin(tolerances, recorded.info, name=recorded.name)
     one_sided: Mapping[TensorId, str] = {}
     given = (reference, candidate)
     if map_file is not None:
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
-    tolerances = tolerances or ToleranceTable()
     regrouped = regroup(reference, candidate)
     candidate = regrouped.candidate
     alignment = align(
@@ -307,14 +316,16 @@ def compare_traces(
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
-    verdicts = judge(
+    require_same_values(results, tolerances, recorded.info, name=recorded.name)
+    verdicts, structure = judge_tensors(
         alignment,
         results,
         tolerances,
-        reference.info,
-        candidate.info,
+        reference,
+        candidate,
+        backend,
         allow=allow,
-        lost_updates=lost_updates(results, reference, candidate, backend),
+        strict_structure=strict_structure,
     )
     return build_report(
         verdicts,
@@ -327,6 +338,7 @@ def compare_traces(
         note=regrouped.note,
         only=only,
         remarks=remarks,
+        structure=structure,
     )
 
 

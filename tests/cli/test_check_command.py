@@ -164,7 +164,11 @@ def test_a_kind_that_does_not_exist_is_refused_before_the_work(check, tmp_path):
 def test_more_files_of_the_report(check, tmp_path):
     answer, _ = check(options=("--draws", "0", "--text", tmp_path / "report.txt"))
     assert answer.code == 0
-    assert (tmp_path / "report.txt").read_text().startswith("verdict: pass\n")
+    assert (
+        (tmp_path / "report.txt")
+        .read_text()
+        .startswith("verdict: pass (uncalibrated)\n")
+    )
 
 
 def count_runs(answer):

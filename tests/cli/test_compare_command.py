@@ -169,7 +169,7 @@ def test_several_formats_at_once(compare, tmp_path):
     path = tmp_path / "report.txt"
     answer, report = compare(SOUND, SOUND, "--text", path)
     assert answer.code == 0 and report.verdict is Outcome.PASS
-    assert path.read_text().startswith("verdict: pass\n")
+    assert path.read_text().startswith("verdict: pass (uncalibrated)\n")
     assert f"report: {path}" in answer.out
 
 

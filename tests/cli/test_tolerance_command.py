@@ -14,7 +14,7 @@ ONES = np.ones(4, np.float32)
 @pytest.fixture
 def traces(tmp_path):
     """The folders of a reference and of two perturbed runs of it."""
-    noisy = [{ID: ONES + np.float32(0.25 * noise_seed)} for noise_seed in (1, 2)]
+    noisy = [{ID: ONES + np.float32(0.015625 * noise_seed)} for noise_seed in (1, 2)]
     return [
         write_trace(tmp_path / "reference", {ID: ONES}, run_id="abc").path,
         write_trace(tmp_path / "first", noisy[0], noise_seed=1).path,
@@ -28,7 +28,7 @@ def test_estimate(ttrace, tmp_path, traces):
     assert answer.code == 0
     assert answer.err == (f"ttrace: {out}: noise of 1 tensors from 2 perturbed runs\n")
     table = ToleranceTable.load(out)
-    assert table.noise[parse_tensor_id(ID)].draws == (0.5, 1.0)
+    assert table.noise[parse_tensor_id(ID)].draws == (0.03125, 0.0625)
     assert table.reference_run == "abc"
     options = ("--tolerance", out, "--backend", "numpy")
     assert ttrace("compare", traces[0], traces[2], *options).code == 0

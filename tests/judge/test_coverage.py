@@ -218,3 +218,56 @@ def test_a_kind_that_does_not_exist():
     with pytest.raises(UsageError) as caught:
         compare(trace, trace, allow_uncovered=["updates"])
     assert "--allow-uncovered" in str(caught.value) and "'updates'" in str(caught.value)
+
+
+class TestNoiseDominated:
+    """What passes by a noise that is as large as an error is counted apart."""
+
+    def test_it_is_counted_apart(self):
+        other = "step0/mb0/b/output/0"
+        trace = run(OUTPUT, other, MAIN)
+        report = compare(trace, trace, tolerances=noise(0.3, 0.25))
+        assert report.verdict is Outcome.PASS
+        assert report.summary == (
+            "All 2 compared tensors agree within their tolerance: main_grad 1 of 1, "
+            "activations 1 of 2, noise-dominated: output 1. 1 more is noise-dominated: "
+            "the reference's own noise is so large a part of their value that an error "
+            "would not show."
+        )
+        assert report.coverage["output"].noise_dominated == 1
+        assert "(1 of them noise-dominated)" in repr(report)
+        (tensor,) = [t for t in report.tensors if t.id == OUTPUT]
+        assert tensor.noise_dominated and tensor.noise_share == 0.15
+        assert Report.from_json(report.to_json()) == report
+
+    def test_a_tenth_is_not_yet_too_much(self):
+        trace = run(OUTPUT)
+        report = compare(trace, trace, tolerances=noise(0.2))
+        assert report.verdict is Outcome.PASS and not report.num_noise_dominated
+
+    def test_what_is_zero_but_for_noise(self):
+        trace = memory_trace({OUTPUT: ONES * 0, MAIN: ONES})
+        report = compare(trace, trace, tolerances=noise(1e-9, norm=0.0))
+        assert report.num_noise_dominated == 1
+        assert report.tensors[0].noise_share == float("inf")
+
+    def test_all_of_a_kind_is_no_pass(self):
+        trace = run(OUTPUT, MAIN)
+        report = compare(trace, trace, tolerances=noise(0.3, of=MAIN))
+        assert report.verdict is Outcome.ERROR
+        assert report.error_kind is ErrorKind.COVERAGE
+        assert report.summary.startswith(
+            "Nothing of kind main_grad was checked: the reference's own noise exceeds "
+            "10% of the value of all 1 compared tensors, and errors of that size would "
+            "pass. Compare in a higher precision, or fewer steps, or accept it with "
+            "--allow-uncovered main_grad. What could be compared agrees: main_grad 0 of"
+        )
+        accepted = compare(
+            trace, trace, tolerances=noise(0.3, of=MAIN), allow_uncovered=["main_grad"]
+        )
+        assert accepted.verdict is Outcome.PASS
+
+    def test_a_failure_within_a_kind_stays_a_divergence(self):
+        candidate = memory_trace({OUTPUT: ONES, MAIN: ONES * 1000})
+        report = compare(run(OUTPUT, MAIN), candidate, tolerances=noise(0.3, of=MAIN))
+        assert report.verdict is Outcome.DIVERGED and not report.num_noise_dominated

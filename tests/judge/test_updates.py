@@ -1,5 +1,6 @@
 """Parameters that a step left as they were: seen exactly, whatever the noise."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -25,7 +26,9 @@ LARGE_NOISE = ToleranceTable(
 """As Adam's first step in BF16 makes it: more than the whole update."""
 
 
-def run(*updated, before=BEFORE, dims=None, sizes=None, **fields):
+def run(
+    *updated: np.ndarray, before: np.ndarray = BEFORE, dims=None, sizes=None, **fields
+):
     """A run whose steps give these parameters."""
     tensors = {PARAM: before} | dict(zip((UPDATED, LATER), updated, strict=False))
     return memory_trace(
@@ -37,7 +40,13 @@ def run(*updated, before=BEFORE, dims=None, sizes=None, **fields):
 
 def compare(reference, candidate) -> Report:
     backend = load_backend("numpy")
-    return compare_traces(reference, candidate, backend, tolerances=LARGE_NOISE)
+    return compare_traces(
+        reference,
+        candidate,
+        backend,
+        tolerances=LARGE_NOISE,
+        allow_uncovered=["updated_param"],  # of nothing but noise
+    )
 
 
 def reason_of(report: Report, text: str) -> str:
@@ -60,7 +69,7 @@ def test_an_update_that_is_lost_fails_within_the_tolerance(dims, sizes):
     assert diagnosis.sentence == (
         "1 tensor did not change in a step that changed the reference's: the optimizer "
         "does not hold these parameters, or what it computes is not written back to "
-        "them"
+        "them, or no gradient reaches them (record main_grad to tell)"
     )
     assert diagnosis.tensor_ids == (UPDATED,)
 
@@ -120,13 +129,89 @@ def test_a_parameter_without_gradient_is_not_the_optimizers_fault(has_gradient):
         del candidate["step0/a/main_grad/weight"]
     report = compare(memory_trace(reference), memory_trace(candidate))
     (diagnosis,) = report.diagnosis
-    assert diagnosis.tensor_ids == (UPDATED,)
     if has_gradient:
         assert diagnosis.code == "never_updated"
+        assert diagnosis.tensor_ids == (UPDATED,)
+        assert diagnosis.sentence.endswith("written back to them")
     else:
         assert diagnosis.code == "no_gradient"
-        assert diagnosis.sentence == (
-            "1 tensor is not updated in the candidate, as no gradient was recorded for "
-            "it there, while other parameters have one: look for a detach(), a "
-            "no_grad() block, or an output that the loss does not use"
+        assert diagnosis.tensor_ids == ("step0/a/main_grad/weight", UPDATED)
+
+
+def test_where_both_lack_the_gradient_that_alone_is_said():
+    """Its gradient was skipped in the reference: nothing is missing from there."""
+    gradient = "step0/a/main_grad/weight"
+    other = {"step0/other/main_grad/weight": BEFORE}
+    reference = memory_trace(
+        {PARAM: BEFORE, UPDATED: BEFORE + STEP, **other}, skipped={gradient: "sharded"}
+    )
+    candidate = memory_trace({PARAM: BEFORE, UPDATED: BEFORE, **other})
+    (diagnosis,) = compare(reference, candidate).diagnosis
+    assert diagnosis.code == "no_gradient"
+    assert diagnosis.sentence == (
+        "1 tensor is not updated in the candidate, as no gradient was recorded for "
+        "it there, while other parameters have one: look for a detach(), a "
+        "no_grad() block, or an output that the loss does not use"
+    )
+
+
+BF16 = ml_dtypes.bfloat16
+
+
+class TestUpdatesBelowTheResolution:
+    """A candidate in bfloat16 whose norm weights are 1: an update of 1e-3 is lost."""
+
+    def pair(self, start, update, *, dtype=BF16):
+        gradient = {"step0/a/main_grad/weight": BEFORE}
+        before, after = np.asarray(start, np.float32), start + np.float32(update)
+        reference = {PARAM: before, UPDATED: after, **gradient}
+        held = before.astype(dtype)
+        candidate = {PARAM: held, UPDATED: held, **gradient}
+        return compare(memory_trace(reference), memory_trace(candidate))
+
+    def test_that_is_the_cause(self):
+        report = self.pair(np.ones(8, np.float32), 1e-3)
+        assert report.verdict is Outcome.DIVERGED
+        assert reason_of(report, UPDATED).startswith(
+            "none of its 8 elements changed in this step; 8 did in the reference, by "
+            "less than the candidate's bfloat16 can tell beside these values"
         )
+        (diagnosis,) = report.diagnosis
+        assert diagnosis.code == "rounded_update"
+        assert diagnosis.sentence == (
+            "1 tensor did not change in a step that changed the reference's: its "
+            "update is below the resolution of bfloat16 beside its values, and is "
+            "rounded away. Keep parameters, or a master copy of them, in float32, or "
+            "round stochastically"
+        )
+
+    @pytest.mark.parametrize(
+        ("start", "update", "dtype"),
+        [
+            (np.ones(8, np.float32), 1e-2, BF16),  # bfloat16 has a number there
+            (np.ones(8, np.float32), 1e-3, np.float32),
+            (np.geomspace(1e-3, 1, 8).astype(np.float32), 1e-3, BF16),  # some has
+        ],
+        ids=["large", "float32", "small values"],
+    )
+    def test_that_is_not(self, start, update, dtype):
+        (diagnosis,) = self.pair(start, update, dtype=dtype).diagnosis
+        assert diagnosis.code == "never_updated"
+
+    def test_step_by_step(self):
+        """The reference moves on, and every single update stays too small."""
+        ones = np.ones(8, np.float32)
+        steps = [ones + np.float32(1e-3) * n for n in (1, 2)]
+        held = ones.astype(BF16)
+        report = compare(run(*steps, before=ones), run(held, held, before=held))
+        (diagnosis,) = report.diagnosis
+        assert diagnosis.code == "rounded_update"
+        assert diagnosis.tensor_ids == (UPDATED, LATER)
+
+    def test_sharded(self):
+        ones = np.ones(8, np.float32)
+        held = ones.astype(BF16)
+        layout = {"dims": "x[tp]", "sizes": {"tp": 2}}
+        reference = run(ones + np.float32(1e-3), before=ones, **layout)
+        report = compare(reference, run(held, before=held))
+        assert [d.code for d in report.diagnosis] == ["rounded_update"]

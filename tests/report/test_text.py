@@ -27,7 +27,7 @@ def test_everything_a_reader_needs():
     report = some_report()
     text = rendered(report, json_path=Path("out/report.json"))
     for sentence in (
-        "verdict: diverged",
+        "verdict: diverged\n",
         report.summary,
         "1 passed, 1 failed, 1 unmatched, 1 skipped of 4 tensors; largest margin inf",
         "numpy backend",
@@ -74,6 +74,12 @@ def test_markup_in_names_is_text():
     text = rendered(some_report(tensors=(tensor,), summary="[link=x]s[/link]"))
     assert tensor.id in text and "[red]why[/red]" in text
     assert "[link=x]s[/link]" in text
+
+
+def test_a_verdict_that_rests_on_no_measured_noise_says_so_beside_it():
+    report = some_report(tensors=(PASSED,))
+    assert rendered(report).startswith("verdict: diverged (uncalibrated)\n")
+    assert not some_report().is_uncalibrated  # one tolerance was measured
 
 
 def test_pass_is_short():

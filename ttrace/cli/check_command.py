@@ -52,6 +52,7 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         capture=capture_from(args),
         allow=args.allow,
         allow_uncovered=args.allow_uncovered,
+        strict_structure=args.strict_structure,
         map_file=None if args.map is None else read_map(args.map),
         timeout_s=args.timeout,
         overwrite=args.overwrite,

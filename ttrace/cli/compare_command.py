@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
             steps=args.steps,
             allow=args.allow,
             allow_uncovered=args.allow_uncovered,
+            strict_structure=args.strict_structure,
             backend=args.backend,
             progress=progress,
         )

@@ -65,6 +65,12 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         "changed nothing; may be given several times",
     )
     group.add_argument(
+        "--strict-structure",
+        action="store_true",
+        help="a module that only one run has is a divergence, also where it has no "
+        "parameters and everything around it agrees",
+    )
+    group.add_argument(
         "--map",
         metavar="FILE",
         help="what the reference calls the candidate's tensors, and how they lie; "

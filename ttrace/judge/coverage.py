@@ -44,15 +44,21 @@ class KindCoverage:
         skipped: Those that were skipped, each with its reason in the report.
         unmatched: Those that only one run has.
         total: All of either run.
+        noise_dominated: Those among the compared ones that passed, and whose noise is
+            too large to tell an error.
     """
 
     compared: int
     skipped: int
     unmatched: int
     total: int
+    noise_dominated: int = 0
 
     def __post_init__(self):
-        if self.total != self.compared + self.skipped + self.unmatched:
+        if (
+            self.total != self.compared + self.skipped + self.unmatched
+            or self.noise_dominated > self.compared
+        ):
             raise ValueError(f"a coverage that does not add up: {self}")
 
 
@@ -71,7 +77,9 @@ class Gap:
 
 def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
     """Counts the tensors of every kind that occurs, in the order of a step."""
+    verdicts = list(verdicts)
     counts = Counter((verdict.id.kind, verdict.status) for verdict in verdicts)
+    dominated = Counter(v.id.kind for v in verdicts if v.noise_dominated)
     found = {kind for kind, _ in counts}
     return {
         kind: KindCoverage(
@@ -79,6 +87,7 @@ def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
             skipped=counts[kind, Status.SKIPPED],
             unmatched=counts[kind, Status.UNMATCHED],
             total=sum(counts[kind, status] for status in Status),
+            noise_dominated=dominated[kind],
         )
         for kind in Kind
         if kind in found
@@ -86,15 +95,25 @@ def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
 
 
 def headline(coverage: Mapping[Kind, KindCoverage]) -> str:
-    """``updated_param 37 of 37, main_grad 37 of 37, activations 402 of 410``, ..."""
+    """``updated_param 37 of 37, main_grad 37 of 37, activations 402 of 410``, ...
+
+    What is noise-dominated is counted apart, at the end.
+    """
     named = {kind for _, kinds in _HEADLINE for kind in kinds}
     others = ((kind.value, frozenset({kind})) for kind in coverage if kind not in named)
     parts = []
     for name, kinds in (*_HEADLINE, *others):
         counts = [coverage[kind] for kind in kinds if kind in coverage]
         if counts:
-            compared = sum(count.compared for count in counts)
+            compared = sum(count.compared - count.noise_dominated for count in counts)
             parts.append(f"{name} {compared} of {sum(c.total for c in counts)}")
+    dominated = [
+        f"{kind.value} {count.noise_dominated}"
+        for kind, count in coverage.items()
+        if count.noise_dominated
+    ]
+    if dominated:
+        parts.append(f"noise-dominated: {', '.join(dominated)}")
     return ", ".join(parts)
 
 
@@ -127,6 +146,7 @@ def find_gaps(
             gap = _gap(group, verdicts, requested)
             if gap is not None and not set(gap.names) <= set(allow):
                 gaps.append(gap)
+    gaps += _dominated_kinds(verdicts, tolerances, allow)
     if NOISE not in allow and _noise_reached_nothing(verdicts, tolerances):
         gaps.append(
             Gap(
@@ -202,6 +222,24 @@ def _gap(
         f"tensors were skipped, {count} of them for this reason: {reason}. Remove the "
         f"reason, or accept it with {options}",
     )
+
+
+def _dominated_kinds(
+    verdicts: Sequence[TensorVerdict], tolerances: ToleranceTable, allow: Sequence[str]
+) -> list[Gap]:
+    """Kinds of which all that was compared has noise too large to tell an error."""
+    return [
+        Gap(
+            names=(kind.value,),
+            sentence=f"Nothing of kind {kind} was checked: the reference's own noise "
+            f"exceeds {tolerances.policy.dominated_share:.0%} of the value of all "
+            f"{counts.compared} compared tensors, and errors of that size would pass. "
+            "Compare in a higher precision, or fewer steps, or accept it with "
+            f"--allow-uncovered {kind}",
+        )
+        for kind, counts in coverage_of(verdicts).items()
+        if counts.compared == counts.noise_dominated > 0 and kind.value not in allow
+    ]
 
 
 def _noise_reached_nothing(

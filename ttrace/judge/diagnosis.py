@@ -35,10 +35,12 @@ class Findings:
     """What a rule reads.
 
     Attributes:
-        failed: The verdicts on all tensors that failed, in order of the dataflow.
+        verdicts: On all tensors, in order of the dataflow.
+        failed: Those on tensors that failed.
         candidate: The run under test.
     """
 
+    verdicts: Sequence[TensorVerdict]
     failed: Sequence[TensorVerdict]
     candidate: TraceInfo
 

@@ -13,6 +13,8 @@ from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.origin import Origin
+from ttrace.judge.repetition import require_same_start
 from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
 
 
@@ -36,6 +38,7 @@ def estimate_tolerance(
         UsageError: There is no noise run, a trace was not perturbed, or the reference
             was, or two noise runs have the same seed, or the runs have no tensor in
             common.
+        UnrepeatableError: A noise run was given other parameters or data.
     """
     if not perturbed:
         raise UsageError(
@@ -52,7 +55,9 @@ def estimate_tolerance(
         matches = [match for match in matches if match.id.step < end]
         plan = plan_comparison(matches, reference.info, trace.info)
         plan = plan_rows(plan, reference, trace)
-        for result in run_plan(plan, reference, trace, backend, progress=progress):
+        results = run_plan(plan, reference, trace, backend, progress=progress)
+        require_same_start(results, reference, trace)
+        for result in results:
             if _is_measured(result):
                 of_tensor = draws.setdefault(result.plan.id, [])
                 of_tensor.append(result.stats.difference_norm)
@@ -69,6 +74,7 @@ def estimate_tolerance(
     return ToleranceTable(
         policy=policy or TolerancePolicy(),
         reference_run=reference.info.ranks[0].run_id,
+        origin=Origin.of(reference.info),
         noise={
             tensor_id: NoiseEstimate(
                 draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttrace.ir.kinds import KINDS, Phase
+from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
+from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.verdict import Status, TensorVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstDivergence:
-    """The first tensor, in order of the dataflow, that failed.
+    """The first tensor, in order of the dataflow, that failed or lacks its gradient.
 
-    Where none failed, the first one that is unmatched.
+    Where there is none, the first one that is unmatched.
 
     Attributes:
         id: Its text form.
@@ -31,12 +32,44 @@ class FirstDivergence:
 
 
 def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
-    """The first failed tensor; the first unmatched one where none failed."""
-    for status in (Status.FAILED, Status.UNMATCHED):
-        for verdict in verdicts:
-            if verdict.status is status:
-                return _divergence(verdict)
+    """The first failure in order of the dataflow; the first unmatched tensor if none.
+
+    A gradient that does not reach the candidate is a failure where it is missing.
+    """
+    missing = {verdict.id for verdict in missing_gradients(verdicts)}
+    failures = [v for v in verdicts if v.status is Status.FAILED or v.id in missing]
+    if failures:
+        return _divergence(_first_of_backward(failures, verdicts))
+    for verdict in verdicts:
+        if verdict.status is Status.UNMATCHED:
+            return _divergence(verdict)
     return None
+
+
+def _first_of_backward(
+    failures: Sequence[TensorVerdict], verdicts: Sequence[TensorVerdict]
+) -> TensorVerdict:
+    """The first failure; of gradients without their backward, that made first there.
+
+    Frontends record ``main_grad`` in the order of the parameters. The backward makes
+    the gradient of what is used last first, and an error goes on from there. Where it
+    was compared itself, it shows the place.
+    """
+    first = failures[0]
+    step = first.id.step
+    if first.id.kind is not Kind.MAIN_GRAD or any(
+        KINDS[v.id.kind].phase is Phase.BACKWARD and v.id.step == step and v.result
+        for v in verdicts
+    ):
+        return first
+    of_step = [v for v in failures if v.id.kind is Kind.MAIN_GRAD and v.id.step == step]
+    called = [
+        v.id.module for v in verdicts if v.id.kind is Kind.OUTPUT and v.id.step == step
+    ]
+    order = {module: index for index, module in enumerate(called)}
+    if all(verdict.id.module in order for verdict in of_step):
+        return max(of_step, key=lambda verdict: order[verdict.id.module])
+    return of_step[-1]
 
 
 def _divergence(verdict: TensorVerdict) -> FirstDivergence:

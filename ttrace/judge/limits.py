@@ -10,6 +10,7 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.precision import CoarserCompute, coarser_compute
 from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
 from ttrace.judge.tolerance import Tolerance, ToleranceTable
 
@@ -23,11 +24,14 @@ class Limits:
         compute_epsilon: Epsilon of the coarsest dtype of any run's outputs.
         first_step: The first step of any run; None for checkpoints, whose parameters
             no run was given.
+        coarser: What to make of noise that was measured in a finer dtype than the
+            candidate computes in; None if it does not.
     """
 
     tolerances: ToleranceTable
     compute_epsilon: float
     first_step: int | None
+    coarser: CoarserCompute | None = None
 
     @classmethod
     def of_runs(
@@ -41,12 +45,13 @@ class Limits:
         Args:
             tolerances: What rounding explains.
             tensor_ids: Of all that is judged.
-            infos: The runs: two that are compared, or one with itself.
+            infos: The runs: reference and candidate, or one with itself.
         """
         return cls(
             tolerances=tolerances,
             compute_epsilon=max(map(_compute_epsilon, infos)),
             first_step=first_step(tensor_ids, *infos),
+            coarser=coarser_compute(infos[0], infos[-1]),
         )
 
     def is_given(self, tensor_id: TensorId) -> bool:
@@ -82,6 +87,7 @@ class Limits:
             storage_dtypes=dtypes,
             compute_epsilon=self.compute_epsilon,
             depth=depth,
+            coarser=self.coarser,
         )
 
 

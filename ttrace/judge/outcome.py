@@ -1,13 +1,23 @@
 """The verdict on the candidate as a whole, in a word and in a sentence."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.coverage import Gap, coverage_of, headline
 from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.setup import SettingDifferences
+from ttrace.judge.structure import StructureDifference
+from ttrace.judge.tolerance import Estimator
+from ttrace.judge.unmatched import one_sided_sentence
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+
+_COARSE = 0.01
+"""From this median tolerance on, relative to the value, a pass says what it is blind
+to."""
 
 
 class Outcome(StrEnum):
@@ -63,6 +73,7 @@ def judge_run(
     settings: SettingDifferences,
     first: FirstDivergence | None,
     gaps: Sequence[Gap],
+    structure: Sequence[StructureDifference] = (),
 ) -> RunVerdict:
     """Sums the verdicts on all tensors up.
 
@@ -72,6 +83,7 @@ def judge_run(
         first: The first divergence among the verdicts.
         gaps: What should have been compared. They only forbid to pass: a divergence
             that was found stays one.
+        structure: Modules that only one run has, and that change nothing.
     """
     counts = count_statuses(verdicts)
     if not counts[Status.PASSED] + counts[Status.FAILED]:
@@ -105,6 +117,10 @@ def judge_run(
             return _error(ErrorKind.SETUP, _setup_sentence(verdict))
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
         assert first is not None
+        if not counts[Status.FAILED] and not missing_gradients(verdicts):
+            return RunVerdict(
+                outcome=Outcome.DIVERGED, summary=f"{one_sided_sentence(verdicts)}."
+            )
         bad = (
             (counts[Status.FAILED], "diverge"),
             (counts[Status.UNMATCHED], "unmatched"),
@@ -121,10 +137,49 @@ def judge_run(
             f"{'. '.join(gap.sentence for gap in gaps)}. What could be compared "
             f"agrees: {compared}.",
         )
-    return RunVerdict(
-        outcome=Outcome.PASS,
-        summary=f"All {counts[Status.PASSED]} compared tensors agree within their "
-        f"tolerance: {compared}.",
+    dominated = sum(verdict.noise_dominated for verdict in verdicts)
+    summary = (
+        f"All {counts[Status.PASSED] - dominated} compared tensors agree within their "
+        f"tolerance: {compared}."
+    )
+    if dominated:
+        are = "are" if dominated > 1 else "is"
+        summary += (
+            f" {dominated} more {are} noise-dominated: the reference's own noise is so "
+            "large a part of their value that an error would not show."
+        )
+    summary += _blindness(verdicts)
+    if structure:
+        summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."
+    return RunVerdict(outcome=Outcome.PASS, summary=summary)
+
+
+def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
+    """What a comparison in a coarse precision cannot see; empty for a fine one."""
+    limits = [
+        verdict.tolerance.relative_to(verdict.result.stats.reference_norm)
+        for verdict in verdicts
+        if verdict.status is Status.PASSED
+        and verdict.result is not None
+        and verdict.tolerance is not None
+        and verdict.tolerance.estimator is not Estimator.EXACT
+    ]
+    middle = statistics.median(limits) if limits else 0.0
+    if middle < _COARSE:
+        return ""
+    return (
+        f" This is a coarse comparison: half of the tolerances are {middle:.1%} of the "
+        "value or more, and smaller errors would not show; compare in a higher "
+        "precision to see them."
+    )
+
+
+def _structure_text(difference: StructureDifference) -> str:
+    """``blocks.*.attn.drop in the reference only, while blocks.*.attn agrees``."""
+    around = difference.around
+    return (
+        f"{difference.modules} in the {difference.present} only, while "
+        f"{'the model' if around == ROOT_MODULE else around} around it agrees"
     )
 
 

@@ -7,6 +7,7 @@ that are given other things compute other things.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
 from ttrace.judge.tolerance import Estimator, Tolerance
@@ -41,15 +42,6 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),
     )
-
-
-def differing_settings(
-    reference: Mapping[str, object], candidate: Mapping[str, object]
-) -> dict[str, tuple[object, object]]:
-    """The settings that are not the same in both runs, with both values."""
-    names = dict.fromkeys((*reference, *candidate))
-    pairs = {name: (reference.get(name), candidate.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def model_setting_differences(

@@ -12,12 +12,26 @@ from pathlib import Path
 
 from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import GRADIENTS, Kind, Phase, kinds_of_phases
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.judge.origin import Origin
+from ttrace.judge.precision import CoarserCompute
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
 SCHEMA_VERSION = 1
 """Version of the tolerance file; a reader refuses any other."""
+
+
+_QUADRATIC = frozenset({Kind.OPTIMIZER_STATE})
+"""Kinds that may be made of squares of a gradient."""
+
+
+_COMPUTED = frozenset(
+    {*kinds_of_phases(Phase.FORWARD, Phase.BACKWARD), *GRADIENTS, Kind.GRAD_NORM}
+)
+"""Kinds that are computed anew in every step: in the dtype of the computation, whatever
+they are stored in. Parameters and what an optimizer keeps are only changed a little."""
 
 
 class Estimator(StrEnum):
@@ -50,6 +64,8 @@ class TolerancePolicy:
             roundings average out, a scalar may get several of one sign.
         depth_epsilons: Without noise runs: epsilons of the compute dtype, times the
             square root of the number of modules that ran before.
+        dominated_share: Noise above this share of a tensor's value dominates it: an
+            error of the tensor's own size could hide in its tolerance.
     """
 
     multiplier: float = 6.0
@@ -57,6 +73,7 @@ class TolerancePolicy:
     floor_epsilons: float = 1.0
     floor_small_tensor_elements: float = 3.0
     depth_epsilons: float = 16.0
+    dominated_share: float = 0.1
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -73,11 +90,19 @@ class Tolerance:
             it also serves tensors that are zero.
         estimator: Where it comes from.
         derivation: The same in words, with numbers.
+        noise_share: The largest noise over the norm of the reference; None where it was
+            neither measured nor known.
+        noise_dominated: That share is too large for the tolerance to tell an error.
+        measured: It rests on noise that was measured in the dtype of the candidate; not
+            on dtypes alone, nor on the noise of a finer reference.
     """
 
     difference_norm: float
     estimator: Estimator
     derivation: str
+    noise_share: float | None = None
+    noise_dominated: bool = False
+    measured: bool = False
 
     def relative_to(self, reference_norm: float) -> float:
         """The tolerated ``rel_err`` for a reference of that norm."""
@@ -104,6 +129,18 @@ class NoiseEstimate:
         for value in (*self.draws, self.reference_norm):
             _check_number(value, "a norm of the noise estimate")
 
+    @property
+    def share(self) -> float:
+        """The largest noise over the norm of the reference; infinite if only that is 0.
+
+        What is zero and stays zero has no noise.
+        """
+        if max(self.draws) == 0:
+            return 0.0
+        if self.reference_norm == 0:
+            return math.inf
+        return max(self.draws) / self.reference_norm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToleranceTable:
@@ -113,11 +150,13 @@ class ToleranceTable:
         policy: The numbers used.
         noise: Measured noise, by tensor id; empty when nothing was perturbed.
         reference_run: Run id of the reference that the noise was measured on.
+        origin: What that reference was; None in files that do not say.
     """
 
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     noise: Mapping[TensorId, NoiseEstimate] = field(default_factory=dict)
     reference_run: str | None = None
+    origin: Origin | None = None
 
     def tolerance_for(
         self,
@@ -128,6 +167,7 @@ class ToleranceTable:
         storage_dtypes: tuple[str, str],
         compute_epsilon: float,
         depth: int,
+        coarser: CoarserCompute | None = None,
     ) -> Tolerance:
         """The tolerance of one tensor.
 
@@ -138,6 +178,8 @@ class ToleranceTable:
             storage_dtypes: Dtype names of both sides.
             compute_epsilon: Epsilon of the coarsest dtype that the runs compute in.
             depth: Number of module outputs that came before it.
+            coarser: The candidate's dtype, where it is coarser than the one that the
+                noise was measured in.
         """
         epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
         storage_epsilon = max((e for e in epsilons if e is not None), default=0.0)
@@ -146,6 +188,7 @@ class ToleranceTable:
             1 + policy.floor_small_tensor_elements / max(num_elements, 1)
         )
         floor = num_epsilons * storage_epsilon * reference_norm
+        share = None
         if tensor_id in self.noise:
             draws = self.noise[tensor_id].draws
             multiplier = policy.multiplier * (
@@ -153,10 +196,29 @@ class ToleranceTable:
             )
             estimated = multiplier * max(draws)
             estimator = Estimator.PERTURBED
+            share = self.noise[tensor_id].share
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({_in_both_units(max(draws), reference_norm)})"
             )
+            if coarser is not None:
+                growth = coarser.growth(share, is_state=tensor_id.kind in _QUADRATIC)
+                estimated *= growth
+                share *= growth
+                derivation += (
+                    f" x {growth:.3g}, as the candidate computes in "
+                    f"{coarser.candidate} and the noise was measured in "
+                    f"{coarser.reference}"
+                )
+                if tensor_id.kind in _COMPUTED:
+                    least = policy.floor_epsilons * coarser.epsilon * reference_norm
+                    if least > estimated:
+                        derivation = (
+                            f"{policy.floor_epsilons:.3g} epsilon of "
+                            f"{coarser.candidate}, that the candidate computes in "
+                            f"({coarser.epsilon:.3g}); above {derivation}"
+                        )
+                    estimated = max(estimated, least)
         elif storage_epsilon == 0:
             return Tolerance(
                 difference_norm=0.0,
@@ -183,6 +245,9 @@ class ToleranceTable:
             difference_norm=difference_norm,
             estimator=estimator,
             derivation=derivation,
+            noise_share=share,
+            noise_dominated=share is not None and share > policy.dominated_share,
+            measured=estimator is Estimator.PERTURBED and coarser is None,
         )
 
     def save(self, path: Path | str) -> None:
@@ -196,6 +261,7 @@ class ToleranceTable:
             "schema_version": SCHEMA_VERSION,
             "policy": asdict(self.policy),
             "reference_run": self.reference_run,
+            "origin": None if self.origin is None else asdict(self.origin),
             "noise": {
                 str(tensor_id): {
                     "draws": estimate.draws,
@@ -230,6 +296,9 @@ class ToleranceTable:
             return cls(
                 policy=TolerancePolicy(**value["policy"]),
                 reference_run=value["reference_run"],
+                origin=Origin.from_json(value["origin"])
+                if value.get("origin")
+                else None,
                 noise={
                     parse_tensor_id(text): NoiseEstimate(
                         draws=tuple(estimate["draws"]),

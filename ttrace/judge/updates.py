@@ -14,14 +14,21 @@ from ttrace.compare.execute import TensorResult, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import ComparePlan, TensorPlan, plan_comparison
 from ttrace.compare.stats import PairStats
+from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import Kind, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.rounded_update import RoundedUpdate
 
 _LEAST_CHANGED = 0.5
 """Share of the reference's elements that must have changed. Where a step is so small
 that storage rounds most of it away, a correct candidate may round the rest away too."""
+
+
+_MOST_ROUNDED = 0.01
+"""Share of elements that may still change where an update is rounded away: the
+candidate's values and updates are not exactly the reference's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +39,13 @@ class LostUpdate:
         num_elements: Elements that were compared with those before the step; none of
             them changed.
         num_changed: Elements that changed in the reference.
+        too_coarse: The candidate's dtype, where the reference's update is below its
+            resolution beside these values; else None.
     """
 
     num_elements: int
     num_changed: int
+    too_coarse: str | None = None
 
 
 def lost_updates(
@@ -65,17 +75,21 @@ def lost_updates(
     ]
     unchanged = [
         id_
-        for id_, stats in _changes(suspects, candidate, backend).items()
+        for id_, stats in changes_in_step(suspects, candidate, backend).items()
         if stats.count and not stats.num_unequal
     ]
     return {
-        id_: LostUpdate(num_elements=stats.count, num_changed=stats.num_unequal)
-        for id_, stats in _changes(unchanged, reference, backend).items()
+        id_: LostUpdate(
+            num_elements=stats.count,
+            num_changed=stats.num_unequal,
+            too_coarse=_too_coarse_dtype(id_, reference, candidate, backend),
+        )
+        for id_, stats in changes_in_step(unchanged, reference, backend).items()
         if stats.num_unequal > _LEAST_CHANGED * stats.count
     }
 
 
-def _changes(
+def changes_in_step(
     updated: Sequence[TensorId], trace: TraceSource, backend: Backend
 ) -> Mapping[TensorId, PairStats]:
     """Parameters after a step against the same before it, as far as both are there."""
@@ -90,6 +104,30 @@ def _changes(
     plan = ComparePlan(tensors=tuple(map(_without_replicas, plan.tensors)))
     results = run_plan(plan, trace, trace, backend)
     return {result.plan.id: result.stats for result in results}
+
+
+def _too_coarse_dtype(
+    updated: TensorId, reference: TraceSource, candidate: TraceSource, backend: Backend
+) -> str | None:
+    """The candidate's dtype, if the reference's update is lost by rounding to it.
+
+    It is if a parameter that is stored in that dtype stays what it is where the
+    reference's update is added and the sum is rounded.
+    """
+    before = _before(updated, reference.info)
+    after = reference.info.tensors.get(updated)
+    held = candidate.info.tensors.get(updated)
+    if before is None or after is None or held is None:
+        return None
+    coarse, fine = held.shards[0].dtype, after.shards[0].dtype
+    epsilon, finer = dtype_named(coarse).epsilon, dtype_named(fine).epsilon
+    if epsilon is None or finer is None or epsilon <= finer:
+        return None
+    rounded = RoundedUpdate(reference, before, after, dtype_named(coarse).numpy)
+    if not rounded.is_possible:
+        return None
+    (stats,) = changes_in_step([updated], rounded, backend).values()
+    return coarse if stats.num_unequal <= _MOST_ROUNDED * stats.count else None
 
 
 def _before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:

@@ -62,6 +62,9 @@ class Cause(StrEnum):
     LOST_UPDATE = "lost_update"
     """A parameter changed in a step of the reference, and not at all in this one."""
 
+    ROUNDED_UPDATE = "rounded_update"
+    """The same, as the update is below the resolution of the candidate's dtype."""
+
     SAMPLES = "samples"
     """The model was not given the same samples in a step."""
 
@@ -103,6 +106,7 @@ class TensorVerdict:
         part: Why only a part of it was compared; None where all of it was, or nothing.
         excused: It was left out at the user's word: by a filter, by ``--allow`` or by
             a map; or it is a gradient of a step that an optimizer skipped.
+        present: The only run that has it; None if both have some of it.
     """
 
     id: TensorId
@@ -115,6 +119,16 @@ class TensorVerdict:
     margin: float | None = None
     part: PartReason | None = None
     excused: bool = False
+    present: Side | None = None
+
+    @property
+    def noise_dominated(self) -> bool:
+        """Whether it passed, with a tolerance in which an error could hide."""
+        return (
+            self.status is Status.PASSED
+            and self.tolerance is not None
+            and self.tolerance.noise_dominated
+        )
 
 
 def judge(
@@ -245,6 +259,7 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
         status=Status.UNMATCHED,
         reason=f"only in the {entry.present}"
         + (f": {entry.reason}" if entry.reason else ""),
+        present=entry.present,
     )
 
 
@@ -347,11 +362,16 @@ def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
         f"none of its {lost.num_elements} elements changed in this step; "
         f"{lost.num_changed} did in the reference"
     )
+    cause = Cause.LOST_UPDATE
+    if lost.too_coarse is not None:
+        cause = Cause.ROUNDED_UPDATE
+        reason += (
+            ", by less than the candidate's "
+            f"{lost.too_coarse} can tell beside these values"
+        )
     if verdict.reason:
         reason += f"; {verdict.reason}"
-    return replace(
-        verdict, status=Status.FAILED, cause=Cause.LOST_UPDATE, reason=reason
-    )
+    return replace(verdict, status=Status.FAILED, cause=cause, reason=reason)
 
 
 def _failure(

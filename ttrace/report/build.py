@@ -13,6 +13,7 @@ from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.outcome import judge_run
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
+from ttrace.judge.structure import StructureDifference
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.left_out import num_activations_left_out
@@ -39,6 +40,7 @@ def build_report(
     note: str = "",
     only: CaptureFilter | None = None,
     remarks: Sequence[str] = (),
+    structure: Sequence[StructureDifference] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -53,13 +55,14 @@ def build_report(
         note: What else the summary has to say of how the runs were compared.
         only: What was compared of the tensors; None for all.
         remarks: What is odd about the comparison.
+        structure: Modules that only one run has, and that change nothing.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
     )
     settings = compare_settings(reference.info, candidate.info)
     first = find_first_divergence(verdicts)
-    judged = judge_run(verdicts, settings, first, gaps)
+    judged = judge_run(verdicts, settings, first, gaps, structure)
     return Report(
         verdict=judged.outcome,
         summary=f"{judged.summary} {note}" if note else judged.summary,
@@ -71,6 +74,7 @@ def build_report(
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
         first_divergence=first,
         diagnosis=diagnose(verdicts, candidate.info),
+        structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
     )
@@ -113,6 +117,8 @@ def _tensor_report(verdict: TensorVerdict) -> TensorReport:
         tolerance=verdict.tolerance.relative_to(stats.reference_norm),
         tolerance_from=verdict.tolerance.estimator.value,
         tolerance_derivation=verdict.tolerance.derivation,
+        noise_share=verdict.tolerance.noise_share,
+        noise_dominated=verdict.noise_dominated or None,
         margin=verdict.margin,
         reference_norm=stats.reference_norm,
         max_abs_err=stats.max_abs_diff,

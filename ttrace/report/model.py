@@ -17,6 +17,7 @@ from ttrace.judge.diagnosis import Diagnosis as Diagnosis
 from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
 from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
+from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
 from ttrace.report.printable import printable
@@ -67,8 +68,9 @@ class TensorReport:
         status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
         reason: Why; empty for a plain pass of the whole tensor.
         cause: What a failed tensor failed by: ``error`` (beyond the tolerance),
-            ``replicas``, ``routing``, ``shape``, ``lost_update``, ``samples``,
-            ``one_sided_skip``, ``nonfinite_candidate`` or ``nonfinite_reference``
+            ``replicas``, ``routing``, ``shape``, ``lost_update``, ``rounded_update``,
+            ``samples``, ``one_sided_skip``, ``nonfinite_candidate`` or
+            ``nonfinite_reference``
             (``ttrace.judge.verdict.Cause``).
         part: Why only a part of it was compared: ``ranks`` or ``rows``
             (``ttrace.judge.verdict.PartReason``).
@@ -80,6 +82,10 @@ class TensorReport:
         tolerance: Largest ``rel_err`` that rounding explains.
         tolerance_from: Estimator: ``perturbed``, ``uncalibrated`` or ``exact``.
         tolerance_derivation: The same in words.
+        noise_share: Largest noise over ``reference_norm``, where it was measured, or
+            is known without.
+        noise_dominated: True where it passed, and that share is too large to tell an
+            error; else None.
         margin: ``rel_err`` over ``tolerance``.
         reference_norm: Frobenius norm of the reference.
         max_abs_err: Largest absolute difference.
@@ -108,6 +114,8 @@ class TensorReport:
     tolerance: float | None = None
     tolerance_from: str | None = None
     tolerance_derivation: str | None = None
+    noise_share: float | None = None
+    noise_dominated: bool | None = None
     margin: float | None = None
     reference_norm: float | None = None
     max_abs_err: float | None = None
@@ -225,6 +233,8 @@ class Report:
             empty in reports that do not say.
         first_divergence: Where it goes wrong first; None on a pass.
         diagnosis: What is wrong, strongest first; may be empty.
+        structure: Modules without parameters that only one run has, and around which
+            everything agrees; their tensors are skipped.
         tensors: Every tensor of either trace, in order of the dataflow.
         setup: Both runs.
     """
@@ -240,13 +250,15 @@ class Report:
     coverage: Mapping[str, KindCoverage] = field(default_factory=dict)
     first_divergence: FirstDivergence | None
     diagnosis: tuple[Diagnosis, ...]
+    structure: tuple[StructureDifference, ...] = ()
     tensors: tuple[TensorReport, ...]
     setup: Setup
 
     def __repr__(self) -> str:
         counts = self.counts
         lines = [
-            f"<ttrace report: {self.verdict.value}; {counts.passed} passed, "
+            f"<ttrace report: {self.verdict.value}"
+            f"{' (uncalibrated)' if self.is_uncalibrated else ''}; {self.passed_text}, "
             f"{counts.failed} failed, {counts.unmatched} unmatched, {counts.skipped} "
             f"skipped of {counts.total} tensors>",
             self.summary,
@@ -271,11 +283,31 @@ class Report:
         return tuple(tensor for tensor in self.tensors if tensor.status == "failed")
 
     @property
+    def passed_text(self) -> str:
+        """``12 passed``, and how many of them only within their noise."""
+        text = f"{self.counts.passed} passed"
+        if self.num_noise_dominated:
+            text += f" ({self.num_noise_dominated} of them noise-dominated)"
+        return text
+
+    @property
     def num_uncalibrated(self) -> int:
         """Compared tensors whose tolerance rests on no measured noise."""
         return sum(
             tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
         )
+
+    @property
+    def is_uncalibrated(self) -> bool:
+        """Whether no tolerance at all rests on measured noise, and some ought to."""
+        return bool(self.num_uncalibrated) and not any(
+            tensor.tolerance_from == Estimator.PERTURBED for tensor in self.tensors
+        )
+
+    @property
+    def num_noise_dominated(self) -> int:
+        """Tensors that passed, and whose noise is too large to tell an error."""
+        return sum(bool(tensor.noise_dominated) for tensor in self.tensors)
 
     @property
     def num_compared_in_part(self) -> int:
@@ -347,6 +379,9 @@ class Report:
             diagnosis=tuple(
                 Diagnosis(**{**item, "tensor_ids": tuple(item["tensor_ids"])})
                 for item in value["diagnosis"]
+            ),
+            structure=tuple(
+                StructureDifference(**item) for item in value.get("structure", ())
             ),
             tensors=tuple(_tensor_from_json(item) for item in value["tensors"]),
             setup=Setup(

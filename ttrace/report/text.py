@@ -56,7 +56,9 @@ def render_report(report: Report) -> RenderableType:
     """The report as one rich renderable."""
     parts: list[RenderableType] = [
         Text.assemble(
-            ("verdict: ", "bold"), (report.verdict.value, _STYLES[report.verdict])
+            ("verdict: ", "bold"),
+            (report.verdict.value, _STYLES[report.verdict]),
+            (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
         Text(_counts_line(report)),
@@ -80,7 +82,7 @@ def render_report(report: Report) -> RenderableType:
 def _counts_line(report: Report) -> str:
     counts = report.counts
     return (
-        f"{counts.passed} passed, {counts.failed} failed, {counts.unmatched} "
+        f"{report.passed_text}, {counts.failed} failed, {counts.unmatched} "
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
         f"margin {_figure(report.largest_margin)} (error / tolerance); "
         f"{report.backend} backend"

@@ -16,6 +16,8 @@ BUG = Bug(
     model=(*EXPERTS, "--moe-token-dispatcher-type", "allgather"),
     layout=EP2,
     first_seen=(
+        # Where the probabilities go in: no gradient of them is asked for there.
+        place("decoder.layers.1.mlp.experts.local_experts.*", Kind.GRAD_INPUT),
         place("decoder.layers.1.mlp", Kind.GRAD_INPUT),
         place("decoder.layers.1.mlp.router", Kind.GRAD_OUTPUT, Kind.GRAD_INPUT),
         place("decoder.layers.1.mlp.router", Kind.PARAM_GRAD),

@@ -1,14 +1,15 @@
 """Parameters that a step left as they were, to the bit."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.rules.no_gradient import without_gradient
+from ttrace.judge.rules.no_gradient import has_gradients, without_gradient
 from ttrace.judge.verdict import Cause
 
 
 def never_updated(findings: Findings) -> Diagnosis | None:
     """Says how many parameters a step did not change, and did in the reference.
 
-    Those that had no gradient are another rule's.
+    Those that had no gradient are another rule's. The optimizer is only blamed where a
+    gradient was seen.
     """
     explained = {verdict.id for verdict in without_gradient(findings)}
     lost = [
@@ -18,11 +19,16 @@ def never_updated(findings: Findings) -> Diagnosis | None:
     ]
     if not lost:
         return None
+    causes = (
+        "the optimizer does not hold these parameters, or what it computes is not "
+        "written back to them"
+    )
+    if not all(has_gradients(v.id.step, findings.candidate) for v in lost):
+        causes += ", or no gradient reaches them (record main_grad to tell)"
     return Diagnosis(
         code="never_updated",
         sentence=f"{tensors(len(lost))} did not change in a step that changed the "
-        "reference's: the optimizer does not hold these parameters, or what it "
-        "computes is not written back to them",
+        f"reference's: {causes}",
         evidence={"num_tensors": len(lost)},
         tensor_ids=ids_of(lost),
     )

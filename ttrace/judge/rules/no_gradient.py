@@ -1,50 +1,118 @@
-"""Parameters that no gradient reaches in the candidate."""
+"""Places that no gradient reaches in the candidate."""
+
+from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.verdict import Cause, TensorVerdict
+
+_OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
+
+_UNCHANGED = frozenset({Cause.LOST_UPDATE, Cause.ROUNDED_UPDATE})
+
+_LOOK_FOR = (
+    "look for a detach(), a no_grad() block, or an output that the loss does not use"
+)
 
 
 def no_gradient(findings: Findings) -> Diagnosis | None:
-    """Says which lost updates had no gradient to be made of."""
+    """Says where gradients stop, and which updates were lost with them."""
+    missing = missing_gradients(findings.verdicts)
     lost = without_gradient(findings)
-    if not lost:
+    if not (missing or lost):
         return None
-    are, them = ("are", "them") if len(lost) > 1 else ("is", "it")
     return Diagnosis(
         code="no_gradient",
-        sentence=f"{tensors(len(lost))} {are} not updated in the candidate, as no "
-        f"gradient was recorded for {them} there, while other parameters have one: "
-        "look for a detach(), a no_grad() block, or an output that the loss does not "
-        "use",
-        evidence={"num_tensors": len(lost)},
-        tensor_ids=ids_of(lost),
+        sentence=_stopped(missing, lost) if missing else _not_made(lost, findings),
+        evidence={"num_tensors": len(missing) + len(lost)},
+        tensor_ids=ids_of([*missing, *lost]),
     )
 
 
 def without_gradient(findings: Findings) -> list[TensorVerdict]:
-    """Lost updates of parameters whose gradient the candidate lacks.
+    """Lost updates of parameters whose gradient the candidate lacks, or that is zero.
 
     What was skipped, or left out for all parameters by a filter, says nothing.
     """
-    lost = [v for v in findings.failed if v.cause is Cause.LOST_UPDATE]
+    lost = [v for v in findings.failed if v.cause in _UNCHANGED]
     if not lost:
         return []
     found = _parameters_with_gradient(findings.candidate)
     steps = {step for step, _, _ in found}
+    zero = _parameters_with_zero_gradient(findings)
     return [
         verdict
         for verdict in lost
         if verdict.id.step in steps
-        and (verdict.id.step, verdict.id.module, verdict.id.slot) not in found
+        and (_parameter(verdict.id) not in found or _parameter(verdict.id) in zero)
     ]
+
+
+def has_gradients(step: int, info: TraceInfo) -> bool:
+    """Whether a run recorded, or skipped, gradients of parameters in a step."""
+    return any(found == step for found, _, _ in _parameters_with_gradient(info))
+
+
+def _stopped(missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict]) -> str:
+    first = missing[0].id
+    num = f"{len(missing)} gradient" + ("s" if len(missing) > 1 else "")
+    are = "are" if len(missing) > 1 else "is"
+    sentence = (
+        f"no gradient reaches {first.module} in the candidate: {num} {are} only in the "
+        f"reference, first {first}: {_LOOK_FOR}"
+    )
+    if lost:
+        was = "were" if len(lost) > 1 else "was"
+        sentence += f"; {tensors(len(lost))} {was} not updated, for want of a gradient"
+    return sentence
+
+
+def _not_made(lost: Sequence[TensorVerdict], findings: Findings) -> str:
+    zero = _parameters_with_zero_gradient(findings)
+    num_zero = sum(_parameter(verdict.id) in zero for verdict in lost)
+    are, them = ("are", "them") if len(lost) > 1 else ("is", "it")
+    if num_zero == len(lost):
+        of_them = "their gradients are" if len(lost) > 1 else "its gradient is"
+        return (
+            f"{tensors(len(lost))} {are} not updated in the candidate, as {of_them} "
+            f"zero there, and not in the reference: {_LOOK_FOR}"
+        )
+    return (
+        f"{tensors(len(lost))} {are} not updated in the candidate, as no gradient was "
+        f"recorded for {them} there, while other parameters have one: {_LOOK_FOR}"
+    )
+
+
+def _parameter(tensor_id: TensorId) -> tuple[int, str, str | None]:
+    return tensor_id.step, tensor_id.module, tensor_id.slot
 
 
 def _parameters_with_gradient(info: TraceInfo) -> set[tuple[int, str, str | None]]:
     """Step, module and slot of all parameters whose gradient was seen."""
     return {
-        (tensor_id.step, tensor_id.module, tensor_id.slot)
+        _parameter(tensor_id)
         for tensor_id in (*info.tensors, *info.skipped)
-        if tensor_id.kind in (Kind.MAIN_GRAD, Kind.PARAM_GRAD)
+        if tensor_id.kind in _OF_PARAMETERS
     }
+
+
+def _parameters_with_zero_gradient(
+    findings: Findings,
+) -> set[tuple[int, str, str | None]]:
+    """Those of whose gradient the candidate has nothing but zeros, in all that it has.
+
+    Machinery that keeps gradients in a buffer has zeros where none arrives.
+    """
+    is_zero: dict[tuple[int, str, str | None], bool] = {}
+    for verdict in findings.verdicts:
+        if verdict.id.kind not in _OF_PARAMETERS or verdict.result is None:
+            continue
+        stats = verdict.result.stats
+        known = is_zero.setdefault(_parameter(verdict.id), True)
+        is_zero[_parameter(verdict.id)] = (
+            known and stats.candidate_norm == 0 and stats.reference_norm > 0
+        )
+    return {parameter for parameter, zero in is_zero.items() if zero}

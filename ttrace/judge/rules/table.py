@@ -11,6 +11,7 @@ from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.replicas_differ import replicas_differ
+from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.verdict import Status, TensorVerdict
@@ -18,6 +19,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 RULES: tuple[Rule, ...] = (
     step_skipped,
     no_gradient,
+    rounded_update,
     never_updated,
     normalization,
     replicas_differ,
@@ -31,6 +33,7 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out."""
     findings = Findings(
+        verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
     )

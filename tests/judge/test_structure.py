@@ -1,0 +1,160 @@
+"""Modules that only one run has: what is said of them, and when they do not count."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.judge.structure import StructureDifference, layers_left_out
+from ttrace.pipeline import compare_traces
+from ttrace.report.model import Outcome, Report
+
+ONES = np.ones(8, np.float32)
+KINDS = ("input", "output", "grad_output", "grad_input")
+
+
+def a_model(*extra, drop=False, **values):
+    """Two blocks with an attention each; with dropout in it, or with other modules."""
+    modules = []
+    for layer in "01":
+        block = f"blocks.{layer}"
+        if drop:
+            modules.append(f"{block}.attn.drop")
+        modules += [*(f"{block}.{name}" for name in extra), f"{block}.attn", block]
+    tensors = {f"step0/blocks.{n}.attn/param/weight": ONES for n in "01"}
+    for module in (*modules, "@root"):
+        for kind in KINDS:
+            tensors[f"step0/mb0/{module}/{kind}/0"] = ONES
+    for text, value in values.items():
+        tensors[text] = value
+    return tensors
+
+
+def compare(reference, candidate, **options) -> Report:
+    return compare_traces(
+        memory_trace(reference),
+        memory_trace(candidate),
+        load_backend("numpy"),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_module_without_parameters_that_changes_nothing(side):
+    pair = (a_model(drop=True), a_model())
+    report = compare(*(pair if side == "reference" else pair[::-1]))
+    assert report.verdict is Outcome.PASS
+    assert report.structure == (
+        StructureDifference(
+            modules="blocks.*.attn.drop",
+            present=side,
+            around="blocks.*.attn",
+            num_tensors=8,
+        ),
+    )
+    assert report.summary.endswith(
+        f"Structure differs: blocks.*.attn.drop in the {side} only, while "
+        "blocks.*.attn around it agrees."
+    )
+    assert report.counts.skipped_reasons == {
+        f"structure differs: blocks.*.attn.drop is in the {side} only; input and "
+        "output of blocks.*.attn, around it, agree": 8
+    }
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_strict_structure():
+    report = compare(a_model(drop=True), a_model(), strict_structure=True)
+    assert report.verdict is Outcome.DIVERGED and report.structure == ()
+    assert report.summary == (
+        "22 compared tensors agree; 8 exist in the reference only "
+        "(blocks.*.attn.drop). If that is intended: --allow '*/blocks.*.attn.drop/*'."
+    )
+    allowed = compare(
+        a_model(drop=True),
+        a_model(),
+        strict_structure=True,
+        allow=["*/blocks.*.attn.drop/*"],
+    )
+    assert allowed.verdict is Outcome.PASS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_surroundings_that_do_not_agree(kind):
+    candidate = a_model()
+    candidate[f"step0/mb0/blocks.1.attn/{kind}/0"] = ONES * 2
+    report = compare(a_model(drop=True), candidate)
+    assert report.verdict is Outcome.DIVERGED
+    assert report.counts.unmatched == 4  # blocks.1.attn.drop; that of block 0 agrees
+    assert [difference.num_tensors for difference in report.structure] == [4]
+
+
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_surroundings_that_were_not_compared(kind):
+    reference, candidate = a_model(drop=True), a_model()
+    for tensors in (reference, candidate):
+        for layer in "01":
+            del tensors[f"step0/mb0/blocks.{layer}.attn/{kind}/0"]
+    assert compare(reference, candidate).counts.unmatched == 8
+
+
+def test_modules_with_parameters_are_no_matter_of_structure():
+    reference = a_model("norm")
+    reference["step0/blocks.0.norm/main_grad/weight"] = ONES
+    report = compare(reference, a_model())
+    assert report.verdict is Outcome.DIVERGED
+    assert {t.id.split("/")[-3] for t in report.tensors if t.status == "unmatched"} == {
+        "blocks.0.norm"
+    }
+
+
+def test_modules_above_parameters_are_none_either():
+    reference = a_model("wrap")
+    reference["step0/blocks.0.wrap.inner/param/weight"] = ONES
+    assert compare(reference, a_model()).counts.unmatched == 5
+
+
+def test_a_module_that_is_called_more_often_is_there():
+    reference = a_model()
+    reference["step0/mb0/blocks.0.attn/output/0/call1"] = ONES
+    report = compare(reference, a_model())
+    assert report.verdict is Outcome.DIVERGED
+    assert report.summary.endswith(
+        "; 1 exists in the reference only (blocks.*.attn). If that is intended: "
+        "--allow '*/blocks.*.attn/output*'."
+    )
+
+
+def test_the_model_itself_is_around_what_lies_in_nothing():
+    reference = a_model()
+    reference |= {f"step0/mb0/act/{kind}/0": ONES for kind in KINDS}
+    report = compare(reference, a_model())
+    assert report.verdict is Outcome.PASS
+    assert "act in the reference only, while the model around it" in report.summary
+
+
+def test_both_sides_and_parts_are_told_apart():
+    reference = a_model("norm")
+    reference["step0/blocks.0.norm/param/weight"] = ONES
+    candidate = a_model()
+    candidate["step0/extra/param/weight"] = ONES
+    report = compare(reference, candidate, strict_structure=True)
+    assert report.summary == (
+        "22 compared tensors agree; 9 exist in the reference only (blocks.*.norm); 1 "
+        "exists in the candidate only (extra). If that is intended: --allow "
+        "'*/blocks.*.norm/*' --allow '*/extra/*'."
+    )
+
+
+def test_many_patterns_are_cut():
+    reference = a_model() | {f"step0/m{n}x/param/weight": ONES for n in range(9)}
+    summary = compare(reference, a_model()).summary
+    assert "m5x and 3 more). If" in summary
+    assert summary.endswith(
+        "--allow '*/m5x/*' and 3 more patterns, for what the report lists."
+    )
+
+
+def test_layers():
+    assert layers_left_out("blocks.12.attn.0") == "blocks.*.attn.*"
+    assert layers_left_out("3.conv2d.h1") == "*.conv2d.h1"

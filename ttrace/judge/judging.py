@@ -1,0 +1,59 @@
+"""From figures to verdicts: every judgement on tensors, in the order they are made."""
+
+from collections.abc import Iterable, Sequence
+
+from ttrace.compare.align import Alignment
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import TensorResult
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.known_noise import excuse_known_noise
+from ttrace.judge.structure import StructureDifference, find_structure_differences
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.updates import lost_updates
+from ttrace.judge.verdict import TensorVerdict, judge
+
+
+def judge_tensors(
+    alignment: Alignment,
+    results: Iterable[TensorResult],
+    tolerances: ToleranceTable,
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
+    *,
+    allow: Sequence[str] = (),
+    strict_structure: bool = False,
+) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
+    """Judges every tensor; reads again only what figures leave open.
+
+    Args:
+        alignment: All tensors of both traces.
+        results: One result per match of the alignment.
+        tolerances: What rounding explains.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+        allow: Patterns of ids that may be unmatched.
+        strict_structure: Modules that only one run has are unmatched, also where
+            everything around them agrees.
+
+    Returns:
+        The verdicts, in the order of the alignment, and the modules that only one run
+        has and that change nothing.
+    """
+    results = list(results)
+    verdicts = judge(
+        alignment,
+        results,
+        tolerances,
+        reference.info,
+        candidate.info,
+        allow=allow,
+        lost_updates=lost_updates(results, reference, candidate, backend),
+    )
+    verdicts = excuse_known_noise(
+        verdicts, reference, backend, policy=tolerances.policy
+    )
+    if strict_structure:
+        return verdicts, ()
+    return find_structure_differences(verdicts, reference.info, candidate.info)

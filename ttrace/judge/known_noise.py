@@ -1,0 +1,224 @@
+"""Noise that is known without noise runs: sums that cancel, and what Adam makes of it.
+
+A gradient that is zero in mathematics (of the bias of keys in an attention, for one)
+is nothing but rounding, and an optimizer such as Adam makes a whole update of either
+sign out of every such element. Noise runs measure that. Where there were none, it
+follows from the other gradients of the same module, which are sums over the same
+tokens, and from what the reference's own step changed at most.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ttrace.compare.backend import Backend
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.tolerance import Estimator, Tolerance, TolerancePolicy
+from ttrace.judge.updates import changes_in_step
+from ttrace.judge.verdict import Cause, Status, TensorVerdict
+
+_OF_PARAMETERS = GRADIENTS - ACTIVATIONS
+
+
+def excuse_known_noise(
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    backend: Backend,
+    *,
+    policy: TolerancePolicy,
+) -> tuple[TensorVerdict, ...]:
+    """Lets pass what failed a tolerance that was not measured, and is known as noise.
+
+    That is an uncalibrated one, or one that was measured in a finer dtype than the
+    candidate computes in: an update of either sign does not grow with the noise.
+
+    Args:
+        verdicts: One per tensor.
+        reference: The trusted run; only what failed is read.
+        backend: Computes the statistics.
+        policy: Says how much noise dominates a tensor.
+    """
+    if not any(map(_may_be_noise, verdicts)):
+        return tuple(verdicts)
+    known = _KnownNoise(verdicts, reference, backend, policy)
+    return tuple(
+        known.excused(verdict) if _may_be_noise(verdict) else verdict
+        for verdict in verdicts
+    )
+
+
+def _may_be_noise(verdict: TensorVerdict) -> bool:
+    return (
+        verdict.status is Status.FAILED
+        and verdict.cause is Cause.ERROR
+        and verdict.tolerance is not None
+        and _is_estimated(verdict.tolerance)
+    )
+
+
+def _is_estimated(tolerance: Tolerance) -> bool:
+    """Whether it is a tolerance for roundings, and these were not measured as such."""
+    return not tolerance.measured and tolerance.estimator is not Estimator.EXACT
+
+
+class _KnownNoise:
+    """How large the known noise of each tensor is, as a Frobenius norm."""
+
+    def __init__(
+        self,
+        verdicts: Sequence[TensorVerdict],
+        reference: TraceSource,
+        backend: Backend,
+        policy: TolerancePolicy,
+    ):
+        self._dominated_share = policy.dominated_share
+        self._reference = reference
+        self._backend = backend
+        self._verdicts = {verdict.id: verdict for verdict in verdicts}
+        self._levels: dict[TensorId, float] = {}
+        for verdict in verdicts:
+            if verdict.id.kind in _OF_PARAMETERS:
+                group = replace(verdict.id, slot=None)
+                level = max(self._levels.get(group, 0.0), _level(verdict))
+                self._levels[group] = level
+
+    def excused(self, verdict: TensorVerdict) -> TensorVerdict:
+        """The verdict, passed if its error is no larger than the known noise."""
+        kind = verdict.id.kind
+        assert verdict.result is not None and verdict.tolerance is not None
+        if kind in _OF_PARAMETERS:
+            norm = self._of_gradient(verdict.id)
+            what = "rounding of sums as large as its module's other gradients"
+        elif kind is Kind.OPTIMIZER_STATE:
+            norm = self._of_state(verdict)
+            what = "rounding of a gradient that is a sum of larger terms"
+        elif kind is Kind.UPDATED_PARAM:
+            norm = self._of_update(verdict.id)
+            what = "updates made of gradients that are rounding"
+        elif kind is Kind.OUTPUT:
+            norm = self._of_output(verdict)
+            what = "a bias whose updates are made of gradients that are rounding"
+        else:
+            return verdict
+        stats = verdict.result.stats
+        tolerance = verdict.tolerance
+        if not norm or stats.difference_norm > norm + tolerance.difference_norm:
+            return verdict
+        reference_norm = stats.reference_norm
+        share = norm / reference_norm if reference_norm else math.inf
+        tolerance = replace(
+            tolerance,
+            difference_norm=norm + tolerance.difference_norm,
+            derivation=f"{tolerance.derivation}, and {norm:.3g} for {what}",
+            noise_share=share,
+            noise_dominated=share > self._dominated_share,
+        )
+        return replace(
+            verdict,
+            status=Status.PASSED,
+            cause=None,
+            reason="",
+            tolerance=tolerance,
+            margin=stats.difference_norm / tolerance.difference_norm,
+        )
+
+    def _of_gradient(self, gradient: TensorId) -> float:
+        verdict = self._verdicts.get(gradient)
+        if verdict is None or verdict.result is None:
+            return 0.0
+        level = self._levels.get(replace(gradient, slot=None), 0.0)
+        return level * math.sqrt(verdict.result.stats.count)
+
+    def _of_state(self, verdict: TensorVerdict) -> float:
+        """Of a state that is linear or quadratic in the gradient."""
+        gradient = self._gradient_of_state(verdict.id)
+        if gradient is None or verdict.result is None:
+            return 0.0
+        of_gradient = self._verdicts[gradient].result
+        assert of_gradient is not None
+        norm = of_gradient.stats.reference_norm
+        share = self._of_gradient(gradient) / norm if norm else math.inf
+        return (2 * share + share * share) * verdict.result.stats.reference_norm
+
+    def _gradient_of_state(self, state: TensorId) -> TensorId | None:
+        """``bias.exp_avg`` is of the parameter ``bias``."""
+        slot = state.slot or ""
+        while "." in slot:
+            slot = slot.rpartition(".")[0]
+            gradient = replace(state, kind=Kind.MAIN_GRAD, slot=slot)
+            found = self._verdicts.get(gradient)
+            if found is not None and found.result is not None:
+                return gradient
+        return None
+
+    def _of_update(self, updated: TensorId) -> float:
+        """Of a parameter after a step: what all steps so far made of noise.
+
+        An update of either sign: two of them apart at most.
+        """
+        total = 0.0
+        for step in range(updated.step + 1):
+            of_step = replace(updated, step=step)
+            gradient = replace(of_step, kind=Kind.MAIN_GRAD)
+            num_noise = self._num_noise_elements(gradient)
+            if not num_noise:
+                continue
+            change = changes_in_step([of_step], self._reference, self._backend)
+            if of_step in change:
+                largest = change[of_step].max_abs_diff
+                total += 2 * largest * math.sqrt(num_noise)
+        return total
+
+    def _num_noise_elements(self, gradient: TensorId) -> int:
+        """Elements of a gradient in the reference that are no larger than rounding."""
+        level = self._levels.get(replace(gradient, slot=None), 0.0)
+        record = self._reference.info.tensors.get(gradient)
+        if not level or record is None:
+            return 0
+        num_noise = num_elements = 0
+        for shard in record.shards:
+            values = np.abs(self._reference.load(shard).astype(np.float64))
+            num_noise += int((values <= level * abs(shard.scale)).sum())
+            num_elements += values.size
+        size = math.prod(record.global_shape)
+        return math.ceil(num_noise * size / num_elements) if num_elements else 0
+
+    def _of_output(self, verdict: TensorVerdict) -> float:
+        """Of what a module puts out whose bias was updated by noise in a step before.
+
+        Every row of the output has the bias's own difference.
+        """
+        id_, result = verdict.id, verdict.result
+        shape = () if result is None else result.plan.match.reference.global_shape
+        if not id_.step or not shape:
+            return 0.0
+        num_rows = math.prod(shape[:-1])
+        biases = [
+            other
+            for other in self._verdicts
+            if other.kind is Kind.UPDATED_PARAM
+            and other.module == id_.module
+            and other.step == id_.step - 1
+            and self._shape(other) == shape[-1:]
+        ]
+        return sum(map(self._of_update, biases)) * math.sqrt(num_rows)
+
+    def _shape(self, tensor_id: TensorId) -> tuple[int, ...] | None:
+        record = self._reference.info.tensors.get(tensor_id)
+        return None if record is None else record.global_shape
+
+
+def _level(verdict: TensorVerdict) -> float:
+    """What rounding may make of every element, by the tolerance of this gradient."""
+    if (
+        verdict.result is None
+        or verdict.tolerance is None
+        or not _is_estimated(verdict.tolerance)
+    ):
+        return 0.0
+    count = verdict.result.stats.count
+    return verdict.tolerance.difference_norm / math.sqrt(count) if count else 0.0

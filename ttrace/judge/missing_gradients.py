@@ -1,0 +1,49 @@
+"""Gradients that the reference has and the candidate lacks, of tensors that both have.
+
+Their forward was compared, so that it is no module that is missing: no gradient reaches
+this place in the candidate. That is a failure there, like a wrong value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENT_OF, GRADIENTS, Kind
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
+
+_PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM})
+
+
+def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
+    """Those verdicts that are on such a gradient, in the same order.
+
+    A candidate in which no gradient at all was compared says nothing: it may not record
+    any. Where no parameters were compared, those whose gradients were asked for are
+    taken to be there.
+    """
+    compared = {v.id for v in verdicts if v.status in (Status.PASSED, Status.FAILED)}
+    if not any(tensor_id.kind in GRADIENTS for tensor_id in compared):
+        return []
+    parameters = {(id_.module, id_.slot) for id_ in compared if id_.kind in _PARAMETERS}
+    return [
+        verdict
+        for verdict in verdicts
+        if verdict.status is Status.UNMATCHED
+        and verdict.present is Side.REFERENCE
+        and verdict.id.kind in GRADIENTS
+        and _is_there(verdict.id, compared, parameters)
+    ]
+
+
+def _is_there(
+    gradient: TensorId,
+    compared: set[TensorId],
+    parameters: set[tuple[str, str | None]],
+) -> bool:
+    """Whether both runs have that of which it is the gradient."""
+    if gradient.kind in ACTIVATIONS:
+        return replace(gradient, kind=_FORWARD_OF[gradient.kind]) in compared
+    return not parameters or (gradient.module, gradient.slot) in parameters

@@ -1,0 +1,77 @@
+"""The dtype that a run computes in, and a candidate that computes in a coarser one."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import Kind
+from ttrace.ir.trace import TraceInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoarserCompute:
+    """A candidate that computes in a coarser dtype than the reference.
+
+    Attributes:
+        reference: Dtype of most outputs of the reference.
+        candidate: Dtype of most outputs of the candidate.
+    """
+
+    reference: str
+    candidate: str
+
+    @property
+    def epsilon(self) -> float:
+        """That of the candidate's dtype."""
+        epsilon = dtype_named(self.candidate).epsilon
+        assert epsilon is not None
+        return epsilon
+
+    @property
+    def factor(self) -> float:
+        """How much larger its roundings are, and so, in first order, their effect."""
+        finer = dtype_named(self.reference).epsilon
+        assert finer is not None
+        return self.epsilon / finer
+
+    def growth(self, share: float, *, is_state: bool) -> float:
+        """How much larger the noise of a tensor is in the candidate.
+
+        Args:
+            share: Noise in the reference over the norm of the tensor.
+            is_state: It may be a square, as Adam's second moment is: with a relative
+                noise r of the gradient, its own is 2 r + r^2, and r grows.
+        """
+        if not is_state or share == 0:
+            return self.factor
+        if math.isinf(share):
+            return self.factor**2
+        # sqrt(1 + share) - 1, without cancellation
+        of_gradient = self.factor * share / (math.sqrt(1 + share) + 1)
+        return (2 * of_gradient + of_gradient**2) / share
+
+
+def coarser_compute(
+    reference: TraceInfo, candidate: TraceInfo
+) -> CoarserCompute | None:
+    """The dtypes of both, if the candidate's is the coarser one; else None.
+
+    One module that computes in another dtype is no precision of the run, but may be a
+    bug of it: what most outputs have counts. Runs that recorded no outputs say nothing.
+    """
+    names = _dtype_of_most_outputs(reference), _dtype_of_most_outputs(candidate)
+    if names[0] is None or names[1] is None:
+        return None
+    found = CoarserCompute(reference=names[0], candidate=names[1])
+    return found if found.factor > 1 else None
+
+
+def _dtype_of_most_outputs(info: TraceInfo) -> str | None:
+    dtypes = Counter(
+        record.shards[0].dtype
+        for record in info.tensors.values()
+        if record.id.kind is Kind.OUTPUT
+        and dtype_named(record.shards[0].dtype).epsilon is not None
+    )
+    return dtypes.most_common(1)[0][0] if dtypes else None

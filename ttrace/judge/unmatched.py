@@ -1,0 +1,64 @@
+"""What to say where nothing but unmatched tensors stands against a pass."""
+
+from collections.abc import Iterable, Sequence
+
+from ttrace.ir.side import Side
+from ttrace.judge.structure import layers_left_out
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_MAX_PATTERNS = 6
+"""Patterns that the summary suggests; the report has all tensors."""
+
+
+def one_sided_sentence(verdicts: Sequence[TensorVerdict]) -> str:
+    """``589 compared tensors agree; 12 exist in the reference only (...)``, ...
+
+    With the patterns that allow them. Only for verdicts none of which is failed.
+    """
+    unmatched = [v for v in verdicts if v.status is Status.UNMATCHED]
+    num_passed = sum(verdict.status is Status.PASSED for verdict in verdicts)
+    parts = [f"{num_passed} compared tensors agree"]
+    for side in Side:
+        there = [verdict for verdict in unmatched if verdict.present is side]
+        if there:
+            modules = dict.fromkeys(layers_left_out(v.id.module) for v in there)
+            exist = "exist" if len(there) > 1 else "exists"
+            parts.append(f"{len(there)} {exist} in the {side} only ({_few(modules)})")
+    in_part = sum(verdict.present is None for verdict in unmatched)
+    if in_part:
+        parts.append(f"{in_part} are not whole in one of the runs")
+    sentence = "; ".join(parts)
+    patterns = allow_patterns(verdicts)
+    if patterns:
+        options = [f"--allow '{pattern}'" for pattern in patterns[:_MAX_PATTERNS]]
+        more = len(patterns) - len(options)
+        sentence += f". If that is intended: {' '.join(options)}"
+        if more:
+            sentence += f" and {more} more patterns, for what the report lists"
+    return sentence
+
+
+def allow_patterns(verdicts: Sequence[TensorVerdict]) -> list[str]:
+    """Patterns for ``--allow`` that cover what only one run has.
+
+    A module that the other run has too is not allowed as a whole.
+    """
+    compared = {
+        verdict.id.module
+        for verdict in verdicts
+        if verdict.status in (Status.PASSED, Status.FAILED)
+    }
+    patterns: dict[str, None] = {}
+    for verdict in verdicts:
+        if verdict.status is not Status.UNMATCHED or verdict.present is None:
+            continue
+        id_ = verdict.id
+        what = "*" if id_.module not in compared else f"{id_.kind}*"
+        patterns[f"*/{layers_left_out(id_.module)}/{what}"] = None
+    return list(patterns)
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _MAX_PATTERNS
+    return ", ".join(names[:_MAX_PATTERNS]) + (f" and {more} more" if more > 0 else "")
