@@ -139,3 +139,23 @@ def test_the_optimizer_is_not_blamed_alone_where_no_gradient_was_recorded():
     assert found["never_updated"].endswith(
         "or no gradient reaches them (record main_grad to tell)"
     )
+
+
+def test_what_is_not_clipped_has_its_gradient_all_the_same():
+    reference = a_step(backward=False)
+    for block in BLOCKS:
+        reference[f"step0/{block}/clipped_grad/weight"] = ONES / 2
+    candidate = without(reference, "clipped_grad")
+    candidate["step0/a/updated_param/weight"] = ONES / 4
+    report = compare(reference, candidate)
+    assert first_of(report) == "step0/a/updated_param/weight"
+    assert "no_gradient" not in {d.code for d in report.diagnosis}
+
+
+def test_a_gradient_that_only_shows_in_the_sum_arrived():
+    """As where a kernel adds to the buffer of main_grad itself."""
+    candidate = without(a_step(), "b/param_grad")
+    candidate["step0/mb0/a/grad_output/0"] = ONES * 2
+    report = compare(a_step(), candidate)
+    assert first_of(report) == "step0/mb0/a/grad_output/0"
+    assert "no_gradient" not in {d.code for d in report.diagnosis}

@@ -22,18 +22,28 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
 
     A candidate in which no gradient at all was compared says nothing: it may not record
     any. Where no parameters were compared, those whose gradients were asked for are
-    taken to be there.
+    taken to be there. A gradient of a micro-batch is not missing where that of the step
+    arrived, nor is what a run does not clip.
     """
     compared = {v.id for v in verdicts if v.status in (Status.PASSED, Status.FAILED)}
     if not any(tensor_id.kind in GRADIENTS for tensor_id in compared):
         return []
     parameters = {(id_.module, id_.slot) for id_ in compared if id_.kind in _PARAMETERS}
+    arrived = {
+        (v.id.step, v.id.module, v.id.slot)
+        for v in verdicts
+        if v.id.kind is Kind.MAIN_GRAD and v.result and v.result.stats.candidate_norm
+    }
     return [
         verdict
         for verdict in verdicts
         if verdict.status is Status.UNMATCHED
         and verdict.present is Side.REFERENCE
-        and verdict.id.kind in GRADIENTS
+        and verdict.id.kind in GRADIENTS - {Kind.CLIPPED_GRAD}
+        and not (
+            verdict.id.kind is Kind.PARAM_GRAD
+            and (verdict.id.step, verdict.id.module, verdict.id.slot) in arrived
+        )
         and _is_there(verdict.id, compared, parameters)
     ]
 
