@@ -39,7 +39,7 @@ def test_missing_extra_says_what_to_install() -> None:
         load_backend("jax")
     assert str(raised.value) == (
         "the jax backend needs jax, which is not installed\n"
-        "  to do:    pip install jax, or choose --backend numpy"
+        "  to do:    pip install jax, or choose --backend numpy (backend=)"
     )
 
 
@@ -50,5 +50,5 @@ def test_unknown_name() -> None:
         "unknown backend\n"
         "  expected: one of auto, numpy, jax\n"
         "  got:      'cupy'\n"
-        "  to do:    choose one of these with --backend"
+        "  to do:    choose one of these with --backend (backend=)"
     )

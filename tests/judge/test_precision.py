@@ -48,8 +48,9 @@ def test_the_tolerance_is_that_of_the_coarser_computation():
     assert report.verdict is Outcome.PASS, report.summary
     gradient = report.tensors[-1]
     assert gradient.tolerance_derivation == (
-        "8.81 x the largest of 1 noise runs (8e-07) x 6.55e+04, as the candidate "
-        "computes in bfloat16 and the noise was measured in float32"
+        "8.81 x the largest of 1 noise runs (8e-07, rel 1e-07) x 6.55e+04, as the "
+        "candidate computes in bfloat16 and the noise was measured in float32: 0.462, "
+        "rel 0.0578"
     )
     assert gradient.noise_share == pytest.approx(65536e-7)
     assert "This is a coarse comparison: half of the tolerances are 5.8% of" in (
