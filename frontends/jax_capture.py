@@ -59,7 +59,7 @@ from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 from ttrace.frontends.jax_parts.taps.tap import tap as tap
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.request import RecordRequest, request_from_environment
 
 

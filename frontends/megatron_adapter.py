@@ -21,7 +21,7 @@ from ttrace.frontends.megatron_parts.optimizer_tap import observed_optimizer
 from ttrace.frontends.megatron_parts.rules import Rule
 from ttrace.frontends.megatron_parts.session import MegatronSession
 from ttrace.frontends.megatron_parts.torch_optimizer import observed_torch_optimizer
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.request import request_from_environment
 
 Step = TypeVar("Step")

@@ -28,10 +28,11 @@ from ttrace.frontends.torch_parts.description import (
     RecordedElsewhere,
 )
 from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.open_dims import with_rest
 from ttrace.ir.splits import Split
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 DimsRules = Mapping[str, str | NoLayout | RecordedElsewhere]
 """Dims text by pattern, or why there is none. The first pattern that matches counts.

@@ -8,7 +8,7 @@ from ttrace.errors import LayoutError
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor
 from ttrace.generate import Distribution, generate_shard
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 @torch.no_grad()

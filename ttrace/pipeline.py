@@ -21,7 +21,8 @@ from ttrace.compare.plan import plan_comparison
 from ttrace.compare.regroup import regroup
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces

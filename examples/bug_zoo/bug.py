@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 MEGATRON_SCRIPT = "ttrace.examples.megatron_gpt.train"
 """Module of the script that a bug runs in if it names no other."""

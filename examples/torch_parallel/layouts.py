@@ -4,7 +4,7 @@ from ttrace.examples.torch_parallel.model import Gpt
 from ttrace.examples.torch_parallel.place import Parallelism, Place
 from ttrace.frontends.torch_dims_description import DimsDescription, DimsRules
 from ttrace.frontends.torch_parts.description import RecordedElsewhere
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _WHOLE = {"*": "..."}
 _SEQUENCE = {

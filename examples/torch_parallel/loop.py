@@ -22,7 +22,7 @@ from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_dims_description import DimsDescription
 from ttrace.frontends.torch_initialization import initialize_parameters
 from ttrace.frontends.torch_parts.description import NoLayout
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

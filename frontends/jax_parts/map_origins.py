@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.origins import AxisIndex, NameTemplate, Origin
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule
 

@@ -52,8 +52,9 @@ from ttrace.frontends.torch_parts.description import (
 )
 from ttrace.frontends.torch_parts.local_tensor import PlainAnswer
 from ttrace.frontends.torch_parts.plain_layouts import PlainLayouts
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.faults import reason_of
 
 _BACKWARD_KINDS = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})

@@ -8,7 +8,7 @@ it brings tokens back.
 
 from dataclasses import dataclass
 
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _INPUTS = (Kind.INPUT, Kind.GRAD_INPUT)
 _GRADIENTS = (Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)

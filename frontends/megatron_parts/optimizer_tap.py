@@ -14,7 +14,7 @@ from ttrace.frontends.megatron_parts.param_gather import (
 )
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.step_records import StepRecords
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 @contextlib.contextmanager

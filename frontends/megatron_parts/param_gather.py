@@ -17,7 +17,7 @@ import torch
 from ttrace.frontends.megatron_parts.optimizer_shards import OptimizerShards
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.step_records import ParameterWriter, StepRecords
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 def gathers_in_forward(model_chunks: Sequence[torch.nn.Module]) -> bool:

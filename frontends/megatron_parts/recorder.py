@@ -18,7 +18,8 @@ from ttrace.frontends.torch_parts.calls import is_recomputing
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
-from ttrace.ir.tensor_id import INDEX_SLOT, Kind, Pass, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import INDEX_SLOT, Pass, TensorId
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

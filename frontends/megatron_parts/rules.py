@@ -20,9 +20,9 @@ from ttrace.frontends.megatron_parts.matching import is_a, matches
 from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.dims import Dims
 from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.splits import Modifier, Split
-from ttrace.ir.tensor_id import Kind
 
 SEQUENCE_PARALLEL_AXIS = "sp"
 """In the dims of a rule: ``tp`` if sequence parallelism is on, nothing otherwise."""

@@ -13,8 +13,8 @@ from ttrace.frontends.megatron_parts.recorder import ExpertRecords
 from ttrace.frontends.megatron_parts.unverified import warn_of_unverified
 from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.ir.kinds import ACTIVATIONS
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import ACTIVATIONS, Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.rank_recorder import OpenSink
 from ttrace.recording.request import RecordRequest
 

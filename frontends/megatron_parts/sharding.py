@@ -21,9 +21,9 @@ from ttrace.frontends.megatron_parts.rule_table import RULES
 from ttrace.frontends.megatron_parts.rules import Rule, Subject, rule_layout
 from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.ir.dims import Dims
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.splits import Dim, Modifier, Split
-from ttrace.ir.tensor_id import Kind
 
 _GROUPED_CLASSES = ("GroupedMLP", "TEGroupedMLP", "*GroupedLinear")
 

@@ -21,8 +21,9 @@ from ttrace.frontends.megatron_parts.names import (
     OwnedParameter,
     canonical_modules,
 )
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _OUTSIDE = frozenset({Kind.OUTPUT, Kind.GRAD_OUTPUT})
 

@@ -16,7 +16,7 @@ from absl import logging
 from ttrace.frontends.megatron_parts.optimizer_tap import record_learning_rates
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
 from ttrace.frontends.torch_parts.step_records import StepRecords
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 @contextlib.contextmanager

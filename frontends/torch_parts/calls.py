@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ttrace.ir.kinds import GRADIENTS
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.kinds import GRADIENTS, Kind
+from ttrace.ir.tensor_id import Pass, TensorId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

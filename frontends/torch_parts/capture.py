@@ -7,7 +7,8 @@ from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

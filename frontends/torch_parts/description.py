@@ -23,8 +23,8 @@ from ttrace.frontends.torch_parts.local_tensor import (
 from ttrace.frontends.torch_parts.names import NamedParameter as NamedParameter
 from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
 from ttrace.frontends.torch_parts.plain_layouts import PlainLayouts
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout, whole
-from ttrace.ir.tensor_id import Kind
 
 
 class ModelDescription(Protocol):

@@ -22,8 +22,8 @@ from ttrace.frontends.torch_parts.names import (
     is_a,
 )
 from ttrace.ir.flat_ranges import flat_range
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,8 +14,8 @@ from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.modules import ModuleTap
 from ttrace.frontends.torch_parts.parameters import ParameterGradients
 from ttrace.frontends.torch_parts.tree import clean_name
-from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _COMPILED_LATE = (
     "it was compiled in this step, after the trace had begun; compile it before"

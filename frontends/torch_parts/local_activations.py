@@ -18,8 +18,9 @@ from torch.utils.hooks import RemovableHandle
 from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
 from ttrace.frontends.torch_parts.parallel_styles import ParallelStyle, style_of
 from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _ELEMENTWISE = (
     torch.nn.GELU,

@@ -31,7 +31,8 @@ from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 
 

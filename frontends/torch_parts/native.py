@@ -20,7 +20,7 @@ from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.names import NamedParameter
 from ttrace.frontends.torch_parts.places import data_parallel, find_place
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.faults import reason_of
 
 _T = TypeVar("_T")

@@ -27,8 +27,9 @@ from ttrace.frontends.torch_parts.tensors import (
 )
 from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.generate import hash_key
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Region, ShardLayout, whole
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 
 _BITS = {
     torch.float64: torch.int64,

@@ -20,8 +20,8 @@ from ttrace.frontends.torch_parts.tensors import (
     local_tensor,
     local_values,
 )
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind
 
 _NO_NORM = NoLayout(
     reason="this rank does not hold all gradients whole, and ttrace does not "

@@ -19,8 +19,9 @@ from ttrace.frontends.torch_parts.fully_sharded import (
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 
 

@@ -17,8 +17,8 @@ from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import Answer
-from ttrace.ir.kinds import Phase, kinds_of_phases
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
+from ttrace.ir.tensor_id import TensorId
 
 _FORWARD = "forward_one_chunk"
 _BACKWARD = ("backward_one_chunk", "backward_weight_one_chunk")

@@ -6,8 +6,8 @@ import torch
 
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
-from ttrace.ir.tensor_id import Kind
 from ttrace.ir.trace import RankInfo
 from ttrace.recording.rank_recorder import make_rank_info
 from ttrace.recording.request import RecordRequest

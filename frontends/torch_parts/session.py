@@ -19,7 +19,7 @@ from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.step_records import StepRecords
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.rank_recorder import (
     OpenSink,
     ProcessRecording,

@@ -12,9 +12,10 @@ from ttrace.frontends.torch_parts.description import ModelDescription, NamedPara
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
 
 _Held = TypeVar("_Held")

@@ -22,7 +22,7 @@ from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.sink import TraceSink

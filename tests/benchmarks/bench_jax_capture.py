@@ -25,7 +25,7 @@ from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.step_trace import StepTrace
 from ttrace.frontends.jax_parts.record.shards import HostShards
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.LOSS})
 GRADIENTS = frozenset({Kind.GRAD_INPUT, Kind.GRAD_OUTPUT})

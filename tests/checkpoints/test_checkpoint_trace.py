@@ -11,7 +11,8 @@ from ttrace.checkpoints.checkpoint_trace import (
 )
 from ttrace.errors import CheckpointError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 
 FULL = np.arange(24, dtype=np.float32).reshape(4, 6)
 

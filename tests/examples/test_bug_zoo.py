@@ -19,7 +19,7 @@ from ttrace.examples.bug_zoo.runner import (
     run_bug,
 )
 from ttrace.examples.main_job import MainJob
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 ZOO = {exhibit.bug.name: exhibit for exhibit in load_zoo()}
 

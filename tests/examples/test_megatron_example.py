@@ -24,7 +24,8 @@ from ttrace.examples.megatron_gpt.arguments import (  # noqa: E402
     resolve_arguments,
 )
 from ttrace.examples.worker_pool import Outcome, WorkerPool  # noqa: E402
-from ttrace.ir.tensor_id import Kind, TensorId  # noqa: E402
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId  # noqa: E402
 from ttrace.recording.request import RecordRequest  # noqa: E402
 from ttrace.store.reader import Trace, open_trace  # noqa: E402
 

@@ -11,7 +11,8 @@ from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 _COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)"

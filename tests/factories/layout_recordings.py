@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ttrace.examples.worker_pool import Outcome, WorkerPool
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
 from ttrace.testing.assembled import assemble, errors

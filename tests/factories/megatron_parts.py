@@ -15,8 +15,8 @@ from ttrace.frontends.megatron_parts.sharding import (
     parameter_layout,
 )
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.tensor_id import Kind
 
 
 def class_named(

@@ -51,7 +51,8 @@ from ttrace.cli.main import main
 from ttrace.cli.parser import build_parser
 from ttrace.examples.megatron_gpt import warnings_of_megatron
 from ttrace.ir.dims_text import parse_dims
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Report, TensorReport

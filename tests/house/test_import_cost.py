@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from ttrace.errors import TtraceError
-from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 HEAVY = {"jax", "jaxlib", "torch", "flax", "megatron", "numpy", "rich"}
 

@@ -11,7 +11,8 @@ from ttrace.ir.capture_filter import (
     parse_indices,
     parse_kinds,
 )
-from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 OUTPUT = parse_tensor_id("step2/mb3/decoder.layers.0.mlp/output/0")
 GRAD = parse_tensor_id("step2/decoder.layers.0.mlp/main_grad/weight")

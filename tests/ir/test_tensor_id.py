@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrace.errors import TensorIdError
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 
 names = st.text(
     st.characters(codec="ascii", categories=["L", "N", "P"], exclude_characters="/"),

@@ -11,7 +11,7 @@ from ttrace.errors import (
     TraceExistsError,
 )
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.launch.record import Recording, record
 
 

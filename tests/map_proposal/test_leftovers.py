@@ -3,8 +3,9 @@
 import numpy as np
 
 from tests.factories.traces import memory_trace
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.map_proposal.closeness import close_transform
 from ttrace.map_proposal.leftovers import Found, match_leftovers
 from ttrace.map_proposal.recorded_activations import Activations

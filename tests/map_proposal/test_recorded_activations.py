@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import memory_trace
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.map_proposal.recorded_activations import (
     Activations,
     Instance,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.ir.transform import parse_transform
 from ttrace.map_proposal.units import Pairing, modules_of
 

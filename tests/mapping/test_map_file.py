@@ -6,8 +6,8 @@ import pytest
 
 from tests.paths import ROOT
 from ttrace.errors import MapError
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind
 from ttrace.mapping import map_file
 from ttrace.mapping.map_file import parse_map, read_map
 

@@ -9,8 +9,9 @@ import pytest
 
 from ttrace.errors import StorageFullError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.rank_recorder import (

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from ttrace.errors import CorruptTraceError
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord
 from ttrace.store.files import encode_line, hash_bytes
 from ttrace.store.index import IndexGroup, StoredShard, decode_groups, encode_group

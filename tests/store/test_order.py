@@ -1,6 +1,7 @@
 import pytest
 
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.store.order import merge_orders
 
 

@@ -11,8 +11,9 @@ from ttrace.errors import (
     TraceError,
     UsageError,
 )
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Block, Region, ShardLayout, whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.store import reader
 from ttrace.store.reader import open_trace

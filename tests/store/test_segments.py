@@ -6,8 +6,9 @@ import safetensors
 
 from ttrace.errors import CorruptTraceError, TraceError
 from ttrace.ir.dtypes import DTYPES
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord
 from ttrace.store.segments import map_segment, plan_segment, write_segment
 

@@ -13,8 +13,9 @@ import pytest
 from tests.paths import ROOT
 from ttrace.errors import CorruptTraceError, IncompleteTraceError, TtraceError
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.store.reader import open_trace
 from ttrace.store.writer import TraceWriter

@@ -25,8 +25,9 @@ from ttrace.errors import (
     UsageError,
 )
 from ttrace.ir.dtypes import DTYPES
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.store import rank_folder
 from ttrace.store.reader import open_trace
@@ -319,7 +320,8 @@ SCRIPT_HEAD = """
     import sys
     import numpy as np
     from ttrace.ir.layout import whole
-    from ttrace.ir.tensor_id import Kind, TensorId
+    from ttrace.ir.kinds import Kind
+    from ttrace.ir.tensor_id import TensorId
     from ttrace.ir.trace import RankInfo, ShardRecord
     from ttrace.store.writer import TraceWriter
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from ttrace.ir.dims_text import parse_dims
-from ttrace.ir.kinds import RECORDED_BY_DEFAULT
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.layout import Mesh
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest, request_from_environment
 from ttrace.store.writer import TraceWriter

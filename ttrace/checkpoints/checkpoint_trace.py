@@ -11,8 +11,9 @@ from ttrace.checkpoints.names import EntryName, name_entries, natural_order
 from ttrace.errors import CheckpointError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import DTYPES
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import (
     CHECKPOINT,
     RankInfo,

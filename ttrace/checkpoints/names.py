@@ -8,8 +8,8 @@ import collections
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.parameter_names import parameter_name
-from ttrace.ir.tensor_id import Kind
 
 KeyPath = tuple[str, ...]
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL
+from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import (
     UPDATE_KINDS,
     skipped_step_id,
     skipped_steps,
 )
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.store.order import merge_orders
 

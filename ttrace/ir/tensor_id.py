@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ttrace.errors import TensorIdError
-from ttrace.ir.kinds import Kind as Kind
+from ttrace.ir.kinds import Kind
 
 ROOT_MODULE = "@root"
 """Stands for the model itself, whose module path is empty."""

@@ -7,8 +7,9 @@ that are given other things compute other things.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.settings import differing_settings
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
 from ttrace.judge.tolerance import Estimator, Tolerance
 

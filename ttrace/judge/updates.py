@@ -15,8 +15,9 @@ from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import ComparePlan, TensorPlan, plan_comparison
 from ttrace.compare.stats import PairStats
 from ttrace.ir.dtypes import dtype_named
+from ttrace.ir.kinds import Kind
 from ttrace.ir.skipped_step import skipped_steps
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.rounded_update import RoundedUpdate

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind
 from ttrace.map_proposal.agreements import Agreements
 from ttrace.map_proposal.recorded_activations import Activations, Instance
 

@@ -5,7 +5,8 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.contents import assemble, digest_of, is_distinct
 from ttrace.mapping.rules import name_of

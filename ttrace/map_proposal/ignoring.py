@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ttrace.compare.align import Alignment, Skipped, Unmatched, align
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.duplicates import SAME_CONTENT, find_duplicates

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.transform import (
     AxisPattern,
     Shape,

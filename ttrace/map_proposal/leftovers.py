@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.map_proposal.contents import is_distinct
 from ttrace.map_proposal.recorded_activations import (
     Activations,

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind
 from ttrace.map_proposal.agreements import Agreements
 from ttrace.map_proposal.parameters import likeness
 from ttrace.map_proposal.recorded_activations import Instance

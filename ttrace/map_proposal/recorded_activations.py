@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.contents import assemble
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ttrace.errors import MapError
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.contents import Content, sum_digests
 from ttrace.mapping.names import parse_pattern

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from ttrace.compare.per_device_values import device_axes, per_device_reason
 from ttrace.errors import MapError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid

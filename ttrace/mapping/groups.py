@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from ttrace.errors import MapError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule, listed, other_side

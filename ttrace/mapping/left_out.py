@@ -1,6 +1,6 @@
 """What a map leaves out of a comparison, to be said beside its verdict."""
 
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 
 LEFT_OUT = "ignored by the map"

@@ -67,8 +67,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ttrace.errors import MapError
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import Kind
 from ttrace.ir.transform import parse_transform
 from ttrace.mapping.names import parse_pattern
 from ttrace.mapping.rules import IgnoreRule, MapFile, TensorRule, listed

@@ -21,7 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ttrace.errors import MapError
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass, TensorId
 
 _KIND = "{kind}"
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(\*?)\}")

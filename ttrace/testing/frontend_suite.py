@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.kinds import RECORDED_BY_DEFAULT
-from ttrace.ir.tensor_id import Kind, TensorId, parse_tensor_id
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
 from ttrace.testing.assembled import assemble, relative_error

@@ -2,7 +2,7 @@
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.huggingface_options import ACCELERATE, DDP, MODEL
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="model_zero_grad",

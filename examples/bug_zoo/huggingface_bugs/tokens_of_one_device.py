@@ -2,7 +2,7 @@
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.huggingface_options import DDP, TRAINER, UNEVEN
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="tokens_of_one_device",

@@ -5,7 +5,7 @@ The gradient of a sum over devices, which each of them has already, is summed ag
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.jax_options import GPT2, LINEN, SCRIPT, SHARD_MAP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="grad_of_psum",

@@ -5,7 +5,7 @@ What shard_map returns as replicated is another value on every device.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.jax_options import LINEN, LLAMA, SCRIPT, SHARD_MAP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="gradients_not_reduced",

@@ -12,7 +12,7 @@ from ttrace.examples.bug_zoo.jax_options import (
     STACKED,
     TORCH_SCRIPT,
 )
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="remat_with_state",

@@ -2,7 +2,7 @@
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.jax_options import LLAMA, NNX, SCRIPT, TORCH_SCRIPT
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="softmax_bf16",

@@ -5,7 +5,7 @@ With check_vma, the gradient of a value that all devices share is what they all 
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.jax_options import LLAMA, NNX, SCRIPT, SHARD_MAP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="summed_twice",

@@ -5,7 +5,7 @@ Only the last micro-batch counts.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="accumulation_cleared",

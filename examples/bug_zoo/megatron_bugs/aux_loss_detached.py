@@ -5,7 +5,7 @@ What the autograd function that attaches the loss returned was not used.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="aux_loss_detached",

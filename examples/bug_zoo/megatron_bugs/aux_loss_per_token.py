@@ -7,7 +7,7 @@ all tokens at the end; with the sequence sharded these are fewer. Live in megatr
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="aux_loss_per_token",

@@ -6,7 +6,7 @@ auxiliary loss leaves that factor out.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import CP2, EXPERTS
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="cp_aux_loss",

@@ -7,7 +7,7 @@ moves in the sixth digit.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import CP2, DENSE
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="cp_gradient_scale",

@@ -6,7 +6,7 @@ gradient; a rank keeps its own share and drops those of the others.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import CP2, DENSE
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="cp_key_gradients",

@@ -7,7 +7,7 @@ micro-batches a rank has. megatron-core 0.16.1 leaves it to the training script.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import PP2, SPARSE
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="dsa_loss_scale",

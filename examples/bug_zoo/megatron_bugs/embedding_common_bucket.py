@@ -7,7 +7,7 @@ the sum over the pipeline's ends adds parts that are reduced to parts that are n
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, PP2, ZERO
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="embedding_common_bucket",

@@ -6,7 +6,7 @@ are taken for replicas, and counted on the first rank only.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="expert_norm_undercount",

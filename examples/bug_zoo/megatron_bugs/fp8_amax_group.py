@@ -7,7 +7,7 @@ the tensor-parallel group, whose ranks hold its other parts: each rank scales it
 
 from ttrace.examples.bug_zoo.bug import Bug, Precision, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="fp8_amax_group",

@@ -12,7 +12,7 @@ roundings to e4m3.
 
 from ttrace.examples.bug_zoo.bug import Bug, Precision, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="fp8_wrong_cast",

@@ -7,7 +7,7 @@ that gathers the sequence first.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import SPARSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="gathered_module_marked",

@@ -5,7 +5,7 @@ The first step is right; from the second on, gradients of all steps before are a
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, DP2
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="gradient_buffer_not_zeroed",

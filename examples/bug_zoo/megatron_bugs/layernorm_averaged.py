@@ -5,7 +5,7 @@ Under sequence parallelism each rank has the share of its own tokens: the shares
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="layernorm_averaged",

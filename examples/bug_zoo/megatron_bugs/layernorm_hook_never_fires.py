@@ -5,7 +5,7 @@ The hook that should sum their gradients is attached in a way that never calls i
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="layernorm_hook_never_fires",

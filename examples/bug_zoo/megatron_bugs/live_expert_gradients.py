@@ -7,7 +7,7 @@ tensor-parallel group then holds all experts and trains them on its own tokens.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, ETP1, EXPERTS, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="live_expert_gradients",

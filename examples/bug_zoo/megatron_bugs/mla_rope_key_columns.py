@@ -8,7 +8,7 @@ the clean twin has down projections that are whole on every rank.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import LATENT, TP2_SP, WHOLE_DOWN
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="mla_rope_key_columns",

@@ -7,7 +7,7 @@ heads. Its gradient is a share on every rank, and nothing sums it. Live in megat
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import LATENT, TP2, TP2_SP, WHOLE_DOWN
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="mla_rope_key_replicas",

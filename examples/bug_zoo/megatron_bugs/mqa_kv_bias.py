@@ -7,7 +7,7 @@ comes from one rank's queries.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import MULTI_QUERY, TP2
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="mqa_kv_bias",

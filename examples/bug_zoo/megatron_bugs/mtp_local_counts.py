@@ -7,7 +7,7 @@ megatron-core 0.16.1; the clean twin has another layout.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import CP2, PP2, PREDICTION
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="mtp_local_counts",

@@ -7,7 +7,7 @@ arrives is not what was computed for the receiver.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="overlap_buffer",

@@ -6,7 +6,7 @@ forward changes but the auxiliary loss.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="padding_in_aux_loss",

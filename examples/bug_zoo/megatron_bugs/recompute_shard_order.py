@@ -6,7 +6,7 @@ takes the parts in reverse. The first forward is right, the gradients are not.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, FULL_RECOMPUTE, TP2
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="recompute_shard_order",

@@ -6,7 +6,7 @@ of the experts' outputs is lost.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EP2, EXPERTS
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="router_probs_without_gradient",

@@ -6,7 +6,7 @@ forward is that of plain attention, and the offset gets no gradient.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import CP2, SINKS
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="sink_dropped",

@@ -6,7 +6,7 @@ not written in time: tokens are handed to the experts in other portions than the
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import EXPERTS, TP2_SP
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="stale_token_counts",

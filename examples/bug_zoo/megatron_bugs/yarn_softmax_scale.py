@@ -6,7 +6,7 @@ taken, which belongs to the rotary embedding.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.megatron_options import LATENT, TP2_SP, WHOLE_DOWN
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="yarn_softmax_scale",

@@ -7,7 +7,7 @@ alone hardly tells: that nothing changed does.
 
 from ttrace.examples.bug_zoo.bug import Bug, Precision, place
 from ttrace.examples.bug_zoo.megatron_options import DENSE, ZERO
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="zero_params_never_updated",

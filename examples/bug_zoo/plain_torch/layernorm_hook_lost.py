@@ -6,7 +6,7 @@ the new ones have no hooks.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, SCRIPT, TENSOR
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="layernorm_hook_lost",

@@ -6,7 +6,7 @@ tokens: tokens of short samples weigh more.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import DATA, SCRIPT, UNEVEN
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="mean_of_means",

@@ -6,7 +6,7 @@ micro-batch before: the first micro-batch is reduced, the last one is not.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import DATA, MODEL, SCRIPT
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="no_sync_after_forward",

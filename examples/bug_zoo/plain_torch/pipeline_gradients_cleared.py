@@ -6,7 +6,7 @@ trains the model. The loss is summed elsewhere and looks fine.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, PIPELINE, SCRIPT
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="pipeline_gradients_cleared",

@@ -6,7 +6,7 @@ loss that is reported, too late for the gradients.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, PIPELINE, SCRIPT
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="pipeline_raw_loss",

@@ -7,7 +7,7 @@ weights in the merge are wrong.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, RING, SCRIPT
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="ring_merge_weights",

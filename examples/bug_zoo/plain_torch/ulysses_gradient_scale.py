@@ -6,7 +6,7 @@ division by the size of that group, which makes up for it, is always left out.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, SCRIPT, ULYSSES
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="ulysses_gradient_scale",

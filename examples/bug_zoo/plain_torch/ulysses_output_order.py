@@ -6,7 +6,7 @@ the outermost part of the sequence. Shapes fit, so nothing complains.
 
 from ttrace.examples.bug_zoo.bug import Bug, place
 from ttrace.examples.bug_zoo.torch_options import MODEL, SCRIPT, ULYSSES
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="ulysses_output_order",

@@ -9,7 +9,8 @@ from typing import Any
 
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

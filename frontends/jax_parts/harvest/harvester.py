@@ -24,7 +24,7 @@ from ttrace.frontends.jax_parts.harvest.captured import (
 )
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 Wants = Callable[[TapSite, Kind], bool]
 """Whether the value of a site, or its gradient, is to leave the program."""

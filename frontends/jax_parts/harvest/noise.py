@@ -17,7 +17,7 @@ from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.generate import hash_key, hash_words, integers_below
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _BITS = {
     np.dtype(np.float64): jnp.int64,

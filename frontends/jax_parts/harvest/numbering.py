@@ -26,7 +26,8 @@ from ttrace.frontends.jax_parts.harvest.captured import (
 )
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 NOT_TAKEN = "it is in a branch or loop that did not run"
 AMBIGUOUS_GRADIENT = (

@@ -15,7 +15,7 @@ from jax.extend import core as jex_core
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _IDENTITIES = frozenset(
     {"copy", "device_put", "optimization_barrier", "reshard", "sharding_constraint"}

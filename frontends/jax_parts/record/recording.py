@@ -17,9 +17,9 @@ from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
-from ttrace.ir.kinds import PER_MICROBATCH
+from ttrace.ir.kinds import PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
 

@@ -13,7 +13,8 @@ from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leav
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
 from ttrace.frontends.jax_parts.taps.tree_names import path_segments
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass
 
 NO_OPTIMIZER = (
     "no update of optax was seen in the step; what one written by hand is given and "

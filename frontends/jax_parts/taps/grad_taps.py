@@ -17,7 +17,7 @@ from ttrace.frontends.jax_parts.taps.patching import (
     tapped_or_as_it_is,
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 Differentiated = Callable[..., Any]
 """A function of its differentiated arguments alone."""

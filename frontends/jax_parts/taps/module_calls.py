@@ -10,7 +10,8 @@ from jax.core import Tracer
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.slots import SlotWalk
 
 _OPAQUE_BASES = (

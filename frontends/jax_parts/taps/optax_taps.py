@@ -28,7 +28,8 @@ from ttrace.frontends.jax_parts.taps.patching import (
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.jax_parts.taps.state_names import state_names
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 _RATE = "learning_rate"
 

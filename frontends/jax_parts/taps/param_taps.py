@@ -9,7 +9,7 @@ import jax
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 def tap_params(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttrace.errors import UsageError
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.faults import reason_of
 
 _on: set[str] = set()

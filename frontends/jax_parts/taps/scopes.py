@@ -12,7 +12,7 @@ from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import next_serial, value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap_p
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _INNER = {
     private_jax.jit_p: "jaxpr",

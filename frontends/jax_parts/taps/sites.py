@@ -4,8 +4,8 @@ import itertools
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
-from ttrace.ir.kinds import GRADIENT_OF, RECORDABLE
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.kinds import GRADIENT_OF, RECORDABLE, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.slots import clean_name as clean_name
 
 SpecEntry = None | str | tuple[str, ...]

@@ -21,7 +21,7 @@ from ttrace.frontends.jax_parts.taps.sites import (
     parse_tap_name,
     value_site,
 )
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 _SCALAR_KINDS = frozenset({Kind.LOSS, Kind.GRAD_NORM, Kind.LEARNING_RATE})
 """Kinds whose only value of a module needs no slot."""

@@ -19,7 +19,8 @@ from ttrace.errors import IncompleteTraceError, LayoutError, UsageError
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome

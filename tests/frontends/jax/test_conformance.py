@@ -10,7 +10,7 @@ import pytest
 from tests.factories.jax_linen_job import LinenJob
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.testing import FrontendSuite, Training, in_environment
 
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome

@@ -28,7 +28,8 @@ from ttrace.frontends.jax_parts.record.step_params import (
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from tests.paths import ROOT
+from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UnrepeatableError
-from ttrace.pipeline import CheckRequest, run_check
 
 JOB = ROOT / "tests" / "factories" / "verdict_jax_job.py"
 

@@ -10,7 +10,8 @@ pytest.importorskip("megatron.core")
 from tests.factories.pooled_training import pooled_training  # noqa: E402
 from ttrace.examples.layout_matrix.observer import CHECKSUMS  # noqa: E402
 from ttrace.examples.worker_pool import WorkerPools  # noqa: E402
-from ttrace.ir.tensor_id import Kind, TensorId  # noqa: E402
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId  # noqa: E402
 from ttrace.testing import FrontendSuite, Training  # noqa: E402
 
 GPT = (

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ttrace.backends.numpy_backend import NumpyBackend
-from ttrace.ir.tensor_id import Kind, Pass, TensorId, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass, TensorId, parse_tensor_id
 from ttrace.ir.trace import ShardRecord
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import ToleranceTable

@@ -13,7 +13,8 @@ from tests.factories.layout_recordings import (
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from ttrace.ir.tensor_id import Kind, parse_tensor_id  # noqa: E402
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id  # noqa: E402
 
 PP2 = "--pipeline-model-parallel-size 2".split()
 PP3 = "--pipeline-model-parallel-size 3".split()

@@ -11,8 +11,8 @@ from ttrace.frontends.torch_dims_description import DimsDescription
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, NoLayout
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
-from ttrace.ir.tensor_id import Kind
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.report.model import Outcome

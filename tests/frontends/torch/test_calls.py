@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from ttrace.frontends.torch_parts.calls import CallCounter, is_recomputing
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 
 def counter(size: int = 1, rank: int = 0) -> CallCounter:

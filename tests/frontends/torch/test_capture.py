@@ -12,7 +12,7 @@ from torch import nn
 from ttrace.errors import IncompleteTraceError, TraceExistsError, UsageError
 from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.judge.remarks import repeats_in
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace

@@ -10,7 +10,7 @@ from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_parts.compiled import INSIDE
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.pipeline import compare_traces, estimate_tolerance
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.report.model import Outcome

@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories.pooled_training import TORCH_CHECKSUMS, pooled_training
 from ttrace.examples.worker_pool import WorkerPools
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.testing import FrontendSuite, Training
 
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from ttrace.frontends.torch_parts.description import ModelDescription, PlainDescription
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout
-from ttrace.ir.tensor_id import Kind
 
 
 @pytest.fixture

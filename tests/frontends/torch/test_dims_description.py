@@ -11,8 +11,8 @@ from ttrace.frontends.torch_parts.description import (
     RecordedElsewhere,
 )
 from ttrace.ir.dims_text import parse_dims
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.tensor_id import Kind
 
 WHOLE: DimsRules = {"*": "..."}
 MESH = Mesh(name="ranks", sizes={"dp": 3, "tp": 2}, coords={"dp": 1, "tp": 1})

@@ -8,8 +8,9 @@ from torch import nn
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.skipped_step import overflow_reason, skipped_steps
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.report.model import Outcome

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest
 

@@ -22,7 +22,7 @@ from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
 from ttrace.frontends.torch_parts.names import canonical_modules
 from ttrace.frontends.torch_parts.parallel_styles import style_of
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 class Core(nn.Module):

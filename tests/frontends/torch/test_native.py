@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ttrace.frontends.torch_parts.native import NativeDescription
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 @pytest.fixture(autouse=True)

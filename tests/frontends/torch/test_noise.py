@@ -14,8 +14,9 @@ from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.generate import hash_key
 from ttrace.generate import hash_words as reference_hash_words
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Block, Region, ShardLayout, whole
-from ttrace.ir.tensor_id import Kind, Pass, TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest
 

@@ -15,8 +15,8 @@ from ttrace.frontends.torch_parts.description import (
 )
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout
-from ttrace.ir.tensor_id import Kind
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.paths import ROOT
 from ttrace.examples.worker_pool import WorkerPools
-from ttrace.ir.tensor_id import Kind, parse_tensor_id
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
 from ttrace.testing.assembled import assemble, errors, relative_error

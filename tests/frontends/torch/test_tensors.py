@@ -29,8 +29,9 @@ from ttrace.frontends.torch_parts.tensors import (
     says_its_layout,
     with_values,
 )
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.request import RecordRequest
 

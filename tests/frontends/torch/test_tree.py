@@ -13,7 +13,8 @@ from ttrace.frontends.torch_parts.tree import (
     named_arguments,
     named_tensors,
 )
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 
 Pair = collections.namedtuple("Pair", ["left", "right"])
 

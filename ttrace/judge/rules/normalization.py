@@ -2,7 +2,8 @@
 
 import math
 
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 from ttrace.judge.setup import is_script_scalar
 from ttrace.judge.verdict import TensorVerdict

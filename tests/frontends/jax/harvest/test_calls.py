@@ -7,7 +7,8 @@ import numpy as np
 from tests.factories.jax_harvests import assert_neutral, everything, harvested
 from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
 from ttrace.frontends.jax_parts.taps.tap import tap
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 X = jnp.arange(1.0, 4.0)
 

@@ -17,7 +17,7 @@ from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.plan import harvest, plan_harvest
 from ttrace.frontends.jax_parts.taps.tap import tap
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 W = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)), jnp.float32)
 X = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3)), jnp.float32)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories.jax_harvests import assert_neutral, harvested
 from ttrace.frontends.jax_parts.taps.tap import tap
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 X = jnp.arange(1.0, 4.0)
 

@@ -12,7 +12,8 @@ from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, tap
 from ttrace.generate import hash_words
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 KEY = (np.uint32(12345), np.uint32(678))
 SALT = np.uint32(0)

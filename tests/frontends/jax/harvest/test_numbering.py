@@ -17,7 +17,7 @@ from ttrace.frontends.jax_parts.harvest.numbering import (
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.jax_parts.taps.tap import Role
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 AGAIN = Recomputation()
 SITE = value_site("m", Kind.OUTPUT, "0")

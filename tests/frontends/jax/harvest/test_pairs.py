@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from tests.factories.jax_harvests import assert_neutral
 from ttrace.frontends.jax_parts.taps.tap import tap
-from ttrace.ir.tensor_id import Kind, Pass
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import Pass
 
 STAGES = 2
 W = jnp.asarray(np.random.default_rng(1).uniform(0.2, 1, (3, 3)), jnp.float32)

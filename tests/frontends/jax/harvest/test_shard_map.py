@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from tests.factories.jax_harvests import assert_neutral, everything, taken
 from ttrace.frontends.jax_parts.harvest.plan import plan_harvest
 from ttrace.frontends.jax_parts.taps.tap import tap
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 RNG = np.random.default_rng(1)
 W = jnp.asarray(RNG.normal(size=(8, 8)), jnp.float32)

@@ -2,7 +2,8 @@ import pytest
 
 from ttrace.errors import LayoutError
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 
 DIMS = DeclaredDims.parse(
     {

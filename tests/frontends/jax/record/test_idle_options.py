@@ -10,7 +10,8 @@ from ttrace.frontends.jax_capture import TracedStep
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.idle_options import idle_options
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.request import RecordRequest
 
 ID = TensorId(step=0, microbatch=0, module="mlp", kind=Kind.OUTPUT, slot="0")

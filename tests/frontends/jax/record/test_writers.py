@@ -7,8 +7,9 @@ import numpy as np
 from ttrace.errors import StorageFullError
 from ttrace.frontends.jax_parts.record.shards import RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.memory_sink import MemorySink
 from ttrace.recording.rank_recorder import (
     ProcessRecording,

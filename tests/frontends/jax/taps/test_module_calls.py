@@ -18,7 +18,7 @@ from ttrace.frontends.jax_parts.taps.module_calls import (
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.frontends.torch_parts import tree
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 Pair = collections.namedtuple("Pair", ["left", "right"])
 

@@ -11,7 +11,7 @@ from optax import apply_updates
 from tests.factories.jax_tap_names import assert_neutral, of_kinds, tap_names
 from ttrace.errors import UsageError
 from ttrace.frontends.jax_parts.taps.optax_taps import optax_taps
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 PARAMS: Any = {
     "params": {

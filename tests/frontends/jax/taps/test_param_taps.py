@@ -4,7 +4,7 @@ import optax
 
 from tests.factories.jax_tap_names import assert_same_bits, gradient_names, tap_names
 from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 PARAMS = {"params": {"h_0": {"kernel": jnp.arange(3.0)}}, "scale": jnp.ones(2)}
 

@@ -11,8 +11,8 @@ from ttrace.frontends.jax_parts.taps.sites import (
     parse_tap_name,
     value_site,
 )
-from ttrace.ir.kinds import GRADIENT_OF
-from ttrace.ir.tensor_id import ROOT_MODULE, Kind
+from ttrace.ir.kinds import GRADIENT_OF, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
 
 
 def test_a_site_is_a_static_value():

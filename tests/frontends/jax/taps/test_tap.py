@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 
 from ttrace.errors import TensorIdError
 from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap, tap_p
-from ttrace.ir.tensor_id import Kind
+from ttrace.ir.kinds import Kind
 
 
 def taps(function, *args):

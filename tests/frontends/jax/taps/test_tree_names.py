@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import pytest
 
 from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
-from ttrace.ir.tensor_id import Kind, TensorId
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 
 nn = pytest.importorskip("flax.linen")
 nnx = pytest.importorskip("flax.nnx")
