@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ttrace.errors import TtraceError as TtraceError
-from ttrace.ir.tensor_id import Kind as Kind
+from ttrace.ir.kinds import Kind as Kind
 from ttrace.ir.tensor_id import Pass as Pass
 from ttrace.ir.tensor_id import TensorId as TensorId
 from ttrace.ir.tensor_id import parse_tensor_id as parse_tensor_id

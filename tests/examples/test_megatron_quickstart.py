@@ -20,7 +20,7 @@ from tests.paths import ROOT
 pytest.importorskip("megatron.core")
 
 from ttrace.cli.main import main  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.report.model import Outcome, Report  # noqa: E402
 from ttrace.store.reader import open_trace  # noqa: E402
 

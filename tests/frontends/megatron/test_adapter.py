@@ -18,8 +18,8 @@ from megatron.core.pipeline_parallel import schedules  # noqa: E402
 from ttrace.frontends import megatron_adapter  # noqa: E402
 from ttrace.frontends.megatron_parts.loss import loss_tensors  # noqa: E402
 from ttrace.frontends.torch_parts.description import NamedParameter  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.ir.layout import Mesh  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
 from ttrace.recording.request import RecordRequest  # noqa: E402
 
 

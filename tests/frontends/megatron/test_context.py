@@ -17,7 +17,7 @@ from tests.factories.layout_recordings import (
 pytest.importorskip("torch")
 pytest.importorskip("megatron.core")
 
-from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.testing.assembled import errors  # noqa: E402
 
 CP2 = "--context-parallel-size 2".split()

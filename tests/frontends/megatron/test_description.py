@@ -17,8 +17,8 @@ from ttrace.frontends.megatron_parts.description import (  # noqa: E402
 )
 from ttrace.frontends.megatron_parts.meshes import MegatronMeshes  # noqa: E402
 from ttrace.frontends.torch_parts.description import NoLayout  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.ir.layout import Mesh, ShardLayout  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
 
 TP2 = {
     "dense": {"pp": 1, "dp": 1, "cp": 1, "tp": 2},

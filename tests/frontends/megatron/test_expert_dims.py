@@ -10,7 +10,7 @@ from ttrace.frontends.megatron_parts.expert_dims import (  # noqa: E402
     parse_expert_path,
     row_dims,
 )
-from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 
 ALL = ExpertModule(expert=None, name="")
 THIRD = ExpertModule(expert=3, name="")

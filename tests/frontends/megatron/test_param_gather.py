@@ -18,7 +18,7 @@ from ttrace.frontends.megatron_parts.param_gather import (  # noqa: E402
     gathers_in_forward,
 )
 from ttrace.frontends.torch_parts.description import FlatPart, NamedParameter  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 
 
 class Group:

@@ -24,8 +24,8 @@ from ttrace.frontends.megatron_parts.sharding import (  # noqa: E402
     parameter_layout,
 )
 from ttrace.frontends.torch_parts.description import NoLayout  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.ir.layout import ShardLayout  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
 
 
 class TestGatedDeltaNet:

@@ -18,8 +18,8 @@ from ttrace.frontends.megatron_parts.stages import (  # noqa: E402
     require_distinct,
     stages_of,
 )
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.ir.layout import Mesh  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
 
 FIRST = Stage(is_first=True, is_last=False)
 INNER = Stage(is_first=False, is_last=False)

@@ -17,7 +17,7 @@ from ttrace.frontends.megatron_parts.torch_optimizer import (  # noqa: E402
     observed_torch_optimizer,
 )
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 
 WHY = (
     "Adam of torch updates nothing: it reads .grad, but Megatron's "

@@ -13,8 +13,8 @@ from ttrace.frontends.torch_parts.description import (  # noqa: E402
 )
 from ttrace.generate import Bell, Uniform, generate  # noqa: E402
 from ttrace.ir.dims_text import parse_dims  # noqa: E402
+from ttrace.ir.kinds import Kind  # noqa: E402
 from ttrace.ir.layout import ShardLayout  # noqa: E402
-from ttrace.ir.tensor_id import Kind  # noqa: E402
 from ttrace.testing import cut, meshes  # noqa: E402
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
+from ttrace.check_job import CheckRequest, run_check
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UnrepeatableError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.judge.structure import StructureDifference
-from ttrace.pipeline import CheckRequest, compare, run_check
+from ttrace.pipeline import compare
 from ttrace.report.model import Outcome
 
 JOB = ROOT / "tests" / "factories" / "verdict_torch_job.py"
