@@ -80,7 +80,12 @@ class _KnownNoise:
         self._backend = backend
         self._verdicts = {verdict.id: verdict for verdict in verdicts}
         self._levels: dict[TensorId, float] = {}
+        self._updated: dict[tuple[int, str], list[TensorId]] = {}
+        self._noise_of_steps: dict[TensorId, float] = {}
         for verdict in verdicts:
+            if verdict.id.kind is Kind.UPDATED_PARAM:
+                of_module = (verdict.id.step, verdict.id.module)
+                self._updated.setdefault(of_module, []).append(verdict.id)
             if verdict.id.kind in _OF_PARAMETERS:
                 group = replace(verdict.id, slot=None)
                 level = max(self._levels.get(group, 0.0), _level(verdict))
@@ -160,18 +165,26 @@ class _KnownNoise:
 
         An update of either sign: two of them apart at most.
         """
-        total = 0.0
-        for step in range(updated.step + 1):
-            of_step = replace(updated, step=step)
-            gradient = replace(of_step, kind=Kind.MAIN_GRAD)
-            num_noise = self._num_noise_elements(gradient)
-            if not num_noise:
-                continue
-            change = changes_in_step([of_step], self._reference, self._backend)
-            if of_step in change:
-                largest = change[of_step].max_abs_diff
-                total += 2 * largest * math.sqrt(num_noise)
-        return total
+        return sum(
+            self._of_step(replace(updated, step=step))
+            for step in range(updated.step + 1)
+        )
+
+    def _of_step(self, updated: TensorId) -> float:
+        """Of the update of one step alone."""
+        if updated not in self._noise_of_steps:
+            num_noise = self._num_noise_elements(replace(updated, kind=Kind.MAIN_GRAD))
+            change = (
+                changes_in_step([updated], self._reference, self._backend)
+                if num_noise
+                else {}
+            )
+            self._noise_of_steps[updated] = (
+                2 * change[updated].max_abs_diff * math.sqrt(num_noise)
+                if updated in change
+                else 0.0
+            )
+        return self._noise_of_steps[updated]
 
     def _num_noise_elements(self, gradient: TensorId) -> int:
         """Elements of a gradient in the reference that are no larger than rounding."""
@@ -198,12 +211,9 @@ class _KnownNoise:
             return 0.0
         num_rows = math.prod(shape[:-1])
         biases = [
-            other
-            for other in self._verdicts
-            if other.kind is Kind.UPDATED_PARAM
-            and other.module == id_.module
-            and other.step == id_.step - 1
-            and self._shape(other) == shape[-1:]
+            updated
+            for updated in self._updated.get((id_.step - 1, id_.module), ())
+            if self._shape(updated) == shape[-1:]
         ]
         return sum(map(self._of_update, biases)) * math.sqrt(num_rows)
 
