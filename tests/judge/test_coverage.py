@@ -1,14 +1,18 @@
 """What a pass covered, and what forbids one: kinds of which nothing was compared."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UsageError
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.coverage import KindCoverage
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.mapping.rules import IgnoreRule, MapFile
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import ErrorKind, Outcome, Report
 
@@ -125,11 +129,14 @@ def test_what_allow_covers_is_not_asked_for():
 
 
 def test_what_a_map_ignores_is_not_asked_for():
-    """In the words that ``ttrace.mapping.apply`` gives as the reason."""
-    ignored = memory_trace(
-        {OUTPUT: ONES}, skipped={UPDATED: "ignored by the map: another optimizer"}
+    both = run(OUTPUT, UPDATED)
+    ignored = tuple(
+        IgnoreRule(side=side, pattern="a/updated_param/*", reason="another optimizer")
+        for side in Side
     )
-    assert compare(ignored, ignored).verdict is Outcome.PASS
+    map_file = MapFile(path=Path("map.toml"), ignored=ignored)
+    report = compare(both, both, map_file=map_file)
+    assert report.verdict is Outcome.PASS and report.counts.skipped == 1
 
 
 def test_ranks_that_were_left_out_are_not_asked_for():

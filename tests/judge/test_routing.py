@@ -12,8 +12,9 @@ from ttrace.compare.rows import RowMatch
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
+from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.judge.verdict import Cause, PartReason, Status, judge
+from ttrace.judge.verdict import Cause, PartReason, Status
 
 ALONE = {"dp": 1, "tp": 1}
 

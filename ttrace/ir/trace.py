@@ -93,12 +93,15 @@ class SkippedRecord:
         rank: Global rank that saw it.
         sequence: Position in this rank's order of capture.
         reason: One sentence for the report, e.g. ``no layout rule for ...``.
+        is_ignored: A map file leaves it out of the comparison, whatever was recorded;
+            traces on disk do not hold that.
     """
 
     id: TensorId
     rank: int
     sequence: int
     reason: str
+    is_ignored: bool = False
 
     def to_json(self) -> dict:
         return {"id": str(self.id), "sequence": self.sequence, "skipped": self.reason}

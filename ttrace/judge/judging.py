@@ -8,9 +8,10 @@ from ttrace.compare.execute import TensorResult
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.known_noise import excuse_known_noise
 from ttrace.judge.structure import StructureDifference, find_structure_differences
+from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.updates import lost_updates
-from ttrace.judge.verdict import TensorVerdict, judge
+from ttrace.judge.verdict import TensorVerdict
 
 
 def judge_tensors(

@@ -13,7 +13,6 @@ from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.mapping.grids import GroupGrid, check_shapes, place_on_grid
 from ttrace.mapping.groups import Group, Position, StateNames, find_groups
-from ttrace.mapping.left_out import LEFT_OUT
 from ttrace.mapping.mapped_trace import MappedTrace, ShardPlan, merge_shards
 from ttrace.mapping.one_sided import one_sided_reasons
 from ttrace.mapping.rearrange import GridTensor
@@ -93,12 +92,25 @@ class _RunView:
             ],
         )
 
-    def skip(self, tensor_id: TensorId, reason: str, like: TensorId | None = None):
+    def skip(
+        self,
+        tensor_id: TensorId,
+        reason: str,
+        like: TensorId | None = None,
+        *,
+        is_ignored: bool = False,
+    ) -> None:
         """Notes that a tensor is not compared."""
         seen = self._first(like or tensor_id)
         self.skipped.setdefault(
             tensor_id,
-            SkippedRecord(id=tensor_id, rank=seen[0], sequence=seen[1], reason=reason),
+            SkippedRecord(
+                id=tensor_id,
+                rank=seen[0],
+                sequence=seen[1],
+                reason=reason,
+                is_ignored=is_ignored,
+            ),
         )
 
     def view(self, *, named_alike: bool) -> TraceSource:
@@ -147,9 +159,8 @@ class _Mapping:
     def traces(self) -> tuple[TraceSource, TraceSource]:
         for tensor_id in self._reference.trace.info.tensors:
             if tensor_id in self._ignored[Side.REFERENCE]:
-                self._reference.skip(
-                    tensor_id, self._ignored[Side.REFERENCE][tensor_id]
-                )
+                reason = self._ignored[Side.REFERENCE][tensor_id]
+                self._reference.skip(tensor_id, reason, is_ignored=True)
             else:
                 self._reference.keep(tensor_id)
         owners = {
@@ -188,7 +199,7 @@ class _Mapping:
                     got=f"none of {len(info.tensors)} tensors",
                     remedy="correct the pattern, or take the entry out",
                 )
-            reason = f"{LEFT_OUT}: {rule.reason}"
+            reason = f"ignored by the map: {rule.reason}"
             ignored |= {id_: reason for id_ in ids if id_ not in ignored}
         return ignored
 
@@ -198,7 +209,7 @@ class _Mapping:
         skipped = self._candidate.trace.info.skipped
         name = self._states.id_in_reference(tensor_id)
         if reason is not None:
-            self._candidate.skip(tensor_id, reason)
+            self._candidate.skip(tensor_id, reason, is_ignored=True)
         elif tensor_id in self._candidate.trace.info.tensors:
             self._claim(name, f"{tensor_id} itself, that no rule names")
             self._candidate.keep(tensor_id, name)
@@ -215,7 +226,7 @@ class _Mapping:
             if i in self._ignored[Side.CANDIDATE]
         ]
         if reasons:
-            return self._skip_group(group, reasons[0])
+            return self._skip_group(group, reasons[0], is_ignored=True)
         skipped = self._candidate.trace.info.skipped
         reasons = [skipped[i].reason for i in group.candidate.values() if i in skipped]
         if reasons:
@@ -348,7 +359,9 @@ class _Mapping:
                     shards.append(made)
             self._reference.add(tensor_id, shards)
 
-    def _skip_group(self, group: Group, reason: str) -> None:
+    def _skip_group(
+        self, group: Group, reason: str, *, is_ignored: bool = False
+    ) -> None:
         """Skips what a group would make, under the names of the reference."""
         like = next(iter(group.candidate.values()))
         targets = list(group.reference.values())
@@ -358,7 +371,7 @@ class _Mapping:
                 for member in range(len(group.rule.reference))
             ]
         for tensor_id in targets or group.candidate.values():
-            self._candidate.skip(tensor_id, reason, like)
+            self._candidate.skip(tensor_id, reason, like, is_ignored=is_ignored)
         for tensor_id in group.candidate.values():
             if tensor_id not in targets:
                 self._candidate.skipped.pop(tensor_id, None)

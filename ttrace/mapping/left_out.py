@@ -3,9 +3,6 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 
-LEFT_OUT = "ignored by the map"
-"""How the reasons of what ``[[ignore]]`` leaves out begin."""
-
 _ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT)
 
 
@@ -16,6 +13,6 @@ def num_activations_left_out(info: TraceInfo) -> int:
         info: Of one of the traces that ``apply_map`` gave.
     """
     return sum(
-        tensor_id.kind in _ACTIVATIONS and skipped.reason.startswith(LEFT_OUT)
+        tensor_id.kind in _ACTIVATIONS and skipped.is_ignored
         for tensor_id, skipped in info.skipped.items()
     )

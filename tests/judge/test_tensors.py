@@ -13,8 +13,9 @@ from ttrace.compare.execute import run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import Estimator, NoiseEstimate, ToleranceTable
-from ttrace.judge.verdict import Cause, Status, count_statuses, judge
+from ttrace.judge.verdict import Cause, Status, count_statuses
 
 ID = "step0/mb0/a/output/0"
 PARAM = "step0/a/param/weight"

@@ -1,0 +1,400 @@
+"""A verdict for every tensor, from statistics and tolerances; reads no array."""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ttrace.compare.align import (
+    Alignment,
+    GivenOtherwise,
+    Match,
+    OneSidedSkip,
+    Skipped,
+    Unmatched,
+    is_rank_filtered,
+)
+from ttrace.compare.execute import TensorResult
+from ttrace.compare.per_device_values import per_device_mismatch_reason
+from ttrace.compare.rows import RowMatch
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.kinds import NEEDS_AUTOGRAD, Kind
+from ttrace.ir.side import Side
+from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.limits import Limits
+from ttrace.judge.replicas import replicas_reason
+from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
+from ttrace.judge.setup import is_script_scalar
+from ttrace.judge.tolerance import Tolerance, ToleranceTable
+from ttrace.judge.updates import LostUpdate
+from ttrace.judge.verdict import Cause, PartReason, Status, TensorVerdict
+
+
+def judge(
+    alignment: Alignment,
+    results: Iterable[TensorResult],
+    tolerances: ToleranceTable,
+    reference: TraceInfo,
+    candidate: TraceInfo,
+    *,
+    allow: Sequence[str] = (),
+    lost_updates: Mapping[TensorId, LostUpdate] | None = None,
+) -> tuple[TensorVerdict, ...]:
+    """Gives every tensor of the alignment its status, in the same order.
+
+    Args:
+        alignment: All tensors of both traces.
+        results: One result per match of the alignment.
+        tolerances: What rounding explains.
+        reference: The reference, for its precision and completeness.
+        candidate: The candidate, likewise.
+        allow: Patterns of ids that may be unmatched; they count as skipped.
+        lost_updates: Parameters that a step left as they were in the candidate only.
+    """
+    by_id = {result.plan.id: result for result in results}
+    sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
+    context = _Context(
+        limits=Limits.of_runs(
+            tolerances, (entry.id for entry in alignment.entries), reference, candidate
+        ),
+        filtered_sides=frozenset(s for s, info in sides if is_rank_filtered(info)),
+        infos=dict(sides),
+        filters=tuple(
+            CaptureFilter.from_json(dict(info.ranks[0].capture)) for _, info in sides
+        ),
+        skipped_steps={side: skipped_steps(info) for side, info in sides},
+    )
+    verdicts = []
+    depth = 0
+    for entry in alignment.entries:
+        if entry.id.kind is Kind.OUTPUT:
+            depth += 1
+        if isinstance(entry, Match):
+            verdict = _judge_match(by_id[entry.id], context, depth=depth)
+            lost = (lost_updates or {}).get(entry.id)
+            if lost is not None:
+                verdict = _without_update(verdict, lost)
+        elif isinstance(entry, Skipped):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.SKIPPED,
+                reason=entry.reason,
+                excused=context.excuses(entry.id),
+            )
+        elif isinstance(entry, OneSidedSkip):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.FAILED,
+                cause=Cause.ONE_SIDED_SKIP,
+                reason=f"only in the {entry.side}: {entry.reason}",
+            )
+        elif isinstance(entry, GivenOtherwise):
+            verdict = TensorVerdict(
+                id=entry.id,
+                status=Status.FAILED,
+                cause=Cause.SAMPLES,
+                setup=True,
+                reason=entry.reason,
+            )
+        else:
+            verdict = _judge_unmatched(entry)
+        verdicts.append(_apply_allow(verdict, allow))
+    return tuple(verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What all tensors of a comparison are judged by.
+
+    Attributes:
+        limits: What every tensor is tolerated.
+        filtered_sides: Runs that left ranks out on purpose.
+        infos: Both runs.
+        filters: What they were asked to record.
+        skipped_steps: Steps that either optimizer skipped, with the reason.
+    """
+
+    limits: Limits
+    filtered_sides: frozenset[Side]
+    infos: Mapping[Side, TraceInfo]
+    filters: Sequence[CaptureFilter]
+    skipped_steps: Mapping[Side, Mapping[int, str]]
+
+    def excuses(self, tensor_id: TensorId) -> bool:
+        """Whether the user, or a skipped step, explains that it is not compared."""
+        if not all(capture.wants(tensor_id) for capture in self.filters):
+            return True
+        if tensor_id.kind in UPDATE_KINDS and any(
+            tensor_id.step in steps for steps in self.skipped_steps.values()
+        ):
+            return True
+        for side, info in self.infos.items():
+            skipped = info.skipped.get(tensor_id)
+            if skipped is not None and skipped.is_ignored:
+                return True
+            if side in self.filtered_sides and skipped is None:
+                if tensor_id not in info.tensors:
+                    return True
+        return False
+
+
+def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
+    if verdict.status is not Status.UNMATCHED:
+        return verdict
+    for pattern in allow:
+        if fnmatch.fnmatchcase(str(verdict.id), pattern):
+            return replace(
+                verdict,
+                status=Status.SKIPPED,
+                reason=f"{verdict.reason}; allowed by --allow {pattern}",
+                excused=True,
+            )
+    return verdict
+
+
+def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
+    return TensorVerdict(
+        id=entry.id,
+        status=Status.UNMATCHED,
+        reason=f"only in the {entry.present}"
+        + (f": {entry.reason}" if entry.reason else ""),
+        present=entry.present,
+    )
+
+
+def _judge_match(
+    result: TensorResult, context: _Context, *, depth: int
+) -> TensorVerdict:
+    plan, stats = result.plan, result.stats
+    of_reference = plan.match.reference
+    of_candidate = plan.match.candidate
+    setup = context.limits.is_given(plan.id) and not is_script_scalar(
+        plan.id, of_reference.global_shape
+    )
+    apart = per_device_mismatch_reason(plan.match)
+    if apart is not None:
+        return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
+    if plan.shapes_differ:
+        return TensorVerdict(
+            id=plan.id,
+            status=Status.FAILED,
+            cause=Cause.SHAPE,
+            setup=setup,
+            reason=f"logical shapes differ: {list(of_reference.global_shape)} in the "
+            f"reference, {list(of_candidate.global_shape)} in the candidate",
+        )
+    incomparable = _incomparable_verdict(result, context)
+    if incomparable is not None:
+        return incomparable
+    overflow = context.skipped_steps[Side.REFERENCE].get(plan.id.step)
+    if overflow and stats.num_nonfinite_reference and plan.id.kind in NEEDS_AUTOGRAD:
+        return TensorVerdict(
+            id=plan.id,
+            status=Status.SKIPPED,
+            reason=f"{Side.REFERENCE}: {overflow}",
+            excused=True,
+        )
+    dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
+    tolerance = context.limits.tolerance_of(
+        plan.id,
+        measured_as=of_reference.id,
+        num_elements=stats.count,
+        reference_norm=stats.reference_norm,
+        dtypes=dtypes,
+        depth=depth,
+    )
+    margin = _ratio(stats.difference_norm, tolerance.difference_norm)
+    failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
+    verdict = TensorVerdict(
+        id=plan.id,
+        status=Status.PASSED if failure is None else Status.FAILED,
+        setup=setup,
+        result=result,
+        tolerance=tolerance,
+        margin=margin,
+        part=_part_reason(result, context),
+    )
+    if failure is not None:
+        cause, reason = failure
+        # What is not finite has no part in the error that the margin is made of.
+        nonfinite = cause in (Cause.NONFINITE_REFERENCE, Cause.NONFINITE_CANDIDATE)
+        return replace(
+            verdict,
+            cause=cause,
+            reason=reason,
+            margin=math.inf if nonfinite else margin,
+        )
+    return replace(verdict, reason=_note(result, context))
+
+
+def _part_reason(result: TensorResult, context: _Context) -> PartReason | None:
+    """Why the elements compared are not all there are, or None if they are.
+
+    Of a tensor whose rows depend on data, only the rows that a run has are there: the
+    others are positions that nothing was sent to.
+    """
+    if not context.filtered_sides:
+        return None
+    if result.rows is not None:
+        return PartReason.ROWS if rows_in_part(result.rows) else None
+    num_elements = math.prod(result.plan.match.reference.global_shape)
+    return PartReason.RANKS if result.stats.count < num_elements else None
+
+
+def _note(result: TensorResult, context: _Context) -> str:
+    """What there is to say of a tensor that passes; empty for a plain pass."""
+    if result.rows is not None:
+        if context.filtered_sides:
+            return rows_in_part(result.rows) or ""
+        return rows_difference(result.rows) or ""
+    num_elements = math.prod(result.plan.match.reference.global_shape)
+    if result.stats.count == num_elements:
+        return ""
+    return (
+        f"in part: the recorded ranks have {result.stats.count} of {num_elements} "
+        "elements in common"
+    )
+
+
+def _without_update(verdict: TensorVerdict, lost: LostUpdate) -> TensorVerdict:
+    reason = (
+        f"none of its {lost.num_elements} elements changed in this step; "
+        f"{lost.num_changed} did in the reference"
+    )
+    cause = Cause.LOST_UPDATE
+    if lost.too_coarse is not None:
+        cause = Cause.ROUNDED_UPDATE
+        reason += (
+            ", by less than the candidate's "
+            f"{lost.too_coarse} can tell beside these values"
+        )
+    if verdict.reason:
+        reason += f"; {verdict.reason}"
+    return replace(verdict, status=Status.FAILED, cause=cause, reason=reason)
+
+
+def _failure(
+    result: TensorResult, tolerance: Tolerance, margin: float, *, complete: bool
+) -> tuple[Cause, str] | None:
+    """Why a compared tensor fails, with a sentence; None if it passes.
+
+    Args:
+        result: The figures.
+        tolerance: What is tolerated.
+        margin: Error over tolerance.
+        complete: Neither run left ranks out.
+    """
+    stats = result.stats
+    if stats.num_nonfinite_reference:
+        return Cause.NONFINITE_REFERENCE, (
+            f"{stats.num_nonfinite_reference} of {stats.count} values of the reference "
+            f"are NaN or infinite ({stats.num_nonfinite_candidate} of the candidate)"
+        )
+    if stats.num_nonfinite_candidate:
+        return Cause.NONFINITE_CANDIDATE, (
+            f"{stats.num_nonfinite_candidate} of {stats.count} values of the candidate "
+            "are NaN or infinite, none of the reference"
+        )
+    if result.rows is not None and complete:
+        obstacle = rows_obstacle(result.rows)
+        if obstacle is not None:
+            return Cause.ROUTING, obstacle
+    replicas = replicas_reason(result, tolerance)
+    if margin > 1:
+        limit = tolerance.relative_to(stats.reference_norm)
+        reason = f"rel_err {stats.rel_err:.3g} exceeds the tolerance {limit:.3g}"
+        if result.rows is not None and complete:
+            difference = rows_difference(result.rows)
+            if difference is not None:
+                return Cause.ROUTING, f"{difference}; {reason}"
+        return Cause.ERROR, reason if replicas is None else f"{reason}; {replicas}"
+    return None if replicas is None else (Cause.REPLICAS, replicas)
+
+
+def _incomparable_verdict(
+    result: TensorResult, context: _Context
+) -> TensorVerdict | None:
+    """The verdict on a tensor whose elements are not there to compare, or None."""
+    plan = result.plan
+    for side, cover, missing in (
+        (Side.REFERENCE, plan.reference_cover, plan.ranks_missing_in_reference),
+        (Side.CANDIDATE, plan.candidate_cover, plan.ranks_missing_in_candidate),
+    ):
+        if side in context.filtered_sides:
+            continue
+        skipped = context.infos[side].skipped.get(plan.id)
+        if not (cover.num_uncovered or cover.missing_partials):
+            if missing and skipped is None:
+                return _without_replicas(plan.id, side, missing)
+            continue
+        if skipped is not None:
+            return TensorVerdict(
+                id=plan.id,
+                status=Status.SKIPPED,
+                reason=f"{side}, on some ranks: {skipped.reason}",
+            )
+        if cover.missing_partials:
+            reason = "a rank's partial of a sum is missing"
+        else:
+            reason = "no rank holds them"
+        num_missing = cover.num_uncovered
+        what = (
+            f"{num_missing} elements are missing"
+            if num_missing
+            else "a replica is missing"
+        )
+        return TensorVerdict(
+            id=plan.id,
+            status=Status.UNMATCHED,
+            reason=f"{what} in the {side}: {reason}",
+        )
+    if result.stats.count:
+        return None
+    if result.rows is not None:
+        return _without_common_rows(plan.id, result.rows, context)
+    is_empty = math.prod(plan.match.reference.global_shape) == 0
+    return TensorVerdict(
+        id=plan.id,
+        status=Status.SKIPPED,
+        reason="it has no elements"
+        if is_empty
+        else "the recorded ranks have no part of it in common",
+        excused=True,
+    )
+
+
+def _without_replicas(
+    tensor_id: TensorId, side: Side, missing: Sequence[int]
+) -> TensorVerdict:
+    ranks = ("rank " if len(missing) == 1 else "ranks ") + ", ".join(map(str, missing))
+    return TensorVerdict(
+        id=tensor_id,
+        status=Status.UNMATCHED,
+        reason=f"a replica is missing in the {side}: {ranks} recorded none, where "
+        "others that run the same modules did",
+    )
+
+
+def _without_common_rows(
+    tensor_id: TensorId, rows: RowMatch, context: _Context
+) -> TensorVerdict:
+    obstacle = None if context.filtered_sides else rows_obstacle(rows)
+    if obstacle is not None:
+        return TensorVerdict(
+            id=tensor_id, status=Status.FAILED, cause=Cause.ROUTING, reason=obstacle
+        )
+    return TensorVerdict(
+        id=tensor_id,
+        status=Status.SKIPPED,
+        reason=rows_in_part(rows) or "neither run has any row of it",
+        excused=True,
+    )
+
+
+def _ratio(error: float, tolerance: float) -> float:
+    if error == 0:
+        return 0.0
+    # An error beyond float64 is no rounding, even where the tolerance overflows too.
+    return error / tolerance if tolerance and math.isfinite(error) else math.inf
