@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
-from tests.judge.test_verdict import verdict_of
+from tests.judge.test_tensors import verdict_of
 from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
 from ttrace.judge.verdict import Status
 

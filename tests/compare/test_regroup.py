@@ -75,14 +75,14 @@ def test_data_parallel_ranks_of_one_batch_each():
 def test_the_headline_says_how_the_runs_were_compared():
     report = compared(sample_run(ONE), sample_run(FOUR))
     assert report.summary.endswith(
-        f"The runs cut step 0 otherwise: {HEAD}. Samples were matched by the rows of "
-        "the model's inputs."
+        f"The runs split step 0 into micro-batches differently: {HEAD}. Samples were "
+        "matched by the rows of the model's inputs."
     )
     report = compared(sample_run(FOUR), sample_run(SHUFFLED))
     assert report.summary.endswith(
-        "The runs order the samples of step 0 otherwise: 4 micro-batches of 2 samples "
-        "in either run, in another order. Samples were matched by the rows of the "
-        "model's inputs."
+        "The runs order the samples of step 0 differently: 4 micro-batches of 2 "
+        "samples in either run, in another order. Samples were matched by the rows of "
+        "the model's inputs."
     )
     assert "samples" not in compared(sample_run(ONE), sample_run(ONE)).summary
 

@@ -213,3 +213,41 @@ def test_inputs_that_ranks_share_out_are_put_together():
 
     samples = matched(sample_run(ONE), run(SHUFFLED))
     assert samples.places is not None
+
+
+def test_a_carried_state_tells_no_samples_apart():
+    """It is equal but for rounding; integers beside it say which sample is where."""
+    data = tokens()
+    state = np.linspace(1.0, 2.0, 24, dtype=np.float32).reshape(8, 3)
+
+    def run(order: Order, factor: float = 1.0) -> MemoryTrace:
+        inputs = {}
+        for n, of_one in enumerate(order):
+            inputs[f"step1/mb{n}/@root/input/0"] = data[list(of_one)]
+            carried = state[list(of_one)] * np.float32(factor)
+            inputs[f"step1/mb{n}/@root/input/1"] = carried
+        return memory_trace(inputs)
+
+    samples = matched(run(ONE), run(FOUR, 1 + 1e-6))
+    assert samples.places is not None and not samples.difference
+    assert match_samples(run(FOUR), run(FOUR, 1 + 1e-6)) == ()
+    data[4] = data[1]  # integers that two samples share tell nothing
+    assert matched(run(ONE), run(FOUR, 1 + 1e-6)).places is None
+
+
+def test_what_the_model_is_given_after_an_output_is_no_sample():
+    data = tokens()
+    hidden = np.linspace(1.0, 2.0, 192, dtype=np.float32).reshape(8, 24)
+
+    def run(order: Order, factor: float = 1.0) -> MemoryTrace:
+        recorded = {}
+        for n, of_one in enumerate(order):
+            place = f"step0/mb{n}/@root"
+            recorded[f"{place}/input/encode.0"] = data[list(of_one)]
+            made = hidden[list(of_one)] * np.float32(factor)
+            recorded[f"{place}/output/encode.0"] = made
+            recorded[f"{place}/input/decode.0"] = made
+        return memory_trace(recorded)
+
+    assert match_samples(run(ONE), run(ONE, 1 + 1e-6)) == ()
+    assert matched(run(ONE), run(FOUR, 1 + 1e-6)).places is not None

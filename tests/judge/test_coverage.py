@@ -14,6 +14,7 @@ from ttrace.judge.coverage import KindCoverage
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.mapping.rules import IgnoreRule, MapFile
 from ttrace.pipeline import compare_traces
+from ttrace.recording.rank_recorder import CAME_TWICE
 from ttrace.report.model import ErrorKind, Outcome, Report
 
 OUTPUT = "step0/mb0/a/output/0"
@@ -278,3 +279,35 @@ class TestNoiseDominated:
         candidate = memory_trace({OUTPUT: ONES, MAIN: ONES * 1000})
         report = compare(run(OUTPUT, MAIN), candidate, tolerances=noise(0.3, of=MAIN))
         assert report.verdict is Outcome.DIVERGED and not report.num_noise_dominated
+
+
+def test_several_updates_in_one_step_are_no_pass():
+    """A forgotten trace.step(), in both runs or in one."""
+    again = f"{UPDATED}/call1"
+    twice = memory_trace(
+        dict.fromkeys((OUTPUT, UPDATED), ONES), skipped={again: f"{CAME_TWICE}. Is ..."}
+    )
+    report = compare(twice, twice)
+    assert report.verdict is Outcome.ERROR and report.error_kind is ErrorKind.COVERAGE
+    assert report.summary.startswith(
+        "In the reference and the candidate, parameters were updated several times "
+        "within one step of the trace, and only what came first was recorded. Call "
+        "trace.step() after every step of the optimizer; if several optimizers update "
+        "the same parameters in a step, accept it with --allow-uncovered updated_param."
+    )
+    allowed = compare(twice, twice, allow_uncovered=["updated_param"])
+    assert allowed.verdict is Outcome.PASS
+    # Where one run alone has it, its tensors are of another step, and no bug is meant.
+    other = memory_trace({OUTPUT: ONES, UPDATED: ONES * 2})
+    for pair in ((twice, other), (other, twice)):
+        report = compare(*pair)
+        assert report.verdict is Outcome.ERROR and "trace.step()" in report.summary
+        assert not report.diagnosis or report.diagnosis[0].code != "no_gradient"
+
+
+def test_a_divergence_stays_one_where_both_forgot_to_end_steps():
+    again = f"{UPDATED}/call1"
+    skipped = {again: f"{CAME_TWICE}. Is ..."}
+    reference = memory_trace({OUTPUT: ONES, UPDATED: ONES}, skipped=skipped)
+    candidate = memory_trace({OUTPUT: ONES * 2, UPDATED: ONES}, skipped=skipped)
+    assert compare(reference, candidate).verdict is Outcome.DIVERGED

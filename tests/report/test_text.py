@@ -141,6 +141,15 @@ def test_long_tables_are_cut_and_say_so():
     assert "step0/m11/" in text and "step0/m12/" not in text
 
 
+def test_the_table_begins_with_the_first_divergence():
+    failed = tuple(replace(FAILED, id=f"step0/m{n}/output/0") for n in range(20))
+    first = some_report().first_divergence
+    assert first is not None
+    first = replace(first, id="step0/m17/output/0")
+    text = rendered(some_report(tensors=failed, first_divergence=first))
+    assert text.index("step0/m17/") < text.index("step0/m0/")
+
+
 def test_many_reasons_are_cut_and_still_add_up():
     reasons = {f"reason {n}": n for n in range(1, 21)}
     counts = Counts(

@@ -1,6 +1,6 @@
 """What the model of one run was given in a step: its inputs, and their rows."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ttrace.compare.batch_dims import Described
 from ttrace.compare.samples import Place, is_model_input
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.kinds import PER_MICROBATCH
+from ttrace.ir.kinds import PER_MICROBATCH, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord
@@ -41,8 +41,8 @@ class StepInputs:
         self.side = side
         self.trace = trace
         self.numbers = sorted({id_.microbatch or 0 for id_ in ids})
-        given = [id_ for id_ in ids if is_model_input(id_)]
-        self.has_calls = any(id_.call for id_ in given)
+        self.has_calls = any(id_.call for id_ in ids if is_model_input(id_))
+        given = _before_any_output(ids)
         found: dict[int, dict[str, TensorRecord]] = {n: {} for n in self.numbers}
         for id_ in given:
             if not id_.call:
@@ -112,6 +112,18 @@ class StepInputs:
                 place = Place(microbatch=number, row=row)
                 found[place] = b"".join(part.tobytes() for part in parts)
         return found
+
+
+def _before_any_output(ids: Iterable[TensorId]) -> list[TensorId]:
+    """The model's inputs, of every micro-batch; what comes later it may have made."""
+    computed: set[int | None] = set()
+    given = []
+    for id_ in ids:
+        if id_.kind is Kind.OUTPUT:
+            computed.add(id_.microbatch)
+        elif is_model_input(id_) and id_.microbatch not in computed:
+            given.append(id_)
+    return given
 
 
 def step_inputs(side: Side, trace: TraceSource) -> dict[int, StepInputs]:

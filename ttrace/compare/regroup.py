@@ -87,8 +87,13 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
 def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
     first = steps[0]
     where = f"step {first.step}"
-    what = "order the samples of" if first.is_cut_alike else "cut"
-    sentence = f"The runs {what} {where} otherwise: {first.sizes_sentence}. "
+    if len(steps) > 1:
+        where += f" and {len(steps) - 1} more"
+    if first.is_cut_alike:
+        sentence = f"The runs order the samples of {where} differently: "
+    else:
+        sentence = f"The runs split {where} into micro-batches differently: "
+    sentence += f"{first.sizes_sentence}. "
     if is_matched:
         return sentence + "Samples were matched by the rows of the model's inputs."
     return sentence + (

@@ -7,10 +7,12 @@ nor its length, so that samples padded to other lengths are not matched.
 """
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.samples import Place, StepSamples
+from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
@@ -58,7 +60,8 @@ def _match_step(
     obstacle = _obstacle(reference) or _obstacle(candidate)
     samples = None if obstacle else _match_rows(step, reference, candidate)
     if samples is not None and samples.places is not None:
-        return samples
+        # Where all have kept their places, the inputs say themselves what differs.
+        return None if _is_identity(samples) else samples
     if has_as_many and _shapes(reference) == _shapes(candidate):
         return None  # the inputs are compared one by one, and say what differs
     if obstacle is None and samples is None:
@@ -69,6 +72,14 @@ def _match_step(
             "where samples are padded to other lengths"
         )
     return samples or _unknown(step, reference, candidate, obstacle or "")
+
+
+def _is_identity(samples: StepSamples) -> bool:
+    return samples.is_cut_alike and all(
+        place == Place(microbatch=number, row=row)
+        for number, places in (samples.places or {}).items()
+        for row, place in enumerate(places)
+    )
 
 
 def _unknown(
@@ -141,11 +152,35 @@ def _match_rows(
     differing = None
     for dims in possible_batch_dims(reference.described(), candidate.described()):
         samples = _match_along(dims, step, reference, candidate)
+        if samples.places is None:
+            samples = _match_by_integers(dims, step, reference, candidate) or samples
         if samples.places is not None:
             return samples
         if dims.is_usual:
             differing = differing or samples
     return differing
+
+
+def _match_by_integers(
+    dims: BatchDims, step: int, reference: StepInputs, candidate: StepInputs
+) -> StepSamples | None:
+    """Matches samples by their integers alone, if these tell each from all others.
+
+    What else a model is given may be what it has computed before, as a state that is
+    carried over: equal but for rounding.
+    """
+    integers = {
+        slot: dim
+        for slot, dim in dims.dims.items()
+        if all(
+            dtype_named(name).epsilon is None
+            for name in reference.dtypes(slot) | candidate.dtypes(slot)
+        )
+    }
+    if not integers or len(integers) == len(dims.dims):
+        return None
+    samples = _match_along(replace(dims, dims=integers), step, reference, candidate)
+    return samples if samples.places is not None and not samples.repeated else None
 
 
 def _match_along(

@@ -8,9 +8,11 @@ from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
+from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import Estimator, ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.recording.rank_recorder import CAME_TWICE
 
 NOISE = "noise"
 """Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""
@@ -69,10 +71,12 @@ class Gap:
     Attributes:
         names: The kinds, as ``--allow-uncovered`` takes them, or ``noise``.
         sentence: What is missing, why, and what to do.
+        is_blocking: It makes a divergence doubtful, too.
     """
 
     names: tuple[str, ...]
     sentence: str
+    is_blocking: bool = False
 
 
 def coverage_of(verdicts: Iterable[TensorVerdict]) -> dict[Kind, KindCoverage]:
@@ -147,6 +151,8 @@ def find_gaps(
             if gap is not None and not set(gap.names) <= set(allow):
                 gaps.append(gap)
     gaps += _dominated_kinds(verdicts, tolerances, allow)
+    if Kind.UPDATED_PARAM not in allow:
+        gaps += _steps_in_one(reference, candidate)
     if NOISE not in allow and _noise_reached_nothing(verdicts, tolerances):
         gaps.append(
             Gap(
@@ -159,6 +165,35 @@ def find_gaps(
             )
         )
     return tuple(gaps)
+
+
+def _steps_in_one(reference: TraceInfo, candidate: TraceInfo) -> list[Gap]:
+    """Runs that recorded several steps of an optimizer as one.
+
+    Where only one of them did, its tensors are those of another step.
+    """
+    sides = [
+        side
+        for side, info in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
+        if any(
+            id_.kind is Kind.UPDATED_PARAM and skipped.reason.startswith(CAME_TWICE)
+            for id_, skipped in info.skipped.items()
+        )
+    ]
+    if not sides:
+        return []
+    runs = " and the ".join(sides)
+    return [
+        Gap(
+            names=(Kind.UPDATED_PARAM.value,),
+            sentence=f"In the {runs}, parameters were updated several times within one "
+            "step of the trace, and only what came first was recorded. Call "
+            "trace.step() after every step of the optimizer; if several optimizers "
+            "update the same parameters in a step, accept it with --allow-uncovered "
+            "updated_param",
+            is_blocking=len(sides) == 1,
+        )
+    ]
 
 
 def check_kind_names(allow: Sequence[str]) -> None:

@@ -67,6 +67,7 @@ class Limits:
         reference_norm: float,
         dtypes: tuple[str, str],
         depth: int,
+        may_be_computed: bool = False,
     ) -> Tolerance:
         """What one tensor is tolerated.
 
@@ -77,8 +78,10 @@ class Limits:
             reference_norm: Frobenius norm of what it is compared with.
             dtypes: Dtype names of both sides.
             depth: Number of module outputs that came before it.
+            may_be_computed: What looks given may be a result of the model, such as a
+                state that a script carries over: it is tolerated as one.
         """
-        if self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
+        if not may_be_computed and self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
             return SETUP_TOLERANCE
         return self.tolerances.tolerance_for(
             measured_as,

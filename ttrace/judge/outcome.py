@@ -82,7 +82,7 @@ def judge_run(
         settings: What the two runs say of themselves, as far as it differs.
         first: The first divergence among the verdicts.
         gaps: What should have been compared. They only forbid to pass: a divergence
-            that was found stays one.
+            that was found stays one, unless the gap makes it doubtful.
         structure: Modules that only one run has, and that change nothing.
     """
     counts = count_statuses(verdicts)
@@ -115,6 +115,9 @@ def judge_run(
     for verdict in verdicts:
         if verdict.setup and verdict.status is Status.FAILED:
             return _error(ErrorKind.SETUP, _setup_sentence(verdict))
+    blocking = [gap.sentence for gap in gaps if gap.is_blocking]
+    if blocking:
+        return _error(ErrorKind.COVERAGE, f"{'. '.join(blocking)}.")
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
         assert first is not None
         if not counts[Status.FAILED] and not missing_gradients(verdicts):

@@ -68,6 +68,7 @@ def judge(
     )
     verdicts = []
     depth = 0
+    has_diverged = False
     for entry in alignment.entries:
         if entry.id.kind is Kind.OUTPUT:
             depth += 1
@@ -100,6 +101,10 @@ def judge(
             )
         else:
             verdict = _judge_unmatched(entry)
+        if has_diverged and verdict.setup and verdict.id.kind is Kind.INPUT:
+            verdict = replace(verdict, setup=False)  # it may follow from that
+        is_failure = verdict.status is Status.FAILED and not verdict.setup
+        has_diverged = has_diverged or is_failure
         verdicts.append(_apply_allow(verdict, allow))
     return tuple(verdicts)
 
@@ -196,14 +201,16 @@ def _judge_match(
             reason=f"{Side.REFERENCE}: {overflow}",
             excused=True,
         )
-    dtypes = (of_reference.shards[0].dtype, of_candidate.shards[0].dtype)
+    # Before the first output nothing is computed.
+    may_be_computed = setup and plan.id.kind is Kind.INPUT and depth > 0
     tolerance = context.limits.tolerance_of(
         plan.id,
         measured_as=of_reference.id,
         num_elements=stats.count,
         reference_norm=stats.reference_norm,
-        dtypes=dtypes,
+        dtypes=(of_reference.shards[0].dtype, of_candidate.shards[0].dtype),
         depth=depth,
+        may_be_computed=may_be_computed,
     )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
     failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)

@@ -72,7 +72,10 @@ def render_report(report: Report) -> RenderableType:
     parts += _differences(report)
     failed = report.failed()
     if failed:
-        parts.append(_tensor_table("first failed tensors", failed))
+        first = report.first_divergence
+        head = [t for t in failed if first is not None and t.id == first.id]
+        rest = [tensor for tensor in failed if tensor not in head]
+        parts.append(_tensor_table("first failed tensors", [*head, *rest]))
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
     if unmatched:
         parts.append(_reason_table("unmatched tensors", unmatched))

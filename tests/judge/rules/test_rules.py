@@ -60,6 +60,18 @@ def test_the_axis_over_which_copies_differ(wrong_ranks, axes):
     )
 
 
+def test_ranks_that_step_with_different_learning_rates():
+    rate, updated = "step0/@root/learning_rate/group0", "step0/a/updated_param/weight"
+    candidate = memory_trace({rate: VALUES, updated: VALUES}, {"dp": 2})
+    for id_ in (rate, updated):
+        candidate.arrays[1, id_][0] = 1.5
+    reference = memory_trace({rate: VALUES, updated: VALUES})
+    assert diagnoses(reference, candidate)["replicas_differ"].sentence == (
+        "replicas of 2 tensors that must agree over dp do not: their optimizers step "
+        "with different learning rates over dp"
+    )
+
+
 def test_copies_of_the_reference_are_no_diagnosis_of_the_candidate():
     reference = memory_trace({A: VALUES}, {"dp": 2})
     reference.arrays[1, A][0] = 5

@@ -7,6 +7,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.missing_gradients import missing_gradients
+from ttrace.judge.remarks import repeats_in
 from ttrace.judge.verdict import Cause, TensorVerdict
 
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
@@ -20,6 +21,8 @@ _LOOK_FOR = (
 
 def no_gradient(findings: Findings) -> Diagnosis | None:
     """Says where gradients stop, and which updates were lost with them."""
+    if repeats_in(findings.candidate) is not None:
+        return None  # its steps run together: what is missing came in another one
     missing = missing_gradients(findings.verdicts)
     lost = without_gradient(findings)
     if not (missing or lost):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.verdict import Cause
@@ -37,10 +38,13 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     if not differing:
         return None
     over = "+".join(sorted(axes))
+    cause = f"a reduction over {over} is missing, or runs over the wrong group"
+    if differing[0].id.kind is Kind.LEARNING_RATE:
+        cause = f"their optimizers step with different learning rates over {over}"
     return Diagnosis(
         code="replicas_differ",
         sentence=f"replicas of {tensors(len(differing))} that must agree over {over} "
-        f"do not: a reduction over {over} is missing, or runs over the wrong group",
+        f"do not: {cause}",
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=ids_of(differing),
     )
