@@ -42,6 +42,17 @@ def compare(reference, candidate, draw=8e-7) -> Report:
 F32 = np.float32
 
 
+@pytest.mark.parametrize(("factor", "is_doubtful"), [(1.1, True), (2.0, False)])
+def test_a_failure_close_to_a_tolerance_of_a_finer_precision(factor, is_doubtful):
+    reference, candidate = run(F32, F32, F32), run(BF16, BF16, F32, factor=factor)
+    report = compare(reference, candidate)
+    assert report.verdict is Outcome.DIVERGED
+    assert ("this may be rounding" in report.summary) is is_doubtful
+    report = compare(reference, run(F32, F32, F32, factor=1 + 1e-6), draw=1e-7)
+    assert report.verdict is Outcome.DIVERGED
+    assert "this may be rounding" not in report.summary
+
+
 def test_the_tolerance_is_that_of_the_coarser_computation():
     reference, candidate = run(F32, F32, F32), run(BF16, BF16, F32, factor=1.02)
     report = compare(reference, candidate)

@@ -20,6 +20,10 @@ _COARSE = 0.01
 to."""
 
 
+_CLEAR = 4.0
+"""From this margin on, a failure by noise of a finer precision leaves no doubt."""
+
+
 class Outcome(StrEnum):
     """The verdict on the candidate as a whole."""
 
@@ -131,7 +135,8 @@ def judge_run(
         numbers = ", ".join(f"{number} {word}" for number, word in bad if number)
         return RunVerdict(
             outcome=Outcome.DIVERGED,
-            summary=f"Of {len(verdicts)} tensors: {numbers}. First: {first.sentence}.",
+            summary=f"Of {len(verdicts)} tensors: {numbers}. First: {first.sentence}."
+            f"{_doubt(verdicts)}",
         )
     compared = headline(coverage_of(verdicts))
     if gaps:
@@ -155,6 +160,29 @@ def judge_run(
     if structure:
         summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."
     return RunVerdict(outcome=Outcome.PASS, summary=summary)
+
+
+def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
+    """That nothing fails clearly, by tolerances measured in a finer dtype; or empty."""
+    failed = [verdict for verdict in verdicts if verdict.status is not Status.PASSED]
+    failed = [verdict for verdict in failed if verdict.status is not Status.SKIPPED]
+    margins = [
+        verdict.margin
+        for verdict in failed
+        if verdict.margin is not None
+        and verdict.tolerance is not None
+        and verdict.tolerance.estimator is Estimator.PERTURBED
+        and not verdict.tolerance.measured
+    ]
+    if len(margins) < len(failed) or max(margins, default=_CLEAR) >= _CLEAR:
+        return ""
+    return (
+        f" No error is more than {max(margins):.2g} times its tolerance, and the noise "
+        "was measured in a finer precision than the candidate's, where fewer elements "
+        "change sign at a ReLU or go to another expert: this may be rounding. Measure "
+        "it in the candidate's precision to be sure, with a reference that computes in "
+        "it."
+    )
 
 
 def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
