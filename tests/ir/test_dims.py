@@ -179,7 +179,7 @@ EVERY = tuple(Modifier)
         (1, (0, 3), EVERY, 50),
         (2, (16, 12), EVERY, 2000),
         (2, (13,), EVERY, 300),
-        (3, (48,), EVERY, 4000),
+        pytest.param(3, (48,), EVERY, 4000, marks=pytest.mark.slow),
         (3, (16, 12), (Modifier.EVEN, Modifier.ZIGZAG), 2000),
         (3, (11, 3), (Modifier.CHUNK,), 1000),
     ],

@@ -229,6 +229,7 @@ def run_distributed(script: Path) -> str:
     return next(line for line in outputs[0].splitlines() if line.startswith("sum"))
 
 
+@pytest.mark.slow
 def test_data_parallel_ranks_share_one_trace_and_stay_bitwise_equal(
     tmp_path, switch_on
 ):
