@@ -1,12 +1,16 @@
 """The processes of a run, and what Accelerate keeps of them between two runs."""
 
+import argparse
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import torch.distributed as dist
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from ttrace.errors import UsageError
 
 
 @contextlib.contextmanager
@@ -29,6 +33,28 @@ def own_accelerate_state() -> Iterator[int]:
         _forget()
         if not was_initialized and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def run_training(
+    train: Callable[[argparse.Namespace, int], None], args: argparse.Namespace
+) -> int:
+    """Trains once; may be called again in the same process.
+
+    Args:
+        train: Takes the options and the number of processes.
+        args: Options.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake of the user.
+    """
+    try:
+        with own_accelerate_state() as world_size:
+            train(args, world_size)
+    except UsageError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def pass_for_gpus() -> None:

@@ -6,7 +6,6 @@ fsdp2`` on two. On CPU.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,11 +14,10 @@ from typing import Any
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from ttrace.errors import UsageError
 from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
 from ttrace.examples.huggingface.data import Samples
 from ttrace.examples.huggingface.models import block_class, build_model
-from ttrace.examples.huggingface.processes import own_accelerate_state, pass_for_gpus
+from ttrace.examples.huggingface.processes import pass_for_gpus, run_training
 from ttrace.examples.megatron_gpt.patches import Patch
 from ttrace.frontends.torch_training_loops import trainer_callback
 
@@ -44,14 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 after a mistake of the user.
     """
     args = parse_arguments("ttrace.examples.huggingface.trainer_train", argv)
-    try:
-        with own_accelerate_state() as world_size:
-            _train(args, world_size)
-    except UsageError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_training(_train, args)
 
 
 def _train(args: argparse.Namespace, world_size: int) -> None:

@@ -23,7 +23,7 @@ def run(given: np.ndarray, *, scale: float = 1.0, **more: np.ndarray) -> MemoryT
 
 
 def reason(trace: MemoryTrace) -> str | None:
-    return later_scaling_reason(trace, 0, range(3))
+    return later_scaling_reason(trace, trace.info.tensors, range(3))
 
 
 def test_their_sum_is_what_the_optimizer_got():
@@ -60,8 +60,8 @@ def test_gradients_of_zero_say_nothing():
         "it is not known whether gradients are scaled after the backward, as no "
         "parameter has both param_grad and main_grad whole"
     )
-    assert later_scaling_reason(nothing, 0, [0]) == unknown
-    assert later_scaling_reason(memory_trace({}), 0, [0]) == unknown
+    assert later_scaling_reason(nothing, nothing.info.tensors, [0]) == unknown
+    assert later_scaling_reason(memory_trace({}), {}, [0]) == unknown
 
 
 def test_a_parameter_that_some_micro_batch_lacks_is_left_out():

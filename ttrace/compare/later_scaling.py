@@ -8,7 +8,7 @@ was given, or they are not. Nothing is fitted.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -24,7 +24,9 @@ _ENOUGH = 3
 
 
 def later_scaling_reason(
-    trace: TraceSource, step: int, microbatches: Collection[int]
+    trace: TraceSource,
+    of_step: Mapping[TensorId, TensorRecord],
+    microbatches: Collection[int],
 ) -> str | None:
     """Why the gradients of a step are not known to be the optimizer's, or None.
 
@@ -32,14 +34,14 @@ def later_scaling_reason(
 
     Args:
         trace: The run.
-        step: Its step.
+        of_step: What it recorded in the step.
         microbatches: All micro-batches of the step.
 
     Raises:
         CorruptTraceError: The bytes of a gradient are not those that were written.
     """
     num_agreeing = 0
-    for final, parts in _gradients(trace, step, microbatches):
+    for final, parts in _gradients(of_step, microbatches):
         values = [assembled(record, trace) for record in (final, *parts)]
         if any(array is None for array in values):
             continue
@@ -74,18 +76,17 @@ def later_scaling_reason(
 
 
 def _gradients(
-    trace: TraceSource, step: int, microbatches: Collection[int]
+    tensors: Mapping[TensorId, TensorRecord], microbatches: Collection[int]
 ) -> list[tuple[TensorRecord, list[TensorRecord]]]:
     """Gradients of parameters: the optimizer's, and all of the backward's."""
-    tensors = trace.info.tensors
     found = []
     for id_, record in tensors.items():
-        if id_.kind is not Kind.MAIN_GRAD or id_.step != step or id_.is_index:
+        if id_.kind is not Kind.MAIN_GRAD or id_.is_index:
             continue
         parts = [
             tensors.get(
                 TensorId(
-                    step=step,
+                    step=id_.step,
                     microbatch=number,
                     module=id_.module,
                     kind=Kind.PARAM_GRAD,

@@ -8,16 +8,20 @@ becomes of tensors.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ttrace.compare.later_scaling import later_scaling_reason
 from ttrace.compare.regrouped_trace import RegroupedTrace
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import StepSamples
-from ttrace.compare.step_regrouping import StepRegrouping, of_microbatches
+from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_samples
+from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     steps = match_samples(reference, candidate)
     if not steps:
         return Regrouped(candidate=candidate)
+    index = _StepIndex(reference.info, candidate.info)
+    other_lengths = lengths_besides_samples(reference.info)
     tensors = dict(candidate.info.tensors)
     skipped = dict(candidate.info.skipped)
     set_aside: dict[TensorId, str] = {}
@@ -59,18 +65,25 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         if samples.differs_at is not None:
             given_otherwise[samples.differs_at] = samples.difference
         if samples.places is None:
-            set_aside |= _whole_step(samples, reference.info, candidate.info)
+            set_aside |= _whole_step(samples, index)
             continue
         is_matched = True
+        step = samples.step
+        of_candidate = _of_microbatches(index.tensors[Side.CANDIDATE].get(step, {}))
+        of_skipped = _of_microbatches(index.skipped[Side.CANDIDATE].get(step, {}))
         regrouping = StepRegrouping(
             samples,
-            reference.info,
-            candidate.info,
-            gradients_obstacle=_gradients_obstacle(samples, reference, candidate),
+            _of_microbatches(index.tensors[Side.REFERENCE].get(step, {})),
+            of_candidate,
+            skipped=of_skipped,
+            other_lengths=other_lengths,
+            gradients_obstacle=_gradients_obstacle(
+                samples, reference, candidate, index
+            ),
         )
-        for id_ in of_microbatches(samples.step, candidate.info.tensors):
+        for id_ in of_candidate:
             del tensors[id_]
-        for id_ in of_microbatches(samples.step, candidate.info.skipped):
+        for id_ in of_skipped:
             del skipped[id_]
         tensors |= regrouping.tensors()
         skipped |= regrouping.skipped()
@@ -82,6 +95,30 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         given_otherwise=given_otherwise,
         note=_note(steps, is_matched=is_matched),
     )
+
+
+class _StepIndex:
+    """What both runs recorded and skipped, by side and step."""
+
+    def __init__(self, reference: TraceInfo, candidate: TraceInfo):
+        infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+        self.tensors = {side: _by_step(info.tensors) for side, info in infos.items()}
+        self.skipped = {side: _by_step(info.skipped) for side, info in infos.items()}
+
+
+def _by_step(records: Mapping[TensorId, _T]) -> dict[int, dict[TensorId, _T]]:
+    found: dict[int, dict[TensorId, _T]] = {}
+    for id_, record in records.items():
+        found.setdefault(id_.step, {})[id_] = record
+    return found
+
+
+def _of_microbatches(records: Mapping[TensorId, _T]) -> dict[TensorId, _T]:
+    return {
+        id_: record
+        for id_, record in records.items()
+        if id_.kind in PER_MICROBATCH and id_.microbatch is not None
+    }
 
 
 def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
@@ -101,16 +138,18 @@ def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
     )
 
 
-def _whole_step(
-    samples: StepSamples, reference: TraceInfo, candidate: TraceInfo
-) -> dict[TensorId, str]:
+def _whole_step(samples: StepSamples, index: _StepIndex) -> dict[TensorId, str]:
     """Sets all aside that both runs have in micro-batches, of other samples.
 
     What only one of them has at all is left to be unmatched.
     """
     ids = [
-        of_microbatches(samples.step, (*info.tensors, *info.skipped))
-        for info in (reference, candidate)
+        [
+            id_
+            for of_steps in (index.tensors[side], index.skipped[side])
+            for id_ in _of_microbatches(of_steps.get(samples.step, {}))
+        ]
+        for side in Side
     ]
     names = [{_name_of_any_call(id_) for id_ in of_run} for of_run in ids]
     common = names[0] & names[1]
@@ -127,11 +166,15 @@ def _name_of_any_call(id_: TensorId) -> TensorId:
 
 
 def _gradients_obstacle(
-    samples: StepSamples, reference: TraceSource, candidate: TraceSource
+    samples: StepSamples,
+    reference: TraceSource,
+    candidate: TraceSource,
+    index: _StepIndex,
 ) -> str | None:
     """Why gradients of activations may differ by an unknown factor, or None."""
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
-        reason = later_scaling_reason(trace, samples.step, samples.sizes[side])
+        of_step = index.tensors[side].get(samples.step, {})
+        reason = later_scaling_reason(trace, of_step, samples.sizes[side])
         if reason is not None:
             return f"{side}: {reason}"
     return None

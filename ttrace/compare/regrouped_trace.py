@@ -22,6 +22,11 @@ class RegroupedTrace:
         self.info = info
         self.incomplete = source.incomplete
         self._source = source
+        self._recorded = {
+            (id_, shard.rank): shard
+            for id_, record in source.info.tensors.items()
+            for shard in record.shards
+        }
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a shard as they were recorded.
@@ -30,10 +35,9 @@ class RegroupedTrace:
             UsageError: The shard is not of this trace.
             CorruptTraceError: Its bytes are not those that were written.
         """
-        record = self._source.info.tensors.get(shard.id)
-        for recorded in record.shards if record is not None else ():
-            if recorded.rank == shard.rank:
-                return self._source.load(recorded)
+        recorded = self._recorded.get((shard.id, shard.rank))
+        if recorded is not None:
+            return self._source.load(recorded)
         raise UsageError(
             "a shard was looked up in a trace that does not hold it",
             where=self.name,

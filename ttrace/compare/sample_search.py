@@ -6,7 +6,7 @@ one run is which of the other. Nothing else is taken for a sample: neither its n
 nor its length, so that samples padded to other lengths are not matched.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
@@ -190,7 +190,7 @@ def _match_along(
     dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in dims.dims}
     of_reference = reference.rows(dims.dims, dtypes)
     of_candidate = candidate.rows(dims.dims, dtypes)
-    free: dict[bytes, list[Place]] = defaultdict(list)
+    free: dict[bytes, deque[Place]] = defaultdict(deque)
     for place, row in of_candidate.items():
         free[row].append(place)
     counts = Counter(of_candidate.values())
@@ -200,7 +200,7 @@ def _match_along(
         if not free[row]:
             missing.append(place)
             continue
-        places[place.microbatch].append(free[row].pop(0))
+        places[place.microbatch].append(free[row].popleft())
         if counts[row] > 1:
             repeated.add(place.microbatch)
     sizes = {

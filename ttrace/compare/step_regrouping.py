@@ -5,14 +5,14 @@ part of one. Its shards there are those of all these micro-batches, each with th
 that hold the wanted rows: a layout like any other. Plans only; reads no values.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ttrace.compare.batch_dims import Described, batch_dim
 from ttrace.compare.samples import StepSamples, is_model_input
-from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, PER_MICROBATCH, Kind
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
@@ -20,14 +20,28 @@ from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 
 
 class StepRegrouping:
-    """Regroups one step of the candidate."""
+    """Regroups one step of the candidate.
+
+    Args:
+        samples: Where its samples are; their places are known.
+        reference: What the reference recorded of micro-batches of the step.
+        candidate: Likewise.
+        skipped: What the candidate skipped of them.
+        other_lengths: Lengths of dims that do not count samples.
+        gradients_obstacle: Why gradients of activations cannot be matched, or None.
+
+    Attributes:
+        set_aside: Why a tensor is not compared; filled by ``tensors``.
+    """
 
     def __init__(
         self,
         samples: StepSamples,
-        reference: TraceInfo,
-        candidate: TraceInfo,
+        reference: Mapping[TensorId, TensorRecord],
+        candidate: Mapping[TensorId, TensorRecord],
         *,
+        skipped: Mapping[TensorId, SkippedRecord],
+        other_lengths: Collection[int],
         gradients_obstacle: str | None,
     ):
         assert samples.places is not None
@@ -35,17 +49,15 @@ class StepRegrouping:
         self._places = samples.places
         self._samples = samples
         self._gradients_obstacle = gradients_obstacle
-        self._candidate = candidate
-        self._of_reference = _by_name(samples.step, reference.tensors)
-        self._of_candidate = _by_name(samples.step, candidate.tensors)
-        self._other_lengths = _lengths_besides_samples(reference)
+        self._skipped = skipped
+        self._of_reference = _by_name(reference)
+        self._of_candidate = _by_name(candidate)
+        self._other_lengths = other_lengths
         self._layouts: dict[tuple[ShardLayout, int, int, int], ShardLayout] = {}
-        of_candidate: dict[int, list[int]] = {}
+        of_candidate: dict[int, dict[int, None]] = {}
         for number in sorted(self._places):
             for place in self._places[number]:
-                known = of_candidate.setdefault(place.microbatch, [])
-                if number not in known:
-                    known.append(number)
+                of_candidate.setdefault(place.microbatch, {})[number] = None
         self._numbers_of = of_candidate
 
     def tensors(self) -> dict[TensorId, TensorRecord]:
@@ -88,12 +100,11 @@ class StepRegrouping:
     def skipped(self) -> dict[TensorId, SkippedRecord]:
         """What the candidate skipped, in the micro-batches that it would be in."""
         found: dict[TensorId, SkippedRecord] = {}
-        skipped = self._candidate.skipped
-        for id_ in of_microbatches(self._samples.step, skipped):
+        for id_, record in self._skipped.items():
             assert id_.microbatch is not None
             for number in self._numbers_of.get(id_.microbatch, (0,)):
                 name = replace(id_, microbatch=number)
-                found.setdefault(name, replace(skipped[id_], id=name))
+                found.setdefault(name, replace(record, id=name))
         return found
 
     def _whole(
@@ -221,14 +232,13 @@ def _blocks_of_rows(block: Block, rows: Mapping[int, int], dim: int) -> Iterator
 
 
 def _by_name(
-    step: int, tensors: Mapping[TensorId, TensorRecord]
+    tensors: Mapping[TensorId, TensorRecord],
 ) -> dict[TensorId, dict[int, TensorRecord]]:
     """The tensors of micro-batches, by their id without micro-batch, and by it."""
     found: dict[TensorId, dict[int, TensorRecord]] = {}
-    for id_ in of_microbatches(step, tensors):
+    for id_, record in tensors.items():
         assert id_.microbatch is not None
-        name = replace(id_, microbatch=None)
-        found.setdefault(name, {})[id_.microbatch] = tensors[id_]
+        found.setdefault(replace(id_, microbatch=None), {})[id_.microbatch] = record
     return found
 
 
@@ -239,7 +249,7 @@ def _described(records: Mapping[int, TensorRecord]) -> list[Described]:
     ]
 
 
-def _lengths_besides_samples(info: TraceInfo) -> frozenset[int]:
+def lengths_besides_samples(info: TraceInfo) -> frozenset[int]:
     """Lengths of dims that do not count samples."""
     lengths: set[int] = set()
     for id_, record in info.tensors.items():
@@ -248,13 +258,3 @@ def _lengths_besides_samples(info: TraceInfo) -> frozenset[int]:
         elif is_model_input(id_):
             lengths.update(record.global_shape[1:])
     return frozenset(lengths)
-
-
-def of_microbatches(step: int, ids: Iterable[TensorId]) -> list[TensorId]:
-    return [
-        id_
-        for id_ in ids
-        if id_.step == step
-        and id_.kind in PER_MICROBATCH
-        and id_.microbatch is not None
-    ]

@@ -164,8 +164,8 @@ def judge_run(
 
 def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
     """That nothing fails clearly, by tolerances measured in a finer dtype; or empty."""
-    failed = [verdict for verdict in verdicts if verdict.status is not Status.PASSED]
-    failed = [verdict for verdict in failed if verdict.status is not Status.SKIPPED]
+    bad = (Status.FAILED, Status.UNMATCHED)
+    failed = [verdict for verdict in verdicts if verdict.status in bad]
     margins = [
         verdict.margin
         for verdict in failed
