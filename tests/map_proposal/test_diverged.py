@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories.ports import Pair
 from tests.map_proposal.test_proposing import propose
-from ttrace.map_proposal.diverged import best_alignment
+from ttrace.map_proposal.alignment import best_alignment
 from ttrace.report.model import Outcome
 
 

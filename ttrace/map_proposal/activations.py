@@ -1,7 +1,7 @@
 """Lines up activations: what the modules that belong together take and give."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ttrace.map_proposal.closeness import (
 from ttrace.map_proposal.differences import known_difference
 from ttrace.map_proposal.diverged import Anchor, losses_agree, pair_diverged
 from ttrace.map_proposal.joined import pair_joined_outputs
-from ttrace.map_proposal.layer_numbers import segments
+from ttrace.map_proposal.layer_numbers import Layers, segments
 from ttrace.map_proposal.leftovers import leftovers, match_leftovers
 from ttrace.map_proposal.modules import links_of, pair_modules
 from ttrace.map_proposal.recorded_activations import (
@@ -104,7 +104,7 @@ class ActivationMatcher:
             self._pair_leftovers()
         if not losses_agree(self._sides):
             with self._underived.guarded("outputs behind the place of a divergence"):
-                self._pair_diverged()
+                self._pair_diverged(modules)
 
     def _pair_unverified(
         self,
@@ -254,11 +254,17 @@ class ActivationMatcher:
                     comment="by what the output holds: its values differ",
                 )  # fmt: skip
 
-    def _pair_diverged(self) -> None:
+    def _pair_diverged(self, modules: Mapping[Instance, Instance]) -> None:
         """Outputs that only their order tells, where the runs have parted."""
         left = leftovers(self._sides, self.pairings, self.reasons)
+        layers = Layers(
+            (own.module, other.module)
+            for own, other in modules.items()
+            if self._sides[Side.REFERENCE].slots(own, Kind.OUTPUT)
+            and self._sides[Side.CANDIDATE].slots(other, Kind.OUTPUT)
+        )
         for (own, of_reference), (other, of_candidate) in pair_diverged(
-            self._sides, left, self._anchors()
+            self._sides, left, self._anchors(), layers
         ):
             shapes = (
                 self._sides[Side.REFERENCE].shape(of_reference),

@@ -16,8 +16,9 @@ import numpy as np
 
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
+from ttrace.map_proposal.alignment import best_alignment
 from ttrace.map_proposal.contents import digest_of
-from ttrace.map_proposal.layer_numbers import Shift, likely_shifts, segments
+from ttrace.map_proposal.layer_numbers import Layers, Shift, likely_shifts, segments
 from ttrace.map_proposal.recorded_activations import Activations, Instance
 
 Output = tuple[Instance, TensorId]
@@ -57,6 +58,7 @@ def pair_diverged(
     sides: Mapping[Side, Activations],
     left: Mapping[Side, Sequence[Output]],
     anchors: Sequence[Anchor],
+    layers: Layers,
 ) -> list[tuple[Output, Output]]:
     """Pairs outputs behind the place where the runs part, in order of capture.
 
@@ -64,6 +66,7 @@ def pair_diverged(
         sides: The activations of both runs.
         left: Outputs that nothing has dealt with, in order of capture.
         anchors: Outputs that agree in value.
+        layers: Of the modules that have been paired.
     """
     places = {side: sides[side].order() for side in Side}
     agreeing = {
@@ -80,7 +83,7 @@ def pair_diverged(
         del longer[len(longer) // 2 :]
     if not own or not other:
         return []
-    scores = _scores(sides, own, other, anchors)
+    scores = _scores(sides, own, other, anchors, layers)
     _forbid_earlier(scores, own, other, anchors, places)
     return [(own[a], other[b]) for a, b in best_alignment(scores)]
 
@@ -129,6 +132,7 @@ def _scores(
     own: Sequence[Output],
     other: Sequence[Output],
     anchors: Sequence[Anchor],
+    layers: Layers,
 ) -> np.ndarray:
     """How well outputs fit, ``[reference, candidate]``; 0 where they cannot."""
     scores = np.zeros((len(own), len(other)))
@@ -148,7 +152,9 @@ def _scores(
             key = (shapes[Side.REFERENCE][row], shapes[Side.CANDIDATE][column])
             if key not in fits:
                 fits[key] = _fit(*key)
-            if not fits[key]:
+            if not fits[key] or not layers.may_be_the_same(
+                of_reference.module, of_candidate.module
+            ):
                 continue
             score = fits[key] + 0.5 * bool(words & _words(of_candidate))
             families = _families(of_reference.module, of_candidate.module, shifts)
@@ -215,30 +221,3 @@ def _forbid_earlier(
         earlier = [b for a, b in pairs if a < place]
         if earlier:
             scores[row, columns < max(earlier)] = 0
-
-
-def best_alignment(scores: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs in rising order on both sides with the largest sum of scores.
-
-    Of equal sums the one whose pairs come first is taken. Time and memory are those of
-    the scores, ``[m, n]``; what scores 0 is not paired.
-    """
-    num_rows, num_columns = scores.shape
-    best = np.zeros((num_rows + 1, num_columns + 1))  # of what is left from there on
-    for row in reversed(range(num_rows)):
-        paired = np.where(scores[row] > 0, scores[row] + best[row + 1, 1:], 0)
-        own = np.maximum(paired, best[row + 1, :-1])
-        best[row, :-1] = np.maximum.accumulate(own[::-1])[::-1]
-    pairs = []
-    row = column = 0
-    while row < num_rows and column < num_columns and best[row, column] > 0:
-        if scores[row, column] > 0 and np.isclose(
-            best[row, column], scores[row, column] + best[row + 1, column + 1]
-        ):
-            pairs.append((row, column))
-            row, column = row + 1, column + 1
-        elif np.isclose(best[row, column], best[row, column + 1]):
-            column += 1
-        else:
-            row += 1
-    return pairs

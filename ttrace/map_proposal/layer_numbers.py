@@ -1,7 +1,7 @@
 """Numbers in paths of modules: which of them count the layers, on either side."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -72,3 +72,49 @@ def likely_shifts(pairs: Iterable[tuple[str, str]]) -> list[Shift]:
         for shift, families in layers.items()
         if any(len(numbers) > 1 for numbers in families.values())
     ]
+
+
+class Layers:
+    """Tells whether two modules may be the same, by the layers in which they lie.
+
+    Args:
+        pairs: Paths of modules that are the same.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]):
+        pairs = list(pairs)
+        self._lists = {
+            (
+                tuple(segments(reference)[: shift.reference]),
+                tuple(segments(candidate)[: shift.candidate]),
+                shift.offset,
+            )
+            for shift in likely_shifts(pairs)
+            for reference, candidate in pairs
+            if shift.family(reference, candidate) is not None
+        }
+
+    def may_be_the_same(self, reference: str, candidate: str) -> bool:
+        """False where they lie in different layers, or one of them in none.
+
+        Args:
+            reference: Path of a module of the reference.
+            candidate: Path of one of the candidate.
+        """
+        own, other = segments(reference), segments(candidate)
+        is_in_a_layer = False
+        for of_reference, of_candidate, offset in self._lists:
+            number = _number_behind(of_reference, own)
+            other_number = _number_behind(of_candidate, other)
+            if number is not None and other_number == number + offset:
+                return True
+            is_in_a_layer |= number is not None or other_number is not None
+        return not is_in_a_layer
+
+
+def _number_behind(prefix: Sequence[str], path: Sequence[str]) -> int | None:
+    """The layer of a path in a list of layers; None if it does not lie there."""
+    place = len(prefix)
+    if len(path) <= place or tuple(path[:place]) != tuple(prefix):
+        return None
+    return int(path[place]) if path[place].isdecimal() else None

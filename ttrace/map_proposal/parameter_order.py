@@ -8,6 +8,9 @@ from ttrace.ir.side import Side
 from ttrace.map_proposal.parameters import ParameterMatcher
 from ttrace.map_proposal.units import modules_of
 
+Places = Mapping[Side, Mapping[str, int]]
+"""The place of each module that gives something, in order of capture."""
+
 _WORD = re.compile(r"[A-Za-z_]{2,}")
 
 
@@ -24,10 +27,10 @@ class ParameterOrder:
             another order than that in which they are used.
     """
 
-    def __init__(
-        self, matcher: ParameterMatcher, places: Mapping[Side, Mapping[str, int]]
-    ):
-        self._places = {side: _order(matcher, side, places[side]) for side in Side}
+    def __init__(self, matcher: ParameterMatcher, places: Places):
+        self._places = {
+            side: order_of_modules(matcher, side, places[side]) for side in Side
+        }
         own, other = (self._places[side] for side in Side)
         pairs = {
             (own[pairing_own], other[pairing_other])
@@ -59,9 +62,16 @@ class ParameterOrder:
         return bisect.bisect(self._own, own) == bisect.bisect(self._other, other)
 
 
-def _order(
+def order_of_modules(
     matcher: ParameterMatcher, side: Side, places: Mapping[str, int]
 ) -> Mapping[str, int]:
+    """The place of each module with parameters, among its own.
+
+    Args:
+        matcher: Has all parameters, in order of capture.
+        side: The run.
+        places: Of the modules that give something; taken where all of these do.
+    """
     modules = dict.fromkeys(content.id.module for content in matcher.all[side])
     if all(module in places for module in modules):
         return {module: places[module] for module in modules}

@@ -5,19 +5,24 @@ the place of the module is known. Marked as such in the map.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ttrace.ir.side import Side
 from ttrace.ir.transform import AxisPattern, Transform
+from ttrace.map_proposal.alike_parameters import pairing_of_alike, same_slots
+from ttrace.map_proposal.elimination import match_by_elimination
 from ttrace.map_proposal.generalization import generalize
-from ttrace.map_proposal.parameter_order import ParameterOrder
+from ttrace.map_proposal.layer_numbers import Layers
+from ttrace.map_proposal.parameter_order import ParameterOrder, Places
 from ttrace.map_proposal.parameters import ParameterMatcher, likeness
 from ttrace.map_proposal.units import (
     STACK,
     Pairing,
     Unit,
     families,
+    layers_of,
     modules_of,
     unit_of,
 )
@@ -37,10 +42,6 @@ OutputsAgree = Callable[[str, str], bool | None]
 """Whether two modules have the same output, by their paths; None if it is not known."""
 
 
-Places = Mapping[Side, Mapping[str, int]]
-"""The place of each module that gives something, in order of capture."""
-
-
 def match_by_structure(
     matcher: ParameterMatcher, outputs_agree: OutputsAgree, places: Places | None = None
 ) -> None:
@@ -55,8 +56,9 @@ def match_by_structure(
     for pairing in (*generalize(matcher.pairings), *matcher.pairings):
         with matcher.underived.guarded(f"what lies beside {pairing.reference[0]}"):
             _match_same_modules(matcher, pairing)
+    places = places or {side: {} for side in Side}
     with matcher.underived.guarded("modules none of whose parameters was found"):
-        order = ParameterOrder(matcher, places or {side: {} for side in Side})
+        order = ParameterOrder(matcher, places)
         _match_modules(matcher, outputs_agree, order)
         # Behind the place where runs part no outputs agree: places have to do.
         _match_modules(matcher, lambda own, other: None, order, only_verified=True)
@@ -67,6 +69,7 @@ def match_by_structure(
         _match_modules(
             matcher, outputs_agree, order, only_verified=True, apart=Side.REFERENCE
         )
+        match_by_elimination(matcher, places)
 
 
 def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
@@ -188,30 +191,30 @@ def _match_modules(
 ) -> None:
     """Modules none of whose parameters was found, such as norms."""
     known = [*generalize(matcher.pairings), *matcher.pairings]
+    layers = layers_of(matcher.pairings)
     while True:
         best = None
         modules = {side: _modules(matcher, side, side is apart) for side in Side}
         for own, of_reference in modules[Side.REFERENCE].items():
             for other, of_candidate in modules[Side.CANDIDATE].items():
-                slots = _same_slots(of_reference, of_candidate)
+                slots = same_slots(of_reference, of_candidate)
                 if slots is None:
                     continue
-                score = _score(known, own, other, outputs_agree, order)
-                if score is None or (only_verified and not any(score[:3])):
+                score = _score(known, own, other, outputs_agree, order, layers)
+                if score is None or (only_verified and not score.is_verified):
                     continue
                 if best is None or score > best[0]:
                     best = (score, own, other, slots)
         if best is None:
             return
-        (agrees, in_order, beside, _), own, other, slots = best
-        comment = SAME_OUTPUT if agrees else IN_ORDER if in_order else SAME_PARENT
+        score, own, other, slots = best
         for of_reference, of_candidate in slots:
             matcher.pairings.append(
-                _same(
+                pairing_of_alike(
                     of_reference,
                     of_candidate,
-                    comment=comment,
-                    verified=agrees or in_order or beside,
+                    comment=score.comment,
+                    verified=score.is_verified,
                 )
             )
             matcher.take((of_reference, of_candidate))
@@ -228,31 +231,24 @@ def _modules(
     return modules
 
 
-def _same_slots(
-    reference: Sequence[Unit], candidate: Sequence[Unit]
-) -> list[tuple[Unit, Unit]] | None:
-    """Pairs of parameters of the same values; None if any is left over."""
-    if len(reference) != len(candidate):
-        return None
-    left = list(candidate)
-    pairs = []
-    for unit in reference:
-        alike = [
-            other
-            for other in left
-            if (other.digest, other.size) == (unit.digest, unit.size)
-            and sorted(_layer_shape(other)) == sorted(_layer_shape(unit))
-        ]
-        if not alike:
-            return None
-        chosen = max(alike, key=lambda other: likeness(unit.slot, other.slot))
-        left.remove(chosen)
-        pairs.append((unit, chosen))
-    return pairs
+class _Score(NamedTuple):
+    """How well two modules fit; the first field counts most."""
 
+    agrees: bool
+    in_same_layer: bool
+    in_order: bool
+    beside: bool
+    likeness: float
 
-def _layer_shape(unit: Unit) -> tuple[int, ...]:
-    return unit.shape
+    @property
+    def is_verified(self) -> bool:
+        return self.agrees or self.in_order or self.beside
+
+    @property
+    def comment(self) -> str:
+        if self.agrees:
+            return SAME_OUTPUT
+        return IN_ORDER if self.in_order else SAME_PARENT
 
 
 def _score(
@@ -261,14 +257,21 @@ def _score(
     other: str,
     outputs_agree: OutputsAgree,
     order: ParameterOrder,
-) -> tuple[bool, bool, bool, float] | None:
-    """How well two modules fit: outputs, order, parents, names; None if not at all."""
+    layers: Layers,
+) -> _Score | None:
+    """How well two modules fit; None if not at all."""
     agrees = outputs_agree(own, other)
     in_order = order.is_between_the_same(own, other)
     if agrees is False or (not agrees and in_order is False):
         return None
-    beside = _have_same_parent(known, own, other)
-    return bool(agrees), bool(in_order), beside, likeness(own, other)
+    return _Score(
+        agrees=bool(agrees),
+        # Of several that give the same: a norm of what is normalized changes nothing.
+        in_same_layer=layers.may_be_the_same(own, other),
+        in_order=bool(in_order),
+        beside=_have_same_parent(known, own, other),
+        likeness=likeness(own, other),
+    )
 
 
 def _have_same_parent(pairings: Iterable[Pairing], own: str, other: str) -> bool:
@@ -299,36 +302,3 @@ def _parent(module: str) -> str:
 
 def _is_below(module: str, parent: str) -> bool:
     return not parent or module.startswith(f"{parent}.")
-
-
-def _same(reference: Unit, candidate: Unit, *, comment: str, verified: bool) -> Pairing:
-    """A pairing of parameters of the same shape, perhaps one of them stacked."""
-    names = "abcdefgh"
-    own = [(names[dim],) for dim in range(len(reference.contents[0].shape))]
-    of_reference, of_candidate = list(own), list(own)
-    if candidate.is_family and not reference.is_family:
-        of_reference = [(STACK,), *own][: len(reference.shape)]
-        of_candidate = of_reference[1:]
-    elif reference.is_family and not candidate.is_family:
-        of_candidate = [(STACK,), *own]
-    transform = None
-    if candidate.is_family != reference.is_family:
-        transform = Transform(
-            candidate=AxisPattern(dims=tuple(of_candidate)),
-            reference=AxisPattern(dims=tuple(of_reference)),
-        )
-    shapes = (candidate.contents[0].shape, reference.contents[0].shape)
-    sizes = {}
-    if transform is not None:
-        for pattern, shape in zip(
-            (transform.candidate, transform.reference), shapes, strict=True
-        ):
-            sizes |= {axis: n for (axis,), n in zip(pattern.dims, shape, strict=True)}
-    return Pairing(
-        reference=(reference.pattern,),
-        candidate=(candidate.pattern,),
-        transform=transform,
-        sizes=sizes,
-        verified=verified,
-        comment=comment,
-    )

@@ -11,6 +11,7 @@ from ttrace.errors import MapError
 from ttrace.ir.kinds import Kind
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.contents import Content, sum_digests
+from ttrace.map_proposal.layer_numbers import Layers
 from ttrace.mapping.names import parse_pattern
 from ttrace.mapping.rules import TensorRule
 
@@ -173,3 +174,13 @@ class Pairing:
 def modules_of(patterns: Sequence[str]) -> tuple[str, ...]:
     """The module paths of patterns."""
     return tuple(pattern.split("/")[0] for pattern in patterns)
+
+
+def layers_of(pairings: Iterable[Pairing]) -> Layers:
+    """The layers in which the modules of pairings lie."""
+    return Layers(
+        (own, other)
+        for pairing in pairings
+        for own in modules_of(pairing.reference)
+        for other in modules_of(pairing.candidate)
+    )
