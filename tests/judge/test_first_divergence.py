@@ -73,6 +73,32 @@ def test_a_module_that_is_missing_altogether_is_no_missing_gradient():
     assert "no_gradient" not in {d.code for d in report.diagnosis}
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_norm_of_gradients_of_which_one_run_lacks_some_is_not_the_place(step):
+    """A bias of zeros that a port left out: only the norm of all gradients differs."""
+    reference = {
+        f"step{step}/a/param/bias": ONES * 0,
+        f"step{step}/a/param/weight": ONES,
+        f"step{step}/a/main_grad/bias": ONES,
+        f"step{step}/a/main_grad/weight": ONES,
+        f"step{step}/@root/grad_norm": np.array(4, np.float32),
+    }
+    candidate = without(reference, "bias")
+    candidate[f"step{step}/@root/grad_norm"] = np.array(3, np.float32)
+    report = compare(reference, candidate)
+    assert first_of(report) == f"step{step}/a/param/bias"
+    assert report.first_divergence is not None
+    assert "only in the reference" in report.first_divergence.sentence
+
+
+def test_a_norm_of_the_same_gradients_is_the_place():
+    reference = a_step(backward=False) | {
+        "step0/@root/grad_norm": np.array(4, np.float32)
+    }
+    candidate = reference | {"step0/@root/grad_norm": np.array(3, np.float32)}
+    assert first_of(compare(reference, candidate)) == "step0/@root/grad_norm"
+
+
 def test_a_candidate_without_any_gradient_says_nothing_of_places():
     candidate = without(a_step(), "grad")
     report = compare(a_step(), candidate)

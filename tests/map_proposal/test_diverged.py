@@ -47,6 +47,20 @@ def test_the_first_divergence_is_where_the_bug_is(wrong_from, first):
     assert any("by order and shape" in comment for comment in comments)
 
 
+@pytest.mark.parametrize(("factor", "is_found"), [(1 + 1e-4, True), (1, False)])
+def test_gradients_tell_what_the_loss_of_a_new_model_does_not(factor, is_found):
+    """Where all losses are about log(V), a wrong activation changes little."""
+    pair = plain(3)
+    pair.candidate["step0/mb0/@root/loss"] = pair.reference["step0/mb0/@root/loss"]
+    norm = np.full((), 1.5, np.float32)
+    pair.add(
+        "@root/grad_norm", "@root/grad_norm", norm, np.array(norm * factor, np.float32)
+    )
+    proposal, _ = propose(pair.reference, pair.candidate)
+    by_order = [r for r in proposal.map_file.rules if "by order and" in r.comment]
+    assert bool(by_order) is is_found
+
+
 def test_without_a_divergence_nothing_is_paired_by_order():
     pair = plain()
     proposal, report = propose(pair.reference, pair.candidate)

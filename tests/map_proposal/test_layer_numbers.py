@@ -1,6 +1,8 @@
 """Numbers of layers that start elsewhere in the other run."""
 
-from ttrace.map_proposal.layer_numbers import Shift, likely_shifts, segments
+import pytest
+
+from ttrace.map_proposal.layer_numbers import Layers, Shift, likely_shifts, segments
 
 
 def test_a_number_behind_an_underscore_is_a_segment():
@@ -18,3 +20,24 @@ def test_layers_with_an_offset():
 
 def test_one_layer_tells_nothing():
     assert likely_shifts([("h.0.fc", "1.0")]) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "may_be"),
+    [
+        ("h.0.norm", "blocks_1.ln", True),
+        ("h.1.norm", "blocks_1.ln", False),
+        ("h.1.norm", "ln", False),
+        ("norm", "blocks_2.ln", False),
+        ("norm", "ln", True),
+        ("h", "blocks", True),
+        ("head.0", "ln", True),
+    ],
+)
+def test_modules_of_other_layers_are_not_the_same(reference, candidate, may_be):
+    layers = Layers((f"h.{i}.fc", f"blocks_{i + 1}.up") for i in range(2))
+    assert layers.may_be_the_same(reference, candidate) is may_be
+
+
+def test_without_known_layers_nothing_is_excluded():
+    assert Layers([("h.0.fc", "blocks.up")]).may_be_the_same("h.1.norm", "ln")

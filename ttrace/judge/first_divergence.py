@@ -13,7 +13,8 @@ from ttrace.judge.verdict import Status, TensorVerdict
 class FirstDivergence:
     """The first tensor, in order of the dataflow, that failed or lacks its gradient.
 
-    Where there is none, the first one that is unmatched.
+    Where there is none, the first one that is unmatched; also where the failure is the
+    norm of all gradients, of which one run lacks some.
 
     Attributes:
         id: Its text form.
@@ -39,7 +40,8 @@ def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence 
     missing = {verdict.id for verdict in missing_gradients(verdicts)}
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in missing]
     if failures:
-        return _divergence(_first_of_backward(failures, verdicts))
+        first = _first_of_backward(failures, verdicts)
+        return _divergence(_one_sided_gradient(first, verdicts) or first)
     for verdict in verdicts:
         if verdict.status is Status.UNMATCHED:
             return _divergence(verdict)
@@ -70,6 +72,20 @@ def _first_of_backward(
     if all(verdict.id.module in order for verdict in of_step):
         return max(of_step, key=lambda verdict: order[verdict.id.module])
     return of_step[-1]
+
+
+def _one_sided_gradient(
+    first: TensorVerdict, verdicts: Sequence[TensorVerdict]
+) -> TensorVerdict | None:
+    """What only one run has of the gradients whose norm is the first failure."""
+    if first.id.kind is not Kind.GRAD_NORM:
+        return None
+    own = [v for v in verdicts if v.present is not None and v.id.step == first.id.step]
+    for kind in (Kind.PARAM, Kind.MAIN_GRAD):
+        for verdict in own:
+            if verdict.id.kind is kind and verdict.status is Status.UNMATCHED:
+                return verdict
+    return None
 
 
 def _divergence(verdict: TensorVerdict) -> FirstDivergence:

@@ -18,7 +18,7 @@ from ttrace.map_proposal.closeness import (
     transform_of_shapes,
 )
 from ttrace.map_proposal.differences import known_difference
-from ttrace.map_proposal.diverged import Anchor, losses_agree, pair_diverged
+from ttrace.map_proposal.diverged import Anchor, pair_diverged, runs_agree
 from ttrace.map_proposal.joined import pair_joined_outputs
 from ttrace.map_proposal.layer_numbers import Layers, segments
 from ttrace.map_proposal.leftovers import leftovers, match_leftovers
@@ -102,7 +102,7 @@ class ActivationMatcher:
                 self._pair_unverified(own, other, kind, of_reference, of_candidate)
         with self._underived.guarded("outputs of modules without counterpart"):
             self._pair_leftovers()
-        if not losses_agree(self._sides):
+        if not runs_agree(self._sides):
             with self._underived.guarded("outputs behind the place of a divergence"):
                 self._pair_diverged(modules)
 

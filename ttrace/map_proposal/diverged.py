@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.map_proposal.alignment import best_alignment
@@ -27,8 +28,8 @@ Output = tuple[Instance, TensorId]
 _MAX_PAIRS = 4_000_000
 """Pairs of outputs that are looked at, at most: the first ones of each side."""
 
-_SAME_LOSS = 2.0**6
-"""Losses that differ by fewer epsilons belong to forwards that agree."""
+_SAME = {Kind.LOSS: 2.0**6, Kind.GRAD_NORM: 2.0**8}
+"""Values of runs that agree differ by fewer epsilons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +45,21 @@ class Anchor:
     candidate: TensorId
 
 
-def losses_agree(sides: Mapping[Side, Activations]) -> bool:
-    """Whether both runs recorded a loss, and the same one but for rounding."""
-    losses = [sides[side].loss() for side in Side]
-    if losses[0] is None or losses[1] is None:
-        return False
+def runs_agree(sides: Mapping[Side, Activations]) -> bool:
+    """Whether both runs recorded a loss, and the same one but for rounding.
+
+    The norm of all gradients counts where both have it: a model that was just made
+    loses about as much with a mistake as without.
+    """
     epsilon = float(np.finfo(np.float32).eps)
-    error = abs(losses[0] - losses[1])
-    return error <= _SAME_LOSS * epsilon * abs(losses[0])
+    for kind, num_epsilons in _SAME.items():
+        own, other = (sides[side].scalar(kind) for side in Side)
+        if own is None or other is None:
+            if kind is Kind.LOSS:
+                return False
+        elif not abs(own - other) <= num_epsilons * epsilon * abs(own):
+            return False
+    return True
 
 
 def pair_diverged(

@@ -89,11 +89,11 @@ class Activations:
         in_order = (i for i in self._trace.info.tensors if i in wanted)
         return {tensor_id: place for place, tensor_id in enumerate(in_order)}
 
-    def loss(self) -> float | None:
-        """The loss of the first micro-batch; None if there is none."""
+    def scalar(self, kind: Kind) -> float | None:
+        """The first micro-batch's loss or the step's grad_norm; None without one."""
         for record in self._trace.info.tensors.values():
             key = (record.id.step, record.id.microbatch or 0)
-            if record.id.kind is Kind.LOSS and key == self._first:
+            if record.id.kind is kind and key == self._first:
                 array = assemble(self._trace, record)
                 if array is not None and array.size == 1:
                     return float(array.reshape(()))
