@@ -103,16 +103,16 @@ def test_outputs_tell_more_than_names():
 
 def test_of_norms_that_give_the_same_that_of_the_layer_is_taken():
     """A norm of what is normalized changes nothing: its output is the first one's."""
-    pair = norms("norm=embedding_norm", "h.0.norm=b.0.norm", "h.1.norm=b.1.norm")
+    pair = norms("emb.norm=embedding_ln", "h.0.norm=b.0.norm", "h.1.norm=b.1.norm")
     pair.add("h.1.fc/param/w", "b.1.up/param/w", pair.values(5, 3))
-    outputs = {"norm": 0, "embedding_norm": 0, "b.0.norm": 0}
+    outputs = {"emb.norm": 0, "embedding_ln": 0, "b.0.norm": 0}
 
     def outputs_agree(own: str, other: str) -> bool:
         return outputs.get(own, own) == outputs.get(other, other)
 
     found = {p.reference[0]: p for p in matched(pair, outputs_agree).pairings}
-    first = found["norm/{kind}/weight"]
-    assert first.candidate == ("embedding_norm/{kind}/scale",) and first.verified
+    first = found["emb.norm/{kind}/weight"]
+    assert first.candidate == ("embedding_ln/{kind}/scale",) and first.verified
     assert found["h.{i}.norm/{kind}/weight"].candidate == ("b.{i}.norm/{kind}/scale",)
 
 
