@@ -290,16 +290,21 @@ class ActivationMatcher:
                 for instance in self._sides[side].instances()
                 for tensor_id in self._sides[side].slots(instance, Kind.OUTPUT).values()
             }
-        return [
-            Anchor(
-                reference=names[Side.REFERENCE][own],
-                candidate=names[Side.CANDIDATE][other],
-            )
+        pairs = [
+            (names[Side.REFERENCE][own], names[Side.CANDIDATE][other])
             for pairing in self.pairings
             if pairing.verified or pairing.comment == SEVERAL_ALIKE
             if Kind.OUTPUT in pairing.kinds
             for own in pairing.reference
             for other in pairing.candidate
+        ]
+        return [
+            Anchor(
+                reference=own,
+                candidate=other,
+                is_rounding=self._agreements.is_rounding(own, other),
+            )
+            for own, other in pairs
         ]
 
     def _kinds_alike(

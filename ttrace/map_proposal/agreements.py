@@ -10,6 +10,9 @@ from ttrace.ir.transform import Transform
 from ttrace.map_proposal.closeness import close_transform
 from ttrace.map_proposal.recorded_activations import Activations
 
+_ROUNDING = 2.0**6
+"""What rounding alone makes of a forward, in epsilons."""
+
 
 class Agreements:
     """Compares activations of two runs; each pair once.
@@ -28,6 +31,21 @@ class Agreements:
         if key not in self._found:
             self._found[key] = self._find(reference, candidate)
         return self._found[key]
+
+    def is_rounding(self, reference: TensorId, candidate: TensorId) -> bool:
+        """Whether two that agree differ by no more than rounding.
+
+        What they are made of may differ by more, where it is a small part of them.
+        """
+        own = self.sides[Side.REFERENCE].array(reference)
+        other = self.sides[Side.CANDIDATE].array(candidate)
+        if own is None or other is None:
+            return False
+        tolerance = max(
+            self.sides[Side.REFERENCE].tolerance(reference, _ROUNDING),
+            self.sides[Side.CANDIDATE].tolerance(candidate, _ROUNDING),
+        )
+        return close_transform(other, own, tolerance) is not None
 
     def tolerance(self, reference: TensorId, candidate: TensorId) -> float:
         """The relative difference up to which values agree."""

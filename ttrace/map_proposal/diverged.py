@@ -39,10 +39,13 @@ class Anchor:
     Attributes:
         reference: That of the reference.
         candidate: That of the candidate.
+        is_rounding: They differ by no more than rounding. What an output is made of
+            agrees, too, then.
     """
 
     reference: TensorId
     candidate: TensorId
+    is_rounding: bool = True
 
 
 def runs_agree(sides: Mapping[Side, Activations]) -> bool:
@@ -118,17 +121,17 @@ def _behind(
 ) -> list[Output]:
     """The outputs of which nothing that agrees is computed.
 
-    An output is done with where a module around it, or one that lies behind all modules
-    around it, agrees.
+    An output is done with where its module, one around it, or one that lies behind all
+    modules around it, agrees.
     """
-    agreeing = {anchor.reference.module for anchor in anchors}
-    last = max((places[anchor.reference] for anchor in anchors), default=-1)
+    agreeing = {anchor.reference.module for anchor in anchors if anchor.is_rounding}
+    last = max((places[a.reference] for a in anchors if a.is_rounding), default=-1)
     left = []
     for output in outputs:
         tensor_id = output[1]
         path = tensor_id.module.split(".")
         around = {".".join(path[:n]) for n in range(1, len(path))}
-        if tensor_id.module == ROOT_MODULE or around & agreeing:
+        if tensor_id.module == ROOT_MODULE or (around | {tensor_id.module}) & agreeing:
             continue
         if places[tensor_id] > last or around:
             left.append(output)

@@ -139,11 +139,11 @@ class Activations:
         dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
         return dtype_named(dtype).epsilon is not None
 
-    def tolerance(self, tensor_id: TensorId) -> float:
+    def tolerance(self, tensor_id: TensorId, num_epsilons: float = _EPSILONS) -> float:
         """The relative difference up to which it is taken for the same."""
         dtype = self._trace.info.tensors[tensor_id].shards[0].dtype
         epsilon = dtype_named(dtype).epsilon or 0.0
-        return min(_EPSILONS * epsilon, _LARGEST_TOLERANCE)
+        return min(num_epsilons * epsilon, _LARGEST_TOLERANCE)
 
 
 def pattern_text(instance: Instance, tensor_id: TensorId) -> str:
