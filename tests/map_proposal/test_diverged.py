@@ -61,6 +61,36 @@ def test_gradients_tell_what_the_loss_of_a_new_model_does_not(factor, is_found):
     assert bool(by_order) is is_found
 
 
+@pytest.mark.parametrize(("error", "is_found"), [(1e-4, True), (1e-7, False)])
+def test_what_is_inside_of_a_small_error_is_compared(error, is_found):
+    """A residual stream hides what a mistake adds, but not to rounding."""
+    pair = Pair()
+    for n in range(2):
+        weight = pair.values(6, 6)
+        pair.add(f"net.l{n}.fc/param/weight", f"{n}.value/param/data", weight)
+        for own, other in (("fc", "0.0"), ("act", "0.1"), (None, None)):
+            array = pair.values(2, 5, 6)
+            made = pair.values(2, 5, 6) if own == "act" else array
+            if own is None:
+                made = (array * (1 + error)).astype(np.float32)
+            names = f"net.l{n}", f"{n + 1}"
+            if own is not None:
+                names = f"{names[0]}.{own}", f"{names[1]}.{other}"
+            pair.add(
+                f"mb0/{names[0]}/output/0", f"mb0/{names[1]}/output/0", array, made
+            )
+    for side, loss in ((pair.reference, 2), (pair.candidate, 3)):
+        side["step0/mb0/@root/loss"] = np.full((), loss, np.float32)
+    proposal, _ = propose(pair.reference, pair.candidate)
+    by_order = {
+        str(rule.reference[0])
+        for rule in proposal.map_file.rules
+        if "by order and" in rule.comment
+    }
+    expected = {f"net.l{n}.act/{{kind}}/0" for n in range(2)} if is_found else set()
+    assert by_order == expected
+
+
 def test_without_a_divergence_nothing_is_paired_by_order():
     pair = plain()
     proposal, report = propose(pair.reference, pair.candidate)

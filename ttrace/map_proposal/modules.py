@@ -87,7 +87,18 @@ class _ModuleMatcher:
                 self.modules[link.reference] = link.candidate
 
     def _pair_containers(self, links: Sequence[Link]) -> None:
-        """Modules below which the same linked modules lie."""
+        """Modules below which the same linked modules lie.
+
+        Modules that give nothing tell nothing of others: the paths of a plain pytree
+        are not those of its scopes.
+        """
+        known = {side: set(self._sides[side].instances()) for side in Side}
+        links = [
+            link
+            for link in links
+            if link.reference in known[Side.REFERENCE]
+            and link.candidate in known[Side.CANDIDATE]
+        ]
         below: dict[Side, dict[frozenset[int], list[Instance]]] = {}
         for side in Side:
             own: dict[frozenset[int], list[Instance]] = {}
