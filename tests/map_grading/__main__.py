@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.map_grading.grading import Grade, grade_pair
@@ -24,6 +25,23 @@ def load(name: str) -> LibraryPair:
     return importlib.import_module(f"tests.map_grading.{name}").PAIR
 
 
+def table(grades: Sequence[Grade]) -> Iterator[str]:
+    """The table of docs/maps.md."""
+    yield "| pair | clean port | mistakes | found | at the right place |"
+    yield "|---|---|---|---|---|"
+    for pair in dict.fromkeys(grade.pair for grade in grades):
+        own = [grade for grade in grades if grade.pair == pair]
+        clean = [grade for grade in own if grade.mistake is None]
+        verdict = "FALSE ALARM" if any(grade.is_found for grade in clean) else "pass"
+        planted = [grade for grade in own if grade.mistake is not None]
+        num_found = sum(grade.is_found for grade in planted)
+        num_right = sum(grade.is_at_the_right_place for grade in planted)
+        yield (
+            f"| `{pair}` | {verdict if clean else '-'} | {len(planted)} "
+            f"| {num_found} | {num_right} |"
+        )
+
+
 def main(arguments: list[str]) -> int:
     """Grades the named pairs, or all; ``--keep DIR`` keeps traces and maps."""
     folder = None
@@ -38,13 +56,7 @@ def main(arguments: list[str]) -> int:
         for grade in grade_pair(load(name), [mistake] if mistake else None, folder):
             grades.append(grade)
             print(grade, flush=True)
-    clean = [grade for grade in grades if grade.mistake is None]
-    planted = [grade for grade in grades if grade.mistake is not None]
-    print(
-        f"{len(clean)} clean ports, {sum(g.is_found for g in clean)} false alarms; "
-        f"{len(planted)} mistakes, {sum(g.is_found for g in planted)} found, "
-        f"{sum(g.is_at_the_right_place for g in planted)} at the right place"
-    )
+    print("\n".join(table(grades)))
     return 0
 
 

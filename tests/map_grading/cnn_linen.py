@@ -73,6 +73,8 @@ class Stage(nn.Module):
         skip = conv("skip", 2, 1, 0, True)(x)
         if self.bug == "act_order":
             return nn.relu(y) + skip
+        if self.bug == "no_skip" and self.number == 1:
+            return nn.relu(y + 0 * skip)
         return nn.relu(y + skip)
 
 
@@ -81,11 +83,12 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        x = x[..., ::-1] if self.bug == "channels" else x
         x = nn.Conv(8, (3, 3), padding=1, name="stem")(x)
         for number, made in enumerate((12, 16)):
             x = Stage(made, number, self.bug, name=f"stage_{number}")(x)
         x = x.max((1, 2)) if self.bug == "pooling" else x.mean((1, 2))
-        return nn.Dense(10, name="classify")(x)
+        return nn.Dense(10, name="classify", use_bias=self.bug != "no_bias")(x)
 
 
 def port(weights: Weights, bug: str) -> Port:
@@ -120,6 +123,8 @@ def port(weights: Weights, bug: str) -> Port:
         "kernel": weights["fc.weight"].T,
         "bias": weights["fc.bias"],
     }
+    if bug == "no_bias":
+        del params["classify"]["bias"]
     module = Net(bug)
 
     def loss(params, batch):
@@ -145,5 +150,8 @@ PAIR = LibraryPair(
         act_order="blocks.0.act blocks.0",
         pooling="fc",
         flipped="stem",
+        channels="stem @root",
+        no_skip="blocks.1.act blocks.1",
+        no_bias="fc",
     ),
 )

@@ -49,6 +49,8 @@ class Cell(nn.RNNCellBase):
             + nn.Dense(HIDDEN, use_bias=False, name=f"h{name}")(hidden)
             for name in "ifgo"
         }
+        if self.bug == "forget_bias":
+            gates["f"] = gates["f"] + 1
         squash = jax.nn.hard_sigmoid if self.bug == "hard_gates" else jax.nn.sigmoid
         cell = squash(gates["f"]) * cell + squash(gates["i"]) * jnp.tanh(gates["g"])
         act = jnp.asarray if self.bug == "no_tanh" else jnp.tanh
@@ -122,6 +124,7 @@ PAIR = LibraryPair(
         hard_gates="lstm",
         no_tanh="lstm",
         gate_order="lstm",
+        forget_bias="lstm",
         no_norm="norm head",
         epsilon="norm",
         norm_bias="norm",

@@ -78,7 +78,8 @@ def _attention(p, x, bug):
 
 def _experts(p, x, bug):
     with jax.named_scope("router"):
-        logits = x @ p["router"]
+        lower = jnp.bfloat16 if bug == "router_dtype" else x.dtype
+        logits = (x.astype(lower) @ p["router"].astype(lower)).astype(x.dtype)
     top = 1 if bug == "top_one" else 2
     chosen, index = jax.lax.top_k(jax.nn.softmax(logits, -1), top)
     if bug != "not_renormalized":
@@ -153,6 +154,7 @@ PAIR = LibraryPair(
         rope_base=_ATTENTION,
         groups=_ATTENTION,
         scale=_ATTENTION,
+        router_dtype=_MOE,
         top_one=_MOE,
         not_renormalized=_MOE,
         activation=_MOE,

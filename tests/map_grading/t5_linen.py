@@ -57,7 +57,8 @@ def _buckets(length: int, bug: str) -> np.ndarray:
     bucket = np.where(distance > 0, half, 0)
     distance = np.abs(distance)
     exact = half // 2
-    ratio = np.log(np.maximum(distance, 1) / exact) / np.log(16 / exact)
+    longest = 128 if bug == "max_distance" else 16
+    ratio = np.log(np.maximum(distance, 1) / exact) / np.log(longest / exact)
     large = np.minimum(exact + (ratio * (half - exact)).astype(int), half - 1)
     return bucket + np.where(distance < exact, distance, large)
 
@@ -172,6 +173,7 @@ PAIR = LibraryPair(
     mistakes=mistakes(
         scale=_ATTENTION,
         bucket_sign=_ATTENTION,
+        max_distance=_ATTENTION,
         mean_norm="*block.0.layer.0.layer_norm",
         exact_gelu="*block.0.layer.1*",
         no_gate="*block.0.layer.1*",

@@ -91,7 +91,8 @@ class Vit(eqx.Module):
         if self.bug == "patch_order":
             x = x.transpose(0, 2, 1)
         x = x.reshape(D, -1).T
-        x = jnp.concatenate([self.class_token, x]) + self.positions
+        shift = 1 if self.bug == "positions" else 0
+        x = jnp.concatenate([self.class_token, x]) + jnp.roll(self.positions, shift, 0)
         for layer in self.layers:
             x = layer(x)
         x = jax.vmap(self.norm)(x)
@@ -199,6 +200,7 @@ PAIR = LibraryPair(
         epsilon="*layer*.0.layernorm_before",
         residual="*layer*.1 *layer*.1.* vit.layernorm",
         patch_order="vit.embeddings* *layer*.0.layernorm_before *layer*.0",
+        positions="vit.embeddings* *layer*.0.layernorm_before *layer*.0",
         pooling="classifier @root",
         kv_swapped=_IN_LAYER,
     ),

@@ -95,7 +95,7 @@ def pair_diverged(
     if not own or not other:
         return []
     scores = _scores(sides, own, other, anchors, layers)
-    _forbid_earlier(scores, own, other, anchors, places)
+    _forbid_crossing(scores, own, other, anchors, places)
     return [(own[a], other[b]) for a, b in best_alignment(scores)]
 
 
@@ -214,14 +214,14 @@ def _starts(shape: tuple[int, ...]) -> list[int]:
     return [math.prod(shape[:n]) for n in range(len(shape) + 1)]
 
 
-def _forbid_earlier(
+def _forbid_crossing(
     scores: np.ndarray,
     own: Sequence[Output],
     other: Sequence[Output],
     anchors: Sequence[Anchor],
     places: Mapping[Side, Mapping[TensorId, int]],
 ) -> None:
-    """What follows an output that agrees does so in the other run, too."""
+    """What lies before or behind an output that agrees does so in both runs."""
     pairs = sorted(
         (places[Side.REFERENCE][a.reference], places[Side.CANDIDATE][a.candidate])
         for a in anchors
@@ -230,5 +230,6 @@ def _forbid_earlier(
     for row, (_, tensor_id) in enumerate(own):
         place = places[Side.REFERENCE][tensor_id]
         earlier = [b for a, b in pairs if a < place]
-        if earlier:
-            scores[row, columns < max(earlier)] = 0
+        later = [b for a, b in pairs if a > place]
+        scores[row, columns < max(earlier, default=-1)] = 0
+        scores[row, columns > min(later, default=np.inf)] = 0
