@@ -22,7 +22,7 @@ has hooks. Modules inside ``torch.compile`` are not looked into.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -32,7 +32,7 @@ from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
-from ttrace.frontends.torch_parts.pipelining import PipelineStages, StageDescription
+from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.request import request_from_environment
@@ -100,7 +100,7 @@ class PlainTrace:
 
 @contextlib.contextmanager
 def trace(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Sequence[torch.nn.Module],
     *optimizers: torch.optim.Optimizer,
     description: ModelDescription | None = None,
     method: str = "forward",
@@ -111,7 +111,8 @@ def trace(
     trace incomplete.
 
     Args:
-        model: The model, wrapped and sharded already (DDP, FSDP, DTensor).
+        model: The model, wrapped and sharded already (DDP, FSDP, DTensor). Where this
+            rank has several stages of a pipeline, the list of their modules.
         optimizers: What updates its parameters.
         description: Names, layouts and scales; where None, they follow from what
             torch's own parallelism has put on the model, and without any of it every
@@ -122,7 +123,7 @@ def trace(
 
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the
-            model has no such method, or it is a ``torch.nn.DataParallel``.
+            model has no such method, it is a ``torch.nn.DataParallel``, or no module.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -130,12 +131,13 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
-    pipeline = PipelineStages(model)
+    parts = parts_of(model)
+    pipeline = PipelineStages(parts)
     native: NativeDescription | None = None
-    if description is None and pipeline.num_ranks == world_size > 1:
-        description = StageDescription(model, pipeline, rank=rank)
-    elif description is None:
-        native = NativeDescription(model, rank=rank, world_size=world_size)
+    if description is None:
+        native = NativeDescription(
+            *parts, pipeline=pipeline, rank=rank, world_size=world_size
+        )
         description = native
     session = CaptureSession(
         description,
@@ -146,15 +148,17 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
     )
-    taps = []
+    taps: list[OptimizerTap] = []
     for optimizer in map(_inner_optimizer, optimizers):
         groups = sum(map(OptimizerTap.num_groups, taps))
+        is_of_a_part = taps and len(parts) == len(optimizers)
         taps.append(
             OptimizerTap(
                 optimizer,
                 session,
                 first_group=groups,
                 holds_whole_model=description.holds_whole_model,
+                leader=taps[0] if is_of_a_part else None,
             )
         )
     if native is not None:

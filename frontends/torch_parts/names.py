@@ -4,6 +4,7 @@ Wrappers of torch put a name of their own into every path below them. It is take
 wherever it stands, and only where the module really is that wrapper.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,10 +54,10 @@ def canonical_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
             yield path or ROOT_MODULE, module
 
 
-def canonical_parameters(model: torch.nn.Module) -> Iterator[NamedParameter]:
+def canonical_parameters(*parts: torch.nn.Module) -> Iterator[NamedParameter]:
     """Every parameter once, under its first name, in the order of the modules."""
     seen: set[int] = set()
-    for path, module, _ in _walk(model, "", set()):
+    for path, module, _ in itertools.chain(*(_walk(p, "", set()) for p in parts)):
         for slot, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))

@@ -45,6 +45,8 @@ class OptimizerTap:
             optimizers.
         holds_whole_model: This rank has all parameters, whole; if not, the norm is
             skipped unless the script gives it.
+        leader: The optimizer of another part of one model. Learning rates that are the
+            same in both, and the norm of gradients, are recorded of that one alone.
 
     Attributes:
         optimizer: The optimizer.
@@ -58,12 +60,14 @@ class OptimizerTap:
         *,
         first_group: int = 0,
         holds_whole_model: bool = True,
+        leader: "OptimizerTap | None" = None,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
         self._session = session
         self._first_group = first_group
         self._holds_whole_model = holds_whole_model
+        self._leader = leader
         self._step_with_gradients = -1
         self._step_with_norm = -1
         self._step_that_was_given = -1
@@ -229,7 +233,7 @@ class OptimizerTap:
                 session.records.parameters(Kind.CLIPPED_GRAD, self._gradient)
         if session.wants(Kind.LEARNING_RATE):
             for index, group in enumerate(self.optimizer.param_groups):
-                if "lr" in group:
+                if "lr" in group and not self._is_led(index, group["lr"]):
                     session.records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
@@ -246,8 +250,19 @@ class OptimizerTap:
         session.records.parameters(Kind.MAIN_GRAD, self._gradient)
         return True
 
+    def _is_led(self, index: int, learning_rate: torch.Tensor | float) -> bool:
+        """Whether the leader's group of the same number has the same learning rate."""
+        if self._leader is None:
+            return False
+        groups = self._leader.optimizer.param_groups
+        return index < len(groups) and float(groups[index].get("lr", math.nan)) == (
+            float(learning_rate)
+        )
+
     def _record_norm(self, norm: torch.Tensor | float | NoLayout) -> None:
         session = self._session
+        if self._leader is not None:
+            return
         if session.is_paused or self._step_with_norm == session.step_number:
             return
         self._step_with_norm = session.step_number
