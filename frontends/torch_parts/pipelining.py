@@ -181,10 +181,10 @@ def parts_of(
         UsageError: It is none of these, or a list of what are no stages.
     """
     if isinstance(model, torch.nn.Module):
-        own = set(map(id, model.children()))
-        is_list = isinstance(model, torch.nn.ModuleList) and own
-        if is_list and own == {id(stage.submod) for stage in _stages_of([model])}:
-            return list(model)
+        if isinstance(model, torch.nn.ModuleList) and len(model):
+            staged = {id(stage.submod) for stage in _stages_of([model])}
+            if staged == set(map(id, model)):
+                return list(model)
         return [model]
     parts = list(model) if isinstance(model, (list, tuple)) else []
     if not parts or not all(isinstance(part, torch.nn.Module) for part in parts):
