@@ -48,6 +48,7 @@ def find_averaging(*parts: torch.nn.Module) -> tuple[Averaging, ...]:
     modules = [module for part in parts for module in part.modules()]
     return (
         *map(_of_ddp, _ddp_around(parts, modules)),
+        *_of_replicate(modules),
         *_of_fully_shard(modules),
         *_of_fsdp1(modules),
     )
@@ -99,6 +100,30 @@ def _of_ddp(ddp: Any) -> Averaging:
         return float(len(ranks))
 
     return Averaging(name="DistributedDataParallel", ranks=ranks, divisor=divisor)
+
+
+def _of_replicate(modules: list[torch.nn.Module]) -> Iterator[Averaging]:
+    """Of ``replicate``, whose own DDP exists from the first forward on."""
+    loaded = sys.modules.get("torch.distributed._composable.replicate")
+    function: Any = getattr(loaded, "replicate", None)
+    for module in modules if function is not None else ():
+        state = function.state(module)
+        if state is None or (state._init_args is None and not state.has_initialized):
+            continue
+        if state.has_initialized:
+            ranks = _of_ddp(state._ddp).ranks
+        else:
+            mesh = state._init_kwargs.get("device_mesh")
+            group = state._init_kwargs.get("process_group")
+            group = group if mesh is None else mesh.get_group()
+            ranks = tuple(torch.distributed.get_process_group_ranks(group))
+
+        def divisor(state: Any = state, ranks: tuple[int, ...] = ranks) -> float:
+            return (
+                _of_ddp(state._ddp).divisor() if state.has_initialized else len(ranks)
+            )
+
+        yield Averaging(name="replicate", ranks=ranks, divisor=divisor)
 
 
 def _of_fully_shard(modules: list[torch.nn.Module]) -> Iterator[Averaging]:
