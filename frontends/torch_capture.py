@@ -31,7 +31,7 @@ from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
-from ttrace.frontends.torch_parts.optimizers import OptimizerTap
+from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import ROOT_MODULE
@@ -148,19 +148,9 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
     )
-    taps: list[OptimizerTap] = []
-    for optimizer in map(_inner_optimizer, optimizers):
-        groups = sum(map(OptimizerTap.num_groups, taps))
-        is_of_a_part = taps and len(parts) == len(optimizers)
-        taps.append(
-            OptimizerTap(
-                optimizer,
-                session,
-                first_group=groups,
-                holds_whole_model=description.holds_whole_model,
-                leader=taps[0] if is_of_a_part else None,
-            )
-        )
+    taps = _taps(
+        [_inner_optimizer(one) for one in optimizers], session, description, len(parts)
+    )
     if native is not None:
         native.attach()
     session.start()
@@ -177,6 +167,35 @@ def trace(
     finally:
         for tap in taps:
             tap.detach()
+
+
+def _taps(
+    optimizers: Sequence[torch.optim.Optimizer],
+    session: CaptureSession,
+    description: ModelDescription,
+    *,
+    num_parts: int,
+) -> list[OptimizerTap]:
+    """The observers of the optimizers, of which some are parts of one."""
+    of_parameters = len(optimizers) > 1 and all(map(_has_one_parameter, optimizers))
+    is_one = of_parameters or len(optimizers) == num_parts > 1
+    taps: list[OptimizerTap] = []
+    for optimizer in optimizers:
+        taps.append(
+            OptimizerTap(
+                optimizer,
+                session,
+                first_group=sum(map(OptimizerTap.num_groups, taps)),
+                holds_whole_model=description.holds_whole_model and not of_parameters,
+                leader=taps[0] if taps and is_one else None,
+                no_norm=NORM_OF_PARTS if of_parameters else NO_NORM,
+            )
+        )
+    return taps
+
+
+def _has_one_parameter(optimizer: torch.optim.Optimizer) -> bool:
+    return sum(len(group["params"]) for group in optimizer.param_groups) == 1
 
 
 def _root_method(description: ModelDescription, method: str) -> str | None:

@@ -106,7 +106,9 @@ def _of_replicate(modules: list[torch.nn.Module]) -> Iterator[Averaging]:
     """Of ``replicate``, whose own DDP exists from the first forward on."""
     loaded = sys.modules.get("torch.distributed._composable.replicate")
     function: Any = getattr(loaded, "replicate", None)
-    for module in modules if function is not None else ():
+    if function is None:
+        return
+    for module in modules:
         state = function.state(module)
         if state is None or (state._init_args is None and not state.has_initialized):
             continue

@@ -22,10 +22,16 @@ _WRAPPERS = (
         "ActivationWrapper",
         "_checkpoint_wrapped_module",
     ),
+    ("peft.peft_model", "PeftModel", "base_model"),
+    ("peft.tuners.tuners_utils", "BaseTuner", "model"),
 )
 """Where the class is defined, its name, and the name of the module inside."""
 
-_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod")
+_STANDING_FOR_THE_INNER = (
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    ("peft.tuners.tuners_utils", "BaseTunerLayer", "base_layer"),
+)
+"""Likewise of wrappers that are looked at in place of the module inside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +53,8 @@ def canonical_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
     """Every module once, under its first path; the model itself is ``@root``.
 
     Of a wrapper and what it wraps the inner one is given. Of a compiled module it is
-    the outer one: hooks on the inner one would be compiled too.
+    the outer one: hooks on the inner one would be compiled too. So it is of a layer
+    with an adapter (LoRA), which returns what the layer will with the adapter merged.
     """
     for path, module, is_hidden in _walk(model, "", set()):
         if not is_hidden:
@@ -86,13 +93,13 @@ def _walk(
         return
     seen.add(id(module))
     inner = _inner_name(module, _WRAPPERS)
-    compiled = _inner_name(module, (_COMPILED,))
+    outer = _inner_name(module, _STANDING_FOR_THE_INNER)
     yield path, module, is_hidden or inner is not None
     for name, child in module._modules.items():
         if child is None:
             continue
-        if name == (inner or compiled):
-            yield from _walk(child, path, seen, is_hidden=compiled is not None)
+        if name == (inner or outer):
+            yield from _walk(child, path, seen, is_hidden=outer is not None)
         else:
             yield from _walk(child, f"{path}.{name}" if path else name, seen)
 
