@@ -148,9 +148,8 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
     )
-    taps = _taps(
-        [_inner_optimizer(one) for one in optimizers], session, description, len(parts)
-    )
+    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
+    taps = _taps(inner, session, description, num_parts=len(parts))
     if native is not None:
         native.attach()
     session.start()
