@@ -22,7 +22,7 @@ has hooks. Modules inside ``torch.compile`` are not looked into.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -31,8 +31,8 @@ from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
-from ttrace.frontends.torch_parts.optimizers import OptimizerTap
-from ttrace.frontends.torch_parts.pipelining import PipelineStages, StageDescription
+from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
+from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.request import request_from_environment
@@ -100,7 +100,7 @@ class PlainTrace:
 
 @contextlib.contextmanager
 def trace(
-    model: torch.nn.Module,
+    model: torch.nn.Module | Sequence[torch.nn.Module],
     *optimizers: torch.optim.Optimizer,
     description: ModelDescription | None = None,
     method: str = "forward",
@@ -111,7 +111,8 @@ def trace(
     trace incomplete.
 
     Args:
-        model: The model, wrapped and sharded already (DDP, FSDP, DTensor).
+        model: The model, wrapped and sharded already (DDP, FSDP, DTensor). Where this
+            rank has several stages of a pipeline, the list of their modules.
         optimizers: What updates its parameters.
         description: Names, layouts and scales; where None, they follow from what
             torch's own parallelism has put on the model, and without any of it every
@@ -122,7 +123,7 @@ def trace(
 
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the
-            model has no such method, or it is a ``torch.nn.DataParallel``.
+            model has no such method, it is a ``torch.nn.DataParallel``, or no module.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -130,12 +131,13 @@ def trace(
         yield PlainTrace()
         return
     rank, world_size = place_in_run(os.environ)
-    pipeline = PipelineStages(model)
+    parts = parts_of(model)
+    pipeline = PipelineStages(parts)
     native: NativeDescription | None = None
-    if description is None and pipeline.num_ranks == world_size > 1:
-        description = StageDescription(model, pipeline, rank=rank)
-    elif description is None:
-        native = NativeDescription(model, rank=rank, world_size=world_size)
+    if description is None:
+        native = NativeDescription(
+            *parts, pipeline=pipeline, rank=rank, world_size=world_size
+        )
         description = native
     session = CaptureSession(
         description,
@@ -146,17 +148,8 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
     )
-    taps = []
-    for optimizer in map(_inner_optimizer, optimizers):
-        groups = sum(map(OptimizerTap.num_groups, taps))
-        taps.append(
-            OptimizerTap(
-                optimizer,
-                session,
-                first_group=groups,
-                holds_whole_model=description.holds_whole_model,
-            )
-        )
+    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
+    taps = _taps(inner, session, description, num_parts=len(parts))
     if native is not None:
         native.attach()
     session.start()
@@ -173,6 +166,35 @@ def trace(
     finally:
         for tap in taps:
             tap.detach()
+
+
+def _taps(
+    optimizers: Sequence[torch.optim.Optimizer],
+    session: CaptureSession,
+    description: ModelDescription,
+    *,
+    num_parts: int,
+) -> list[OptimizerTap]:
+    """The observers of the optimizers, of which some are parts of one."""
+    of_parameters = len(optimizers) > 1 and all(map(_has_one_parameter, optimizers))
+    is_one = of_parameters or len(optimizers) == num_parts > 1
+    taps: list[OptimizerTap] = []
+    for optimizer in optimizers:
+        taps.append(
+            OptimizerTap(
+                optimizer,
+                session,
+                first_group=sum(map(OptimizerTap.num_groups, taps)),
+                holds_whole_model=description.holds_whole_model and not of_parameters,
+                leader=taps[0] if taps and is_one else None,
+                no_norm=NORM_OF_PARTS if of_parameters else NO_NORM,
+            )
+        )
+    return taps
+
+
+def _has_one_parameter(optimizer: torch.optim.Optimizer) -> bool:
+    return sum(len(group["params"]) for group in optimizer.param_groups) == 1
 
 
 def _root_method(description: ModelDescription, method: str) -> str | None:

@@ -8,7 +8,7 @@ that divisor, than those of one process that runs all micro-batches.
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +40,15 @@ class Averaging:
     divisor: Callable[[], float]
 
 
-def find_averaging(model: torch.nn.Module) -> tuple[Averaging, ...]:
-    """What averages gradients of a model, or of a model that this one is a part of.
+def find_averaging(*parts: torch.nn.Module) -> tuple[Averaging, ...]:
+    """What averages gradients of a model's parts, or of a model that has them.
 
     DistributedDataParallel is also found where the script gave a module inside.
     """
-    modules = list(model.modules())
+    modules = [module for part in parts for module in part.modules()]
     return (
-        *map(_of_ddp, _ddp_around(model, modules)),
+        *map(_of_ddp, _ddp_around(parts, modules)),
+        *_of_replicate(modules),
         *_of_fully_shard(modules),
         *_of_fsdp1(modules),
     )
@@ -75,7 +76,7 @@ def common_divisor(averaging: Iterable[Averaging]) -> float:
 
 
 def _ddp_around(
-    model: torch.nn.Module, modules: list[torch.nn.Module]
+    parts: Sequence[torch.nn.Module], modules: list[torch.nn.Module]
 ) -> Iterator[Any]:
     ddp_class = torch.nn.parallel.DistributedDataParallel
     inside = [module for module in modules if isinstance(module, ddp_class)]
@@ -86,9 +87,8 @@ def _ddp_around(
         # type(), as isinstance would run code of proxies.
         if not issubclass(type(candidate), ddp_class):
             continue
-        if any(module is model for module in candidate.module.modules()):
+        if not set(map(id, candidate.module.modules())).isdisjoint(map(id, parts)):
             yield candidate
-            return
 
 
 def _of_ddp(ddp: Any) -> Averaging:
@@ -100,6 +100,32 @@ def _of_ddp(ddp: Any) -> Averaging:
         return float(len(ranks))
 
     return Averaging(name="DistributedDataParallel", ranks=ranks, divisor=divisor)
+
+
+def _of_replicate(modules: list[torch.nn.Module]) -> Iterator[Averaging]:
+    """Of ``replicate``, whose own DDP exists from the first forward on."""
+    loaded = sys.modules.get("torch.distributed._composable.replicate")
+    function: Any = getattr(loaded, "replicate", None)
+    if function is None:
+        return
+    for module in modules:
+        state = function.state(module)
+        if state is None or (state._init_args is None and not state.has_initialized):
+            continue
+        if state.has_initialized:
+            ranks = _of_ddp(state._ddp).ranks
+        else:
+            mesh = state._init_kwargs.get("device_mesh")
+            group = state._init_kwargs.get("process_group")
+            group = group if mesh is None else mesh.get_group()
+            ranks = tuple(torch.distributed.get_process_group_ranks(group))
+
+        def divisor(state: Any = state, ranks: tuple[int, ...] = ranks) -> float:
+            return (
+                _of_ddp(state._ddp).divisor() if state.has_initialized else len(ranks)
+            )
+
+        yield Averaging(name="replicate", ranks=ranks, divisor=divisor)
 
 
 def _of_fully_shard(modules: list[torch.nn.Module]) -> Iterator[Averaging]:

@@ -144,38 +144,36 @@ class PlainDescription(PlainLayouts):
 
     Args:
         model: The model, possibly wrapped; the names that wrappers of torch put into
-            paths (``module.``, ``_fsdp_wrapped_module.``...) are taken out.
+            paths (``module.``, ``_fsdp_wrapped_module.``...) are taken out. Several
+            modules are parts of one model, each with the paths of the whole.
         data_parallel_rank: This rank's place among the data-parallel ones.
         data_parallel_size: Number of data-parallel ranks.
-        pipeline_rank: This rank's place in its pipeline; it has a part of the model.
-        pipeline_size: Number of ranks of a pipeline.
     """
 
     framework = "torch"
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        *,
+        *model: torch.nn.Module,
         data_parallel_rank: int = 0,
         data_parallel_size: int = 1,
-        pipeline_rank: int = 0,
-        pipeline_size: int = 1,
     ):
-        self._model = model
-        sizes, coords = {"dp": data_parallel_size}, {"dp": data_parallel_rank}
-        if pipeline_size > 1:
-            sizes["pp"], coords["pp"] = pipeline_size, pipeline_rank
-        self._mesh = Mesh(name="dense", sizes=sizes, coords=coords)
+        self._parts = model
+        self._mesh = Mesh(
+            name="dense",
+            sizes={"dp": data_parallel_size},
+            coords={"dp": data_parallel_rank},
+        )
 
     def modules(self) -> Iterator[tuple[str, torch.nn.Module]]:
-        yield from canonical_modules(self._model)
+        for part in self._parts:
+            yield from canonical_modules(part)
 
     def num_earlier_calls(self, path: str, module: torch.nn.Module) -> int:
         return 0
 
     def parameters(self) -> Iterator[NamedParameter]:
-        yield from canonical_parameters(self._model)
+        yield from canonical_parameters(*self._parts)
 
     @property
     def holds_whole_model(self) -> bool:

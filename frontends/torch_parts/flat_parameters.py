@@ -4,6 +4,7 @@ A wrapper joins its parameters to one flat parameter, of which each rank holds a
 It cuts through parameters, so that a rank holds a flat range of some of them.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,11 +82,13 @@ class FlatPiece:
         return LocalTensor(values=values, layout=flat_range(layout, self.start, stop))
 
 
-def flat_pieces(model: torch.nn.Module) -> Mapping[tuple[str, str], FlatPiece]:
+def flat_pieces(*parts: torch.nn.Module) -> Mapping[tuple[str, str], FlatPiece]:
     """The parameters that FSDP1 manages, by module path and slot, in order."""
-    paths = {id(module): path for path, module in canonical_modules(model)}
+    paths = {
+        id(module): path for part in parts for path, module in canonical_modules(part)
+    }
     found = {}
-    for module in model.modules():
+    for module in itertools.chain(*(part.modules() for part in parts)):
         if is_a(module, "torch.distributed.fsdp", "FullyShardedDataParallel"):
             wrapper: Any = module
             handle = wrapper._handle

@@ -91,6 +91,11 @@ class UnshardedHooks:
         self._handles: list[RemovableHandle] = []
         self._on_parameters: list[RemovableHandle] = []
         self._hooked: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._found: set[int] = set()
+
+    def is_found(self, index: int) -> bool:
+        """Whether a parameter was there to be observed, the last time that it ran."""
+        return index in self._found
 
     def attach(self) -> None:
         """Puts the hooks on the modules."""
@@ -110,21 +115,23 @@ class UnshardedHooks:
         self._handles.clear()
         self._on_parameters.clear()
         self._hooked.clear()
+        self._found.clear()
 
     def _hook(self, places: list[tuple[int, torch.nn.Module, str]]) -> None:
         for index, owner, slot in places:
             unsharded = getattr(owner, slot, None)
-            if (
-                not isinstance(unsharded, torch.Tensor)
-                or not unsharded.requires_grad
-                or self._is_hooked(unsharded)
-            ):
+            self._found.discard(index)
+            if not isinstance(unsharded, torch.Tensor) or not unsharded.requires_grad:
+                continue
+            if self._is_hooked(unsharded):
+                self._found.add(index)
                 continue
 
             def on_gradient(gradient: torch.Tensor, index: int = index) -> None:
                 self._add(index, gradient)
 
             handle = unsharded.register_hook(on_gradient)
+            self._found.add(index)
             if unsharded.is_leaf:
                 self._hooked[id(unsharded)] = weakref.ref(unsharded)
                 self._on_parameters.append(handle)

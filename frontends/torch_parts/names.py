@@ -4,6 +4,7 @@ Wrappers of torch put a name of their own into every path below them. It is take
 wherever it stands, and only where the module really is that wrapper.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,10 +22,16 @@ _WRAPPERS = (
         "ActivationWrapper",
         "_checkpoint_wrapped_module",
     ),
+    ("peft.peft_model", "PeftModel", "base_model"),
+    ("peft.tuners.tuners_utils", "BaseTuner", "model"),
 )
 """Where the class is defined, its name, and the name of the module inside."""
 
-_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod")
+_STANDING_FOR_THE_INNER = (
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    ("peft.tuners.tuners_utils", "BaseTunerLayer", "base_layer"),
+)
+"""Likewise of wrappers that are looked at in place of the module inside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,17 +53,18 @@ def canonical_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
     """Every module once, under its first path; the model itself is ``@root``.
 
     Of a wrapper and what it wraps the inner one is given. Of a compiled module it is
-    the outer one: hooks on the inner one would be compiled too.
+    the outer one: hooks on the inner one would be compiled too. So it is of a layer
+    with an adapter (LoRA), which returns what the layer will with the adapter merged.
     """
     for path, module, is_hidden in _walk(model, "", set()):
         if not is_hidden:
             yield path or ROOT_MODULE, module
 
 
-def canonical_parameters(model: torch.nn.Module) -> Iterator[NamedParameter]:
+def canonical_parameters(*parts: torch.nn.Module) -> Iterator[NamedParameter]:
     """Every parameter once, under its first name, in the order of the modules."""
     seen: set[int] = set()
-    for path, module, _ in _walk(model, "", set()):
+    for path, module, _ in itertools.chain(*(_walk(p, "", set()) for p in parts)):
         for slot, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
@@ -85,13 +93,13 @@ def _walk(
         return
     seen.add(id(module))
     inner = _inner_name(module, _WRAPPERS)
-    compiled = _inner_name(module, (_COMPILED,))
+    outer = _inner_name(module, _STANDING_FOR_THE_INNER)
     yield path, module, is_hidden or inner is not None
     for name, child in module._modules.items():
         if child is None:
             continue
-        if name == (inner or compiled):
-            yield from _walk(child, path, seen, is_hidden=compiled is not None)
+        if name == (inner or outer):
+            yield from _walk(child, path, seen, is_hidden=outer is not None)
         else:
             yield from _walk(child, f"{path}.{name}" if path else name, seen)
 

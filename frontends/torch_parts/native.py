@@ -19,6 +19,7 @@ from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.names import NamedParameter
+from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import data_parallel, find_place
 from ttrace.ir.kinds import Kind
 from ttrace.recording.faults import reason_of
@@ -36,7 +37,9 @@ class NativeDescription(PlainDescription):
     the number of ranks, or the divide factor that the script set, as their scale.
 
     Args:
-        model: The model, wrapped and sharded already.
+        model: The model, wrapped and sharded already, or the modules of the stages
+            that this rank has of it.
+        pipeline: Its stages; None for a model without any.
         rank: Global rank of this process.
         world_size: Number of processes.
 
@@ -45,17 +48,25 @@ class NativeDescription(PlainDescription):
             on several devices.
     """
 
-    def __init__(self, model: torch.nn.Module, *, rank: int = 0, world_size: int = 1):
-        super().__init__(model)
-        for name, module in model.named_modules():
-            if isinstance(module, torch.nn.DataParallel):
-                raise _no_data_parallel(name)
+    def __init__(
+        self,
+        *model: torch.nn.Module,
+        pipeline: PipelineStages | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        super().__init__(*model)
+        for part in model:
+            for name, module in part.named_modules():
+                if isinstance(module, torch.nn.DataParallel):
+                    raise _no_data_parallel(name)
         parameters = [named.parameter for named in super().parameters()]
+        self._stages = pipeline or PipelineStages([])
         self._is_late_known = False
         self._averaging = _found(
-            "what averages gradients", (), lambda: find_averaging(model)
+            "what averages gradients", (), lambda: find_averaging(*model)
         )
-        self._pieces = _found("flat parameters", {}, lambda: flat_pieces(model))
+        self._pieces = _found("flat parameters", {}, lambda: flat_pieces(*model))
         self._place = _found(
             "which ranks share their micro-batches",
             data_parallel(rank, world_size),
@@ -64,12 +75,17 @@ class NativeDescription(PlainDescription):
                 [one.ranks for one in self._averaging],
                 rank=rank,
                 world_size=world_size,
+                pipeline=self._stages.ranks,
             ),
         )
         self._mesh = self._place.mesh
         self._activations = LocalActivations(
             list(self.modules()), self._mesh.name, is_sharded=self._is_model_sharded()
         )
+
+    @property
+    def holds_whole_model(self) -> bool:
+        return len(self._stages.ranks) < 2 and super().holds_whole_model
 
     def parameters(self) -> Iterator[NamedParameter]:
         if not self._pieces:
@@ -117,7 +133,7 @@ class NativeDescription(PlainDescription):
 
     def scale(self, kind: Kind) -> float:
         if kind in _BEFORE_AVERAGING:
-            return common_divisor(self._averaging)
+            return common_divisor(self._averaging) * self._stages.gradient_scale
         return 1.0
 
     def global_microbatch(self, local: int) -> int:
@@ -137,7 +153,7 @@ class NativeDescription(PlainDescription):
         self._is_late_known = True
         known = {one.name for one in self._averaging}
         found = _found(
-            "what averages gradients", (), lambda: find_averaging(self._model)
+            "what averages gradients", (), lambda: find_averaging(*self._parts)
         )
         late = {one.name for one in found} - known
         if late:

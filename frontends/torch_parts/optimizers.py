@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,9 +24,18 @@ from ttrace.frontends.torch_parts.tensors import (
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
 
-_NO_NORM = NoLayout(
+NO_NORM = NoLayout(
     reason="this rank does not hold all gradients whole, and ttrace does not "
     "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
+)
+
+NORM_OF_PARTS = NoLayout(
+    reason="every parameter has an optimizer of its own, none of which has all "
+    "gradients; main_grad is compared"
+)
+
+_ONE_STATE = NoLayout(
+    reason="LBFGS keeps one state for all of its parameters, and none of each"
 )
 
 
@@ -45,6 +55,10 @@ class OptimizerTap:
             optimizers.
         holds_whole_model: This rank has all parameters, whole; if not, the norm is
             skipped unless the script gives it.
+        leader: The optimizer of another part of the model, which stands for both:
+            learning rates that are the same are recorded of that one alone, and no
+            norm of this one's gradients.
+        no_norm: Why the norm is skipped where it is.
 
     Attributes:
         optimizer: The optimizer.
@@ -58,12 +72,16 @@ class OptimizerTap:
         *,
         first_group: int = 0,
         holds_whole_model: bool = True,
+        leader: "OptimizerTap | None" = None,
+        no_norm: NoLayout = NO_NORM,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
         self._session = session
         self._first_group = first_group
         self._holds_whole_model = holds_whole_model
+        self._leader = leader
+        self._no_norm = no_norm
         self._step_with_gradients = -1
         self._step_with_norm = -1
         self._step_that_was_given = -1
@@ -222,14 +240,14 @@ class OptimizerTap:
         self._step_that_was_given = session.step_number
         self.record_gradients()
         if not self._holds_whole_model:
-            self._record_norm(_NO_NORM)
+            self._record_norm(self._no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
             is_clipped = self._step_with_clip == session.step_number
             if is_clipped or self._remembered_gradients() != self._recorded:
                 session.records.parameters(Kind.CLIPPED_GRAD, self._gradient)
         if session.wants(Kind.LEARNING_RATE):
             for index, group in enumerate(self.optimizer.param_groups):
-                if "lr" in group:
+                if "lr" in group and not self._is_led(index, group["lr"]):
                     session.records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
@@ -246,8 +264,19 @@ class OptimizerTap:
         session.records.parameters(Kind.MAIN_GRAD, self._gradient)
         return True
 
+    def _is_led(self, index: int, learning_rate: torch.Tensor | float) -> bool:
+        """Whether the leader's group of the same number has the same learning rate."""
+        if self._leader is None:
+            return False
+        groups = self._leader.optimizer.param_groups
+        return index < len(groups) and float(groups[index].get("lr", math.nan)) == (
+            float(learning_rate)
+        )
+
     def _record_norm(self, norm: torch.Tensor | float | NoLayout) -> None:
         session = self._session
+        if self._leader is not None:
+            return
         if session.is_paused or self._step_with_norm == session.step_number:
             return
         self._step_with_norm = session.step_number
@@ -293,9 +322,13 @@ class OptimizerTap:
             if parameter.grad is not None
         }
 
-    def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
+    def _state(
+        self, named: NamedParameter
+    ) -> Mapping[str, torch.Tensor | float] | NoLayout:
         # Looking a parameter up in the optimizer's defaultdict would add it.
-        state = self.optimizer.state.get(named.parameter, {})
+        state = _holder_of_state(self.optimizer).state.get(named.parameter, {})
+        if state and isinstance(self.optimizer, torch.optim.LBFGS):
+            return _ONE_STATE
         return {
             name: value
             for name, value in state.items()
@@ -319,6 +352,15 @@ class OptimizerTap:
                 norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
                 norms.append(norm.item())
         return math.hypot(*norms) if norms else None
+
+
+def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """What keeps the state: of ZeroRedundancyOptimizer a smaller one of each rank."""
+    loaded = sys.modules.get("torch.distributed.optim")
+    redundancy_free = getattr(loaded, "ZeroRedundancyOptimizer", None)
+    if redundancy_free is not None and isinstance(optimizer, redundancy_free):
+        return getattr(optimizer, "optim", optimizer)
+    return optimizer
 
 
 def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -52,7 +52,7 @@ class ParameterGradients:
         parameters: Those to observe.
         capture: Shared by the session's hooks.
         hidden: Those of them that are other objects while the model runs; skipped in
-            every micro-batch that was differentiated and in which no hook on these ran.
+            every micro-batch that was differentiated, where these were not found.
     """
 
     def __init__(
@@ -121,9 +121,10 @@ class ParameterGradients:
         self.flush()
         if self._hidden:
             for microbatch in self._capture.calls.differentiated_microbatches():
-                for hidden in self._hidden:
+                for index, hidden in enumerate(self._hidden):
                     id_ = self._id(hidden.named, microbatch)
-                    if id_ not in self._seen:
+                    # One that was found and has none is used by no loss.
+                    if id_ not in self._seen and not self._unsharded.is_found(index):
                         self._capture.skip(id_, REASON)
             self._seen.clear()
 

@@ -1,6 +1,5 @@
 """Which ranks work on the same micro-batches, read off the meshes of the parameters."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,9 @@ from ttrace.ir.layout import Mesh
 
 RANKS = "ranks"
 """Name of the mesh that layouts of plain tensors speak of beside DTensors."""
+
+_STAGES = "pp"
+"""Name of the axis of a pipeline whose ranks no mesh has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,20 +44,25 @@ def find_place(
     *,
     rank: int,
     world_size: int,
+    pipeline: Sequence[int] = (),
 ) -> Place:
     """The place of this rank.
 
     An axis of a mesh shards the model where parameters are distributed over it and
-    nothing averages gradients over it. All other ranks have micro-batches of their own.
+    nothing averages gradients over it. Ranks of one pipeline share their micro-batches,
+    too. All other ranks have micro-batches of their own.
 
     Args:
         parameters: Those of the model.
         averaged: Global ranks of each object that averages gradients.
+        pipeline: Global ranks of this rank's pipeline, in its order; none without one.
         rank: Global rank of this process.
         world_size: Number of processes.
     """
     distributed = [p for p in parameters if says_its_layout(p)]
     meshes = _meshes(distributed)
+    if not meshes and pipeline:
+        return _pipeline_alone(averaged, rank, world_size, pipeline)
     if not meshes:
         whole_world = [ranks for ranks in averaged if len(ranks) == world_size]
         index = whole_world[0].index(rank) if whole_world else rank
@@ -66,29 +73,60 @@ def find_place(
     names = dtensor.axis_names(base)
     coordinate = [int(place) for place in base.get_coordinate() or ()]
     used = {axis for mesh in meshes for axis in dtensor.axis_names(mesh)}
-    model_axes = []
+    model_axes, stage_axes = [], []
     for dim, axis in enumerate(names):
         along = [slice(place, place + 1) for place in coordinate]
         along[dim] = slice(None)
         line = set(map(int, base.mesh[tuple(along)].flatten().tolist()))
-        if axis in used and not any(line <= set(ranks) for ranks in averaged):
+        if len(line) > 1 and line <= set(pipeline):
+            stage_axes.append(axis)
+        elif axis in used and not any(line <= set(ranks) for ranks in averaged):
             model_axes.append(axis)
     sizes = dict(zip(names, map(int, base.shape), strict=True))
     coords = dict(zip(names, coordinate, strict=True))
-    if base.size() != world_size:
+    if pipeline and not stage_axes and base.size() * len(pipeline) == world_size:
+        sizes = {_STAGES: len(pipeline), **sizes}
+        coords = {_STAGES: tuple(pipeline).index(rank), **coords}
+        stage_axes = [_STAGES]
+    elif base.size() != world_size:
         return _outside(base.mesh, sizes, coords, model_axes, rank, world_size)
-    index = 0
-    for axis in names:
-        if axis not in model_axes:
+    index, size = 0, 1
+    for axis in sizes:
+        if axis not in (*model_axes, *stage_axes):
             index = index * sizes[axis] + coords[axis]
+            size *= sizes[axis]
     return Place(
         mesh=Mesh(
             name=RANKS, sizes=sizes, coords=coords, uniform_axes=tuple(model_axes)
         ),
         index=index,
-        size=world_size // math.prod(sizes[axis] for axis in model_axes),
+        size=size,
         model_axes=tuple(model_axes),
     )
+
+
+def _pipeline_alone(
+    averaged: Sequence[tuple[int, ...]],
+    rank: int,
+    world_size: int,
+    pipeline: Sequence[int],
+) -> Place:
+    """The place of a rank where nothing but pipelines and averages tells of it."""
+    size = world_size // len(pipeline)
+    shares = [ranks for ranks in averaged if len(ranks) == size and rank in ranks]
+    index = shares[0].index(rank) if shares else _index_of(pipeline)
+    mesh = Mesh(
+        name=RANKS,
+        sizes={"dp": size, _STAGES: len(pipeline)},
+        coords={"dp": index, _STAGES: tuple(pipeline).index(rank)},
+    )
+    return Place(mesh=mesh, index=index, size=size)
+
+
+def _index_of(ranks: Sequence[int]) -> int:
+    """Place of a row, or column, of all ranks among its like, by their lowest rank."""
+    stride = ranks[1] - ranks[0] if len(ranks) > 1 else 1
+    return ranks[0] // (stride * len(ranks)) * stride + ranks[0] % stride
 
 
 def _meshes(parameters: Iterable[torch.Tensor]) -> list:
@@ -122,8 +160,7 @@ def _outside(
     regular = ranks == list(range(ranks[0], ranks[-1] + 1, stride))
     if not regular or world_size % len(ranks) or len(model_axes) != len(sizes):
         return data_parallel(rank, world_size)
-    span = stride * len(ranks)
-    index = ranks[0] // span * stride + ranks[0] % stride
+    index = _index_of(ranks)
     size = world_size // len(ranks)
     return Place(
         mesh=Mesh(

@@ -5,13 +5,18 @@ README's plain lines: no description, no dims text, no scales.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._composable import replicate
+from torch.distributed._composable.replicate_with_fsdp import (
+    replicate as replicate_as_fsdp,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import ShardingStrategy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -127,19 +132,45 @@ def _clip(model: nn.Module, *, is_local: bool) -> None:
 
 def _wrapped(model: GPT, layout: str) -> tuple[nn.Module, int, int]:
     """The model laid out, and this rank's place among those with data of their own."""
-    if layout == "one":
+    if layout.startswith("one"):
+        if layout == "one-spare":
+            model.spare = nn.Linear(3, 3)
         return model, 0, 1
     rank, size = dist.get_rank(), dist.get_world_size()
     if layout == "ddp":
         return nn.parallel.DistributedDataParallel(model), rank, size
+    if layout == "replicate":
+        return replicate(model), rank, size
+    if layout == "replicate-fsdp":
+        for part in (*model.blocks, model):
+            replicate_as_fsdp(part, mesh=init_device_mesh("cpu", (size,)))
+        return model, rank, size
     if layout.startswith("fsdp1"):
+        kind, _, strategy = layout.partition(":")
+        names = ("replicate", "shard")
+        both = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=names)
         wrapped = FSDP(
             model,
             auto_wrap_policy=ModuleWrapPolicy({Block}),
             device_id=torch.device("cpu"),
-            use_orig_params=layout == "fsdp1",
+            use_orig_params=kind == "fsdp1",
+            sharding_strategy=ShardingStrategy[strategy or "FULL_SHARD"],
+            device_mesh=both if "HYBRID" in strategy else None,
         )
         return wrapped, rank, size
+    if layout == "fsdp-dim1":
+        mesh = init_device_mesh("cpu", (size,))
+        last = _fully_sharded(
+            model, mesh, shard_placement_fn=lambda p: Shard(p.dim() - 1)
+        )
+        return last, rank, size
+    if layout == "fsdp-list":
+        mesh = init_device_mesh("cpu", (size,))
+        model.spare = nn.Linear(3, 3)  # used by no loss
+        fully_shard([model.norm, model.head], mesh=mesh)
+        fully_shard(list(model.blocks), mesh=mesh, reshard_after_forward=False)
+        fully_shard(model, mesh=mesh)
+        return model, rank, size
     if layout == "fsdp":
         return _fully_sharded(model, init_device_mesh("cpu", (size,))), rank, size
     if layout == "hsdp":
@@ -155,10 +186,10 @@ def _wrapped(model: GPT, layout: str) -> tuple[nn.Module, int, int]:
     return model, dp.get_local_rank(), dp.size()
 
 
-def _fully_sharded(model: GPT, mesh: DeviceMesh) -> GPT:
+def _fully_sharded(model: GPT, mesh: DeviceMesh, **options: Any) -> GPT:
     for block in model.blocks:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
     return model
 
 

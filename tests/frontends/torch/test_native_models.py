@@ -29,6 +29,12 @@ LAYOUTS = [
     ("hsdp", 4),
     ("fsdp1", 2),
     ("fsdp1-flat", 2),
+    ("fsdp1-flat:SHARD_GRAD_OP", 2),
+    ("fsdp1:NO_SHARD", 2),
+    ("fsdp1:HYBRID_SHARD", 4),
+    ("fsdp-dim1", 2),
+    ("replicate", 2),
+    ("replicate-fsdp", 2),
     ("tp", 2),
     ("sp", 2),
     ("tp-fsdp", 4),
@@ -47,16 +53,18 @@ class Job:
         self._folder = folder
         self._pools = pools
         self._numbers = itertools.count()
-        self._reference: tuple[Path, ToleranceTable] | None = None
+        self._references: dict[str, tuple[Path, ToleranceTable]] = {}
 
-    def report(self, layout: str, world_size: int, *bug: str) -> Report:
+    def report(
+        self, layout: str, world_size: int, *bug: str, one: str = "one"
+    ) -> Report:
         """What a comparison with one process says."""
-        if self._reference is None:
-            reference = self._recorded(["one"], 1)
-            noise = [self._recorded(["one"], 1, noise_seed=seed) for seed in (1, 2)]
+        if one not in self._references:
+            reference = self._recorded([one], 1)
+            noise = [self._recorded([one], 1, noise_seed=seed) for seed in (1, 2)]
             table = estimate_tolerance(reference, noise, backend="numpy")
-            self._reference = reference, table
-        reference, tolerance = self._reference
+            self._references[one] = reference, table
+        reference, tolerance = self._references[one]
         candidate = self._recorded([layout, *bug], world_size)
         return compare(reference, candidate, tolerance=tolerance, backend="numpy")
 
@@ -87,11 +95,20 @@ def test_a_correct_layout_passes_with_nothing_written_by_hand(job, layout, world
     # Of a shard of the gradients nobody knows the norm; all else is compared.
     skipped = {t.id: t.reason for t in report.tensors if t.status == "skipped"}
     # FSDP1's own clipping tells it.
-    is_known = layout in ("ddp", "fsdp1", "fsdp1-flat")
+    is_known = layout.startswith(("ddp", "fsdp1", "replicate"))
     norms = set() if is_known else {f"step{n}/@root/grad_norm" for n in (0, 1)}
     assert skipped.keys() == norms
     assert all("does not communicate" in reason for reason in skipped.values())
     assert report.counts.passed == report.counts.total - len(norms) > 1400
+
+
+def test_parameters_that_no_loss_uses_are_not_said_to_be_hidden(job):
+    report = job.report("fsdp-list", 2, one="one-spare")
+    assert report.verdict is Outcome.PASS, report.first_divergence
+    skipped = {t.id for t in report.tensors if t.status == "skipped"}
+    assert skipped == {f"step{n}/@root/grad_norm" for n in (0, 1)}
+    spare = {t.kind for t in report.tensors if "/spare/" in t.id}
+    assert spare == {"param", "updated_param"}
 
 
 def test_a_forward_that_bypasses_ddp_is_found_in_the_first_gradient(job):

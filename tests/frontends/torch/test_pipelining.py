@@ -1,62 +1,96 @@
-"""``torch.distributed.pipelining`` on two processes against one, by the plain lines."""
+"""``torch.distributed.pipelining`` on several processes against one, by plain lines."""
 
-import os
-import subprocess
-import sys
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.paths import ROOT
-from ttrace.backends.numpy_backend import NumpyBackend
-from ttrace.pipeline import compare_traces
+from ttrace.errors import UsageError
+from ttrace.examples.worker_pool import WorkerPools
+from ttrace.frontends.torch_parts.pipelining import parts_of
+from ttrace.pipeline import compare
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
-from ttrace.report.model import Outcome
-from ttrace.store.reader import Trace, open_trace
+from ttrace.report.model import Outcome, Report
 
-JOB = ROOT / "tests" / "factories" / "pipeline_job.py"
+MODULE = "tests.factories.pipeline_job"
 
-pytestmark = pytest.mark.slow
-
-
-def run(tmp_path, schedule: str, *, traced: bool) -> tuple[Trace | None, list]:
-    """The trace, and what training gave on every rank."""
-    name = f"{schedule}_{traced}"
-    size = 1 if schedule == "one" else 2
-    request = RecordRequest(out=tmp_path / name)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop(RECORD_VARIABLE, None)
-    if traced:
-        environment |= request.to_environment()
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={size}",
-    ]
-    subprocess.run(
-        [sys.executable, *launcher, str(JOB), schedule, str(tmp_path / f"{name}.pt")],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    results = [torch.load(tmp_path / f"{name}.pt.{rank}") for rank in range(size)]
-    return open_trace(request.out) if traced else None, results
+PIPELINES = [
+    (2, ["ScheduleGPipe"]),
+    (2, ["Schedule1F1B", "undivided"]),
+    (2, ["Schedule1F1B", "frontend"]),
+    (2, ["ScheduleInterleaved1F1B", "per=2"]),
+    (2, ["ScheduleInterleaved1F1B", "per=2", "frontend"]),
+    (2, ["ScheduleLoopedBFS", "per=2", "undivided"]),
+    (2, ["ScheduleInterleavedZeroBubble", "per=2"]),
+    (2, ["ScheduleZBVZeroBubble", "per=2"]),
+    (2, ["ScheduleDualPipeV", "per=2"]),
+    (4, ["Schedule1F1B", "dp=fsdp"]),
+    (4, ["Schedule1F1B", "dp=ddp"]),
+    (4, ["ScheduleInterleaved1F1B", "per=2", "dp=fsdp", "undivided"]),
+]
 
 
-@pytest.mark.parametrize("schedule", ["ScheduleGPipe", "Schedule1F1B"])
-def test_a_pipeline_passes_and_its_training_stays_the_same(schedule, tmp_path):
-    whole, _ = run(tmp_path, "one", traced=True)
-    pipeline, traced = run(tmp_path, schedule, traced=True)
-    _, plain = run(tmp_path, schedule, traced=False)
+class Job:
+    """Runs of the job, on processes that stay.
+
+    Args:
+        folder: For traces and results.
+        pools: The processes.
+    """
+
+    def __init__(self, folder: Path, pools: WorkerPools):
+        self._folder = folder
+        self._pools = pools
+        self._numbers = itertools.count()
+        self._references: dict[tuple[str, ...], Path] = {}
+
+    def report(self, world_size: int, arguments: list[str]) -> tuple[Report, list]:
+        """What a comparison with one process says; what training gave each rank."""
+        key = ("one", "dp=2") if world_size == 4 else ("one",)
+        if key not in self._references:
+            self._references[key], _ = self.run(1, list(key))
+        candidate, results = self.run(world_size, arguments)
+        reference = self._references[key]
+        return compare(reference, candidate, backend="numpy"), results
+
+    def run(
+        self, world_size: int, arguments: list[str], *, traced: bool = True
+    ) -> tuple[Path, list]:
+        number = next(self._numbers)
+        request = RecordRequest(out=self._folder / f"trace{number}")
+        environment = request.to_environment() if traced else {RECORD_VARIABLE: ""}
+        name, *options = arguments
+        result = self._folder / f"result{number}"
+        outcomes = self._pools.of_size(world_size).run(
+            MODULE, [name, str(result), *options], environment=environment
+        )
+        for outcome in outcomes:
+            assert outcome.status == 0, outcome.output + outcome.error
+        results = [torch.load(f"{result}.{rank}") for rank in range(world_size)]
+        return request.out, results
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Iterator[Job]:
+    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv(RECORD_VARIABLE, raising=False)
+        yield Job(tmp_path_factory.mktemp("pipelines"), pools)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "arguments"), PIPELINES)
+def test_a_pipeline_passes_and_its_training_stays_the_same(job, world_size, arguments):
+    report, traced = job.report(world_size, arguments)
+    _, plain = job.run(world_size, arguments, traced=False)
     for of_rank, of_plain_rank in zip(traced, plain, strict=True):
         for x, y in zip(of_rank.values(), of_plain_rank.values(), strict=True):
             both = zip(x, y, strict=True) if isinstance(x, list) else [(x, y)]
             assert all(torch.equal(a, b) for a, b in both)
-    assert whole is not None and pipeline is not None
-    report = compare_traces(whole, pipeline, NumpyBackend())
     assert report.verdict is Outcome.PASS, report.summary
     assert not report.counts.unmatched
     for kind, count in report.coverage.items():
@@ -65,3 +99,36 @@ def test_a_pipeline_passes_and_its_training_stays_the_same(schedule, tmp_path):
     assert {"loss", "param", "main_grad", "updated_param", "param_grad", "output"} <= (
         report.coverage.keys()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world_size", "arguments"),
+    [(2, ["ScheduleZBVZeroBubble", "per=2"]), (4, ["Schedule1F1B", "dp=fsdp"])],
+)
+def test_gradients_that_one_stage_does_not_divide_are_found(job, world_size, arguments):
+    report, _ = job.report(world_size, [*arguments, "times=4"])
+    assert report.verdict is Outcome.DIVERGED
+    first = {2: "layers.1", 4: "layers.2"}[world_size]
+    assert report.first_divergence.id.startswith(f"step0/{first}.norm/main_grad/")
+    assert "4 times the reference" in report.diagnosis[0].sentence
+
+
+def test_one_model_is_its_only_part():
+    model, several = nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)])
+    assert list(parts_of(model)) == [model]
+    assert list(parts_of([model])) == [model]
+    assert list(parts_of(several)) == [several]
+
+
+def test_several_modules_that_are_no_stages_are_refused():
+    with pytest.raises(UsageError, match="no PipelineStage") as refused:
+        parts_of([nn.Linear(2, 2), nn.Linear(2, 2)])
+    assert "ModuleDict" in str(refused.value)
+
+
+@pytest.mark.parametrize("given", [None, [], [3], iter([nn.Linear(2, 2)])])
+def test_what_is_no_module_is_refused(given):
+    with pytest.raises(UsageError, match="is no module") as refused:
+        parts_of(given)
+    assert "give it the model that the training loop calls" in str(refused.value)
