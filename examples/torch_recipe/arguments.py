@@ -55,7 +55,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=Layout.DDP.value,
         help="what the processes divide among themselves",
     )
-    add("--interleaved", action="store_true", help="two stages per rank, for pp")
     add("--reduce-dtype", choices=("float32", "bfloat16"), default="float32")
     add("--micro-batch-size", type=int, default=2)
     add("--global-batch-size", type=int, default=8)

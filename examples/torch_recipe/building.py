@@ -16,8 +16,8 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from ttrace.examples.torch_recipe import cnn
 from ttrace.examples.torch_recipe.arguments import Layout
-from ttrace.examples.torch_recipe.cnn import Cnn
 from ttrace.examples.torch_recipe.llama import Llama, LlamaOptions
 from ttrace.examples.torch_recipe.place import Place
 
@@ -26,7 +26,7 @@ def build_model(args: argparse.Namespace) -> nn.Module:
     """The whole model; every process makes the same one."""
     torch.manual_seed(args.seed)
     if args.model == "cnn":
-        return Cnn(args.num_layers, recompute=args.recompute)
+        return cnn.Cnn(args.num_layers, recompute=args.recompute)
     model = Llama(
         LlamaOptions(
             num_layers=args.num_layers,
@@ -58,18 +58,14 @@ def wrap(model: nn.Module, args: argparse.Namespace, place: Place) -> nn.Module:
         return model
     match place.layout:
         case Layout.DDP:
-            return nn.parallel.DistributedDataParallel(synchronize_norms(model))
+            cnn.synchronize_norms(model)
+            return nn.parallel.DistributedDataParallel(model)
         case Layout.FSDP2 | Layout.HSDP:
             shard(model, args, place)
         case Layout.TP:
             assert isinstance(model, Llama)
             parallelize(model, place)
     return model
-
-
-def synchronize_norms(model: nn.Module) -> nn.Module:
-    """BatchNorm over the samples of all ranks."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def shard(model: nn.Module, args: argparse.Namespace, place: Place) -> None:
@@ -81,8 +77,8 @@ def shard(model: nn.Module, args: argparse.Namespace, place: Place) -> None:
     else:
         mesh = init_device_mesh("cpu", (place.size,), mesh_dim_names=("dp",))
     options = {"mesh": mesh, "mp_policy": precision_policy(args)}
-    blocks = model.layers.values() if isinstance(model, Llama) else model.blocks
-    for block in blocks:
+    blocks = model.get_submodule("layers" if isinstance(model, Llama) else "blocks")
+    for block in blocks.children():
         fully_shard(block, **options)
     fully_shard(model, **options)
 

@@ -1,7 +1,9 @@
 """A small residual network with BatchNorm."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +20,33 @@ class Block(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + F.relu(self.bn(self.conv(hidden)))
+
+
+class SyncedNorm(nn.BatchNorm2d):
+    """BatchNorm over the samples of all ranks; torch's SyncBatchNorm wants GPUs."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        num_values = input.numel() // input.shape[1] * dist.get_world_size()
+        dims = (0, 2, 3)
+        mean = all_reduce(input.sum(dims)) / num_values
+        centered = input - mean[:, None, None]
+        variance = all_reduce(centered.square().sum(dims)) / num_values
+        with torch.no_grad():
+            assert self.momentum is not None and self.num_batches_tracked is not None
+            assert self.running_mean is not None and self.running_var is not None
+            unbiased = variance * num_values / (num_values - 1)
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centered * scale[:, None, None] + self.bias[:, None, None]
+
+
+def synchronize_norms(model: nn.Module) -> None:
+    """Has every BatchNorm see the samples of all ranks."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedNorm
 
 
 class Cnn(nn.Module):

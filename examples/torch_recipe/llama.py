@@ -192,12 +192,12 @@ def visible_keys(documents: torch.Tensor) -> torch.Tensor:
 
 
 def repeat_heads(tensor: torch.Tensor, times: int) -> torch.Tensor:
-    """``[b, s, groups, d]`` to ``[b, s, groups * times, d]``, each beside its copies."""
+    """``[b, s, groups, d]`` to ``[b, s, groups * times, d]``, copies side by side."""
     return tensor.repeat_interleave(times, dim=2)
 
 
 def rotate(tensor: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary positions ``[b, s]`` on ``[b, s, heads, d]``; the pairs are (i, i + d/2)."""
+    """Rotary positions ``[b, s]`` on ``[b, s, heads, d]``, pairs (i, i + d/2)."""
     half = tensor.shape[-1] // 2
     powers = torch.arange(half, device=tensor.device) / half
     angles = positions[..., None, None] * ROPE_BASE**-powers

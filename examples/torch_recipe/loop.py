@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -61,16 +61,14 @@ def run(args: argparse.Namespace, place: Place) -> None:
         uneven_lengths=args.uneven_lengths,
         seed=args.seed,
     )
-    stages = None
+    model = building.build_model(args)
+    patch.call("after_build", args, [model])
+    stage = None
     if place.layout is Layout.PP and not place.is_alone:
-        modules, stages = pipeline.cut(args, place, lambda: building.build_model(args))
-        model = modules[0] if len(modules) == 1 else nn.ModuleList(modules)
-        patch.call("after_build", args, modules)
+        stage = pipeline.cut(model, place)
     else:
-        model = building.build_model(args)
-        patch.call("after_build", args, [model])
         model = building.wrap(model, args, place)
-    optimizers = optimization.make_optimizers([model], args)
+    optimizers = optimization.make_optimizers(model, args)
     patch.call("after_wrap", args, place, [model], optimizers)
     schedulers = [
         scheduler
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace, place: Place) -> None:
         )
         for step in range(args.train_iters):
             batches = source.micro_batches(step, place)
-            train_step(training, batches, stages)
+            train_step(training, batches, stage)
             trace.step()
             if args.evaluate:
                 with trace.paused():
@@ -103,15 +101,15 @@ def run(args: argparse.Namespace, place: Place) -> None:
 
 
 def train_step(
-    training: Training, batches: Sequence[Batch], stages: Sequence[Any] | None
+    training: Training, batches: Sequence[Batch], stage: PipelineStage | None
 ) -> None:
     """One update."""
     num_tokens = count_tokens(batches, training.place)
-    if stages is None:
+    if stage is None:
         accumulate(training, batches, num_tokens)
     else:
         schedule = pipeline.make_schedule(
-            stages,
+            stage,
             len(batches),
             lambda logits, labels: traced_loss(training, logits, labels, num_tokens),
         )

@@ -12,26 +12,56 @@ EMA_DECAY = 0.9
 
 
 def make_optimizers(
-    modules: Sequence[nn.Module], args: argparse.Namespace
+    model: nn.Module, args: argparse.Namespace
 ) -> list[torch.optim.Optimizer]:
     """Of all parameters that are trained."""
     named = {
         name: parameter
-        for module in modules
-        for name, parameter in module.named_parameters()
+        for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     if args.optimizer == "muon":
         matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
         rest = [p for name, p in named.items() if not is_hidden_matrix(name, p)]
         return [
-            torch.optim.Muon(matrices, lr=args.lr, weight_decay=args.weight_decay),
+            Muon(matrices, lr=args.lr),
             torch.optim.AdamW(rest, lr=args.lr, weight_decay=args.weight_decay),
         ]
     groups = decay_groups(named, args.weight_decay)
     if args.optimizer == "adamw":
         return [torch.optim.AdamW(groups, lr=args.lr)]
     return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9)]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are made orthogonal, in float32.
+
+    Args:
+        parameters: Matrices.
+        lr: Learning rate.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, lr: float):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # pyright: ignore
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].mul_(0.9).add_(parameter.grad)
+                parameter.sub_(group["lr"] * orthogonalized(state["momentum"]))
+
+
+def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest orthogonal matrix, roughly: five steps of Newton and Schulz."""
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
 
 
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:

@@ -1,16 +1,10 @@
 """Stages of torch.distributed.pipelining."""
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.distributed.pipelining import (
-    PipelineStage,
-    Schedule1F1B,
-    ScheduleInterleaved1F1B,
-)
-from torch.distributed.pipelining.schedules import _PipelineSchedule
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from ttrace.examples.torch_recipe.data import Batch
 from ttrace.examples.torch_recipe.llama import Llama
@@ -20,35 +14,11 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Of logits and labels."""
 
 
-def cut(args: argparse.Namespace, place: Place, build: Callable[[], nn.Module]):
-    """The stages of this rank.
-
-    Args:
-        args: The command line.
-        place: This rank.
-        build: Makes the whole model, always the same.
-
-    Returns:
-        The modules and, one for each, the stages of the pipeline.
-    """
-    per_rank = 2 if args.interleaved else 1
-    num_stages = per_rank * place.size
-    modules = []
-    for stage in stages_of(place, per_rank):
-        model = build()
-        assert isinstance(model, Llama)
-        keep_stage(model, stage, num_stages)
-        modules.append(model)
-    stages = [
-        PipelineStage(module, stage, num_stages, torch.device("cpu"))
-        for module, stage in zip(modules, stages_of(place, per_rank), strict=True)
-    ]
-    return modules, stages
-
-
-def stages_of(place: Place, per_rank: int) -> list[int]:
-    """Numbers of the stages of this rank: in turn over the ranks."""
-    return [place.rank + turn * place.size for turn in range(per_rank)]
+def cut(model: nn.Module, place: Place) -> PipelineStage:
+    """Leaves the model with this rank's part of it, which is a stage."""
+    assert isinstance(model, Llama)
+    keep_stage(model, place.rank, place.size)
+    return PipelineStage(model, place.rank, place.size, torch.device("cpu"))
 
 
 def keep_stage(model: Llama, stage: int, num_stages: int) -> None:
@@ -70,24 +40,28 @@ def layers_of(stage: int, num_stages: int, num_layers: int) -> range:
 
 
 def make_schedule(
-    stages: Sequence[PipelineStage], num_microbatches: int, loss: Loss
-) -> _PipelineSchedule:
+    stage: PipelineStage, num_microbatches: int, loss: Loss
+) -> Schedule1F1B:
     """The schedule; gradients are summed over micro-batches, as the loss is."""
-    options = {"loss_fn": loss, "scale_grads": False}
-    if len(stages) > 1:
-        return ScheduleInterleaved1F1B(list(stages), num_microbatches, **options)
-    return Schedule1F1B(stages[0], num_microbatches, **options)
+    return Schedule1F1B(stage, num_microbatches, loss_fn=loss, scale_grads=False)
 
 
 def run_schedule(
-    schedule: _PipelineSchedule, batches: Sequence[Batch], place: Place
+    schedule: Schedule1F1B, batches: Sequence[Batch], place: Place
 ) -> None:
     """Forward and backward of all micro-batches."""
-    inputs = torch.cat([batch.inputs for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches])
+    inputs, labels = whole_step(batches)
     is_first, is_last = place.rank == 0, place.rank == place.size - 1
     schedule.step(
         *((inputs,) if is_first else ()),
         target=labels if is_last else None,
         losses=[] if is_last else None,
+    )
+
+
+def whole_step(batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and labels of all micro-batches, which the schedule divides again."""
+    return (
+        torch.cat([batch.inputs for batch in batches]),
+        torch.cat([batch.labels for batch in batches]),
     )
