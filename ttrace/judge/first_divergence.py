@@ -39,7 +39,8 @@ def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence 
     missing = {verdict.id for verdict in missing_gradients(verdicts)}
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in missing]
     if failures:
-        return _divergence(_first_of_backward(failures, verdicts))
+        first = _first_of_backward(failures, verdicts)
+        return _divergence(first, _doubt(first, verdicts))
     for verdict in verdicts:
         if verdict.status is Status.UNMATCHED:
             return _divergence(verdict)
@@ -72,7 +73,27 @@ def _first_of_backward(
     return of_step[-1]
 
 
-def _divergence(verdict: TensorVerdict) -> FirstDivergence:
+def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
+    """What is to be said of a main gradient's module, of which nothing else is known.
+
+    An error of an earlier forward shows in the gradients of all later modules.
+    """
+    if first.id.kind is not Kind.MAIN_GRAD:
+        return ""
+    module, step = first.id.module, first.id.step
+    if any(
+        v.result and v.id.step == step and v.id.module == module
+        for v in verdicts
+        if KINDS[v.id.kind].per_microbatch
+    ):
+        return ""
+    return (
+        f"; nothing of the forward and backward of {module} was compared in this step, "
+        "so that the cause may lie in another module"
+    )
+
+
+def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
     tensor_id = verdict.id
     place = f"step {tensor_id.step}"
     if tensor_id.microbatch is not None:
@@ -89,7 +110,7 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
         module=tensor_id.module,
         kind=tensor_id.kind.value,
         phase=_phase(verdict),
-        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
+        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}{doubt}",
     )
 
 

@@ -11,7 +11,7 @@ from ttrace.ir.kinds import Kind
 BUG = Bug(
     name="fsdp2_divided_at_root_only",
     title="The gradient divide factor is set on the root module only",
-    source="torchtitan PR 1551, PR 2323",
+    source="torchtitan PR 1551 (which modules have a divide factor)",
     breaks="gradients of embedding, last norm and head against those of the layers",
     script=SCRIPT,
     model=(),

@@ -10,7 +10,7 @@ from ttrace.ir.kinds import Kind
 BUG = Bug(
     name="lora_merged_for_evaluation",
     title="Adapters merged for an evaluation stay merged while training goes on",
-    source="huggingface/peft #2437 (merge and unmerge), trl #250",
+    source="kohya-ss/musubi-tuner #803, peft #2437 (merge and unmerge)",
     breaks="the output of linears with adapters, from the second step on",
     script=SCRIPT,
     model=(*LORA, "--evaluate"),

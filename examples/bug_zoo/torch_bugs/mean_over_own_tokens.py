@@ -7,7 +7,7 @@ from ttrace.ir.kinds import Kind
 BUG = Bug(
     name="mean_over_own_tokens",
     title="FSDP2 averages the means of ranks that have different numbers of tokens",
-    source="open-instruct PR 1549 (token counts), torchtune PR 1875",
+    source="torchtune PR 1875",
     breaks="the loss and all gradients, by another factor on each rank",
     script=SCRIPT,
     model=("--uneven-lengths",),

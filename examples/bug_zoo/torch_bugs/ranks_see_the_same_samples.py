@@ -12,6 +12,7 @@ BUG = Bug(
     script=SCRIPT,
     model=(),
     layout=DDP,
+    is_setup=True,
     first_seen=(place("@root", Kind.INPUT),),
 )
 

@@ -24,15 +24,19 @@ BUG = Bug(
 
 
 def before_build(args):
-    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor import DTensor, Partial, Replicate
     from torch.nn import functional as F
 
     from ttrace.examples.torch_recipe.llama import Mlp
 
     def forward(self, hidden):
-        mesh, whole = self.gate.weight.device_mesh, [Replicate()]
-        # The share of the gradient is declared to be the whole.
-        hidden = DTensor.from_local(hidden, mesh, whole, grad_placements=whole)
+        hidden = DTensor.from_local(
+            hidden,
+            self.gate.weight.device_mesh,
+            [Replicate()],
+            # What comes back is left as it is: each rank's share.
+            grad_placements=[Partial()],
+        )
         return self.down(F.silu(self.gate(hidden)) * self.up(hidden))
 
     Mlp.forward = forward

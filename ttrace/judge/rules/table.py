@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
+from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
+from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
@@ -22,6 +24,8 @@ RULES: tuple[Rule, ...] = (
     rounded_update,
     never_updated,
     normalization,
+    recomputation,
+    clipping,
     replicas_differ,
     scaled,
 )
