@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
+from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -34,10 +35,12 @@ class FirstDivergence:
 def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
     """The first failure in order of the dataflow; the first unmatched tensor if none.
 
-    A gradient that does not reach the candidate is a failure where it is missing.
+    A gradient that does not reach the candidate is a failure where it is missing, and
+    so is one of a parameter that only the candidate trains.
     """
-    missing = {verdict.id for verdict in missing_gradients(verdicts)}
-    failures = [v for v in verdicts if v.status is Status.FAILED or v.id in missing]
+    one_sided = [*missing_gradients(verdicts), *extra_gradients(verdicts)]
+    ids = {verdict.id for verdict in one_sided}
+    failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
         first = _first_of_backward(failures, verdicts)
         return _divergence(first, _doubt(first, verdicts))

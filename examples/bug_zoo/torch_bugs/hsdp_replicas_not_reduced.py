@@ -8,13 +8,13 @@ BUG = Bug(
     name="hsdp_replicas_not_reduced",
     title="Gradients are summed within the shards' groups, not over their replicas",
     source="NVIDIA/cosmos-framework PR 162, Megatron-LM PR 7186",
-    breaks="all main gradients; their copies differ",
+    breaks="what the optimizer is given: no gradient, so that nothing is updated",
     script=SCRIPT,
     model=(),
     layout=HSDP,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     world_size=4,
-    diagnosis="replicas_differ",
+    diagnosis="no_gradient",
 )
 
 

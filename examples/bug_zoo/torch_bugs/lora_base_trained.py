@@ -12,6 +12,7 @@ BUG = Bug(
     script=SCRIPT,
     model=LORA,
     layout=DDP,
+    diagnosis="extra_gradient",
     first_seen=(place("*", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
 )
 

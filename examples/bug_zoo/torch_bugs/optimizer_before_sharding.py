@@ -8,12 +8,12 @@ BUG = Bug(
     name="optimizer_before_sharding",
     title="The optimizer has the parameters from before sharding",
     source="accelerate #3256, pytorch #149205",
-    breaks="all updates: there are none; gradients are right",
+    breaks="what the optimizer is given: no gradient, so that nothing is updated",
     script=SCRIPT,
     model=(),
     layout=FSDP2,
-    first_seen=(place("*", Kind.UPDATED_PARAM),),
-    diagnosis="never_updated",
+    first_seen=(place("*", Kind.MAIN_GRAD, Kind.UPDATED_PARAM),),
+    diagnosis="no_gradient",
 )
 
 
