@@ -13,8 +13,8 @@ BUG = Bug(
     model=("--num-layers", "4"),
     layout=PP,
     first_seen=(
+        place("layers.1", Kind.INPUT),
         place("layers.2", Kind.INPUT),
-        place("layers.2.*", Kind.INPUT),
     ),
 )
 

@@ -31,10 +31,10 @@ def before_build(args):
 
     def forward(self, hidden):
         hidden = DTensor.from_local(
-            hidden,
+            hidden.to_local(),  # takes a gradient for that of all ranks
             self.gate.weight.device_mesh,
             [Replicate()],
-            # What comes back is left as it is: each rank's share.
+            # and is given each rank's share.
             grad_placements=[Partial()],
         )
         return self.down(F.silu(self.gate(hidden)) * self.up(hidden))
