@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.bias_correction import corrected_in_float32
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
@@ -155,8 +156,13 @@ def trace(
     session.start()
     for tap in taps:
         tap.attach()
+    perturbed = () if request.noise_seed is None else [tap.optimizer for tap in taps]
     try:
-        with observed_scalers(taps), observed_clips(taps):
+        with (
+            observed_scalers(taps),
+            observed_clips(taps),
+            corrected_in_float32(perturbed),
+        ):
             yield PlainTrace(session, tuple(taps))
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")

@@ -91,6 +91,8 @@ class Bug:
         reference_script: That of the reference if it is another one.
         map_name: Map file of ``examples/jax_port/maps``, without its ending, if the two
             scripts call their tensors by other names.
+        is_setup: Whether it gives the run other data: not a wrong computation, so that
+            ttrace ends with a set-up difference and exit code 2.
         paper_row: Row in the table of the paper (arXiv:2506.09280), if it is there.
         not_found: Why ttrace does not find it; None for a bug that must be found.
     """
@@ -112,6 +114,7 @@ class Bug:
     script: str = MEGATRON_SCRIPT
     reference_script: str | None = None
     map_name: str | None = None
+    is_setup: bool = False
     paper_row: int | None = None
     not_found: str | None = None
 

@@ -15,6 +15,7 @@ PACKAGES = (
     "ttrace.examples.bug_zoo.jax_bugs",
     "ttrace.examples.bug_zoo.megatron_bugs",
     "ttrace.examples.bug_zoo.plain_torch",
+    "ttrace.examples.bug_zoo.torch_bugs",
 )
 """Each module directly in them defines ``BUG``, and the functions of a patch.
 

@@ -15,7 +15,8 @@ class BugResult:
         name: Of the bug.
         source: Where it was reported.
         clean: Verdict on the clean twin: ``pass``, ``diverged`` or ``error``.
-        found: Whether the buggy run diverged.
+        found: Whether the buggy run diverged, or was given other data and ttrace says
+            so.
         first_divergence: Id of the first tensor that did, or None.
         kind: What that tensor is.
         module_right: Whether it is where the bug must be seen first.
@@ -69,8 +70,11 @@ class BugResult:
 
 def judge_bug(bug: Bug, clean: Report, buggy: Report, *, seconds: float) -> BugResult:
     """Says whether a bug was found, and in the right place."""
-    found = buggy.verdict is Outcome.DIVERGED
     first = buggy.first_divergence
+    found = buggy.verdict is Outcome.DIVERGED
+    if bug.is_setup:
+        is_named = first is not None and first.phase == "set-up"
+        found = buggy.verdict is Outcome.ERROR and is_named
     codes = tuple(diagnosis.code for diagnosis in buggy.diagnosis)
     margins = {tensor.id: tensor.margin for tensor in buggy.tensors}
     problems = []

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.optimizer import AcceleratedOptimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
+from transformers import get_constant_schedule_with_warmup
 
 from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
 from ttrace.examples.huggingface.data import Samples
@@ -57,6 +60,7 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
     )
     loader = DataLoader(samples, batch_size=args.micro_batch_size)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    scheduler = make_scheduler(optimizer, args.warmup, accelerator)
     with torch_capture.trace(model, optimizer) as trace:
         for batch in loader:
             with accelerator.accumulate(model):
@@ -69,10 +73,21 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
                 clear_gradients(model, optimizer)
             if accelerator.sync_gradients:
                 trace.step()
+                scheduler.step()
                 accelerator.print(f"loss {loss.item():.7f}")
                 if args.evaluate:
                     with trace.paused(), torch.no_grad():
                         model(**batch)
+
+
+def make_scheduler(
+    optimizer: AcceleratedOptimizer, warmup: int, accelerator: Accelerator
+) -> LRScheduler:
+    """A learning rate that grows over the first steps.
+
+    It is not prepared: that would step it once for each process.
+    """
+    return get_constant_schedule_with_warmup(optimizer.optimizer, warmup)
 
 
 def clear_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

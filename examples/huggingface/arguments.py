@@ -40,6 +40,7 @@ def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namesp
     add("--train-iters", type=int, default=2)
     add("--optimizer", choices=("adamw", "sgd"), default="adamw")
     add("--lr", type=float, default=1e-2)
+    add("--warmup", type=int, default=0, help="steps of growing learning rate")
     add("--max-grad-norm", type=float, default=1.0, help="0 for no clipping")
     add("--bf16", action="store_true", help="autocast to bfloat16")
     add("--recompute", action="store_true", help="checkpoint activations")

@@ -163,6 +163,14 @@ class ModuleTap:
                 )
                 self._capture.skip(id_, reason)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModuleTap":
+        """Itself: the hooks of a model are copied with it, and find another module."""
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Nothing of it: a model that is saved whole is no longer observed."""
+        return (_NoTap, ())
+
     def forget_open_calls(self) -> None:
         """Drops calls that never ended (interrupted ones)."""
         self._open.clear()
@@ -171,6 +179,8 @@ class ModuleTap:
     def _before(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if module is not self._module():  # a copy of it, which is another model
+            return None
         if self._capture.is_paused or not self._capture.counts_calls:
             return None
         num_open = len(self._open)
@@ -226,6 +236,8 @@ class ModuleTap:
         output: Any,
     ) -> Any:
         capture = self._capture
+        if module is not self._module():
+            return None
         if capture.is_paused or not capture.counts_calls or not self._open:
             return None
         opened = self._open.pop()
@@ -371,3 +383,13 @@ def _recognizable(inputs: list[tuple[str, torch.Tensor]]) -> Hashable:
         except Exception:  # tensors without memory of their own
             return None
     return None
+
+
+class _NoTap:
+    """What the hooks of a model are once it was saved whole and loaded."""
+
+    def _before(self, *args: Any) -> None:
+        """Nothing."""
+
+    def _after(self, *args: Any) -> None:
+        """Nothing."""

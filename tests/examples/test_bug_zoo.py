@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.reports import some_report
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.errors import UsageError
 from ttrace.examples.bug_zoo import registry
 from ttrace.examples.bug_zoo.bug import Bug, Place, Precision, place
 from ttrace.examples.bug_zoo.jax_options import SCRIPT as JAX_SCRIPT
 from ttrace.examples.bug_zoo.registry import load_zoo, select_bugs
+from ttrace.examples.bug_zoo.result import judge_bug
 from ttrace.examples.bug_zoo.runner import (
     buggy_launch,
     clean_launch,
@@ -20,6 +22,7 @@ from ttrace.examples.bug_zoo.runner import (
 )
 from ttrace.examples.main_job import MainJob
 from ttrace.ir.kinds import Kind
+from ttrace.report.model import FirstDivergence, Outcome
 
 ZOO = {exhibit.bug.name: exhibit for exhibit in load_zoo()}
 
@@ -113,6 +116,35 @@ class TestBug:
     def test_reference_gets_precision_and_steps(self):
         bug = dataclasses.replace(EXAMPLE, precision=Precision.BF16, num_steps=3)
         assert bug.common_options == ("--a", "--bf16", "--train-iters", "3")
+
+
+class TestJudgement:
+    @pytest.mark.parametrize(
+        ("is_setup", "verdict", "phase", "found"),
+        [
+            (True, Outcome.ERROR, "set-up", True),
+            (True, Outcome.ERROR, "forward", False),
+            (True, Outcome.DIVERGED, "forward", False),
+            (False, Outcome.ERROR, "set-up", False),
+            (False, Outcome.DIVERGED, "forward", True),
+        ],
+    )
+    def test_other_data_are_found_as_a_setup_difference(
+        self, is_setup, verdict, phase, found
+    ):
+        bug = dataclasses.replace(EXAMPLE, is_setup=is_setup)
+        first = FirstDivergence(
+            id="step0/x.y/output/0",
+            module="x.y",
+            kind="output",
+            phase=phase,
+            sentence="",
+        )
+        clean = some_report(verdict=Outcome.PASS)
+        buggy = some_report(verdict=verdict, first_divergence=first)
+        result = judge_bug(bug, clean, buggy, seconds=1.0)
+        assert result.found is found
+        assert result.module_right
 
 
 class TestLaunches:

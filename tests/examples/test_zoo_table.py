@@ -1,5 +1,6 @@
 """The table in docs/zoo.md: how it is written, and that it lists what there is."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -68,6 +69,18 @@ def test_only_what_is_between_the_markers_changes(tmp_path):
     assert text.startswith(f"before\n{BEGIN}\n0 of 0 bugs found")
     assert text.endswith(f"\n{END}\nafter\n")
     assert "old" not in text
+
+
+def test_what_was_not_run_keeps_its_row(tmp_path):
+    path = tmp_path / "zoo.md"
+    path.write_text(f"{BEGIN}\n{render([ROUTER, LAYERNORM])}\n{END}\n")
+    results = tmp_path / "zoo.json"
+    results.write_text(json.dumps([replace(LAYERNORM, found=False).to_json()]))
+    main(str(results), str(path), keep=True)
+    assert path.read_text() == f"{BEGIN}\n{render([ROUTER, LAYERNORM])}\n{END}\n"
+    results.write_text("[]")
+    main(str(results), str(path), keep=True)  # a row that was no success is run again
+    assert path.read_text() == f"{BEGIN}\n{render([ROUTER])}\n{END}\n"
 
 
 def test_missing_marker_is_an_error():

@@ -1,9 +1,11 @@
 """Writes the table of ``docs/zoo.md`` from what ``ttrace zoo run`` found.
 
 ``python tests/examples/zoo_table.py zoo.json docs/zoo.md``; ``make zoo`` runs both.
+With ``--keep`` bugs that were not run keep the row that says that they were found.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -61,13 +63,45 @@ def rewrite(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def main(json_path: str, page_path: str) -> None:
-    """Rewrites the table in place."""
-    values = json.loads(Path(json_path).read_text())
-    table = render([BugResult.from_json(value) for value in values])
+def found_before(text: str) -> list[BugResult]:
+    """Results as the page has them, of bugs that it says were found."""
+    row = re.compile(r"^\| `(\w+)` \| .*? \| (.*?) \| `(.*?)` \| yes \|$", re.MULTILINE)
+    return [
+        BugResult(
+            name=name,
+            source=source,
+            clean="pass",
+            found=True,
+            first_divergence=first,
+            kind=None,
+            module_right=True,
+            margin=None,
+            diagnosis=(),
+            diagnosis_right=None,
+            seconds=0.0,
+        )
+        for name, source, first in row.findall(text)
+    ]
+
+
+def main(json_path: str, page_path: str, *, keep: bool = False) -> None:
+    """Rewrites the table in place.
+
+    Args:
+        json_path: What was found.
+        page_path: The page.
+        keep: What was not run is taken from the page.
+    """
     page = Path(page_path)
-    page.write_text(rewrite(page.read_text(), table))
+    text = page.read_text()
+    values = json.loads(Path(json_path).read_text())
+    results = [BugResult.from_json(value) for value in values]
+    if keep:
+        run = {result.name for result in results}
+        results += [before for before in found_before(text) if before.name not in run]
+    page.write_text(rewrite(text, render(results)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--keep"]
+    main(*arguments, keep="--keep" in sys.argv)

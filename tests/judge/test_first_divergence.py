@@ -185,3 +185,19 @@ def test_a_gradient_that_only_shows_in_the_sum_arrived():
     report = compare(a_step(), candidate)
     assert first_of(report) == "step0/mb0/a/grad_output/0"
     assert "no_gradient" not in {d.code for d in report.diagnosis}
+
+
+def test_a_main_gradient_alone_does_not_tell_the_module():
+    """As where a forward inside of a shard_map was skipped: the bug may be in it."""
+    reference = without(a_step(backward=False), "output")
+    candidate = {**reference, "step0/c/main_grad/weight": ONES * 2}
+    first = compare(reference, candidate).first_divergence
+    assert first is not None
+    assert first.sentence.endswith(
+        "; nothing of the forward and backward of c was compared in this step, so that "
+        "the cause may lie in another module"
+    )
+    reference = a_step(backward=False)
+    candidate = {**reference, "step0/c/main_grad/weight": ONES * 2}
+    first = compare(reference, candidate).first_divergence
+    assert first is not None and "nothing of the forward" not in first.sentence

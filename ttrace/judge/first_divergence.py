@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
+from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -35,13 +36,18 @@ class FirstDivergence:
 def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
     """The first failure in order of the dataflow; the first unmatched tensor if none.
 
-    A gradient that does not reach the candidate is a failure where it is missing.
+    A gradient that does not reach the candidate is a failure where it is missing, and
+    so is one of a parameter that only the candidate trains.
     """
-    missing = {verdict.id for verdict in missing_gradients(verdicts)}
-    failures = [v for v in verdicts if v.status is Status.FAILED or v.id in missing]
+    one_sided = [*missing_gradients(verdicts), *extra_gradients(verdicts)]
+    ids = {verdict.id for verdict in one_sided}
+    failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
         first = _first_of_backward(failures, verdicts)
-        return _divergence(_one_sided_gradient(first, verdicts) or first)
+        lacking = _one_sided_gradient(first, verdicts)
+        if lacking is not None:
+            return _divergence(lacking)
+        return _divergence(first, _doubt(first, verdicts))
     for verdict in verdicts:
         if verdict.status is Status.UNMATCHED:
             return _divergence(verdict)
@@ -88,7 +94,27 @@ def _one_sided_gradient(
     return None
 
 
-def _divergence(verdict: TensorVerdict) -> FirstDivergence:
+def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
+    """What is to be said of a main gradient's module, of which nothing else is known.
+
+    An error of an earlier forward shows in the gradients of all later modules.
+    """
+    if first.id.kind is not Kind.MAIN_GRAD:
+        return ""
+    module, step = first.id.module, first.id.step
+    if any(
+        v.result and v.id.step == step and v.id.module == module
+        for v in verdicts
+        if KINDS[v.id.kind].per_microbatch
+    ):
+        return ""
+    return (
+        f"; nothing of the forward and backward of {module} was compared in this step, "
+        "so that the cause may lie in another module"
+    )
+
+
+def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
     tensor_id = verdict.id
     place = f"step {tensor_id.step}"
     if tensor_id.microbatch is not None:
@@ -105,7 +131,7 @@ def _divergence(verdict: TensorVerdict) -> FirstDivergence:
         module=tensor_id.module,
         kind=tensor_id.kind.value,
         phase=_phase(verdict),
-        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}",
+        sentence=f"{place}: {what} of {tensor_id.module}: {verdict.reason}{doubt}",
     )
 
 

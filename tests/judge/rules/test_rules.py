@@ -101,6 +101,18 @@ def test_the_most_frequent_factor_is_named():
     assert found.evidence == {"factor": 2.0}
 
 
+def test_the_first_factor_is_named_where_none_explains_most():
+    """Gradients that were clipped while they were still scaled: two factors."""
+    other = VALUES[::-1].copy()
+    names = [f"step0/mb0/{name}/output/0" for name in "abcde"]
+    values = (VALUES * 1024, VALUES / 8, VALUES / 8, other, other)
+    reference = memory_trace(dict.fromkeys(names, VALUES))
+    candidate = memory_trace(dict(zip(names, values, strict=True)))
+    found = diagnoses(reference, candidate)["scaled"]
+    assert found.evidence == {"factor": 1020.0}
+    assert found.tensor_ids == tuple(names[:1])
+
+
 def test_what_is_no_factor():
     """Scalars are always a multiple; zeros never; NaN hides the rest."""
     reference = {A: VALUES[:1], B: np.zeros(4, np.float32), C: VALUES}

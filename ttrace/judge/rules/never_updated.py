@@ -2,6 +2,7 @@
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.no_gradient import has_gradients, without_gradient
+from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.verdict import Cause
 
 
@@ -11,6 +12,8 @@ def never_updated(findings: Findings) -> Diagnosis | None:
     Those that had no gradient are another rule's. The optimizer is only blamed where a
     gradient was seen.
     """
+    if several_updates(findings) is not None:
+        return None  # the first of several may change nothing, and the last all
     explained = {verdict.id for verdict in without_gradient(findings)}
     lost = [
         verdict

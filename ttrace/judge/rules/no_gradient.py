@@ -27,9 +27,16 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     lost = without_gradient(findings)
     if not (missing or lost):
         return None
+    gone = _gone(missing, findings)
+    if gone and len(gone) == len(missing):
+        sentence = _not_given(gone, lost)
+    elif missing:
+        sentence = _stopped(missing, lost)
+    else:
+        sentence = _not_made(lost, findings)
     return Diagnosis(
         code="no_gradient",
-        sentence=_stopped(missing, lost) if missing else _not_made(lost, findings),
+        sentence=sentence,
         evidence={"num_tensors": len(missing) + len(lost)},
         tensor_ids=ids_of([*missing, *lost]),
     )
@@ -44,13 +51,19 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     if not lost:
         return []
     found = _parameters_with_gradient(findings.candidate)
+    missing = missing_gradients(findings.verdicts)
+    gone = {_parameter(verdict.id) for verdict in _gone(missing, findings)}
     steps = {step for step, _, _ in found}
     zero = _parameters_with_zero_gradient(findings)
     return [
         verdict
         for verdict in lost
         if verdict.id.step in steps
-        and (_parameter(verdict.id) not in found or _parameter(verdict.id) in zero)
+        and (
+            _parameter(verdict.id) not in found
+            or _parameter(verdict.id) in zero
+            or _parameter(verdict.id) in gone
+        )
     ]
 
 
@@ -67,10 +80,41 @@ def _stopped(missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict]) ->
         f"no gradient reaches {first.module} in the candidate: {num} {are} only in the "
         f"reference, first {first}: {_LOOK_FOR}"
     )
-    if lost:
-        was = "were" if len(lost) > 1 else "was"
-        sentence += f"; {tensors(len(lost))} {was} not updated, for want of a gradient"
-    return sentence
+    return sentence + _not_updated(lost)
+
+
+def _not_given(gone: Sequence[TensorVerdict], lost: Sequence[TensorVerdict]) -> str:
+    first = gone[0].id
+    num = f"{len(gone)} gradient" + ("s" if len(gone) > 1 else "")
+    sentence = (
+        f"backward makes {num} in the candidate that the optimizer is not given, first "
+        f"that of {first.slot} of {first.module} in step {first.step}: not reduced, as "
+        "under no_sync() or after set_requires_gradient_sync(False) or "
+        "set_requires_all_reduce(False), or cleared before optimizer.step(), or the "
+        "optimizer was made of other parameters, before the model was sharded"
+    )
+    return sentence + _not_updated(lost)
+
+
+def _not_updated(lost: Sequence[TensorVerdict]) -> str:
+    was = "were" if len(lost) > 1 else "was"
+    if not lost:
+        return ""
+    return f"; {tensors(len(lost))} {was} not updated, for want of a gradient"
+
+
+def _gone(missing: Sequence[TensorVerdict], findings: Findings) -> list[TensorVerdict]:
+    """Missing gradients of a step, of parameters that backward has made one of."""
+    made = {
+        _parameter(tensor_id)
+        for tensor_id in findings.candidate.tensors
+        if tensor_id.kind is Kind.PARAM_GRAD
+    }
+    return [
+        verdict
+        for verdict in missing
+        if verdict.id.kind is Kind.MAIN_GRAD and _parameter(verdict.id) in made
+    ]
 
 
 def _not_made(lost: Sequence[TensorVerdict], findings: Findings) -> str:

@@ -15,9 +15,9 @@ _LEAST_SHARE = 0.5
 def scaled(findings: Findings) -> Diagnosis | None:
     """Names the most frequent factor, where it explains what failed.
 
-    It does if most failed tensors have it, or the first one does: behind a wrong clip
-    factor, a few tensors of an optimizer's state are multiples of the reference's by
-    consequence.
+    It does if most failed tensors have it. Else the one that the first of them has:
+    behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
+    the reference's by consequence.
     """
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:
@@ -36,9 +36,12 @@ def scaled(findings: Findings) -> Diagnosis | None:
         return None
     factor = max(found, key=lambda factor: len(found[factor]))
     verdicts = found[factor]
-    is_first = verdicts[0] is findings.failed[0]
-    if not is_first and len(verdicts) < _LEAST_SHARE * len(findings.failed):
-        return None
+    if len(verdicts) < _LEAST_SHARE * len(findings.failed):
+        of_first = [f for f, vs in found.items() if vs[0] is findings.failed[0]]
+        if not of_first:
+            return None
+        factor = of_first[0]
+        verdicts = found[factor]
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",

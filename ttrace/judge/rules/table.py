@@ -7,21 +7,29 @@ from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
+from ttrace.judge.rules.clipping import clipping
+from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
+from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
+from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
     step_skipped,
+    several_updates,
     no_gradient,
+    extra_gradient,
     rounded_update,
     never_updated,
     normalization,
+    recomputation,
+    clipping,
     replicas_differ,
     scaled,
 )

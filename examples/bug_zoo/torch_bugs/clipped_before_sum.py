@@ -1,0 +1,28 @@
+"""Every rank clips its own gradients, and the clipped ones are summed."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import CLIP, SCRIPT, SUM
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="clipped_before_sum",
+    title="Gradients are clipped before they are reduced",
+    source="mindspore-lab/mindcv #603, tensorflow PR 21824",
+    breaks="what is clipped: each rank's own gradients, with its own norm",
+    script=SCRIPT,
+    model=CLIP,
+    layout=SUM,
+    first_seen=(place("*", Kind.MAIN_GRAD),),
+    diagnosis="replicas_differ",
+)
+
+
+def before_build(args):
+    from ttrace.examples.torch_recipe import loop, optimization
+
+    def finish_gradients(training, parameters):
+        limit = training.max_grad_norm
+        optimization.clip(parameters, training.optimizers, training.scaler, limit)
+        loop.sum_gradients(parameters)
+
+    loop.finish_gradients = finish_gradients

@@ -1,0 +1,34 @@
+"""Norms are left out of FSDP2 to save messages: nobody reduces their gradients."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="fsdp2_ignored_norms",
+    title="Parameters that FSDP2 ignores are not reduced by anybody",
+    source="areal-project/AReaL #313",
+    breaks="gradients of all norms; their copies differ",
+    script=SCRIPT,
+    model=(),
+    layout=FSDP2,
+    first_seen=(place("*norm", Kind.MAIN_GRAD),),
+    diagnosis="replicas_differ",
+)
+
+
+def before_build(args):
+    import functools
+
+    from torch import nn
+
+    from ttrace.examples.torch_recipe import building
+
+    def shard(model, args, place):
+        norms = [m for m in model.modules() if isinstance(m, nn.RMSNorm)]
+        ignored = {parameter for norm in norms for parameter in norm.parameters()}
+        building.fully_shard = functools.partial(fully_shard, ignored_params=ignored)
+        right(model, args, place)
+
+    fully_shard, right = building.fully_shard, building.shard
+    building.shard = shard

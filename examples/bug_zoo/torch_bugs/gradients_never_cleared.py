@@ -1,0 +1,23 @@
+"""Nobody clears the gradients after an update."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="gradients_never_cleared",
+    title="Gradients of earlier steps are added to those of the step",
+    source="torchforge PR 71, tt-blacksmith PR 711",
+    breaks="all main gradients, from the second step on",
+    script=SCRIPT,
+    model=(),
+    layout=DDP,
+    first_seen=(place("*", Kind.MAIN_GRAD),),
+    num_steps=2,
+)
+
+
+def before_build(args):
+    from ttrace.examples.torch_recipe import loop
+
+    loop.clear_gradients = lambda training: None

@@ -1,0 +1,26 @@
+"""Positions are counted through a sample, not anew in each of its documents."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="positions_across_documents",
+    title="Positions of packed documents do not begin at 0",
+    source="nanoVLM #201",
+    breaks="the positions that are given to the layers, and what is rotated by them",
+    script=SCRIPT,
+    model=("--documents",),
+    layout=FSDP2,
+    first_seen=(
+        place("layers.0", Kind.INPUT),
+        place("layers.0.attention*", Kind.INPUT),
+    ),
+)
+
+
+def before_build(args):
+    from ttrace.examples.torch_recipe import llama
+
+    right = llama.positions_in
+    llama.positions_in = lambda documents: right(documents * 0)

@@ -1,0 +1,33 @@
+"""The angles of the rotary positions are computed in bfloat16."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="rotary_in_bf16",
+    title="Rotary positions are computed in bfloat16",
+    source="transformers PR 29285, modded-nanogpt #39",
+    breaks="query and key after the rotation, and all that follows",
+    script=SCRIPT,
+    model=(),
+    layout=DDP,
+    first_seen=(place("layers.0.attention.core", Kind.INPUT),),
+)
+
+
+def before_build(args):
+    import torch
+
+    from ttrace.examples.torch_recipe import llama
+
+    def rotate(tensor, positions):
+        half = tensor.shape[-1] // 2
+        powers = torch.arange(half) / half
+        frequencies = (llama.ROPE_BASE**-powers).bfloat16()
+        angles = positions[..., None, None].bfloat16() * frequencies
+        cos, sin = angles.cos().float(), angles.sin().float()
+        x, y = tensor.chunk(2, dim=-1)
+        return torch.cat((x * cos - y * sin, y * cos + x * sin), dim=-1)
+
+    llama.rotate = rotate

@@ -1,0 +1,25 @@
+"""The sampler's epoch is never set, so it deals out the same samples in every one."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="sampler_repeats_itself",
+    title="Every epoch has the samples of the first one in the same order",
+    source="pytorch #31771, LambdaLabsML/distributed-training-guide #40",
+    breaks="the inputs, from the second step on",
+    script=SCRIPT,
+    model=(),
+    layout=DDP,
+    is_setup=True,
+    first_seen=(place("@root", Kind.INPUT),),
+    num_steps=2,
+)
+
+
+def before_build(args):
+    from ttrace.examples.torch_recipe import data
+
+    right = data.sample_numbers
+    data.sample_numbers = lambda step, source, place: right(0, source, place)

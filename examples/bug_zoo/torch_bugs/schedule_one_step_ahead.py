@@ -1,0 +1,28 @@
+"""The learning rate's schedule is advanced before the update."""
+
+from ttrace.examples.bug_zoo.bug import Bug, place
+from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.ir.kinds import Kind
+
+BUG = Bug(
+    name="schedule_one_step_ahead",
+    title="The first learning rate of the schedule is skipped",
+    source="NVIDIA-NeMo/Megatron-Bridge #5399, pytorch-gradual-warmup-lr PR 11",
+    breaks="the learning rate, and with it all updates",
+    script=SCRIPT,
+    model=("--warmup", "4"),
+    layout=DDP,
+    first_seen=(place("@root", Kind.LEARNING_RATE),),
+)
+
+
+def before_build(args):
+    from ttrace.examples.torch_recipe import optimization
+
+    def update(optimizers, schedulers, scaler):
+        for scheduler in schedulers:
+            scheduler.step()
+        right(optimizers, (), scaler)
+
+    right = optimization.update
+    optimization.update = update

@@ -1,0 +1,23 @@
+"""Parameters that are trained in the candidate only."""
+
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.extra_gradients import extra_gradients
+
+
+def extra_gradient(findings: Findings) -> Diagnosis | None:
+    """Says how many parameters have a gradient in the candidate alone."""
+    extra = extra_gradients(findings.verdicts)
+    if not extra:
+        return None
+    num = len({(verdict.id.module, verdict.id.slot) for verdict in extra})
+    have, are = ("s have", "they are") if num > 1 else (" has", "it is")
+    first = extra[0].id
+    return Diagnosis(
+        code="extra_gradient",
+        sentence=f"{num} parameter{have} a gradient in the candidate and none in the "
+        f"reference, first {first.module}: {are} frozen there, or not used. Freeze "
+        "the same parameters in both runs (requires_grad=False) before the optimizer "
+        "is made",
+        evidence={"num_parameters": num},
+        tensor_ids=ids_of(extra),
+    )
