@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -176,11 +177,7 @@ class Accumulation:
                 data_parallel.reduces(self._model, is_last),
                 loss_parallel() if args.loss_parallel else contextlib.nullcontext(),
             ):
-                with torch.autocast(
-                    batch_device(batch),
-                    dtype=torch.bfloat16,
-                    enabled=args.precision == "autocast",
-                ):
+                with autocast(args, batch):
                     loss = self._task.loss(self._model, batch)
                 self._trace.loss(loss)
                 (loss / len(batches)).backward()
@@ -211,15 +208,21 @@ class PipelinedStep:
             return value
 
         per_forward = args.micro_batch_size * place.dp_size
+        self._args = args
         self._stage = stage
         self._schedule = pipeline.make_schedule(
             args.schedule, stage, args.global_batch_size // per_forward, loss
         )
 
     def __call__(self, batches: Sequence[Samples]) -> list[torch.Tensor]:
-        return pipeline.run_schedule(self._schedule, self._stage, batches)
+        with autocast(self._args, batches[0]):
+            return pipeline.run_schedule(self._schedule, self._stage, batches)
 
 
-def batch_device(batch: Samples) -> str:
-    """Type of the device that a batch is on."""
-    return next(iter(batch.values())).device.type
+def autocast(args: argparse.Namespace, batch: Samples) -> AbstractContextManager:
+    """Computes in bfloat16 inside, if the run is to."""
+    return torch.autocast(
+        next(iter(batch.values())).device.type,
+        dtype=torch.bfloat16,
+        enabled=args.precision == "autocast",
+    )

@@ -52,13 +52,13 @@ class Tagger(nn.Module):
         return self.head(self.norm(outputs[:, -1]))
 
 
-class Down(nn.Module):
+class Twice(nn.Module):
     """Two convolutions with GroupNorm."""
 
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
         self.conv1 = nn.Conv2d(num_in, num_out, 3, padding=1)
-        self.norm = nn.GroupNorm(2, num_out)
+        self.norm = nn.GroupNorm(num_groups=num_out // 4, num_channels=num_out)
         self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,15 +70,16 @@ class UNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down1, self.down2 = Down(3, 8), Down(8, 16)
+        self.down1, self.down2 = Twice(3, 8), Twice(8, 16)
         self.pool = nn.AvgPool2d(2)
         self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
-        self.out = Down(16, 3)
+        self.merge = Twice(16, 8)
+        self.out = nn.Conv2d(8, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         skip = self.down1(x)
         low = self.down2(self.pool(skip))
-        return self.out(torch.cat((skip, self.up(low)), dim=1))
+        return self.out(self.merge(torch.cat((skip, self.up(low)), dim=1)))
 
 
 def _images(num_samples: int, generator: torch.Generator) -> Samples:
@@ -104,6 +105,6 @@ TASKS = {
     "cnn": Task(model=Cnn, samples=_images, loss=class_loss, blocks=("ConvBlock",)),
     "lstm": Task(model=Tagger, samples=_sequences, loss=class_loss, blocks=("LSTM",)),
     "unet": Task(
-        model=UNet, samples=_noisy_images, loss=squared_loss, blocks=("Down",)
+        model=UNet, samples=_noisy_images, loss=squared_loss, blocks=("Twice",)
     ),
 }
