@@ -69,10 +69,11 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
                 clear_gradients(model, optimizer)
             if accelerator.sync_gradients:
                 trace.step()
-                accelerator.print(f"loss {loss.item():.7f}")
+                accelerator.print(f"loss {loss.item():.9g}")
                 if args.evaluate:
                     with trace.paused(), torch.no_grad():
                         model(**batch)
+    patch.call("after_training", args, [model])
 
 
 def clear_gradients(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -31,6 +31,7 @@ _TABLE = (
             "pp2-1f1b": (2, "--pp 2 --schedule 1F1B"),
             "compile": (1, "--compile aot_eager"),
             "ddp2-compile": (2, "--dp ddp --compile aot_eager"),
+            "fsdp2-blocks": (2, "--dp fsdp2 --compile aot_eager --compile-blocks"),
             "wrapper": (1, "--checkpoint wrapper"),
             "fsdp2-wrapper": (2, "--dp fsdp2 --checkpoint wrapper"),
             "fsdp2-reentrant": (2, "--dp fsdp2 --checkpoint reentrant"),
@@ -161,6 +162,7 @@ def native_cases() -> tuple[Case, ...]:
             layout=tuple(changed.split()),
             world_size=world_size,
             script=SCRIPT,
+            needs="transformers" if name.startswith("hf-") else None,
         )
         for name, options, layouts in _TABLE
         for layout, (world_size, changed) in layouts.items()

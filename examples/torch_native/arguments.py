@@ -50,6 +50,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     layout.add_argument("--compile", metavar="BACKEND", help="e.g. inductor, aot_eager")
     layout.add_argument(
+        "--compile-blocks", action="store_true", help="each layer, not the whole model"
+    )
+    layout.add_argument(
         "--checkpoint",
         choices=("none", "reentrant", "wrapper"),
         default="none",

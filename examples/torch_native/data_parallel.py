@@ -26,6 +26,25 @@ from torch.utils.checkpoint import checkpoint
 from ttrace.examples.torch_native.place import Place
 
 
+def layers_of(model: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
+    """The layers; of one that is wrapped, the wrapper.
+
+    Args:
+        model: The model.
+        blocks: Class names of its layers.
+    """
+    names = set(blocks)
+    layers = []
+    for module in model.modules():
+        if isinstance(module, CheckpointWrapper):
+            if type(module._checkpoint_wrapped_module).__name__ in names:
+                layers.append(module)
+        elif type(module).__name__ in names:
+            if not any(module in wrapper.children() for wrapper in layers):
+                layers.append(module)
+    return layers
+
+
 def recompute(model: nn.Module, blocks: Iterable[str], how: str) -> None:
     """Checkpoints the activations of the layers.
 
@@ -34,7 +53,7 @@ def recompute(model: nn.Module, blocks: Iterable[str], how: str) -> None:
         blocks: Class names of its layers.
         how: ``reentrant``, ``wrapper`` or ``none``.
     """
-    layers = _layers(model, blocks)
+    layers = layers_of(model, blocks)
     if how == "wrapper":
         apply_activation_checkpointing(model, check_fn=lambda m: m in layers)
     elif how == "reentrant":
@@ -58,7 +77,7 @@ def wrap(
     """
     if place.dp_size == 1 and not is_mixed:
         return model
-    layers = _layers(model, blocks)
+    layers = layers_of(model, blocks)
     if how == "ddp":
         return DistributedDataParallel(model, process_group=place.dp_mesh.get_group())
     if how.startswith("fsdp1"):
@@ -90,17 +109,3 @@ def reduces(model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
     elif isinstance(model, DistributedDataParallel | FullyShardedDataParallel):
         return contextlib.nullcontext() if is_last else model.no_sync()
     return contextlib.nullcontext()
-
-
-def _layers(model: nn.Module, blocks: Iterable[str]) -> list[nn.Module]:
-    """The outermost wrapper of each, so that FSDP is around checkpointing."""
-    names = set(blocks)
-    layers = []
-    for module in model.modules():
-        if isinstance(module, CheckpointWrapper):
-            if type(module._checkpoint_wrapped_module).__name__ in names:
-                layers.append(module)
-        elif type(module).__name__ in names:
-            if not any(module in wrapper.children() for wrapper in layers):
-                layers.append(module)
-    return layers

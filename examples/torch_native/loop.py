@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, place: Place) -> None:
             optimizer.zero_grad()
             trace.step()
             for loss in losses:
-                print(f"step {step} loss {loss.item():.7f}")
+                print(f"step {step} loss {loss.item():.9g}")
     patch.call("after_training", args, [wrapped])
 
 
@@ -107,6 +107,9 @@ def lay_out(
             )
     model.to(place.device)
     data_parallel.recompute(model, task.blocks, args.checkpoint)
+    if args.compile and args.compile_blocks:
+        for layer in data_parallel.layers_of(model, task.blocks):
+            layer.compile(backend=args.compile)
     wrapped = data_parallel.wrap(
         model,
         place,
@@ -114,7 +117,7 @@ def lay_out(
         blocks=task.blocks,
         is_mixed=args.precision == "mixed",
     )
-    if args.compile:
+    if args.compile and not args.compile_blocks:
         wrapped.compile(backend=args.compile)
     return wrapped
 

@@ -1,5 +1,6 @@
 """Where this rank stands: the device mesh of a run, and the axes that it has."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,17 @@ def find_place(device: torch.device, *, pp: int, tp: int, is_hybrid: bool) -> Pl
     )
     sizes = {"pp": pp, **dp_sizes, "tp": tp}
     used = {axis: size for axis, size in sizes.items() if axis in dp_sizes or size > 1}
-    mesh = init_device_mesh(
-        device.type, tuple(used.values()), mesh_dim_names=tuple(used)
-    )
+    mesh = _mesh(dist.group.WORLD, device.type, tuple(used.items()))
     return Place(mesh=mesh, dp_axes=tuple(dp_sizes), device=device)
+
+
+@functools.cache
+def _mesh(
+    world: object, device_type: str, axes: tuple[tuple[str, int], ...]
+) -> DeviceMesh:
+    """One mesh of its kind in all trainings of a process.
+
+    DTensor remembers what it did on a mesh, by its shape, and with it process groups.
+    """
+    names, sizes = zip(*axes, strict=True)
+    return init_device_mesh(device_type, sizes, mesh_dim_names=names)

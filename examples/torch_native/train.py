@@ -9,7 +9,6 @@ FSDP, DTensors and the pipeline's stages. ``examples/torch_parallel`` is the oth
 parallelism written by hand, whose layouts have to be described.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -35,17 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         with default_process_group() as device:
-            _train(args, device)
+            is_hybrid = args.dp == "hsdp"
+            place = find_place(device, pp=args.pp, tp=args.tp, is_hybrid=is_hybrid)
+            require_consistent(args, place)
+            loop.run(args, place)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _train(args: argparse.Namespace, device) -> None:
-    place = find_place(device, pp=args.pp, tp=args.tp, is_hybrid=args.dp == "hsdp")
-    require_consistent(args, place)
-    loop.run(args, place)
 
 
 if __name__ == "__main__":
