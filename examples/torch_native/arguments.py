@@ -10,6 +10,7 @@ from ttrace.examples.torch_native.place import Place
 MODELS = (
     *("llama", "cnn", "lstm", "unet"),
     *("hf-gpt2", "hf-llama", "hf-mixtral", "hf-qwen-moe", "hf-bert", "hf-vit", "hf-t5"),
+    "hf-gpt2-124m",
 )
 DATA_PARALLEL = ("ddp", "fsdp1", "fsdp1-flat", "fsdp2", "hsdp")
 SCHEDULES = ("GPipe", "1F1B")

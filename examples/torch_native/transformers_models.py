@@ -103,6 +103,12 @@ def _tokens(num_samples: int, generator: torch.Generator) -> Samples:
     return {"input_ids": tokens, "labels": tokens}
 
 
+def _long_tokens(num_samples: int, generator: torch.Generator) -> Samples:
+    shape = (num_samples, 128)
+    tokens = torch.randint(hf.GPT2Config().vocab_size, shape, generator=generator)
+    return {"input_ids": tokens, "labels": tokens}
+
+
 def _two_texts(num_samples: int, generator: torch.Generator) -> Samples:
     texts = torch.randint(VOCABULARY, (2, num_samples, _LENGTH), generator=generator)
     return {"input_ids": texts[0], "labels": texts[1, :, : _LENGTH // 2]}
@@ -124,6 +130,7 @@ def _task(
 
 
 TASKS = {
+    "hf-gpt2-124m": _task(gpt2, "GPT2Block", samples=_long_tokens),
     "hf-gpt2": _task(_small_gpt2, "GPT2Block"),
     "hf-llama": _task(_llama, "LlamaDecoderLayer"),
     "hf-mixtral": _task(_mixtral, "MixtralDecoderLayer"),
