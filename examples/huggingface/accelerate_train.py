@@ -74,10 +74,11 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
             if accelerator.sync_gradients:
                 trace.step()
                 scheduler.step()
-                accelerator.print(f"loss {loss.item():.7f}")
+                accelerator.print(f"loss {loss.item():.9g}")
                 if args.evaluate:
                     with trace.paused(), torch.no_grad():
                         model(**batch)
+    patch.call("after_training", args, [model])
 
 
 def make_scheduler(

@@ -53,7 +53,8 @@ def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namesp
         default=[],
         metavar="FILE.py",
         help="functions of this file are called while the run is built: "
-        "before_build(args), after_build(args, models)",
+        "before_build(args), after_build(args, models); and "
+        "after_training(args, models)",
     )
     return parser.parse_args(argv)
 

@@ -64,7 +64,8 @@ def _train(args: argparse.Namespace, world_size: int) -> None:
             eval_dataset=samples,
             callbacks=[trainer_callback()],
         )
-        print(f"loss {trainer.train().training_loss:.7f}")
+        print(f"loss {trainer.train().training_loss:.9g}")
+    patch.call("after_training", args, [model])
 
 
 def training_arguments(

@@ -8,16 +8,19 @@ if no case has a name that matches.
 import argparse
 import fnmatch
 import importlib.metadata
+import importlib.util
+import itertools
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ttrace.compare.backend import load_backend
 from ttrace.examples.layout_matrix.cases import Case, all_cases
 from ttrace.examples.layout_matrix.huggingface_cases import huggingface_cases
+from ttrace.examples.layout_matrix.native_cases import native_cases
 from ttrace.examples.layout_matrix.observer import Observation, observe, observed_runs
 from ttrace.examples.layout_matrix.releases import left_out_reason
 from ttrace.examples.layout_matrix.runner import CaseResult, run_case
@@ -42,10 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     patterns = args.patterns or ["*"]
-    others = huggingface_cases()  # their bits are compared in the tests
     cases = [
         case
-        for case in (all_cases() if args.observer else (*all_cases(), *others))
+        for case in (*all_cases(), *huggingface_cases(), *native_cases())
         if any(fnmatch.fnmatchcase(case.name, pattern) for pattern in patterns)
     ]
     cases = _runnable(cases) if cases else []
@@ -56,26 +58,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _runnable(cases: Sequence[Case]) -> list[Case]:
-    """The cases that the installed megatron-core can pass; says which it cannot."""
+    """The cases that the installed packages can pass; says which they cannot."""
     version = importlib.metadata.version("megatron-core")
     runnable = []
     for case in cases:
         reason = left_out_reason(case.name, version)
-        if reason is None:
-            runnable.append(case)
-        else:
+        if reason is not None:
             print(f"left out: {case.name}; megatron-core {version} {reason}")
+        elif case.needs and importlib.util.find_spec(case.needs) is None:
+            print(f"left out: {case.name}; {case.needs} is not installed")
+        else:
+            runnable.append(case)
     return runnable
+
+
+def _by_package(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
+    """Together what shares processes: Megatron-Core changes those that import it."""
+    for _, group in itertools.groupby(cases, lambda case: case.package):
+        yield list(group)
 
 
 def _compare_all(cases: Sequence[Case]) -> int:
     started = time.monotonic()
     print(f"{'case':<45} {'verdict':<9} compared skipped unmatched margin seconds")
     results = []
-    with MainJob(load_backend("numpy")) as job:
-        for case in cases:
-            results.append(run_case(case, job))
-            print(row(results[-1]), flush=True)
+    backend = load_backend("numpy")
+    for group in _by_package(cases):
+        with MainJob(backend) as job:
+            for case in group:
+                results.append(run_case(case, job))
+                print(row(results[-1]), flush=True)
     for result in results:
         if not result.passed:
             print(f"\n{result.name}: {result.reason}")
@@ -87,12 +99,13 @@ def _observe_all(cases: Sequence[Case]) -> int:
     started = time.monotonic()
     print(f"{'run':<45} {'tracing':<9} ranks checks collectives tensors seconds")
     results = []
-    with WorkerPools() as pools, tempfile.TemporaryDirectory() as folder:
-        for number, run in enumerate(observed_runs(cases)):
-            trace = Path(folder) / f"run-{number}"
-            results.append(observe(run, pools.of_size(run.world_size), trace))
-            print(observer_row(results[-1]), flush=True)
-            shutil.rmtree(trace, ignore_errors=True)
+    for group in _by_package(cases):
+        with WorkerPools() as pools, tempfile.TemporaryDirectory() as folder:
+            for number, run in enumerate(observed_runs(group)):
+                trace = Path(folder) / f"run-{number}"
+                results.append(observe(run, pools.of_size(run.world_size), trace))
+                print(observer_row(results[-1]), flush=True)
+                shutil.rmtree(trace, ignore_errors=True)
     for result in results:
         if not result.passed:
             print(f"\n{result.name}: {result.reason}")

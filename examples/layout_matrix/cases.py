@@ -261,6 +261,7 @@ class Case:
         layout: Options that only the candidate gets.
         world_size: Its number of processes.
         script: Module whose ``main(argv)`` trains.
+        needs: Package that has to be installed for it, if not every developer has it.
     """
 
     name: str
@@ -268,6 +269,12 @@ class Case:
     layout: tuple[str, ...]
     world_size: int
     script: str = "ttrace.examples.megatron_gpt.train"
+    needs: str | None = None
+
+    @property
+    def package(self) -> str:
+        """That of the script."""
+        return self.script.rpartition(".")[0]
 
 
 def all_cases() -> tuple[Case, ...]:

@@ -29,6 +29,7 @@ def huggingface_cases() -> tuple[Case, ...]:
             layout=("--layout", layout),
             world_size=2,
             script=script,
+            needs="accelerate",
         )
         for name, script, options, layouts in _TABLE
         for layout in layouts.split()

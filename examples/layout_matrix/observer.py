@@ -21,8 +21,10 @@ from ttrace.store.reader import open_trace
 
 SCRIPT = "ttrace.examples.megatron_gpt.train"
 CHECKSUMS = Path(__file__).with_name("checksums.py")
+OPTIMIZER_CHECKSUMS = Path(__file__).with_name("optimizer_checksums.py")
+"""For the examples whose optimizers are torch's own."""
 
-_REPORTED = ("bits ", "step ")
+_REPORTED = ("bits ", "step ", "loss ")
 """Begin the lines of ``checksums`` and those of the loop: losses, to the last bit."""
 
 _ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {
@@ -33,6 +35,10 @@ _ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {
 }
 """Some optimizers have no state, some models no buffers, and not every run clips."""
 
+_NOT_BY_ALL_OF_TORCH = frozenset({Kind.GRAD_NORM, Kind.GRAD_INPUT})
+"""No rank has the norm of sharded gradients where nothing clips them; what has compiled
+modules alone has no gradient of an input, as that of the model are tokens."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedRun:
@@ -42,11 +48,24 @@ class ObservedRun:
         name: That of its case; of a reference, the layout is ``one``.
         options: Its command line.
         world_size: Its number of processes.
+        script: Module whose ``main(argv)`` trains.
     """
 
     name: str
     options: tuple[str, ...]
     world_size: int = 1
+    script: str = SCRIPT
+
+    @property
+    def checksums(self) -> Path:
+        """The patch that makes every rank print what it computes."""
+        return CHECKSUMS if self.script == SCRIPT else OPTIMIZER_CHECKSUMS
+
+    @property
+    def always_recorded(self) -> frozenset[Kind]:
+        """Kinds of which each such run must record something."""
+        left_out = frozenset() if self.script == SCRIPT else _NOT_BY_ALL_OF_TORCH
+        return _ALWAYS_RECORDED - left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +114,9 @@ def observed_runs(cases: Iterable[Case]) -> tuple[ObservedRun, ...]:
                 name=name,
                 options=(*options, "--train-iters", "2"),
                 world_size=world_size,
+                script=case.script,
             )
-            runs.setdefault((str(world_size), *options), run)
+            runs.setdefault((case.script, str(world_size), *options), run)
     return tuple(runs.values())
 
 
@@ -115,9 +135,9 @@ def observe(
     request = RecordRequest(
         out=folder, capture=CaptureFilter(kinds=RECORDABLE)
     ).to_environment()
-    argv = [*run.options, "--patch", str(CHECKSUMS)]
+    argv = [*run.options, "--patch", str(run.checksums)]
     plain, traced = (
-        pool.run(SCRIPT, argv, environment=environment, timeout_s=timeout_s)
+        pool.run(run.script, argv, environment=environment, timeout_s=timeout_s)
         for environment in ({}, request)
     )
     reason = _failure(plain, "without tracing") or _failure(traced, "with tracing")
@@ -129,7 +149,7 @@ def observe(
             reason=reason,
         )
     kinds = [id_.kind for id_ in _recorded(folder)]
-    if missing := _ALWAYS_RECORDED.difference(kinds):
+    if missing := run.always_recorded.difference(kinds):
         reason = f"nothing was recorded of {', '.join(sorted(missing))}"
     lines = [_reported(outcome) for outcome in plain]
     return Observation(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ttrace.frontends.torch_parts.called_methods import observed_call
+from ttrace.frontends.torch_parts.names import innermost
 
 INSIDE = (
     "inside of a region that torch.compile compiles, which is not looked into; "
@@ -52,9 +53,7 @@ def compiled_away(modules: Iterable[torch.nn.Module]) -> set[int]:
 
 def own_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """The buffers of a module itself, or of what it is a wrapper of."""
-    while is_wrapper(module):
-        module = module._modules["_orig_mod"]  # pyright: ignore[reportAssignmentType]
-    return module._buffers
+    return innermost(module)._buffers
 
 
 def has_compiled() -> bool:

@@ -54,11 +54,16 @@ def hidden_by_fully_shard(
         return []
     by_path: dict[str, torch.nn.Module] = {}
     units: dict[int, torch.nn.Module] = {}
+    seen: set[int] = set()
     for path, module in modules:
         by_path.setdefault(path, module)
-        if isinstance(module, fsdp_class):
-            # Units inside come later, and take theirs.
-            units.update((id(inner), module) for inner in module.modules())
+        if id(module) in seen:
+            continue
+        for inner in module.modules():  # also wrappers, which have no path of their own
+            seen.add(id(inner))
+            if isinstance(inner, fsdp_class):
+                # Units inside come later, and take theirs.
+                units.update((id(part), inner) for part in inner.modules())
     hidden = []
     for named in parameters:
         owner = by_path.get(named.module)

@@ -27,8 +27,9 @@ _WRAPPERS = (
 )
 """Where the class is defined, its name, and the name of the module inside."""
 
+_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod")
 _STANDING_FOR_THE_INNER = (
-    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    _COMPILED,
     ("peft.tuners.tuners_utils", "BaseTunerLayer", "base_layer"),
 )
 """Likewise of wrappers that are looked at in place of the module inside."""
@@ -52,9 +53,10 @@ class NamedParameter:
 def canonical_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Every module once, under its first path; the model itself is ``@root``.
 
-    Of a wrapper and what it wraps the inner one is given. Of a compiled module it is
-    the outer one: hooks on the inner one would be compiled too. So it is of a layer
-    with an adapter (LoRA), which returns what the layer will with the adapter merged.
+    Of a wrapper and what it wraps the inner one is given. Of a compiled module, and of
+    a wrapper that was told to compile, it is the outer one: hooks on the inner one
+    would be compiled too. So it is of a layer with an adapter (LoRA), which returns
+    what the layer will with the adapter merged.
     """
     for path, module, is_hidden in _walk(model, "", set()):
         if not is_hidden:
@@ -71,6 +73,15 @@ def canonical_parameters(*parts: torch.nn.Module) -> Iterator[NamedParameter]:
                 yield NamedParameter(
                     module=path or ROOT_MODULE, slot=slot, parameter=parameter
                 )
+
+
+def innermost(module: torch.nn.Module) -> torch.nn.Module:
+    """What the user's own module is, inside of all wrappers of torch around it."""
+    while inner := _inner_name(module, (*_WRAPPERS, _COMPILED)):
+        child = module._modules[inner]
+        assert child is not None
+        module = child
+    return module
 
 
 def is_a(module: torch.nn.Module, where: str, class_name: str) -> bool:
@@ -94,12 +105,14 @@ def _walk(
     seen.add(id(module))
     inner = _inner_name(module, _WRAPPERS)
     outer = _inner_name(module, _STANDING_FOR_THE_INNER)
-    yield path, module, is_hidden or inner is not None
+    is_compiled_in_place = getattr(module, "_compiled_call_impl", None) is not None
+    is_outer = outer is not None or is_compiled_in_place
+    yield path, module, is_hidden or (inner is not None and not is_outer)
     for name, child in module._modules.items():
         if child is None:
             continue
         if name == (inner or outer):
-            yield from _walk(child, path, seen, is_hidden=outer is not None)
+            yield from _walk(child, path, seen, is_hidden=is_hidden or is_outer)
         else:
             yield from _walk(child, f"{path}.{name}" if path else name, seen)
 

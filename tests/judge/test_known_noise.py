@@ -112,5 +112,9 @@ def test_where_noise_was_measured_that_counts():
         }
     )
     assert parse_tensor_id(UPDATED) in tolerances.noise
-    report = compare(a_run(1), a_run(2), tolerances=tolerances)
+    gradient = "step0/qkv/main_grad/bias"
+    wrong = a_run(2).arrays[0, gradient] * np.float32(1.01)
+    candidate = a_run(2, wrong={gradient: wrong})
+    report = compare(a_run(1), candidate, tolerances=tolerances)
     assert report.verdict is Outcome.DIVERGED and not report.is_uncalibrated
+    assert [tensor.id for tensor in report.failed()] == [gradient, UPDATED]

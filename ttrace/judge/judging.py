@@ -10,6 +10,7 @@ from ttrace.judge.known_noise import excuse_known_noise
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.turned_updates import excuse_turned_updates
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import TensorVerdict
 
@@ -55,6 +56,7 @@ def judge_tensors(
     verdicts = excuse_known_noise(
         verdicts, reference, backend, policy=tolerances.policy
     )
+    verdicts = excuse_turned_updates(verdicts, reference, policy=tolerances.policy)
     if strict_structure:
         return verdicts, ()
     return find_structure_differences(verdicts, reference.info, candidate.info)

@@ -9,6 +9,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.compiled import own_buffers
 from ttrace.frontends.torch_parts.names import canonical_modules, canonical_parameters
 from ttrace.frontends.torch_parts.native import NativeDescription
 
@@ -53,6 +54,19 @@ def test_of_a_compiled_module_the_outer_one_is_observed():
     outer[0] = torch.compile(model(), backend="eager")
     assert names(outer) == names(nn.Sequential(model()))
     assert dict(canonical_modules(outer))["0"] is outer[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_wrapper_that_was_told_to_compile_stands_for_what_it_wraps():
+    inner = nn.BatchNorm1d(2)
+    outer: Any = nn.Sequential(checkpoint_wrapper(checkpoint_wrapper(inner)))
+    outer[0].compile(backend="eager")
+    found = list(canonical_modules(outer))
+    assert found == [("@root", outer), ("0", outer[0])]
+    assert own_buffers(outer[0]) is inner._buffers
+    wrapped = torch.compile(nn.DataParallel(inner), backend="eager")
+    assert list(canonical_modules(wrapped)) == [("@root", wrapped)]
+    assert own_buffers(wrapped) is inner._buffers
 
 
 def test_a_module_of_the_users_that_is_called_module_keeps_its_name():
