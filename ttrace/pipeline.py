@@ -34,6 +34,7 @@ from ttrace.judge.tolerance import ToleranceTable
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.apply import apply_map
 from ttrace.mapping.map_file import read_map
+from ttrace.mapping.mapped_trace import joined_from
 from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
@@ -327,6 +328,7 @@ def compare_traces(
         backend,
         allow=allow,
         strict_structure=strict_structure,
+        joined_from=lambda tensor_id: joined_from(candidate, tensor_id),
     )
     return build_report(
         verdicts,

@@ -13,7 +13,9 @@ from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.limits import compute_epsilon_of
 from ttrace.judge.origin import Origin
+from ttrace.judge.part_noise import NoiseRun, measure_parts
 from ttrace.judge.repetition import require_same_start
 from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
 
@@ -49,6 +51,7 @@ def estimate_tolerance(
     _check_roles(reference, perturbed)
     draws: dict[TensorId, list[float]] = {}
     norms: dict[TensorId, float] = {}
+    runs: list[NoiseRun] = []
     for trace in perturbed:
         matches = align(reference.info, trace.info).matches
         end = _first_other_skip(reference.info, trace.info)
@@ -57,6 +60,7 @@ def estimate_tolerance(
         plan = plan_rows(plan, reference, trace)
         results = run_plan(plan, reference, trace, backend, progress=progress)
         require_same_start(results, reference, trace)
+        runs.append((trace, {result.plan.id: result for result in results}))
         for result in results:
             if _is_measured(result):
                 of_tensor = draws.setdefault(result.plan.id, [])
@@ -71,17 +75,24 @@ def estimate_tolerance(
             remedy="record the reference and the perturbed runs with the same command "
             "and the same filters",
         )
+    noise = {
+        tensor_id: NoiseEstimate(
+            draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
+        )
+        for tensor_id, norms_of_runs in draws.items()
+        if len(norms_of_runs) == len(perturbed)
+    }
     return ToleranceTable(
         policy=policy or TolerancePolicy(),
         reference_run=reference.info.ranks[0].run_id,
         origin=Origin.of(reference.info),
-        noise={
-            tensor_id: NoiseEstimate(
-                draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
-            )
-            for tensor_id, norms_of_runs in draws.items()
-            if len(norms_of_runs) == len(perturbed)
-        },
+        noise=measure_parts(
+            noise,
+            reference,
+            runs,
+            backend,
+            compute_epsilon=compute_epsilon_of(reference.info),
+        ),
     )
 
 

@@ -7,6 +7,8 @@ from ttrace.compare.backend import Backend
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.known_noise import excuse_known_noise
+from ttrace.judge.limits import Limits
+from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
@@ -24,6 +26,7 @@ def judge_tensors(
     *,
     allow: Sequence[str] = (),
     strict_structure: bool = False,
+    joined_from: JoinedFrom = lambda tensor_id: (),
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -37,6 +40,7 @@ def judge_tensors(
         allow: Patterns of ids that may be unmatched.
         strict_structure: Modules that only one run has are unmatched, also where
             everything around them agrees.
+        joined_from: What names the parts of a tensor that a map joined.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -54,6 +58,19 @@ def judge_tensors(
     )
     verdicts = excuse_known_noise(
         verdicts, reference, backend, policy=tolerances.policy
+    )
+    verdicts = judge_parts(
+        verdicts,
+        reference,
+        candidate,
+        backend,
+        Limits.of_runs(
+            tolerances,
+            (entry.id for entry in alignment.entries),
+            reference.info,
+            candidate.info,
+        ),
+        joined_from=joined_from,
     )
     if strict_structure:
         return verdicts, ()

@@ -1,0 +1,91 @@
+"""Finds the parts of a tensor whose noise is far below that of the rest; pure.
+
+One Frobenius norm over a joined tensor hides its quiet parts: the key part of a fused
+bias is Adam's noise, and behind it a wrong value of the query part does not show. Where
+parts lie shows in the noise itself, block by block along a dim.
+
+What is loud must be so throughout. An optimizer such as Adam turns single elements
+whose gradient is next to nothing into noise, here in one run and there in another: they
+are a part of nothing, and say nothing of where the next one falls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_RATIO = 100.0
+"""How much larger the noise of one part must be, element by element."""
+
+_LEAST_INDICES = 8
+"""Indices that a range has at least: a few may be loud, or quiet, by chance."""
+
+_LEAST_DENSITY = 0.2
+"""Share of elements that carry the noise of a loud range: the square of its norm over
+that of as many elements as large as the largest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockNoise:
+    """Noise of equal blocks along one dim, in every noise run.
+
+    Attributes:
+        block_length: Indices of a block.
+        count: Elements of each block.
+        norms: float64, ``[runs, blocks]``: of the noise.
+        maxima: float64, ``[runs, blocks]``: largest noise of an element.
+        floors: float64, ``[blocks]``: what is tolerated without any noise.
+    """
+
+    block_length: int
+    count: int
+    norms: np.ndarray
+    maxima: np.ndarray
+    floors: np.ndarray
+
+
+def find_quiet_part(noise: BlockNoise) -> tuple[np.ndarray, float] | None:
+    """Which blocks are a part with less noise than the others, if any.
+
+    Returns:
+        bool, ``[blocks]``: the quiet ones, and by how much the others are louder; None
+        where the noise is all of a kind.
+    """
+    levels = np.maximum(noise.norms.max(axis=0), noise.floors)
+    if not np.isfinite(levels).all() or not levels.max() > 0:
+        return None
+    is_quiet = np.zeros(levels.size, bool)
+    is_below = levels < levels.max() / LEAST_RATIO
+    for start, stop in _runs(is_below):
+        is_quiet[start:stop] = (stop - start) * noise.block_length >= _LEAST_INDICES
+    for start, stop in _runs(~is_quiet):
+        if not _is_loud_throughout(noise, start, stop):
+            is_quiet[start:stop] = True
+    if is_quiet.all() or not is_quiet.any():
+        return None
+    ratio = _level(noise, ~is_quiet) / _level(noise, is_quiet)
+    return (is_quiet, ratio) if ratio > LEAST_RATIO else None
+
+
+def _is_loud_throughout(noise: BlockNoise, start: int, stop: int) -> bool:
+    if (stop - start) * noise.block_length < _LEAST_INDICES:
+        return False
+    norms = np.sqrt((noise.norms[:, start:stop] ** 2).sum(axis=1))
+    maxima = noise.maxima[:, start:stop].max(axis=1)
+    num_elements = noise.count * (stop - start)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        density = (norms / maxima) ** 2 / num_elements
+    return bool((density >= _LEAST_DENSITY).any())
+
+
+def _level(noise: BlockNoise, blocks: np.ndarray) -> float:
+    """Of an element of some blocks: the noise, and at least what is tolerated."""
+    norms = np.sqrt((noise.norms[:, blocks] ** 2).sum(axis=1)).max()
+    floor = np.sqrt((noise.floors[blocks] ** 2).sum())
+    return float(max(norms, floor) / np.sqrt(noise.count * blocks.sum()))
+
+
+def _runs(is_chosen: np.ndarray) -> Sequence[tuple[int, int]]:
+    """Start and stop of the ranges of chosen blocks."""
+    steps = np.flatnonzero(np.diff(is_chosen.astype(np.int8), prepend=0, append=0))
+    return [(int(a), int(b)) for a, b in steps.reshape(-1, 2)]
