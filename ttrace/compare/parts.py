@@ -33,7 +33,7 @@ class Part:
     def __post_init__(self):
         ends = [0, *(index for pair in self.ranges for index in pair)]
         is_ascending = all(
-            start < stop if number % 2 else start <= stop
+            start < stop or (number == 0 and start == stop)
             for number, (start, stop) in enumerate(zip(ends, ends[1:], strict=False))
         )
         if self.dim < 0 or not self.ranges or not is_ascending:

@@ -20,9 +20,16 @@ LEAST_RATIO = 100.0
 _LEAST_INDICES = 8
 """Indices that a range has at least: a few may be loud, or quiet, by chance."""
 
-_LEAST_DENSITY = 0.2
-"""Share of elements that carry the noise of a loud range: the square of its norm over
-that of as many elements as large as the largest."""
+_LEAST_CARRIERS = 4.0
+"""Elements that carry the noise of a loud range, at least: the square of its norm over
+that of its largest element."""
+
+_LEAST_DENSITY = 0.05
+"""Their share of all elements of the range."""
+
+_LEAST_MISSES = 10.0
+"""Loud indices that a quiet range would have had in all noise runs together, were it as
+the loud ones are. That it has none is then no chance: exp(-10)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +61,49 @@ def find_quiet_part(noise: BlockNoise) -> tuple[np.ndarray, float] | None:
     levels = np.maximum(noise.norms.max(axis=0), noise.floors)
     if not np.isfinite(levels).all() or not levels.max() > 0:
         return None
-    is_quiet = np.zeros(levels.size, bool)
-    is_below = levels < levels.max() / LEAST_RATIO
-    for start, stop in _runs(is_below):
-        is_quiet[start:stop] = (stop - start) * noise.block_length >= _LEAST_INDICES
+    is_quiet = _long_runs(
+        levels < levels.max() / LEAST_RATIO, _LEAST_INDICES, noise.block_length
+    )
     for start, stop in _runs(~is_quiet):
         if not _is_loud_throughout(noise, start, stop):
             is_quiet[start:stop] = True
-    if is_quiet.all() or not is_quiet.any():
+    if is_quiet.all():
+        return None
+    expected = _density(noise, ~is_quiet) * len(noise.norms)
+    is_quiet = _long_runs(is_quiet, _LEAST_MISSES / expected, noise.block_length)
+    if not is_quiet.any():
         return None
     ratio = _level(noise, ~is_quiet) / _level(noise, is_quiet)
     return (is_quiet, ratio) if ratio > LEAST_RATIO else None
 
 
+def _long_runs(
+    is_chosen: np.ndarray, least_indices: float, block_length: int
+) -> np.ndarray:
+    """The chosen blocks that lie in a row of so many indices."""
+    is_long = np.zeros(is_chosen.size, bool)
+    for start, stop in _runs(is_chosen):
+        is_long[start:stop] = (stop - start) * block_length >= least_indices
+    return is_long
+
+
 def _is_loud_throughout(noise: BlockNoise, start: int, stop: int) -> bool:
     if (stop - start) * noise.block_length < _LEAST_INDICES:
         return False
-    norms = np.sqrt((noise.norms[:, start:stop] ** 2).sum(axis=1))
-    maxima = noise.maxima[:, start:stop].max(axis=1)
+    blocks = np.zeros(noise.floors.size, bool)
+    blocks[start:stop] = True
     num_elements = noise.count * (stop - start)
+    density = _density(noise, blocks)
+    return density >= max(_LEAST_CARRIERS / num_elements, _LEAST_DENSITY)
+
+
+def _density(noise: BlockNoise, blocks: np.ndarray) -> float:
+    """Share of elements that carry the noise of some blocks, in one run; the most."""
+    norms = np.sqrt((noise.norms[:, blocks] ** 2).sum(axis=1))
+    maxima = noise.maxima[:, blocks].max(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        density = (norms / maxima) ** 2 / num_elements
-    return bool((density >= _LEAST_DENSITY).any())
+        carriers = np.nan_to_num((norms / maxima) ** 2)
+    return float(carriers.max() / (noise.count * blocks.sum()))
 
 
 def _level(noise: BlockNoise, blocks: np.ndarray) -> float:
