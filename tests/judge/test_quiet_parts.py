@@ -35,13 +35,15 @@ def test_the_key_part_is_loud(seed):
     assert 3e3 < ratio < 3e4
 
 
-def test_parts_that_alternate():
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("block_length", [2, 32])
+def test_parts_that_alternate(num_groups, block_length):
     noise = 1e-7 * gaussian()
-    of_keys = noise.reshape(NUM_RUNS, 2, 3, 32)[:, :, 1]  # q, k, v of every group
+    of_keys = noise.reshape(NUM_RUNS, num_groups, 3, -1)[:, :, 1]  # of q, k, v
     of_keys[:] = 1e-3 * np.sign(of_keys)
-    found = find_quiet_part(blocks(noise))
+    found = find_quiet_part(blocks(noise, block_length))
     assert found is not None
-    parts = found[0].reshape(2, 3, 16)
+    parts = found[0].reshape(num_groups, 3, -1)
     assert parts.all(axis=(0, 2)).tolist() == [True, False, True]
     assert not parts[:, 1].any()
 
@@ -67,6 +69,16 @@ def test_a_rare_flip_in_the_quiet_part_belongs_to_its_noise():
     is_quiet, ratio = found
     assert list(np.flatnonzero(~is_quiet)) == list(range(32, 64))
     assert 1e3 < ratio < 2e4  # and not 1e6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_elements_that_never_flip_are_no_part(seed):
+    """Whose gradient is large: the same ones in every run, here and there."""
+    rng = np.random.default_rng(seed)
+    flips = rng.random(LENGTH) < 0.6
+    noise = np.where(flips, 1e-3 * rng.choice([-1, 0, 1], (NUM_RUNS, LENGTH)), 1e-8)
+    assert find_quiet_part(blocks(noise)) is None
+    assert find_quiet_part(blocks(noise[:, :32], block_length=1)) is None
 
 
 def test_less_than_a_hundred_times_is_none():

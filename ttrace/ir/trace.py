@@ -132,6 +132,8 @@ class RankInfo:
             parallel sizes, dtypes; by name, values as text, number or boolean.
         capture: The filters that were on, by name, as text.
         noise_seed: Seed of the injected noise, or None for a plain run.
+        noise_dtype: Dtype whose roundings the noise stands for, where that is coarser
+            than a tensor's own; else None.
     """
 
     run_id: str
@@ -146,6 +148,7 @@ class RankInfo:
     )
     capture: Mapping[str, str] = field(default_factory=dict)
     noise_seed: int | None = None
+    noise_dtype: str | None = None
 
     def mesh(self, name: str) -> Mesh:
         """The mesh of that name, with this rank's coordinates on it.
@@ -159,7 +162,7 @@ class RankInfo:
         raise KeyError(name)
 
     def to_json(self) -> dict:
-        return {
+        value = {
             "run_id": self.run_id,
             "rank": self.rank,
             "world_size": self.world_size,
@@ -171,6 +174,9 @@ class RankInfo:
             "capture": dict(self.capture),
             "perturbation": self.noise_seed,
         }
+        if self.noise_dtype is not None:
+            value["noise_dtype"] = self.noise_dtype
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping) -> "RankInfo":
@@ -185,6 +191,7 @@ class RankInfo:
             settings=value["settings"],
             capture=value["capture"],
             noise_seed=value["perturbation"],
+            noise_dtype=value.get("noise_dtype"),
         )
 
 

@@ -13,7 +13,7 @@ from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.limits import compute_epsilon_of
+from ttrace.judge.limits import compute_epsilon_of, epsilon_of
 from ttrace.judge.origin import Origin
 from ttrace.judge.part_noise import NoiseRun, measure_parts
 from ttrace.judge.repetition import require_same_start
@@ -49,6 +49,7 @@ def estimate_tolerance(
             remedy="record some with 'ttrace record --perturb N' and name them",
         )
     _check_roles(reference, perturbed)
+    noise_dtype = perturbed[0].info.ranks[0].noise_dtype
     draws: dict[TensorId, list[float]] = {}
     norms: dict[TensorId, float] = {}
     runs: list[NoiseRun] = []
@@ -91,8 +92,11 @@ def estimate_tolerance(
             reference,
             runs,
             backend,
-            compute_epsilon=compute_epsilon_of(reference.info),
+            compute_epsilon=max(
+                compute_epsilon_of(reference.info), epsilon_of(noise_dtype)
+            ),
         ),
+        noise_dtype=noise_dtype,
     )
 
 
@@ -142,3 +146,13 @@ def _check_roles(reference: TraceSource, perturbed: Sequence[TraceSource]) -> No
                 remedy="record each with a number of its own",
             )
         seen[noise_seed] = trace
+        if trace.info.ranks[0].noise_dtype != perturbed[0].info.ranks[0].noise_dtype:
+            raise UsageError(
+                "the noise of two perturbed runs stands for different roundings",
+                where=f"{perturbed[0].name} and {trace.name}",
+                got=" and ".join(
+                    run.info.ranks[0].noise_dtype or "those of the run itself"
+                    for run in (perturbed[0], trace)
+                ),
+                remedy="record them all with the same --noise-dtype, or without",
+            )

@@ -51,7 +51,9 @@ class Limits:
             tolerances=tolerances,
             compute_epsilon=max(map(compute_epsilon_of, infos)),
             first_step=first_step(tensor_ids, *infos),
-            coarser=coarser_compute(infos[0], infos[-1]),
+            coarser=coarser_compute(
+                infos[0], infos[-1], noise_dtype=tolerances.noise_dtype
+            ),
         )
 
     def is_given(self, tensor_id: TensorId) -> bool:
@@ -95,6 +97,11 @@ class Limits:
             coarser=self.coarser,
             noise=noise,
         )
+
+
+def epsilon_of(dtype: str | None) -> float:
+    """Epsilon of a dtype by its name; 0 for none."""
+    return 0.0 if dtype is None else dtype_named(dtype).epsilon or 0.0
 
 
 def compute_epsilon_of(info: TraceInfo) -> float:

@@ -70,6 +70,8 @@ def _parts_to_judge(verdict: TensorVerdict, limits: Limits) -> Sequence[PartNois
         or tolerance.estimator is not Estimator.PERTURBED
     ):
         return ()
+    if limits.coarser is not None and limits.coarser.factor > 1:
+        return ()  # in a coarser dtype other elements are loud
     record = result.plan.match.reference
     noise = limits.tolerances.noise.get(record.id)
     if noise is None:

@@ -27,9 +27,10 @@ that of its largest element."""
 _LEAST_DENSITY = 0.05
 """Their share of all elements of the range."""
 
-_LEAST_MISSES = 10.0
-"""Loud indices that a quiet range would have had in all noise runs together, were it as
-the loud ones are. That it has none is then no chance: exp(-10)."""
+_LEAST_EVIDENCE = 14.0
+"""That a range is quiet by chance, were it as the loud ones are, has a probability of
+at most exp(-14). An element whose gradient is large is quiet in every run: what counts
+are elements, not runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,23 +59,41 @@ def find_quiet_part(noise: BlockNoise) -> tuple[np.ndarray, float] | None:
         bool, ``[blocks]``: the quiet ones, and by how much the others are louder; None
         where the noise is all of a kind.
     """
-    levels = np.maximum(noise.norms.max(axis=0), noise.floors)
-    if not np.isfinite(levels).all() or not levels.max() > 0:
-        return None
-    is_quiet = _long_runs(
-        levels < levels.max() / LEAST_RATIO, _LEAST_INDICES, noise.block_length
-    )
+    is_below = _is_below(noise)
+    is_quiet = _long_runs(is_below, _LEAST_INDICES, noise.block_length)
     for start, stop in _runs(~is_quiet):
         if not _is_loud_throughout(noise, start, stop):
             is_quiet[start:stop] = True
     if is_quiet.all():
         return None
-    expected = _density(noise, ~is_quiet) * len(noise.norms)
-    is_quiet = _long_runs(is_quiet, _LEAST_MISSES / expected, noise.block_length)
+    least_indices = _least_indices_of_evidence(noise, ~is_quiet, is_below)
+    is_quiet = _long_runs(is_quiet, least_indices, noise.block_length)
     if not is_quiet.any():
         return None
     ratio = _level(noise, ~is_quiet) / _level(noise, is_quiet)
     return (is_quiet, ratio) if ratio > LEAST_RATIO else None
+
+
+def _least_indices_of_evidence(
+    noise: BlockNoise, is_loud: np.ndarray, is_below: np.ndarray
+) -> float:
+    """How long a quiet range must be so that it is not so by chance.
+
+    By the share of quiet blocks in the loud ranges, or, where blocks are large, by that
+    of quiet elements, whichever says more.
+    """
+    share_of_blocks = max(is_below[is_loud].sum(), 1) / (is_loud.sum() + 1)
+    by_blocks = noise.block_length * _LEAST_EVIDENCE / -np.log(share_of_blocks)
+    by_elements = _LEAST_EVIDENCE / -np.log1p(-min(_density(noise, is_loud), 0.99))
+    return float(min(by_blocks, by_elements))
+
+
+def _is_below(noise: BlockNoise) -> np.ndarray:
+    """bool, ``[blocks]``: far below the loudest one; all where there is no noise."""
+    levels = np.maximum(noise.norms.max(axis=0), noise.floors)
+    if not np.isfinite(levels).all() or not levels.max() > 0:
+        return np.ones(levels.size, bool)
+    return levels < levels.max() / LEAST_RATIO
 
 
 def _long_runs(

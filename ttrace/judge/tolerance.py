@@ -192,12 +192,15 @@ class ToleranceTable:
         noise: Measured noise, by tensor id; empty when nothing was perturbed.
         reference_run: Run id of the reference that the noise was measured on.
         origin: What that reference was; None in files that do not say.
+        noise_dtype: Dtype whose roundings the noise stands for, where coarser than
+            that of the reference; else None.
     """
 
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     noise: Mapping[TensorId, NoiseEstimate] = field(default_factory=dict)
     reference_run: str | None = None
     origin: Origin | None = None
+    noise_dtype: str | None = None
 
     def tolerance_for(
         self,
@@ -252,7 +255,9 @@ class ToleranceTable:
                 derivation += (
                     f" x {growth:.3g}, as the candidate computes in "
                     f"{coarser.candidate} and the noise was measured in "
-                    f"{coarser.reference}"
+                    f"{coarser.noise or coarser.reference}"
+                    if coarser.factor > 1
+                    else f", of roundings to {coarser.candidate}"
                 )
                 if tensor_id.kind in _COMPUTED:
                     least = policy.floor_epsilons * coarser.epsilon * reference_norm
@@ -291,7 +296,8 @@ class ToleranceTable:
             derivation=derivation,
             noise_share=share,
             noise_dominated=share is not None and share > policy.dominated_share,
-            measured=estimator is Estimator.PERTURBED and coarser is None,
+            measured=estimator is Estimator.PERTURBED
+            and (coarser is None or coarser.factor == 1),
         )
 
     def save(self, path: Path | str) -> None:
@@ -305,6 +311,7 @@ class ToleranceTable:
             "schema_version": SCHEMA_VERSION,
             "policy": asdict(self.policy),
             "reference_run": self.reference_run,
+            "noise_dtype": self.noise_dtype,
             "origin": None if self.origin is None else asdict(self.origin),
             "noise": {
                 str(tensor_id): _estimate_json(estimate)
@@ -337,6 +344,7 @@ class ToleranceTable:
             return cls(
                 policy=TolerancePolicy(**value["policy"]),
                 reference_run=value["reference_run"],
+                noise_dtype=value.get("noise_dtype"),
                 origin=Origin.from_json(value["origin"])
                 if value.get("origin")
                 else None,

@@ -323,6 +323,7 @@ def make_rank_info(
         settings=settings,
         capture=request.capture.to_json(),
         noise_seed=request.noise_seed,
+        noise_dtype=request.noise_dtype,
     )
 
 
