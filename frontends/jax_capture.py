@@ -156,6 +156,7 @@ class TracedStep:
         self._programs = StepTrace(
             wants=self._wants,
             noise_seed=request.noise_seed,
+            noise_dtype=request.noise_dtype,
             max_iterations=options.max_iterations,
             strict=options.strict,
         )

@@ -18,6 +18,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.precision import coarser_compute
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
@@ -281,14 +282,20 @@ def _run(
     on_stage("recording the candidate")
     runs["candidate"] = _record(request, "candidate", request.candidate)
     noise_runs = list(request.noise_traces)
+    # What the candidate rounds to, where that is coarser than what the reference does.
+    coarser = coarser_compute(runs["reference"].info, runs["candidate"].info)
+    noise_dtype = None if coarser is None else coarser.candidate
     for noise_seed in request.noise_seeds:
         assert request.reference is not None
         on_stage(
             f"recording the reference with noise, {noise_seed} of "
             f"{request.num_noise_runs}"
+            + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
         )
         name = _noise_run_name(noise_seed)
-        noise_runs.append(_record(request, name, request.reference, noise_seed))
+        noise_runs.append(
+            _record(request, name, request.reference, noise_seed, noise_dtype)
+        )
     policy = request.policy or TolerancePolicy()
     tolerances = request.tolerances or ToleranceTable(policy=policy)
     if request.policy is not None:
@@ -356,6 +363,7 @@ def _record(
     name: str,
     command: Sequence[str],
     noise_seed: int | None = None,
+    noise_dtype: str | None = None,
 ) -> TraceSource:
     return record(
         Recording(
@@ -365,6 +373,7 @@ def _record(
             log=request.out / "logs" / f"{name}.log",
             capture=request.capture,
             noise_seed=noise_seed,
+            noise_dtype=noise_dtype,
             timeout_s=request.timeout_s,
         )
     )

@@ -29,11 +29,16 @@ from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.judging import judge_tensors
 from ttrace.judge.remarks import find_remarks
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
-from ttrace.judge.same_reference import require_origin, require_same_values
+from ttrace.judge.same_reference import (
+    require_noise_of,
+    require_origin,
+    require_same_values,
+)
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.apply import apply_map
 from ttrace.mapping.map_file import read_map
+from ttrace.mapping.mapped_trace import joined_from
 from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
@@ -297,6 +302,7 @@ def compare_traces(
     tolerances = tolerances or ToleranceTable()
     recorded = reference
     require_origin(tolerances, recorded.info, name=recorded.name)
+    require_noise_of(tolerances, recorded.info, candidate.info, name=candidate.name)
     one_sided: Mapping[TensorId, str] = {}
     given = (reference, candidate)
     if map_file is not None:
@@ -327,6 +333,7 @@ def compare_traces(
         backend,
         allow=allow,
         strict_structure=strict_structure,
+        joined_from=lambda tensor_id: joined_from(candidate, tensor_id),
     )
     return build_report(
         verdicts,

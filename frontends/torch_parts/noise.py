@@ -1,5 +1,8 @@
 """Rounding noise: one unit in the last place, at every activation and its gradient.
 
+In the last place of the tensor's own dtype, or of the one that the noise stands for,
+where that is coarser: of another run, which computes in it.
+
 The sign of a step is a function of the tensor's identity, the noise seed and the
 element's index in the logical tensor. A recomputed forward, another layout and another
 rank thus get the same noise.
@@ -27,6 +30,7 @@ from ttrace.frontends.torch_parts.tensors import (
 )
 from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.generate import hash_key
+from ttrace.ir.dtypes import units_per_step
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Region, ShardLayout, whole
 from ttrace.ir.tensor_id import Pass, TensorId
@@ -56,14 +60,17 @@ class NoisePoint:
         noise_seed: Another one gives other signs.
         layout: Where the elements are in the logical tensor; where None, the local
             tensor is taken for the logical one.
+        noise_dtype: Dtype whose last place it is, where that is coarser than the
+            tensor's own; None for the latter.
     """
 
     id: TensorId
     noise_seed: int
     layout: ShardLayout | None
+    noise_dtype: str | None = None
 
     def stepped(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of a tensor, every element moved to a neighbouring number.
+        """A copy of a tensor, every element moved to a neighbouring number of a dtype.
 
         Zeros stay, and so does what is or would become infinite, zero or not a number.
         """
@@ -76,7 +83,9 @@ class NoisePoint:
             values = values.detach()
             bits = values.view(_BITS[values.dtype])
             directions = self._directions(values, layout, bits.dtype)
-            moved = (bits + directions).view(values.dtype)
+            own_dtype = str(values.dtype).removeprefix("torch.")
+            step = units_per_step(own_dtype, self.noise_dtype)
+            moved = (bits + directions * step).view(values.dtype)
             may_move = (values != 0) & values.isfinite()
             may_move &= (moved != 0) & moved.isfinite()
             stepped = torch.where(may_move, moved, values)
@@ -212,11 +221,18 @@ class Noise:
     Args:
         description: Layouts of the activations.
         noise_seed: Seed of the noise.
+        noise_dtype: As of a ``NoisePoint``.
     """
 
-    def __init__(self, description: ModelDescription, noise_seed: int):
+    def __init__(
+        self,
+        description: ModelDescription,
+        noise_seed: int,
+        noise_dtype: str | None = None,
+    ):
         self._description = description
         self._noise_seed = noise_seed
+        self._noise_dtype = noise_dtype
         self._noised = WeakIdKeyDictionary()
 
     def on_inputs(
@@ -290,6 +306,7 @@ class Noise:
                 id=call.tensor_id(kind, slot),
                 noise_seed=self._noise_seed,
                 layout=layout,
+                noise_dtype=self._noise_dtype,
             )
 
         return point

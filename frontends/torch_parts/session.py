@@ -136,7 +136,9 @@ class CaptureSession:
                 self._description, self._rank, activations=self._activations
             )
         if self._request.noise_seed is not None:
-            self._capture.noise = Noise(self._description, self._request.noise_seed)
+            self._capture.noise = Noise(
+                self._description, self._request.noise_seed, self._request.noise_dtype
+            )
         self._hooks = ModelHooks(
             self._description,
             self._capture,

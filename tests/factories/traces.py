@@ -23,6 +23,7 @@ from ttrace.store.writer import TraceWriter
 from ttrace.testing import cut_partial, meshes
 
 MESH = "dense"
+CAME_TWICE = "it came twice, and only the first one is recorded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,4 +183,5 @@ def _skipped(
             rank=info.rank,
             sequence=sequence + offset,
             reason=reason,
+            came_twice=reason.startswith(CAME_TWICE),
         )

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ttrace.errors import DtypeError
-from ttrace.ir.dtypes import DTYPES, dtype_named
+from ttrace.ir.dtypes import DTYPES, dtype_named, units_per_step
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=lambda dtype: dtype.name)
@@ -45,3 +45,19 @@ def test_an_unknown_dtype():
         "  got:      complex64\n"
         "  to do:    cast the tensor, or leave it out with a filter"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "noise_dtype", "units"),
+    [
+        ("float32", None, 1),
+        ("float32", "bfloat16", 2**15),
+        ("float32", "float16", 2**12),
+        ("float64", "bfloat16", 2**44),
+        ("bfloat16", "bfloat16", 1),
+        ("bfloat16", "float16", 1),
+        ("int32", "bfloat16", 1),
+    ],
+)
+def test_noise_of_a_coarser_dtype_is_half_of_its_step(name, noise_dtype, units):
+    assert units_per_step(name, noise_dtype) == units

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.factories.traces import Tensor, memory_trace
+from tests.factories.traces import CAME_TWICE, Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UsageError
 from ttrace.ir.side import Side
@@ -14,7 +14,6 @@ from ttrace.judge.coverage import KindCoverage
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.mapping.rules import IgnoreRule, MapFile
 from ttrace.pipeline import compare_traces
-from ttrace.recording.rank_recorder import CAME_TWICE
 from ttrace.report.model import ErrorKind, Outcome, Report
 
 OUTPUT = "step0/mb0/a/output/0"

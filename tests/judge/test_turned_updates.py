@@ -91,6 +91,21 @@ def test_what_is_more_than_a_turned_update_fails(reference, candidate):
     assert [tensor.id for tensor in report.failed()] == [updated(report).id]
 
 
+@pytest.mark.parametrize("element", [0.0, 1e-5])
+def test_where_the_gradient_is_zero_nothing_turns(element):
+    """There is nothing but weight decay, and that may be wrong."""
+
+    def decays(rate):
+        return lambda gradient: np.where(gradient == 0, rate, np.sign(gradient))
+
+    others = 1e-4  # below what noise does; above the small element
+    report = compare(
+        a_run(small=element, update=decays(1.0)),
+        a_run(small=element, update=decays(2.0), others=others),
+    )
+    assert updated(report).status == ("passed" if element else "failed")
+
+
 def test_a_gradient_that_differs_by_more_than_noise_excuses_nothing():
     report = compare(a_run(), a_run(small=-1e-5, others=1e-2))
     assert updated(report).status == "failed"

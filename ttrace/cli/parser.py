@@ -154,6 +154,12 @@ def _add_record(commands) -> None:
         metavar="N",
         help="inject rounding noise; N is its seed, another one for every noise run",
     )
+    parser.add_argument(
+        "--noise-dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="with --perturb: the noise stands for roundings to this dtype, of a "
+        "candidate that computes in it; by default, to that of each tensor",
+    )
     add_run_options(parser)
     parser.add_argument(
         "cmd", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command to run"

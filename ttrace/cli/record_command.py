@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
             log=beside.parent / f"{beside.name}.log",
             capture=capture_from(args),
             noise_seed=args.perturb,
+            noise_dtype=args.noise_dtype,
             timeout_s=args.timeout,
         ),
         overwrite=args.overwrite,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ttrace.compare.backend import ArrayPair, Backend
 from ttrace.compare.operands import Operand, PairPlan
+from ttrace.compare.parts import Part, part_pairs
 from ttrace.compare.plan import ComparePlan, Pair, Replica, TensorPlan
 from ttrace.compare.rows import RowMatch, sum_terms
 from ttrace.compare.stats import PairStats
@@ -160,6 +161,29 @@ def run_replicas(
     meter = _Meter(progress, sum(pair.size for pair, _, _ in jobs))
     stats = _compare(jobs, backend, meter)
     return [_replicas(pairs, stats) for pairs in replicas]
+
+
+def run_parts(
+    parts: Iterable[tuple[TensorPlan, Part]],
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
+) -> list[PairStats]:
+    """Compares parts of planned tensors; as many passes as a tensor has parts' dims.
+
+    Args:
+        parts: Each with the plan of its tensor.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+
+    Returns:
+        Of each part; of no elements where rows depend on data.
+    """
+    pairs = [part_pairs(plan, part) for plan, part in parts]
+    jobs = [(pair, reference, candidate) for of_part in pairs for pair in of_part]
+    stats = _compare(jobs, backend, _Meter(None, 0))
+    return [_merge(of_part, [next(stats) for _ in of_part])[0] for of_part in pairs]
 
 
 class _Meter:

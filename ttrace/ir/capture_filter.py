@@ -1,5 +1,6 @@
 """Which tensors a run records: patterns and index ranges, as values and as text."""
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Iterable
@@ -116,12 +117,18 @@ def parse_kinds(text: str) -> frozenset[Kind]:
     names = text.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
+        close = [
+            match
+            for name in unknown
+            for match in difflib.get_close_matches(name, sorted(known), n=1)
+        ]
+        meant = f"did you mean {', '.join(map(repr, close))}? " if close else ""
         raise UsageError(
             "unknown kind of tensor",
             where="--kinds (kinds=)",
             expected=_recordable_names(),
             got=", ".join(map(repr, unknown)),
-            remedy="name kinds out of this list, separated by commas",
+            remedy=f"{meant}name kinds out of this list, separated by commas",
         )
     return frozenset(map(Kind, names))
 

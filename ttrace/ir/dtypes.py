@@ -63,6 +63,26 @@ DTYPES: dict[str, Dtype] = {
 """Every dtype a trace can hold, by name."""
 
 
+def units_per_step(name: str, noise_dtype: str | None) -> int:
+    """By how many numbers of a dtype noise moves a value of it.
+
+    By one, which is as little as can be. Where the noise stands for roundings to a
+    coarser dtype, by half of the distance of two numbers of that: about what it makes
+    to round the operands of a matrix product and its result (0.29 of it each, in the
+    root of the mean square).
+
+    Args:
+        name: Of a floating-point dtype.
+        noise_dtype: Of the coarser one; None for its own steps.
+
+    Returns:
+        A power of two; 1 where the other one is not coarser.
+    """
+    own = dtype_named(name).epsilon
+    other = None if noise_dtype is None else dtype_named(noise_dtype).epsilon
+    return 1 if own is None or other is None else max(1, round(other / own / 2))
+
+
 def dtype_named(name: str) -> Dtype:
     """Looks a dtype up by name.
 

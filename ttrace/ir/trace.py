@@ -10,6 +10,9 @@ from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 SCHEMA_VERSION = 1
 """Version of the trace format; a reader refuses any other."""
 
+_TWICE = "it came twice, and only the first one is recorded"
+"""How the reason begins in traces of before there was a flag for it."""
+
 CHECKPOINT = "checkpoint"
 """The framework of what was not recorded but read from a checkpoint."""
 
@@ -95,6 +98,7 @@ class SkippedRecord:
         reason: One sentence for the report, e.g. ``no layout rule for ...``.
         is_ignored: A map file leaves it out of the comparison, whatever was recorded;
             traces on disk do not hold that.
+        came_twice: It is a further one of a tensor that was recorded before.
     """
 
     id: TensorId
@@ -102,9 +106,11 @@ class SkippedRecord:
     sequence: int
     reason: str
     is_ignored: bool = False
+    came_twice: bool = False
 
     def to_json(self) -> dict:
-        return {"id": str(self.id), "sequence": self.sequence, "skipped": self.reason}
+        value = {"id": str(self.id), "sequence": self.sequence, "skipped": self.reason}
+        return {**value, "came_twice": True} if self.came_twice else value
 
     @classmethod
     def from_json(cls, value: Mapping, *, rank: int) -> "SkippedRecord":
@@ -113,6 +119,7 @@ class SkippedRecord:
             rank=rank,
             sequence=value["sequence"],
             reason=value["skipped"],
+            came_twice=value.get("came_twice", value["skipped"].startswith(_TWICE)),
         )
 
 
@@ -132,6 +139,8 @@ class RankInfo:
             parallel sizes, dtypes; by name, values as text, number or boolean.
         capture: The filters that were on, by name, as text.
         noise_seed: Seed of the injected noise, or None for a plain run.
+        noise_dtype: Dtype whose roundings the noise stands for, where that is coarser
+            than a tensor's own; else None.
     """
 
     run_id: str
@@ -146,6 +155,7 @@ class RankInfo:
     )
     capture: Mapping[str, str] = field(default_factory=dict)
     noise_seed: int | None = None
+    noise_dtype: str | None = None
 
     def mesh(self, name: str) -> Mesh:
         """The mesh of that name, with this rank's coordinates on it.
@@ -159,7 +169,7 @@ class RankInfo:
         raise KeyError(name)
 
     def to_json(self) -> dict:
-        return {
+        value = {
             "run_id": self.run_id,
             "rank": self.rank,
             "world_size": self.world_size,
@@ -171,6 +181,9 @@ class RankInfo:
             "capture": dict(self.capture),
             "perturbation": self.noise_seed,
         }
+        if self.noise_dtype is not None:
+            value["noise_dtype"] = self.noise_dtype
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping) -> "RankInfo":
@@ -185,6 +198,7 @@ class RankInfo:
             settings=value["settings"],
             capture=value["capture"],
             noise_seed=value["perturbation"],
+            noise_dtype=value.get("noise_dtype"),
         )
 
 

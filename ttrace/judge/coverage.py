@@ -12,7 +12,6 @@ from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import Estimator, ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict
-from ttrace.recording.rank_recorder import CAME_TWICE
 
 NOISE = "noise"
 """Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""
@@ -176,7 +175,7 @@ def _steps_in_one(reference: TraceInfo, candidate: TraceInfo) -> list[Gap]:
         side
         for side, info in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
         if any(
-            id_.kind is Kind.UPDATED_PARAM and skipped.reason.startswith(CAME_TWICE)
+            id_.kind is Kind.UPDATED_PARAM and skipped.came_twice
             for id_, skipped in info.skipped.items()
         )
     ]

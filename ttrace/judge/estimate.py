@@ -13,7 +13,9 @@ from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.limits import compute_epsilon_of, epsilon_of
 from ttrace.judge.origin import Origin
+from ttrace.judge.part_noise import NoiseRun, measure_parts
 from ttrace.judge.repetition import require_same_start
 from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
 
@@ -47,8 +49,10 @@ def estimate_tolerance(
             remedy="record some with 'ttrace record --perturb N' and name them",
         )
     _check_roles(reference, perturbed)
+    noise_dtype = perturbed[0].info.ranks[0].noise_dtype
     draws: dict[TensorId, list[float]] = {}
     norms: dict[TensorId, float] = {}
+    runs: list[NoiseRun] = []
     for trace in perturbed:
         matches = align(reference.info, trace.info).matches
         end = _first_other_skip(reference.info, trace.info)
@@ -57,6 +61,7 @@ def estimate_tolerance(
         plan = plan_rows(plan, reference, trace)
         results = run_plan(plan, reference, trace, backend, progress=progress)
         require_same_start(results, reference, trace)
+        runs.append((trace, {result.plan.id: result for result in results}))
         for result in results:
             if _is_measured(result):
                 of_tensor = draws.setdefault(result.plan.id, [])
@@ -71,17 +76,27 @@ def estimate_tolerance(
             remedy="record the reference and the perturbed runs with the same command "
             "and the same filters",
         )
+    noise = {
+        tensor_id: NoiseEstimate(
+            draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
+        )
+        for tensor_id, norms_of_runs in draws.items()
+        if len(norms_of_runs) == len(perturbed)
+    }
     return ToleranceTable(
         policy=policy or TolerancePolicy(),
         reference_run=reference.info.ranks[0].run_id,
         origin=Origin.of(reference.info),
-        noise={
-            tensor_id: NoiseEstimate(
-                draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
-            )
-            for tensor_id, norms_of_runs in draws.items()
-            if len(norms_of_runs) == len(perturbed)
-        },
+        noise=measure_parts(
+            noise,
+            reference,
+            runs,
+            backend,
+            compute_epsilon=max(
+                compute_epsilon_of(reference.info), epsilon_of(noise_dtype)
+            ),
+        ),
+        noise_dtype=noise_dtype,
     )
 
 
@@ -131,3 +146,13 @@ def _check_roles(reference: TraceSource, perturbed: Sequence[TraceSource]) -> No
                 remedy="record each with a number of its own",
             )
         seen[noise_seed] = trace
+        if trace.info.ranks[0].noise_dtype != perturbed[0].info.ranks[0].noise_dtype:
+            raise UsageError(
+                "the noise of two perturbed runs stands for different roundings",
+                where=f"{perturbed[0].name} and {trace.name}",
+                got=" and ".join(
+                    run.info.ranks[0].noise_dtype or "those of the run itself"
+                    for run in (perturbed[0], trace)
+                ),
+                remedy="record them all with the same --noise-dtype, or without",
+            )

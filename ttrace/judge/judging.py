@@ -7,10 +7,12 @@ from ttrace.compare.backend import Backend
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.known_noise import excuse_known_noise
+from ttrace.judge.limits import Limits
+from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.judge.turned_updates import excuse_turned_updates
+from ttrace.judge.turned_updates import TurnedUpdates, excuse_turned_updates
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import TensorVerdict
 
@@ -25,6 +27,7 @@ def judge_tensors(
     *,
     allow: Sequence[str] = (),
     strict_structure: bool = False,
+    joined_from: JoinedFrom = lambda tensor_id: (),
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -38,6 +41,7 @@ def judge_tensors(
         allow: Patterns of ids that may be unmatched.
         strict_structure: Modules that only one run has are unmatched, also where
             everything around them agrees.
+        joined_from: What names the parts of a tensor that a map joined.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -56,7 +60,22 @@ def judge_tensors(
     verdicts = excuse_known_noise(
         verdicts, reference, backend, policy=tolerances.policy
     )
-    verdicts = excuse_turned_updates(verdicts, reference, policy=tolerances.policy)
+    turned = TurnedUpdates(verdicts, reference)
+    verdicts = excuse_turned_updates(verdicts, turned, policy=tolerances.policy)
+    verdicts = judge_parts(
+        verdicts,
+        reference,
+        candidate,
+        backend,
+        Limits.of_runs(
+            tolerances,
+            (entry.id for entry in alignment.entries),
+            reference.info,
+            candidate.info,
+        ),
+        turned,
+        joined_from=joined_from,
+    )
     if strict_structure:
         return verdicts, ()
     return find_structure_differences(verdicts, reference.info, candidate.info)

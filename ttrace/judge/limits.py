@@ -12,7 +12,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.precision import CoarserCompute, coarser_compute
 from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
-from ttrace.judge.tolerance import Tolerance, ToleranceTable
+from ttrace.judge.tolerance import NoiseEstimate, Tolerance, ToleranceTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +49,11 @@ class Limits:
         """
         return cls(
             tolerances=tolerances,
-            compute_epsilon=max(map(_compute_epsilon, infos)),
+            compute_epsilon=max(map(compute_epsilon_of, infos)),
             first_step=first_step(tensor_ids, *infos),
-            coarser=coarser_compute(infos[0], infos[-1]),
+            coarser=coarser_compute(
+                infos[0], infos[-1], noise_dtype=tolerances.noise_dtype
+            ),
         )
 
     def is_given(self, tensor_id: TensorId) -> bool:
@@ -68,8 +70,9 @@ class Limits:
         dtypes: tuple[str, str],
         depth: int,
         may_be_computed: bool = False,
+        noise: NoiseEstimate | None = None,
     ) -> Tolerance:
-        """What one tensor is tolerated.
+        """What one tensor is tolerated, or a part of one.
 
         Args:
             tensor_id: The tensor that is judged.
@@ -80,6 +83,7 @@ class Limits:
             depth: Number of module outputs that came before it.
             may_be_computed: What looks given may be a result of the model, such as a
                 state that a script carries over: it is tolerated as one.
+            noise: What was measured of the part; None for the whole tensor.
         """
         if not may_be_computed and self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
             return SETUP_TOLERANCE
@@ -91,10 +95,16 @@ class Limits:
             compute_epsilon=self.compute_epsilon,
             depth=depth,
             coarser=self.coarser,
+            noise=noise,
         )
 
 
-def _compute_epsilon(info: TraceInfo) -> float:
+def epsilon_of(dtype: str | None) -> float:
+    """Epsilon of a dtype by its name; 0 for none."""
+    return 0.0 if dtype is None else dtype_named(dtype).epsilon or 0.0
+
+
+def compute_epsilon_of(info: TraceInfo) -> float:
     """Epsilon of the coarsest dtype among the outputs of a run."""
     outputs = {
         shard.dtype

@@ -16,10 +16,12 @@ class CoarserCompute:
     Attributes:
         reference: Dtype of most outputs of the reference.
         candidate: Dtype of most outputs of the candidate.
+        noise: Dtype whose roundings the noise stands for; None for the reference's.
     """
 
     reference: str
     candidate: str
+    noise: str | None = None
 
     @property
     def epsilon(self) -> float:
@@ -30,10 +32,13 @@ class CoarserCompute:
 
     @property
     def factor(self) -> float:
-        """How much larger its roundings are, and so, in first order, their effect."""
-        finer = dtype_named(self.reference).epsilon
+        """How much larger its roundings are, and so, in first order, their effect.
+
+        Than those that the noise stands for: 1 where that was measured with its own.
+        """
+        finer = dtype_named(self.noise or self.reference).epsilon
         assert finer is not None
-        return self.epsilon / finer
+        return max(1.0, self.epsilon / finer)
 
     def growth(self, share: float, *, is_state: bool) -> float:
         """How much larger the noise of a tensor is in the candidate.
@@ -53,18 +58,27 @@ class CoarserCompute:
 
 
 def coarser_compute(
-    reference: TraceInfo, candidate: TraceInfo
+    reference: TraceInfo, candidate: TraceInfo, *, noise_dtype: str | None = None
 ) -> CoarserCompute | None:
     """The dtypes of both, if the candidate's is the coarser one; else None.
 
     One module that computes in another dtype is no precision of the run, but may be a
     bug of it: what most outputs have counts. Runs that recorded no outputs say nothing.
+
+    Args:
+        reference: The trusted run.
+        candidate: The run under test.
+        noise_dtype: Dtype whose roundings the noise stands for; None for the
+            reference's.
     """
     names = _dtype_of_most_outputs(reference), _dtype_of_most_outputs(candidate)
     if names[0] is None or names[1] is None:
         return None
-    found = CoarserCompute(reference=names[0], candidate=names[1])
-    return found if found.factor > 1 else None
+    finer, coarser = (dtype_named(name).epsilon for name in names if name)
+    assert finer is not None and coarser is not None
+    if coarser <= finer:
+        return None
+    return CoarserCompute(reference=names[0], candidate=names[1], noise=noise_dtype)
 
 
 def _dtype_of_most_outputs(info: TraceInfo) -> str | None:

@@ -8,7 +8,6 @@ from ttrace.compare.align import Alignment, Unmatched
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.recording.rank_recorder import CAME_TWICE
 
 
 def find_remarks(
@@ -42,14 +41,12 @@ def find_remarks(
 def repeats_in(info: TraceInfo) -> str | None:
     """That tensors came twice in a run, as where a step was not ended; or None."""
     reasons = Counter(
-        skipped.reason
-        for skipped in info.skipped.values()
-        if skipped.reason.startswith(CAME_TWICE)
+        skipped.reason for skipped in info.skipped.values() if skipped.came_twice
     )
     if not reasons:
         return None
     count = reasons.total()
-    hint = reasons.most_common(1)[0][0].removeprefix(CAME_TWICE).lstrip(".")
+    hint = reasons.most_common(1)[0][0].partition(".")[2]
     plural = "" if count == 1 else "s"
     return f"{count} tensor{plural} came twice, and only the first is recorded.{hint}"
 

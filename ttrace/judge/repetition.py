@@ -9,6 +9,7 @@ too small to hide anything, and the noise runs have measured it.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ttrace.compare.align import Alignment, Skipped, align
 from ttrace.compare.backend import Backend
@@ -21,7 +22,7 @@ from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.limits import Limits
+from ttrace.judge.limits import Limits, epsilon_of
 from ttrace.judge.tolerance import ToleranceTable
 
 _INJECTED_EPSILONS = 4.0
@@ -80,6 +81,8 @@ def first_suspect(
     """
     has_outputs = any(id_.kind is Kind.OUTPUT for id_ in tolerances.noise)
     limits = _rounding(reference, reference)
+    of_noise = epsilon_of(tolerances.noise_dtype)
+    limits = replace(limits, compute_epsilon=max(limits.compute_epsilon, of_noise))
     depth = 0
     for record in reference.tensors.values():
         if record.id.kind is Kind.OUTPUT:
@@ -90,7 +93,8 @@ def first_suspect(
         epsilon = _epsilon(record)
         is_forward = KINDS[record.id.kind].phase is Phase.FORWARD
         if limits.is_given(record.id) and epsilon is not None:
-            explained = _INJECTED_EPSILONS * epsilon * noise.reference_norm
+            explained = _INJECTED_EPSILONS * max(epsilon, of_noise)
+            explained *= noise.reference_norm
         elif has_outputs and not is_forward:
             continue
         elif epsilon is None or record.id.step == limits.first_step and is_forward:

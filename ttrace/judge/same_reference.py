@@ -10,7 +10,9 @@ from ttrace.compare.execute import TensorResult
 from ttrace.errors import UsageError
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.limits import epsilon_of
 from ttrace.judge.origin import Origin
+from ttrace.judge.precision import coarser_compute
 from ttrace.judge.tolerance import ToleranceTable
 
 _MAX_NAMED = 3
@@ -58,6 +60,36 @@ def require_origin(
             name,
             "parameters " + _pairs(parameters, 0) + " (as measured)",
             _pairs(parameters, 1),
+        )
+
+
+def require_noise_of(
+    tolerances: ToleranceTable, reference: TraceInfo, candidate: TraceInfo, *, name: str
+) -> None:
+    """Refuses noise that stands for coarser roundings than the candidate has.
+
+    Args:
+        tolerances: With the dtype that their noise stands for.
+        reference: The trusted run.
+        candidate: The run under test.
+        name: What messages call the latter.
+
+    Raises:
+        UsageError: The noise is that of another candidate.
+    """
+    dtype = tolerances.noise_dtype
+    if dtype is None:
+        return
+    coarser = coarser_compute(reference, candidate)
+    if coarser is None or coarser.epsilon < epsilon_of(dtype):
+        raise UsageError(
+            "the noise stands for coarser roundings than the candidate has",
+            where=name,
+            expected=f"a candidate that computes in {dtype}",
+            got="one that computes in "
+            + ("the dtype of the reference" if coarser is None else coarser.candidate),
+            remedy="record noise runs for this candidate, without --noise-dtype "
+            f"{dtype}",
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from ttrace.compare.parts import Part
 from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import GRADIENTS, Kind, Phase, kinds_of_phases
@@ -118,10 +119,14 @@ class NoiseEstimate:
     Attributes:
         draws: Frobenius norm of (perturbed - reference), one per perturbed run.
         reference_norm: Frobenius norm of the reference.
+        parts: What makes up the tensor and has noise of its own, so that one norm would
+            hide the errors of the quiet part behind the noise of the loud one; empty
+            where it is all of a kind.
     """
 
     draws: tuple[float, ...]
     reference_norm: float
+    parts: tuple["PartNoise", ...] = ()
 
     def __post_init__(self):
         if not self.draws:
@@ -143,6 +148,42 @@ class NoiseEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartNoise:
+    """What the perturbed runs say about a part of a tensor.
+
+    Attributes:
+        part: Which part.
+        noise: Its noise; without parts.
+        is_untouched: No gradient reached it, in no step so far: it has no noise but the
+            rounding of each step.
+    """
+
+    part: Part
+    noise: NoiseEstimate
+    is_untouched: bool = False
+
+    def to_json(self) -> dict:
+        return {
+            "dim": self.part.dim,
+            "ranges": self.part.ranges,
+            "draws": self.noise.draws,
+            "reference_norm": self.noise.reference_norm,
+            "is_untouched": self.is_untouched,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping) -> "PartNoise":
+        ranges = tuple((start, stop) for start, stop in value["ranges"])
+        return cls(
+            part=Part(dim=value["dim"], ranges=ranges),
+            noise=NoiseEstimate(
+                draws=tuple(value["draws"]), reference_norm=value["reference_norm"]
+            ),
+            is_untouched=value["is_untouched"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToleranceTable:
     """All that is needed to give every tensor of a comparison its tolerance.
 
@@ -151,12 +192,15 @@ class ToleranceTable:
         noise: Measured noise, by tensor id; empty when nothing was perturbed.
         reference_run: Run id of the reference that the noise was measured on.
         origin: What that reference was; None in files that do not say.
+        noise_dtype: Dtype whose roundings the noise stands for, where coarser than
+            that of the reference; else None.
     """
 
     policy: TolerancePolicy = field(default_factory=TolerancePolicy)
     noise: Mapping[TensorId, NoiseEstimate] = field(default_factory=dict)
     reference_run: str | None = None
     origin: Origin | None = None
+    noise_dtype: str | None = None
 
     def tolerance_for(
         self,
@@ -168,8 +212,9 @@ class ToleranceTable:
         compute_epsilon: float,
         depth: int,
         coarser: CoarserCompute | None = None,
+        noise: NoiseEstimate | None = None,
     ) -> Tolerance:
-        """The tolerance of one tensor.
+        """The tolerance of one tensor, or of a part of one.
 
         Args:
             tensor_id: Its identity in the reference.
@@ -180,7 +225,9 @@ class ToleranceTable:
             depth: Number of module outputs that came before it.
             coarser: The candidate's dtype, where it is coarser than the one that the
                 noise was measured in.
+            noise: What was measured of the part; None for the whole tensor.
         """
+        noise = noise or self.noise.get(tensor_id)
         epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
         storage_epsilon = max((e for e in epsilons if e is not None), default=0.0)
         policy = self.policy
@@ -189,14 +236,14 @@ class ToleranceTable:
         )
         floor = num_epsilons * storage_epsilon * reference_norm
         share = None
-        if tensor_id in self.noise:
-            draws = self.noise[tensor_id].draws
+        if noise is not None:
+            draws = noise.draws
             multiplier = policy.multiplier * (
                 1 + policy.small_tensor_elements / max(num_elements, 1)
             )
             estimated = multiplier * max(draws)
             estimator = Estimator.PERTURBED
-            share = self.noise[tensor_id].share
+            share = noise.share
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({_in_both_units(max(draws), reference_norm)})"
@@ -208,7 +255,9 @@ class ToleranceTable:
                 derivation += (
                     f" x {growth:.3g}, as the candidate computes in "
                     f"{coarser.candidate} and the noise was measured in "
-                    f"{coarser.reference}"
+                    f"{coarser.noise or coarser.reference}"
+                    if coarser.factor > 1
+                    else f", of roundings to {coarser.candidate}"
                 )
                 if tensor_id.kind in _COMPUTED:
                     least = policy.floor_epsilons * coarser.epsilon * reference_norm
@@ -247,7 +296,8 @@ class ToleranceTable:
             derivation=derivation,
             noise_share=share,
             noise_dominated=share is not None and share > policy.dominated_share,
-            measured=estimator is Estimator.PERTURBED and coarser is None,
+            measured=estimator is Estimator.PERTURBED
+            and (coarser is None or coarser.factor == 1),
         )
 
     def save(self, path: Path | str) -> None:
@@ -261,12 +311,10 @@ class ToleranceTable:
             "schema_version": SCHEMA_VERSION,
             "policy": asdict(self.policy),
             "reference_run": self.reference_run,
+            "noise_dtype": self.noise_dtype,
             "origin": None if self.origin is None else asdict(self.origin),
             "noise": {
-                str(tensor_id): {
-                    "draws": estimate.draws,
-                    "reference_norm": estimate.reference_norm,
-                }
+                str(tensor_id): _estimate_json(estimate)
                 for tensor_id, estimate in self.noise.items()
             },
         }
@@ -296,14 +344,12 @@ class ToleranceTable:
             return cls(
                 policy=TolerancePolicy(**value["policy"]),
                 reference_run=value["reference_run"],
+                noise_dtype=value.get("noise_dtype"),
                 origin=Origin.from_json(value["origin"])
                 if value.get("origin")
                 else None,
                 noise={
-                    parse_tensor_id(text): NoiseEstimate(
-                        draws=tuple(estimate["draws"]),
-                        reference_norm=estimate["reference_norm"],
-                    )
+                    parse_tensor_id(text): _estimate_from_json(estimate)
                     for text, estimate in value["noise"].items()
                 },
             )
@@ -314,6 +360,21 @@ class ToleranceTable:
                 got=f"{type(error).__name__}: {error}",
                 remedy=remedy,
             ) from error
+
+
+def _estimate_json(estimate: NoiseEstimate) -> dict:
+    value: dict = {"draws": estimate.draws, "reference_norm": estimate.reference_norm}
+    if estimate.parts:
+        value["parts"] = [part.to_json() for part in estimate.parts]
+    return value
+
+
+def _estimate_from_json(value: Mapping) -> NoiseEstimate:
+    return NoiseEstimate(
+        draws=tuple(value["draws"]),
+        reference_norm=value["reference_norm"],
+        parts=tuple(map(PartNoise.from_json, value.get("parts", ()))),
+    )
 
 
 def _in_both_units(difference_norm: float, reference_norm: float) -> str:

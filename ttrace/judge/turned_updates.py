@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from ttrace.compare.parts import Part
 from ttrace.ir.kinds import Kind
+from ttrace.ir.layout import ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
@@ -21,34 +23,67 @@ from ttrace.judge.updates import parameter_before
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
 
+class TurnedUpdates:
+    """Tells how far a parameter may be off as updates have turned.
+
+    An update may have turned where the gradient agrees, is not zero, and is no larger
+    than the largest difference of its elements: only there can its sign be another one.
+    What an element may be off by is twice its own update in the reference, so that of
+    an optimizer whose updates grow with the gradient next to nothing may turn.
+
+    Args:
+        verdicts: One per tensor.
+        reference: The trusted run; gradients and parameters are read when asked for.
+    """
+
+    def __init__(self, verdicts: Sequence[TensorVerdict], reference: TraceSource):
+        self._reference = reference
+        self._gradients = {
+            verdict.id: verdict
+            for verdict in verdicts
+            if verdict.id.kind is Kind.MAIN_GRAD and verdict.status is Status.PASSED
+        }
+
+    def of(self, updated: TensorId, part: Part | None = None) -> tuple[int, float]:
+        """What may have turned of a parameter up to the end of a step.
+
+        Args:
+            updated: The parameter after the step.
+            part: Only these of its elements; None for all.
+
+        Returns:
+            Number of elements in the step with the most of them, and the Frobenius norm
+            of the difference, summed up over all steps.
+        """
+        norm, num_turned = 0.0, 0
+        for step in range(updated.step + 1):
+            of_step = replace(updated, step=step)
+            gradient = self._gradients.get(replace(of_step, kind=Kind.MAIN_GRAD))
+            if gradient is not None and gradient.result is not None:
+                limit = gradient.result.stats.max_abs_diff
+                num, distance = _turned(
+                    of_step, gradient.id, limit, self._reference, part
+                )
+                num_turned = max(num_turned, num)
+                norm += distance
+        return num_turned, norm
+
+
 def excuse_turned_updates(
     verdicts: Sequence[TensorVerdict],
-    reference: TraceSource,
+    turned: TurnedUpdates,
     *,
     policy: TolerancePolicy,
 ) -> tuple[TensorVerdict, ...]:
     """Lets pass an updated parameter whose error is no more than turned updates.
 
-    An update may have turned where the gradient agrees, and is no larger than the
-    largest difference of its elements: only there can its sign be another one. What an
-    element may be off by is twice its own update in the reference, so that of an
-    optimizer whose updates grow with the gradient next to nothing is let pass.
-
     Args:
         verdicts: One per tensor.
-        reference: The trusted run; only gradients and parameters of what failed by a
-            measured tolerance are read.
+        turned: Asked about what failed by a measured tolerance.
         policy: Says how much noise dominates a tensor.
     """
-    gradients = {
-        verdict.id: verdict
-        for verdict in verdicts
-        if verdict.id.kind is Kind.MAIN_GRAD and verdict.status is Status.PASSED
-    }
     return tuple(
-        _excused(verdict, gradients, reference, policy)
-        if _is_candidate(verdict)
-        else verdict
+        _excused(verdict, turned, policy) if _is_candidate(verdict) else verdict
         for verdict in verdicts
     )
 
@@ -64,21 +99,10 @@ def _is_candidate(verdict: TensorVerdict) -> bool:
 
 
 def _excused(
-    verdict: TensorVerdict,
-    gradients: dict[TensorId, TensorVerdict],
-    reference: TraceSource,
-    policy: TolerancePolicy,
+    verdict: TensorVerdict, turned: TurnedUpdates, policy: TolerancePolicy
 ) -> TensorVerdict:
     assert verdict.result is not None and verdict.tolerance is not None
-    norm, num_turned = 0.0, 0
-    for step in range(verdict.id.step + 1):
-        updated = replace(verdict.id, step=step)
-        gradient = gradients.get(replace(updated, kind=Kind.MAIN_GRAD))
-        if gradient is not None and gradient.result is not None:
-            limit = gradient.result.stats.max_abs_diff
-            num, of_step = _turned(updated, gradient.id, limit, reference)
-            num_turned = max(num_turned, num)
-            norm += of_step
+    num_turned, norm = turned.of(verdict.id)
     stats, tolerance = verdict.result.stats, verdict.tolerance
     if not norm or stats.difference_norm > norm + tolerance.difference_norm:
         return verdict
@@ -103,18 +127,23 @@ def _excused(
 
 
 def _turned(
-    updated: TensorId, gradient: TensorId, limit: float, reference: TraceSource
+    updated: TensorId,
+    gradient: TensorId,
+    limit: float,
+    reference: TraceSource,
+    part: Part | None,
 ) -> tuple[int, float]:
     """How many updates of a step may have turned, and what that changes.
 
     Nothing is known where the reference holds a parameter and its gradient in other
-    parts, or the step before is not there.
+    shards, or the step before is not there.
 
     Args:
         updated: The parameter after the step.
         gradient: Its gradient in that step.
         limit: Largest size of an element whose sign is not known.
         reference: Holds them all.
+        part: The elements that count; None for all.
 
     Returns:
         Number of elements, and the Frobenius norm of twice their updates.
@@ -126,20 +155,41 @@ def _turned(
         info.tensors.get(updated),
     )
     num_turned, square = 0, 0.0
-    for parts in _same_parts(records):
+    for shards in _same_shards(records):
         gradients, before, after = (
-            reference.load(part).astype(np.float64) / part.scale for part in parts
+            reference.load(shard).astype(np.float64) / shard.scale for shard in shards
         )
-        may_turn = np.abs(gradients) <= limit
+        # A gradient of zero moves nothing; what weight decay does has no sign to turn.
+        may_turn = (np.abs(gradients) <= limit) & (gradients != 0)
+        if part is not None:
+            may_turn &= _mask(shards[0].layout, part)
         num_turned += int(may_turn.sum())
         square += float(np.square(2 * (after - before)[may_turn]).sum())
     return num_turned, math.sqrt(square)
 
 
-def _same_parts(
+def _mask(layout: ShardLayout, part: Part) -> np.ndarray:
+    """Which elements of a shard belong to a part: bool, of the shard's shape or less.
+
+    Of a flat range none is known to.
+    """
+    if layout.is_flat:
+        return np.zeros(layout.local_shape, bool)
+    is_in = np.zeros(layout.local_shape[part.dim], bool)
+    for block in layout.blocks:
+        start, stop = block.region.start[part.dim], block.region.stop[part.dim]
+        indices = part.indices
+        own = indices[(indices >= start) & (indices < stop)]
+        is_in[own - start + block.local_start[part.dim]] = True
+    shape = [1] * len(layout.local_shape)
+    shape[part.dim] = -1
+    return is_in.reshape(shape)
+
+
+def _same_shards(
     records: Sequence[TensorRecord | None],
 ) -> list[tuple[ShardRecord, ...]]:
-    """What a rank holds of each tensor, each part of the tensors once."""
+    """What a rank holds of each tensor, each shard of the tensors once."""
     if any(record is None for record in records):
         return []
     by_layout = [

@@ -64,6 +64,28 @@ class PartReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartFigures:
+    """What a tensor failed by, where only a part of it did.
+
+    Attributes:
+        name: Which indices of which dim, and whose they are, as far as that is known.
+        rel_err: Of the part.
+        tolerance: The largest that rounding explains, of the part.
+        derivation: Where that comes from, in words.
+        margin: ``rel_err`` over ``tolerance``.
+        scale_fit: Factor f that brings f x the reference's part closest; None where
+            that is zero.
+    """
+
+    name: str
+    rel_err: float
+    tolerance: float
+    derivation: str
+    margin: float
+    scale_fit: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorVerdict:
     """The judgement of one tensor.
 
@@ -82,6 +104,8 @@ class TensorVerdict:
         excused: It was left out at the user's word: by a filter, by ``--allow`` or by
             a map; or it is a gradient of a step that an optimizer skipped.
         present: The only run that has it; None if both have some of it.
+        failed_part: The part that it failed by, where it passes as a whole: ``margin``
+            is that of this part.
     """
 
     id: TensorId
@@ -95,6 +119,7 @@ class TensorVerdict:
     part: PartReason | None = None
     excused: bool = False
     present: Side | None = None
+    failed_part: PartFigures | None = None
 
     @property
     def noise_dominated(self) -> bool:

@@ -28,6 +28,8 @@ class Recording:
         log: File for the command's output.
         capture: Which tensors to record.
         noise_seed: Seed of the noise to inject, or None for none.
+        noise_dtype: Dtype whose roundings the noise stands for; None for that of each
+            tensor.
         timeout_s: Seconds after which the command counts as hanging.
     """
 
@@ -37,6 +39,7 @@ class Recording:
     log: Path
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     noise_seed: int | None = None
+    noise_dtype: str | None = None
     timeout_s: float | None = None
 
 
@@ -58,6 +61,7 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
         out=recording.out.absolute(),
         capture=recording.capture,
         noise_seed=recording.noise_seed,
+        noise_dtype=recording.noise_dtype,
     )
     run_command(
         CommandRun(

@@ -138,6 +138,7 @@ class ParameterMatcher:
             replace(
                 pairing,
                 verified=verified,
+                is_by_content=True,
                 comment=BY_CONTENT
                 if verified
                 else f"{BY_CONTENT}, but several tensors hold the same",

@@ -14,7 +14,7 @@ from ttrace.map_proposal.activations import ActivationMatcher
 from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
 from ttrace.map_proposal.ignoring import LeftOut, with_ignored
-from ttrace.map_proposal.parameters import BY_CONTENT, ParameterMatcher
+from ttrace.map_proposal.parameters import ParameterMatcher
 from ttrace.map_proposal.roles import with_doubts
 from ttrace.map_proposal.structure import match_by_structure
 from ttrace.map_proposal.underived import Underived
@@ -112,9 +112,7 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
     left = len(matcher.left[Side.REFERENCE])
     num_parameters = len(contents[Side.REFERENCE])
     by_content = sum(
-        len(group.reference)
-        for group in groups
-        if group.rule.comment.startswith(BY_CONTENT)
+        len(group.reference) for group in groups if group.rule.is_by_content
     )
     return Proposal(
         map_file=ignored.map_file,

@@ -133,6 +133,7 @@ class Pairing:
         part_sizes: See ``TensorRule``.
         verified: False if somebody should read it.
         comment: How it was found.
+        is_by_content: As all elements are equal, in some order.
     """
 
     reference: tuple[str, ...]
@@ -144,6 +145,7 @@ class Pairing:
     part_sizes: tuple[int, ...] | None = None
     verified: bool = True
     comment: str = ""
+    is_by_content: bool = False
 
     def to_rule(self) -> TensorRule | None:
         """The rule; None if no map can say it."""
@@ -166,6 +168,7 @@ class Pairing:
                 part_sizes=self.part_sizes,
                 verified=self.verified,
                 comment=self.comment,
+                is_by_content=self.is_by_content,
             )
         except MapError:
             return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.errors import UsageError
-from ttrace.ir.layout import Block, ShardLayout
+from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
@@ -74,6 +74,17 @@ class MappedTrace:
             return self._source.load(plan.sources[0])
         return self._kept.get(key, lambda: self._rearranged(shard, plan))
 
+    def joined_from(self, tensor_id: TensorId) -> list[tuple[Region, TensorId]]:
+        """See the function of that name."""
+        record = self.info.tensors.get(tensor_id)
+        joined = [
+            (piece.target, plan.sources[piece.source].id)
+            for shard in (record.shards if record is not None else ())
+            for plan in (self._plans[shard.rank, shard.id],)
+            for piece in plan.pieces
+        ]
+        return joined if len({id_ for _, id_ in joined}) > 1 else []
+
     def _rearranged(self, shard: ShardRecord, plan: ShardPlan) -> np.ndarray:
         values = (
             piece.values(
@@ -92,6 +103,19 @@ class MappedTrace:
             start = block.local_start[0]
             local[start : start + piece.target.size] = part.reshape(-1)
         return local
+
+
+def joined_from(
+    trace: TraceSource, tensor_id: TensorId
+) -> list[tuple[Region, TensorId]]:
+    """What a tensor of a mapped trace was joined from, if from several.
+
+    Returns:
+        Where each lies in it, and its own id; empty for what one tensor became.
+    """
+    if not isinstance(trace, MappedTrace):
+        return []
+    return trace.joined_from(tensor_id)
 
 
 def merge_shards(

@@ -32,6 +32,7 @@ class TensorRule:
         verified: False for what somebody should read before it is relied on.
         place: File and line, for errors.
         comment: For the reader of a written file; not read back.
+        is_by_content: It was found as all elements are equal; not read back.
     """
 
     reference: tuple[NamePattern, ...]
@@ -45,6 +46,7 @@ class TensorRule:
     verified: bool = True
     place: str = ""
     comment: str = ""
+    is_by_content: bool = False
 
     def __post_init__(self):
         self._check_kinds()

@@ -23,9 +23,6 @@ from ttrace.recording.request import RecordRequest
 from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter
 
-CAME_TWICE = "it came twice, and only the first one is recorded"
-"""How the reason begins for which a repeated tensor is skipped."""
-
 OpenSink = Callable[[RankInfo], TraceSink]
 """Opens the part of a rank. Raises TraceError where it cannot be created."""
 
@@ -75,7 +72,7 @@ class ProcessRecording:
     def repeat_reason(self) -> str:
         """What the report says of a tensor that came twice."""
         hint = f" {self._repeat_hint}" if self._repeat_hint else ""
-        return f"{CAME_TWICE}.{hint}"
+        return f"it came twice, and only the first one is recorded.{hint}"
 
     def warn_of_repeat(self, id_: TensorId) -> None:
         """Says once that a tensor came twice."""
@@ -273,6 +270,7 @@ class RankRecorder:
             rank=self.rank,
             sequence=self._sequence,
             reason=self._process.repeat_reason,
+            came_twice=True,
         )
         # Where that call was recorded as well, nothing is lost.
         with contextlib.suppress(TensorIdError):
@@ -323,6 +321,7 @@ def make_rank_info(
         settings=settings,
         capture=request.capture.to_json(),
         noise_seed=request.noise_seed,
+        noise_dtype=request.noise_dtype,
     )
 
 

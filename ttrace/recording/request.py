@@ -26,12 +26,15 @@ class RecordRequest:
         run_id: Shared by all processes of the run.
         capture: Which tensors to record.
         noise_seed: Seed of the noise to inject, or None for none.
+        noise_dtype: Dtype whose roundings the noise stands for, where that is coarser
+            than a tensor's own; None for the latter.
     """
 
     out: Path
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     noise_seed: int | None = None
+    noise_dtype: str | None = None
 
     def to_environment(self) -> dict[str, str]:
         """The variables to set for the command."""
@@ -40,6 +43,7 @@ class RecordRequest:
             "run_id": self.run_id,
             "capture": self.capture.to_json(),
             "perturbation": self.noise_seed,
+            "noise_dtype": self.noise_dtype,
         }
         return {RECORD_VARIABLE: json.dumps(value)}
 
@@ -60,6 +64,7 @@ def request_from_environment(environment: Mapping[str, str]) -> RecordRequest | 
             run_id=value["run_id"],
             capture=CaptureFilter.from_json(value["capture"]),
             noise_seed=value["perturbation"],
+            noise_dtype=value.get("noise_dtype"),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(

@@ -120,6 +120,7 @@ def _tensor_report(verdict: TensorVerdict) -> TensorReport:
         noise_share=verdict.tolerance.noise_share,
         noise_dominated=verdict.noise_dominated or None,
         margin=verdict.margin,
+        failed_part=verdict.failed_part,
         reference_norm=stats.reference_norm,
         max_abs_err=stats.max_abs_diff,
         max_abs_err_at=result.max_abs_diff_at,

@@ -19,7 +19,7 @@ from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
-from ttrace.judge.verdict import PartReason
+from ttrace.judge.verdict import PartFigures, PartReason
 from ttrace.report.printable import printable
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
@@ -86,7 +86,11 @@ class TensorReport:
             is known without.
         noise_dominated: True where it passed, and that share is too large to tell an
             error; else None.
-        margin: ``rel_err`` over ``tolerance``.
+        margin: ``rel_err`` over ``tolerance``; of the part, where there is a
+            ``failed_part``.
+        failed_part: The part that it failed by, where it passes as a whole: ``name``,
+            ``rel_err``, ``tolerance``, ``derivation``, ``margin`` and ``scale_fit`` of
+            it.
         reference_norm: Frobenius norm of the reference.
         max_abs_err: Largest absolute difference.
         max_abs_err_at: Global index where it is attained.
@@ -117,6 +121,7 @@ class TensorReport:
     noise_share: float | None = None
     noise_dominated: bool | None = None
     margin: float | None = None
+    failed_part: PartFigures | None = None
     reference_norm: float | None = None
     max_abs_err: float | None = None
     max_abs_err_at: tuple[int, ...] | None = None
@@ -456,6 +461,8 @@ def _tensor_from_json(value: Mapping) -> TensorReport:
         name: tuple(item) if name in _TUPLE_FIELDS else item
         for name, item in value.items()
     }
+    if arguments.get("failed_part") is not None:
+        arguments["failed_part"] = PartFigures(**arguments["failed_part"])
     return TensorReport(**arguments)
 
 

@@ -189,18 +189,29 @@ def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for tensor in tensors[:_MAX_ROWS]:
+        rel_err, tolerance = _figures(tensor)
         table.add_row(
             IdText(text=tensor.id),
-            _figure(tensor.rel_err),
-            _figure(tensor.tolerance),
+            _figure(rel_err),
+            _figure(tolerance),
             _figure(tensor.margin),
             escape(_reason_beside_figures(tensor)),
         )
     return table
 
 
+def _figures(tensor: TensorReport) -> tuple[float | None, float | None]:
+    """Error and tolerance, of the part by which a tensor failed or of all of it."""
+    part = tensor.failed_part
+    if part is None:
+        return tensor.rel_err, tensor.tolerance
+    return part.rel_err, part.tolerance
+
+
 def _reason_beside_figures(tensor: TensorReport) -> str:
     """Why a tensor failed, without the figures that stand beside it."""
+    if tensor.failed_part is not None:
+        return f"its part {tensor.failed_part.name}"
     if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
         return tensor.reason
     where = f" at {list(tensor.max_abs_err_at)}" if tensor.max_abs_err_at else ""

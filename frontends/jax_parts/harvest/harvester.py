@@ -153,6 +153,7 @@ class Harvester:
     Attributes:
         wants: Which values leave the program.
         noise_seed: Seed of the injected noise, or None for a plain run.
+        noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave the program.
         shares_outputs: A tapped value that the program returns does not leave twice.
     """
@@ -163,12 +164,14 @@ class Harvester:
         *,
         wants: Wants,
         noise_seed: int | None,
+        noise_dtype: str | None = None,
         max_iterations: int,
         shares_outputs: bool = False,
     ):
         self._rules = rules
         self.wants = wants
         self.noise_seed = noise_seed
+        self.noise_dtype = noise_dtype
         self.max_iterations = max_iterations
         self.shares_outputs = shares_outputs
         self._touched: dict[int, tuple[Any, bool]] = {}
@@ -371,7 +374,14 @@ class Harvester:
         if self.noise_seed is None or not is_noised:
             return x
         key = noise.key(site, role, self._ranks[params["serial"]], self.noise_seed)
-        return noise.stepped(x, key, salt, spec=site.spec, batch_dims=dims)
+        return noise.stepped(
+            x,
+            key,
+            salt,
+            spec=site.spec,
+            batch_dims=dims,
+            noise_dtype=self.noise_dtype,
+        )
 
     def _is_noised(self, site: TapSite) -> bool:
         return site.noise or (self._noises_params and site.grad is Kind.PARAM_GRAD)

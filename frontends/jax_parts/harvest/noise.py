@@ -17,6 +17,7 @@ from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.generate import hash_key, hash_words, integers_below
+from ttrace.ir.dtypes import units_per_step
 from ttrace.ir.kinds import Kind
 
 _BITS = {
@@ -73,8 +74,9 @@ def stepped(
     *,
     spec: Sequence[SpecEntry] | None = None,
     batch_dims: Sequence[int] = (),
+    noise_dtype: str | None = None,
 ) -> Any:
-    """A value, every element moved to a neighbouring number.
+    """A value, every element moved to a neighbouring number of a dtype.
 
     Zeros stay, and so does what is or would become infinite, zero or not a number; and
     masks: three and more elements with at most two different values.
@@ -87,6 +89,7 @@ def stepped(
             for each dim of the logical value or fewer; where None, devices that may
             differ get different noise.
         batch_dims: Where the first dims of the logical value lie in ``x``.
+        noise_dtype: That dtype, where it is coarser than the value's own; else None.
 
     Returns:
         Like ``x``.
@@ -105,7 +108,8 @@ def stepped(
     directions = (words >> np.uint32(30) & np.uint32(2)).astype(bits) - 1
     if batch_dims:
         directions = jnp.moveaxis(directions, front, batch_dims)
-    integers = jax.lax.bitcast_convert_type(x, bits) + directions
+    step = units_per_step(np.dtype(x.dtype).name, noise_dtype)
+    integers = jax.lax.bitcast_convert_type(x, bits) + directions * step
     moved = jax.lax.bitcast_convert_type(integers, x.dtype)
     may_move = (x != 0) & jnp.isfinite(x) & (moved != 0) & jnp.isfinite(moved)
     if x.size >= 3:

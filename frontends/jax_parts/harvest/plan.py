@@ -72,6 +72,7 @@ def plan_harvest(
     *,
     wants: Wants,
     noise_seed: int | None = None,
+    noise_dtype: str | None = None,
     max_iterations: int = MAX_ITERATIONS,
     shares_outputs: bool = False,
 ) -> Harvest:
@@ -81,6 +82,7 @@ def plan_harvest(
         jaxpr: The whole step.
         wants: Which values leave the program; the others stay where they are.
         noise_seed: Seed of the injected noise, or None for a plain run.
+        noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave the program; memory
             for as many is taken.
         shares_outputs: A tapped value that the program returns does not leave twice:
@@ -95,6 +97,7 @@ def plan_harvest(
         RULES,
         wants=wants,
         noise_seed=noise_seed,
+        noise_dtype=noise_dtype,
         max_iterations=max_iterations,
         shares_outputs=shares_outputs,
     )

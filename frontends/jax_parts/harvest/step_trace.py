@@ -51,6 +51,7 @@ class StepTrace:
     Args:
         wants: Which values leave a program.
         noise_seed: Seed of the injected noise, or None for a plain run.
+        noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave a program.
         strict: All programs are compiled without excess precision.
     """
@@ -60,15 +61,14 @@ class StepTrace:
         *,
         wants: Wants,
         noise_seed: int | None = None,
+        noise_dtype: str | None = None,
         max_iterations: int = MAX_ITERATIONS,
         strict: bool = False,
     ):
         private_jax.require_tested_version()
-        self._wants, self._noise_seed, self._max_iterations = (
-            wants,
-            noise_seed,
-            max_iterations,
-        )
+        self._wants = wants
+        self._noise_seed, self._noise_dtype = noise_seed, noise_dtype
+        self._max_iterations = max_iterations
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
@@ -131,6 +131,7 @@ class StepTrace:
             private_jax.retrace(call, avals, "ttrace_step"),
             wants=self._wants,
             noise_seed=self._noise_seed,
+            noise_dtype=self._noise_dtype,
             max_iterations=self._max_iterations,
         )
         # JAX takes them only where a program is about to run, not where it is traced.

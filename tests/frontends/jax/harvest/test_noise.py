@@ -44,6 +44,18 @@ def test_every_element_moves_to_a_neighbour(dtype):
     assert 0.4 < np.mean(np.asarray(y) > np.asarray(x)) < 0.6
 
 
+def test_noise_of_a_coarser_dtype_is_half_of_its_step():
+    x = values(40, 50)
+    y = noise.stepped(x, KEY, SALT, noise_dtype="bfloat16")
+    units = np.abs(np.asarray(x).view(np.int32) - np.asarray(y).view(np.int32))
+    assert set(np.unique(units)) == {2**15}
+    coarse = x.astype("bfloat16")  # which has no finer numbers
+    np.testing.assert_array_equal(
+        noise.stepped(coarse, KEY, SALT, noise_dtype="bfloat16"),
+        noise.stepped(coarse, KEY, SALT),
+    )
+
+
 def test_the_signs_are_those_of_the_generator_words():
     x = values(3, 4)
     words = hash_words(
