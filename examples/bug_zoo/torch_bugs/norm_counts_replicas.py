@@ -34,7 +34,8 @@ def before_build(args):
         return gradient.redistribute(placements=placements).to_local()
 
     def clip(parameters, optimizers, scaler, max_norm):
-        total = sum(local(p.grad).square().sum() for p in parameters)
+        squares = [local(p.grad).square().sum() for p in parameters]
+        total = torch.stack(squares).sum()
         dist.all_reduce(total)
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total.sqrt())
 
