@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 MEGATRON ?= 0.15.3
 OTHER := .venv-megatron-$(MEGATRON)
 
-.PHONY: help setup demo test test-core check format lint types bench matrix matrix-other \
+.PHONY: help setup demo test test-core check format lint types bench bench-real-size \
+  matrix matrix-other \
   observer zoo map-grades clean
 
 help:
@@ -19,7 +20,9 @@ help:
 	@echo "             processes (3 minutes)"
 	@echo "make check   format, lint, types and tests: what CI runs"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
-	@echo "make matrix  every correct layout of the example must pass (minutes)"
+	@echo "make bench-real-size  the main job on GPT-2 124M (many minutes, 12 GiB, 20 GB"
+	@echo "             of disk)"
+	@echo "make matrix  every correct layout of the examples must pass (minutes)"
 	@echo "make matrix-other  the same with another release of megatron-core,"
 	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
@@ -69,6 +72,9 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.bench_compare
 	$(BIN)/python -m tests.benchmarks.bench_capture
 	$(BIN)/python -m tests.benchmarks.bench_jax_capture
+
+bench-real-size: setup
+	$(BIN)/python -m tests.benchmarks.bench_real_size
 
 matrix: setup
 	$(BIN)/python -m ttrace.examples.layout_matrix

@@ -34,6 +34,8 @@ _TABLE = (
             "fsdp2-blocks": (2, "--dp fsdp2 --compile aot_eager --compile-blocks"),
             "wrapper": (1, "--checkpoint wrapper"),
             "fsdp2-wrapper": (2, "--dp fsdp2 --checkpoint wrapper"),
+            "ddp2-autocast": (2, "--dp ddp --precision autocast"),
+            "fsdp2-mixed": (2, "--dp fsdp2 --precision mixed"),
             "fsdp2-reentrant": (2, "--dp fsdp2 --checkpoint reentrant"),
             "tp2-sp-wrapper": (2, "--tp 2 --sp --checkpoint wrapper"),
         },

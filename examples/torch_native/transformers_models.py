@@ -111,7 +111,7 @@ def _long_tokens(num_samples: int, generator: torch.Generator) -> Samples:
 
 def _two_texts(num_samples: int, generator: torch.Generator) -> Samples:
     texts = torch.randint(VOCABULARY, (2, num_samples, _LENGTH), generator=generator)
-    return {"input_ids": texts[0], "labels": texts[1, :, : _LENGTH // 2]}
+    return {"input_ids": texts[0], "labels": texts[1, :, : _LENGTH // 2].clone()}
 
 
 def _images(num_samples: int, generator: torch.Generator) -> Samples:

@@ -40,6 +40,7 @@ class Stage:
     Attributes:
         name: What ran.
         wall_s: Seconds of the whole command.
+        cpu_s: Seconds of all its processors, which other programs disturb less.
         traced_s: Seconds of the block that is traced, of the slowest rank; None where
             nothing was trained.
         num_bytes: On disk.
@@ -49,6 +50,7 @@ class Stage:
 
     name: str
     wall_s: float
+    cpu_s: float
     traced_s: float | None = None
     num_bytes: int = 0
     peak_bytes: int = 0
@@ -124,6 +126,7 @@ class Bench:
         stage = Stage(
             name=name,
             wall_s=wall_s,
+            cpu_s=usage.ru_utime + usage.ru_stime,
             traced_s=max((float(seconds) for seconds, _ in clocks), default=None),
             num_bytes=0 if out is None else _size(out),
             peak_bytes=max(
@@ -178,17 +181,22 @@ def run(
 
 def table(stages: Sequence[Stage]) -> rich.table.Table:
     """The rows; ratios are to the training without ttrace on as many processes."""
-    shown = rich.table.Table("stage", "command", "traced", "ratio", "MB", "memory")
+    shown = rich.table.Table(
+        *("stage", "command", "CPU", "traced", "ratio", "MB", "memory")
+    )
     one, two, *_ = stages
     for stage in stages:
         plain = two if stage.name.startswith(("two", "candidate")) else one
         seconds = stage.traced_s
-        has_ratio = seconds is not None and plain.traced_s is not None
+        ratio = None
+        if seconds is not None and plain.traced_s is not None:
+            ratio = seconds / plain.traced_s
         shown.add_row(
             stage.name,
             f"{stage.wall_s:.1f} s",
+            f"{stage.cpu_s:.1f} s",
             "" if seconds is None else f"{seconds:.1f} s",
-            f"{seconds / plain.traced_s:.1f}" if has_ratio else "",  # type: ignore
+            "" if ratio is None else f"{ratio:.1f}",
             f"{stage.num_bytes / 1e6:.0f}" if stage.num_bytes else "",
             f"{stage.peak_bytes / 1e9:.1f} GB",
         )

@@ -145,6 +145,16 @@ def test_row_and_summary():
     assert " - " in row(none)
 
 
+def test_cases_whose_package_is_missing_are_left_out(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    assert main(["hf-bert/*", "accelerate-gpt2/ddp/*"]) == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "left out: accelerate-gpt2/ddp/fp32/8; accelerate is not installed",
+        "left out: hf-bert/ddp2/fp32/8; transformers is not installed",
+        "left out: hf-bert/fsdp2/fp32/8; transformers is not installed",
+    ]
+
+
 def test_unknown_case_is_a_usage_error(capsys):
     assert main(["no/such/case"]) == 2
     assert capsys.readouterr().err == "no case matches no/such/case\n"

@@ -10,13 +10,17 @@ import pytest
 from tests.paths import ROOT
 from ttrace.examples.layout_matrix.__main__ import main, observer_row, observer_summary
 from ttrace.examples.layout_matrix.cases import all_cases
+from ttrace.examples.layout_matrix.huggingface_cases import huggingface_cases
+from ttrace.examples.layout_matrix.native_cases import native_cases
 from ttrace.examples.layout_matrix.observer import (
+    SCRIPT,
     Observation,
     ObservedRun,
     observe,
     observed_runs,
 )
 from ttrace.examples.worker_pool import WorkerPool
+from ttrace.ir.kinds import Kind
 
 TINY = tuple(
     "--num-layers 1 --hidden-size 16 --num-attention-heads 2 --seq-length 8 "
@@ -43,6 +47,18 @@ def test_every_layout_and_every_reference_of_the_matrix_is_run_once():
     assert set(names) > {case.name for case in cases}
     assert names.count("gpt/one/fp32/4") == 1
     assert {run.world_size for run in runs if "/one/" in run.name} == {1}
+
+
+def test_runs_of_other_scripts_are_watched_by_their_optimizers():
+    cases = (*all_cases()[:1], *huggingface_cases(), *native_cases())
+    runs = observed_runs(cases)
+    assert {run.script for run in runs} == {case.script for case in cases}
+    for run in runs:
+        is_megatron = run.script == SCRIPT
+        name = "checksums.py" if is_megatron else "optimizer_checksums.py"
+        assert run.checksums.name == name and run.checksums.is_file()
+        assert (Kind.GRAD_NORM in run.always_recorded) is is_megatron
+        assert {Kind.OUTPUT, Kind.MAIN_GRAD} <= run.always_recorded
 
 
 def test_steps_are_at_least_two():
