@@ -98,7 +98,7 @@ def changes_in_step(
     matches = [
         Match(id=id_, reference=before, candidate=info.tensors[id_])
         for id_ in updated
-        if (before := _before(id_, info)) is not None
+        if (before := record_before(id_, info)) is not None
     ]
     plan = plan_comparison(matches, info, info)
     plan = plan_rows(plan, trace, trace)
@@ -115,7 +115,7 @@ def _too_coarse_dtype(
     It is if a parameter that is stored in that dtype stays what it is where the
     reference's update is added and the sum is rounded.
     """
-    before = _before(updated, reference.info)
+    before = record_before(updated, reference.info)
     after = reference.info.tensors.get(updated)
     held = candidate.info.tensors.get(updated)
     if before is None or after is None or held is None:
@@ -131,7 +131,7 @@ def _too_coarse_dtype(
     return coarse if stats.num_unequal <= _MOST_ROUNDED * stats.count else None
 
 
-def _before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:
+def record_before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:
     """The parameter before the step: as the step before left it, or at the start."""
     candidates = [replace(updated, kind=Kind.PARAM)]
     if updated.step:
