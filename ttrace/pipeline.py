@@ -348,7 +348,7 @@ def compare_traces(
         only=only,
         remarks=remarks,
         structure=structure,
-        evidence=read_evidence(verdicts, reference, candidate),
+        evidence=read_evidence(verdicts, reference, candidate, backend),
     )
 
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.compare.assembled import assembled
+from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.updates import record_before
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
@@ -50,14 +53,19 @@ class Evidence:
         accumulated: Gradients that are the sum of the reference's gradient and of what
             the candidate had in the step before; all that were read, or none.
         updates: What explains updates, of those that were read.
+        confined: Where the error of the first divergence lies; None where it is spread.
     """
 
     accumulated: tuple[TensorId, ...] = ()
     updates: tuple[UpdateFit, ...] = ()
+    confined: Confinement | None = None
 
 
 def read_evidence(
-    verdicts: Sequence[TensorVerdict], reference: TraceSource, candidate: TraceSource
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
 ) -> Evidence:
     """Reads what may explain the failed gradients and updates.
 
@@ -65,8 +73,11 @@ def read_evidence(
         verdicts: On all tensors.
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
+        backend: Computes the statistics.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
+    first = find_first_divergence(verdicts)
+    diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
     gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
     updates = [
         verdict
@@ -80,6 +91,7 @@ def read_evidence(
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if is_accumulated else (),
         updates=tuple(fit for fit in fits if fit is not None),
+        confined=find_confinement(diverged, reference, candidate, backend),
     )
 
 
@@ -106,6 +118,8 @@ def _is_accumulated(
     gradient: TensorId, reference: TraceSource, candidate: TraceSource
 ) -> bool:
     """Whether what the candidate has more is what it had in the step before."""
+    if not gradient.step:
+        return False
     before = _values(replace(gradient, step=gradient.step - 1), candidate)
     ours, theirs = _values(gradient, candidate), _values(gradient, reference)
     if before is None or ours is None or theirs is None or not before.any():
@@ -143,7 +157,7 @@ def _is_explained(difference: np.ndarray, explanation: np.ndarray) -> bool:
 
 def _values(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
     """float64, ``[elements]``, without its scale; None where it is not there whole."""
-    record = trace.info.tensors.get(tensor_id) if tensor_id.step >= 0 else None
+    record = trace.info.tensors.get(tensor_id)
     if record is None:
         return None
     values = assembled(record, trace)

@@ -9,6 +9,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
+from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     update_hyperparameters,
     replicas_differ,
     scaled,
+    confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 
