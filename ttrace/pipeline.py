@@ -26,6 +26,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.evidence import read_evidence
 from ttrace.judge.judging import judge_tensors
 from ttrace.judge.remarks import find_remarks
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
@@ -347,6 +348,7 @@ def compare_traces(
         only=only,
         remarks=remarks,
         structure=structure,
+        evidence=read_evidence(verdicts, reference, candidate, backend),
     )
 
 

@@ -197,6 +197,8 @@ class ModuleTap:
         is_outermost_root = self._is_root and not self._open
         if is_outermost_root and not is_recomputing():
             capture.calls.begin_microbatch(self)
+        if capture.recorder is not None:
+            capture.recorder.state_autocast()
         inputs, fault = _walked(named_arguments(args, kwargs))
         call = capture.calls.begin_call(
             self._path,

@@ -174,16 +174,35 @@ def _is_mask(tensor: torch.Tensor) -> bool:
 class Gate:
     """What happens to the gradient of a noised tensor on its way back.
 
-    Attributes:
+    Listeners are told the gradient of the tensor that the module made, as in a run
+    without noise: with that of uses within the module, which come before the noise.
+    Only a leaf, on which a hook would stay, has none of its own: there they are told
+    what the noised tensor gets.
+
+    Args:
         point: The noise on the gradient, or None for none.
+        source: The tensor that the module made.
+
+    Attributes:
+        point: As given.
         listeners: Called with the gradient after the noise.
+        is_hooked: They are called by a hook on the source.
     """
 
-    __slots__ = ("listeners", "point")
+    __slots__ = ("is_hooked", "listeners", "point")
 
-    def __init__(self, point: NoisePoint | None):
+    def __init__(self, point: NoisePoint | None, source: torch.Tensor):
         self.point = point
         self.listeners: list[Callable[[torch.Tensor], None]] = []
+        self.is_hooked = source.grad_fn is not None
+        if self.is_hooked:
+            source.register_hook(self.notify)
+
+    def notify(self, gradient: torch.Tensor | None) -> None:
+        """Tells the listeners."""
+        if gradient is not None:
+            for listener in self.listeners:
+                listener(gradient)
 
 
 class _Step(torch.autograd.Function):
@@ -206,8 +225,8 @@ class _Step(torch.autograd.Function):
             return gradient, None, None
         if gate.point is not None and gradient.dtype in _BITS:
             gradient = _Step.apply(gradient, gate.point, None)
-        for listener in gate.listeners:
-            listener(gradient)
+        if not gate.is_hooked:
+            gate.notify(gradient)
         return gradient, None, None
 
 
@@ -314,7 +333,7 @@ class Noise:
     def _injected(
         self, tensor: torch.Tensor, point: NoisePoint, gradient: NoisePoint | None
     ) -> torch.Tensor:
-        gate = Gate(gradient)
+        gate = Gate(gradient, tensor)
         noised = _Step.apply(tensor, point, gate)
         assert isinstance(noised, torch.Tensor)
         self._noised[noised] = (_version(noised), gate)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ttrace.frontends.torch_parts.arrays import RecentCopies
+from ttrace.frontends.torch_parts.autocast import OFF, autocast_state
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
@@ -61,6 +62,7 @@ class TensorRecorder:
         self._copies = RecentCopies()
         # The backward of each device runs its hooks in a thread of its own.
         self._lock = threading.Lock()
+        self._autocast: str | None = None
 
     @property
     def is_active(self) -> bool:
@@ -202,6 +204,17 @@ class TensorRecorder:
             self.skip(id_, reason_of(error, "tell its scale"))
             return
         self._rank.add(id_, array, layout, scale=factor)
+
+    def state_autocast(self) -> None:
+        """Records whether torch casts operands here; once it does, that is all.
+
+        Some wrap the loop into it, some the forward of the model.
+        """
+        if self._autocast in (None, OFF):
+            state = autocast_state()
+            if state != self._autocast:
+                self._autocast = state
+                self._rank.state({"autocast": state})
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded."""

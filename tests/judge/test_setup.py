@@ -40,6 +40,17 @@ def test_versions_and_settings_of_two_runs():
     assert found.model == ("num_layers",)  # one of them knows no hidden_size
 
 
+def test_what_another_framework_does_not_state_is_no_difference():
+    sides = [
+        memory_trace(A, framework=framework, versions=versions, settings=settings).info
+        for framework, versions, settings in (
+            ("torch", {"torch": "2.6", "numpy": "1"}, {"allow_tf32": False, "x": 1}),
+            ("jax", {"jax": "0.10", "numpy": "2"}, {"jax_enable_x64": False, "x": 2}),
+        )
+    ]
+    assert compare_settings(*sides).all == {"numpy": ("1", "2"), "x": (1, 2)}
+
+
 def test_the_first_step_is_that_of_what_is_judged():
     info = memory_trace(A).info
     assert first_step(info.tensors, info, info) == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.evidence import Evidence
 from ttrace.judge.verdict import TensorVerdict
 
 MAX_IDS = 20
@@ -38,11 +39,13 @@ class Findings:
         verdicts: On all tensors, in order of the dataflow.
         failed: Those on tensors that failed.
         candidate: The run under test.
+        evidence: What was read of both runs beside.
     """
 
     verdicts: Sequence[TensorVerdict]
     failed: Sequence[TensorVerdict]
     candidate: TraceInfo
+    evidence: Evidence = Evidence()
 
 
 Rule = Callable[[Findings], Diagnosis | None]

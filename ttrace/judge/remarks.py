@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from ttrace.compare.align import Alignment, Unmatched
 from ttrace.ir.side import Side
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.setup import compare_settings
 
 
 def find_remarks(
@@ -35,6 +36,14 @@ def find_remarks(
         repeats = repeats_in(trace.info)
         if repeats is not None:
             remarks.append(f"in the {side} {repeats}")
+    differences = compare_settings(reference.info, candidate.info).all
+    remarks += (
+        f"the runs differ in precision, which is no other set-up: {name} "
+        f"{differences[name][0]} in the reference, {differences[name][1]} in the "
+        "candidate"
+        for name in PRECISION_SETTINGS
+        if name in differences and None not in differences[name]
+    )
     return (*remarks, *_idle_patterns(alignment, allow))
 
 

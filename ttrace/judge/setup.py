@@ -35,10 +35,20 @@ class SettingDifferences:
 
 
 def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDifferences:
-    """Versions and settings of two runs, as their first ranks state them."""
+    """Versions and settings of two runs, as their first ranks state them.
+
+    What the frontend of another framework does not know is no difference.
+    """
     first, second = reference.ranks[0], candidate.ranks[0]
     differences = differing_settings(first.versions, second.versions)
     differences |= differing_settings(first.settings, second.settings)
+    if first.framework != second.framework:
+        stated = [{*rank.versions, *rank.settings} for rank in (first, second)]
+        differences = {
+            name: pair
+            for name, pair in differences.items()
+            if all(name in names for names in stated)
+        }
     return SettingDifferences(
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),

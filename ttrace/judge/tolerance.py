@@ -236,6 +236,9 @@ class ToleranceTable:
         )
         floor = num_epsilons * storage_epsilon * reference_norm
         share = None
+        if tensor_id.kind is Kind.LEARNING_RATE:
+            # A number that no activation has a part in: both sides round it.
+            noise, compute_epsilon, depth = None, 0.0, 0
         if noise is not None:
             draws = noise.draws
             multiplier = policy.multiplier * (

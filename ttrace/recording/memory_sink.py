@@ -1,5 +1,8 @@
 """A sink that keeps what a frontend records in memory: for tests and notebooks."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from ttrace.errors import TensorIdError
@@ -16,6 +19,7 @@ class MemorySink:
     Attributes:
         records: What was recorded, in order.
         arrays: The arrays of the records.
+        settings: What the rank said of itself meanwhile.
         skips: What was seen and not recorded, in order; the first reason counts.
         num_bytes: Total size of the arrays.
         ending: None while open, ``"closed"``, or the reason of an abort.
@@ -26,6 +30,7 @@ class MemorySink:
         self.records: dict[str, ShardRecord] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.skips: dict[str, SkippedRecord] = {}
+        self.settings: dict[str, str] = {}
         self.num_bytes = 0
         self.ending: str | None = None
         self.failure: Exception | None = None
@@ -39,10 +44,14 @@ class MemorySink:
     def rank_records(self, info: RankInfo) -> RankRecords:
         """What it holds, as what that rank recorded (see ``MemoryTrace.of_ranks``)."""
         return RankRecords(
-            info=info,
+            info=replace(info, settings={**info.settings, **self.settings}),
             shards=tuple(self.records.values()),
             skipped=tuple(self.skips.values()),
         )
+
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Takes settings."""
+        self.settings |= settings
 
     def add(self, record: ShardRecord, array: np.ndarray) -> None:
         """Takes a shard.

@@ -195,6 +195,23 @@ class RankRecorder:
                 )
                 self._emit(id_, lambda: self._sink.skip(record))
 
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Adds to what the rank said when the sink was opened.
+
+        Args:
+            settings: What only shows while the run goes on, by name; of several values
+                the last one counts.
+        """
+        with self._process.lock:
+            if self.is_active:
+                try:
+                    self._sink.state(settings)
+                    failure = self._sink.failure
+                except Exception as error:  # as of any record
+                    failure = error
+                if failure is not None:
+                    self._process.stop(failure)
+
     def close(self, *, nothing_recorded: str, num_steps: int | None = None) -> None:
         """Completes the rank; later records are dropped. Closing again does nothing.
 

@@ -1,5 +1,6 @@
 """What a frontend hands its records to."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,10 @@ class TraceSink(Protocol):
 
     def skip(self, record: SkippedRecord) -> None:
         """Takes the note that a tensor was seen and not recorded."""
+        ...
+
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Takes settings that only showed in the run, beside those of its start."""
         ...
 
     def close(self) -> None:

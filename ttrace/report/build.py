@@ -9,6 +9,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
+from ttrace.judge.evidence import Evidence
 from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.outcome import judge_run
 from ttrace.judge.rules.table import diagnose
@@ -41,6 +42,7 @@ def build_report(
     only: CaptureFilter | None = None,
     remarks: Sequence[str] = (),
     structure: Sequence[StructureDifference] = (),
+    evidence: Evidence | None = None,
 ) -> Report:
     """Sums the verdicts up.
 
@@ -56,6 +58,7 @@ def build_report(
         only: What was compared of the tensors; None for all.
         remarks: What is odd about the comparison.
         structure: Modules that only one run has, and that change nothing.
+        evidence: What was read of both runs to explain failures.
     """
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
@@ -73,7 +76,7 @@ def build_report(
         counts=_counts(verdicts),
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
         first_divergence=first,
-        diagnosis=diagnose(verdicts, candidate.info),
+        diagnosis=diagnose(verdicts, candidate.info, evidence),
         structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),
         setup=_setup(verdicts, reference, candidate, settings, map_file),

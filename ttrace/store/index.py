@@ -7,7 +7,7 @@ there.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttrace.errors import CorruptTraceError, TtraceError
@@ -68,22 +68,26 @@ class IndexGroup:
         segment: The file, or None where nothing but skipped tensors came.
         shards: The tensors in it, in order of capture.
         skipped: Tensors that were not recorded, in order of capture.
+        settings: What the rank said of itself meanwhile.
     """
 
     segment: Segment | None
     shards: tuple[StoredShard, ...]
     skipped: tuple[SkippedRecord, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def encode_group(group: IndexGroup) -> bytes:
     """The lines of a group."""
     entries = (*group.shards, *group.skipped)
     lines = b"".join(encode_line(entry.to_json()) for entry in entries)
-    head = {
+    head: dict = {
         "num_lines": len(entries),
         "lines_xxh3_64": hash_bytes(lines),
         "segment": None if group.segment is None else group.segment.to_json(),
     }
+    if group.settings:
+        head["settings"] = dict(group.settings)
     return encode_line(head) + lines
 
 
@@ -129,7 +133,12 @@ def _decode_group(head: dict, lines: list[bytes], rank: int, where: str) -> Inde
             shards.append(StoredShard.from_json(value, rank=rank))
     for stored in shards:
         _check_place(stored, segment)
-    return IndexGroup(segment=segment, shards=tuple(shards), skipped=tuple(skipped))
+    return IndexGroup(
+        segment=segment,
+        shards=tuple(shards),
+        skipped=tuple(skipped),
+        settings=dict(head.get("settings", {})),
+    )
 
 
 def _check_place(stored: StoredShard, segment: Segment | None) -> None:

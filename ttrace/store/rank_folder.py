@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +69,7 @@ class RankFolder:
         records: Sequence[ShardRecord],
         skipped: Sequence[SkippedRecord],
         emit: Callable[[Iterable[TensorId]], Iterable[np.ndarray]],
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         """Writes a segment, then the lines of the index that name it.
 
@@ -77,6 +78,7 @@ class RankFolder:
             skipped: Skipped tensors, in order of capture.
             emit: Yields the arrays of the ids it is given, in that order; each
                 is dropped before the next is asked for.
+            settings: What the rank says of itself.
 
         Raises:
             OSError: The disk does not take it; the index names nothing of it then.
@@ -98,7 +100,12 @@ class RankFolder:
                 for record in records
             )
         lines = encode_group(
-            IndexGroup(segment=segment, shards=shards, skipped=tuple(skipped))
+            IndexGroup(
+                segment=segment,
+                shards=shards,
+                skipped=tuple(skipped),
+                settings=settings or {},
+            )
         )
         with open(self.path / INDEX, "ab") as file:
             file.write(lines)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttrace.errors import CorruptTraceError, TtraceError
@@ -125,9 +125,10 @@ def read_rank(folder: Path, info: RankInfo) -> RankPart:
             ),
             folder,
         )
+    stated = {name: value for g in groups for name, value in g.settings.items()}
     return RankPart(
         folder=folder,
-        info=info,
+        info=replace(info, settings={**info.settings, **stated}),
         shards=tuple(sorted(shards, key=lambda stored: stored.record.sequence)),
         skipped=tuple(sorted(skipped, key=lambda record: record.sequence)),
         segments=segments,

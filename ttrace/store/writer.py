@@ -1,7 +1,7 @@
 """Records one rank's tensors, in the background of the training step."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +24,11 @@ from ttrace.store.rank_folder import RankFolder
 _RECORD_BYTES = 1024
 """About what a record costs in memory and in a header, besides its array."""
 
-_Entry = tuple[ShardRecord, np.ndarray] | tuple[SkippedRecord, None]
+_Settings = dict[str, str]
+
+_Entry = (
+    tuple[ShardRecord, np.ndarray] | tuple[SkippedRecord, None] | tuple[_Settings, None]
+)
 
 
 class TraceWriter:
@@ -104,6 +108,15 @@ class TraceWriter:
             self._register(record)
             self._put((record, array))
 
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Queues settings that only showed in the run, beside those of its start.
+
+        Raises:
+            UsageError: The writer was closed.
+        """
+        if self._failure is None:
+            self._put((dict(settings), None))
+
     def skip(self, record: SkippedRecord) -> None:
         """Queues the note that a tensor was seen and not recorded.
 
@@ -182,9 +195,10 @@ class TraceWriter:
 
     def _put(self, entry: _Entry) -> None:
         if not self._queue.put(entry, _entry_bytes(entry)):
+            what = entry[0] if isinstance(entry[0], dict) else entry[0].id
             raise UsageError(
                 "a tensor was captured after its trace was closed",
-                where=f"{entry[0].id}, rank {self._rank}",
+                where=f"{what}, rank {self._rank}",
                 remedy="capture inside the 'with' block of the trace only",
             )
 
@@ -221,9 +235,20 @@ class TraceWriter:
         """Writes a batch; empties it, so that each array is freed once written."""
         records = [entry[0] for entry in batch if isinstance(entry[0], ShardRecord)]
         skipped = [entry[0] for entry in batch if isinstance(entry[0], SkippedRecord)]
-        arrays = {record.id: array for record, array in batch if array is not None}
+        settings = {
+            name: value
+            for entry in batch
+            if isinstance(entry[0], dict)
+            for name, value in entry[0].items()
+        }
+        arrays = {
+            record.id: array
+            for record, array in batch
+            if array is not None and isinstance(record, ShardRecord)
+        }
+        num_bare = len(batch) - len(records)
         batch.clear()
-        self._queue.release(_RECORD_BYTES * len(skipped))
+        self._queue.release(_RECORD_BYTES * num_bare)
 
         def emit(ids: Iterable[TensorId]) -> Iterator[np.ndarray]:
             for id_ in ids:
@@ -231,7 +256,7 @@ class TraceWriter:
                 yield arrays.pop(id_)
                 self._queue.release(nbytes)
 
-        self._files.append(records, skipped, emit)
+        self._files.append(records, skipped, emit, settings)
 
 
 def _entry_bytes(entry: _Entry) -> int:

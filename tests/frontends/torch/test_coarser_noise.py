@@ -118,3 +118,39 @@ def test_it_is_half_a_step_of_the_coarser_dtype(train):
     x, y = (t.load(t.info.tensors[id_].shards[0]) for t in (plain, noisy))
     steps = np.abs(x - y) / np.spacing(np.abs(x)) / 2**16
     assert 0.3 < np.median(steps) < 3  # of a linear layer whose input has noise, too
+
+
+def test_autocast_is_a_setting_and_a_remark(train):
+    plain, candidate = train(0), train(0, autocast=True)
+    assert plain.info.ranks[0].settings["autocast"] == "off"
+    assert candidate.info.ranks[0].settings["autocast"] == "bfloat16 on cpu"
+    report = compare_traces(plain, candidate, BACKEND)
+    assert report.setup.differences["autocast"] == ("off", "bfloat16 on cpu")
+    assert not report.setup.binding
+    assert report.remarks == (
+        "the runs differ in precision, which is no other set-up: autocast off in the "
+        "reference, bfloat16 on cpu in the candidate",
+    )
+
+
+def test_autocast_inside_of_the_model_is_seen(tmp_path, monkeypatch):
+    """As Accelerate does, which wraps the forward: the model itself begins outside."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.layer(x)
+
+    request = RecordRequest(out=tmp_path / "trace")
+    monkeypatch.setenv(RECORD_VARIABLE, request.to_environment()[RECORD_VARIABLE])
+    model = Model()
+    with torch_capture.trace(model) as trace:
+        for _ in range(2):
+            model(torch.ones(2, 4)).sum().backward()
+            trace.step()
+    settings = open_trace(tmp_path / "trace").info.ranks[0].settings
+    assert settings["autocast"] == "bfloat16 on cpu"

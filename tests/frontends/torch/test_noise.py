@@ -292,3 +292,36 @@ def test_gradients_are_not_scaled_and_can_be_differentiated_twice():
     noised = penalty(model)
     session.close()
     torch.testing.assert_close(noised, penalty(plain), rtol=1e-12, atol=1e-14)
+
+
+class UsesItsOutput(nn.Module):
+    """Computes its loss from what it also returns, as models with labels do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 32).reshape(8, 4))
+
+    def forward(self, x):
+        logits = x @ self.weight
+        return logits.square().mean(), logits
+
+
+@pytest.mark.parametrize("uses_both", [False, True])
+def test_an_output_that_the_module_itself_uses_has_its_whole_gradient(uses_both):
+    gradients = []
+    for noise_seed in (None, 1):
+        sink, model = MemorySink(), UsesItsOutput()
+        session = CaptureSession(
+            PlainDescription(model),
+            RecordRequest(out=Path("unused"), noise_seed=noise_seed),
+            rank=0,
+            world_size=1,
+            open_sink=lambda _, sink=sink: sink,
+        )
+        session.start()
+        loss, logits = model(torch.linspace(0, 1, 24).reshape(3, 8))
+        (loss + uses_both * 3 * logits.sum()).backward()
+        session.close()
+        gradients.append(sink.arrays["step0/mb0/@root/grad_output/1"])
+    plain, noisy = gradients
+    np.testing.assert_allclose(noisy, plain, rtol=1e-5)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
+from ttrace.judge.evidence import Evidence
+from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.clipping import clipping
+from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
@@ -18,6 +21,7 @@ from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.step_skipped import step_skipped
+from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
@@ -30,20 +34,26 @@ RULES: tuple[Rule, ...] = (
     normalization,
     recomputation,
     clipping,
+    accumulated_gradient,
+    update_hyperparameters,
     replicas_differ,
     scaled,
+    confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 
 
 def diagnose(
-    verdicts: Sequence[TensorVerdict], candidate: TraceInfo
+    verdicts: Sequence[TensorVerdict],
+    candidate: TraceInfo,
+    evidence: Evidence | None = None,
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out."""
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
+        evidence=evidence or Evidence(),
     )
     answers = (rule(findings) for rule in RULES)
     return tuple(answer for answer in answers if answer is not None)

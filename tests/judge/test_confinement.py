@@ -1,0 +1,61 @@
+"""Where the error of the first divergence lies, however shards lie."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.pipeline import compare_traces
+
+OUTPUT, LATER = "step0/mb0/a/output/0", "step0/mb0/b/output/0"
+FULL = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
+
+
+def diagnosis(wrong: np.ndarray, **options):
+    candidate = {
+        OUTPUT: Tensor(full=wrong, **options),
+        LATER: Tensor(full=FULL + 1, **options),
+    }
+    sizes = {"tp": 2} if options else None
+    report = compare_traces(
+        memory_trace({OUTPUT: FULL, LATER: FULL}),
+        memory_trace(candidate, sizes),
+        load_backend("numpy"),
+    )
+    return {d.code: d for d in report.diagnosis}.get("confined_error")
+
+
+@pytest.mark.parametrize("options", [{}, {"dims": "s b h[tp]"}], ids=["one", "tp"])
+def test_a_head(options):
+    wrong = FULL.copy()
+    wrong[:, :, 4:8] *= np.random.default_rng(1).normal(size=4).astype(np.float32)
+    found = diagnosis(wrong, **options)
+    assert found is not None
+    assert found.sentence == (
+        "the error of step0/mb0/a/output/0 lies in 4:8 of dim 2 (of length 16), and "
+        "everything else of it agrees: look at what these indices have of their own, "
+        "such as a head, an expert, a row or a rank"
+    )
+    assert found.tensor_ids == (OUTPUT,)
+
+
+def test_rows_that_lie_apart():
+    wrong = FULL.copy()
+    wrong[:, [1, 4]] += 1
+    found = diagnosis(wrong)
+    assert found is not None and found.evidence == {"part": "1, 4 of dim 1"}
+
+
+def test_the_narrowest_dim_is_named():
+    wrong = FULL.copy()
+    wrong[3, :, :4] += 1  # a quarter of dim 0 and of dim 2
+    wrong[3, 2, :4] += 1
+    found = diagnosis(wrong)
+    assert found is not None and found.evidence["part"] == "3 of dim 0"
+
+
+def test_an_error_that_is_spread_has_no_place():
+    assert diagnosis(FULL * np.float32(1.1)) is None
+    half = FULL.copy()
+    half[:, :, :12] += 1
+    assert diagnosis(half) is None

@@ -1,0 +1,128 @@
+"""What is read to explain failed gradients and updates, and what is said of it."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.pipeline import compare_traces
+
+RNG = np.random.default_rng(0)
+NAMES = ("a", "b", "c")
+START = {n: RNG.normal(size=(8, 6)).astype(np.float32) for n in NAMES}
+GRADIENTS = [
+    {n: RNG.normal(size=(8, 6)).astype(np.float32) for n in NAMES} for _ in range(3)
+]
+
+
+def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **options):
+    """Three steps of SGD, as a trace."""
+    tensors: dict[str, Tensor] = {}
+    params = dict(START)
+    held = dict.fromkeys(NAMES, np.float32(0))
+    for name in NAMES:
+        tensors[f"step0/{name}/param/w"] = Tensor(full=START[name], **options)
+    for step, gradients in enumerate(GRADIENTS):
+        for name in NAMES:
+            held[name] = gradients[name] + (held[name] if accumulates else 0)
+            gradient = held[name].astype(np.float32)
+            tensors[f"step{step}/{name}/main_grad/w"] = Tensor(full=gradient, **options)
+            before = params[name]
+            after = before - more * rate * gradient - decay * before
+            params[name] = after.astype(np.float32)
+            tensors[f"step{step}/{name}/updated_param/w"] = Tensor(
+                full=params[name], **options
+            )
+        if says is not False:
+            tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(
+                full=np.float64(says or rate)
+            )
+    return memory_trace(tensors, {"tp": 2} if options else None)
+
+
+def diagnoses(candidate, reference=None):
+    report = compare_traces(reference or run(), candidate, load_backend("numpy"))
+    return {found.code: found for found in report.diagnosis}
+
+
+@pytest.mark.parametrize("options", [{}, {"dims": "f[tp] h"}], ids=["one", "tp"])
+def test_a_forgotten_zero_grad(options):
+    found = diagnoses(run(accumulates=True, **options))["accumulated_gradient"]
+    assert found.sentence == (
+        "3 tensors of step 1, all that were examined, are the reference's gradient "
+        "plus the candidate's own of step 0: gradients are not set to zero between the "
+        "steps (optimizer.zero_grad())"
+    )
+    assert found.tensor_ids == tuple(f"step1/{n}/main_grad/w" for n in NAMES)
+
+
+def test_another_wrong_gradient_is_not_accumulated():
+    candidate = run()
+    for name in NAMES:
+        candidate.arrays[0, f"step1/{name}/main_grad/w"] *= np.float32(2)
+    assert "accumulated_gradient" not in diagnoses(candidate)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "cause"),
+    [
+        (
+            run(rate=0.2),
+            "the learning rate is 0.2, and 0.1 in the reference",
+        ),
+        (
+            run(more=2.0),
+            "the recorded learning rates do not explain it, so look at what else "
+            "multiplies the whole update",
+        ),
+        (
+            run(rate=0.2, says=False),
+            "look at the learning rate, which was not recorded in both runs",
+        ),
+    ],
+)
+def test_updates_that_are_a_multiple(candidate, cause):
+    found = diagnoses(candidate)["scaled_update"]
+    assert found.sentence == (
+        "the updates of 3 parameters are 2 times the reference's while their gradients "
+        f"agree: {cause}"
+    )
+
+
+def test_another_weight_decay():
+    found = diagnoses(run(decay=1e-3))["weight_decay"]
+    assert found.sentence == (
+        "3 tensors lost 0.001 times the parameter more in a step than the reference's "
+        "while their gradients agree: learning rate x weight decay is another on a/w, "
+        "b/w, c/w"
+    )
+    found = diagnoses(run(), reference=run(decay=1e-3))["weight_decay"]
+    assert "lost 0.001 times the parameter less" in found.sentence
+
+
+def test_what_nothing_explains_is_not_explained():
+    candidate = run()
+    for name in NAMES:
+        candidate.arrays[0, f"step0/{name}/updated_param/w"][0] += np.float32(1)
+    assert not diagnoses(candidate).keys() & {"scaled_update", "weight_decay"}
+    assert not diagnoses(run())
+
+
+def test_learning_rates_are_only_rounded():
+    """Whatever the runs compute in, and whatever noise was measured."""
+    rate = parse_tensor_id("step0/@root/learning_rate/group0")
+    table = ToleranceTable(
+        noise={rate: NoiseEstimate(draws=(0.05,), reference_norm=0.1)}
+    )
+    for value, margin in ((0.1 * (1 + 1e-6), 0.53), (0.1001, 524.0)):
+        limit = table.tolerance_for(
+            rate,
+            num_elements=1,
+            reference_norm=0.1,
+            storage_dtypes=("float64", "float32"),
+            compute_epsilon=2**-7,
+            depth=100,
+        ).difference_norm
+        assert (value - 0.1) / limit == pytest.approx(margin, rel=0.02)

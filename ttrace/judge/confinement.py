@@ -1,0 +1,94 @@
+"""Where within a tensor its error lies: a head, an expert, some rows."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttrace.compare.backend import Backend
+from ttrace.compare.execute import run_parts
+from ttrace.compare.parts import Part, equal_blocks
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.verdict import Cause, Status, TensorVerdict
+
+_MAX_BLOCKS = 64
+"""Blocks that a dim is cut into."""
+
+_MAX_RANGES = 4
+"""Ranges that are a place; what is spread wider is none."""
+
+_LARGEST_SHARE = 0.5
+"""Of the indices of a dim, that an error lies in and is confined to them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """A tensor whose error lies in a part of it, while all else of it agrees.
+
+    Attributes:
+        id: The tensor.
+        part: Where the error lies; ends are those of blocks.
+        length: Of the part's dim.
+    """
+
+    id: TensorId
+    part: Part
+    length: int
+
+
+def find_confinement(
+    verdict: TensorVerdict | None,
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
+) -> Confinement | None:
+    """Looks where the error of a failed tensor lies, along each of its dims.
+
+    Args:
+        verdict: On the tensor.
+        reference: The trusted run.
+        candidate: The run under test.
+        backend: Computes the statistics.
+
+    Returns:
+        The narrowest place; None where the error is spread.
+    """
+    if (
+        verdict is None
+        or verdict.status is not Status.FAILED
+        or verdict.cause is not Cause.ERROR
+        or verdict.result is None
+        or verdict.result.rows is not None
+        or verdict.tolerance is None
+        or verdict.failed_part is not None
+    ):
+        return None
+    plan = verdict.result.plan
+    best, least = None, _LARGEST_SHARE
+    for dim, length in enumerate(plan.match.reference.global_shape):
+        blocks = equal_blocks(dim, length, max_blocks=_MAX_BLOCKS)
+        if not blocks:
+            continue
+        stats = run_parts(
+            [(plan, block) for block in blocks], reference, candidate, backend
+        )
+        errors = np.array([s.difference_norm for s in stats])
+        is_wrong = _wrong_blocks(errors, verdict.tolerance.difference_norm)
+        if is_wrong is None or is_wrong.mean() > least:
+            continue
+        indices = np.flatnonzero(np.repeat(is_wrong, length // len(blocks)))
+        part = Part.of_indices(dim, indices)
+        if len(part.ranges) <= _MAX_RANGES and is_wrong.mean() < least:
+            least = float(is_wrong.mean())
+            best = Confinement(id=verdict.id, part=part, length=length)
+    return best
+
+
+def _wrong_blocks(errors: np.ndarray, tolerated: float) -> np.ndarray | None:
+    """bool, ``[blocks]``: beyond a block's share; None if the rest is not tolerated."""
+    if not np.isfinite(errors).all():
+        return None
+    is_wrong = errors > tolerated / math.sqrt(len(errors))
+    rest = np.linalg.norm(errors[~is_wrong])
+    return is_wrong if is_wrong.any() and rest <= tolerated else None

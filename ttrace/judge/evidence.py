@@ -1,0 +1,188 @@
+"""What is read of both runs to explain failures of gradients and updates.
+
+A rule of diagnosis says only what was checked; what verdicts do not hold is checked
+here, on a few of the tensors that failed. Nothing is judged.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ttrace.compare.assembled import assembled
+from ttrace.compare.backend import Backend
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.first_divergence import find_first_divergence
+from ttrace.judge.updates import parameter_before
+from ttrace.judge.verdict import Cause, Status, TensorVerdict
+
+_MAX_TENSORS = 16
+"""Tensors that are read, of those that failed in a step."""
+
+_MAX_ELEMENTS = 1 << 24
+"""Elements of a tensor that is read."""
+
+_LEAST_EXPLAINED = 0.95
+"""Of the norm of a difference, that must be explained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateFit:
+    """What explains the wrong update of a parameter whose gradient agrees.
+
+    Attributes:
+        id: The updated parameter.
+        factor: The update is so many times the reference's; None if it is not.
+        decay: It is the reference's, less so many times the parameter; None if not.
+    """
+
+    id: TensorId
+    factor: float | None = None
+    decay: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What was read, in the first step in which gradients or updates failed.
+
+    Attributes:
+        accumulated: Gradients that are the sum of the reference's gradient and of what
+            the candidate had in the step before; all that were read, or none.
+        updates: What explains updates, of those that were read.
+        confined: Where the error of the first divergence lies; None where it is spread.
+    """
+
+    accumulated: tuple[TensorId, ...] = ()
+    updates: tuple[UpdateFit, ...] = ()
+    confined: Confinement | None = None
+
+
+def read_evidence(
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
+) -> Evidence:
+    """Reads what may explain the failed gradients and updates.
+
+    Args:
+        verdicts: On all tensors.
+        reference: The trusted run.
+        candidate: The run under test, under the reference's names.
+        backend: Computes the statistics.
+    """
+    by_id = {verdict.id: verdict for verdict in verdicts}
+    first = find_first_divergence(verdicts)
+    diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
+    gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
+    updates = [
+        verdict
+        for verdict in _first_failed(verdicts, Kind.UPDATED_PARAM)
+        if _agrees(by_id.get(replace(verdict.id, kind=Kind.MAIN_GRAD)))
+    ]
+    is_accumulated = bool(gradients) and all(
+        _is_accumulated(verdict.id, reference, candidate) for verdict in gradients
+    )
+    fits = [_fit(verdict.id, reference, candidate) for verdict in updates]
+    return Evidence(
+        accumulated=tuple(v.id for v in gradients) if is_accumulated else (),
+        updates=tuple(fit for fit in fits if fit is not None),
+        confined=find_confinement(diverged, reference, candidate, backend),
+    )
+
+
+def _first_failed(verdicts: Sequence[TensorVerdict], kind: Kind) -> list[TensorVerdict]:
+    """The first few that failed by their values, of the first such step."""
+    failed = [
+        verdict
+        for verdict in verdicts
+        if verdict.id.kind is kind
+        and verdict.status is Status.FAILED
+        and verdict.cause is Cause.ERROR
+        and verdict.result is not None
+        and verdict.result.stats.count <= _MAX_ELEMENTS
+    ]
+    first = min((verdict.id.step for verdict in failed), default=0)
+    return [verdict for verdict in failed if verdict.id.step == first][:_MAX_TENSORS]
+
+
+def _agrees(verdict: TensorVerdict | None) -> bool:
+    return verdict is not None and verdict.status is Status.PASSED
+
+
+def _is_accumulated(
+    gradient: TensorId, reference: TraceSource, candidate: TraceSource
+) -> bool:
+    """Whether what the candidate has more is what it had in the step before."""
+    if not gradient.step:
+        return False
+    before = _values(replace(gradient, step=gradient.step - 1), candidate)
+    ours, theirs = _values(gradient, candidate), _values(gradient, reference)
+    if before is None or ours is None or theirs is None or not before.any():
+        return False
+    return _is_explained(ours - theirs, before)
+
+
+def _fit(
+    updated: TensorId, reference: TraceSource, candidate: TraceSource
+) -> UpdateFit | None:
+    """What of the usual hyper-parameters explains an update, if any does."""
+    ours, theirs = _values(updated, candidate), _values(updated, reference)
+    record = parameter_before(updated, reference.info)
+    start = None if record is None else _values(record.id, reference)
+    if ours is None or theirs is None or start is None:
+        return None
+    difference, update = ours - theirs, theirs - start
+    factor, decay = _projection(difference, update), _projection(difference, start)
+    if factor is not None and _is_explained(difference, factor * update):
+        return UpdateFit(id=updated, factor=1 + factor)
+    if decay is not None and _is_explained(difference, decay * start):
+        return UpdateFit(id=updated, decay=-decay)
+    return None
+
+
+def _projection(values: np.ndarray, direction: np.ndarray) -> float | None:
+    square = float((direction * direction).sum())
+    return float((values * direction).sum()) / square if square else None
+
+
+def _is_explained(difference: np.ndarray, explanation: np.ndarray) -> bool:
+    rest = float(np.linalg.norm(difference - explanation))
+    return rest <= (1 - _LEAST_EXPLAINED) * float(np.linalg.norm(difference))
+
+
+def _values(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
+    """float64, ``[elements]``, without its scale; None where it is not there whole."""
+    record = trace.info.tensors.get(tensor_id)
+    if record is None:
+        return None
+    values = assembled(record, trace)
+    if values is None or not np.isfinite(values.astype(np.float64)).all():
+        return None
+    return values.astype(np.float64).reshape(-1) / record.shards[0].scale
+
+
+def common_value(values: Sequence[float]) -> float | None:
+    """What several figures have in common to three digits; None if nothing."""
+    if not values:
+        return None
+    middle = sorted(values)[len(values) // 2]
+    close = [v for v in values if math.isclose(v, middle, rel_tol=1e-2)]
+    return middle if len(close) == len(values) else None
+
+
+def learning_rates(
+    verdicts: Mapping[TensorId, TensorVerdict], step: int
+) -> tuple[float, float] | None:
+    """The first learning rate of a step that differs, of both runs; None if none."""
+    for verdict in verdicts.values():
+        if verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step:
+            result = verdict.result
+            if result is not None and verdict.status is Status.FAILED:
+                stats = result.stats
+                return stats.max_abs_reference, stats.max_abs_candidate
+    return None

@@ -1,0 +1,85 @@
+"""Updates that are wrong while the gradients agree: which hyper-parameter it may be."""
+
+import math
+from collections.abc import Sequence
+
+from ttrace.ir.kinds import Kind
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.evidence import UpdateFit, common_value, learning_rates
+from ttrace.judge.verdict import TensorVerdict
+
+_LEAST_SHARE = 0.5
+"""Of the examined updates, that one value must explain."""
+
+
+def update_hyperparameters(findings: Findings) -> Diagnosis | None:
+    """Names the learning rate or the weight decay, where it explains the updates."""
+    fits = findings.evidence.updates
+    scaled = [fit for fit in fits if fit.factor is not None]
+    decayed = [fit for fit in fits if fit.decay is not None]
+    factor = common_value([fit.factor for fit in scaled if fit.factor is not None])
+    if factor is not None and len(scaled) >= _LEAST_SHARE * len(fits):
+        return _wrong_rate(findings, scaled, factor)
+    decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
+    if decay is not None and len(decayed) >= _LEAST_SHARE * len(fits):
+        return _wrong_decay(findings, decayed, decay)
+    return None
+
+
+def _wrong_rate(
+    findings: Findings, fits: Sequence[UpdateFit], factor: float
+) -> Diagnosis:
+    verdicts = _verdicts(findings, fits)
+    step = fits[0].id.step
+    rates = learning_rates({v.id: v for v in findings.verdicts}, step)
+    explains = rates is not None and math.isclose(
+        rates[1], rates[0] * factor, rel_tol=1e-2
+    )
+    if rates is not None and explains:
+        cause = f"the learning rate is {rates[1]:g}, and {rates[0]:g} in the reference"
+    elif any(
+        v.id.kind is Kind.LEARNING_RATE and v.result is not None
+        for v in findings.verdicts
+    ):
+        cause = (
+            "the recorded learning rates do not explain it, so look at what else "
+            "multiplies the whole update"
+        )
+    else:
+        cause = "look at the learning rate, which was not recorded in both runs"
+    return Diagnosis(
+        code="scaled_update",
+        sentence=f"{_updates(len(fits))} {factor:.4g} times the reference's while "
+        f"their gradients agree: {cause}",
+        evidence={"factor": factor},
+        tensor_ids=ids_of(verdicts),
+    )
+
+
+def _wrong_decay(
+    findings: Findings, fits: Sequence[UpdateFit], decay: float
+) -> Diagnosis:
+    names = sorted({f"{fit.id.module}/{fit.id.slot}" for fit in fits})
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    which = "more" if decay > 0 else "less"
+    return Diagnosis(
+        code="weight_decay",
+        sentence=f"{tensors(len(fits))} lost {abs(decay):.3g} times the parameter "
+        f"{which} in a step than the reference's while their gradients agree: learning "
+        f"rate x weight decay is another on {', '.join(names[:3])}{more}",
+        evidence={"learning_rate_x_weight_decay": decay},
+        tensor_ids=ids_of(_verdicts(findings, fits)),
+    )
+
+
+def _verdicts(findings: Findings, fits: Sequence[UpdateFit]) -> list[TensorVerdict]:
+    ids = {fit.id for fit in fits}
+    return [verdict for verdict in findings.failed if verdict.id in ids]
+
+
+def _updates(number: int) -> str:
+    return (
+        "the update of 1 parameter is"
+        if number == 1
+        else (f"the updates of {number} parameters are")
+    )
