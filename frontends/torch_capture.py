@@ -27,11 +27,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.averaged_models import AveragedParameters
 from ttrace.frontends.torch_parts.bias_correction import corrected_in_float32
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
+from ttrace.frontends.torch_parts.optimized_parameters import warn_of_strangers
 from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
@@ -45,18 +47,23 @@ class PlainTrace:
     Args:
         session: Takes the records, or None in a plain run.
         optimizers: Those of the script.
+        averaged: Averages of the model's parameters; None where it has none.
     """
 
     def __init__(
         self,
         session: CaptureSession | None = None,
         optimizers: tuple[OptimizerTap, ...] = (),
+        averaged: AveragedParameters | None = None,
     ):
         self._session = session
         self._optimizers = optimizers
+        self._averaged = averaged
 
     def step(self) -> None:
         """Ends a training step."""
+        if self._averaged is not None:
+            self._averaged.record()
         if self._session is not None:
             self._session.step()
 
@@ -105,6 +112,7 @@ def trace(
     *optimizers: torch.optim.Optimizer,
     description: ModelDescription | None = None,
     method: str = "forward",
+    averaged: torch.nn.Module | None = None,
 ) -> Iterator[PlainTrace]:
     """Records a training loop, if the process was started by ``ttrace record``.
 
@@ -121,10 +129,14 @@ def trace(
         method: Name of the model's method that runs a micro-batch, for a loop that
             does not call the model itself (``model.training_step(batch)``). Its
             arguments are the inputs of ``@root`` then, what it returns the outputs.
+        averaged: An ``AveragedModel`` of ``torch.optim.swa_utils``, or another model of
+            the same names with averaged parameters; they are recorded where a step
+            ends, as ``optimizer_state``.
 
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the
-            model has no such method, it is a ``torch.nn.DataParallel``, or no module.
+            model has no such method, it is a ``torch.nn.DataParallel``, or no module,
+            or some of its parameters have no values yet (lazy, or on ``meta``).
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -156,6 +168,7 @@ def trace(
     session.start()
     for tap in taps:
         tap.attach()
+    warn_of_strangers(inner, description)
     perturbed = () if request.noise_seed is None else [tap.optimizer for tap in taps]
     try:
         with (
@@ -163,7 +176,8 @@ def trace(
             observed_clips(taps),
             corrected_in_float32(perturbed),
         ):
-            yield PlainTrace(session, tuple(taps))
+            averages = averaged and AveragedParameters(averaged, session)
+            yield PlainTrace(session, tuple(taps), averages)
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")
         raise

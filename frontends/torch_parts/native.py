@@ -19,6 +19,7 @@ from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.names import NamedParameter
+from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import data_parallel, find_place
 from ttrace.ir.kinds import Kind
@@ -45,7 +46,7 @@ class NativeDescription(PlainDescription):
 
     Raises:
         UsageError: A part of the model is a ``DataParallel``, one process that trains
-            on several devices.
+            on several devices, or a parameter has no values yet.
     """
 
     def __init__(
@@ -60,7 +61,10 @@ class NativeDescription(PlainDescription):
             for name, module in part.named_modules():
                 if isinstance(module, torch.nn.DataParallel):
                     raise _no_data_parallel(name)
-        parameters = [named.parameter for named in super().parameters()]
+        parameters = []
+        for named in super().parameters():
+            require_values(named)
+            parameters.append(named.parameter)
         self._stages = pipeline or PipelineStages([])
         self._is_late_known = False
         self._averaging = _found(

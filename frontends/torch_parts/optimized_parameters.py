@@ -1,0 +1,76 @@
+"""Whether optimizers and model belong together: what a script may have got wrong."""
+
+from collections.abc import Sequence
+
+import torch
+from absl import logging
+
+from ttrace.errors import UsageError
+from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.guards import guarded
+
+
+@guarded("compare the parameters of model and optimizers")
+def warn_of_strangers(
+    optimizers: Sequence[torch.optim.Optimizer], description: ModelDescription
+) -> None:
+    """Logs a warning of optimizers without the model's parameters, and of the reverse.
+
+    An optimizer that was made before the model was sharded holds parameters that the
+    model has no longer: nothing that it does reaches the model.
+    """
+    if not optimizers:
+        return
+    of_model = {id(named.parameter): named for named in description.parameters()}
+    held: set[int] = set()
+    for optimizer in optimizers:
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        held |= own
+        if own and own.isdisjoint(of_model):
+            logging.warning(
+                "ttrace: %s holds none of the model's parameters, so that none of its "
+                "gradients and updates are recorded. If it was made before the model "
+                "was sharded, wrapped or moved, it does not train it either: make it "
+                "from the parameters of the model that is given to trace().",
+                type(optimizer).__name__,
+            )
+    left = [
+        named
+        for key, named in of_model.items()
+        if key not in held and named.parameter.requires_grad
+    ]
+    if left and not held.isdisjoint(of_model):
+        logging.warning(
+            "ttrace: no optimizer that was given to trace() holds %s%s, so that no "
+            "main_grad and no update of it is recorded; give trace() all optimizers, "
+            "or set requires_grad=False on what is not trained.",
+            _name_of(left[0]),
+            f" and {len(left) - 1} more parameters" if len(left) > 1 else "",
+        )
+
+
+def require_values(named: NamedParameter) -> None:
+    """Refuses a parameter that is still to be made.
+
+    Raises:
+        UsageError: It is of a lazy module that never ran, or on the device ``meta``.
+    """
+    parameter = named.parameter
+    if torch.nn.parameter.is_lazy(parameter):
+        state, remedy = "no shape yet", "run one forward of the model before the trace"
+    elif parameter.device.type == "meta":
+        state = "no values: it is on the device meta"
+        remedy = "begin the trace after to_empty() and the initialization"
+    else:
+        return
+    raise UsageError(
+        f"a parameter has {state}",
+        where=_name_of(named),
+        expected="a model that can be trained as it is",
+        got=type(parameter).__name__,
+        remedy=remedy,
+    )
+
+
+def _name_of(named: NamedParameter) -> str:
+    return f"{named.module}.{named.slot}"

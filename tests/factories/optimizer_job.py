@@ -1,0 +1,89 @@
+"""A small model under DDP or on one process, with optimizers of every shape.
+
+A worker of ``examples/worker_pool.py`` runs ``main``: ``one`` or ``ddp``, the name of
+what optimizes, and that of a bug.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ttrace.frontends import torch_capture
+
+MICROBATCHES = 4
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.tanh(self.up(x)))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains two steps."""
+    layout, kind, *bugs = argv
+    torch.manual_seed(0)
+    model: nn.Module = Model()
+    share, shares = 0, 1
+    if layout == "ddp":
+        share, shares = dist.get_rank(), dist.get_world_size()
+        model = nn.parallel.DistributedDataParallel(model)
+    optimizers = _optimizers(model, kind, is_alone=layout == "one")
+    decay = 0.9 if "decay" in bugs else 0.5
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    in_backward = kind == "in-backward"
+    if in_backward:
+        _step_in_backward(model, optimizers)
+    generator = torch.Generator().manual_seed(1)
+    with torch_capture.trace(model, *optimizers, averaged=average) as trace:
+        for _ in range(2):
+            batches = torch.randn((MICROBATCHES, 3, 4), generator=generator)
+            own = batches[share::shares]
+            if in_backward:
+                own = [own.flatten(0, 1)]
+            for batch in own:
+                loss = (model(batch) - batch).square().mean()
+                trace.loss(loss)
+                (loss / len(own)).backward()
+            if not in_backward:
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            average.update_parameters(model)
+            trace.step()
+    return 0
+
+
+def _optimizers(
+    model: nn.Module, kind: str, *, is_alone: bool
+) -> list[torch.optim.Optimizer]:
+    parameters = list(model.parameters())
+    if kind == "in-backward":
+        return [torch.optim.AdamW([p], lr=0.01) for p in parameters]
+    if kind == "zero" and not is_alone:
+        adam = torch.optim.AdamW
+        return [ZeroRedundancyOptimizer(parameters, optimizer_class=adam, lr=0.01)]
+    if kind == "muon":
+        matrices = [p for p in parameters if p.dim() == 2]
+        others = [p for p in parameters if p.dim() != 2]
+        return [torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(others, lr=0.01)]
+    return [torch.optim.AdamW(parameters, lr=0.01)]
+
+
+def _step_in_backward(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> None:
+    for parameter, optimizer in zip(model.parameters(), optimizers, strict=True):
+
+        def step(_: torch.Tensor, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        parameter.register_post_accumulate_grad_hook(step)

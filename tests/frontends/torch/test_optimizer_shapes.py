@@ -1,0 +1,85 @@
+"""Optimizers that are no single one over all parameters, in real runs."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.paths import ROOT
+from ttrace.examples.worker_pool import WorkerPools
+from ttrace.pipeline import compare
+from ttrace.recording.request import RecordRequest
+from ttrace.report.model import Outcome, Report
+
+MODULE = "tests.factories.optimizer_job"
+
+Compared = Callable[..., Report]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Iterator[Compared]:
+    folder = tmp_path_factory.mktemp("optimizers")
+    numbers = itertools.count()
+
+    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+
+        def run(world_size: int, arguments: list[str]):
+            request = RecordRequest(out=folder / f"trace{next(numbers)}")
+            outcomes = pools.of_size(world_size).run(
+                MODULE, arguments, environment=request.to_environment()
+            )
+            for outcome in outcomes:
+                assert outcome.status == 0, outcome.output + outcome.error
+            return request.out
+
+        def report(reference: list[str], world_size: int, *candidate: str) -> Report:
+            traces = run(1, reference), run(world_size, list(candidate))
+            return compare(*traces, backend="numpy")
+
+        yield report
+
+
+@pytest.mark.parametrize("kind", ["adamw", "zero", "muon"])
+def test_under_ddp_all_that_an_optimizer_holds_is_compared(compared, kind):
+    report = compared(["one", kind], 2, "ddp", kind)
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.passed == report.counts.total
+    # Two moments, the number of steps, and the average, of each of four parameters.
+    expected = 4 * 3 if kind == "muon" else 4 * 4
+    assert report.coverage["optimizer_state"].total >= 2 * expected - 4
+
+
+def test_an_average_with_another_decay_is_found(compared):
+    report = compared(["one", "adamw"], 1, "one", "adamw", "decay")
+    assert report.verdict is Outcome.DIVERGED
+    failed = {t.id for t in report.tensors if t.status == "failed"}
+    # The first update copies the parameters.
+    assert failed == {
+        f"step1/{module}/optimizer_state/{name}.averaged"
+        for module in ("up", "down")
+        for name in ("weight", "bias")
+    }
+
+
+def test_one_optimizer_a_parameter_is_compared_with_one_of_all(compared):
+    report = compared(["one", "adamw"], 1, "one", "in-backward")
+    skipped = {
+        t.id: t.reason
+        for t in report.tensors
+        if t.status == "skipped" and t.kind == "grad_norm"
+    }
+    assert len(skipped) == 2
+    assert all("has an optimizer of its own" in why for why in skipped.values())
+    assert report.verdict is Outcome.PASS, report.summary
+    for kind in ("main_grad", "updated_param", "optimizer_state", "learning_rate"):
+        assert report.coverage[kind].compared == report.coverage[kind].total, kind
+
+
+def test_steps_in_backward_before_ddp_has_averaged_are_found(compared):
+    report = compared(["one", "adamw"], 2, "ddp", "in-backward")
+    assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence.kind == "main_grad"
+    assert report.diagnosis[0].code == "replicas_differ"
