@@ -49,6 +49,12 @@ def warn_of_strangers(
         )
 
 
+def steps_in_backward(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it seems to be one of many that a hook on its only parameter steps."""
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    return len(own) == 1 and bool(getattr(own[0], "_post_accumulate_grad_hooks", None))
+
+
 def require_values(named: NamedParameter) -> None:
     """Refuses a parameter that is still to be made.
 
