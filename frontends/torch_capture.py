@@ -33,7 +33,10 @@ from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
-from ttrace.frontends.torch_parts.optimized_parameters import warn_of_strangers
+from ttrace.frontends.torch_parts.optimized_parameters import (
+    steps_in_backward,
+    warn_of_strangers,
+)
 from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
@@ -196,8 +199,8 @@ def _taps(
     num_parts: int,
 ) -> list[OptimizerTap]:
     """The observers of the optimizers, of which some are parts of one."""
-    of_parameters = len(optimizers) > 1 and all(map(_has_one_parameter, optimizers))
-    is_one = of_parameters or len(optimizers) == num_parts > 1
+    in_backward = len(optimizers) > 1 and all(map(steps_in_backward, optimizers))
+    is_one = in_backward or len(optimizers) == num_parts > 1
     taps: list[OptimizerTap] = []
     for optimizer in optimizers:
         taps.append(
@@ -205,16 +208,12 @@ def _taps(
                 optimizer,
                 session,
                 first_group=sum(map(OptimizerTap.num_groups, taps)),
-                holds_whole_model=description.holds_whole_model and not of_parameters,
+                holds_whole_model=description.holds_whole_model and not in_backward,
                 leader=taps[0] if taps and is_one else None,
-                no_norm=NORM_OF_PARTS if of_parameters else NO_NORM,
+                no_norm=NORM_OF_PARTS if in_backward else NO_NORM,
             )
         )
     return taps
-
-
-def _has_one_parameter(optimizer: torch.optim.Optimizer) -> bool:
-    return sum(len(group["params"]) for group in optimizer.param_groups) == 1
 
 
 def _root_method(description: ModelDescription, method: str) -> str | None:

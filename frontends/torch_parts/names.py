@@ -22,6 +22,7 @@ _WRAPPERS = (
         "ActivationWrapper",
         "_checkpoint_wrapped_module",
     ),
+    ("deepspeed.runtime.engine", "DeepSpeedEngine", "module"),
     ("peft.peft_model", "PeftModel", "base_model"),
     ("peft.tuners.tuners_utils", "BaseTuner", "model"),
 )

@@ -11,10 +11,18 @@ import torch
 from absl import logging
 
 from ttrace.errors import UsageError
-from ttrace.frontends.torch_parts.averaging import common_divisor, find_averaging
+from ttrace.frontends.torch_parts.averaging import (
+    Averaging,
+    common_divisor,
+    find_averaging,
+)
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
+from ttrace.frontends.torch_parts.flat_partitions import (
+    averaging_of_engines,
+    partitioned_pieces,
+)
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
@@ -68,9 +76,13 @@ class NativeDescription(PlainDescription):
         self._stages = pipeline or PipelineStages([])
         self._is_late_known = False
         self._averaging = _found(
-            "what averages gradients", (), lambda: find_averaging(*model)
+            "what averages gradients", (), lambda: _averaging_of(model)
         )
-        self._pieces = _found("flat parameters", {}, lambda: flat_pieces(*model))
+        self._pieces = _found(
+            "flat parameters",
+            {},
+            lambda: {**flat_pieces(*model), **partitioned_pieces(*model)},
+        )
         self._place = _found(
             "which ranks share their micro-batches",
             data_parallel(rank, world_size),
@@ -105,7 +117,7 @@ class NativeDescription(PlainDescription):
     def hidden_parameters(
         self, parameters: Iterable[NamedParameter]
     ) -> list[HiddenParameter]:
-        """The parameters that FSDP1 flattens."""
+        """The parameters that are parts of flat ones (FSDP1, DeepSpeed)."""
         hidden = []
         for named in parameters:
             piece = self._pieces.get((named.module, named.slot))
@@ -157,7 +169,7 @@ class NativeDescription(PlainDescription):
         self._is_late_known = True
         known = {one.name for one in self._averaging}
         found = _found(
-            "what averages gradients", (), lambda: find_averaging(*self._parts)
+            "what averages gradients", (), lambda: _averaging_of(self._parts)
         )
         late = {one.name for one in found} - known
         if late:
@@ -173,6 +185,10 @@ class NativeDescription(PlainDescription):
 
     def _is_model_sharded(self) -> bool:
         return any(self._mesh.sizes[axis] > 1 for axis in self._place.model_axes)
+
+
+def _averaging_of(parts: tuple[torch.nn.Module, ...]) -> tuple[Averaging, ...]:
+    return (*find_averaging(*parts), *averaging_of_engines(*parts))
 
 
 def _found(what: str, otherwise: _T, find: Callable[[], _T]) -> _T:

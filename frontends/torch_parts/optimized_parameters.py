@@ -49,11 +49,18 @@ def warn_of_strangers(
         )
 
 
+def steps_in_backward(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it seems to be one of many that a hook on its only parameter steps."""
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    return len(own) == 1 and bool(getattr(own[0], "_post_accumulate_grad_hooks", None))
+
+
 def require_values(named: NamedParameter) -> None:
     """Refuses a parameter that is still to be made.
 
     Raises:
-        UsageError: It is of a lazy module that never ran, or on the device ``meta``.
+        UsageError: It is of a lazy module that never ran, on the device ``meta``, or
+            ZeRO 3 of DeepSpeed has taken its values away.
     """
     parameter = named.parameter
     if torch.nn.parameter.is_lazy(parameter):
@@ -61,6 +68,9 @@ def require_values(named: NamedParameter) -> None:
     elif parameter.device.type == "meta":
         state = "no values: it is on the device meta"
         remedy = "begin the trace after to_empty() and the initialization"
+    elif hasattr(parameter, "ds_shape"):
+        state = "no values here: ZeRO 3 of DeepSpeed gathers them for each forward"
+        remedy = "compare ZeRO 2, which trains the same; ttrace knows its partitions"
     else:
         return
     raise UsageError(

@@ -91,6 +91,15 @@ def test_a_model_without_values_is_refused(switch_on):
     assert "after to_empty()" in str(refused.value)
 
 
+def test_parameters_that_zero_3_has_emptied_are_refused(switch_on):
+    net = model()
+    for parameter in net.parameters():
+        vars(parameter)["ds_shape"] = parameter.shape
+    with pytest.raises(UsageError, match="ZeRO 3 of DeepSpeed") as refused:
+        train(net)
+    assert "compare ZeRO 2" in str(refused.value)
+
+
 def test_in_a_plain_run_nothing_is_refused(monkeypatch):
     monkeypatch.delenv(RECORD_VARIABLE, raising=False)
     with torch.device("meta"):

@@ -1,0 +1,120 @@
+"""What is read off an engine of DeepSpeed: here one that only looks like it.
+
+The real one was run by hand (docs/support.md); it is no dependency of the tests.
+"""
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import HashStore
+
+from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
+from ttrace.frontends.torch_parts.native import NativeDescription
+from ttrace.ir.kinds import Kind
+
+
+class DeepSpeedEngine(nn.Module):
+    """A model of two linear layers, 6 + 2 and 4 + 2 elements, cut after the ninth.
+
+    Args:
+        rank: Which of two partitions it has.
+        stage: Of ZeRO.
+    """
+
+    def __init__(self, rank: int, stage: int = 1):
+        super().__init__()
+        self.module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+        self.data_parallel_group = dist.group.WORLD
+        parameters: list[Any] = list(self.module.parameters())
+        partition = nn.Parameter(torch.zeros(7))
+        self.base = torch.optim.SGD([partition] if stage else parameters, lr=0.1)
+        self.optimizer: Any = SimpleNamespace(optimizer=self.base)
+        if stage:
+            self.optimizer.bit16_groups = [parameters]
+        begin, stop, first = 7 * rank, 7 * rank + 7, 0
+        for parameter in parameters:
+            low = max(first, begin)
+            high = min(first + parameter.numel(), stop)
+            parameter._hp_mapping = None
+            if low < high:
+                parameter._hp_mapping = SimpleNamespace(
+                    lp_fragment_address=SimpleNamespace(
+                        start=low - first, numel=high - low
+                    ),
+                    hp_fragment_address=SimpleNamespace(
+                        start=low - begin, numel=high - low
+                    ),
+                )
+            first += parameter.numel()
+
+
+@pytest.fixture(autouse=True)
+def deepspeed(monkeypatch) -> Iterator[None]:
+    loaded = ModuleType("deepspeed.runtime.engine")
+    vars(loaded)["DeepSpeedEngine"] = DeepSpeedEngine
+    monkeypatch.setitem(sys.modules, loaded.__name__, loaded)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_rank_holds_flat_ranges_of_the_parameters_in_its_partition():
+    engine = DeepSpeedEngine(rank=0)
+    description = NativeDescription(engine)
+    partition = engine.base.param_groups[0]["params"][0]
+    named = {f"{n.module}.{n.slot}": n for n in description.parameters()}
+    assert list(named) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert all(n.parameter is partition for n in named.values())
+    values = torch.arange(7.0)
+    whole = description.parameter(named["0.weight"], Kind.UPDATED_PARAM, values)
+    assert isinstance(whole, LocalTensor)
+    assert whole.values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert whole.layout.global_shape == (2, 3)
+    part = description.parameter(named["0.bias"], Kind.MAIN_GRAD, values)
+    assert isinstance(part, LocalTensor)
+    assert part.values.tolist() == [6]
+    assert part.layout.global_shape == (2,)
+    rest = description.parameter(named["1.bias"], Kind.MAIN_GRAD, values)
+    assert isinstance(rest, RecordedElsewhere)
+
+
+def test_the_next_rank_has_what_the_first_has_not():
+    description = NativeDescription(DeepSpeedEngine(rank=1))
+    named = {f"{n.module}.{n.slot}": n for n in description.parameters()}
+    values = torch.arange(7.0)
+    answers = {
+        path: description.parameter(one, Kind.MAIN_GRAD, values)
+        for path, one in named.items()
+    }
+    assert isinstance(answers["0.weight"], RecordedElsewhere)
+    held = {
+        path: answer.values.tolist()
+        for path, answer in answers.items()
+        if isinstance(answer, LocalTensor)
+    }
+    assert held == {"0.bias": [0], "1.weight": [1, 2, 3, 4], "1.bias": [5, 6]}
+
+
+def test_gradients_of_a_forward_are_those_of_the_model_itself():
+    engine = DeepSpeedEngine(rank=0)
+    description = NativeDescription(engine)
+    hidden = description.hidden_parameters(description.parameters())
+    assert [one.owner for one in hidden[::2]] == list(engine.module)
+    assert {one.unit for one in hidden} == {engine.module}
+    gradient = torch.ones(2, 3)
+    answer = description.parameter(hidden[0].named, Kind.PARAM_GRAD, gradient)
+    assert isinstance(answer, LocalTensor) and answer.values is gradient
+
+
+def test_without_zero_the_optimizer_has_the_parameters_themselves():
+    engine = DeepSpeedEngine(rank=0, stage=0)
+    description = NativeDescription(engine)
+    own = [named.parameter for named in description.parameters()]
+    assert all(a is b for a, b in zip(own, engine.module.parameters(), strict=True))
+    assert description.scale(Kind.PARAM_GRAD) == 1.0
