@@ -99,7 +99,7 @@ def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
 
     An error of an earlier forward shows in the gradients of all later modules.
     """
-    if first.id.kind is not Kind.MAIN_GRAD:
+    if first.id.kind is not Kind.MAIN_GRAD or first.result is None:
         return ""
     module, step = first.id.module, first.id.step
     if any(
