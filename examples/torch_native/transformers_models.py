@@ -13,6 +13,7 @@ from ttrace.examples.torch_native.tasks import Samples, Task, own_loss
 
 VOCABULARY = 64
 _LENGTH = 12
+_CLASSES = 5
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -67,35 +68,33 @@ def _bert() -> hf.PreTrainedModel:
 
 
 def _vit() -> hf.PreTrainedModel:
-    return hf.ViTForImageClassification(
-        hf.ViTConfig(
-            image_size=16,
-            patch_size=4,
-            num_labels=5,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
+    config = hf.ViTConfig(
+        image_size=16,
+        patch_size=4,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
+    config.num_labels = _CLASSES
+    return hf.ViTForImageClassification(config)
 
 
 def _t5() -> hf.PreTrainedModel:
-    return hf.T5ForConditionalGeneration(
-        hf.T5Config(
-            vocab_size=VOCABULARY,
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-            use_cache=False,
-        )
+    config = hf.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        use_cache=False,
     )
+    config.decoder_start_token_id = 0
+    return hf.T5ForConditionalGeneration(config)
 
 
 def _tokens(num_samples: int, generator: torch.Generator) -> Samples:
@@ -117,7 +116,7 @@ def _two_texts(num_samples: int, generator: torch.Generator) -> Samples:
 def _images(num_samples: int, generator: torch.Generator) -> Samples:
     return {
         "pixel_values": torch.randn(num_samples, 3, 16, 16, generator=generator),
-        "labels": torch.randint(5, (num_samples,), generator=generator),
+        "labels": torch.randint(_CLASSES, (num_samples,), generator=generator),
     }
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Stage:
         traced_s: Seconds of the block that is traced, of the slowest rank; None where
             nothing was trained.
         num_bytes: On disk.
-        peak_bytes: Memory of the largest process.
+        peak_bytes: Memory of the largest process; of a command on traces without the
+            files that it maps, which the system takes back where it needs room.
         status: Exit status of the command.
     """
 
@@ -119,6 +121,7 @@ class Bench:
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment
             )
+            own_peak = _Peak(process.pid)
             _, code, usage = os.wait4(process.pid, 0)
         wall_s = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(code)
@@ -129,9 +132,7 @@ class Bench:
             cpu_s=usage.ru_utime + usage.ru_stime,
             traced_s=max((float(seconds) for seconds, _ in clocks), default=None),
             num_bytes=0 if out is None else _size(out),
-            peak_bytes=max(
-                (int(peak) for _, peak in clocks), default=usage.ru_maxrss * 1024
-            ),
+            peak_bytes=max((int(peak) for _, peak in clocks), default=own_peak.end()),
             status=process.returncode,
         )
         if stage.status != 0:
@@ -139,6 +140,37 @@ class Bench:
             print(f"{name}: exit status {stage.status}", *lines, sep="\n")
         self.stages.append(stage)
         return stage
+
+
+class _Peak(threading.Thread):
+    """Looks at what memory a process has of its own, until it is gone.
+
+    Args:
+        process_id: The process.
+    """
+
+    def __init__(self, process_id: int):
+        super().__init__(daemon=True)
+        self._status = Path(f"/proc/{process_id}/status")
+        self._peak_kb = 0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                lines = self._status.read_text().splitlines()
+            except OSError:
+                return
+            own = [line.split()[1] for line in lines if line.startswith("RssAnon")]
+            if not own:  # it has ended
+                return
+            self._peak_kb = max(self._peak_kb, int(own[0]))
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """The largest number of bytes that was seen."""
+        self.join()
+        return self._peak_kb * 1024
 
 
 def run(

@@ -19,7 +19,9 @@ from ttrace.examples.torch_native.arguments import (
 )
 from ttrace.examples.torch_native.data import Dealer
 from ttrace.examples.torch_native.llama import Llama, LlamaSize
+from ttrace.examples.torch_native.place import Place, find_place
 from ttrace.examples.torch_native.train import main
+from ttrace.examples.torch_parallel.process_group import default_process_group
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.report.model import Outcome, Report
 
@@ -126,11 +128,10 @@ def test_every_model_has_the_layers_that_are_wrapped_and_a_loss(name):
     assert loss.shape == () and loss.isfinite()
 
 
-class FakePlace:
-    """A place of so many data-parallel ranks."""
-
-    def __init__(self, dp_size: int = 1):
-        self.dp_size = dp_size
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with default_process_group() as device:
+        yield find_place(device, pp=1, tp=1, is_hybrid=False)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,9 @@ class FakePlace:
         ("--dp fsdp1 --tp 2", "--dp fsdp1", "fsdp2 goes with --tp"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, where, expected):
+def test_options_that_do_not_go_together_are_refused(place, options, where, expected):
     with pytest.raises(UsageError, match="do not go together") as caught:
-        require_consistent(parse_arguments(options.split()), FakePlace())
+        require_consistent(parse_arguments(options.split()), place)
     assert caught.value.where == where and expected in str(caught.value)
 
 
