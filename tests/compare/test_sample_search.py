@@ -133,6 +133,20 @@ def test_another_number_of_samples_is_said():
     assert samples.difference.endswith("first: row 3 of micro-batch 0 of the candidate")
 
 
+def test_samples_that_are_repeated_or_left_out_are_said():
+    """As by a sampler that gives two ranks the same, and others to none."""
+    overlapping = [[0, 1], [1, 2], [4, 5], [6, 7]]
+    samples = matched(sample_run(ONE), sample_run(overlapping))
+    assert samples.difference.endswith(
+        ": the candidate gives 1 sample of this step again and leaves 1 sample out; "
+        "look at its sampler"
+    )
+    samples = matched(sample_run(ONE), sample_run([[0, 1], [2, 3], [4, 5]]))
+    assert samples.difference.endswith(
+        ": the candidate leaves 2 samples out; look at its sampler"
+    )
+
+
 def test_a_micro_batch_that_a_run_lacks_is_not_another_order():
     assert match_samples(sample_run(FOUR), sample_run(FOUR[:3])) == ()
 

@@ -291,6 +291,11 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
             reason=f"{lacks.side}: this run of {lacks.framework} recorded no "
             f"{tensor_id.kind} at all",
         )
+    if tensor_id.kind is Kind.LEARNING_RATE and has.framework != lacks.framework:
+        return Skipped(
+            id=tensor_id,
+            reason=f"the optimizer of the {lacks.side} has no such group of parameters",
+        )
     return Unmatched(id=tensor_id, present=has.side)
 
 

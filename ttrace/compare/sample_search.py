@@ -7,6 +7,7 @@ nor its length, so that samples padded to other lengths are not matched.
 """
 
 from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
@@ -225,9 +226,32 @@ def _match_along(
         difference=f"{_totals(len(of_reference), len(of_candidate))} (rows along dim "
         f"{dim}), of which {len(missing)} of the reference and {len(extra)} of the "
         "candidate have no equal in the other run in this step; first: row "
-        f"{first.row} of micro-batch {first.microbatch} of the {run.side}",
+        f"{first.row} of micro-batch {first.microbatch} of the {run.side}"
+        + _repeated_and_dropped(of_reference, of_candidate, missing, extra),
         differs_at=run.inputs[first.microbatch][slot].id,
     )
+
+
+def _repeated_and_dropped(
+    of_reference: dict[Place, bytes],
+    of_candidate: dict[Place, bytes],
+    missing: Sequence[Place],
+    extra: Sequence[Place],
+) -> str:
+    """That the candidate has the reference's samples, but not each of them once."""
+    known = set(of_reference.values())
+    if not all(of_candidate[place] in known for place in extra):
+        return ""  # it has others, too
+    found = []
+    if extra:
+        found.append(f"gives {_samples(len(extra))} of this step again")
+    if missing:
+        found.append(f"leaves {_samples(len(missing))} out")
+    return f": the candidate {' and '.join(found)}; look at its sampler"
+
+
+def _samples(number: int) -> str:
+    return f"{number} sample" + ("" if number == 1 else "s")
 
 
 def _sizes(rows: dict[Place, bytes]) -> dict[int, int | None]:

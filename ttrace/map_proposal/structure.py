@@ -129,6 +129,7 @@ def _narrowed(
         transform=transform,
         sizes={axis: pairing.sizes[axis] for axis in _axes(transform)},
         comment=SAME_MODULE,
+        is_by_content=False,
     )
 
 

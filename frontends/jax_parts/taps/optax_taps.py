@@ -15,6 +15,7 @@ import jax
 import optax
 
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.taps.optax_rates import chained_learning_rate
 from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
 from ttrace.frontends.jax_parts.taps.patching import (
     Missed,
@@ -40,12 +41,11 @@ def optax_taps() -> Iterator[list[Missed]]:
 
     ``main_grad`` is what the outermost ``update`` is given: before clipping, where that
     is a link of the chain, and every mini-step of ``optax.MultiSteps``. After it come
-    ``optimizer_state`` and, from the state of ``optax.inject_hyperparams``,
-    ``learning_rate``. ``optax.apply_updates``, and that of equinox, gives
-    ``updated_param``. ``param``, the
-    parameters before, is tapped at whichever of the two sees them first. The
-    ``apply_gradients`` of a ``TrainState`` and the ``update`` of ``nnx.Optimizer`` call
-    both.
+    ``learning_rate``, from the state of ``optax.inject_hyperparams`` or from the last
+    links of a chain, and ``optimizer_state``. ``optax.apply_updates``, and that of
+    equinox, gives ``updated_param``. ``param``, the parameters before, is tapped at
+    whichever of the two sees them first. The ``apply_gradients`` of a ``TrainState``
+    and the ``update`` of ``nnx.Optimizer`` call both.
 
     Yields:
         A list that fills with what could not be tapped.
@@ -120,8 +120,12 @@ class _OptaxTaps:
                 )
                 names = updates if params is None else params
                 params = self._params(params)
+                before = state
                 updates, state = original(updates, state, params, **extra_args)
-                state = self._tapped(state, self._tap_learning_rates)
+                state = self._tapped(
+                    state,
+                    lambda tree: self._tap_learning_rates(tree, original, before),
+                )
                 state = self._tapped(state, lambda tree: _tap_state(tree, names))
                 return updates, state
             finally:
@@ -144,16 +148,21 @@ class _OptaxTaps:
         self._seen |= {id(leaf): leaf for leaf in (*leaves, *jax.tree.leaves(tapped))}
         return tapped
 
-    def _tap_learning_rates(self, state: Any) -> Any:
+    def _tap_learning_rates(
+        self, state: Any, update: Callable[..., Any], before: Any
+    ) -> Any:
         rates = list(_learning_rates(state))
+        if not rates:
+            chained = chained_learning_rate(update, before)
+            rates = [] if chained is None else [chained]
         for index, rate in enumerate(rates):
             tap_in_program(
                 value_site(ROOT_MODULE, Kind.LEARNING_RATE, f"group{index}"), rate
             )
         if not rates:
             reason = (
-                "the optimizer keeps its learning rate to itself; make it with "
-                "optax.inject_hyperparams"
+                "the optimizer keeps its learning rate to itself: its chain does not "
+                "end in it; make it with optax.inject_hyperparams"
             )
             rate = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
             note(self.missed, rate)

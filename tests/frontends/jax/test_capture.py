@@ -100,10 +100,8 @@ def test_a_linen_step_computes_the_same_and_is_recorded(recorded, dp, tp):
         "step1/layer/updated_param/kernel",
     } <= ids
     assert not any(id_.startswith("step1") and "/param/" in id_ for id_ in ids)
-    assert [str(id_) for id_ in trace.info.skipped] == [
-        "step0/@root/learning_rate/group0",
-        "step1/@root/learning_rate/group0",
-    ]
+    assert {f"step{step}/@root/learning_rate/group0" for step in range(2)} <= ids
+    assert not trace.info.skipped
 
 
 def test_shardings_of_one_step_compare_equal(recorded):

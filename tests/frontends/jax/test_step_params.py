@@ -419,7 +419,7 @@ def test_a_step_without_an_update_says_so_after_one_with_an_update(recorded):
     trace = recorded("both", step, (params, TX.init(params)))
     reasons = {str(id_): item.reason for id_, item in trace.info.skipped.items()}
     rate = "@root/learning_rate/group0"
-    assert "keeps its learning rate to itself" in reasons.pop(f"step0/{rate}")
+    assert f"step0/{rate}" in map(str, trace.info.tensors)
     assert reasons.pop(f"step1/{rate}") == NO_OPTIMIZER
     assert all(name.startswith("step1/") for name in reasons)
     ids = {str(id_) for id_ in trace.info.tensors}

@@ -10,6 +10,7 @@ from optax import apply_updates
 
 from tests.factories.jax_tap_names import assert_neutral, of_kinds, tap_names
 from ttrace.errors import UsageError
+from ttrace.frontends.jax_parts.taps.optax_rates import chained_learning_rate
 from ttrace.frontends.jax_parts.taps.optax_taps import optax_taps
 from ttrace.ir.kinds import Kind
 
@@ -47,9 +48,12 @@ def step_of(transformation):
     return step
 
 
+RATE = "@root/learning_rate/group0"
+
 ADAM_STEP = [
     *every("main_grad"),
     *every("param"),
+    RATE,
     "@root/optimizer_state/count",
     *every("optimizer_state", ".mu", ".nu"),
     *every("updated_param"),
@@ -72,7 +76,12 @@ def test_parameters_are_tapped_when_the_update_does_not_take_them():
 
     with optax_taps():
         names = tap_names(step, PARAMS, tx.init(PARAMS), GRADS)
-    assert names == [*every("main_grad"), *every("param"), *every("updated_param")]
+    assert names == [
+        *every("main_grad"),
+        RATE,
+        *every("param"),
+        *every("updated_param"),
+    ]
 
 
 def test_main_grads_are_those_before_clipping():
@@ -164,17 +173,51 @@ def test_an_injected_learning_rate_is_tapped():
     assert missed == []
 
 
-def test_a_hidden_learning_rate_is_missed_with_the_reason():
-    tx = adamw()
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.chain(optax.sgd(0.1), optax.clip(1.0)),  # the last link is another one
+        optax.masked(optax.sgd(0.1), jax.tree.map(lambda _: True, PARAMS)),
+    ],
+)
+def test_a_hidden_learning_rate_is_missed_with_the_reason(tx):
     with optax_taps() as missed:
         for _ in range(2):
             tap_names(step_of(tx), PARAMS, tx.init(PARAMS), GRADS)
     (entry,) = missed
     assert entry.kind is Kind.LEARNING_RATE
     assert entry.reason == (
-        "the optimizer keeps its learning rate to itself; make it with "
-        "optax.inject_hyperparams"
+        "the optimizer keeps its learning rate to itself: its chain does not end in "
+        "it; make it with optax.inject_hyperparams"
     )
+
+
+SCHEDULE = optax.linear_schedule(1.0, 0.0, 10)
+
+
+@pytest.mark.parametrize(
+    ("tx", "rates"),
+    [
+        (adamw(0.25), [0.25, 0.25, 0.25]),
+        (optax.sgd(SCHEDULE), [1.0, 0.9, 0.8]),
+        (optax.adam(SCHEDULE), [1.0, 0.9, 0.8]),
+        (
+            optax.chain(
+                optax.trace(0.9), optax.scale_by_schedule(SCHEDULE), optax.scale(-2)
+            ),
+            [2.0, 1.8, 1.6],
+        ),
+    ],
+)
+def test_the_rate_at_the_end_of_a_chain_is_that_of_each_step(tx, rates):
+    seen, state = [], tx.init(PARAMS)
+    for _ in rates:
+        seen.append(float(chained_learning_rate(tx.update, state)))
+        _, state = tx.update(GRADS, state, PARAMS)
+    assert seen == pytest.approx(rates)
+    with optax_taps() as missed:
+        names = tap_names(step_of(tx), PARAMS, tx.init(PARAMS), GRADS)
+    assert of_kinds(names, "learning_rate") == [RATE] and missed == []
 
 
 @pytest.mark.parametrize(
