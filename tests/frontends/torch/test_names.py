@@ -1,4 +1,6 @@
 import copy
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -82,3 +84,43 @@ def test_a_module_of_the_users_that_is_called_module_keeps_its_name():
 def test_data_parallel_is_refused_by_name():
     with pytest.raises(UsageError, match=r"torch\.nn\.DataParallel cannot be traced"):
         NativeDescription(nn.Sequential(nn.DataParallel(model())))
+
+
+def test_adapters_leave_the_names_of_what_they_adapt(monkeypatch):
+    class Layer(nn.Module):
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer = base_layer
+            self.lora_A = nn.ModuleDict({"default": nn.Linear(2, 1, bias=False)})
+
+    class Tuner(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+    class Peft(nn.Module):
+        def __init__(self, base_model):
+            super().__init__()
+            self.base_model = base_model
+
+    for where, class_name, cls in (
+        ("peft.peft_model", "PeftModel", Peft),
+        ("peft.tuners.tuners_utils", "BaseTuner", Tuner),
+        ("peft.tuners.tuners_utils", "BaseTunerLayer", Layer),
+    ):
+        loaded = sys.modules.get(where) or ModuleType(where)
+        monkeypatch.setattr(loaded, class_name, cls, raising=False)
+        monkeypatch.setitem(sys.modules, where, loaded)
+    inner = nn.Sequential(Layer(nn.Linear(2, 2)), nn.Linear(2, 2))
+    peft = Peft(Tuner(inner))
+    modules = dict(canonical_modules(peft))
+    assert list(modules) == ["@root", "0", "0.lora_A", "0.lora_A.default", "1"]
+    assert modules["@root"] is inner
+    assert modules["0"] is inner[0]  # with the adapter, as the merged layer is
+    assert [f"{n.module}.{n.slot}" for n in canonical_parameters(peft)] == [
+        "0.weight",
+        "0.bias",
+        "0.lora_A.default.weight",
+        "1.weight",
+        "1.bias",
+    ]

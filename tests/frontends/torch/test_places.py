@@ -62,3 +62,32 @@ def test_axes_that_no_parameter_is_on_shard_the_data():
     both = mesh(2, 4, names=("mine", "tp"))
     found = place([parameter(both["tp"])], [])
     assert (found.index, found.size, found.model_axes) == (1, 2, ("tp",))
+
+
+def test_ranks_of_one_pipeline_share_their_microbatches():
+    found = find_place([], [], rank=RANK, world_size=WORLD, pipeline=(4, 5, 6, 7))
+    assert (found.index, found.size, found.model_axes) == (1, 2, ())
+    assert found.mesh.sizes == {"dp": 2, "pp": 4}
+    assert found.mesh.coords == {"dp": 1, "pp": 1}
+    assert found.mesh.uniform_axes == ()
+
+
+def test_pipelines_may_be_columns_of_the_ranks():
+    pipeline = (1, 3, 5, 7)
+    found = find_place([], [(4, 5)], rank=RANK, world_size=WORLD, pipeline=pipeline)
+    assert (found.index, found.size) == (1, 2)
+    assert found.mesh.coords == {"dp": 1, "pp": 2}
+
+
+def test_an_axis_along_a_pipeline_shards_neither_model_nor_data():
+    both = mesh(4, 2, names=("pp", "dp"))
+    pipeline = (1, 3, 5, 7)
+    found = find_place(
+        [parameter(both["dp"])],
+        [(4, 5)],
+        rank=RANK,
+        world_size=WORLD,
+        pipeline=pipeline,
+    )
+    assert (found.index, found.size, found.model_axes) == (1, 2, ())
+    assert found.mesh.coords == {"pp": 2, "dp": 1}
