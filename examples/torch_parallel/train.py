@@ -3,6 +3,10 @@
 ``python -m ttrace.examples.torch_parallel.train`` runs on one process;
 ``torchrun --nproc-per-node 2 -m ttrace.examples.torch_parallel.train --parallelism
 ring`` on two. Without CUDA on CPU and gloo.
+
+The parallelism is written by hand, so that its layouts have to be described. Of what
+torch brings along (DDP, FSDP, DTensors, pipelines) ``examples/torch_native`` shows that
+nothing has to be.
 """
 
 import os
