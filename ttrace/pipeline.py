@@ -320,7 +320,7 @@ def compare_traces(
     )
     alignment = with_reasons(alignment, one_sided)
     alignment = _restricted(alignment, only)
-    remarks = find_remarks(alignment, *given, allow=allow)
+    remarks = find_remarks(alignment, *given, tolerances, allow=allow)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)

@@ -3,8 +3,9 @@
 import torch
 
 UNSYNCHRONIZED = (
-    "each rank keeps running statistics of its own micro-batches, which no run on one "
-    "process does; torch.nn.SyncBatchNorm keeps those of all ranks"
+    "taken for running statistics of this rank's own micro-batches, which no run on "
+    "one process has; those of all ranks are compared where the module is a "
+    "torch.nn.SyncBatchNorm, or no subclass of torch's own norms"
 )
 
 

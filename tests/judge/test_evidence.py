@@ -21,7 +21,7 @@ def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **option
     """Three steps of SGD, as a trace."""
     tensors: dict[str, Tensor] = {}
     params = dict(START)
-    held = dict.fromkeys(NAMES, np.float32(0))
+    held = dict.fromkeys(NAMES, np.zeros((8, 6), np.float32))
     for name in NAMES:
         tensors[f"step0/{name}/param/w"] = Tensor(full=START[name], **options)
     for step, gradients in enumerate(GRADIENTS):
@@ -37,7 +37,7 @@ def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **option
             )
         if says is not False:
             tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(
-                full=np.float64(says or rate)
+                full=np.array(says or rate, np.float64)
             )
     return memory_trace(tensors, {"tp": 2} if options else None)
 

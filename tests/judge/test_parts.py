@@ -69,7 +69,9 @@ def test_a_wrong_decay_shows_behind_the_noise_of_the_key(dims):
     report = compare(reference, run(updated(10, decay=1e-4), **options), table)
     assert report.verdict is Outcome.DIVERGED
     (tensor,) = report.tensors
-    assert tensor.failed_part is not None and tensor.margin > 10
+    assert tensor.failed_part is not None
+    assert tensor.margin is not None and tensor.margin > 10
+    assert tensor.rel_err is not None and tensor.tolerance is not None
     assert tensor.failed_part.name == "0:32, 64:96 of dim 0"
     assert tensor.rel_err < tensor.tolerance  # as a whole it passes
     assert tensor.reason.startswith(
@@ -146,6 +148,7 @@ def test_rows_that_no_token_touched():
     assert report.verdict is Outcome.PASS
     report = compare(reference, run(rows(10, decay=1e-5), **options), table)
     (tensor,) = report.failed()
+    assert tensor.failed_part is not None
     assert tensor.failed_part.name == (
         "1:3, 4:6, 7:9, 10:12 and 17 more ranges of dim 0, rows that no gradient "
         "reached"

@@ -32,7 +32,7 @@ _HEADLINE = (
 """What the headline names first, and which kinds it takes together."""
 
 
-_WITHOUT_NOISE = frozenset({Kind.PARAM, Kind.BUFFER, Kind.LEARNING_RATE})
+WITHOUT_NOISE = frozenset({Kind.PARAM, Kind.BUFFER, Kind.LEARNING_RATE})
 """What noise cannot change: a run starts without any."""
 
 
@@ -293,7 +293,7 @@ def _noise_reached_nothing(
             noise is None
             or noise.reference_norm == 0
             or verdict.tolerance.estimator is not Estimator.PERTURBED
-            or record.id.kind in _WITHOUT_NOISE
+            or record.id.kind in WITHOUT_NOISE
             or dtype_named(record.shards[0].dtype).epsilon is None
         ):
             continue

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttrace.ir.kinds import KINDS, Kind, Phase
+from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.missing_gradients import missing_gradients
@@ -95,13 +95,23 @@ def _one_sided_gradient(
 
 
 def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
-    """What is to be said of a main gradient's module, of which nothing else is known.
+    """What is to be said of a gradient's module, of which nothing else is known.
 
     An error of an earlier forward shows in the gradients of all later modules.
     """
-    if first.id.kind is not Kind.MAIN_GRAD or first.result is None:
-        return ""
     module, step = first.id.module, first.id.step
+    if first.result is None:
+        return ""
+    if first.id.kind is Kind.PARAM_GRAD and not any(
+        v.result and v.id.step == step and v.id.kind in ACTIVATIONS for v in verdicts
+    ):
+        return (
+            "; no input or output of a module was compared in this step, so that the "
+            "cause may lie in any module before it: record them in both runs, under "
+            "names that go together"
+        )
+    if first.id.kind is not Kind.MAIN_GRAD:
+        return ""
     if any(
         v.result and v.id.step == step and v.id.module == module
         for v in verdicts

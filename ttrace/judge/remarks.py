@@ -8,13 +8,16 @@ from ttrace.compare.align import Alignment, Unmatched
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.precision import coarser_compute
 from ttrace.judge.setup import compare_settings
+from ttrace.judge.tolerance import ToleranceTable
 
 
 def find_remarks(
     alignment: Alignment,
     reference: TraceSource,
     candidate: TraceSource,
+    tolerances: ToleranceTable,
     *,
     allow: Sequence[str] = (),
 ) -> tuple[str, ...]:
@@ -24,6 +27,7 @@ def find_remarks(
         alignment: What became of every tensor.
         reference: The trusted run, as it was given.
         candidate: The run under test, likewise.
+        tolerances: What rounding explains.
         allow: Patterns of tensor ids that may be unmatched.
     """
     remarks = []
@@ -44,7 +48,26 @@ def find_remarks(
         for name in PRECISION_SETTINGS
         if name in differences and None not in differences[name]
     )
-    return (*remarks, *_idle_patterns(alignment, allow))
+    finer = _noise_of_a_finer_dtype(reference.info, candidate.info, tolerances)
+    return (*remarks, *finer, *_idle_patterns(alignment, allow))
+
+
+def _noise_of_a_finer_dtype(
+    reference: TraceInfo, candidate: TraceInfo, tolerances: ToleranceTable
+) -> Iterator[str]:
+    """That noise was multiplied, where it could have been measured."""
+    coarser = coarser_compute(reference, candidate, noise_dtype=tolerances.noise_dtype)
+    if coarser is None or coarser.factor <= 1 or not tolerances.noise:
+        return
+    measured = coarser.noise or coarser.reference
+    yield (
+        f"the noise was measured in {measured} and the candidate computes in "
+        f"{coarser.candidate}: tolerances are that noise times up to "
+        f"{coarser.factor:.3g}, far wider than measured ones, and errors below them do "
+        f"not show. Measure it in {coarser.candidate}: give 'ttrace check' the "
+        "reference's command in place of --reference-trace, or record noise runs with "
+        f"--noise-dtype {coarser.candidate}"
+    )
 
 
 def repeats_in(info: TraceInfo) -> str | None:

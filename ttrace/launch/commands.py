@@ -14,14 +14,9 @@ from typing import BinaryIO
 from ttrace.errors import CommandError, StorageFullError, UsageError
 from ttrace.launch.disk import is_full
 from ttrace.launch.interrupts import deferred_interrupts
+from ttrace.launch.log_excerpt import log_excerpt
 from ttrace.launch.processes import end_processes
 from ttrace.store.files import place_remedy
-
-_TAIL_LINES = 40
-"""Lines of a failed command's output that go into the message."""
-
-_TAIL_BYTES = 16_384
-"""Most that is read of a log for these lines: logs may be huge."""
 
 _OWN_ERRORS = f"{CommandError.__module__}."
 """Before the names of our errors in the traceback of a command that was recorded."""
@@ -105,7 +100,7 @@ def run_command(run: CommandRun) -> None:
     else:
         what = f"the {run.name} command failed after {took_s:.0f} s ({_describe(code)})"
         remedy = "make it run on its own first"
-    tail = _tail(run.log)
+    tail = log_excerpt(run.log)
     if is_full(run.log):
         what += ", and there is no space left on the disk of its output"
         remedy = "make room, or choose another place with --out"
@@ -154,12 +149,3 @@ def _describe(code: int) -> str:
         known = -code in set(signal.Signals)
         return f"killed by {signal.Signals(-code).name if known else -code}"
     return f"exit code {code}"
-
-
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    lines = text.splitlines()[-_TAIL_LINES:]
-    return "\n".join(f"    | {line}" for line in lines) or "    | (none)"

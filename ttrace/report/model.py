@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError
+from ttrace.judge.coverage import WITHOUT_NOISE
 from ttrace.judge.coverage import KindCoverage as KindCoverage
 from ttrace.judge.diagnosis import Diagnosis as Diagnosis
 from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
@@ -297,9 +298,11 @@ class Report:
 
     @property
     def num_uncalibrated(self) -> int:
-        """Compared tensors whose tolerance rests on no measured noise."""
+        """Compared tensors whose tolerance ought to rest on noise, and does not."""
         return sum(
-            tensor.tolerance_from == Estimator.UNCALIBRATED for tensor in self.tensors
+            tensor.tolerance_from == Estimator.UNCALIBRATED
+            and tensor.kind not in WITHOUT_NOISE
+            for tensor in self.tensors
         )
 
     @property

@@ -87,9 +87,10 @@ def test_a_correct_run_passes_and_a_scale_of_two_percent_does_not(train, seed, a
 
     report = compare()
     assert report.verdict is Outcome.PASS, report.summary
-    assert report.largest_margin < 0.9
+    assert report.largest_margin is not None and report.largest_margin < 0.9
     report = compare(loss_scale=1.02)
     assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence is not None
     assert report.first_divergence.phase == "backward"
 
 

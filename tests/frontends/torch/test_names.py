@@ -66,7 +66,7 @@ def test_a_wrapper_that_was_told_to_compile_stands_for_what_it_wraps():
     found = list(canonical_modules(outer))
     assert found == [("@root", outer), ("0", outer[0])]
     assert own_buffers(outer[0]) is inner._buffers
-    wrapped = torch.compile(nn.DataParallel(inner), backend="eager")
+    wrapped: Any = torch.compile(nn.DataParallel(inner), backend="eager")
     assert list(canonical_modules(wrapped)) == [("@root", wrapped)]
     assert own_buffers(wrapped) is inner._buffers
 

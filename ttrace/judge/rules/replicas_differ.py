@@ -9,7 +9,12 @@ from ttrace.judge.verdict import Cause
 
 
 def replicas_differ(findings: Findings) -> Diagnosis | None:
-    """Says over which axes of a mesh the candidate's replicas differ."""
+    """Says over which axes of a mesh the candidate's replicas differ.
+
+    Nothing where ranks were given different data: what follows differs, too.
+    """
+    if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
+        return None
     meshes = {info.rank: info.mesh for info in findings.candidate.ranks}
     axes: set[str] = set()
     differing, spread = [], 0.0

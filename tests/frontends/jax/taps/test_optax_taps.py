@@ -212,7 +212,8 @@ SCHEDULE = optax.linear_schedule(1.0, 0.0, 10)
 def test_the_rate_at_the_end_of_a_chain_is_that_of_each_step(tx, rates):
     seen, state = [], tx.init(PARAMS)
     for _ in rates:
-        seen.append(float(chained_learning_rate(tx.update, state)))
+        rate: Any = chained_learning_rate(tx.update, state)
+        seen.append(float(rate))
         _, state = tx.update(GRADS, state, PARAMS)
     assert seen == pytest.approx(rates)
     with optax_taps() as missed:
