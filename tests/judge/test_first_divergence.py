@@ -105,6 +105,27 @@ def test_a_candidate_without_any_gradient_says_nothing_of_places():
     assert "no gradient reaches" not in "".join(d.sentence for d in report.diagnosis)
 
 
+@pytest.mark.parametrize("is_compared", [True, False])
+def test_a_gradient_is_in_doubt_where_no_activation_was_compared(is_compared):
+    """The head's gradient comes first in the backward, whatever is wrong before it."""
+    reference = without(a_step(), "main_grad", "updated", "/output", "grad_output")
+    candidate = dict(reference)
+    for block in BLOCKS:
+        candidate[f"step0/mb0/{block}/param_grad/weight"] = ONES * 2
+    if is_compared:
+        for tensors in (reference, candidate):
+            tensors["step0/mb0/a/output/0"] = ONES
+    report = compare(reference, candidate)
+    assert first_of(report) == "step0/mb0/c/param_grad/weight"
+    assert report.first_divergence is not None
+    doubt = (
+        "no input or output of a module was compared in this step, so that the cause "
+        "may lie in any module before it: record them in both runs, under names that "
+        "go together"
+    )
+    assert (doubt in report.first_divergence.sentence) is not is_compared
+
+
 @pytest.mark.parametrize("outputs", [True, False], ids=["forward too", "alone"])
 def test_gradients_without_their_backward_begin_at_the_end_of_the_forward(outputs):
     reference = a_step(backward=False)

@@ -53,6 +53,18 @@ def test_a_failure_close_to_a_tolerance_of_a_finer_precision(factor, is_doubtful
     assert "this may be rounding" not in report.summary
 
 
+def test_noise_that_was_multiplied_is_remarked():
+    (remark,) = compare(run(F32, F32, F32), run(BF16, BF16, BF16)).remarks
+    assert remark == (
+        "the noise was measured in float32 and the candidate computes in bfloat16: "
+        "tolerances are that noise times up to 6.55e+04, far wider than measured ones, "
+        "and errors below them do not show. Measure it in bfloat16: give 'ttrace "
+        "check' the reference's command in place of --reference-trace, or record noise "
+        "runs with --noise-dtype bfloat16"
+    )
+    assert compare(run(F32, F32, F32), run(F32, F32, F32)).remarks == ()
+
+
 def test_the_tolerance_is_that_of_the_coarser_computation():
     reference, candidate = run(F32, F32, F32), run(BF16, BF16, F32, factor=1.02)
     report = compare(reference, candidate)

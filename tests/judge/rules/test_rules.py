@@ -72,6 +72,15 @@ def test_ranks_that_step_with_different_learning_rates():
     )
 
 
+def test_ranks_that_were_given_different_data_explain_what_follows():
+    data, output = "step0/mb0/@root/input/x", "step0/mb0/a/output/0"
+    candidate = memory_trace({data: VALUES, output: VALUES}, {"tp": 2})
+    for id_ in (data, output):
+        candidate.arrays[1, id_][0] = 1.5
+    found = diagnoses(memory_trace({data: VALUES, output: VALUES}), candidate)
+    assert "replicas_differ" not in found
+
+
 def test_copies_of_the_reference_are_no_diagnosis_of_the_candidate():
     reference = memory_trace({A: VALUES}, {"dp": 2})
     reference.arrays[1, A][0] = 5
