@@ -17,6 +17,7 @@ from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.excuse import excused
 from ttrace.judge.tolerance import Estimator, Tolerance, TolerancePolicy
 from ttrace.judge.updates import changes_in_step
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -94,7 +95,6 @@ class _KnownNoise:
     def excused(self, verdict: TensorVerdict) -> TensorVerdict:
         """The verdict, passed if its error is no larger than the known noise."""
         kind = verdict.id.kind
-        assert verdict.result is not None and verdict.tolerance is not None
         if kind in _OF_PARAMETERS:
             norm = self._of_gradient(verdict.id)
             what = "rounding of sums as large as its module's other gradients"
@@ -109,27 +109,7 @@ class _KnownNoise:
             what = "a bias whose updates are made of gradients that are rounding"
         else:
             return verdict
-        stats = verdict.result.stats
-        tolerance = verdict.tolerance
-        if not norm or stats.difference_norm > norm + tolerance.difference_norm:
-            return verdict
-        reference_norm = stats.reference_norm
-        share = norm / reference_norm if reference_norm else math.inf
-        tolerance = replace(
-            tolerance,
-            difference_norm=norm + tolerance.difference_norm,
-            derivation=f"{tolerance.derivation}, and {norm:.3g} for {what}",
-            noise_share=share,
-            noise_dominated=share > self._dominated_share,
-        )
-        return replace(
-            verdict,
-            status=Status.PASSED,
-            cause=None,
-            reason="",
-            tolerance=tolerance,
-            margin=stats.difference_norm / tolerance.difference_norm,
-        )
+        return excused(verdict, norm, what, dominated_share=self._dominated_share)
 
     def _of_gradient(self, gradient: TensorId) -> float:
         verdict = self._verdicts.get(gradient)

@@ -18,6 +18,7 @@ from ttrace.ir.layout import ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.excuse import excused
 from ttrace.judge.tolerance import TolerancePolicy
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -101,29 +102,13 @@ def _is_candidate(verdict: TensorVerdict) -> bool:
 def _excused(
     verdict: TensorVerdict, turned: TurnedUpdates, policy: TolerancePolicy
 ) -> TensorVerdict:
-    assert verdict.result is not None and verdict.tolerance is not None
+    assert verdict.result is not None
     num_turned, norm = turned.of(verdict.id)
-    stats, tolerance = verdict.result.stats, verdict.tolerance
-    if not norm or stats.difference_norm > norm + tolerance.difference_norm:
-        return verdict
-    share = norm / stats.reference_norm if stats.reference_norm else math.inf
-    tolerance = replace(
-        tolerance,
-        difference_norm=norm + tolerance.difference_norm,
-        derivation=f"{tolerance.derivation}, and {norm:.3g} for updates of either "
-        f"sign: {num_turned} of {stats.count} elements of the gradient are no larger "
-        "than what the runs differ by",
-        noise_share=share,
-        noise_dominated=share > policy.dominated_share,
+    what = (
+        f"updates of either sign: {num_turned} of {verdict.result.stats.count} elements "
+        "of the gradient are no larger than what the runs differ by"
     )
-    return replace(
-        verdict,
-        status=Status.PASSED,
-        cause=None,
-        reason="",
-        tolerance=tolerance,
-        margin=stats.difference_norm / tolerance.difference_norm,
-    )
+    return excused(verdict, norm, what, dominated_share=policy.dominated_share)
 
 
 def _turned(
