@@ -105,8 +105,8 @@ def _excused(
     assert verdict.result is not None
     num_turned, norm = turned.of(verdict.id)
     what = (
-        f"updates of either sign: {num_turned} of {verdict.result.stats.count} elements "
-        "of the gradient are no larger than what the runs differ by"
+        f"updates of either sign: {num_turned} of {verdict.result.stats.count} "
+        "elements of the gradient are no larger than what the runs differ by"
     )
     return excused(verdict, norm, what, dominated_share=policy.dominated_share)
 
