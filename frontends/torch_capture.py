@@ -30,6 +30,7 @@ from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.averaged_models import AveragedParameters
 from ttrace.frontends.torch_parts.bias_correction import corrected_in_float32
 from ttrace.frontends.torch_parts.clips import observed_clips
+from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
@@ -172,12 +173,14 @@ def trace(
     for tap in taps:
         tap.attach()
     warn_of_strangers(inner, description)
-    perturbed = () if request.noise_seed is None else [tap.optimizer for tap in taps]
+    seed = request.noise_seed
+    perturbed = () if seed is None else [tap.optimizer for tap in taps]
     try:
         with (
             observed_scalers(taps),
             observed_clips(taps),
             corrected_in_float32(perturbed),
+            perturbed_casts(perturbed, seed or 0),
         ):
             averages = averaged and AveragedParameters(averaged, session)
             yield PlainTrace(session, tuple(taps), averages)
