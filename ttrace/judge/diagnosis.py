@@ -3,6 +3,7 @@
 The rules lie in ``ttrace.judge.rules``, one a file.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from ttrace.judge.verdict import TensorVerdict
 
 MAX_IDS = 20
 """Tensor ids named per diagnosis; the report has them all."""
+
+
+_MAX_KINDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,3 +64,13 @@ def ids_of(verdicts: Sequence[TensorVerdict]) -> tuple[str, ...]:
 def tensors(num: int) -> str:
     """``1 tensor``, ``2 tensors``."""
     return f"{num} tensor" + ("s" if num != 1 else "")
+
+
+def kinds_of(verdicts: Sequence[TensorVerdict]) -> str:
+    """The kinds of tensors, the most frequent first; at most four of them."""
+    counts = Counter(verdict.id.kind.value for verdict in verdicts)
+    names = [kind for kind, _ in counts.most_common()]
+    more = len(names) - _MAX_KINDS
+    return ", ".join(names[:_MAX_KINDS]) + (
+        f" and {more} more kinds" if more > 0 else ""
+    )

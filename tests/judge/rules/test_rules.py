@@ -97,7 +97,7 @@ def test_a_constant_factor(factor):
     found = diagnoses(
         memory_trace({A: VALUES, B: VALUES, C: VALUES}), memory_trace(candidate)
     )["scaled"]
-    assert found.sentence == f"2 tensors are {factor:g} times the reference"
+    assert found.sentence == (f"2 tensors (output) are {factor:g} times the reference")
     assert found.evidence == {"factor": factor}
     assert found.tensor_ids == (A, B)
 

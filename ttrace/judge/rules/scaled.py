@@ -2,7 +2,7 @@
 
 import math
 
-from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, kinds_of, tensors
 from ttrace.judge.verdict import TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -45,7 +45,8 @@ def scaled(findings: Findings) -> Diagnosis | None:
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",
-        sentence=f"{tensors(len(verdicts))} {are} {factor:g} times the reference",
+        sentence=f"{tensors(len(verdicts))} ({kinds_of(verdicts)}) {are} {factor:g} "
+        "times the reference",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
     )
