@@ -13,6 +13,7 @@ from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.extra_gradient import extra_gradient
+from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     rounded_update,
     never_updated,
     normalization,
+    loss_weights,
     recomputation,
     clipping,
     accumulated_gradient,

@@ -1,0 +1,92 @@
+"""Micro-batches that count otherwise in the loss of the step."""
+
+import math
+
+from ttrace.ir.kinds import KINDS, Kind, Phase
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_COSINE_SLACK = 1e-6
+"""How far the cosine of a scaled gradient may be from 1."""
+
+_LEAST_SPREAD = 1e-3
+"""Relative difference of factors that are not the same one."""
+
+_MAX_NAMED = 4
+"""Micro-batches whose factors the sentence says."""
+
+
+def loss_weights(findings: Findings) -> Diagnosis | None:
+    """Says that every micro-batch's gradients are a factor of its own times too large.
+
+    Told where nothing of the forward failed but the loss, and the first gradient of
+    each micro-batch that fails is a multiple of the reference's, by factors that are
+    not all the same.
+    """
+    first = _first_gradients(findings)
+    factors = [_factor(verdict) for verdict in first]
+    if len(first) < 2 or any(factor is None for factor in factors):
+        return None
+    known = [factor for factor in factors if factor is not None]
+    if max(known) - min(known) <= _LEAST_SPREAD * max(map(abs, known)):
+        return None
+    step = first[0].id.step
+    named = ", ".join(
+        f"{factor:.3g} in micro-batch {verdict.id.microbatch}"
+        for verdict, factor in list(zip(first, known, strict=True))[:_MAX_NAMED]
+    )
+    num_more = len(first) - _MAX_NAMED
+    more = f" and so on in {num_more} more" if num_more > 0 else ""
+    return Diagnosis(
+        code="loss_weights",
+        sentence=f"the forward of step {step} agrees, and the gradient of "
+        f"{first[0].id.module} is the reference's times {named}{more}: micro-batches "
+        "count otherwise in the loss. Where they have unequal numbers of tokens, "
+        "divide the sum of all losses by the number of tokens of the whole step, over "
+        "all micro-batches and ranks",
+        evidence={
+            "step": step,
+            "least_factor": min(known),
+            "largest_factor": max(known),
+        },
+        tensor_ids=ids_of(first),
+    )
+
+
+def _first_gradients(findings: Findings) -> list[TensorVerdict]:
+    """The first failed gradient of each micro-batch; none if a forward failed, too."""
+    found: dict[int, TensorVerdict] = {}
+    step = None
+    for verdict in findings.failed:
+        traits = KINDS[verdict.id.kind]
+        step = verdict.id.step if step is None else step
+        if verdict.id.step != step or verdict.id.kind is Kind.LOSS:
+            continue
+        if traits.phase is Phase.FORWARD and not _is_one_number(verdict):
+            return []
+        if traits.phase is Phase.BACKWARD and verdict.id.microbatch is not None:
+            found.setdefault(verdict.id.microbatch, verdict)
+    was_compared = any(
+        verdict.id.kind is Kind.OUTPUT
+        and verdict.id.step == step
+        and verdict.status is Status.PASSED
+        for verdict in findings.verdicts
+    )
+    return list(found.values()) if was_compared else []
+
+
+def _is_one_number(verdict: TensorVerdict) -> bool:
+    """Whether it may be a loss that the model returns."""
+    return verdict.result is not None and verdict.result.stats.count == 1
+
+
+def _factor(verdict: TensorVerdict) -> float | None:
+    """Candidate over reference; None where it is no multiple."""
+    if verdict.result is None:
+        return None
+    stats = verdict.result.stats
+    if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
+        return None
+    if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+        return None
+    return math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
