@@ -22,6 +22,9 @@ from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartFigures, PartReason
 from ttrace.report.printable import printable
+from ttrace.report.set_up import MapSetup as MapSetup
+from ttrace.report.set_up import RunSetup as RunSetup
+from ttrace.report.set_up import Setup as Setup
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
@@ -153,70 +156,6 @@ class ErrorDetails:
     where: str | None = None
     expected: str | None = None
     got: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSetup:
-    """What one run says of itself, as far as it explains differences.
-
-    Attributes:
-        path: Folder of the trace; empty where there is none.
-        framework: Frontend that recorded it; empty where nothing was recorded.
-        world_size: Number of processes; 0 where nothing was recorded.
-        versions: Package versions.
-        meshes: Axis sizes of each device mesh, by mesh name.
-        settings: Precision flags, parallel sizes, dtypes.
-        capture: Capture filters that were on.
-        num_recorded_ranks: Number of processes that were recorded; None in reports
-            that do not say.
-    """
-
-    path: str
-    framework: str
-    world_size: int
-    versions: Mapping[str, str]
-    meshes: Mapping[str, Mapping[str, int]]
-    settings: Mapping[str, str | int | float | bool | None]
-    capture: Mapping[str, str]
-    num_recorded_ranks: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapSetup:
-    """The map that gave the candidate's tensors the reference's names and dims.
-
-    Attributes:
-        path: Its file.
-        num_rules: Rules of it.
-        num_unverified: Rules that are marked as unverified.
-        num_left_out_reference: Inputs and outputs of the reference that it ignores.
-        num_left_out_candidate: The same of the candidate.
-    """
-
-    path: str
-    num_rules: int
-    num_unverified: int
-    num_left_out_reference: int = 0
-    num_left_out_candidate: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """Both runs and what they do not have in common.
-
-    Attributes:
-        differences: Settings and versions that differ, with both values.
-        binding: Names of those among them that change the mathematics.
-        tensors: Ids of initial parameters and inputs that differ, first one first.
-        map: The map that matched the tensors; None if there was none.
-    """
-
-    reference: RunSetup
-    candidate: RunSetup
-    differences: Mapping[str, tuple[object, object]]
-    binding: tuple[str, ...]
-    tensors: tuple[str, ...]
-    map: MapSetup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
