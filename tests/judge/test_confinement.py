@@ -54,6 +54,19 @@ def test_the_narrowest_dim_is_named():
     assert found is not None and found.evidence["part"] == "3 of dim 0"
 
 
+def test_zeros_elsewhere_are_no_agreement():
+    """The gradient of the logits, of labels that the loss does not count."""
+    full = np.zeros_like(FULL)
+    full[:, 3:5] = FULL[:, 3:5]
+    wrong = {"step0/mb0/a/grad_output/0": full * np.float32(1.9)}
+    report = compare_traces(
+        memory_trace({"step0/mb0/a/grad_output/0": full}),
+        memory_trace(wrong),
+        load_backend("numpy"),
+    )
+    assert "confined_error" not in {found.code for found in report.diagnosis}
+
+
 def test_an_error_that_is_spread_has_no_place():
     assert diagnosis(FULL * np.float32(1.1)) is None
     half = FULL.copy()

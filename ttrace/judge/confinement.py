@@ -22,6 +22,10 @@ _LARGEST_SHARE = 0.5
 """Of the indices of a dim, that an error lies in and is confined to them."""
 
 
+_LEAST_ELSEWHERE = 0.01
+"""What agrees has of the square of the norm, over its share of the elements."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confinement:
     """A tensor whose error lies in a part of it, while all else of it agrees.
@@ -77,12 +81,23 @@ def find_confinement(
         is_wrong = _wrong_blocks(errors, verdict.tolerance.difference_norm)
         if is_wrong is None or is_wrong.mean() > least:
             continue
+        if not _is_elsewhere(np.array([s.reference_norm for s in stats]), is_wrong):
+            continue
         indices = np.flatnonzero(np.repeat(is_wrong, length // len(blocks)))
         part = Part.of_indices(dim, indices)
         if len(part.ranges) <= _MAX_RANGES and is_wrong.mean() < least:
             least = float(is_wrong.mean())
             best = Confinement(id=verdict.id, part=part, length=length)
     return best
+
+
+def _is_elsewhere(norms: np.ndarray, is_wrong: np.ndarray) -> bool:
+    """Whether the tensor has values where it agrees.
+
+    Zeros, as in the gradients of tokens that no loss counts, agree whatever is wrong.
+    """
+    rest, whole = (float(np.square(n).sum()) for n in (norms[~is_wrong], norms))
+    return rest >= _LEAST_ELSEWHERE * (1 - is_wrong.mean()) * whole
 
 
 def _wrong_blocks(errors: np.ndarray, tolerated: float) -> np.ndarray | None:
