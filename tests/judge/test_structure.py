@@ -158,3 +158,5 @@ def test_many_patterns_are_cut():
 def test_layers():
     assert layers_left_out("blocks.12.attn.0") == "blocks.*.attn.*"
     assert layers_left_out("3.conv2d.h1") == "*.conv2d.h1"
+    assert layers_left_out("3") == "3"  # a pattern would be one of all modules
+    assert layers_left_out("3.0") == "3.0"

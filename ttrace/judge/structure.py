@@ -87,8 +87,9 @@ def find_structure_differences(
 
 
 def layers_left_out(module: str) -> str:
-    """``blocks.3.attn`` as ``blocks.*.attn``."""
-    return _NUMBER.sub("*", module)
+    """``blocks.3.attn`` as ``blocks.*.attn``; a module that is only numbered stays."""
+    pattern = _NUMBER.sub("*", module)
+    return pattern if pattern.strip("*.") else module
 
 
 class _Modules:

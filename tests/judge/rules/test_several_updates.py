@@ -34,8 +34,9 @@ def test_mini_steps_of_optax_are_updates():
     candidate = memory_trace(loop, framework="jax")
     found = diagnoses(ONE_UPDATE, candidate)["several_updates"]
     assert found.sentence.endswith(
-        "trace.step() after it). A mini-step of optax.MultiSteps counts as one, too: to "
-        "compare it with a whole step, sum the gradients up in the step, and update once"
+        "trace.step() after it). A mini-step of optax.MultiSteps counts as one, too: "
+        "to compare it with a whole step, sum the gradients up in the step, and update "
+        "once"
     )
 
 
