@@ -7,7 +7,7 @@ already open. What was recorded before is taken in place of a command.
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
+from ttrace.launch.log_warnings import warnings_in
 from ttrace.launch.record import Recording, record
 from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
 from ttrace.mapping.rules import MapFile
@@ -321,7 +322,7 @@ def _run(
         )
         tolerances.save(request.tolerance_path)
     on_stage("comparing")
-    return compare_traces(
+    report = compare_traces(
         runs["reference"],
         runs["candidate"],
         backend,
@@ -332,6 +333,16 @@ def _run(
         map_file=request.map_file,
         progress=progress,
     )
+    return replace(report, remarks=(*report.remarks, *_warnings(request)))
+
+
+def _warnings(request: CheckRequest) -> Iterator[str]:
+    """What ttrace warned of in the two runs, which went to their logs."""
+    for name in ("reference", "candidate"):
+        if name == "reference" and request.reference_trace is not None:
+            continue  # it was recorded by another check
+        for warning in warnings_in(request.out / "logs" / f"{name}.log"):
+            yield f"a warning in the {name}: {warning}"
 
 
 def _require_repeats(

@@ -41,6 +41,14 @@ def test_pass(check, tmp_path):
     assert kept is not None and kept[1] == str(tmp_path / "out")
 
 
+def test_what_was_warned_of_in_a_run_is_remarked(check):
+    """Logs are read by nobody; one such line may explain all that follows."""
+    answer, report = check("--warns", "the model was wrapped after the trace began.")
+    remark = "a warning in the candidate: the model was wrapped after the trace began"
+    assert answer.code == 0 and report.remarks == (remark,)
+    assert remark in " ".join(answer.out.split())
+
+
 def test_divergence(check):
     answer, report = check("--factor", "1.01")
     assert answer.code == 1

@@ -89,8 +89,11 @@ def main() -> None:
     parser.add_argument("--record-nothing", action="store_true")
     parser.add_argument("--fail", action="store_true")
     parser.add_argument("--hang", action="store_true")
+    parser.add_argument("--warns", default="")
     args = parser.parse_args()
     print("training")
+    if args.warns:
+        print(f"WARNING:absl:ttrace: {args.warns}")
     if args.fail:
         sys.exit("something is wrong with the data")
     if args.hang:
