@@ -73,6 +73,37 @@ def input_edges(inputs: Iterable[tuple[str, torch.Tensor]]) -> tuple[InputEdge, 
     )
 
 
+def returned_in_use(
+    edges: tuple[InputEdge, ...],
+    outputs: Iterable[tuple[str, torch.Tensor]],
+    since: int,
+) -> set[str]:
+    """Outputs that are an input which operations of the module take, too.
+
+    The gradient of such a tensor is that of all that use it, here and elsewhere. A
+    wrapper that gives the module a copy of the input changes which these are.
+
+    Args:
+        edges: From ``input_edges``.
+        outputs: The module's outputs, by slot.
+        since: ``sequence_number()`` from before the module ran.
+
+    Returns:
+        Slots of these outputs.
+    """
+    targets = {(edge.node, edge.output) for edge in edges}
+    of_slot = {
+        slot: (tensor.grad_fn, tensor.output_nr)
+        for slot, tensor in outputs
+        if tensor.grad_fn is not None
+    }
+    returned = targets.intersection(of_slot.values())
+    if not returned:
+        return set()
+    found = _consumers([node for node, _ in of_slot.values()], returned, since)
+    return {slot for slot, place in of_slot.items() if place in found}
+
+
 def observe_shares(
     edges: tuple[InputEdge, ...],
     outputs: Iterable[torch.Tensor],

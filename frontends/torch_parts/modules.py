@@ -24,6 +24,7 @@ from ttrace.frontends.torch_parts.gradients import (
     InputEdge,
     input_edges,
     observe_shares,
+    returned_in_use,
     sequence_number,
 )
 from ttrace.frontends.torch_parts.guards import guarded
@@ -34,6 +35,11 @@ from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
+
+_RETURNED = (
+    "the module returns an input that it also uses: its gradient is that of all uses "
+    "of this tensor"
+)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -220,7 +226,7 @@ class ModuleTap:
                 for slot, tensor in inputs:
                     id_ = call.tensor_id(Kind.INPUT, slot)
                     recorder.activation(id_, module, tensor)
-            if Kind.GRAD_INPUT in self._kinds:
+            if self._kinds & {Kind.GRAD_INPUT, Kind.GRAD_OUTPUT}:
                 opened.since = sequence_number()
                 try:
                     opened.edges = input_edges(inputs)
@@ -273,9 +279,14 @@ class ModuleTap:
         is_wanted = recorder is not None and Kind.GRAD_OUTPUT in self._kinds
         if is_wanted or self._is_root:
             # The root's outputs announce the micro-batch to the whole backward.
+            shared = returned_in_use(opened.edges, outputs, opened.since)
             for slot, tensor in outputs:
-                self._listen(call, recorder if is_wanted else None, slot, tensor)
-        if opened.edges:
+                if recorder is not None and is_wanted and slot in shared:
+                    recorder.skip(call.tensor_id(Kind.GRAD_OUTPUT, slot), _RETURNED)
+                if self._is_root or slot not in shared:
+                    takes = recorder if is_wanted and slot not in shared else None
+                    self._listen(call, takes, slot, tensor)
+        if opened.edges and Kind.GRAD_INPUT in self._kinds:
             assert recorder is not None
             try:
                 handed_through = observe_shares(
