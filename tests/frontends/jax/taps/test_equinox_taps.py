@@ -141,11 +141,11 @@ def test_the_update_of_a_model_is_tapped():
     ]
     with optax_taps():
         names = tap_names(step, X)
-    assert names == [
-        slot.format(kind)
-        for kind in ("main_grad", "param", "updated_param")
-        for slot in slots
-    ]
+    before, after = (
+        [slot.format(kind) for kind in kinds for slot in slots]
+        for kinds in (("main_grad", "param"), ("updated_param",))
+    )
+    assert names == [*before, "@root/learning_rate/group0", *after]
 
 
 def test_nothing_stays_behind():
