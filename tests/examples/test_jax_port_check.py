@@ -16,6 +16,7 @@ from ttrace.report.model import Outcome
 EVERY_KIND = {
     *("param", "input", "output", "loss", "grad_output", "grad_input"),
     *("param_grad", "main_grad", "grad_norm", "optimizer_state", "updated_param"),
+    "learning_rate",
 }
 
 
