@@ -49,7 +49,9 @@ def test_port_computes_what_transformers_does(job, model, flavor, layout, map_na
     assert kinds == EVERY_KIND
     # What only one side has is left out by name; nothing is for want of a layout.
     reasons = [t.reason for t in report.tensors if t.status == "skipped"]
-    assert all("ignored by the map" in r or "untouched" in r for r in reasons), reasons
+    known = "ignored by the map", "untouched", "has no such group of parameters"
+    unknown = [r for r in reasons if not any(text in r for text in known)]
+    assert unknown == []
 
 
 @pytest.mark.parametrize("name", ["gelu_exact", "summed_twice"])
