@@ -84,8 +84,7 @@ def test_a_lazy_model_is_refused_until_it_has_run(switch_on):
 
 
 def test_a_model_without_values_is_refused(switch_on):
-    with torch.device("meta"):
-        net = model()
+    net = model().to("meta")
     with pytest.raises(UsageError, match="on the device meta") as refused:
         train(net)
     assert "after to_empty()" in str(refused.value)
@@ -102,7 +101,6 @@ def test_parameters_that_zero_3_has_emptied_are_refused(switch_on):
 
 def test_in_a_plain_run_nothing_is_refused(monkeypatch):
     monkeypatch.delenv(RECORD_VARIABLE, raising=False)
-    with torch.device("meta"):
-        net = model()
+    net = model().to("meta")
     with torch_capture.trace(net):
         pass
