@@ -125,3 +125,18 @@ def test_other_values_are_no_counterpart():
     pair = norms("h.0.ln=b.0.norm")
     pair.candidate["step0/b.0.norm/param/scale"] = ZEROS
     assert len(matched(pair).pairings) == 1
+
+
+def test_each_pair_of_modules_is_looked_at_a_fixed_number_of_times():
+    """Many norms that are all alike: no search of its own for each that is found."""
+    names = [f"norm{i}" for i in range(30)]
+    asked = []
+
+    def outputs_agree(own: str, other: str) -> bool:
+        asked.append((own, other))
+        return own == other
+
+    pair = norms(*(f"{name}={name}" for name in names))
+    found = matched(pair, outputs_agree).pairings
+    assert sum(pairing.comment == SAME_OUTPUT for pairing in found) == 2 * len(names)
+    assert len(asked) <= 2 * len(names) ** 2

@@ -21,6 +21,9 @@ from ttrace.map_proposal.units import (
     unit_of,
 )
 
+_MOST_NAMED = 100_000
+"""So many pairs of modules have their names compared; of more, the order decides."""
+
 BY_ELIMINATION = "by elimination: its values are all alike, and both runs have it left"
 
 
@@ -35,12 +38,15 @@ def match_by_elimination(matcher: ParameterMatcher, places: Places) -> None:
     left = {side: _left_modules(matcher, side, places) for side in Side}
     own, other = (list(left[side].items()) for side in Side)
     scores = np.zeros((len(own), len(other)))
+    has_names = scores.size <= _MOST_NAMED
     for row, (reference, of_reference) in enumerate(own):
         for column, (candidate, of_candidate) in enumerate(other):
             if layers.may_be_the_same(reference, candidate) and same_slots(
                 of_reference, of_candidate
             ):
-                scores[row, column] = 1 + likeness(reference, candidate)
+                scores[row, column] = 1 + (
+                    likeness(reference, candidate) if has_names else 0
+                )
     for row, column in best_alignment(scores):
         for pair in same_slots(own[row][1], other[column][1]) or ():
             matcher.pairings.append(

@@ -6,6 +6,7 @@ elements. A sum of digests finds parameters that are split, joined or stacked.
 """
 
 import difflib
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -164,6 +165,7 @@ def _arrange(
     return None
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def likeness(left: str, right: str) -> float:
     """How much two names have in common, from 0 to 1."""
     return difflib.SequenceMatcher(None, left.lower(), right.lower()).ratio()

@@ -14,7 +14,6 @@ from ttrace.ir.transform import AxisPattern, Transform
 from ttrace.map_proposal.alike_parameters import pairing_of_alike, same_slots
 from ttrace.map_proposal.elimination import match_by_elimination
 from ttrace.map_proposal.generalization import generalize
-from ttrace.map_proposal.layer_numbers import Layers
 from ttrace.map_proposal.parameter_order import ParameterOrder, Places
 from ttrace.map_proposal.parameters import ParameterMatcher, likeness
 from ttrace.map_proposal.units import (
@@ -191,34 +190,32 @@ def _match_modules(
     apart: Side | None = None,
 ) -> None:
     """Modules none of whose parameters was found, such as norms."""
-    known = [*generalize(matcher.pairings), *matcher.pairings]
-    layers = layers_of(matcher.pairings)
+    fit = _Fit(matcher, outputs_agree, order)
+    # What a family takes leaves less of the modules of single layers, so once more.
     while True:
-        best = None
         modules = {side: _modules(matcher, side, side is apart) for side in Side}
+        found = []
         for own, of_reference in modules[Side.REFERENCE].items():
             for other, of_candidate in modules[Side.CANDIDATE].items():
                 slots = same_slots(of_reference, of_candidate)
-                if slots is None:
-                    continue
-                score = _score(known, own, other, outputs_agree, order, layers)
-                if score is None or (only_verified and not score.is_verified):
-                    continue
-                if best is None or score > best[0]:
-                    best = (score, own, other, slots)
-        if best is None:
+                score = None if slots is None else fit.score(own, other)
+                if score is not None and (score.is_verified or not only_verified):
+                    found.append((score, slots))
+        if not found:
             return
-        score, own, other, slots = best
-        for of_reference, of_candidate in slots:
-            matcher.pairings.append(
-                pairing_of_alike(
-                    of_reference,
-                    of_candidate,
-                    comment=score.comment,
-                    verified=score.is_verified,
-                )
-            )
-            matcher.take((of_reference, of_candidate))
+        found.sort(key=lambda scored: scored[0], reverse=True)
+        taken: set[int] = set()
+        for score, slots in found:
+            contents = {id(c) for pair in slots for unit in pair for c in unit.contents}
+            if taken.isdisjoint(contents):
+                taken |= contents
+                matcher.pairings += [
+                    pairing_of_alike(
+                        *pair, comment=score.comment, verified=score.is_verified
+                    )
+                    for pair in slots
+                ]
+                matcher.take(unit for pair in slots for unit in pair)
 
 
 def _modules(
@@ -252,49 +249,67 @@ class _Score(NamedTuple):
         return IN_ORDER if self.in_order else SAME_PARENT
 
 
-def _score(
-    known: Sequence[Pairing],
-    own: str,
-    other: str,
-    outputs_agree: OutputsAgree,
-    order: ParameterOrder,
-    layers: Layers,
-) -> _Score | None:
-    """How well two modules fit; None if not at all."""
-    agrees = outputs_agree(own, other)
-    in_order = order.is_between_the_same(own, other)
-    if agrees is False or (not agrees and in_order is False):
-        return None
-    return _Score(
-        agrees=bool(agrees),
-        # Of several that give the same: a norm of what is normalized changes nothing.
-        in_same_layer=layers.may_be_the_same(own, other),
-        in_order=bool(in_order),
-        beside=_have_same_parent(known, own, other),
-        likeness=likeness(own, other),
-    )
+class _Fit:
+    """Tells how well modules fit, by what was found before.
+
+    Args:
+        matcher: Holds what was found.
+        outputs_agree: Tells of modules that give something.
+        order: The order of the parameters.
+    """
+
+    def __init__(
+        self,
+        matcher: ParameterMatcher,
+        outputs_agree: OutputsAgree,
+        order: ParameterOrder,
+    ):
+        self._outputs_agree = outputs_agree
+        self._order = order
+        self._layers = layers_of(matcher.pairings)
+        self._images: dict[str, set[str]] = {}
+        self._sources: dict[str, set[str]] = {}
+        for pairing in (*generalize(matcher.pairings), *matcher.pairings):
+            own, other = map(modules_of, (pairing.reference, pairing.candidate))
+            for parent in _parents(own[0]):
+                self._images.setdefault(parent, set()).update(other)
+            for parent in _parents(other[0]):
+                self._sources.setdefault(parent, set()).update(own)
+
+    def score(self, own: str, other: str) -> _Score | None:
+        """How well two modules fit; None if not at all."""
+        agrees = self._outputs_agree(own, other)
+        in_order = self._order.is_between_the_same(own, other)
+        if agrees is False or (not agrees and in_order is False):
+            return None
+        return _Score(
+            agrees=bool(agrees),
+            # Of several that give the same: a norm of what is normalized changes
+            # nothing.
+            in_same_layer=self._layers.may_be_the_same(own, other),
+            in_order=bool(in_order),
+            beside=self._have_same_parent(own, other),
+            likeness=likeness(own, other),
+        )
+
+    def _have_same_parent(self, own: str, other: str) -> bool:
+        """Whether what was found beside one module lies beside the other one."""
+        parent, other_parent = _parent(own), _parent(other)
+        images = self._images.get(parent, ())
+        sources = self._sources.get(other_parent, ())
+        return (
+            bool(images and sources)
+            and all(_is_below(image, other_parent) for image in images)
+            and all(_is_below(source, parent) for source in sources)
+        )
 
 
-def _have_same_parent(pairings: Iterable[Pairing], own: str, other: str) -> bool:
-    """Whether what was found beside one module lies beside the other one."""
-    parent, other_parent = _parent(own), _parent(other)
-    images = [
-        module
-        for pairing in pairings
-        if _is_below(modules_of(pairing.reference)[0], parent)
-        for module in modules_of(pairing.candidate)
-    ]
-    sources = [
-        module
-        for pairing in pairings
-        if _is_below(modules_of(pairing.candidate)[0], other_parent)
-        for module in modules_of(pairing.reference)
-    ]
-    return (
-        bool(images and sources)
-        and all(_is_below(image, other_parent) for image in images)
-        and all(_is_below(source, parent) for source in sources)
-    )
+def _parents(module: str) -> Iterable[str]:
+    """All that a module lies below; the last one is the model itself."""
+    while parent := _parent(module):
+        yield parent
+        module = parent
+    yield ""
 
 
 def _parent(module: str) -> str:
