@@ -51,7 +51,7 @@ def test_the_first_micro_batch_by_call():
         "step0/b/param/w",
     ]
     found = Activations(memory_trace(dict.fromkeys(names, ONE)))
-    assert found.instances() == [
+    assert list(found.instances()) == [
         Instance(module="a"),
         Instance(module="a", call=0),
         Instance(module="a", call=1),

@@ -90,7 +90,9 @@ class ActivationMatcher:
             groups: Parameters that are the same, which tell about their modules.
         """
         modules = pair_modules(links_of(groups), self._agreements)
-        pairs = sorted(modules.items(), key=lambda pair: self._place(pair[0]))
+        pairs = sorted(
+            modules.items(), key=lambda pair: self._sides[Side.REFERENCE].place(pair[0])
+        )
         self.pairings += pair_joined_outputs(groups, self._sides, self._underived)
         unverified = []
         for own, other in by_calls(pairs, self._agreements):
@@ -152,10 +154,6 @@ class ActivationMatcher:
                     slots = self._sides[side].slots(instance, Kind.OUTPUT)
                     break
         return next(iter(slots.values()), None)
-
-    def _place(self, instance: Instance) -> int:
-        instances = self._sides[Side.REFERENCE].instances()
-        return instances.index(instance) if instance in instances else len(instances)
 
     def _pair_slots(
         self, own: Instance, other: Instance, kind: Kind

@@ -8,7 +8,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.map_proposal.agreements import Agreements
 from ttrace.map_proposal.parameters import likeness
-from ttrace.map_proposal.recorded_activations import Instance
+from ttrace.map_proposal.recorded_activations import Instance, parents_of
 from ttrace.mapping.groups import Group
 
 
@@ -67,6 +67,7 @@ def pair_modules(
 class _ModuleMatcher:
     def __init__(self, agreements: Agreements):
         self.modules: dict[Instance, Instance] = {}
+        self._paired: dict[Side, set[Instance]] = {side: set() for side in Side}
         self._agreements = agreements
         self._sides = agreements.sides
 
@@ -84,7 +85,7 @@ class _ModuleMatcher:
                 and of_reference[link.reference] == 1
                 and of_candidate[link.candidate] == 1
             ):
-                self.modules[link.reference] = link.candidate
+                self._add(link.reference, link.candidate)
 
     def _pair_containers(self, links: Sequence[Link]) -> None:
         """Modules below which the same linked modules lie.
@@ -99,25 +100,39 @@ class _ModuleMatcher:
             if link.reference in known[Side.REFERENCE]
             and link.candidate in known[Side.CANDIDATE]
         ]
-        below: dict[Side, dict[frozenset[int], list[Instance]]] = {}
-        for side in Side:
-            own: dict[frozenset[int], list[Instance]] = {}
-            for instance in self._sides[side].instances():
-                if instance in self._paired(side):
-                    continue
-                held = frozenset(
-                    number
-                    for number, link in enumerate(links)
-                    if instance.holds(
-                        link.reference if side is Side.REFERENCE else link.candidate
-                    )
-                )
-                if held:
-                    own.setdefault(held, []).append(instance)
-            below[side] = own
+        below = {
+            Side.REFERENCE: self._holding(
+                Side.REFERENCE, [link.reference for link in links]
+            ),
+            Side.CANDIDATE: self._holding(
+                Side.CANDIDATE, [link.candidate for link in links]
+            ),
+        }
         for held, instances in below[Side.REFERENCE].items():
             others = below[Side.CANDIDATE].get(held, [])
             self._pair_best(instances, others, alone_is_enough=True)
+
+    def _holding(
+        self, side: Side, linked: Sequence[Instance]
+    ) -> dict[frozenset[int], list[Instance]]:
+        """Unpaired modules by the linked ones that lie below them, as positions."""
+        by_module: dict[str, list[Instance]] = {}
+        for instance in self._sides[side].instances():
+            if instance not in self._paired[side]:
+                by_module.setdefault(instance.module, []).append(instance)
+        held: dict[Instance, set[int]] = {}
+        for number, below in enumerate(linked):
+            for module in {below.module, *parents_of(below.module)}:
+                for instance in by_module.get(module, ()):
+                    if instance.holds(below):
+                        held.setdefault(instance, set()).add(number)
+        found: dict[frozenset[int], list[Instance]] = {}
+        for instances in by_module.values():
+            for instance in instances:
+                if instance in held:
+                    key = frozenset(held[instance])
+                    found.setdefault(key, []).append(instance)
+        return found
 
     def _pair_children(self, links: Sequence[Link]) -> None:
         """Modules without parameters, by what they give, below paired modules."""
@@ -125,31 +140,29 @@ class _ModuleMatcher:
             Side.REFERENCE: {link.reference for link in links},
             Side.CANDIDATE: {link.candidate for link in links},
         }
+        children: dict[Side, dict[Instance, list[Instance]]] = {}
+        for side in Side:
+            of_side = children.setdefault(side, {})
+            excluded = self._paired[side] | linked[side]
+            for instance in self._sides[side].instances():
+                if instance not in excluded:
+                    parent = Instance(module=instance.parent, call=instance.call)
+                    of_side.setdefault(parent, []).append(instance)
         for parent, other_parent in list(self.modules.items()):
-            children = {
-                side: [
-                    instance
-                    for instance in self._sides[side].instances()
-                    if instance not in self._paired(side)
-                    and instance not in linked[side]
-                    and instance.parent == of_side.module
-                    and instance.call == of_side.call
-                ]
-                for side, of_side in (
+            # A child that was paired beside one parent is none of another's.
+            own, other = (
+                [i for i in children[side].get(of, ()) if i not in self._paired[side]]
+                for side, of in (
                     (Side.REFERENCE, parent),
                     (Side.CANDIDATE, other_parent),
                 )
-            }
-            self._pair_best(
-                children[Side.REFERENCE],
-                children[Side.CANDIDATE],
-                alone_is_enough=False,
             )
+            self._pair_best(own, other, alone_is_enough=False)
 
-    def _paired(self, side: Side) -> set[Instance]:
-        if side is Side.REFERENCE:
-            return set(self.modules)
-        return set(self.modules.values())
+    def _add(self, own: Instance, other: Instance) -> None:
+        self.modules[own] = other
+        self._paired[Side.REFERENCE].add(own)
+        self._paired[Side.CANDIDATE].add(other)
 
     def _pair_best(
         self,
@@ -159,23 +172,21 @@ class _ModuleMatcher:
         alone_is_enough: bool,
     ) -> None:
         """Pairs modules of a place: by outputs and names, or as the only ones."""
-        own_left, other_left = list(instances), list(others)
-        is_alone = len(own_left) == len(other_left) == 1
-        while own_left and other_left:
-            score, own, other = max(
-                (
-                    (self._score(own, other), own, other)
-                    for own in own_left
-                    for other in other_left
-                ),
-                key=lambda item: item[0],
-            )
-            agrees, same_name, _ = score
+        is_alone = len(instances) == len(others) == 1
+        scored = [
+            (self._score(own, other), own, other)
+            for own in instances
+            for other in others
+        ]
+        scored.sort(key=lambda item: item[0], reverse=True)
+        for (agrees, same_name, _), own, other in scored:
             if not (agrees or (alone_is_enough and (same_name or is_alone))):
                 return
-            self.modules[own] = other
-            own_left.remove(own)
-            other_left.remove(other)
+            if not (
+                own in self._paired[Side.REFERENCE]
+                or other in self._paired[Side.CANDIDATE]
+            ):
+                self._add(own, other)
 
     def _score(self, own: Instance, other: Instance) -> tuple[bool, bool, float]:
         given = self._sides[Side.REFERENCE].slots(own, Kind.OUTPUT).values()

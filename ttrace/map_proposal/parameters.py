@@ -24,7 +24,14 @@ from ttrace.map_proposal.derivation import (
 )
 from ttrace.map_proposal.hypotheses import guess_arrangement
 from ttrace.map_proposal.underived import Underived
-from ttrace.map_proposal.units import STACK, Pairing, Unit, families, unit_of
+from ttrace.map_proposal.units import (
+    STACK,
+    Pairing,
+    Unit,
+    families,
+    family_sizes,
+    unit_of,
+)
 from ttrace.mapping.rules import other_side
 
 MAX_PARTS = 4
@@ -43,6 +50,7 @@ class ParameterMatcher:
         pairings: What was found.
         all: All parameters by side, in order of capture.
         left: What no pairing has, by side, in order of capture.
+        family_sizes: How many parameters the patterns of families match, by side.
         underived: Takes note of what could not be derived.
     """
 
@@ -57,6 +65,9 @@ class ParameterMatcher:
         self.all = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
         self.left: dict[Side, list[Content]] = {
             side: list(contents) for side, contents in self.all.items()
+        }
+        self.family_sizes = {
+            side: family_sizes(contents) for side, contents in self.all.items()
         }
 
     def match(self) -> None:
@@ -81,7 +92,7 @@ class ParameterMatcher:
 
     def _families(self, side: Side) -> list[Unit]:
         distinct = (content for content in self.left[side] if content.is_distinct)
-        return families(distinct, self.all[side])
+        return families(distinct, self.family_sizes[side])
 
     def _match_alike(self) -> None:
         """Tensors of the same elements, one to one."""

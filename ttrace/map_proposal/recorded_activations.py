@@ -1,5 +1,6 @@
 """The activations of a trace by module and call, for a proposal."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,6 +51,14 @@ class Instance:
         return self.module.rpartition(".")[0] or ROOT_MODULE
 
 
+def parents_of(module: str) -> list[str]:
+    """Paths of the modules above one, the root last."""
+    found = []
+    while module := module.rpartition(".")[0]:
+        found.append(module)
+    return [*found, ROOT_MODULE]
+
+
 class Activations:
     """The inputs and outputs of the first micro-batch that one run recorded."""
 
@@ -73,14 +82,18 @@ class Activations:
                 self._slots.setdefault(key, {})[tensor_id.slot] = tensor_id
                 self._calls.setdefault(tensor_id.module, set()).add(tensor_id.call)
 
-    def instances(self) -> list[Instance]:
-        """All modules in order of capture; those called several times by call, too."""
-        found = []
+        self._places: dict[Instance, int] = {}
         for module, calls in self._calls.items():
-            found.append(Instance(module=module))
-            if len(calls) > 1:
-                found += [Instance(module=module, call=call) for call in sorted(calls)]
-        return found
+            for call in (None, *(sorted(calls) if len(calls) > 1 else ())):
+                self._places[Instance(module=module, call=call)] = len(self._places)
+
+    def instances(self) -> Collection[Instance]:
+        """All modules in order of capture; those called several times by call, too."""
+        return self._places.keys()
+
+    def place(self, instance: Instance) -> int:
+        """The place of a module among all; behind them if it gave nothing."""
+        return self._places.get(instance, len(self._places))
 
     def order(self) -> dict[TensorId, int]:
         """The place of each activation in the order of capture."""

@@ -74,7 +74,7 @@ def match_by_structure(
 def _left_units(matcher: ParameterMatcher, side: Side) -> list[Unit]:
     """Single tensors and families of what is left."""
     left = matcher.left[side]
-    return [*families(left, matcher.all[side]), *map(unit_of, left)]
+    return [*families(left, matcher.family_sizes[side]), *map(unit_of, left)]
 
 
 def _match_same_modules(matcher: ParameterMatcher, pairing: Pairing) -> None:

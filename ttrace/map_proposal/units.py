@@ -1,8 +1,9 @@
 """What a proposal lines up: tensors, and families of them that differ in a number."""
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,27 +78,37 @@ def unit_of(content: Content) -> Unit:
     return Unit(module=content.id.module, slot=content.id.slot, contents=(content,))
 
 
+FamilySizes = Mapping[tuple[str, str | None], int]
+"""By module, with the placeholder, and slot: how many tensors the pattern matches."""
+
+
+def family_sizes(contents: Iterable[Content]) -> FamilySizes:
+    """How many of a run's tensors the pattern of each possible family matches."""
+    return Counter(
+        (module, content.id.slot)
+        for content in contents
+        for module, _ in _numbered(content.id.module)
+    )
+
+
 def families(
-    contents: Iterable[Content], among: Iterable[Content] | None = None
+    contents: Iterable[Content], sizes: FamilySizes | None = None
 ) -> list[Unit]:
     """All families: tensors whose modules differ in one number, which counts from 0.
 
     Args:
         contents: The tensors.
-        among: All tensors of the run, by default these. A family's pattern must match
-            no other one: numbers may be positions in a list of all parameters.
+        sizes: Those of all tensors of the run, by default of these. A family's pattern
+            must match no other tensor: numbers may be positions in a list of all
+            parameters.
     """
     contents = list(contents)
+    sizes = family_sizes(contents) if sizes is None else sizes
     found: dict[tuple[str, str | None, tuple[int, ...]], dict[int, Content]] = {}
     for content in contents:
-        for module, number in _numbered(content):
+        for module, number in _numbered(content.id.module):
             key = (module, content.id.slot, content.shape)
             found.setdefault(key, {})[number] = content
-    num_matched = Counter(
-        (module, content.id.slot)
-        for content in (contents if among is None else among)
-        for module, _ in _numbered(content)
-    )
     return [
         Unit(
             module=module,
@@ -107,16 +118,17 @@ def families(
         for (module, slot, _), members in found.items()
         if len(members) > 1
         and set(members) == set(range(len(members)))
-        and num_matched[module, slot] == len(members)
+        and sizes[module, slot] == len(members)
     ]
 
 
-def _numbered(content: Content) -> Iterator[tuple[str, int]]:
-    """The patterns of families that a tensor may belong to, and its number in each."""
-    text = content.id.module
-    for match in _SEGMENT.finditer(text):
-        module = f"{text[: match.start()]}{{{STACK}}}{text[match.end() :]}"
-        yield module, int(match[0])
+@functools.lru_cache(maxsize=1 << 16)
+def _numbered(module: str) -> tuple[tuple[str, int], ...]:
+    """The patterns of families that a module may belong to, and its number in each."""
+    return tuple(
+        (f"{module[: match.start()]}{{{STACK}}}{module[match.end() :]}", int(match[0]))
+        for match in _SEGMENT.finditer(module)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
