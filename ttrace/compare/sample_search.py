@@ -191,24 +191,31 @@ def _match_along(
     dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in dims.dims}
     of_reference = reference.rows(dims.dims, dtypes)
     of_candidate = candidate.rows(dims.dims, dtypes)
-    free: dict[bytes, deque[Place]] = defaultdict(deque)
-    for place, row in of_candidate.items():
-        free[row].append(place)
-    counts = Counter(of_candidate.values())
     places: dict[int, list[Place]] = defaultdict(list)
     repeated, missing = set(), []
-    for place, row in of_reference.items():
-        if not free[row]:
-            missing.append(place)
-            continue
-        places[place.microbatch].append(free[row].popleft())
-        if counts[row] > 1:
-            repeated.add(place.microbatch)
+    unused: set[Place] = set()
+    # Calls of a closure that only one run makes have no counterpart.
+    for given, held in zip(
+        reference.by_evaluation(of_reference),
+        candidate.by_evaluation(of_candidate),
+        strict=False,
+    ):
+        free: dict[bytes, deque[Place]] = defaultdict(deque)
+        for place, row in held.items():
+            free[row].append(place)
+        counts = Counter(held.values())
+        for place, row in given.items():
+            if not free[row]:
+                missing.append(place)
+                continue
+            places[place.microbatch].append(free[row].popleft())
+            if counts[row] > 1:
+                repeated.add(place.microbatch)
+        unused.update(place for rest in free.values() for place in rest)
     sizes = {
         reference.side: _sizes(of_reference),
         candidate.side: _sizes(of_candidate),
     }
-    unused = {place for rest in free.values() for place in rest}
     extra = [place for place in of_candidate if place in unused]
     if not (missing or extra):
         return StepSamples(

@@ -30,7 +30,8 @@ class StepSamples:
         sizes: By side and micro-batch the number of samples; None where it is not
             known.
         places: By micro-batch of the reference, where the candidate has each of its
-            samples; None where that is not known.
+            samples; None where that is not known. A micro-batch of a call of the
+            optimizer's closure that the candidate does not make is not in it.
         repeated: Micro-batches of the reference with a sample whose inputs another one
             repeats: which of them is which is not known.
         obstacle: Why ``places`` are not known; empty where they are.

@@ -58,6 +58,12 @@ class StepRegrouping:
         for number in sorted(self._places):
             for place in self._places[number]:
                 of_candidate.setdefault(place.microbatch, {})[number] = None
+        # What has no counterpart gets numbers that the reference has not.
+        unused = max(samples.sizes[Side.REFERENCE], default=-1) + 1
+        for other in sorted(samples.sizes[Side.CANDIDATE]):
+            if other not in of_candidate:
+                of_candidate[other] = {unused: None}
+                unused += 1
         self._numbers_of = of_candidate
 
     def tensors(self) -> dict[TensorId, TensorRecord]:
@@ -71,6 +77,11 @@ class StepRegrouping:
                     id_ = replace(name, microbatch=first)
                     found.setdefault(id_, replace(record, id=id_))
                 continue
+            for number, record in of_candidate.items():
+                (first, *_) = self._numbers_of[number]
+                if first not in self._places:
+                    id_ = replace(name, microbatch=first)
+                    found[id_] = replace(record, id=id_)
             obstacle = self._obstacle(name, of_reference, of_candidate)
             dim = (
                 obstacle
@@ -78,6 +89,8 @@ class StepRegrouping:
                 else self._batch_dim(of_reference, of_candidate)
             )
             for number, record in of_reference.items():
+                if number not in self._places:
+                    continue
                 if isinstance(dim, str):
                     whole = self._whole(name, number, of_candidate)
                     if whole is not None:
