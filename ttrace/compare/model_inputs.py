@@ -99,6 +99,13 @@ class StepInputs:
             for slot in slots
         )
 
+    def sizes(self, slot: str, *, dim: int) -> dict[int, int]:
+        """The length of a dim of an input, by micro-batch."""
+        return {
+            number: slots[slot].global_shape[dim]
+            for number, slots in self.inputs.items()
+        }
+
     def rows(
         self, dims: Mapping[str, int], dtypes: Mapping[str, set[str]]
     ) -> dict[Place, bytes]:
