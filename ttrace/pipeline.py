@@ -311,7 +311,7 @@ def compare_traces(
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
     regrouped = regroup(reference, candidate)
-    candidate = regrouped.candidate
+    reference, candidate = regrouped.reference, regrouped.candidate
     alignment = align(
         reference.info,
         candidate.info,

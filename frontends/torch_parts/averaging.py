@@ -97,6 +97,16 @@ def _of_ddp(ddp: Any) -> Averaging:
     def divisor() -> float:
         for hook, _ in getattr(ddp, "_comm_hooks", ()):
             require_average(hook, "DistributedDataParallel")
+        joining = getattr(ddp, "_join_config", None)
+        is_joining = joining is not None and joining.enable
+        if is_joining and not getattr(ddp, "_divide_by_initial_world_size", True):
+            raise LayoutError(
+                "join(divide_by_initial_world_size=False) divides gradients by the "
+                "number of ranks that still have inputs, which none of them is told",
+                expected="a division by the number of all ranks",
+                got="divide_by_initial_world_size=False",
+                remedy="compare main_grad",
+            )
         return float(len(ranks))
 
     return Averaging(name="DistributedDataParallel", ranks=ranks, divisor=divisor)

@@ -279,13 +279,17 @@ class ModuleTap:
         is_wanted = recorder is not None and Kind.GRAD_OUTPUT in self._kinds
         if is_wanted or self._is_root:
             # The root's outputs announce the micro-batch to the whole backward.
-            shared = returned_in_use(opened.edges, outputs, opened.since)
+            refused = _refused_outputs(opened, outputs)
             for slot, tensor in outputs:
-                if recorder is not None and is_wanted and slot in shared:
-                    recorder.skip(call.tensor_id(Kind.GRAD_OUTPUT, slot), _RETURNED)
-                if self._is_root or slot not in shared:
-                    takes = recorder if is_wanted and slot not in shared else None
-                    self._listen(call, takes, slot, tensor)
+                reason = refused.get(slot)
+                takes = recorder if is_wanted and reason is None else None
+                if takes is not None or self._is_root:
+                    try:
+                        self._listen(call, takes, slot, tensor)
+                    except Exception as error:
+                        reason = reason or reason_of(error, "observe its gradient")
+                if recorder is not None and is_wanted and reason is not None:
+                    recorder.skip(call.tensor_id(Kind.GRAD_OUTPUT, slot), reason)
         if opened.edges and Kind.GRAD_INPUT in self._kinds:
             assert recorder is not None
             try:
@@ -378,6 +382,18 @@ def _walked(
     except Exception as error:
         return found, error
     return found, None
+
+
+def _refused_outputs(
+    opened: _OpenCall, outputs: list[tuple[str, torch.Tensor]]
+) -> dict[str, str]:
+    """Why the gradients of some outputs are not recorded, by slot."""
+    try:
+        shared = returned_in_use(opened.edges, outputs, opened.since)
+    except Exception as error:
+        reason = reason_of(error, "find what else uses it")
+        return {slot: reason for slot, _ in outputs}
+    return dict.fromkeys(shared, _RETURNED)
 
 
 def _skip_shares(

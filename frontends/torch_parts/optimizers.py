@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.flat_state import FlatState
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
 from ttrace.frontends.torch_parts.session import CaptureSession
@@ -34,9 +35,9 @@ NORM_OF_PARTS = NoLayout(
     "gradients; main_grad is compared"
 )
 
-_ONE_STATE = NoLayout(
-    reason="LBFGS keeps one state for all of its parameters, and none of each"
-)
+
+_NEVER = (-1, 0)
+"""A step and a call of its closure: none that there was."""
 
 
 class OptimizerTap:
@@ -44,9 +45,13 @@ class OptimizerTap:
 
     Before the step: ``main_grad`` (``parameter.grad``), ``grad_norm`` (their total
     2-norm, summed in float64: one more pass over the gradients) and ``learning_rate``;
-    ``clipped_grad`` where the gradients have changed after they were recorded. A step
-    that is given a closure has its gradients recorded after the first call of that.
-    After it: ``updated_param`` and ``optimizer_state``.
+    ``clipped_grad`` where the gradients have changed after they were recorded. After
+    it: ``updated_param`` and ``optimizer_state``.
+
+    A step that is given a closure has its gradients recorded after each call of that,
+    as of call 0, 1... of the step. ``updated_param`` of a call are the parameters that
+    its gradients led to: those at which the closure is called next, or those that the
+    step ends with.
 
     Args:
         optimizer: The optimizer.
@@ -82,15 +87,15 @@ class OptimizerTap:
         self._holds_whole_model = holds_whole_model
         self._leader = leader
         self._no_norm = no_norm
-        self._step_with_gradients = -1
-        self._step_with_norm = -1
-        self._step_that_was_given = -1
-        self._step_with_clip = -1
+        self._evaluation = 0
+        self._given_gradients = _NEVER
+        self._given_norm = _NEVER
+        self._was_given = _NEVER
+        self._was_clipped = _NEVER
         self._recorded: Mapping[int, _Remembered] = {}
         self._left_over: Mapping[int, _Remembered] = {}
         self._last_step = -1
         self._has_warned_of_second_step = False
-        self._has_warned_of_evaluations = False
         self._handles: list[RemovableHandle] = []
 
     def num_groups(self) -> int:
@@ -113,7 +118,7 @@ class OptimizerTap:
 
     @guarded("record gradients")
     def record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
-        """Records ``main_grad`` and ``grad_norm``, each at most once in a step.
+        """Records ``main_grad`` and ``grad_norm``, each once in a step or closure call.
 
         Args:
             grad_norm: The norm, where the script knows it; computed if None.
@@ -146,8 +151,8 @@ class OptimizerTap:
             clip: What was called.
             norm: Total norm before clipping; None if it gave none.
         """
-        session_step = self._session.step_number
-        if self._step_with_gradients != session_step:
+        now = self._now()
+        if self._given_gradients != now:
             self._left_over = self._remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
@@ -158,7 +163,7 @@ class OptimizerTap:
             self._recorded = self._remembered_gradients()
         elif not clip.parameter_ids.isdisjoint(self._own_parameters()):
             # A DTensor that changes in place does not say so.
-            self._step_with_clip = session_step
+            self._was_clipped = now
 
     @guarded("record a step that was skipped")
     def skip_step(self, loss_scale: float) -> None:
@@ -193,6 +198,7 @@ class OptimizerTap:
         self._record_given()  # of an optimizer that never called its closure
         self._record_result()
         self._left_over = self._remembered_gradients()
+        self._evaluation = 0
 
     def _warn_of_second_step(self) -> None:
         step = self._session.step_number
@@ -207,45 +213,53 @@ class OptimizerTap:
         self._last_step = step
 
     def _observed(self, closure: Callable[..., Any]) -> Callable[..., Any]:
-        """The closure of a step, after whose first call the gradients are recorded."""
+        """The closure of a step, after each call of which gradients are recorded."""
+        has_been_called = False
 
         @functools.wraps(closure)
         def observed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal has_been_called
+            if has_been_called:
+                self._begin_evaluation()
+            has_been_called = True
             result = closure(*args, **kwargs)
-            self._after_closure(is_first=not observed_calls)
-            observed_calls.append(None)
+            self._after_closure()
             return result
 
-        observed_calls: list[None] = []
         return observed
 
+    @guarded("record the parameters that a closure is called with")
+    def _begin_evaluation(self) -> None:
+        """The optimizer calls its closure again, with other parameters."""
+        if not self._session.is_paused:
+            self._record_parameters()
+            self._left_over = self._remembered_gradients()
+            self._evaluation += 1
+
     @guarded("record what a closure computed")
-    def _after_closure(self, *, is_first: bool) -> None:
-        if is_first:
-            self._record_given()
-        elif not self._has_warned_of_evaluations:
-            self._has_warned_of_evaluations = True
-            logging.warning(
-                "ttrace: %s calls its closure several times in one step. Recorded as "
-                "main_grad, grad_norm and clipped_grad are the gradients of the first "
-                "call; every call counts as a micro-batch.",
-                type(self.optimizer).__name__,
-            )
+    def _after_closure(self) -> None:
+        self._record_given()
+
+    def _now(self) -> tuple[int, int]:
+        """The running step, and which call of its closure."""
+        return self._session.step_number, self._evaluation
 
     def _record_given(self) -> None:
-        """Records what the step is given, once in a step."""
-        session = self._session
-        if session.is_paused or self._step_that_was_given == session.step_number:
+        """Records what the step is given, once in a step or call of its closure."""
+        session, now = self._session, self._now()
+        if session.is_paused or self._was_given >= now:
             return
-        self._step_that_was_given = session.step_number
+        self._was_given = now
         self.record_gradients()
         if not self._holds_whole_model:
             self._record_norm(self._no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
-            is_clipped = self._step_with_clip == session.step_number
+            is_clipped = self._was_clipped == now
             if is_clipped or self._remembered_gradients() != self._recorded:
-                session.records.parameters(Kind.CLIPPED_GRAD, self._gradient)
-        if session.wants(Kind.LEARNING_RATE):
+                session.records.parameters(
+                    Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
+                )
+        if session.wants(Kind.LEARNING_RATE) and not self._evaluation:
             for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group and not self._is_led(index, group["lr"]):
                     session.records.scalar(
@@ -255,13 +269,15 @@ class OptimizerTap:
                     )
 
     def _record_main_grads(self) -> bool:
-        """Records ``main_grad`` once in a step; whether it did so now."""
-        session = self._session
-        if session.is_paused or self._step_with_gradients == session.step_number:
+        """Records ``main_grad``, if it has not done so; whether it did so now."""
+        session, now = self._session, self._now()
+        if session.is_paused or self._given_gradients >= now:
             return False
-        self._step_with_gradients = session.step_number
+        self._given_gradients = now
         self._recorded = self._remembered_gradients()
-        session.records.parameters(Kind.MAIN_GRAD, self._gradient)
+        session.records.parameters(
+            Kind.MAIN_GRAD, self._gradient, call=self._evaluation
+        )
         return True
 
     def _is_led(self, index: int, learning_rate: torch.Tensor | float) -> bool:
@@ -274,17 +290,21 @@ class OptimizerTap:
         )
 
     def _record_norm(self, norm: torch.Tensor | float | NoLayout) -> None:
-        session = self._session
+        session, now = self._session, self._now()
         if self._leader is not None:
             return
-        if session.is_paused or self._step_with_norm == session.step_number:
+        if session.is_paused or self._given_norm >= now:
             return
-        self._step_with_norm = session.step_number
+        self._given_norm = now
         slot = f"group{self._first_group}" if self._first_group else None
-        if isinstance(norm, NoLayout):
-            session.records.scalar(Kind.GRAD_NORM, 0.0, slot=slot, layout=norm)
-        else:
-            session.records.scalar(Kind.GRAD_NORM, norm, slot=slot)
+        is_known = not isinstance(norm, NoLayout)
+        session.records.scalar(
+            Kind.GRAD_NORM,
+            norm if is_known else 0.0,
+            slot=slot,
+            call=self._evaluation,
+            layout=None if is_known else norm,
+        )
 
     def _is_whole_norm(self, clip: Clip) -> bool:
         """Whether a clip computes the 2-norm of all gradients of this optimizer."""
@@ -296,12 +316,25 @@ class OptimizerTap:
         return clip.gives_norm and clip.with_gradient == with_gradient
 
     def _record_result(self) -> None:
+        self._record_parameters()
+        records = self._session.records
+        if not isinstance(self.optimizer, torch.optim.LBFGS):
+            records.optimizer_state(self._state)
+            return
+        state = FlatState(self.optimizer)
+        records.optimizer_state(state.of)
+        if self._session.wants(Kind.OPTIMIZER_STATE):
+            for name, value in state.scalars().items():
+                slot = f"group{self._first_group}.{name}"
+                records.scalar(Kind.OPTIMIZER_STATE, value, slot=slot)
+
+    def _record_parameters(self) -> None:
         own = self._own_parameters()
         self._session.records.parameters(
             Kind.UPDATED_PARAM,
             lambda named: named.parameter if id(named.parameter) in own else None,
+            call=self._evaluation,
         )
-        self._session.records.optimizer_state(self._state)
 
     def _own_parameters(self) -> dict[int, torch.Tensor]:
         return {
@@ -322,13 +355,9 @@ class OptimizerTap:
             if parameter.grad is not None
         }
 
-    def _state(
-        self, named: NamedParameter
-    ) -> Mapping[str, torch.Tensor | float] | NoLayout:
+    def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
         # Looking a parameter up in the optimizer's defaultdict would add it.
         state = _holder_of_state(self.optimizer).state.get(named.parameter, {})
-        if state and isinstance(self.optimizer, torch.optim.LBFGS):
-            return _ONE_STATE
         return {
             name: value
             for name, value in state.items()

@@ -102,6 +102,7 @@ class StepRecords:
         value: torch.Tensor | float,
         *,
         slot: str | None = None,
+        call: int = 0,
         scale: float | None = None,
         layout: Layout | None = None,
     ) -> None:
@@ -111,11 +112,12 @@ class StepRecords:
             kind: What it is.
             value: As in ``loss``.
             slot: Sets several of a kind apart, e.g. ``group0``.
+            call: Nth call of the optimizer's closure in the step.
             scale: As in ``loss``.
             layout: As in ``loss``.
         """
         id_ = TensorId(
-            step=self._capture.step, module=ROOT_MODULE, kind=kind, slot=slot
+            step=self._capture.step, module=ROOT_MODULE, kind=kind, slot=slot, call=call
         )
         self._record_scalar(id_, value, layout, scale)
 
@@ -130,7 +132,11 @@ class StepRecords:
             recorder.skip(skipped_step_id(step), overflow_reason(step, loss_scale))
 
     def parameters(
-        self, kind: Kind, getter: Callable[[NamedParameter], HeldTensor]
+        self,
+        kind: Kind,
+        getter: Callable[[NamedParameter], HeldTensor],
+        *,
+        call: int = 0,
     ) -> None:
         """Records one tensor per parameter.
 
@@ -139,11 +145,13 @@ class StepRecords:
             getter: The tensor that this rank holds for a parameter, in the layout that
                 the description gives for the kind; a flat range of it; a reason to
                 skip it; or None where this rank holds nothing.
+            call: Nth call of the optimizer's closure in the step.
         """
         self._before_parameters()
         if self.wants(kind):
             for named in self._description.parameters():
-                self._record_parameter(kind, named, named.slot, _asked(getter, named))
+                value = _asked(getter, named)
+                self._record_parameter(kind, named, named.slot, value, call=call)
 
     def buffers(self, kind: Kind) -> None:
         """Records every buffer of every module as it is now, persistent or not.
@@ -217,9 +225,15 @@ class StepRecords:
         named: NamedParameter,
         slot: str,
         value: HeldTensor | float,
+        *,
+        call: int = 0,
     ) -> None:
         id_ = TensorId(
-            step=self._capture.step, module=named.module, kind=kind, slot=slot
+            step=self._capture.step,
+            module=named.module,
+            kind=kind,
+            slot=slot,
+            call=call,
         )
         if isinstance(value, NoLayout):
             self._capture.skip(id_, value.reason)

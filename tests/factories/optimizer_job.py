@@ -35,10 +35,13 @@ def main(argv: Sequence[str]) -> int:
     if layout == "ddp":
         share, shares = dist.get_rank(), dist.get_world_size()
         model = nn.parallel.DistributedDataParallel(model)
-    optimizers = _optimizers(model, kind, is_alone=layout == "one")
+    optimizers = _optimizers(model, kind, bugs, is_alone=layout == "one")
     decay = 0.9 if "decay" in bugs else 0.5
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     in_backward = kind == "in-backward"
+    if kind.startswith("lbfgs"):
+        _train_with_closures(model, optimizers[0], share, shares, kind, bugs)
+        return 0
     if in_backward:
         _step_in_backward(model, optimizers)
     generator = torch.Generator().manual_seed(1)
@@ -61,8 +64,48 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _train_with_closures(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    share: int,
+    shares: int,
+    kind: str,
+    bugs: Sequence[str],
+) -> None:
+    """Trains two steps whose optimizer calls its closure several times in each."""
+    generator = torch.Generator().manual_seed(1)
+    with torch_capture.trace(model, optimizer) as trace:
+        for _ in range(2):
+            batches = torch.randn((MICROBATCHES, 3, 4), generator=generator)
+            own = batches[share::shares]
+            if kind == "lbfgs-whole":
+                own = [own.flatten(0, 1)]
+            calls = []
+
+            def closure(own=own, calls=calls) -> torch.Tensor:
+                is_first = not calls
+                calls.append(None)
+                if is_first or "kept" not in bugs:
+                    optimizer.zero_grad()
+                total = torch.zeros(())
+                called = (
+                    model.module if bugs == ["bypassed"] and not is_first else model
+                )
+                assert isinstance(called, nn.Module)
+                for batch in own:
+                    loss = (called(batch) - batch).square().mean()
+                    trace.loss(loss)
+                    (loss / len(own)).backward()
+                    total += loss.detach() / len(own)
+                return total
+
+            optimizer.step(closure)  # pyright: ignore
+            assert len(calls) == (3 if "fewer" in bugs else 4)
+            trace.step()
+
+
 def _optimizers(
-    model: nn.Module, kind: str, *, is_alone: bool
+    model: nn.Module, kind: str, bugs: Sequence[str], *, is_alone: bool
 ) -> list[torch.optim.Optimizer]:
     parameters = list(model.parameters())
     if kind == "in-backward":
@@ -74,6 +117,9 @@ def _optimizers(
         matrices = [p for p in parameters if p.dim() == 2]
         others = [p for p in parameters if p.dim() != 2]
         return [torch.optim.Muon(matrices, lr=0.01), torch.optim.AdamW(others, lr=0.01)]
+    if kind.startswith("lbfgs"):
+        calls = 3 if "fewer" in bugs else 4
+        return [torch.optim.LBFGS(parameters, lr=0.1, max_iter=calls)]
     return [torch.optim.AdamW(parameters, lr=0.01)]
 
 

@@ -8,6 +8,7 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.updates import parameter_before
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 
@@ -215,3 +216,13 @@ class TestUpdatesBelowTheResolution:
         reference = run(ones + np.float32(1e-3), before=ones, **layout)
         report = compare(reference, run(held, before=held))
         assert [d.code for d in report.diagnosis] == ["rounded_update"]
+
+
+def test_the_parameter_before_an_update_is_what_the_one_before_left():
+    texts = [PARAM, UPDATED, f"{UPDATED}/call1", LATER]
+    info = memory_trace(dict.fromkeys(texts, BEFORE)).info
+    before = [
+        parameter_before(parse_tensor_id(text), info)
+        for text in (UPDATED, f"{UPDATED}/call1", LATER)
+    ]
+    assert [str(record.id) for record in before if record] == texts[:3]

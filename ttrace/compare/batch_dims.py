@@ -112,7 +112,7 @@ def batch_dim(
         return "its shape differs where the number of samples does not"
     size = expected[0]
     (shape, text), *_ = described
-    named = [dim for dim, name in enumerate(_names(text)) if name in BATCH_NAMES]
+    named = [dim for dim, name in enumerate(dim_names(text)) if name in BATCH_NAMES]
     if len(named) == 1 and shape[named[0]] == size:
         return named[0]
     of_size = [dim for dim, length in enumerate(shape) if length == size]
@@ -141,20 +141,21 @@ def _is_usual(
     dims: Mapping[str, int], described: Mapping[str, Sequence[Described]]
 ) -> bool:
     return any(
-        dim == 0 or _names(described[slot][0][1])[dim : dim + 1] in (["b"], ["batch"])
+        dim == 0
+        or dim_names(described[slot][0][1])[dim : dim + 1] in (["b"], ["batch"])
         for slot, dim in dims.items()
     )
 
 
 def _leading_dims(shape: Shape, text: str) -> list[int]:
     """The dims of an input that may count samples: by name, else the first two."""
-    named = [dim for dim, name in enumerate(_names(text)) if name in BATCH_NAMES]
+    named = [dim for dim, name in enumerate(dim_names(text)) if name in BATCH_NAMES]
     if len(named) == 1:
         return named
     return list(range(min(2, len(shape))))
 
 
-def _names(text: str) -> list[str]:
+def dim_names(text: str) -> list[str]:
     """The names of the dims in a dims text; none where it names none."""
     try:
         return [dim.name for dim in parse_dims(text).dims] if text else []

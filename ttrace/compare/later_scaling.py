@@ -8,6 +8,7 @@ was given, or they are not. Nothing is fitted.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -78,10 +79,19 @@ def later_scaling_reason(
 def _gradients(
     tensors: Mapping[TensorId, TensorRecord], microbatches: Collection[int]
 ) -> list[tuple[TensorRecord, list[TensorRecord]]]:
-    """Gradients of parameters: the optimizer's, and all of the backward's."""
+    """Gradients of parameters: the optimizer's, and all of the backward's.
+
+    An optimizer that calls its closure several times gets gradients after each call,
+    of as many micro-batches every time.
+    """
     found = []
-    for id_, record in tensors.items():
-        if id_.kind is not Kind.MAIN_GRAD or id_.is_index:
+    final = [id_ for id_ in tensors if id_.kind is Kind.MAIN_GRAD and not id_.is_index]
+    num_calls = Counter((id_.module, id_.slot) for id_ in final)
+    ascending = sorted(microbatches)
+    for id_ in final:
+        record = tensors[id_]
+        size, rest = divmod(len(ascending), num_calls[id_.module, id_.slot])
+        if rest:
             continue
         parts = [
             tensors.get(
@@ -93,11 +103,13 @@ def _gradients(
                     slot=id_.slot,
                 )
             )
-            for number in microbatches
+            for number in ascending[size * id_.call : size * (id_.call + 1)]
         ]
         of_all = [part for part in parts if part is not None]
-        if len(of_all) == len(parts) and all(
-            part.global_shape == record.global_shape for part in of_all
+        if (
+            of_all
+            and len(of_all) == len(parts)
+            and all(part.global_shape == record.global_shape for part in of_all)
         ):
             found.append((record, of_all))
     return sorted(found, key=lambda pair: math.prod(pair[0].global_shape))

@@ -1,5 +1,6 @@
 """What the model of one run was given in a step: its inputs, and their rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
@@ -28,6 +29,7 @@ class StepInputs:
         trace: The run.
         step: Its step.
         ids: What it recorded of the step's micro-batches.
+        num_evaluations: How often the optimizer called its closure in the step.
 
     Attributes:
         side: As given.
@@ -35,11 +37,20 @@ class StepInputs:
         numbers: Its micro-batches, ascending.
         inputs: The slots that all micro-batches have; empty if there is none.
         has_calls: The model was called several times in a micro-batch.
+        num_evaluations: As given.
     """
 
-    def __init__(self, side: Side, trace: TraceSource, ids: list[TensorId]):
+    def __init__(
+        self,
+        side: Side,
+        trace: TraceSource,
+        ids: list[TensorId],
+        *,
+        num_evaluations: int = 1,
+    ):
         self.side = side
         self.trace = trace
+        self.num_evaluations = num_evaluations
         self.numbers = sorted({id_.microbatch or 0 for id_ in ids})
         self.has_calls = any(id_.call for id_ in ids if is_model_input(id_))
         given = _before_any_output(ids)
@@ -88,6 +99,13 @@ class StepInputs:
             for slot in slots
         )
 
+    def sizes(self, slot: str, *, dim: int) -> dict[int, int]:
+        """The length of a dim of an input, by micro-batch."""
+        return {
+            number: slots[slot].global_shape[dim]
+            for number, slots in self.inputs.items()
+        }
+
     def rows(
         self, dims: Mapping[str, int], dtypes: Mapping[str, set[str]]
     ) -> dict[Place, bytes]:
@@ -113,6 +131,22 @@ class StepInputs:
                 found[place] = b"".join(part.tobytes() for part in parts)
         return found
 
+    def by_evaluation(self, rows: Mapping[Place, bytes]) -> list[dict[Place, bytes]]:
+        """Rows by the call of the optimizer's closure that gave them to the model.
+
+        Every call of a closure runs the same samples, in as many micro-batches. All
+        rows stay together where that is not so.
+        """
+        size, rest = divmod(len(self.numbers), self.num_evaluations)
+        if rest or not size:
+            return [dict(rows)]
+        found: list[dict[Place, bytes]] = [{} for _ in range(self.num_evaluations)]
+        position = {number: index for index, number in enumerate(self.numbers)}
+        for place, row in rows.items():
+            found[position[place.microbatch] // size][place] = row
+        held = [Counter(of_one.values()) for of_one in found]
+        return found if all(each == held[0] for each in held) else [dict(rows)]
+
 
 def _before_any_output(ids: Iterable[TensorId]) -> list[TensorId]:
     """The model's inputs, of every micro-batch; what comes later it may have made."""
@@ -129,10 +163,16 @@ def _before_any_output(ids: Iterable[TensorId]) -> list[TensorId]:
 def step_inputs(side: Side, trace: TraceSource) -> dict[int, StepInputs]:
     """The inputs of a run's model, by step."""
     ids: dict[int, list[TensorId]] = {}
+    evaluations: dict[int, int] = {}
     for id_ in trace.info.tensors:
+        if id_.kind is Kind.MAIN_GRAD:
+            evaluations[id_.step] = max(evaluations.get(id_.step, 1), id_.call + 1)
         if id_.kind in PER_MICROBATCH and id_.microbatch is not None:
             ids.setdefault(id_.step, []).append(id_)
-    return {step: StepInputs(side, trace, of_step) for step, of_step in ids.items()}
+    return {
+        step: StepInputs(side, trace, of_step, num_evaluations=evaluations.get(step, 1))
+        for step, of_step in ids.items()
+    }
 
 
 def comparable(values: np.ndarray, dtypes: Set[str]) -> np.ndarray:

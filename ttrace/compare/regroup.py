@@ -29,13 +29,16 @@ class Regrouped:
     """Two runs whose micro-batches hold the same samples, as far as that can be had.
 
     Attributes:
-        candidate: The candidate in the micro-batches of the reference.
+        reference: The reference; without padding where samples are padded to other
+            lengths.
+        candidate: The candidate in the micro-batches of the reference, likewise.
         set_aside: Why a tensor of a micro-batch is not compared.
         given_otherwise: Inputs of the model that stand for steps of which the runs were
             not given the same samples, with what differs.
         note: A sentence for the headline; empty where both runs cut all steps alike.
     """
 
+    reference: TraceSource
     candidate: TraceSource
     set_aside: Mapping[TensorId, str] = field(default_factory=dict)
     given_otherwise: Mapping[TensorId, str] = field(default_factory=dict)
@@ -53,10 +56,11 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     """
     steps = match_samples(reference, candidate)
     if not steps:
-        return Regrouped(candidate=candidate)
+        return Regrouped(reference=reference, candidate=candidate)
     index = _StepIndex(reference.info, candidate.info)
     other_lengths = lengths_besides_samples(reference.info)
     tensors = dict(candidate.info.tensors)
+    of_reference = dict(reference.info.tensors)
     skipped = dict(candidate.info.skipped)
     set_aside: dict[TensorId, str] = {}
     given_otherwise: dict[TensorId, str] = {}
@@ -88,8 +92,12 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         tensors |= regrouping.tensors()
         skipped |= regrouping.skipped()
         set_aside |= regrouping.set_aside
+        of_reference |= regrouping.reference
     info = TraceInfo(ranks=candidate.info.ranks, tensors=tensors, skipped=skipped)
+    shown = replace(reference.info, tensors=of_reference)
+    is_padded = any(samples.mask for samples in steps)
     return Regrouped(
+        reference=RegroupedTrace(reference, shown) if is_padded else reference,
         candidate=RegroupedTrace(candidate, info),
         set_aside=set_aside,
         given_otherwise=given_otherwise,
@@ -126,11 +134,18 @@ def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
     where = f"step {first.step}"
     if len(steps) > 1:
         where += f" and {len(steps) - 1} more"
-    if first.is_cut_alike:
+    if first.is_cut_alike and first.mask:
+        sentence = f"The runs pad the samples of {where} differently: "
+    elif first.is_cut_alike:
         sentence = f"The runs order the samples of {where} differently: "
     else:
         sentence = f"The runs split {where} into micro-batches differently: "
     sentence += f"{first.sizes_sentence}. "
+    if is_matched and first.mask:
+        return sentence + (
+            "Samples were matched by the rows of the model's inputs, and compared "
+            f"where the input {first.mask} does not mask them."
+        )
     if is_matched:
         return sentence + "Samples were matched by the rows of the model's inputs."
     return sentence + (

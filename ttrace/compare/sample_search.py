@@ -3,15 +3,17 @@
 Two runs may cut one global batch into micro-batches of other sizes, or give it in
 another order. The rows of the recorded inputs of the model tell which sample of the
 one run is which of the other. Nothing else is taken for a sample: neither its number
-nor its length, so that samples padded to other lengths are not matched.
+nor its length. ``padded_samples`` looks for those that are padded to other lengths.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
+from ttrace.compare.padded_samples import match_padded
+from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place, StepSamples
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS
@@ -63,6 +65,9 @@ def _match_step(
     if samples is not None and samples.places is not None:
         # Where all have kept their places, the inputs say themselves what differs.
         return None if _is_identity(samples) else samples
+    padded = None if obstacle else match_padded(step, reference, candidate)
+    if padded is not None:
+        return padded
     if has_as_many and _shapes(reference) == _shapes(candidate):
         return None  # the inputs are compared one by one, and say what differs
     if obstacle is None and samples is None:
@@ -70,7 +75,8 @@ def _match_step(
             return None  # their shapes say what differs
         obstacle = (
             "the inputs of the model differ in more than the number of samples, as "
-            "where samples are padded to other lengths"
+            "where samples are padded to other lengths, and none of them is a mask of "
+            "zeros and ones without whose zeros the samples are the same"
         )
     return samples or _unknown(step, reference, candidate, obstacle or "")
 
@@ -191,31 +197,17 @@ def _match_along(
     dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in dims.dims}
     of_reference = reference.rows(dims.dims, dtypes)
     of_candidate = candidate.rows(dims.dims, dtypes)
-    free: dict[bytes, deque[Place]] = defaultdict(deque)
-    for place, row in of_candidate.items():
-        free[row].append(place)
-    counts = Counter(of_candidate.values())
-    places: dict[int, list[Place]] = defaultdict(list)
-    repeated, missing = set(), []
-    for place, row in of_reference.items():
-        if not free[row]:
-            missing.append(place)
-            continue
-        places[place.microbatch].append(free[row].popleft())
-        if counts[row] > 1:
-            repeated.add(place.microbatch)
+    pairs = pair_samples(
+        reference.by_evaluation(of_reference), candidate.by_evaluation(of_candidate)
+    )
     sizes = {
         reference.side: _sizes(of_reference),
         candidate.side: _sizes(of_candidate),
     }
-    unused = {place for rest in free.values() for place in rest}
-    extra = [place for place in of_candidate if place in unused]
+    missing, extra = pairs.missing, pairs.extra
     if not (missing or extra):
         return StepSamples(
-            step=step,
-            sizes=sizes,
-            places={number: tuple(of_one) for number, of_one in places.items()},
-            repeated=frozenset(repeated),
+            step=step, sizes=sizes, places=pairs.places, repeated=pairs.repeated
         )
     slot, dim = next(iter(dims.dims.items()))
     run, first = (reference, missing[0]) if missing else (candidate, extra[0])

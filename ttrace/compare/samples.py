@@ -1,7 +1,7 @@
 """Which sample of a step is where, in two runs: values; found in ``sample_search``."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
@@ -22,6 +22,19 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """The positions of a sample that are no padding.
+
+    Attributes:
+        start: The first one.
+        length: Their number.
+    """
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepSamples:
     """A step that the two runs do not cut into the same micro-batches.
 
@@ -30,13 +43,18 @@ class StepSamples:
         sizes: By side and micro-batch the number of samples; None where it is not
             known.
         places: By micro-batch of the reference, where the candidate has each of its
-            samples; None where that is not known.
+            samples; None where that is not known. A micro-batch of a call of the
+            optimizer's closure that the candidate does not make is not in it.
         repeated: Micro-batches of the reference with a sample whose inputs another one
             repeats: which of them is which is not known.
         obstacle: Why ``places`` are not known; empty where they are.
         difference: Where the runs were not given the same samples: what differs. Empty
             where they were, or where it is not known.
         differs_at: An input of the model that ``difference`` is about.
+        mask: The input (slot) that says which positions are padding, where samples are
+            padded in another way; else empty, and so are the next two.
+        lengths: By side and micro-batch what its samples are padded to.
+        spans: By side and sample its positions.
     """
 
     step: int
@@ -46,6 +64,9 @@ class StepSamples:
     obstacle: str = ""
     difference: str = ""
     differs_at: TensorId | None = None
+    mask: str = ""
+    lengths: Mapping[Side, Mapping[int, int]] = field(default_factory=dict)
+    spans: Mapping[Side, Mapping[Place, Span]] = field(default_factory=dict)
 
     @property
     def is_cut_alike(self) -> bool:
@@ -57,10 +78,29 @@ class StepSamples:
         """``1 micro-batch of 8 samples in the reference, 4 of 2 in the candidate``."""
         if self.is_cut_alike:
             sizes = _counted(self.sizes[Side.REFERENCE], "micro-batch")
-            return f"{sizes} in either run, in another order"
+            how = self._padding if self.mask else "in another order"
+            return f"{sizes} in either run, {how}"
         of_reference = _counted(self.sizes[Side.REFERENCE], "micro-batch")
         of_candidate = _counted(self.sizes[Side.CANDIDATE], "")
-        return f"{of_reference} in the reference, {of_candidate} in the candidate"
+        text = f"{of_reference} in the reference, {of_candidate} in the candidate"
+        return f"{text}, {self._padding}" if self.mask else text
+
+    @property
+    def _padding(self) -> str:
+        """``padded to 16 positions in the reference, 12 to 16 in the candidate``."""
+        of_reference, of_candidate = (
+            _range(self.lengths[side].values())
+            for side in (Side.REFERENCE, Side.CANDIDATE)
+        )
+        return (
+            f"padded to {of_reference} positions in the reference, {of_candidate} in "
+            "the candidate"
+        )
+
+
+def _range(numbers: Iterable[int]) -> str:
+    low, high = min(numbers := list(numbers)), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _counted(sizes: Mapping[int, int | None], noun: str) -> str:
@@ -70,9 +110,8 @@ def _counted(sizes: Mapping[int, int | None], noun: str) -> str:
     if len(known) < number:
         return what
     samples = " samples" if noun else ""
-    if len(set(known)) == 1:
-        return f"{what} of {known[0]}{samples if known[0] > 1 else samples[:-1]}"
-    return f"{what} of {min(known)} to {max(known)}{samples}"
+    is_one = set(known) == {1}
+    return f"{what} of {_range(known)}{samples[:-1] if is_one else samples}"
 
 
 def is_model_input(id_: TensorId) -> bool:

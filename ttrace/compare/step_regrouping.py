@@ -11,7 +11,15 @@ from dataclasses import replace
 import numpy as np
 
 from ttrace.compare.batch_dims import Described, batch_dim
-from ttrace.compare.samples import StepSamples, is_model_input
+from ttrace.compare.packing import (
+    PackedSample,
+    PaddedDims,
+    in_order,
+    packed,
+    packed_shape,
+    padded_dims,
+)
+from ttrace.compare.samples import Place, StepSamples, is_model_input
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.side import Side
@@ -21,6 +29,8 @@ from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 
 class StepRegrouping:
     """Regroups one step of the candidate.
+
+    Where the runs pad samples to other lengths, both are shown without padding.
 
     Args:
         samples: Where its samples are; their places are known.
@@ -32,6 +42,8 @@ class StepRegrouping:
 
     Attributes:
         set_aside: Why a tensor is not compared; filled by ``tensors``.
+        reference: Tensors of the reference that are shown otherwise than they were
+            recorded; likewise.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class StepRegrouping:
     ):
         assert samples.places is not None
         self.set_aside: dict[TensorId, str] = {}
+        self.reference: dict[TensorId, TensorRecord] = {}
         self._places = samples.places
         self._samples = samples
         self._gradients_obstacle = gradients_obstacle
@@ -58,6 +71,12 @@ class StepRegrouping:
         for number in sorted(self._places):
             for place in self._places[number]:
                 of_candidate.setdefault(place.microbatch, {})[number] = None
+        # What has no counterpart gets numbers that the reference has not.
+        unused = max(samples.sizes[Side.REFERENCE], default=-1) + 1
+        for other in sorted(samples.sizes[Side.CANDIDATE]):
+            if other not in of_candidate:
+                of_candidate[other] = {unused: None}
+                unused += 1
         self._numbers_of = of_candidate
 
     def tensors(self) -> dict[TensorId, TensorRecord]:
@@ -71,13 +90,20 @@ class StepRegrouping:
                     id_ = replace(name, microbatch=first)
                     found.setdefault(id_, replace(record, id=id_))
                 continue
+            for number, record in of_candidate.items():
+                (first, *_) = self._numbers_of[number]
+                if first not in self._places:
+                    id_ = replace(name, microbatch=first)
+                    found[id_] = replace(record, id=id_)
             obstacle = self._obstacle(name, of_reference, of_candidate)
-            dim = (
-                obstacle
-                if obstacle is not None
-                else self._batch_dim(of_reference, of_candidate)
-            )
+            dim: int | PaddedDims | str = obstacle or ""
+            if obstacle is None and self._samples.mask:
+                dim = self._padded_dims(of_reference, of_candidate)
+            elif obstacle is None:
+                dim = self._batch_dim(of_reference, of_candidate)
             for number, record in of_reference.items():
+                if number not in self._places:
+                    continue
                 if isinstance(dim, str):
                     whole = self._whole(name, number, of_candidate)
                     if whole is not None:
@@ -86,7 +112,10 @@ class StepRegrouping:
                         reason = f"{self._samples.sizes_sentence}; {dim}"
                         self.set_aside[record.id] = reason
                     continue
-                shards = tuple(self._shards(record, number, of_candidate, dim))
+                if isinstance(dim, PaddedDims):
+                    shards = tuple(self._packed(record, number, of_candidate, dim))
+                else:
+                    shards = tuple(self._shards(record, number, of_candidate, dim))
                 if shards:
                     found[record.id] = TensorRecord(id=record.id, shards=shards)
                 if name.kind in GRADIENTS and number in self._samples.repeated:
@@ -120,7 +149,7 @@ class StepRegrouping:
         if more or self._samples.sizes[Side.CANDIDATE][other] != len(places):
             return None
         in_order = all(place.row == row for row, place in enumerate(places))
-        if name.kind in ACTIVATIONS and not in_order:
+        if name.kind in ACTIVATIONS and (self._samples.mask or not in_order):
             return None
         return of_candidate.get(other)
 
@@ -163,6 +192,61 @@ class StepRegrouping:
             ),
             other_lengths=self._other_lengths,
         )
+
+    def _padded_dims(
+        self,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> int | PaddedDims | str:
+        sizes, lengths = self._samples.sizes, self._samples.lengths
+        of_runs = ((Side.REFERENCE, of_reference), (Side.CANDIDATE, of_candidate))
+        dims = padded_dims(
+            _described(of_reference) + _described(of_candidate),
+            sizes=[sizes[side][n] or 0 for side, records in of_runs for n in records],
+            lengths=[lengths[side][n] for side, records in of_runs for n in records],
+            other_lengths=self._other_lengths,
+        )
+        if dims is None:
+            return self._batch_dim(of_reference, of_candidate)
+        return dims
+
+    def _packed(
+        self,
+        record: TensorRecord,
+        number: int,
+        of_candidate: Mapping[int, TensorRecord],
+        dims: PaddedDims,
+    ) -> Iterator[ShardRecord]:
+        """The candidate's shards without padding; keeps the reference's likewise."""
+        spans = self._samples.spans
+        places = self._places[number]
+        own = in_order(
+            [
+                spans[Side.REFERENCE][Place(microbatch=number, row=row)]
+                for row in range(len(places))
+            ]
+        )
+        shape = packed_shape(
+            record.global_shape, dims, sum(sample.span.length for sample in own)
+        )
+        others: dict[int, list[PackedSample]] = {}
+        for place, sample in zip(places, own, strict=True):
+            span = spans[Side.CANDIDATE][place]
+            others.setdefault(place.microbatch, []).append(
+                replace(sample, row=place.row, span=span)
+            )
+        self.reference[record.id] = TensorRecord(
+            id=record.id,
+            shards=tuple(
+                replace(shard, layout=packed(shard.layout, own, dims, shape))
+                for shard in record.shards
+            ),
+        )
+        for other, samples in others.items():
+            for shard in of_candidate[other].shards if other in of_candidate else ():
+                layout = packed(shard.layout, samples, dims, shape)
+                if layout.blocks:
+                    yield replace(shard, layout=layout)
 
     def _shards(
         self,

@@ -56,7 +56,8 @@ class TensorId:
         kind: What the tensor is.
         slot: Position or name of an argument or output (``0``, ``1.mask``), or the
             parameter's own name (``weight``); None for scalars of the step.
-        call: Nth call of the module within this micro-batch and pass.
+        call: Nth call of the module within this micro-batch and pass; of a tensor of
+            the whole step, the nth update of the step, or call of its closure.
         pass_: First forward, or its recomputation.
     """
 

@@ -132,12 +132,16 @@ def _too_coarse_dtype(
 
 
 def parameter_before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:
-    """The parameter before the step: as the step before left it, or at the start."""
-    candidates = [replace(updated, kind=Kind.PARAM)]
-    if updated.step:
-        candidates.append(replace(updated, step=updated.step - 1))
-    found = (info.tensors.get(id_) for id_ in candidates)
-    return next((record for record in found if record is not None), None)
+    """The parameter before an update: as the one before left it, or at the start."""
+    if updated.call:
+        return info.tensors.get(replace(updated, call=updated.call - 1))
+    before = info.tensors.get(replace(updated, kind=Kind.PARAM))
+    if before is not None or not updated.step:
+        return before
+    of_step = replace(updated, step=updated.step - 1)
+    while (later := info.tensors.get(of_step)) is not None:
+        before, of_step = later, replace(of_step, call=of_step.call + 1)
+    return before
 
 
 def _without_replicas(plan: TensorPlan) -> TensorPlan:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from absl import logging
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -133,19 +132,17 @@ def test_a_closure_gets_its_arguments_and_its_result_is_returned(record, as_keyw
     assert given == [(("argument",), {"word": 1})]
 
 
-def test_of_lbfgs_the_first_call_is_recorded_and_the_log_says_so(record, monkeypatch):
-    warnings = []
-    monkeypatch.setattr(logging, "warning", lambda *args: warnings.append(args))
-    first = []
+def test_of_lbfgs_every_call_is_recorded(record):
+    gradients, parameters = [], []
 
     def train():
         model, _ = make()
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
         with torch_capture.trace(model, optimizer) as trace:
             for _ in range(STEPS):
-                gradients = []
 
-                def closure(gradients=gradients):
+                def closure():
+                    parameters.append(model.weight.detach().clone())
                     optimizer.zero_grad()
                     loss = model(batch(0)).square().mean()
                     loss.backward()
@@ -153,17 +150,19 @@ def test_of_lbfgs_the_first_call_is_recorded_and_the_log_says_so(record, monkeyp
                     gradients.append(model.weight.grad.clone())
                     return loss
 
-                optimizer.step(closure)
-                assert len(gradients) > 1
-                first.append(gradients[0])
+                optimizer.step(closure)  # pyright: ignore
                 trace.step()
+        parameters.append(model.weight.detach().clone())
 
     found = arrays(record("trace", train))
-    for step, gradient in enumerate(first):
-        key = f"step{step}/@root/main_grad/weight"
+    assert len(gradients) == 3 * STEPS
+    for number, gradient in enumerate(gradients):
+        step, call = divmod(number, 3)
+        suffix = f"/call{call}" if call else ""
+        key = f"step{step}/@root/main_grad/weight{suffix}"
         np.testing.assert_array_equal(found[key], gradient.numpy())
-    ((text, name),) = warnings
-    assert name == "LBFGS" and "gradients of the first call" in text
+        key = f"step{step}/@root/updated_param/weight{suffix}"
+        np.testing.assert_array_equal(found[key], parameters[number + 1].numpy())
 
 
 def test_an_optimizer_that_calls_no_closure_has_what_it_found(record):

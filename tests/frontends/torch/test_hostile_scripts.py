@@ -315,6 +315,9 @@ def test_no_observer_raises_whatever_it_is_given(record, warnings, monkeypatch):
         "modules.ModuleTap._begin",
         "modules.ModuleTap._observe_gradients",
         "modules.ModuleTap._on_gradient",
+        "modules.ModuleTap._listen",
+        "modules.returned_in_use",
+        "modules.observe_shares",
         "calls.CallCounter.begin_call",
         "calls.CallCounter.claim_gradients",
         "calls.CallCounter.enter_backward",
@@ -354,6 +357,33 @@ def test_a_fault_of_ttrace_itself_stays_with_ttrace(
     for x, y in zip(plain, traced, strict=True):
         assert torch.equal(x, y)
     assert len(warnings) == len(set(warnings))
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("returned_in_use", "find what else uses it"),
+        ("ModuleTap._listen", "observe its gradient"),
+    ],
+)
+def test_a_graph_that_cannot_be_walked_costs_no_other_gradient(
+    place, what, record, warnings, monkeypatch
+):
+    def fail(*args, **kwargs):
+        raise Hostile
+
+    def run():
+        monkeypatch.setattr(f"ttrace.frontends.torch_parts.modules.{place}", fail)
+        return train(made(MODELS["tuple"]))
+
+    trace, _ = record(run)
+    reasons = {str(id_): text.reason for id_, text in trace.info.skipped.items()}
+    grad_outputs = {i: text for i, text in reasons.items() if "/grad_output/" in i}
+    assert set(grad_outputs.values()) == {f"ttrace could not {what}: Hostile"}
+    assert "step1/mb0/last/grad_output/0" in grad_outputs
+    ids = {str(id_) for id_ in trace.info.tensors}
+    assert {"step1/mb0/last/grad_input/0", "step1/mb0/last/param_grad/bias"} <= ids
+    assert not warnings
 
 
 def test_interruptions_are_no_faults():

@@ -83,3 +83,46 @@ def test_steps_in_backward_before_ddp_has_averaged_are_found(compared):
     assert report.verdict is Outcome.DIVERGED
     assert report.first_divergence.kind == "main_grad"
     assert report.diagnosis[0].code == "replicas_differ"
+
+
+@pytest.mark.parametrize("kind", ["lbfgs", "lbfgs-whole"])
+def test_every_call_of_a_closure_is_compared(compared, kind):
+    report = compared(["one", "lbfgs-whole"], 2, "ddp", kind)
+    assert report.verdict is Outcome.PASS, report.summary
+    for name in ("output", "grad_output", "main_grad", "grad_norm", "updated_param"):
+        of_kind = report.coverage[name]
+        assert of_kind.compared == of_kind.total >= 2 * 4, name
+    ids = {tensor.id for tensor in report.tensors}
+    assert "step1/up/main_grad/weight/call3" in ids
+    assert "step1/up/optimizer_state/weight.d" in ids
+    assert "step1/@root/optimizer_state/group0.H_diag" in ids
+    assert report.coverage["optimizer_state"].skipped == 0
+
+
+def test_micro_batches_of_closures_are_matched_by_number(compared):
+    report = compared(["one", "lbfgs"], 2, "ddp", "lbfgs")
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.passed == report.counts.total
+
+
+def test_gradients_that_a_closure_keeps_from_its_first_call_are_found(compared):
+    report = compared(["one", "lbfgs-whole"], 2, "ddp", "lbfgs", "kept")
+    assert report.verdict is Outcome.DIVERGED
+    # What the backward makes first.
+    assert report.first_divergence.id == "step0/down/main_grad/weight/call1"
+
+
+def test_a_closure_that_forgets_to_average_after_its_first_call_is_found(compared):
+    report = compared(["one", "lbfgs"], 2, "ddp", "lbfgs", "bypassed")
+    assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence.id == "step0/up/main_grad/weight/call1"
+    assert report.diagnosis[0].code == "replicas_differ"
+
+
+def test_a_closure_that_is_called_less_often_is_said_to_be(compared):
+    report = compared(["one", "lbfgs-whole"], 2, "ddp", "lbfgs", "fewer")
+    assert report.verdict is Outcome.DIVERGED
+    (said,) = [d for d in report.diagnosis if d.code == "several_updates"]
+    assert "3 times, and that of the reference 4 times" in said.sentence
+    assert "tolerance_change=0" in said.sentence
+    assert report.coverage["output"].compared == 2 * 3 * 3

@@ -38,6 +38,12 @@ def several_updates(findings: Findings) -> Diagnosis | None:
             ". A mini-step of optax.MultiSteps counts as one, too: to compare it with "
             "a whole step, sum the gradients up in the step, and update once"
         )
+    if findings.candidate.ranks[0].framework == "torch":
+        hint = (
+            ". A call of the optimizer's closure counts as one, too: to have LBFGS "
+            "make as many in both runs, give it tolerance_grad=0, tolerance_change=0 "
+            "and no line search"
+        )
     return Diagnosis(
         code="several_updates",
         sentence=f"step {step} of the candidate updates its parameters "

@@ -1,0 +1,104 @@
+"""Which sample is where, in runs that pad samples to other lengths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.compare.sample_search import match_samples
+from ttrace.compare.samples import Place, Span
+from ttrace.ir.side import Side
+from ttrace.store.memory_trace import MemoryTrace
+
+LENGTHS = (3, 6, 2, 5)
+
+
+def run(
+    order: Sequence[Sequence[int]],
+    *,
+    left: bool = False,
+    padding: int = 0,
+    mask: str = "mask",
+    ones: int = 1,
+    holes: bool = False,
+    has_segments: bool = True,
+    seed: int = 0,
+) -> MemoryTrace:
+    """What the model is given: tokens, a mask, segments of zeros and ones."""
+    rng = np.random.default_rng(seed)
+    samples = [rng.integers(5, 99, length) for length in LENGTHS]
+    tensors = {}
+    for number, of_one in enumerate(order):
+        length = max(LENGTHS[i] for i in of_one)
+        ids = np.full((len(of_one), length), padding)
+        kept = np.full((len(of_one), length), 1 - ones)
+        segments = np.zeros_like(ids)
+        for row, i in enumerate(of_one):
+            first = length - LENGTHS[i] if left else 0
+            own = slice(first, first + LENGTHS[i])
+            ids[row, own], kept[row, own] = samples[i], ones
+            segments[row, own][1:] = 1
+            if holes:
+                kept[row, first + 1] = 1 - ones
+        here = f"step0/mb{number}/@root/input"
+        tensors[f"{here}/0"] = ids
+        if has_segments:
+            tensors[f"{here}/segments"] = segments
+        if mask:
+            tensors[f"{here}/{mask}"] = kept
+        tensors[f"step0/mb{number}/@root/output/0"] = ids * 2.0
+    return memory_trace(tensors)
+
+
+@pytest.mark.parametrize("options", [{}, {"left": True}, {"padding": 7}, {"ones": 0}])
+def test_samples_are_found_by_what_the_mask_leaves(options):
+    (samples,) = match_samples(
+        run([[0, 1, 2, 3]], ones=options.get("ones", 1)),
+        run([[2, 0], [3, 1]], **options),
+    )
+    assert samples.mask == "mask"
+    assert samples.places == {
+        0: (
+            Place(microbatch=0, row=1),
+            Place(microbatch=1, row=1),
+            Place(microbatch=0, row=0),
+            Place(microbatch=1, row=0),
+        )
+    }
+    start = 1 if options.get("left") else 0
+    assert samples.spans[Side.CANDIDATE][Place(microbatch=0, row=0)] == Span(
+        start=start, length=2
+    )
+    assert samples.lengths[Side.CANDIDATE] == {0: 3, 1: 6}
+    assert samples.sizes_sentence.endswith(
+        "padded to 6 positions in the reference, 3 to 6 in the candidate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "of_both"),
+    [
+        ({"mask": "", "has_segments": False}, True),
+        ({"holes": True, "has_segments": False}, True),
+        ({"seed": 1}, False),
+    ],
+)
+def test_without_a_mask_that_proves_itself_nothing_is_matched(options, of_both):
+    (samples,) = match_samples(
+        run([[0, 1, 2, 3]], **(options if of_both else {})),
+        run([[2, 0], [3, 1]], **options),
+    )
+    assert samples.places is None
+    assert samples.obstacle.endswith(
+        "none of them is a mask of zeros and ones without whose zeros the samples are "
+        "the same"
+    )
+
+
+def test_other_zeros_and_ones_that_leave_less_serve_where_there_is_no_mask():
+    runs = run([[0, 1, 2, 3]], mask=""), run([[2, 0], [3, 1]], mask="")
+    (samples,) = match_samples(*runs)
+    assert samples.mask == "segments"
+    first = samples.spans[Side.REFERENCE][Place(microbatch=0, row=0)]
+    assert first == Span(start=1, length=2)
