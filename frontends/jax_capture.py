@@ -57,10 +57,12 @@ from ttrace.frontends.jax_parts.record.given_batch import (
     argument_names,
     has_model_input,
 )
+from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
 from ttrace.frontends.jax_parts.strict_step import StrictStep
+from ttrace.frontends.jax_parts.taps.mini_steps import MARKERS
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
@@ -201,7 +203,8 @@ class TracedStep:
         result: Any,
     ) -> None:
         def find_captures() -> list[Capture]:
-            use, captures = running.params, running.captures()
+            use = running.params
+            captures = without_mini_steps(running.captures())
             batch = []
             if captures and not has_model_input(captures):
                 count = self._options.microbatches
@@ -251,8 +254,10 @@ class TracedStep:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
 
     def _wants(self, site: TapSite, kind: Kind) -> bool:
-        """Whether a value leaves the program; its norm needs every main gradient."""
+        """Whether a value leaves the program; a norm needs every main gradient."""
         capture = self._request.capture
+        if site in MARKERS:
+            return True
         if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):
             return True
         return capture.wants_kind(kind) and capture.wants_module(site.module)

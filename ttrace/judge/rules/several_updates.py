@@ -32,19 +32,12 @@ def several_updates(findings: Findings) -> Diagnosis | None:
     reference, candidate = (numbers[side] for side in (Side.REFERENCE, Side.CANDIDATE))
     if not reference or not candidate or reference == candidate:
         return None
-    hint = ""
-    if findings.candidate.ranks[0].framework == "jax" and candidate > reference:
-        hint = (
-            ". A mini-step of optax.MultiSteps counts as one, too: to compare it with "
-            "a whole step, sum the gradients up in the step, and update once"
-        )
     return Diagnosis(
         code="several_updates",
         sentence=f"step {step} of the candidate updates its parameters "
         f"{_times(candidate)}, and that of the reference {_times(reference)}: what is "
         "compared are not the same updates. Let a step of the trace be one update in "
-        "both runs (trace the function that makes one, or call trace.step() after it)"
-        f"{hint}",
+        "both runs (trace the function that makes one, or call trace.step() after it)",
         evidence={"step": step, "reference": reference, "candidate": candidate},
         tensor_ids=ids_of([v for v in extra if v.id.step == step]),
     )
