@@ -18,6 +18,8 @@ In a plain run ``trace`` leaves the function as it is. In a run that
   and there are no host callbacks.
 - Updated parameters are those that the step returns: what it returns, or leaves in
   a model that it changes, at the path at which it was given the parameter.
+- The inputs of the outermost module are the batch. In plain JAX it is what the step is
+  given beside its state, by the names of its arguments.
 - A rank of the trace is a device.
 - Values in loops are recorded for every iteration (the nth call of their module), those
   of branches that were not taken are skipped.
@@ -51,10 +53,16 @@ from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.harvest.step_trace import RunningStep, StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.given_batch import (
+    argument_names,
+    has_model_input,
+)
+from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
 from ttrace.frontends.jax_parts.strict_step import StrictStep
+from ttrace.frontends.jax_parts.taps.mini_steps import MARKERS
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
@@ -179,21 +187,31 @@ class TracedStep:
             with taps, self._programs.running(number, guard) as running:
                 result = self._step(*args, **kwargs)
             if given is not None:
-                self._record(number, running, given, result)
+                names = argument_names(self._step, args, kwargs)
+                self._record(number, running, given, names, result)
         except BaseException as error:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise
         return result
 
     def _record(
-        self, number: int, running: RunningStep, given: GivenArrays, result: Any
+        self,
+        number: int,
+        running: RunningStep,
+        given: GivenArrays,
+        names: Mapping[str, str],
+        result: Any,
     ) -> None:
         def find_captures() -> list[Capture]:
-            return with_returned(
-                running.captures(),
-                given.updated(running.params, result),
-                has_optimizer=running.params.has_optimizer,
-            )
+            use = running.params
+            captures = without_mini_steps(running.captures())
+            batch = []
+            if captures and not has_model_input(captures):
+                count = self._options.microbatches
+                batch = given.batch(use, result, names=names, microbatches=count)
+            updated = given.updated(use, result)
+            has_optimizer = use.has_optimizer
+            return batch + with_returned(captures, updated, has_optimizer=has_optimizer)
 
         self._session.record(number, find_captures, self._missed)
 
@@ -236,8 +254,10 @@ class TracedStep:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
 
     def _wants(self, site: TapSite, kind: Kind) -> bool:
-        """Whether a value leaves the program; its norm needs every main gradient."""
+        """Whether a value leaves the program; a norm needs every main gradient."""
         capture = self._request.capture
+        if site in MARKERS:
+            return True
         if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):
             return True
         return capture.wants_kind(kind) and capture.wants_module(site.module)

@@ -60,3 +60,20 @@ def test_of_a_module_that_the_other_run_lacks_they_are_unmatched():
     other = "step0/mb0/other/output/0"
     _, having = traces(np.ones(2, np.bool_))
     assert isinstance(entry_of_mask(memory_trace({other: ONE}).info, having), Unmatched)
+
+
+GIVEN = "step0/mb0/@root/input"
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+@pytest.mark.parametrize("side", list(Side))
+def test_data_that_only_one_step_is_given_is_skipped(dtype, side):
+    """Plain JAX is given labels beside what a module of another run is given."""
+    plain = {f"{GIVEN}/x": ONE, "step0/mb0/hidden/output/0": ONE}
+    other = plain | {f"{GIVEN}/y": np.ones(2, dtype)}
+    infos = [memory_trace(tensors).info for tensors in (plain, other)]
+    if side is Side.REFERENCE:
+        infos.reverse()
+    (entry,) = [e for e in align(*infos).entries if str(e.id) == f"{GIVEN}/y"]
+    assert isinstance(entry, Skipped)
+    assert entry.reason.startswith(f"{side} only: an input without gradient")

@@ -168,6 +168,20 @@ def test_without_inputs_micro_batches_of_other_numbers_cannot_be_matched():
     assert match_samples(reference, sample_run([range(4)], without=("input",))) == ()
 
 
+def test_inputs_of_other_names_are_not_matched():
+    def run(name: str, sizes: list[int]) -> MemoryTrace:
+        return memory_trace(
+            {f"step0/mb{n}/@root/input/{name}": np.ones(s) for n, s in enumerate(sizes)}
+        )
+
+    samples = matched(run("0", [8]), run("batch.x", [4, 4]))
+    assert samples.obstacle == (
+        "no input of the model has one name in both runs (reference: @root/input/0; "
+        "candidate: @root/input/batch.x; a map can match them)"
+    )
+    assert match_samples(run("0", [8]), run("batch.x", [8])) == ()
+
+
 def test_other_lengths_are_not_matched():
     def run(shapes: list[tuple[int, int]]) -> MemoryTrace:
         return memory_trace(

@@ -12,7 +12,7 @@ from ttrace.ir.skipped_step import (
     skipped_step_id,
     skipped_steps,
 )
-from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.store.order import merge_orders
 
@@ -207,28 +207,36 @@ class _Run:
         return any(id_.kind is kind for id_ in ids)
 
     def makes_call_of(self, tensor_id: TensorId) -> bool:
-        """Whether the run recorded what the call of a module returned."""
+        """Whether the run recorded, or skipped, what the call of a module returned.
+
+        Of the model itself, what it was given will do: plain JAX has no more.
+        """
         if self._calls is None:
             self._calls = frozenset(
-                replace(id_, slot=None)
-                for id_ in self.info.tensors
+                replace(id_, slot=None, kind=Kind.OUTPUT)
+                for id_ in (*self.info.tensors, *self.info.skipped)
                 if id_.kind is Kind.OUTPUT
+                or (id_.kind is Kind.INPUT and id_.module == ROOT_MODULE)
             )
         return replace(tensor_id, kind=Kind.OUTPUT, slot=None) in self._calls
 
     def is_without_gradient(self, tensor_id: TensorId) -> bool:
-        """Whether an input that the run recorded is known to have no gradient."""
+        """Whether an input that the run recorded is known to have no gradient.
+
+        A run that has no gradient of any input is not known to want one of its data.
+        """
         (shard, *_) = self.info.tensors[tensor_id].shards
         if dtype_named(shard.dtype).epsilon is None:
             return True
         if self._kinds is None:
-            self._kinds = frozenset(id_.kind for id_ in self.info.tensors)
+            ids = (*self.info.tensors, *self.info.skipped)
+            self._kinds = frozenset(id_.kind for id_ in ids)
         gradient = replace(tensor_id, kind=Kind.GRAD_INPUT)
         return (
             self._filter.wants(gradient)
             and gradient not in self.info.tensors
             and gradient not in self.info.skipped
-            and Kind.GRAD_INPUT in self._kinds
+            and (Kind.GRAD_INPUT in self._kinds or tensor_id.module == ROOT_MODULE)
         )
 
     def has_step(self, step: int) -> bool:

@@ -58,6 +58,13 @@ def _match_step(
         side = candidate.side if reference.inputs else reference.side
         obstacle = f"the {side} recorded no input of the model (@root/input)"
         return _unknown(step, reference, candidate, obstacle)
+    no_common_input = _no_common_input(reference, candidate)
+    if no_common_input:
+        return (
+            None
+            if has_as_many
+            else _unknown(step, reference, candidate, no_common_input)
+        )
     if _given_the_same(reference, candidate):
         return None
     obstacle = _obstacle(reference) or _obstacle(candidate)
@@ -111,6 +118,18 @@ def _obstacle(run: StepInputs) -> str | None:
     if not run.is_whole():
         return f"the ranks of the {run.side} do not have the inputs of the model whole"
     return None
+
+
+def _no_common_input(reference: StepInputs, candidate: StepInputs) -> str | None:
+    """That no input has one name in both runs, or None."""
+    slots = [next(iter(run.inputs.values())) for run in (reference, candidate)]
+    if set(slots[0]) & set(slots[1]):
+        return None
+    names = [", ".join(f"@root/input/{slot}" for slot in of_run) for of_run in slots]
+    return (
+        "no input of the model has one name in both runs (reference: "
+        f"{names[0]}; candidate: {names[1]}; a map can match them)"
+    )
 
 
 def _shapes(run: StepInputs) -> dict[int, dict[str, tuple[int, ...]]]:

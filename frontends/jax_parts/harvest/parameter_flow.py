@@ -1,9 +1,10 @@
 """Where a program has its parameters from, and which results are made of them.
 
-Reads jaxprs and changes nothing. A result that is made of a parameter only by what is
-differentiated (its gradient, the loss) is told from one that is made of it outside of
-that as well, as an updated parameter is. A differentiated function may hand a parameter
-on (NNX does so with the whole model): that is the parameter itself.
+Also which of its arguments a scan goes through, and which are random keys. Reads jaxprs
+and changes nothing. A result that is made of a parameter only by what is differentiated
+(its gradient, the loss) is told from one that is made of it outside of that as well, as
+an updated parameter is. A differentiated function may hand a parameter on (NNX does so
+with the whole model): that is the parameter itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,12 +38,17 @@ class ProgramParams:
         is_differentiated: The program differentiates, or computes a part of that.
         direct: For every result, the arguments that it is, or is made of outside of
             what is differentiated.
+        scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
+            and in which shape: as they are given, or reshaped.
+        keys: Arguments that are random keys, as ``jax.random.PRNGKey`` makes them.
     """
 
     arguments: Mapping[Name, int | None]
     has_optimizer: bool
     is_differentiated: bool
     direct: tuple[frozenset[int], ...]
+    scanned: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    keys: frozenset[int] = frozenset()
 
 
 def program_params(
@@ -61,7 +67,7 @@ def program_params(
         num_results: Number of its flat results.
     """
     walk = _Walk()
-    ins = [_Flow(same=index) for index in range(num_args)]
+    ins = [_Flow(same=index, elements=index) for index in range(num_args)]
     outs = walk.call(primitive, params, ins, num_results)
     return ProgramParams(
         arguments={name: _only(found) for name, found in walk.arguments.items()},
@@ -70,6 +76,8 @@ def program_params(
         direct=tuple(
             frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
         ),
+        scanned=walk.scanned,
+        keys=frozenset(walk.keys),
     )
 
 
@@ -87,10 +95,13 @@ class _Flow:
         same: The argument that it is; None where it is none.
         made_of: Bit i is set where it is made of argument i outside of what is
             differentiated.
+        elements: The argument whose elements it has, in their order: the same one, or
+            reshaped; None where there is none.
     """
 
     same: int | None = None
     made_of: int = 0
+    elements: int | None = None
 
     @property
     def all(self) -> int:
@@ -114,6 +125,8 @@ class _Walk:
     arguments: dict[Name, set[int | None]] = field(default_factory=dict)
     has_optimizer: bool = False
     is_differentiated: bool = False
+    scanned: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    keys: set[int] = field(default_factory=set)
 
     def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
         """The results of a jaxpr, open or closed, given its arguments."""
@@ -145,12 +158,18 @@ class _Walk:
             return [self._tap(params, ins[0])]
         if primitive.name in _IDENTITIES and len(ins) == num_results:
             return list(ins)
+        if primitive.name == "reshape" and params["dimensions"] is None:
+            return [replace(_joined(ins), elements=ins[0].elements)]
+        if primitive.name == "random_wrap" and ins[0].same is not None:
+            self.keys.add(ins[0].same)
         if primitive is private_jax.cond_p:
             return self._cond(params, ins)
         if primitive is private_jax.while_p:
             return self._while(params, ins)
         if primitive is private_jax.scan_p:
             consts, carry = params["num_consts"], params["num_carry"]
+            if not params["reverse"]:
+                self._note_scanned(params, ins, consts + carry)
             return self._loop(params["jaxpr"], ins, consts, carry)
         inner = list(private_jax.jaxprs_in_params(params))
         if len(inner) == 1 and _fits(inner[0], len(ins), num_results):
@@ -190,6 +209,15 @@ class _Walk:
         outs = self._loop(params["body_jaxpr"], rest, of_body, num_carried)
         self.through(params["cond_jaxpr"], [*ins[:of_condition], *outs])
         return outs
+
+    def _note_scanned(
+        self, params: Mapping[str, Any], ins: Sequence[_Flow], num_before: int
+    ) -> None:
+        elements = params["jaxpr"].in_avals[num_before:]
+        for flow, aval in zip(ins[num_before:], elements, strict=True):
+            if flow.elements is not None:
+                shape = (params["length"], *aval.shape)
+                self.scanned.setdefault(flow.elements, shape)
 
     def _loop(
         self, body: Any, ins: Sequence[_Flow], num_consts: int, num_carried: int

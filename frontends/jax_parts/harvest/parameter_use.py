@@ -3,7 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from ttrace.frontends.jax_parts.harvest.parameter_flow import Name, ProgramParams
+
+Shape = tuple[int, ...]
 
 
 class ParameterUse:
@@ -18,6 +23,10 @@ class ParameterUse:
 
     def __init__(self):
         self.has_optimizer = False
+        self._carried: dict[int, Any] = {}
+        self._keys: dict[int, Any] = {}
+        self._scanned: dict[int, tuple[Any, set[Shape]]] = {}
+        self._scanned_forms: dict[tuple[Shape, str], set[Shape]] = {}
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
 
@@ -36,6 +45,17 @@ class ParameterUse:
             arrays = self._arrays.setdefault(name, {})
             if index is not None:
                 arrays[id(args[index])] = args[index]
+        for index in program.keys:
+            self._keys[id(args[index])] = args[index]
+        for index, shape in program.scanned.items():
+            array = args[index]
+            self._scanned.setdefault(id(array), (array, set()))[1].add(shape)
+            if not isinstance(array, jax.Array):
+                form = (tuple(array.shape), str(array.dtype))
+                self._scanned_forms.setdefault(form, set()).add(shape)
+        for result, indices in zip(results, program.direct, strict=True):
+            alike = [args[i] for i in indices if _is_like(args[i], result)]
+            self._carried |= {id(arg): arg for arg in alike}
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
                 self._made_of[id(result)] = (result, [args[i] for i in indices])
@@ -46,6 +66,37 @@ class ParameterUse:
             name: next(iter(arrays.values())) if len(arrays) == 1 else None
             for name, arrays in self._arrays.items()
         }
+
+    def is_state(self, array: Any) -> bool:
+        """Whether an array was a parameter, or a result of its form is made of it.
+
+        Of it, and not only of what is differentiated: as new moments are of old ones.
+        """
+        return id(array) in self._carried or any(
+            id(array) in arrays for arrays in self._arrays.values()
+        )
+
+    def is_key(self, array: Any) -> bool:
+        """Whether an array was a random key, as ``jax.random.PRNGKey`` makes it.
+
+        What is evaluated operation by operation does not tell; the form does.
+        """
+        return id(array) in self._keys or (
+            array.shape == (2,) and array.dtype == jnp.uint32
+        )
+
+    def scanned_shape(self, array: Any) -> Shape | None:
+        """The shape in which a scan took an array apart; None where none did.
+
+        It may be another one than its own: then the array was reshaped before. JAX
+        makes copies of numpy arrays: they are known by shape and dtype.
+        """
+        if isinstance(array, jax.Array):
+            _, shapes = self._scanned.get(id(array), (None, set()))
+        else:
+            dtype = str(jax.dtypes.canonicalize_dtype(array.dtype))
+            shapes = self._scanned_forms.get((tuple(array.shape), dtype), set())
+        return next(iter(shapes)) if len(shapes) == 1 else None
 
     def may_update(self, param: Any, result: Any) -> bool:
         """Whether an array can be what the step made of a parameter.
@@ -58,3 +109,13 @@ class ParameterUse:
             return True
         _, sources = self._made_of[id(result)]
         return any(source is param for source in sources)
+
+
+def _is_like(first: Any, second: Any) -> bool:
+    """Whether two values are arrays of one shape and dtype."""
+    return (
+        isinstance(first, jax.Array)
+        and isinstance(second, jax.Array)
+        and first.dtype == second.dtype
+        and first.shape == second.shape
+    )

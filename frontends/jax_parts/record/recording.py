@@ -12,6 +12,7 @@ from absl import logging
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
+from ttrace.frontends.jax_parts.record.given_batch import GIVEN
 from ttrace.frontends.jax_parts.record.idle_options import idle_options
 from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
@@ -126,7 +127,11 @@ class StepRecording:
         per_microbatch: Mapping[object, int],
     ) -> None:
         """Only where nothing is filtered: what is left out is no mistake."""
-        parts = {_name(c) for c in captures if c.kind in PER_MICROBATCH}
+        parts = {
+            _name(capture)
+            for capture in captures
+            if capture.kind in PER_MICROBATCH and capture.order != GIVEN
+        }
         for sentence in idle_options(
             self.options.dims,
             self.options.microbatches,

@@ -1,14 +1,16 @@
-"""The parameters that a step returns, in the place of those its optimizer made."""
+"""What a step is given and returns: parameters that it updates, state, and a batch."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
 from ttrace.frontends.jax_parts.harvest.parameter_flow import Name
 from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
+from ttrace.frontends.jax_parts.record.given_batch import batch_captures, batch_of
 from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
@@ -38,10 +40,51 @@ class GivenArrays:
         self._trees = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
         self._given = _arrays_of(self._trees)
         # Donated arrays are deleted meanwhile: what is asked of them is asked now.
-        self._leaves = list(map(_leaf, self._given.keys(), self._given.values()))
+        self._leaves = list(map(_leaf, self._given, self._given.values()))
         self._indices: dict[int, int] = {}
         for index, array in enumerate(self._given.values()):
             self._indices.setdefault(id(array), index)
+
+    def batch(
+        self,
+        use: ParameterUse,
+        result: Any,
+        *,
+        names: Mapping[str, str],
+        microbatches: int,
+    ) -> list[Capture]:
+        """What is no state of the step, as inputs of its model.
+
+        State is what was a parameter, what is carried on in the result or in a changed
+        argument, and what lies in an argument with any of these. Random keys are no
+        batch either.
+
+        Args:
+            use: As for ``updated``.
+            result: What the step returned.
+            names: Of the arguments, from ``given_batch.argument_names``.
+            microbatches: Of the step.
+        """
+        given = list(self._given.items())
+        everything = _arrays_of(self._trees, (jax.Array, np.ndarray)) | self._given
+        state = {path for path, array in given if use.is_state(array)}
+        returned = _arrays_of(result)
+        results = list(returned.values())
+        places = returned_leaves(
+            range(len(given)), self._leaves, list(map(_leaf, returned, results))
+        )
+        for index, place in places.items():
+            path, before = given[index]
+            if use.may_update(before, results[place]):
+                state.add(path)
+        for path, after in _arrays_of(self._trees).items():
+            if after is not self._given.get(path, after):
+                state.add(path)
+        keys = {path for path, array in everything.items() if use.is_key(array)}
+        batch = batch_of(everything, state, keys)
+        shapes = {path: use.scanned_shape(array) for path, array in batch.items()}
+        scanned = {path: shape for path, shape in shapes.items() if shape is not None}
+        return batch_captures(batch, names, scanned, microbatches=microbatches)
 
     def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:
         """What has become of each parameter.
@@ -63,7 +106,7 @@ class GivenArrays:
         places = returned_leaves(
             indices.values(),
             self._leaves,
-            list(map(_leaf, returned.keys(), returned.values())),
+            list(map(_leaf, returned, returned.values())),
         )
         changed = _arrays_of(self._trees)
         given, results = list(self._given.items()), list(returned.values())
@@ -170,13 +213,20 @@ def _is_like(capture: Capture, array: jax.Array) -> bool:
     return value.shape[len(index) :] == array.shape and value.dtype == array.dtype
 
 
-def _arrays_of(tree: Any) -> dict[Path, jax.Array]:
+def _arrays_of(
+    tree: Any, kinds: type | tuple[type, ...] = jax.Array
+) -> dict[Path, Any]:
     """The arrays in a tree by the way to each; empty where JAX cannot walk it."""
     try:
         leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     except (TypeError, ValueError):  # keys that have no order, for example
         return {}
-    return {path_segments(path): leaf for path, leaf in leaves if is_tappable(leaf)}
+    return {
+        path_segments(path): leaf
+        for path, leaf in leaves
+        if isinstance(leaf, kinds)
+        and (is_tappable(leaf) or isinstance(leaf, np.ndarray))
+    }
 
 
 def _leaf(path: Path, array: jax.Array) -> Leaf:

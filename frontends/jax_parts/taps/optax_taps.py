@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import optax
 
+from ttrace.frontends.jax_parts.taps.mini_steps import APPLY_EVERY, MINI_STEP
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
 from ttrace.frontends.jax_parts.taps.optax_rates import chained_learning_rate
 from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
@@ -40,7 +41,9 @@ def optax_taps() -> Iterator[list[Missed]]:
     """Taps what optimizers are given and what they make of it, while a step is traced.
 
     ``main_grad`` is what the outermost ``update`` is given: before clipping, where that
-    is a link of the chain, and every mini-step of ``optax.MultiSteps``. After it come
+    is a link of the chain. Of ``optax.MultiSteps`` it is what its inner optimizer is
+    given, in every mini-step; which of these count is found when they are recorded
+    (``record.mini_steps``). After it come
     ``learning_rate``, from the state of ``optax.inject_hyperparams`` or from the last
     links of a chain, and ``optimizer_state``. ``optax.apply_updates``, and that of
     equinox, gives ``updated_param``. ``param``, the parameters before, is tapped at
@@ -73,6 +76,7 @@ class _OptaxTaps:
         self.missed: list[Missed] = []
         self._thread = OneThread()
         self._is_inside = False
+        self._is_mini_step = False
         self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
 
     def field(self, original: Any) -> property:
@@ -88,7 +92,7 @@ class _OptaxTaps:
 
         @functools.wraps(original)
         def update(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
-            bound = functools.partial(original, optimizer)
+            bound = original.__get__(optimizer)
             return self._around_update(bound)(*args, **kwargs)
 
         return update
@@ -108,6 +112,9 @@ class _OptaxTaps:
         return apply_updates
 
     def _around_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        if isinstance(getattr(original, "__self__", None), optax.MultiSteps):
+            return self._around_mini_step(original)
+
         def update(
             updates: Any, state: Any, params: Any = None, **extra_args: Any
         ) -> Any:
@@ -119,17 +126,41 @@ class _OptaxTaps:
                     updates, lambda tree: tap_params(Kind.MAIN_GRAD, tree)
                 )
                 names = updates if params is None else params
-                params = self._params(params)
+                if not self._is_mini_step:
+                    params = self._params(params)
                 before = state
                 updates, state = original(updates, state, params, **extra_args)
                 state = self._tapped(
                     state,
                     lambda tree: self._tap_learning_rates(tree, original, before),
                 )
-                state = self._tapped(state, lambda tree: _tap_state(tree, names))
+                if not self._is_mini_step:
+                    state = self._tapped(state, lambda tree: _tap_state(tree, names))
                 return updates, state
             finally:
                 self._is_inside = False
+
+        return update
+
+    def _around_mini_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """That of ``optax.MultiSteps``; its inner optimizer is tapped as any other."""
+
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> Any:
+            is_nested = self._is_inside or self._is_mini_step
+            if is_nested or not self._thread.is_here():
+                return original(updates, state, params, **extra_args)
+            names = updates if params is None else params
+            params = self._params(params)
+            self._is_mini_step = True
+            try:
+                updates, state = original(updates, state, params, **extra_args)
+            finally:
+                self._is_mini_step = False
+            return updates, self._tapped(
+                state, lambda tree: _tap_mini_step(tree, names)
+            )
 
         return update
 
@@ -169,16 +200,36 @@ class _OptaxTaps:
         return state
 
 
+def _tap_mini_step(state: optax.MultiStepsState, params: Any) -> Any:
+    """What the inner optimizer keeps, and how far the mini-steps are."""
+    inner = _tap_state(state.inner_opt_state, params)
+    count = tap_in_program(MINI_STEP, state.mini_step)
+    return state._replace(inner_opt_state=inner, mini_step=count)
+
+
 def _tap_state(state: Any, params: Any) -> Any:
-    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
-    names = state_names((path for path, _ in leaves), params)
+    """What ``optax.apply_every`` keeps is no optimizer's, but how far it is counts."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(
+        state, is_leaf=_is_apply_every
+    )
+    names = iter(
+        state_names(
+            (path for path, leaf in leaves if not _is_apply_every(leaf)), params
+        )
+    )
     return jax.tree.unflatten(
         structure,
         [
-            tap_in_program(param_site(Kind.OPTIMIZER_STATE, *name), leaf)
-            for name, (_, leaf) in zip(names, leaves, strict=True)
+            leaf._replace(count=tap_in_program(APPLY_EVERY, leaf.count))
+            if _is_apply_every(leaf)
+            else tap_in_program(param_site(Kind.OPTIMIZER_STATE, *next(names)), leaf)
+            for _, leaf in leaves
         ],
     )
+
+
+def _is_apply_every(node: Any) -> bool:
+    return isinstance(node, optax.ApplyEvery)
 
 
 def _learning_rates(state: Any) -> Iterator[Any]:

@@ -29,17 +29,6 @@ def test_updates_of_a_loop_are_not_those_of_a_step():
     )
 
 
-def test_mini_steps_of_optax_are_updates():
-    loop = {PARAM: ONES, UPDATED: ONES, f"{UPDATED}/call1": AFTER}
-    candidate = memory_trace(loop, framework="jax")
-    found = diagnoses(ONE_UPDATE, candidate)["several_updates"]
-    assert found.sentence.endswith(
-        "trace.step() after it). A mini-step of optax.MultiSteps counts as one, too: "
-        "to compare it with a whole step, sum the gradients up in the step, and update "
-        "once"
-    )
-
-
 def test_as_many_updates_in_both_say_nothing():
     loop = memory_trace({PARAM: ONES, UPDATED: ONES, f"{UPDATED}/call1": AFTER})
     assert diagnoses(loop, loop) == {}

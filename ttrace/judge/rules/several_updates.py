@@ -33,11 +33,6 @@ def several_updates(findings: Findings) -> Diagnosis | None:
     if not reference or not candidate or reference == candidate:
         return None
     hint = ""
-    if findings.candidate.ranks[0].framework == "jax" and candidate > reference:
-        hint = (
-            ". A mini-step of optax.MultiSteps counts as one, too: to compare it with "
-            "a whole step, sum the gradients up in the step, and update once"
-        )
     if findings.candidate.ranks[0].framework == "torch":
         hint = (
             ". A call of the optimizer's closure counts as one, too: to have LBFGS "

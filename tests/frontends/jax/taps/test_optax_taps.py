@@ -148,18 +148,28 @@ def test_masked_parameters_are_left_out():
 
 
 @pytest.mark.parametrize("as_transformation", [False, True])
-def test_every_mini_step_is_tapped_once(as_transformation):
-    tx = optax.MultiSteps(optax.sgd(0.1), 2)
+def test_mini_steps_are_tapped_where_the_inner_optimizer_is_called(as_transformation):
+    tx = optax.MultiSteps(optax.trace(0.9), 2)
     update = tx.gradient_transformation() if as_transformation else tx
     with optax_taps():
         names = tap_names(step_of(update), PARAMS, tx.init(PARAMS), GRADS)
     assert names == [
-        *every("main_grad"),
         *every("param"),
-        "@root/optimizer_state/mini_step",
-        "@root/optimizer_state/gradient_step",
-        *every("optimizer_state", ".acc_grads"),
+        *every("main_grad"),
+        *every("optimizer_state", ".trace"),
+        "@root/optimizer_state/ttrace.mini_step",
         *every("updated_param"),
+    ]
+
+
+def test_what_apply_every_keeps_is_no_state_of_the_optimizer():
+    tx = optax.chain(optax.adam(1e-2), optax.apply_every(2))
+    with optax_taps():
+        names = tap_names(step_of(tx), PARAMS, tx.init(PARAMS), GRADS)
+    assert of_kinds(names, "optimizer_state") == [
+        "@root/optimizer_state/count",
+        *every("optimizer_state", ".mu", ".nu"),
+        "@root/optimizer_state/ttrace.apply_every",
     ]
 
 
