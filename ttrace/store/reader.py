@@ -46,12 +46,11 @@ class Trace:
         self.info: TraceInfo = merge_ranks([part.records for part in parts])
         self.incomplete = tuple(incomplete)
         self._verify = verify
-        self._verified: set[tuple[int, TensorId]] = set()
+        self._verified: set[int] = set()  # by identity: there are very many
         self._parts = {part.info.rank: part for part in parts}
-        self._stored: Mapping[tuple[int, TensorId], StoredShard] = {
-            (part.info.rank, stored.record.id): stored
+        self._stored: Mapping[int, Mapping[TensorId, StoredShard]] = {
+            part.info.rank: {stored.record.id: stored for stored in part.shards}
             for part in parts
-            for stored in part.shards
         }
         self._mapped: ArrayCache[tuple[int, str]] = ArrayCache(
             _MAPPED_SEGMENTS, size_of=lambda content: 1
@@ -76,9 +75,8 @@ class Trace:
             CorruptTraceError: Its bytes are not those that were written.
             TraceError: The system does not let us read them.
         """
-        key = (shard.rank, shard.id)
-        stored = self._stored.get(key)
-        if stored is None or stored.record != shard:
+        stored = self._stored.get(shard.rank, {}).get(shard.id)
+        if stored is None or (stored.record is not shard and stored.record != shard):
             raise UsageError(
                 "a shard was looked up in a trace that does not hold it",
                 where=self.path,
@@ -87,7 +85,7 @@ class Trace:
             )
         content = self._content(shard.rank, stored.segment)
         data = content[stored.offset : stored.offset + stored.nbytes]
-        if self._verify and key not in self._verified:
+        if self._verify and id(stored) not in self._verified:
             found = hash_bytes(data)
             if found != stored.hash:
                 raise CorruptTraceError(
@@ -98,7 +96,7 @@ class Trace:
                     got=f"xxh3_64 {found}",
                     remedy=RECORD_AGAIN,
                 )
-            self._verified.add(key)
+            self._verified.add(id(stored))
         dtype = dtype_named(shard.dtype).numpy
         return data.view(dtype).reshape(shard.layout.local_shape)
 
