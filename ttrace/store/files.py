@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import json
-import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import xxhash
 
 from ttrace.errors import CorruptTraceError, StorageFullError, TraceError
@@ -110,24 +108,6 @@ def read_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise reading_error(error, path) from error
-
-
-def map_file(path: Path, num_bytes: int) -> np.ndarray:
-    """Maps the first bytes of a file into memory.
-
-    Returns:
-        ``[num_bytes]`` of uint8, read-only; the map, which holds a file descriptor, is
-        released with the last view of it.
-
-    Raises:
-        TraceError: The system does not let us read it, or it is shorter.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = mmap.mmap(file.fileno(), num_bytes, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise reading_error(OSError(str(error)), path) from error
-    return np.frombuffer(content, np.uint8)
 
 
 @contextlib.contextmanager

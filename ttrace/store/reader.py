@@ -9,16 +9,13 @@ from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
-from ttrace.store.array_cache import ArrayCache
 from ttrace.store.files import RECORD_AGAIN, hash_bytes
 from ttrace.store.index import StoredShard
+from ttrace.store.mapped_files import MappedFiles
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
-from ttrace.store.segments import map_segment
-
-_MAPPED_SEGMENTS = 32
-"""Segments kept mapped without an array in use; each holds a file descriptor."""
+from ttrace.store.segments import check_segment_size, map_segment
 
 
 class Trace:
@@ -52,9 +49,7 @@ class Trace:
             part.info.rank: {stored.record.id: stored for stored in part.shards}
             for part in parts
         }
-        self._mapped: ArrayCache[tuple[int, str]] = ArrayCache(
-            _MAPPED_SEGMENTS, size_of=lambda content: 1
-        )
+        self._mapped: MappedFiles[tuple[int, str]] = MappedFiles()
 
     @property
     def name(self) -> str:
@@ -83,7 +78,7 @@ class Trace:
                 got=f"{shard.id}, rank {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
-        content = self._content(shard.rank, stored.segment)
+        content = self._content(shard.rank, stored)
         data = content[stored.offset : stored.offset + stored.nbytes]
         if self._verify and id(stored) not in self._verified:
             found = hash_bytes(data)
@@ -100,11 +95,15 @@ class Trace:
         dtype = dtype_named(shard.dtype).numpy
         return data.view(dtype).reshape(shard.layout.local_shape)
 
-    def _content(self, rank: int, name: str) -> np.ndarray:
-        """All bytes of a segment; recently used ones stay mapped."""
+    def _content(self, rank: int, stored: StoredShard) -> np.ndarray:
+        """All bytes of the segment that holds a shard, which is about to be read."""
         part = self._parts[rank]
+        segment = part.segments[stored.segment]
+        path = part.folder / segment.name
+        if id(stored) not in self._verified:
+            check_segment_size(path, segment)  # a map of what is gone ends the process
         return self._mapped.get(
-            (rank, name), lambda: map_segment(part.folder / name, part.segments[name])
+            (rank, segment.name), lambda: map_segment(path, segment), stored.nbytes
         )
 
 
