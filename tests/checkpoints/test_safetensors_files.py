@@ -10,7 +10,7 @@ from ttrace.checkpoints import safetensors_files
 from ttrace.checkpoints.checkpoint_trace import CheckpointTrace
 from ttrace.checkpoints.safetensors_files import read_file, read_index
 from ttrace.errors import CheckpointError, TraceError
-from ttrace.store import files
+from ttrace.store import mapped_files
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_file_is_mapped_once_for_all_of_its_tensors(tmp_path, monkeypatch):
 
     def map_file(path, num_bytes):
         opened.append(path)
-        return files.map_file(path, num_bytes)
+        return mapped_files.map_file(path, num_bytes)
 
     monkeypatch.setattr(safetensors_files, "map_file", map_file)
     path = tmp_path / "many.safetensors"
@@ -191,6 +191,6 @@ def test_a_file_that_shrank_after_its_header_was_read(file):
     trace = CheckpointTrace(read_file(file))
     file.write_bytes(file.read_bytes()[:-4])
     (record, *_) = trace.info.tensors.values()
-    with pytest.raises(TraceError, match="cannot be read") as error:
+    with pytest.raises(TraceError, match="has become shorter") as error:
         trace.load(record.shards[0])
     assert str(file) in str(error.value)

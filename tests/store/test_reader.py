@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import threading
 
 import numpy as np
@@ -16,6 +17,7 @@ from ttrace.ir.layout import Block, Region, ShardLayout, whole
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.store import reader
+from ttrace.store.mapped_files import MappedFiles
 from ttrace.store.reader import open_trace
 from ttrace.store.writer import TraceWriter
 
@@ -110,7 +112,8 @@ def test_the_lowest_ranks_reason_for_a_skip_counts(tmp_path):
 
 
 def test_arrays_are_views_of_the_file_and_outlive_the_trace(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader, "_MAPPED_SEGMENTS", 2)
+    few = functools.partial(MappedFiles, max_files=2, resident_bytes=1)
+    monkeypatch.setattr(reader, "MappedFiles", few)
     contents = [(f"m{i}", whole((6,), "mesh"), FULL[i % 4] + i) for i in range(10)]
     with TraceWriter(tmp_path, rank_info(0, 1), segment_bytes=1) as writer:
         for sequence, (module, layout, array) in enumerate(contents):

@@ -36,11 +36,13 @@ class StoredBlock:
         start: First index in the tensor, by dim.
         extent: Number of indices, by dim.
         read: Gives its array, ``extent`` in the dtype of the tensor.
+        is_view: It is no work: a view of a mapped file.
     """
 
     start: tuple[int, ...]
     extent: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,14 +149,18 @@ class CheckpointTrace:
             CheckpointError: The file does not hold what it should.
         """
         key = (shard.rank, shard.id)
-        if key not in self._stored or shard not in self.info.tensors[shard.id].shards:
+        stored = self._stored.get(key)
+        held = None if stored is None else self.info.tensors[shard.id].shards
+        if stored is None or held is None or shard != held[shard.rank]:
             raise UsageError(
                 "a shard was looked up in a checkpoint that does not hold it",
                 where=self.path,
                 got=f"{shard.id}, part {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
-        return self._kept.get(key, lambda: self._read(shard, self._stored[key]))
+        if stored.is_view:
+            return self._read(shard, stored)
+        return self._kept.get(key, lambda: self._read(shard, stored))
 
     def _read(self, shard: ShardRecord, stored: StoredBlock) -> np.ndarray:
         array = stored.read()
@@ -194,9 +200,12 @@ class CheckpointTrace:
         return TensorRecord(id=id_, shards=tuple(shards))
 
 
-def whole_block(shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> StoredBlock:
+def whole_block(
+    shape: tuple[int, ...], read: Callable[[], np.ndarray], *, is_view: bool = False
+) -> StoredBlock:
     """The only block of a tensor that is stored in one piece."""
-    return StoredBlock(start=(0,) * len(shape), extent=shape, read=read)
+    start = (0,) * len(shape)
+    return StoredBlock(start=start, extent=shape, read=read, is_view=is_view)
 
 
 def _in_order(

@@ -14,16 +14,13 @@ import numpy as np
 from ttrace.checkpoints.checkpoint_trace import Checkpoint, Entry, whole_block
 from ttrace.errors import CheckpointError
 from ttrace.ir.dtypes import DTYPES, Dtype
-from ttrace.store.array_cache import ArrayCache
-from ttrace.store.files import map_file, reading_error
+from ttrace.store.files import reading_error
+from ttrace.store.mapped_files import MappedFiles, check_size, map_file
 
 INDEX_SUFFIX = ".safetensors.index.json"
 """How the index of a checkpoint ends that is stored as several files."""
 
-_MAPPED_FILES = 32
-"""Files kept mapped without an array in use; each holds a file descriptor."""
-
-_Maps = ArrayCache[Path]
+_Maps = MappedFiles[Path]
 """Recently used files, whole: one map serves all tensors of a file."""
 
 _MAX_HEADER_BYTES = 100_000_000
@@ -41,7 +38,7 @@ def read_file(path: Path) -> Checkpoint:
         CheckpointError: It is not a safetensors file, or was cut off.
         TraceError: The system does not let us read it.
     """
-    entries = _entries(path, _Maps(_MAPPED_FILES, size_of=lambda content: 1))
+    entries = _entries(path, _Maps())
     return Checkpoint(path=path, format="safetensors", entries=list(entries.values()))
 
 
@@ -68,7 +65,7 @@ def read_index(path: Path) -> Checkpoint:
             got=repr(error),
             remedy=_WRITE_AGAIN,
         ) from error
-    maps = _Maps(_MAPPED_FILES, size_of=lambda content: 1)
+    maps = _Maps()
     held = {
         name: _entries(_beside(path, name), maps)
         for name in sorted(set(files.values()))
@@ -158,21 +155,30 @@ def _entry(
     expected = math.prod(shape) * dtype.numpy.itemsize
     if stop - start != expected:
         raise _damaged(path, f"{stop - start} bytes for {key}, which needs {expected}")
-    content = functools.partial(maps.get, path, lambda: map_file(path, file_bytes))
+    content = functools.partial(_content, maps, path, file_bytes)
     read = functools.partial(_read, content, dtype, shape, start)
-    return Entry(
-        path=(key,), shape=shape, dtype=dtype.name, blocks=(whole_block(shape, read),)
-    )
+    is_view = start % dtype.numpy.itemsize == 0
+    block = whole_block(shape, read, is_view=is_view)
+    return Entry(path=(key,), shape=shape, dtype=dtype.name, blocks=(block,))
+
+
+def _content(maps: _Maps, path: Path, file_bytes: int, nbytes: int) -> np.ndarray:
+    """All bytes of a file, of which so many are about to be read."""
+    check_size(path, file_bytes)  # a read of what is gone ends the process
+    return maps.get(path, lambda: map_file(path, file_bytes), nbytes)
 
 
 def _read(
-    content: Callable[[], np.ndarray], dtype: Dtype, shape: tuple[int, ...], start: int
+    content: Callable[[int], np.ndarray],
+    dtype: Dtype,
+    shape: tuple[int, ...],
+    start: int,
 ) -> np.ndarray:
     """The values of a tensor, a view of the mapped file."""
     if 0 in shape:
         return np.zeros(shape, dtype.numpy)
     size = math.prod(shape) * dtype.numpy.itemsize
-    values = content()[start : start + size]
+    values = content(size)[start : start + size]
     if start % dtype.numpy.itemsize:
         values = values.copy()  # the format does not align what it stores
     return values.view(dtype.numpy).reshape(shape)

@@ -287,6 +287,17 @@ class ShardLayout:
 
     @classmethod
     def from_json(cls, value: Mapping) -> "ShardLayout":
+        """Reads what ``to_json`` made; equal values give one and the same layout."""
+        key = repr(value)
+        layout = _read_layouts.get(key)
+        if layout is None:
+            if len(_read_layouts) >= _KEPT_LAYOUTS:
+                _read_layouts.clear()
+            layout = _read_layouts[key] = cls._from_json(value)
+        return layout
+
+    @classmethod
+    def _from_json(cls, value: Mapping) -> "ShardLayout":
         return cls(
             global_shape=tuple(value["global_shape"]),
             local_shape=tuple(value["local_shape"]),
@@ -304,6 +315,13 @@ class ShardLayout:
             device_axes=tuple(value.get("device_axes", ())),
             dims=value.get("dims", ""),
         )
+
+
+_KEPT_LAYOUTS = 1 << 16
+
+_read_layouts: dict[str, ShardLayout] = {}
+"""Layouts that were read, by the text of their values: the tensors of a model have few
+of them, and its replicas share theirs."""
 
 
 def _fits(

@@ -1,8 +1,10 @@
 """Identity of one logical tensor, its text form, and patterns over that text."""
 
 import fnmatch
+import functools
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ttrace.errors import TensorIdError
@@ -38,6 +40,11 @@ _RESERVED = {
 }
 """Words that would be read back as another part of the text."""
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+_KEPT_IDS = 1 << 18
+"""Ids that were read last: every rank of either run names the same ones again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorId:
@@ -68,6 +75,7 @@ class TensorId:
     slot: str | None = None
     call: int = 0
     pass_: Pass = Pass.FORWARD
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         for name in ("module", "slot"):
@@ -96,6 +104,16 @@ class TensorId:
                 f"call {self.call}",
                 remedy="count steps, micro-batches and calls from 0",
             )
+        # An id is the key of many tables, and its hash is asked for again and again.
+        parts = (self.step, self.module, self.kind, self.microbatch, self.slot)
+        object.__setattr__(self, "_hash", hash((*parts, self.call, self.pass_)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Callable[[str], "TensorId"], tuple[str]]:
+        # As text: hashes of another process are other ones.
+        return parse_tensor_id, (str(self),)
 
     @property
     def is_index(self) -> bool:
@@ -120,19 +138,19 @@ class TensorId:
         return fnmatch.fnmatchcase(str(self), pattern)
 
 
+@functools.lru_cache(_KEPT_IDS)
 def parse_tensor_id(text: str) -> TensorId:
-    """Reads the text form of a tensor id back.
+    """Reads the text form of a tensor id back; equal texts give one and the same id.
 
     Raises:
         TensorIdError: The text is not of that form, or names no known kind.
     """
     match = _TEXT.fullmatch(text)
-    kinds = [kind.value for kind in Kind]
-    if match is None or match["kind"] not in kinds:
+    if match is None or match["kind"] not in _KINDS:
         raise TensorIdError(
             "not a tensor id",
             expected="step<n>[/mb<n>]/<module>/<kind>[/<slot>][/call<n>][/recompute], "
-            f"with a kind out of {', '.join(kinds)}",
+            f"with a kind out of {', '.join(_KINDS)}",
             got=repr(text),
             remedy="copy an id from 'ttrace show' or from a report",
         )
@@ -140,7 +158,7 @@ def parse_tensor_id(text: str) -> TensorId:
         step=int(match["step"]),
         microbatch=None if match["microbatch"] is None else int(match["microbatch"]),
         module=match["module"],
-        kind=Kind(match["kind"]),
+        kind=_KINDS[match["kind"]],
         slot=match["slot"],
         call=int(match["call"] or 0),
         pass_=Pass.RECOMPUTE if match["recompute"] else Pass.FORWARD,

@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import json
-import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import xxhash
 
 from ttrace.errors import CorruptTraceError, StorageFullError, TraceError
@@ -74,6 +72,27 @@ def decode_json(data: bytes, where: object) -> dict:
     return value
 
 
+def decode_json_lines(lines: Sequence[bytes], where: object) -> list[dict]:
+    """Reads JSON objects back, one of each line; at once, as that is much faster.
+
+    Raises:
+        CorruptTraceError: A line is not a JSON object.
+    """
+    text = b'{"lines":[' + b",".join(lines) + b"]}"
+    values = decode_json(text, where)["lines"]
+    if len(values) != len(lines) or not all(type(value) is dict for value in values):
+        for line in lines:
+            decode_json(line, where)
+        raise CorruptTraceError(
+            "this part of a trace is not readable JSON",
+            where=where,
+            expected=f"{len(lines)} JSON objects",
+            got=f"{len(values)} values",
+            remedy=RECORD_AGAIN,
+        )
+    return values
+
+
 def read_bytes(path: Path) -> bytes:
     """Reads a file that must be there.
 
@@ -89,24 +108,6 @@ def read_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise reading_error(error, path) from error
-
-
-def map_file(path: Path, num_bytes: int) -> np.ndarray:
-    """Maps the first bytes of a file into memory.
-
-    Returns:
-        ``[num_bytes]`` of uint8, read-only; the map, which holds a file descriptor, is
-        released with the last view of it.
-
-    Raises:
-        TraceError: The system does not let us read it, or it is shorter.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = mmap.mmap(file.fileno(), num_bytes, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise reading_error(OSError(str(error)), path) from error
-    return np.frombuffer(content, np.uint8)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ the lines that follow: so a group is either whole or, where a run was cut off, n
 there.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from ttrace.store.files import (
     RECORD_AGAIN,
     SEGMENT_FILE,
     decode_json,
+    decode_json_lines,
     encode_line,
     hash_bytes,
 )
@@ -53,7 +55,7 @@ class StoredShard:
     def from_json(cls, value: Mapping, *, rank: int) -> "StoredShard":
         return cls(
             record=ShardRecord.from_json(value, rank=rank),
-            segment=value["segment"],
+            segment=sys.intern(value["segment"]),
             offset=value["offset"],
             nbytes=value["nbytes"],
             hash=value["xxh3_64"],
@@ -124,9 +126,10 @@ def decode_groups(data: bytes, *, rank: int, where: Path) -> Iterator[IndexGroup
 
 def _decode_group(head: dict, lines: list[bytes], rank: int, where: str) -> IndexGroup:
     segment = head["segment"] and Segment.from_json(head["segment"])
+    if segment is not None and not SEGMENT_FILE.fullmatch(segment.name):
+        raise ValueError(f"{segment.name!r} is not the name of a segment")
     shards, skipped = [], []
-    for line in lines:
-        value = decode_json(line, where)
+    for value in decode_json_lines(lines, where):
         if "skipped" in value:
             skipped.append(SkippedRecord.from_json(value, rank=rank))
         else:
@@ -143,7 +146,7 @@ def _decode_group(head: dict, lines: list[bytes], rank: int, where: str) -> Inde
 
 def _check_place(stored: StoredShard, segment: Segment | None) -> None:
     """Refuses what would read outside the segment, or outside the rank's folder."""
-    if segment is None or not SEGMENT_FILE.fullmatch(segment.name):
+    if segment is None:
         raise ValueError(f"{stored.record.id} lies in no segment")
     if (
         stored.segment != segment.name

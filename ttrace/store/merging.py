@@ -59,17 +59,19 @@ def merge_ranks(ranks: Sequence[RankRecords]) -> TraceInfo:
 
 
 def _check_global_shape(tensor: TensorRecord) -> None:
+    expected = tensor.global_shape
+    if all(shard.layout.global_shape == expected for shard in tensor.shards):
+        return
     ranks_of: dict[tuple[int, ...], list[int]] = {}
     for shard in tensor.shards:
         ranks_of.setdefault(shard.layout.global_shape, []).append(shard.rank)
-    if len(ranks_of) > 1:
-        raise LayoutError(
-            "ranks disagree about the shape of a logical tensor",
-            where=tensor.id,
-            expected="the same global shape on every rank",
-            got="; ".join(
-                f"{list(shape)} on rank {', '.join(map(str, ranks))}"
-                for shape, ranks in ranks_of.items()
-            ),
-            remedy="check the rule or the dims text that gives this tensor's layout",
-        )
+    raise LayoutError(
+        "ranks disagree about the shape of a logical tensor",
+        where=tensor.id,
+        expected="the same global shape on every rank",
+        got="; ".join(
+            f"{list(shape)} on rank {', '.join(map(str, ranks))}"
+            for shape, ranks in ranks_of.items()
+        ),
+        remedy="check the rule or the dims text that gives this tensor's layout",
+    )

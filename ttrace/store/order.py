@@ -20,10 +20,13 @@ def merge_orders(orders: Iterable[Iterable[TensorId]]) -> list[TensorId]:
     Returns:
         Every id once. Linear in the number of ids of all ranks.
     """
+    distinct = _distinct(orders)
+    if len(distinct) == 1:
+        return sorted(distinct[0], key=lambda id_: id_.step)
     # A ring per step, doubly linked; the step's number is the link between its ends.
     after: dict[TensorId | int, TensorId | int] = {}
     before: dict[TensorId | int, TensorId | int] = {}
-    for order in orders:
+    for order in distinct:
         steps: dict[int, list[TensorId]] = {}
         for id_ in order:
             steps.setdefault(id_.step, []).append(id_)
@@ -44,3 +47,19 @@ def merge_orders(orders: Iterable[Iterable[TensorId]]) -> list[TensorId]:
             merged.append(node)
             node = after[node]
     return merged
+
+
+def _distinct(orders: Iterable[Iterable[TensorId]]) -> list[list[TensorId]]:
+    """The orders without those that are like an earlier one, and so add nothing.
+
+    Most ranks of a run are like the one before, or like the first of their stage.
+    """
+    by_ends: dict[object, list[list[TensorId]]] = {}
+    distinct = []
+    for order in map(list, orders):
+        ends = (len(order), *order[:1], *order[-1:])
+        alike = by_ends.setdefault(ends, [])
+        if order not in alike:
+            alike.append(order)
+            distinct.append(order)
+    return distinct

@@ -144,9 +144,9 @@ def _incomplete_reason(folder: Path) -> str:
 
 
 def _check_distinct(shards: Sequence[StoredShard], index: Path) -> None:
-    counts = Counter(stored.record.id for stored in shards)
-    twice = [id_ for id_, count in counts.items() if count > 1]
-    if twice:
+    if len({stored.record.id for stored in shards}) < len(shards):
+        counts = Counter(stored.record.id for stored in shards)
+        twice = [id_ for id_, count in counts.items() if count > 1]
         raise CorruptTraceError(
             "a rank holds a tensor twice",
             where=index,

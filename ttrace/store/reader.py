@@ -9,16 +9,13 @@ from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
-from ttrace.store.array_cache import ArrayCache
 from ttrace.store.files import RECORD_AGAIN, hash_bytes
 from ttrace.store.index import StoredShard
+from ttrace.store.mapped_files import MappedFiles
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
-from ttrace.store.segments import map_segment
-
-_MAPPED_SEGMENTS = 32
-"""Segments kept mapped without an array in use; each holds a file descriptor."""
+from ttrace.store.segments import check_segment_size, map_segment
 
 
 class Trace:
@@ -46,16 +43,13 @@ class Trace:
         self.info: TraceInfo = merge_ranks([part.records for part in parts])
         self.incomplete = tuple(incomplete)
         self._verify = verify
-        self._verified: set[tuple[int, TensorId]] = set()
+        self._verified: set[int] = set()  # by identity: there are very many
         self._parts = {part.info.rank: part for part in parts}
-        self._stored: Mapping[tuple[int, TensorId], StoredShard] = {
-            (part.info.rank, stored.record.id): stored
+        self._stored: Mapping[int, Mapping[TensorId, StoredShard]] = {
+            part.info.rank: {stored.record.id: stored for stored in part.shards}
             for part in parts
-            for stored in part.shards
         }
-        self._mapped: ArrayCache[tuple[int, str]] = ArrayCache(
-            _MAPPED_SEGMENTS, size_of=lambda content: 1
-        )
+        self._mapped: MappedFiles[tuple[int, str]] = MappedFiles()
 
     @property
     def name(self) -> str:
@@ -76,18 +70,17 @@ class Trace:
             CorruptTraceError: Its bytes are not those that were written.
             TraceError: The system does not let us read them.
         """
-        key = (shard.rank, shard.id)
-        stored = self._stored.get(key)
-        if stored is None or stored.record != shard:
+        stored = self._stored.get(shard.rank, {}).get(shard.id)
+        if stored is None or (stored.record is not shard and stored.record != shard):
             raise UsageError(
                 "a shard was looked up in a trace that does not hold it",
                 where=self.path,
                 got=f"{shard.id}, rank {shard.rank}",
                 remedy="take the shards from the info of the same trace",
             )
-        content = self._content(shard.rank, stored.segment)
+        content = self._content(shard.rank, stored)
         data = content[stored.offset : stored.offset + stored.nbytes]
-        if self._verify and key not in self._verified:
+        if self._verify and id(stored) not in self._verified:
             found = hash_bytes(data)
             if found != stored.hash:
                 raise CorruptTraceError(
@@ -98,15 +91,19 @@ class Trace:
                     got=f"xxh3_64 {found}",
                     remedy=RECORD_AGAIN,
                 )
-            self._verified.add(key)
+            self._verified.add(id(stored))
         dtype = dtype_named(shard.dtype).numpy
         return data.view(dtype).reshape(shard.layout.local_shape)
 
-    def _content(self, rank: int, name: str) -> np.ndarray:
-        """All bytes of a segment; recently used ones stay mapped."""
+    def _content(self, rank: int, stored: StoredShard) -> np.ndarray:
+        """All bytes of the segment that holds a shard, which is about to be read."""
         part = self._parts[rank]
+        segment = part.segments[stored.segment]
+        path = part.folder / segment.name
+        if id(stored) not in self._verified:
+            check_segment_size(path, segment)  # a map of what is gone ends the process
         return self._mapped.get(
-            (rank, name), lambda: map_segment(part.folder / name, part.segments[name])
+            (rank, segment.name), lambda: map_segment(path, segment), stored.nbytes
         )
 
 

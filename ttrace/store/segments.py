@@ -9,6 +9,7 @@ that JAX can use the memory map as it is.
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from ttrace.ir.trace import ShardRecord
 from ttrace.store.files import (
     RECORD_AGAIN,
     hash_bytes,
-    map_file,
     reading_error,
     replacing,
 )
+from ttrace.store.mapped_files import map_file
 
 ALIGNMENT_BYTES = 64
 """XLA on CPU uses host memory without a copy from this alignment on."""
@@ -183,7 +184,7 @@ def check_segment_size(path: Path, segment: Segment) -> None:
         CorruptTraceError: The file is missing, or not as long as when written.
     """
     try:
-        found = path.stat().st_size
+        found = os.stat(path).st_size
     except FileNotFoundError:
         raise CorruptTraceError(
             "a segment is missing", where=path, remedy=RECORD_AGAIN

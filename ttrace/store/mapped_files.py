@@ -1,0 +1,169 @@
+"""Files mapped into memory: no file descriptors are held, and few pages of them."""
+
+import ctypes
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ttrace.errors import TraceError
+from ttrace.store.files import reading_error
+
+MAX_FILES = 4096
+"""Files of one source that stay mapped; a system maps about 65 000 at most."""
+
+RESIDENT_BYTES = 1 << 26
+"""What may have been read through the maps of one source before it is let go; it stays
+in the page cache of the system."""
+
+_LEAST_READ_BYTES = 1 << 16
+"""What Linux maps around a byte that is asked for."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+_FAILED = ctypes.c_void_p(-1).value
+
+K = TypeVar("K", bound=Hashable)
+
+
+class _Mapping:
+    """A part of memory that is a file; numpy keeps it as the base of its views.
+
+    ``mmap.mmap`` duplicates the descriptor of its file and holds it as long as it lives
+    (up to Python 3.13, where ``trackfd`` came), so that a trace of a thousand files
+    meets the limit on open files. The system itself needs none.
+    """
+
+    def __init__(self, address: int, length: int):
+        self._address = address
+        self._length = length
+        self.__array_interface__ = {
+            "data": (address, True),
+            "shape": (length,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def __del__(self):
+        _libc.munmap(self._address, self._length)
+
+    def let_go(self) -> None:
+        """Gives the pages back; they are fetched again where they are read again."""
+        _libc.madvise(self._address, self._length, mmap.MADV_DONTNEED)
+
+
+def map_file(path: Path, num_bytes: int) -> np.ndarray:
+    """Maps the first bytes of a file into memory.
+
+    Returns:
+        ``[num_bytes]`` of uint8, read-only; the map is released with the last view of
+        it. The file is closed.
+
+    Raises:
+        TraceError: The system does not let us read it, or it is shorter.
+    """
+    try:
+        with open(path, "rb") as file:
+            check_size(path, num_bytes)
+            address = _libc.mmap(
+                None, num_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0
+            )
+            if address == _FAILED:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+    except OSError as error:
+        raise reading_error(error, path) from error
+    return np.asarray(_Mapping(address, num_bytes))
+
+
+def check_size(path: Path, num_bytes: int) -> None:
+    """Finds a file that became shorter, before its map is read.
+
+    Args:
+        path: The file.
+        num_bytes: What it must have at least.
+
+    Raises:
+        TraceError: It is shorter, or not there.
+    """
+    try:
+        found = os.stat(path).st_size
+    except OSError as error:
+        raise reading_error(error, path) from error
+    if found < num_bytes:
+        raise TraceError(
+            "a file has become shorter since it was opened",
+            where=path,
+            expected=f"at least {num_bytes} bytes",
+            got=f"{found} bytes",
+            remedy="leave the file alone while it is compared; record or copy it again",
+        )
+
+
+class MappedFiles(Generic[K]):
+    """The files of a source that were used last, mapped.
+
+    Pages that were read count for the memory of a process as long as they are mapped;
+    what is held of them together stays within ``resident_bytes``, about. May be used
+    from any thread.
+    """
+
+    def __init__(
+        self, *, max_files: int = MAX_FILES, resident_bytes: int = RESIDENT_BYTES
+    ):
+        self._max_files = max_files
+        self._resident_bytes = resident_bytes
+        self._maps: OrderedDict[K, np.ndarray] = OrderedDict()
+        self._read: dict[K, int] = {}
+        self._total_read = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: K, make: Callable[[], np.ndarray], nbytes: int) -> np.ndarray:
+        """The bytes of a file.
+
+        Args:
+            key: Of the file.
+            make: Maps it, with ``map_file``, where it is not mapped.
+            nbytes: How many of them are about to be read.
+        """
+        with self._lock:
+            content = self._maps.get(key)
+        if content is None:
+            content = make()
+        with self._lock:
+            content = self._maps.setdefault(key, content)
+            self._maps.move_to_end(key)
+            if len(self._maps) > self._max_files:
+                oldest, _ = self._maps.popitem(last=False)
+                self._total_read -= self._read.pop(oldest, 0)
+            if self._total_read > self._resident_bytes:
+                self._let_go()
+            before = self._read.get(key, 0)
+            after = min(before + max(nbytes, _LEAST_READ_BYTES), content.size)
+            self._read[key] = after
+            self._total_read += after - before
+        return content
+
+    def _let_go(self) -> None:
+        for key in self._read:
+            mapping = self._maps[key].base
+            assert isinstance(mapping, _Mapping)
+            mapping.let_go()
+        self._read.clear()
+        self._total_read = 0
