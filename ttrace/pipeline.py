@@ -19,6 +19,7 @@ from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.regroup import regroup
+from ttrace.compare.tied import untie
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices
 from ttrace.ir.kinds import Kind
@@ -310,12 +311,21 @@ def compare_traces(
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
-    regrouped = regroup(reference, candidate)
+    untied = untie(reference, candidate)
+    if untied.copies:
+        noise = dict(tolerances.noise)
+        noise |= {
+            copy: noise[recorded]
+            for copy, recorded in untied.copies.items()
+            if recorded in noise
+        }
+        tolerances = replace(tolerances, noise=noise)
+    regrouped = regroup(untied.reference, untied.candidate)
     reference, candidate = regrouped.reference, regrouped.candidate
     alignment = align(
         reference.info,
         candidate.info,
-        set_aside=regrouped.set_aside,
+        set_aside={**untied.set_aside, **regrouped.set_aside},
         given_otherwise=regrouped.given_otherwise,
     )
     alignment = with_reasons(alignment, one_sided)
@@ -344,7 +354,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
-        note=regrouped.note,
+        note=" ".join(filter(None, (untied.note, regrouped.note))),
         only=only,
         remarks=remarks,
         structure=structure,
