@@ -103,6 +103,10 @@ class NativeDescription(PlainDescription):
     def holds_whole_model(self) -> bool:
         return len(self._stages.ranks) < 2 and super().holds_whole_model
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return self._place.data_axes
+
     def parameters(self) -> Iterator[NamedParameter]:
         if not self._pieces:
             yield from super().parameters()
