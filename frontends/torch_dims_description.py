@@ -20,7 +20,6 @@ from dataclasses import replace
 import torch
 
 from ttrace.errors import LayoutError
-from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
 from ttrace.frontends.torch_parts.description import (
     NamedParameter,
     NoLayout,
@@ -123,12 +122,11 @@ class DimsDescription(PlainDescription):
         slot: str,
         local_shape: tuple[int, ...],
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
-        if kind is Kind.UPDATED_BUFFER and self._microbatch_axis is not None:
-            if self._mesh.sizes[self._microbatch_axis] > 1 and is_unsynchronized(
-                module
-            ):
-                return NoLayout(reason=UNSYNCHRONIZED)
         return self._layout("parameters", path, kind, slot, tuple(local_shape))
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return () if self._microbatch_axis is None else (self._microbatch_axis,)
 
     def parameter_layout(
         self, named: NamedParameter, kind: Kind

@@ -17,11 +17,14 @@ from ttrace.compare.align import Alignment, align
 from ttrace.compare.backend import Backend, load_backend
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
+from ttrace.compare.own_buffers import agreeing_buffers
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.regroup import regroup
+from ttrace.compare.tied import untie
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices
 from ttrace.ir.kinds import Kind
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
@@ -310,12 +313,23 @@ def compare_traces(
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
-    regrouped = regroup(reference, candidate)
+    reference, aside = agreeing_buffers(reference, Side.REFERENCE)
+    candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
+    untied = untie(reference, candidate)
+    if untied.copies:
+        noise = dict(tolerances.noise)
+        noise |= {
+            copy: noise[recorded]
+            for copy, recorded in untied.copies.items()
+            if recorded in noise
+        }
+        tolerances = replace(tolerances, noise=noise)
+    regrouped = regroup(untied.reference, untied.candidate)
     reference, candidate = regrouped.reference, regrouped.candidate
     alignment = align(
         reference.info,
         candidate.info,
-        set_aside=regrouped.set_aside,
+        set_aside={**aside, **aside_too, **untied.set_aside, **regrouped.set_aside},
         given_otherwise=regrouped.given_otherwise,
     )
     alignment = with_reasons(alignment, one_sided)
@@ -344,7 +358,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
-        note=regrouped.note,
+        note=" ".join(filter(None, (untied.note, regrouped.note))),
         only=only,
         remarks=remarks,
         structure=structure,

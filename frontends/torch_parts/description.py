@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ttrace.frontends.torch_parts.buffers import UNSYNCHRONIZED, is_unsynchronized
+from ttrace.frontends.torch_parts.buffers import is_unsynchronized, of_each_rank
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_tensor import Answer, PlainAnswer, is_whole
 from ttrace.frontends.torch_parts.local_tensor import FlatPart as FlatPart
@@ -193,10 +193,25 @@ class PlainDescription(PlainLayouts):
         slot: str,
         local_shape: tuple[int, ...],
     ) -> PlainAnswer:
-        if kind is Kind.UPDATED_BUFFER and self._mesh.sizes.get("dp", 1) > 1:
-            if is_unsynchronized(module):
-                return NoLayout(reason=UNSYNCHRONIZED)
         return whole(local_shape, self._mesh.name)
+
+    def buffer(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
+    ) -> Answer:
+        answer = super().buffer(path, module, kind, slot, tensor)
+        if kind is Kind.UPDATED_BUFFER and is_unsynchronized(module):
+            return of_each_rank(answer, self._mesh, self.data_axes)
+        return answer
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """The axes of the mesh along which ranks have micro-batches of their own."""
+        return ("dp",)
 
     def activation_layout(
         self,

@@ -4,7 +4,7 @@ Names, places, layouts and scales follow from what is found on the model: DDP, F
 FSDP2, the meshes of DTensors, and the styles of ``parallelize_module``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from ttrace.frontends.torch_parts.flat_partitions import (
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
+from ttrace.frontends.torch_parts.mixed_precision import OFF, mixed_precision_of
 from ttrace.frontends.torch_parts.names import NamedParameter
 from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
@@ -103,6 +104,10 @@ class NativeDescription(PlainDescription):
     def holds_whole_model(self) -> bool:
         return len(self._stages.ranks) < 2 and super().holds_whole_model
 
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        return self._place.data_axes
+
     def parameters(self) -> Iterator[NamedParameter]:
         if not self._pieces:
             yield from super().parameters()
@@ -154,6 +159,12 @@ class NativeDescription(PlainDescription):
 
     def global_microbatch(self, local: int) -> int:
         return local * self._place.size + self._place.index
+
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        mixed_precision = _found(
+            "in which dtypes it computes", OFF, lambda: mixed_precision_of(self._parts)
+        )
+        return {**super().settings(), "mixed_precision": mixed_precision}
 
     def attach(self) -> None:
         """Puts on what observes layouts of activations; before the session's hooks."""

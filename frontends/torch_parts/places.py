@@ -24,12 +24,20 @@ class Place:
         index: Place among the shares of the micro-batches.
         size: Number of shares.
         model_axes: The axes that shard the model, not the data.
+        stage_axes: Those of the pipeline.
     """
 
     mesh: Mesh
     index: int
     size: int
     model_axes: tuple[str, ...] = ()
+    stage_axes: tuple[str, ...] = ()
+
+    @property
+    def data_axes(self) -> tuple[str, ...]:
+        """The axes along which ranks have micro-batches of their own."""
+        others = (*self.model_axes, *self.stage_axes)
+        return tuple(axis for axis in self.mesh.sizes if axis not in others)
 
 
 def data_parallel(rank: int, size: int) -> Place:
@@ -102,6 +110,7 @@ def find_place(
         index=index,
         size=size,
         model_axes=tuple(model_axes),
+        stage_axes=tuple(stage_axes),
     )
 
 
@@ -120,7 +129,7 @@ def _pipeline_alone(
         sizes={"dp": size, _STAGES: len(pipeline)},
         coords={"dp": index, _STAGES: tuple(pipeline).index(rank)},
     )
-    return Place(mesh=mesh, index=index, size=size)
+    return Place(mesh=mesh, index=index, size=size, stage_axes=(_STAGES,))
 
 
 def _index_of(ranks: Sequence[int]) -> int:

@@ -31,7 +31,7 @@ NORM = "this rank does not hold all gradients whole"
 SUMS = "it sums over the samples of a micro-batch; main_grad is compared"
 LOSSES = "how the losses of micro-batches make up that of the step is not known"
 COMPILED = "inside of a region that torch.compile compiles"
-STATISTICS = "taken for running statistics of this rank's own micro-batches"
+STATISTICS = "running statistics of each rank's own micro-batches"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ A worker of ``examples/worker_pool.py`` runs ``main`` with the name of a schedul
 ``one``, the file for what training gives (losses and parameters, of each rank), and
 options: ``per=2`` stages a rank, ``dp=ddp`` or ``dp=fsdp`` for two pipelines,
 ``undivided`` for a loss that the script divides itself, ``frontend`` for stages cut by
-torch, ``times=4`` for gradients that one stage does not divide.
+torch, ``times=4`` for gradients that one stage does not divide, ``tied`` for a weight
+that the first and the last layer share (``unsummed``: nobody sums up its gradients).
 """
 
 import copy
@@ -34,9 +35,13 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, *, is_tied: bool):
         super().__init__()
         self.layers = nn.ModuleDict({str(i): Layer() for i in range(NUM_LAYERS)})
+        if is_tied:
+            first, last = self.layers["0"], self.layers[str(NUM_LAYERS - 1)]
+            assert isinstance(first, Layer) and isinstance(last, Layer)
+            last.linear.weight = first.linear.weight
 
     def forward(self, x):
         for layer in self.layers.values():
@@ -166,6 +171,8 @@ def train_pipeline(
                 for parameter in parts[0].parameters():
                     assert parameter.grad is not None
                     parameter.grad *= float(options["times"])
+            if "tied" in options and "unsummed" not in options:
+                _sum_tied(parts, indices, num_stages, mesh)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -179,11 +186,23 @@ def train_pipeline(
     return losses, parameters
 
 
+def _sum_tied(
+    parts: Sequence[nn.Module], indices: list[int], num_stages: int, mesh: DeviceMesh
+) -> None:
+    """The first and the last stage sum up the gradients of their common weight."""
+    for part, index in zip(parts, indices, strict=True):
+        if index in (0, num_stages - 1):
+            layer = "0" if index == 0 else str(NUM_LAYERS - 1)
+            weight = part.get_parameter(f"layers.{layer}.linear.weight")
+            assert weight.grad is not None
+            dist.all_reduce(weight.grad, group=mesh.get_group("pp"))
+
+
 def main(argv: Sequence[str]) -> int:
     schedule_name, out, *rest = argv
     options = {key: value for key, _, value in (text.partition("=") for text in rest)}
     torch.manual_seed(0)
-    model = Model()
+    model = Model(is_tied="tied" in options)
     if schedule_name == "one":
         losses = train_whole(model, NUM_MICROBATCHES * int(options.get("dp", 1)))
         parameters = model.state_dict()

@@ -158,11 +158,9 @@ def test_statistics_of_the_own_rank_are_not_those_of_the_run(module, kind, size)
     is_own &= not isinstance(module, nn.SyncBatchNorm)
     for description in descriptions:
         answer = layout_of(description, module, kind)
-        if is_own:
-            assert isinstance(answer, NoLayout) and "SyncBatchNorm" in answer.reason
-        else:
-            assert isinstance(answer, LocalTensor)
-            assert answer.layout.global_shape == (4,)
+        assert isinstance(answer, LocalTensor)
+        assert answer.layout.global_shape == ((2, 4) if is_own else (4,))
+        assert answer.layout.device_axes == (("dp",) if is_own else ())
 
 
 def test_dims_text_says_how_a_buffer_lies():
@@ -172,5 +170,11 @@ def test_dims_text_says_how_a_buffer_lies():
     description = DimsDescription(module, mesh, activations={}, parameters=parameters)
     answer = layout_of(description, module, Kind.UPDATED_BUFFER)
     assert isinstance(answer, LocalTensor) and answer.layout.global_shape == (8,)
+    mesh = Mesh(name="ranks", sizes={"tp": 2, "d": 2}, coords={"tp": 1, "d": 0})
+    description = DimsDescription(
+        module, mesh, activations={}, parameters=parameters, microbatch_axis="d"
+    )
+    answer = layout_of(description, module, Kind.UPDATED_BUFFER)
+    assert isinstance(answer, NoLayout) and "holds a part" in answer.reason
     answer = description.buffer("n", module, Kind.BUFFER, "x", torch.zeros(1))
     assert isinstance(answer, NoLayout) and "no pattern of parameters" in answer.reason

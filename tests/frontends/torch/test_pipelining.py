@@ -51,6 +51,7 @@ class Job:
     def report(self, world_size: int, arguments: list[str]) -> tuple[Report, list]:
         """What a comparison with one process says; what training gave each rank."""
         key = ("one", "dp=2") if world_size == 4 else ("one",)
+        key += ("tied",) if "tied" in arguments else ()
         if key not in self._references:
             self._references[key], _ = self.run(1, list(key))
         candidate, results = self.run(world_size, arguments)
@@ -112,6 +113,32 @@ def test_gradients_that_one_stage_does_not_divide_are_found(job, world_size, arg
     first = {2: "layers.1", 4: "layers.2"}[world_size]
     assert report.first_divergence.id.startswith(f"step0/{first}.norm/main_grad/")
     assert "4 times the reference" in report.diagnosis[0].sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["Schedule1F1B"], ["ScheduleInterleaved1F1B", "per=2"]]
+)
+def test_a_weight_that_two_stages_share_is_compared_as_one(job, arguments):
+    report, _ = job.report(2, [*arguments, "tied"])
+    assert report.verdict is Outcome.PASS, report.summary
+    assert not report.counts.unmatched
+    for kind in ("param", "param_grad", "main_grad", "updated_param"):
+        assert report.coverage[kind].compared == report.coverage[kind].total, kind
+    assert (
+        "layers.3.linear.weight of the candidate begins as a copy of its "
+        "layers.0.linear.weight" in report.summary
+    )
+
+
+@pytest.mark.slow
+def test_a_shared_weight_whose_gradient_is_not_summed_is_found(job):
+    report, _ = job.report(2, ["Schedule1F1B", "tied", "unsummed"])
+    assert report.verdict is Outcome.DIVERGED
+    first = report.first_divergence
+    assert (
+        first.id.startswith("step0/layers.") and "linear/main_grad/weight" in first.id
+    )
 
 
 def test_one_model_is_its_only_part():
