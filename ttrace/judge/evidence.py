@@ -15,6 +15,7 @@ from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.updates import parameter_before
@@ -53,11 +54,14 @@ class Evidence:
         accumulated: Gradients that are the sum of the reference's gradient and of what
             the candidate had in the step before; all that were read, or none.
         updates: What explains updates, of those that were read.
+        adam: Settings of Adam that explain moments and updates, of those that were
+            read.
         confined: Where the error of the first divergence lies; None where it is spread.
     """
 
     accumulated: tuple[TensorId, ...] = ()
     updates: tuple[UpdateFit, ...] = ()
+    adam: tuple[SettingFit, ...] = ()
     confined: Confinement | None = None
 
 
@@ -91,6 +95,7 @@ def read_evidence(
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if is_accumulated else (),
         updates=tuple(fit for fit in fits if fit is not None),
+        adam=fit_settings(verdicts, reference, candidate),
         confined=find_confinement(diverged, reference, candidate, backend),
     )
 

@@ -9,6 +9,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
+from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     recomputation,
     clipping,
     accumulated_gradient,
+    adam_settings,
     update_hyperparameters,
     replicas_differ,
     scaled,

@@ -1,0 +1,39 @@
+"""Adam with other settings: moments or updates differ while the gradients agree."""
+
+from collections.abc import Sequence
+
+from ttrace.ir.kinds import Kind
+from ttrace.judge.adam_fit import Setting, SettingFit
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+
+
+def adam_settings(findings: Findings) -> Diagnosis | None:
+    """Names beta1, beta2 or epsilon, where it explains what both runs recorded."""
+    by_setting: dict[Setting, list[SettingFit]] = {}
+    for fit in findings.evidence.adam:
+        by_setting.setdefault(fit.setting, []).append(fit)
+    if not by_setting:
+        return None
+    ids = {fit.id for fit in findings.evidence.adam}
+    return Diagnosis(
+        code="adam_settings",
+        sentence="; ".join(_sentence(fits) for fits in by_setting.values())
+        + "; the gradients agree",
+        evidence={
+            f"{setting}_of_{side}": getattr(fits[0], side)
+            for setting, fits in by_setting.items()
+            for side in ("reference", "candidate")
+        },
+        tensor_ids=ids_of([v for v in findings.failed if v.id in ids]),
+    )
+
+
+def _sentence(fits: Sequence[SettingFit]) -> str:
+    fit = fits[0]
+    is_update = fit.id.kind is Kind.UPDATED_PARAM
+    name = "updated_param" if is_update else (fit.id.slot or "").rpartition(".")[2]
+    verb = "is" if len(fits) == 1 else "are"
+    return (
+        f"{tensors(len(fits))} ({name}) {verb} what {fit.setting} = {fit.candidate} "
+        f"gives, and the reference's what {fit.setting} = {fit.reference} gives"
+    )
