@@ -135,7 +135,7 @@ def trace(
             arguments are the inputs of ``@root`` then, what it returns the outputs.
         averaged: An ``AveragedModel`` of ``torch.optim.swa_utils``, or another model of
             the same names with averaged parameters; they are recorded where a step
-            ends, as ``optimizer_state``.
+            ends, as ``optimizer_state``, and its buffers as ``updated_buffer``.
 
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the

@@ -9,8 +9,14 @@ import torch
 
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
-from ttrace.frontends.torch_parts.names import NamedParameter, canonical_parameters
+from ttrace.frontends.torch_parts.names import (
+    NamedParameter,
+    canonical_modules,
+    canonical_parameters,
+)
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.kinds import Kind
 
 SLOT = "averaged"
 """Of which name an average is among the state of a parameter: ``weight.averaged``."""
@@ -18,6 +24,9 @@ SLOT = "averaged"
 
 class AveragedParameters:
     """Records the averages of a model's parameters as state of the optimizer.
+
+    The buffers of the averaged model, which may be averages as well, or copies, or left
+    as they were, are recorded beside the model's own: ``running_mean.averaged``.
 
     Args:
         averaged: An ``AveragedModel``, or a copy of the model that the script updates.
@@ -47,3 +56,7 @@ class AveragedParameters:
             return {SLOT: average}
 
         self._session.records.optimizer_state(state)
+        modules = {
+            clean_name(path): module for path, module in canonical_modules(self._model)
+        }
+        self._session.records.buffers(Kind.UPDATED_BUFFER, modules, suffix=f".{SLOT}")

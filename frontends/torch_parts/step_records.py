@@ -153,22 +153,33 @@ class StepRecords:
                 value = _asked(getter, named)
                 self._record_parameter(kind, named, named.slot, value, call=call)
 
-    def buffers(self, kind: Kind) -> None:
+    def buffers(
+        self,
+        kind: Kind,
+        averages: Mapping[str, torch.nn.Module] | None = None,
+        *,
+        suffix: str = "",
+    ) -> None:
         """Records every buffer of every module as it is now, persistent or not.
 
         Args:
             kind: ``buffer`` or ``updated_buffer``.
+            averages: Modules whose buffers are recorded in the place of those of the
+                model's, by path; None for the model's own.
+            suffix: Goes behind the names of the buffers.
         """
         recorder = self._capture.recorder_for(kind)
         if recorder is None:
             return
         for path, module in self._description.modules():
-            for slot, tensor in _buffers_of(module) or []:
+            name = clean_name(path)
+            holder = module if averages is None else averages.get(name)
+            for slot, tensor in (holder is not None and _buffers_of(holder)) or []:
                 id_ = TensorId(
                     step=self._capture.step,
-                    module=clean_name(path),
+                    module=name,
                     kind=kind,
-                    slot=clean_name(slot),
+                    slot=clean_name(slot) + suffix,
                 )
                 if self._capture.filter.wants(id_):
                     recorder.buffer(id_, module, tensor)

@@ -18,26 +18,32 @@ MICROBATCHES = 4
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, *, has_norm: bool):
         super().__init__()
         self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+        self.norm = nn.BatchNorm1d(8) if has_norm else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(torch.tanh(self.up(x)))
+        hidden = self.up(x) if self.norm is None else self.norm(self.up(x))
+        return self.down(torch.tanh(hidden))
 
 
 def main(argv: Sequence[str]) -> int:
     """Trains two steps."""
     layout, kind, *bugs = argv
     torch.manual_seed(0)
-    model: nn.Module = Model()
+    model: nn.Module = Model(has_norm=kind == "batch-norm")
     share, shares = 0, 1
     if layout == "ddp":
         share, shares = dist.get_rank(), dist.get_world_size()
         model = nn.parallel.DistributedDataParallel(model)
     optimizers = _optimizers(model, kind, bugs, is_alone=layout == "one")
     decay = 0.9 if "decay" in bugs else 0.5
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    average = AveragedModel(
+        model,
+        multi_avg_fn=get_ema_multi_avg_fn(decay),
+        use_buffers="parameters-alone" not in bugs,
+    )
     in_backward = kind == "in-backward"
     if kind.startswith("lbfgs"):
         _train_with_closures(model, optimizers[0], share, shares, kind, bugs)

@@ -64,6 +64,19 @@ def test_an_average_with_another_decay_is_found(compared):
     }
 
 
+def test_an_average_whose_buffers_are_copies_is_found(compared):
+    kinds = ["one", "batch-norm"]
+    report = compared(kinds, 1, *kinds)
+    assert report.verdict is Outcome.PASS, report.summary
+    report = compared(kinds, 1, *kinds, "parameters-alone")
+    assert report.verdict is Outcome.DIVERGED
+    failed = {t.id for t in report.tensors if t.status == "failed"}
+    assert failed == {
+        f"step1/norm/updated_buffer/{name}.averaged"
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    }
+
+
 def test_one_optimizer_a_parameter_is_compared_with_one_of_all(compared):
     report = compared(["one", "adamw"], 1, "one", "in-backward")
     skipped = {
