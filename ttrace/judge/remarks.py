@@ -8,7 +8,7 @@ from ttrace.compare.align import Alignment, Unmatched
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.precision import coarser_compute
+from ttrace.judge.precision import coarser_compute, compute_dtypes
 from ttrace.judge.setup import compare_settings
 from ttrace.judge.tolerance import ToleranceTable
 
@@ -40,16 +40,33 @@ def find_remarks(
         repeats = repeats_in(trace.info)
         if repeats is not None:
             remarks.append(f"in the {side} {repeats}")
-    differences = compare_settings(reference.info, candidate.info).all
+    finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
+    precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
-        f"the runs differ in precision, which is no other set-up: {name} "
-        f"{differences[name][0]} in the reference, {differences[name][1]} in the "
-        "candidate"
+        f"the runs differ in precision, which is no other set-up: {name} {first} in "
+        f"the reference, {second} in the candidate"
+        for name, (first, second) in precisions.items()
+    )
+    return (*remarks, *finer, *_idle_patterns(alignment, allow))
+
+
+def _precisions(
+    reference: TraceInfo, candidate: TraceInfo, *, is_said: bool
+) -> dict[str, tuple[object, object]]:
+    """What the runs say of their dtypes and differ in, or what their outputs show.
+
+    The latter unless it is said already.
+    """
+    differences = compare_settings(reference, candidate).all
+    found = {
+        name: differences[name]
         for name in PRECISION_SETTINGS
         if name in differences and None not in differences[name]
-    )
-    finer = _noise_of_a_finer_dtype(reference.info, candidate.info, tolerances)
-    return (*remarks, *finer, *_idle_patterns(alignment, allow))
+    }
+    computed = compute_dtypes(reference, candidate)
+    if not (found or is_said) and computed is not None:
+        return {"most modules compute in": computed}
+    return found
 
 
 def _noise_of_a_finer_dtype(
