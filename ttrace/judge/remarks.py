@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ttrace.compare.align import Alignment, Unmatched
+from ttrace.compare.samples import is_model_input
+from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
@@ -40,6 +42,7 @@ def find_remarks(
         repeats = repeats_in(trace.info)
         if repeats is not None:
             remarks.append(f"in the {side} {repeats}")
+    remarks += _runs_without_modules(reference.info, candidate.info)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
@@ -48,6 +51,35 @@ def find_remarks(
         for name, (first, second) in precisions.items()
     )
     return (*remarks, *finer, *_idle_patterns(alignment, allow))
+
+
+def _runs_without_modules(reference: TraceInfo, candidate: TraceInfo) -> Iterator[str]:
+    """That one run recorded no input or output of any module, and the other did."""
+    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    if any(info.is_checkpoint or info.ranks[0].capture for info in infos.values()):
+        return
+    counts = {
+        side: sum(
+            id_.kind in ACTIVATIONS and not is_model_input(id_)
+            for id_ in (*info.tensors, *info.skipped)
+        )
+        for side, info in infos.items()
+    }
+    for side, info in infos.items():
+        other = Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE
+        if counts[side] or not counts[other]:
+            continue
+        remedy = "give the trace call the very model that the loop runs"
+        if info.ranks[0].framework == "jax":
+            remedy = (
+                "give jax_capture.trace the function that calls the model, and name "
+                "what plain JAX computes by jax.named_scope or ttrace.tap"
+            )
+        yield (
+            f"no module of the {side} ran in a recorded step, as far as ttrace knows: "
+            f"it has no input or output of any, and the {other} has {counts[other]}; "
+            f"{remedy}"
+        )
 
 
 def _precisions(
