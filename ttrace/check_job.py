@@ -249,19 +249,25 @@ def run_check(
     return report
 
 
-def reusable_options(out: Path) -> str | None:
-    """Options that take what lies complete in the folder of an earlier check.
+def reusable_options(request: CheckRequest) -> str | None:
+    """Options that take what lies complete after a check that broke off.
 
     Returns:
-        E.g. ``--reference-trace out/reference``; None where not even the reference is
-        complete.
+        E.g. ``--reference-trace out/reference``, whether that was given or recorded;
+        None where not even the reference is complete.
     """
-    if not _is_complete(out / "reference"):
+    if request.reference_trace is not None:
+        reference = request.reference_trace.name
+    elif _is_complete(request.out / "reference"):
+        reference = str(request.out / "reference")
+    else:
         return None
-    noise = [path for path in sorted(out.glob("perturbed-*")) if _is_complete(path)]
-    words = ["--reference-trace", str(out / "reference")]
+    noise = [trace.name for trace in request.noise_traces]
+    paths = [request.out / _noise_run_name(seed) for seed in request.noise_seeds]
+    noise += [str(path) for path in paths if _is_complete(path)]
+    words = ["--reference-trace", reference]
     if noise:
-        words += ["--noise-traces", *map(str, noise)]
+        words += ["--noise-traces", *noise]
     return shlex.join(words)
 
 

@@ -117,6 +117,20 @@ def test_commands_that_misbehave(check, tmp_path, candidate, options, says):
     assert f"can be used again: --reference-trace {out / 'reference'}\n" in answer.err
 
 
+def test_a_candidate_that_fails_beside_a_reference_that_is_given(
+    check, ttrace, tmp_path
+):
+    check()
+    given = ["--reference-trace", tmp_path / "out" / "reference"]
+    given += ["--noise-traces", tmp_path / "out" / "perturbed-1"]
+    answer = ttrace(
+        "check", *given, "--candidate", training_text("--fail"),
+        "--out", tmp_path / "again", "--backend", "numpy",
+    )  # fmt: skip
+    assert answer.code == 2 and "the candidate command failed" in answer.err
+    assert f"can be used again: {' '.join(map(str, given))}\n" in answer.err
+
+
 def test_missing_program(ttrace, tmp_path):
     answer = ttrace(
         "check", "--reference", "no-such-program x", "--candidate", "y",

@@ -100,6 +100,11 @@ def test_pass_is_short():
     ]
 
 
+def test_the_usual_backend_is_not_named():
+    text = rendered(some_report(backend="jax"))
+    assert "(error / tolerance)\n" in text and "backend" not in text
+
+
 def test_an_optimizer_that_was_not_recorded_is_missed():
     sentence = "no updated_param was recorded, so what the optimizer does was not"
     report = some_report()

@@ -69,8 +69,8 @@ def _checked(request: CheckRequest, backend: str) -> Report:
     except UsageError:
         raise
     except TtraceError:
-        options = reusable_options(request.out)
-        if options is not None and request.reference_trace is None:
+        options = reusable_options(request)
+        if options is not None:
             announce(f"what is recorded can be used again: {options}")
         raise
 

@@ -15,6 +15,7 @@ from ttrace.compare.regrouped_trace import RegroupedTrace
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import StepSamples
 from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_samples
+from ttrace.compare.step_totals import step_totals
 from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
@@ -75,15 +76,17 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         step = samples.step
         of_candidate = _of_microbatches(index.tensors[Side.CANDIDATE].get(step, {}))
         of_skipped = _of_microbatches(index.skipped[Side.CANDIDATE].get(step, {}))
+        of_reference = _of_microbatches(index.tensors[Side.REFERENCE].get(step, {}))
         regrouping = StepRegrouping(
             samples,
-            _of_microbatches(index.tensors[Side.REFERENCE].get(step, {})),
+            of_reference,
             of_candidate,
             skipped=of_skipped,
             other_lengths=other_lengths,
             gradients_obstacle=_gradients_obstacle(
                 samples, reference, candidate, index
             ),
+            totals=step_totals(reference, candidate, of_reference, of_candidate),
         )
         for id_ in of_candidate:
             del tensors[id_]

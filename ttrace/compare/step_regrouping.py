@@ -39,6 +39,7 @@ class StepRegrouping:
         skipped: What the candidate skipped of them.
         other_lengths: Lengths of dims that do not count samples.
         gradients_obstacle: Why gradients of activations cannot be matched, or None.
+        totals: Inputs that are one number for the whole step, without micro-batch.
 
     Attributes:
         set_aside: Why a tensor is not compared; filled by ``tensors``.
@@ -55,6 +56,7 @@ class StepRegrouping:
         skipped: Mapping[TensorId, SkippedRecord],
         other_lengths: Collection[int],
         gradients_obstacle: str | None,
+        totals: Collection[TensorId] = (),
     ):
         assert samples.places is not None
         self.set_aside: dict[TensorId, str] = {}
@@ -62,6 +64,7 @@ class StepRegrouping:
         self._places = samples.places
         self._samples = samples
         self._gradients_obstacle = gradients_obstacle
+        self._totals = totals
         self._skipped = skipped
         self._of_reference = _by_name(reference)
         self._of_candidate = _by_name(candidate)
@@ -95,6 +98,12 @@ class StepRegrouping:
                 if first not in self._places:
                     id_ = replace(name, microbatch=first)
                     found[id_] = replace(record, id=id_)
+            if name in self._totals:
+                for number, record in of_reference.items():
+                    if number in self._places:
+                        of_first = of_candidate[self._places[number][0].microbatch]
+                        found[record.id] = replace(of_first, id=record.id)
+                continue
             obstacle = self._obstacle(name, of_reference, of_candidate)
             dim: int | PaddedDims | str = obstacle or ""
             if obstacle is None and self._samples.mask:

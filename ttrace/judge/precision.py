@@ -71,14 +71,24 @@ def coarser_compute(
         noise_dtype: Dtype whose roundings the noise stands for; None for the
             reference's.
     """
-    names = _dtype_of_most_outputs(reference), _dtype_of_most_outputs(candidate)
-    if names[0] is None or names[1] is None:
+    names = compute_dtypes(reference, candidate)
+    if names is None:
         return None
-    finer, coarser = (dtype_named(name).epsilon for name in names if name)
+    finer, coarser = (dtype_named(name).epsilon for name in names)
     assert finer is not None and coarser is not None
     if coarser <= finer:
         return None
     return CoarserCompute(reference=names[0], candidate=names[1], noise=noise_dtype)
+
+
+def compute_dtypes(
+    reference: TraceInfo, candidate: TraceInfo
+) -> tuple[str, str] | None:
+    """The dtypes of most outputs of both runs, if they are not one; else None."""
+    names = _dtype_of_most_outputs(reference), _dtype_of_most_outputs(candidate)
+    if names[0] is None or names[1] is None or names[0] == names[1]:
+        return None
+    return names[0], names[1]
 
 
 def _dtype_of_most_outputs(info: TraceInfo) -> str | None:

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ttrace.compare.align import Alignment, Unmatched
+from ttrace.compare.samples import is_model_input
+from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.precision import coarser_compute
+from ttrace.judge.precision import coarser_compute, compute_dtypes
 from ttrace.judge.setup import compare_settings
 from ttrace.judge.tolerance import ToleranceTable
 
@@ -40,16 +42,63 @@ def find_remarks(
         repeats = repeats_in(trace.info)
         if repeats is not None:
             remarks.append(f"in the {side} {repeats}")
-    differences = compare_settings(reference.info, candidate.info).all
+    remarks += _runs_without_modules(reference.info, candidate.info)
+    finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
+    precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
-        f"the runs differ in precision, which is no other set-up: {name} "
-        f"{differences[name][0]} in the reference, {differences[name][1]} in the "
-        "candidate"
+        f"the runs differ in precision, which is no other set-up: {name} {first} in "
+        f"the reference, {second} in the candidate"
+        for name, (first, second) in precisions.items()
+    )
+    return (*remarks, *finer, *_idle_patterns(alignment, allow))
+
+
+def _runs_without_modules(reference: TraceInfo, candidate: TraceInfo) -> Iterator[str]:
+    """That one run recorded no input or output of any module, and the other did."""
+    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    if any(info.is_checkpoint or info.ranks[0].capture for info in infos.values()):
+        return
+    counts = {
+        side: sum(
+            id_.kind in ACTIVATIONS and not is_model_input(id_)
+            for id_ in (*info.tensors, *info.skipped)
+        )
+        for side, info in infos.items()
+    }
+    for side, info in infos.items():
+        other = Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE
+        if counts[side] or not counts[other]:
+            continue
+        remedy = "give the trace call the very model that the loop runs"
+        if info.ranks[0].framework == "jax":
+            remedy = (
+                "give jax_capture.trace the function that calls the model, and name "
+                "what plain JAX computes by jax.named_scope or ttrace.tap"
+            )
+        yield (
+            f"no module of the {side} ran in a recorded step, as far as ttrace knows: "
+            f"it has no input or output of any, and the {other} has {counts[other]}; "
+            f"{remedy}"
+        )
+
+
+def _precisions(
+    reference: TraceInfo, candidate: TraceInfo, *, is_said: bool
+) -> dict[str, tuple[object, object]]:
+    """What the runs say of their dtypes and differ in, or what their outputs show.
+
+    The latter unless it is said already.
+    """
+    differences = compare_settings(reference, candidate).all
+    found = {
+        name: differences[name]
         for name in PRECISION_SETTINGS
         if name in differences and None not in differences[name]
-    )
-    finer = _noise_of_a_finer_dtype(reference.info, candidate.info, tolerances)
-    return (*remarks, *finer, *_idle_patterns(alignment, allow))
+    }
+    computed = compute_dtypes(reference, candidate)
+    if not (found or is_said) and computed is not None:
+        return {"most modules compute in": computed}
+    return found
 
 
 def _noise_of_a_finer_dtype(

@@ -65,7 +65,9 @@ def build_report(
     )
     settings = compare_settings(reference.info, candidate.info)
     first = find_first_divergence(verdicts)
-    judged = judge_run(verdicts, settings, first, gaps, structure)
+    judged = judge_run(
+        verdicts, settings, first, gaps, structure, candidate=candidate.info
+    )
     return Report(
         verdict=judged.outcome,
         summary=f"{judged.summary} {note}" if note else judged.summary,

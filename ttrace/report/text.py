@@ -26,6 +26,9 @@ _STYLES = {
 }
 
 
+_USUAL_BACKEND = "jax"
+"""What ``--backend auto`` takes where it is installed."""
+
 _TEXT_WIDTH = 120
 """Columns of a text file."""
 
@@ -84,11 +87,12 @@ def render_report(report: Report) -> RenderableType:
 
 def _counts_line(report: Report) -> str:
     counts = report.counts
+    # What is used where it can be is told by the other formats alone.
+    backend = "" if report.backend == _USUAL_BACKEND else f"; {report.backend} backend"
     return (
         f"{report.passed_text}, {counts.failed} failed, {counts.unmatched} "
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
-        f"margin {_figure(report.largest_margin)} (error / tolerance); "
-        f"{report.backend} backend"
+        f"margin {_figure(report.largest_margin)} (error / tolerance){backend}"
     )
 
 

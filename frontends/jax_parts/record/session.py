@@ -1,7 +1,7 @@
 """The recording of one run: from the captures of every step to a trace on disk."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import jax
 from absl import logging
@@ -15,6 +15,7 @@ from ttrace.frontends.jax_parts.record.shardings import mesh_of, rank_of, run_de
 from ttrace.frontends.jax_parts.record.shards import meshes_of
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rank_recorder import (
@@ -101,7 +102,7 @@ class JaxSession:
         if not self.is_open:
             return
         if self._writers is None:
-            self._writers = RankWriters(self._open(meshes))
+            self._writers = RankWriters(self._open(meshes, _parameter_dtypes(captures)))
         recording = StepRecording(
             writers=self._writers,
             request=self._request,
@@ -163,7 +164,9 @@ class JaxSession:
             logging.warning("ttrace: %s: %s", item.what, item.reason)
             self._warned_of.append(item)
 
-    def _open(self, meshes: Mapping[int, tuple[Mesh, ...]]) -> list[RankRecorder]:
+    def _open(
+        self, meshes: Mapping[int, tuple[Mesh, ...]], dtypes: Collection[str] = ()
+    ) -> list[RankRecorder]:
         if self._request.run_id in _opened_runs:
             raise UsageError(
                 "two traced functions were called in one run, which has one trace",
@@ -187,7 +190,8 @@ class JaxSession:
                 framework="jax",
                 versions=environment.versions(),
                 meshes=tuple(known.values()),
-                settings=environment.settings(strict=self._options.strict),
+                settings=environment.settings(strict=self._options.strict)
+                | ({"parameter_dtypes": ",".join(sorted(dtypes))} if dtypes else {}),
             )
             recorder = open_recorder(
                 self._request, info, open_sink=self._open_sink, process=self._process
@@ -195,3 +199,12 @@ class JaxSession:
             if recorder is not None:
                 recorders.append(recorder)
         return recorders
+
+
+def _parameter_dtypes(captures: Sequence[Capture]) -> set[str]:
+    """Those of the parameters that were captured; copies of them do not count."""
+    return {
+        str(capture.value.array.dtype)
+        for capture in captures
+        if capture.kind is Kind.PARAM and capture.value is not None and not capture.call
+    }

@@ -1,9 +1,8 @@
 """Replicas that a reduction or broadcast should have made equal are not."""
 
-from collections.abc import Iterable, Mapping
-
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.verdict import Cause
 
@@ -15,7 +14,6 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     """
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
-    meshes = {info.rank: info.mesh for info in findings.candidate.ranks}
     axes: set[str] = set()
     differing, spread = [], 0.0
     for verdict in findings.failed:
@@ -33,13 +31,7 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
             continue
         differing.append(verdict)
         spread = max(spread, max(replica.spread for replica in bad))
-        axes |= _blamed_axes(
-            _differing_axes(
-                meshes[replica.rank](shard.layout.mesh).coords,
-                meshes[replica.against](shard.layout.mesh).coords,
-            )
-            for replica in bad
-        )
+        axes |= differing_axes(bad, shard.layout.mesh, findings.candidate)
     if not differing:
         return None
     over = "+".join(sorted(axes))
@@ -53,24 +45,3 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=ids_of(differing),
     )
-
-
-def _differing_axes(
-    here: Mapping[str, int], there: Mapping[str, int]
-) -> frozenset[str]:
-    return frozenset(axis for axis in here if here[axis] != there[axis])
-
-
-def _blamed_axes(combinations: Iterable[frozenset[str]]) -> set[str]:
-    """The axes of the smallest combinations along which replicas differ.
-
-    Replicas that differ from rank 0 over tp also do so over tp and dp together; that
-    says nothing about dp.
-    """
-    distinct = set(combinations)
-    smallest = [
-        combination
-        for combination in distinct
-        if not any(other < combination for other in distinct)
-    ]
-    return set().union(*smallest)

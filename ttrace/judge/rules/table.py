@@ -15,6 +15,7 @@ from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.loss_weights import loss_weights
+from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
@@ -29,6 +30,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
     step_skipped,
+    missing_layers,
     several_updates,
     no_gradient,
     extra_gradient,
