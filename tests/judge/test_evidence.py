@@ -17,7 +17,16 @@ GRADIENTS = [
 ]
 
 
-def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **options):
+def run(
+    *,
+    rate=0.1,
+    decay=0.0,
+    accumulates=False,
+    says=None,
+    of_group1=None,
+    more=1.0,
+    **options,
+):
     """Three steps of SGD, as a trace."""
     tensors: dict[str, Tensor] = {}
     params = dict(START)
@@ -38,6 +47,10 @@ def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **option
         if says is not False:
             tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(
                 full=np.array(says or rate, np.float64)
+            )
+        if of_group1 is not None:
+            tensors[f"step{step}/@root/learning_rate/group1"] = Tensor(
+                full=np.array(of_group1, np.float64)
             )
     return memory_trace(tensors, {"tp": 2} if options else None)
 
@@ -126,3 +139,28 @@ def test_learning_rates_are_only_rounded():
             depth=100,
         ).difference_norm
         assert (value - 0.1) / limit == pytest.approx(margin, rel=0.02)
+
+
+def test_a_learning_rate_of_zero_is_why_nothing_is_updated():
+    """A schedule that starts a step early: the optimizer holds all parameters."""
+    found = diagnoses(run(rate=0.0))["never_updated"]
+    assert found.sentence.split("; ")[0] == (
+        "3 tensors did not change in a step that changed the reference's: the learning "
+        "rate of step 0 is 0, and 0.1 in the reference. Give both runs the same "
+        "schedule: the step that a warm-up starts from, and where scheduler.step() is "
+        "called"
+    )
+    assert "optimizer does not hold" not in found.sentence
+
+
+def test_the_learning_rate_of_a_run_that_lost_its_updates():
+    """It is the reference's, was not recorded, or is zero in both: no cause."""
+    for says in (0.1, False):
+        found = diagnoses(run(rate=0.0, says=says))["never_updated"]
+        assert "the learning rate of" not in found.sentence
+        assert "the optimizer does not hold these parameters" in found.sentence
+    candidate = run(rate=0.0, says=0.1, of_group1=0.0)
+    found = diagnoses(candidate, run(of_group1=0.1))["never_updated"]
+    assert found.sentence.endswith(
+        "or they belong to group1, whose learning rate is 0 in it"
+    )
