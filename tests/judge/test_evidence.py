@@ -164,3 +164,56 @@ def test_the_learning_rate_of_a_run_that_lost_its_updates():
     assert found.sentence.endswith(
         "or they belong to group1, whose learning rate is 0 in it"
     )
+
+
+def of_sizes(sizes, *, update=0.1, more=0.0, is_constant=False):
+    """One step of as many parameters, whose updates are ``update`` times a gradient."""
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for index, size in enumerate(sizes):
+        start, gradient = (rng.normal(size=size).astype(np.float32) for _ in range(2))
+        if is_constant:
+            gradient = np.ones(size, np.float32)
+        change = update * gradient + more * rng.normal(size=size)
+        tensors[f"step0/m{index}/param/w"] = start
+        tensors[f"step0/m{index}/main_grad/w"] = gradient
+        tensors[f"step0/m{index}/updated_param/w"] = (start - change).astype(np.float32)
+    return memory_trace(tensors)
+
+
+def test_a_multiple_of_few_elements_proves_nothing():
+    """It always fits one element, and any number of them that are all the same."""
+    for sizes, is_constant in (((1,), False), ((1, 1, 1), False), ((20,), True)):
+        runs = (of_sizes(sizes, update=u, is_constant=is_constant) for u in (0.2, 0.1))
+        assert not diagnoses(*runs).keys() & {"scaled_update", "scaled"}
+    for sizes in ((8,), (1,) * 8, (4, 4)):
+        runs = (of_sizes(sizes, update=u) for u in (0.2, 0.1))
+        assert "scaled_update" in diagnoses(*runs)
+
+
+def test_a_multiple_of_the_least_of_the_updates_explains_nothing():
+    """Two are something else than a multiple, and a bias of one element fits."""
+    candidate = of_sizes((1, 20, 20), update=0.2, more=0.05)
+    assert "scaled_update" not in diagnoses(candidate, of_sizes((1, 20, 20)))
+
+
+def test_a_forgotten_zero_grad_behind_clipping_in_place():
+    """What is left of the step before is the clipped gradient."""
+    tensors = {}
+    for is_wrong in (False, True):
+        own = {f"step0/{n}/param/w": Tensor(full=START[n]) for n in NAMES}
+        left = dict.fromkeys(NAMES, np.zeros((8, 6), np.float32))
+        for step, gradients in enumerate(GRADIENTS):
+            for n in NAMES:
+                gradient = gradients[n] + left[n]
+                clipped = gradient * np.float32(0.4 + 0.1 * step)
+                own[f"step{step}/{n}/main_grad/w"] = Tensor(full=gradient)
+                own[f"step{step}/{n}/clipped_grad/w"] = Tensor(full=clipped)
+                left[n] = clipped if is_wrong else left[n]
+        tensors[is_wrong] = memory_trace(own)
+    found = diagnoses(tensors[True], tensors[False])["accumulated_gradient"]
+    assert found.sentence == (
+        "3 tensors of step 1, all that were examined, are the reference's gradient "
+        "plus the candidate's own of step 0, as it was clipped: gradients are not set "
+        "to zero between the steps (optimizer.zero_grad())"
+    )
