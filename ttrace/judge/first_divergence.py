@@ -7,6 +7,7 @@ from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.missing_gradients import missing_gradients
+from ttrace.judge.modules_not_run import NotRun, modules_not_run
 from ttrace.judge.verdict import Status, TensorVerdict
 
 
@@ -37,13 +38,17 @@ def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence 
     """The first failure in order of the dataflow; the first unmatched tensor if none.
 
     A gradient that does not reach the candidate is a failure where it is missing, and
-    so is one of a parameter that only the candidate trains.
+    so is one of a parameter that only the candidate trains. So is what a module is
+    given that only one run runs.
     """
+    left_out = {found.verdicts[0].id: found for found in modules_not_run(verdicts)}
     one_sided = [*missing_gradients(verdicts), *extra_gradients(verdicts)]
-    ids = {verdict.id for verdict in one_sided}
+    ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
         first = _first_of_backward(failures, verdicts)
+        if first.id in left_out:
+            return _divergence(first, _not_run(left_out[first.id]))
         lacking = _one_sided_gradient(first, verdicts)
         if lacking is not None:
             return _divergence(lacking)
@@ -122,6 +127,12 @@ def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
         f"; nothing of the forward and backward of {module} was compared in this step, "
         "so that the cause may lie in another module"
     )
+
+
+def _not_run(found: NotRun) -> str:
+    if found.is_held:
+        return f"; {found.module} does not run in the {found.missing_in}"
+    return f"; no rank of the {found.missing_in} has {found.module}"
 
 
 def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:

@@ -18,6 +18,7 @@ from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
+from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.rounded_update import rounded_update
@@ -30,6 +31,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 RULES: tuple[Rule, ...] = (
     step_skipped,
     several_updates,
+    not_run,
     no_gradient,
     extra_gradient,
     rounded_update,
