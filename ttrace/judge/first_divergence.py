@@ -1,14 +1,17 @@
 """Where two runs part first: the tensor, its module, the phase of the step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.extra_gradients import extra_gradients
+from ttrace.judge.initial_replicas import of_candidate
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.modules_not_run import NotRun, modules_not_run
 from ttrace.judge.verdict import Status, TensorVerdict
+
+SETUP_PHASE = "set-up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence 
         first = _first_of_backward(failures, verdicts)
         if first.id in left_out:
             return _divergence(first, _not_run(left_out[first.id]))
+        if first in of_candidate(verdicts):
+            return replace(_divergence(first), phase=SETUP_PHASE)
         lacking = _one_sided_gradient(first, verdicts)
         if lacking is not None:
             return _divergence(lacking)
@@ -158,7 +163,7 @@ def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
 
 def _phase(verdict: TensorVerdict) -> str:
     if verdict.setup:
-        return "set-up"
+        return SETUP_PHASE
     if verdict.id.pass_ is Pass.RECOMPUTE:
         return Phase.BACKWARD.value
     phase = KINDS[verdict.id.kind].phase

@@ -14,6 +14,7 @@ from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.extra_gradient import extra_gradient
+from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
@@ -29,6 +30,7 @@ from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
+    initial_replicas,
     step_skipped,
     several_updates,
     not_run,
