@@ -17,7 +17,16 @@ GRADIENTS = [
 ]
 
 
-def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **options):
+def run(
+    *,
+    rate=0.1,
+    decay=0.0,
+    accumulates=False,
+    says=None,
+    of_group1=None,
+    more=1.0,
+    **options,
+):
     """Three steps of SGD, as a trace."""
     tensors: dict[str, Tensor] = {}
     params = dict(START)
@@ -38,6 +47,10 @@ def run(*, rate=0.1, decay=0.0, accumulates=False, says=None, more=1.0, **option
         if says is not False:
             tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(
                 full=np.array(says or rate, np.float64)
+            )
+        if of_group1 is not None:
+            tensors[f"step{step}/@root/learning_rate/group1"] = Tensor(
+                full=np.array(of_group1, np.float64)
             )
     return memory_trace(tensors, {"tp": 2} if options else None)
 
@@ -126,3 +139,81 @@ def test_learning_rates_are_only_rounded():
             depth=100,
         ).difference_norm
         assert (value - 0.1) / limit == pytest.approx(margin, rel=0.02)
+
+
+def test_a_learning_rate_of_zero_is_why_nothing_is_updated():
+    """A schedule that starts a step early: the optimizer holds all parameters."""
+    found = diagnoses(run(rate=0.0))["never_updated"]
+    assert found.sentence.split("; ")[0] == (
+        "3 tensors did not change in a step that changed the reference's: the learning "
+        "rate of step 0 is 0, and 0.1 in the reference. Give both runs the same "
+        "schedule: the step that a warm-up starts from, and where scheduler.step() is "
+        "called"
+    )
+    assert "optimizer does not hold" not in found.sentence
+
+
+def test_the_learning_rate_of_a_run_that_lost_its_updates():
+    """It is the reference's, was not recorded, or is zero in both: no cause."""
+    for says in (0.1, False):
+        found = diagnoses(run(rate=0.0, says=says))["never_updated"]
+        assert "the learning rate of" not in found.sentence
+        assert "the optimizer does not hold these parameters" in found.sentence
+    candidate = run(rate=0.0, says=0.1, of_group1=0.0)
+    found = diagnoses(candidate, run(of_group1=0.1))["never_updated"]
+    assert found.sentence.endswith(
+        "or they belong to group1, whose learning rate is 0 in it"
+    )
+
+
+def of_sizes(sizes, *, update=0.1, more=0.0, is_constant=False):
+    """One step of as many parameters, whose updates are ``update`` times a gradient."""
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for index, size in enumerate(sizes):
+        start, gradient = (rng.normal(size=size).astype(np.float32) for _ in range(2))
+        if is_constant:
+            gradient = np.ones(size, np.float32)
+        change = update * gradient + more * rng.normal(size=size)
+        tensors[f"step0/m{index}/param/w"] = start
+        tensors[f"step0/m{index}/main_grad/w"] = gradient
+        tensors[f"step0/m{index}/updated_param/w"] = (start - change).astype(np.float32)
+    return memory_trace(tensors)
+
+
+def test_a_multiple_of_few_elements_proves_nothing():
+    """It always fits one element, and any number of them that are all the same."""
+    for sizes, is_constant in (((1,), False), ((1, 1, 1), False), ((20,), True)):
+        runs = (of_sizes(sizes, update=u, is_constant=is_constant) for u in (0.2, 0.1))
+        assert not diagnoses(*runs).keys() & {"scaled_update", "scaled"}
+    for sizes in ((8,), (1,) * 8, (4, 4)):
+        runs = (of_sizes(sizes, update=u) for u in (0.2, 0.1))
+        assert "scaled_update" in diagnoses(*runs)
+
+
+def test_a_multiple_of_the_least_of_the_updates_explains_nothing():
+    """Two are something else than a multiple, and a bias of one element fits."""
+    candidate = of_sizes((1, 20, 20), update=0.2, more=0.05)
+    assert "scaled_update" not in diagnoses(candidate, of_sizes((1, 20, 20)))
+
+
+def test_a_forgotten_zero_grad_behind_clipping_in_place():
+    """What is left of the step before is the clipped gradient."""
+    tensors = {}
+    for is_wrong in (False, True):
+        own = {f"step0/{n}/param/w": Tensor(full=START[n]) for n in NAMES}
+        left = dict.fromkeys(NAMES, np.zeros((8, 6), np.float32))
+        for step, gradients in enumerate(GRADIENTS):
+            for n in NAMES:
+                gradient = gradients[n] + left[n]
+                clipped = gradient * np.float32(0.4 + 0.1 * step)
+                own[f"step{step}/{n}/main_grad/w"] = Tensor(full=gradient)
+                own[f"step{step}/{n}/clipped_grad/w"] = Tensor(full=clipped)
+                left[n] = clipped if is_wrong else left[n]
+        tensors[is_wrong] = memory_trace(own)
+    found = diagnoses(tensors[True], tensors[False])["accumulated_gradient"]
+    assert found.sentence == (
+        "3 tensors of step 1, all that were examined, are the reference's gradient "
+        "plus the candidate's own of step 0, as it was clipped: gradients are not set "
+        "to zero between the steps (optimizer.zero_grad())"
+    )

@@ -15,6 +15,9 @@ MAX_IDS = 20
 """Tensor ids named per diagnosis; the report has them all."""
 
 
+LEAST_ELEMENTS = 8
+"""Elements that must have one factor in common: of one element, there always is one."""
+
 _MAX_KINDS = 4
 
 

@@ -27,6 +27,9 @@ _MAX_TENSORS = 16
 _MAX_ELEMENTS = 1 << 24
 """Elements of a tensor that is read."""
 
+_CONSTANT = 1e-3
+"""Spread of values, over the largest of them, that are all the same."""
+
 _LEAST_EXPLAINED = 0.95
 """Of the norm of a difference, that must be explained."""
 
@@ -39,9 +42,11 @@ class UpdateFit:
         id: The updated parameter.
         factor: The update is so many times the reference's; None if it is not.
         decay: It is the reference's, less so many times the parameter; None if not.
+        num_values: Elements that speak for it: 1 if all change by the same.
     """
 
     id: TensorId
+    num_values: int
     factor: float | None = None
     decay: float | None = None
 
@@ -53,13 +58,15 @@ class Evidence:
     Attributes:
         accumulated: Gradients that are the sum of the reference's gradient and of what
             the candidate had in the step before; all that were read, or none.
-        updates: What explains updates, of those that were read.
+        accumulated_kind: What it had: its gradients before or after they were clipped.
+        updates: What explains updates, or that nothing does, of those that were read.
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
         confined: Where the error of the first divergence lies; None where it is spread.
     """
 
     accumulated: tuple[TensorId, ...] = ()
+    accumulated_kind: Kind = Kind.MAIN_GRAD
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
     confined: Confinement | None = None
@@ -88,12 +95,16 @@ def read_evidence(
         for verdict in _first_failed(verdicts, Kind.UPDATED_PARAM)
         if _agrees(by_id.get(replace(verdict.id, kind=Kind.MAIN_GRAD)))
     ]
-    is_accumulated = bool(gradients) and all(
-        _is_accumulated(verdict.id, reference, candidate) for verdict in gradients
-    )
+    accumulated = [
+        kind
+        for kind in (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD)
+        if gradients
+        and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
+    ]
     fits = [_fit(verdict.id, reference, candidate) for verdict in updates]
     return Evidence(
-        accumulated=tuple(v.id for v in gradients) if is_accumulated else (),
+        accumulated=tuple(v.id for v in gradients) if accumulated else (),
+        accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
         adam=fit_settings(verdicts, reference, candidate),
         confined=find_confinement(diverged, reference, candidate, backend),
@@ -120,12 +131,15 @@ def _agrees(verdict: TensorVerdict | None) -> bool:
 
 
 def _is_accumulated(
-    gradient: TensorId, reference: TraceSource, candidate: TraceSource
+    gradient: TensorId, kind: Kind, reference: TraceSource, candidate: TraceSource
 ) -> bool:
-    """Whether what the candidate has more is what it had in the step before."""
+    """Whether what the candidate has more is what it had in the step before.
+
+    Its gradients themselves, or what clipping in place had made of them.
+    """
     if not gradient.step:
         return False
-    before = _values(replace(gradient, step=gradient.step - 1), candidate)
+    before = _values(replace(gradient, step=gradient.step - 1, kind=kind), candidate)
     ours, theirs = _values(gradient, candidate), _values(gradient, reference)
     if before is None or ours is None or theirs is None or not before.any():
         return False
@@ -135,7 +149,10 @@ def _is_accumulated(
 def _fit(
     updated: TensorId, reference: TraceSource, candidate: TraceSource
 ) -> UpdateFit | None:
-    """What of the usual hyper-parameters explains an update, if any does."""
+    """What of the usual hyper-parameters explains an update; None if it is not known.
+
+    Of a tensor that was not read.
+    """
     ours, theirs = _values(updated, candidate), _values(updated, reference)
     record = parameter_before(updated, reference.info)
     start = None if record is None else _values(record.id, reference)
@@ -144,10 +161,17 @@ def _fit(
     difference, update = ours - theirs, theirs - start
     factor, decay = _projection(difference, update), _projection(difference, start)
     if factor is not None and _is_explained(difference, factor * update):
-        return UpdateFit(id=updated, factor=1 + factor)
+        return UpdateFit(id=updated, num_values=_num_values(update), factor=1 + factor)
     if decay is not None and _is_explained(difference, decay * start):
-        return UpdateFit(id=updated, decay=-decay)
-    return None
+        return UpdateFit(id=updated, num_values=start.size, decay=-decay)
+    return UpdateFit(id=updated, num_values=difference.size)
+
+
+def _num_values(values: np.ndarray) -> int:
+    """Elements, of which those of one value count as one: a multiple always fits it."""
+    spread = float(np.ptp(values)) if values.size else 0.0
+    is_constant = spread <= _CONSTANT * float(np.abs(values).max(initial=0.0))
+    return 1 if is_constant else values.size
 
 
 def _projection(values: np.ndarray, direction: np.ndarray) -> float | None:

@@ -1,13 +1,17 @@
 """Where two runs part first: the tensor, its module, the phase of the step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.extra_gradients import extra_gradients
+from ttrace.judge.initial_replicas import of_candidate
 from ttrace.judge.missing_gradients import missing_gradients
+from ttrace.judge.modules_not_run import NotRun, modules_not_run
 from ttrace.judge.verdict import Status, TensorVerdict
+
+SETUP_PHASE = "set-up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +41,19 @@ def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence 
     """The first failure in order of the dataflow; the first unmatched tensor if none.
 
     A gradient that does not reach the candidate is a failure where it is missing, and
-    so is one of a parameter that only the candidate trains.
+    so is one of a parameter that only the candidate trains. So is what a module is
+    given that only one run runs.
     """
+    left_out = {found.verdicts[0].id: found for found in modules_not_run(verdicts)}
     one_sided = [*missing_gradients(verdicts), *extra_gradients(verdicts)]
-    ids = {verdict.id for verdict in one_sided}
+    ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
         first = _first_of_backward(failures, verdicts)
+        if first.id in left_out:
+            return _divergence(first, _not_run(left_out[first.id]))
+        if first in of_candidate(verdicts):
+            return replace(_divergence(first), phase=SETUP_PHASE)
         lacking = _one_sided_gradient(first, verdicts)
         if lacking is not None:
             return _divergence(lacking)
@@ -124,6 +134,12 @@ def _doubt(first: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
     )
 
 
+def _not_run(found: NotRun) -> str:
+    if found.is_held:
+        return f"; {found.module} does not run in the {found.missing_in}"
+    return f"; no rank of the {found.missing_in} has {found.module}"
+
+
 def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
     tensor_id = verdict.id
     place = f"step {tensor_id.step}"
@@ -147,7 +163,7 @@ def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
 
 def _phase(verdict: TensorVerdict) -> str:
     if verdict.setup:
-        return "set-up"
+        return SETUP_PHASE
     if verdict.id.pass_ is Pass.RECOMPUTE:
         return Phase.BACKWARD.value
     phase = KINDS[verdict.id.kind].phase

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENT_OF, GRADIENTS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.modules_not_run import modules_not_run
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
@@ -23,7 +24,8 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
     A candidate in which no gradient at all was compared says nothing: it may not record
     any. Where no parameters were compared, those whose gradients were asked for are
     taken to be there. A gradient of a micro-batch is not missing where that of the step
-    arrived, nor is what a run does not clip.
+    arrived, nor is what a run does not clip. What lies in a module that does not run
+    misses its forward.
     """
     compared = {v.id for v in verdicts if v.status in (Status.PASSED, Status.FAILED)}
     if not any(tensor_id.kind in GRADIENTS for tensor_id in compared):
@@ -34,6 +36,7 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
         for v in verdicts
         if v.id.kind is Kind.MAIN_GRAD and v.result and v.result.stats.candidate_norm
     }
+    left_out = modules_not_run(verdicts)
     return [
         verdict
         for verdict in verdicts
@@ -45,6 +48,10 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
             and (verdict.id.step, verdict.id.module, verdict.id.slot) in arrived
         )
         and _is_there(verdict.id, compared, parameters)
+        and not any(
+            found.step == verdict.id.step and found.has(verdict.id.module)
+            for found in left_out
+        )
     ]
 
 

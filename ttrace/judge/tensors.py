@@ -23,6 +23,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.initial_replicas import blame_candidate
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
@@ -106,7 +107,7 @@ def judge(
         is_failure = verdict.status is Status.FAILED and not verdict.setup
         has_diverged = has_diverged or is_failure
         verdicts.append(_apply_allow(verdict, allow))
-    return tuple(verdicts)
+    return tuple(blame_candidate(verdicts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Gradients that were not set to zero between two steps."""
 
+from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 
 
@@ -13,8 +14,14 @@ def accumulated_gradient(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="accumulated_gradient",
         sentence=f"{tensors(len(verdicts))} of step {step}, all that were examined, "
-        f"are the reference's gradient plus the candidate's own of step {step - 1}: "
+        f"are the reference's gradient plus the candidate's own of step {step - 1}"
+        f"{_as_clipped(findings)}: "
         "gradients are not set to zero between the steps (optimizer.zero_grad())",
         evidence={"num_tensors": len(verdicts), "step": step},
         tensor_ids=ids_of(verdicts),
     )
+
+
+def _as_clipped(findings: Findings) -> str:
+    is_clipped = findings.evidence.accumulated_kind is Kind.CLIPPED_GRAD
+    return ", as it was clipped" if is_clipped else ""

@@ -3,7 +3,7 @@
 import math
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
-from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -87,6 +87,6 @@ def _factor(verdict: TensorVerdict) -> float | None:
     stats = verdict.result.stats
     if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
         return None
-    if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+    if stats.count < LEAST_ELEMENTS or abs(stats.cosine) < 1 - _COSINE_SLACK:
         return None
     return math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)

@@ -1,16 +1,19 @@
 """Parameters that a step left as they were, to the bit."""
 
+from collections.abc import Sequence
+
+from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.no_gradient import has_gradients, without_gradient
 from ttrace.judge.rules.several_updates import several_updates
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdict import Cause, TensorVerdict
 
 
 def never_updated(findings: Findings) -> Diagnosis | None:
     """Says how many parameters a step did not change, and did in the reference.
 
     Those that had no gradient are another rule's. The optimizer is only blamed where a
-    gradient was seen.
+    gradient was seen, and no learning rate is zero.
     """
     if several_updates(findings) is not None:
         return None  # the first of several may change nothing, and the last all
@@ -22,16 +25,77 @@ def never_updated(findings: Findings) -> Diagnosis | None:
     ]
     if not lost:
         return None
+    without_rate: dict[int, list[TensorVerdict]] = {}
+    others = []
+    for verdict in lost:
+        step = verdict.id.step
+        if _has_no_rate(findings, step):
+            without_rate.setdefault(step, []).append(verdict)
+        else:
+            others.append(verdict)
+    parts = [_of_rate(findings, of_step) for of_step in without_rate.values()]
+    if others:
+        parts.append(_of_optimizer(findings, others))
+    return Diagnosis(
+        code="never_updated",
+        sentence="; ".join(parts),
+        evidence={"num_tensors": len(lost)},
+        tensor_ids=ids_of(lost),
+    )
+
+
+def _of_rate(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
+    """That the learning rate of a step is zero, in the candidate alone."""
+    step = lost[0].id.step
+    rates = sorted({reference for _, reference in _zero_rates(findings, step)})
+    theirs = " or ".join(f"{rate:g}" for rate in rates)
+    return (
+        f"{_unchanged(lost)}: the learning rate of step {step} is 0, and {theirs} in "
+        "the reference. Give both runs the same schedule: the step that a warm-up "
+        "starts from, and where scheduler.step() is called"
+    )
+
+
+def _of_optimizer(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
     causes = (
         "the optimizer does not hold these parameters, or what it computes is not "
         "written back to them"
     )
     if not all(has_gradients(v.id.step, findings.candidate) for v in lost):
         causes += ", or no gradient reaches them (record main_grad to tell)"
-    return Diagnosis(
-        code="never_updated",
-        sentence=f"{tensors(len(lost))} did not change in a step that changed the "
-        f"reference's: {causes}",
-        evidence={"num_tensors": len(lost)},
-        tensor_ids=ids_of(lost),
+    for step in dict.fromkeys(verdict.id.step for verdict in lost):
+        zero = _zero_rates(findings, step)
+        if zero:
+            names = ", ".join(name for name, _ in zero)
+            causes += f", or they belong to {names}, whose learning rate is 0 in it"
+            break
+    return f"{_unchanged(lost)}: {causes}"
+
+
+def _unchanged(lost: Sequence[TensorVerdict]) -> str:
+    return f"{tensors(len(lost))} did not change in a step that changed the reference's"
+
+
+def _has_no_rate(findings: Findings, step: int) -> bool:
+    """Whether all learning rates of a step are zero in the candidate alone."""
+    zero = _zero_rates(findings, step)
+    return bool(zero) and len(zero) == sum(
+        verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step
+        for verdict in findings.verdicts
     )
+
+
+def _zero_rates(findings: Findings, step: int) -> list[tuple[str, float]]:
+    """Groups whose learning rate is zero in the candidate alone, with the reference's.
+
+    Of one step.
+    """
+    found = []
+    for verdict in findings.failed:
+        if verdict.id.kind is not Kind.LEARNING_RATE or verdict.id.step != step:
+            continue
+        if verdict.result is None or verdict.result.stats.max_abs_candidate:
+            continue
+        rate = verdict.result.stats.max_abs_reference
+        found.append((verdict.id.slot or "learning_rate", rate))
+    return found

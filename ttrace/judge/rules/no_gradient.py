@@ -7,6 +7,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.missing_gradients import missing_gradients
+from ttrace.judge.modules_not_run import modules_not_run
 from ttrace.judge.remarks import repeats_in
 from ttrace.judge.verdict import Cause, TensorVerdict
 
@@ -24,7 +25,12 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     if repeats_in(findings.candidate) is not None:
         return None  # its steps run together: what is missing came in another one
     missing = missing_gradients(findings.verdicts)
-    lost = without_gradient(findings)
+    left_out = modules_not_run(findings.verdicts)
+    lost = [
+        verdict
+        for verdict in without_gradient(findings)
+        if not any(found.has(verdict.id.module) for found in left_out)
+    ]
     if not (missing or lost):
         return None
     gone = _gone(missing, findings)

@@ -2,6 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.initial_replicas import candidate_replicas
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.verdict import Cause
@@ -10,8 +11,13 @@ from ttrace.judge.verdict import Cause
 def replicas_differ(findings: Findings) -> Diagnosis | None:
     """Says over which axes of a mesh the candidate's replicas differ.
 
-    Nothing where ranks were given different data: what follows differs, too.
+    Nothing where ranks were given different data, or start from parameters of their
+    own: what follows differs, too.
     """
+    if not findings.candidate.is_checkpoint and any(
+        candidate_replicas(verdict) for verdict in findings.failed
+    ):
+        return None
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
     axes: set[str] = set()

@@ -1,8 +1,16 @@
 """Tensors that are a constant times the reference."""
 
 import math
+from collections.abc import Sequence
 
-from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, kinds_of, tensors
+from ttrace.judge.diagnosis import (
+    LEAST_ELEMENTS,
+    Diagnosis,
+    Findings,
+    ids_of,
+    kinds_of,
+    tensors,
+)
 from ttrace.judge.verdict import TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -32,6 +40,7 @@ def scaled(findings: Findings) -> Diagnosis | None:
         factor = float(f"{math.copysign(ratio, stats.cosine):.3g}")
         if factor != 1:
             found.setdefault(factor, []).append(verdict)
+    found = {f: vs for f, vs in found.items() if _num_elements(vs) >= LEAST_ELEMENTS}
     if not found:
         return None
     factor = max(found, key=lambda factor: len(found[factor]))
@@ -50,3 +59,7 @@ def scaled(findings: Findings) -> Diagnosis | None:
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
     )
+
+
+def _num_elements(verdicts: Sequence[TensorVerdict]) -> int:
+    return sum(v.result.stats.count for v in verdicts if v.result is not None)

@@ -14,24 +14,30 @@ from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.extra_gradient import extra_gradient
+from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
+from ttrace.judge.rules.not_run import not_run
+from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.step_skipped import step_skipped
+from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
+    initial_replicas,
     step_skipped,
     missing_layers,
     several_updates,
+    not_run,
     no_gradient,
     extra_gradient,
     rounded_update,
@@ -40,12 +46,14 @@ RULES: tuple[Rule, ...] = (
     loss_weights,
     recomputation,
     clipping,
+    rank_factors,
     accumulated_gradient,
     adam_settings,
     update_hyperparameters,
     replicas_differ,
     scaled,
     after_backward,
+    unseen_clipping,
     confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
-from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.evidence import UpdateFit, common_value, learning_rates
 from ttrace.judge.verdict import TensorVerdict
 
@@ -18,12 +18,20 @@ def update_hyperparameters(findings: Findings) -> Diagnosis | None:
     scaled = [fit for fit in fits if fit.factor is not None]
     decayed = [fit for fit in fits if fit.decay is not None]
     factor = common_value([fit.factor for fit in scaled if fit.factor is not None])
-    if factor is not None and len(scaled) >= _LEAST_SHARE * len(fits):
+    if factor is not None and _is_proof(scaled, fits):
         return _wrong_rate(findings, scaled, factor)
     decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
-    if decay is not None and len(decayed) >= _LEAST_SHARE * len(fits):
+    if decay is not None and _is_proof(decayed, fits):
         return _wrong_decay(findings, decayed, decay)
     return None
+
+
+def _is_proof(explained: Sequence[UpdateFit], examined: Sequence[UpdateFit]) -> bool:
+    """Whether enough updates have the value, and enough elements: one always fits."""
+    return (
+        len(explained) >= _LEAST_SHARE * len(examined)
+        and sum(fit.num_values for fit in explained) >= LEAST_ELEMENTS
+    )
 
 
 def _wrong_rate(
