@@ -17,7 +17,7 @@ from ttrace.compare.samples import StepSamples
 from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_samples
 from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
@@ -177,7 +177,8 @@ def _whole_step(samples: StepSamples, index: _StepIndex) -> dict[TensorId, str]:
 
 
 def _name_of_any_call(id_: TensorId) -> TensorId:
-    return replace(id_, microbatch=None, call=0)
+    # A recomputation is matched with the first forward of a run that makes none.
+    return replace(id_, microbatch=None, call=0, pass_=Pass.FORWARD)
 
 
 def _gradients_obstacle(
