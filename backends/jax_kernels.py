@@ -108,10 +108,10 @@ def make_filter(reference: str, candidate: str) -> "Kernel":
         bits = [lax.bitcast_convert_type(v, precision.bits) for v in values]
         r, c = (b & precision.magnitude_mask for b in bits)
         finite = (r < infinity) & (c < infinity)
+        unequal = ~finite & (bits[0] != bits[1]) & ~((r > infinity) & (c > infinity))
         masks = {
-            "num_unequal": ~finite
-            & (bits[0] != bits[1])
-            & ~((r > infinity) & (c > infinity)),
+            "num_unequal": unequal,
+            "num_nonfinite_unequal": unequal,
             "num_nan_reference": r > infinity,
             "num_nan_candidate": c > infinity,
             "num_inf_reference": r == infinity,

@@ -161,6 +161,7 @@ def _compare_values(reference: Values, candidate: Values) -> PairStats:
         num_nan_candidate=int(np.count_nonzero(nan_c)),
         num_inf_reference=int(np.count_nonzero(np.isinf(r))),
         num_inf_candidate=int(np.count_nonzero(np.isinf(c))),
+        num_nonfinite_unequal=int(np.count_nonzero(~equal & ~both_finite)),
     )
 
 

@@ -16,6 +16,7 @@ COUNTS = (
     "num_nan_candidate",
     "num_inf_reference",
     "num_inf_candidate",
+    "num_nonfinite_unequal",
 )
 
 

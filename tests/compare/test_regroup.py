@@ -1,5 +1,7 @@
 """The candidate in the micro-batches of the reference: tensors, reasons, verdicts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,57 @@ def test_the_headline_says_how_the_runs_were_compared():
         "the model's inputs."
     )
     assert "samples" not in compared(sample_run(ONE), sample_run(ONE)).summary
+
+
+RECOMPUTED = ("table/output/0", "net/output/0")
+
+
+def recomputing_run(order: Order, **options: Any) -> MemoryTrace:
+    """A run that recomputes the outputs of its modules in every micro-batch."""
+    run = sample_run(order, **options)
+    ids = [
+        f"step0/mb{number}/{name}"
+        for number in range(len(order))
+        for name in RECOMPUTED
+    ]
+    values = {f"{text}/recompute": run.arrays[0, text] for text in ids}
+    return sample_run(order, more=values, **options)
+
+
+@pytest.mark.parametrize("reference", [ONE, FOUR])
+@pytest.mark.parametrize("candidate", [ONE, FOUR, SHUFFLED])
+def test_recomputations_are_matched_by_sample_with_the_forward(
+    reference: Order, candidate: Order
+):
+    report = compared(sample_run(reference), recomputing_run(candidate))
+    assert report.verdict is Outcome.PASS, report.summary
+    again = [t for t in report.tensors if t.id.endswith("/recompute")]
+    assert len(again) == len(RECOMPUTED) * len(reference)
+    assert {t.status for t in again} == {"passed"}
+
+
+@pytest.mark.parametrize("candidate", [FOUR, SHUFFLED])
+def test_both_runs_recompute_in_other_micro_batches(candidate: Order):
+    report = compared(recomputing_run(ONE), recomputing_run(candidate))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert tensor(report, "step0/mb0/net/output/0/recompute").status == "passed"
+
+
+def test_a_wrong_sample_of_a_recomputation_is_found_in_its_micro_batch():
+    candidate = recomputing_run(SHUFFLED)
+    candidate.arrays[0, "step0/mb1/net/output/0/recompute"][0, 2, 3] += 1  # sample 7
+    report = compared(sample_run(FOUR), candidate)
+    (failed,) = report.failed()
+    assert failed.id == "step0/mb3/net/output/0/recompute"
+    assert report.diagnosis[0].code == "recomputation"
+
+
+def test_recomputations_of_other_samples_are_set_aside_with_their_forward():
+    other = tokens()
+    other[3, 1] += 1
+    report = compared(sample_run(ONE), recomputing_run(FOUR, data=other))
+    again = [t for t in report.tensors if t.id.endswith("/recompute")]
+    assert again and {t.status for t in again} == {"skipped"}
 
 
 def test_a_wrong_module_is_found_where_it_is():

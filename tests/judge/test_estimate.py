@@ -61,6 +61,12 @@ def test_what_cannot_be_measured_stays_uncalibrated(perturbed):
     assert list(map(str, table.noise)) == [A]
 
 
+def test_noise_is_measured_beside_the_infinities_of_a_mask():
+    masked, moved = (np.array([1, -np.inf, x], np.float32) for x in (1, 1.5))
+    table = estimate(memory_trace({A: masked}), noisy({A: moved}, 1))
+    assert table.noise[parse_tensor_id(A)].draws == (0.5,)
+
+
 def test_part_of_a_tensor_stays_uncalibrated():
     halves = {A: Tensor(full=ONES, dims="x[tp]"), B: ONES}
     sizes = {"tp": 2}

@@ -22,12 +22,14 @@ PARAM = "step0/a/param/weight"
 ONES = np.ones(8, np.float32)
 
 
-def verdicts_of(reference, candidate, *, noise=None, allow=(), change_stats=None):
+def verdicts_of(
+    reference, candidate, *, noise=None, allow=(), change_stats=None, backend="numpy"
+):
     """Judges two traces; ``noise`` by text of the id; stats may be changed first."""
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
-    results = run_plan(plan, reference, candidate, load_backend("numpy"))
+    results = run_plan(plan, reference, candidate, load_backend(backend))
     if change_stats:
         results = [replace(r, stats=replace(r.stats, **change_stats)) for r in results]
     table = ToleranceTable(
@@ -112,15 +114,82 @@ def test_nonfinite_candidate(bad):
 
 
 @pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nonfinite_reference_even_where_the_candidate_agrees(bad, both):
+@pytest.mark.parametrize(
+    ("bad", "tensor_id"),
+    [
+        (np.nan, ID),
+        (np.inf, PARAM),
+        (np.inf, "step0/mb0/a/grad_output/0"),
+        (-np.inf, "step0/mb0/@root/loss"),
+        (np.inf, "step0/a/main_grad/weight"),
+        (np.inf, "step0/a/updated_param/weight"),
+        (np.inf, "step0/a/optimizer_state/weight.exp_avg"),
+    ],
+)
+def test_nonfinite_reference_even_where_the_candidate_agrees(bad, tensor_id, both):
     reference = ONES.copy()
     reference[3] = bad
-    verdict = verdict_of(reference, reference.copy() if both else ONES)
+    candidate = reference.copy() if both else ONES
+    verdict = verdict_of(reference, candidate, tensor_id)
     assert verdict.status is Status.FAILED
     assert verdict.cause is Cause.NONFINITE_REFERENCE
     assert verdict.margin == math.inf
     assert f"({int(both)} of the candidate)" in verdict.reason
+
+
+MASKED = np.where(np.arange(8) < 3, -np.inf, 1).astype(np.float32)
+MASKABLE = [
+    ID,
+    "step0/mb0/a/input/attn_mask",
+    "step0/a/buffer/mask",
+    "step0/a/updated_buffer/mask",
+]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("tensor_id", MASKABLE)
+def test_equal_infinities_of_a_mask_agree(tensor_id, backend):
+    verdict = verdict_of(MASKED, MASKED, tensor_id, backend=backend)
+    assert verdict.status is Status.PASSED
+    assert verdict.reason == (
+        "3 of 8 values are the same infinities in both runs, at the same places; the "
+        "others are compared"
+    )
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+def test_finite_values_beside_infinities_are_compared_as_always(backend):
+    verdict = verdict_of(
+        MASKED, MASKED * np.float32(1.5), backend=backend, noise={ID: 0.0001}
+    )
+    assert (verdict.status, verdict.cause) == (Status.FAILED, Cause.ERROR)
+    assert verdict.reason.startswith("rel_err 0.5 exceeds the tolerance ")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("tensor_id", MASKABLE)
+@pytest.mark.parametrize("change", [{0: 1}, {7: -np.inf}, {0: np.inf}])
+def test_infinities_that_are_not_the_same_diverge(tensor_id, change, backend):
+    candidate = MASKED.copy()
+    for place, value in change.items():
+        candidate[place] = value
+    verdict = verdict_of(MASKED, candidate, tensor_id, backend=backend)
+    assert (verdict.status, verdict.cause) == (Status.FAILED, Cause.INFINITIES)
+    assert verdict.margin == math.inf
+    number = np.isinf(candidate).sum()
+    assert verdict.reason == (
+        "infinities are at other places, or of another sign: 3 of 8 values in the "
+        f"reference, {number} in the candidate, and 1 places differ"
+    )
+
+
+def test_a_nan_where_the_reference_has_an_infinity_is_a_nan():
+    candidate = np.where(np.isinf(MASKED), np.float32(np.nan), MASKED)
+    verdict = verdict_of(MASKED, candidate)
+    assert verdict.cause is Cause.NONFINITE_CANDIDATE
+    assert verdict.reason == (
+        "3 of 8 values of the candidate are NaN, none of the reference"
+    )
 
 
 def test_shapes_differ():

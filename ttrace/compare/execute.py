@@ -35,26 +35,22 @@ class ReplicaResult:
     def spread(self) -> float:
         """Relative Frobenius difference of the two replicas.
 
-        Infinite if one has a NaN, or if they differ and one has an infinity.
+        Infinite if one has a NaN, or an infinity that the other has not.
         """
-        return math.inf if self._is_not_finite else self.stats.rel_err
+        is_number = self.stats.is_equal_where_nonfinite
+        return self.stats.rel_err if is_number else math.inf
 
     @property
     def is_exact(self) -> bool:
         """Whether the two replicas are numbers and equal, every one of them."""
-        return self.stats.num_unequal == 0 and not self._is_not_finite
+        return self.stats.num_unequal == 0 and self.stats.is_equal_where_nonfinite
 
     def agrees_within(self, difference_norm: float) -> bool:
         """Whether the Frobenius norm of the difference is at most that."""
-        return not self._is_not_finite and self.stats.difference_norm <= difference_norm
-
-    @property
-    def _is_not_finite(self) -> bool:
-        stats = self.stats
-        if stats.num_nan_reference or stats.num_nan_candidate:
-            return True
-        num_infinities = stats.num_inf_reference + stats.num_inf_candidate
-        return num_infinities > 0 and stats.num_unequal > 0
+        return (
+            self.stats.is_equal_where_nonfinite
+            and self.stats.difference_norm <= difference_norm
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_sampl
 from ttrace.compare.step_totals import step_totals
 from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
@@ -180,7 +180,8 @@ def _whole_step(samples: StepSamples, index: _StepIndex) -> dict[TensorId, str]:
 
 
 def _name_of_any_call(id_: TensorId) -> TensorId:
-    return replace(id_, microbatch=None, call=0)
+    # A recomputation is matched with the first forward of a run that makes none.
+    return replace(id_, microbatch=None, call=0, pass_=Pass.FORWARD)
 
 
 def _gradients_obstacle(

@@ -30,6 +30,8 @@ class PairStats:
         num_nan_candidate: NaNs in the candidate.
         num_inf_reference: Infinities in the reference.
         num_inf_candidate: Infinities in the candidate.
+        num_nonfinite_unequal: Elements among ``num_unequal`` that are not finite on
+            one side or on both.
     """
 
     count: int = 0
@@ -46,6 +48,7 @@ class PairStats:
     num_nan_candidate: int = 0
     num_inf_reference: int = 0
     num_inf_candidate: int = 0
+    num_nonfinite_unequal: int = 0
 
     @property
     def rel_err(self) -> float:
@@ -66,6 +69,12 @@ class PairStats:
     @property
     def num_nonfinite_candidate(self) -> int:
         return self.num_nan_candidate + self.num_inf_candidate
+
+    @property
+    def is_equal_where_nonfinite(self) -> bool:
+        """Whether there is no NaN, and infinities are the same at the same places."""
+        num_nan = self.num_nan_reference + self.num_nan_candidate
+        return not num_nan and not self.num_nonfinite_unequal
 
     def merge(self, other: "PairStats") -> "PairStats":
         """Statistics of both parts together; associative up to rounding."""
@@ -97,6 +106,8 @@ class PairStats:
             num_nan_candidate=self.num_nan_candidate + other.num_nan_candidate,
             num_inf_reference=self.num_inf_reference + other.num_inf_reference,
             num_inf_candidate=self.num_inf_candidate + other.num_inf_candidate,
+            num_nonfinite_unequal=self.num_nonfinite_unequal
+            + other.num_nonfinite_unequal,
         )
 
 

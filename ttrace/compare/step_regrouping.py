@@ -23,7 +23,7 @@ from ttrace.compare.samples import Place, StepSamples, is_model_input
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 
 
@@ -86,7 +86,7 @@ class StepRegrouping:
         """The candidate's tensors of micro-batches, under the reference's ids."""
         found: dict[TensorId, TensorRecord] = {}
         for name, of_candidate in self._of_candidate.items():
-            of_reference = self._of_reference.get(name)
+            of_reference = self._counterparts(name)
             if of_reference is None:
                 for number, record in of_candidate.items():
                     (first, *_) = self._numbers_of[number]
@@ -113,26 +113,37 @@ class StepRegrouping:
             for number, record in of_reference.items():
                 if number not in self._places:
                     continue
+                id_ = replace(name, microbatch=number)
                 if isinstance(dim, str):
                     whole = self._whole(name, number, of_candidate)
                     if whole is not None:
-                        found[record.id] = replace(whole, id=record.id)
+                        found[id_] = replace(whole, id=id_)
                     else:
                         reason = f"{self._samples.sizes_sentence}; {dim}"
-                        self.set_aside[record.id] = reason
+                        self.set_aside[id_] = reason
                     continue
                 if isinstance(dim, PaddedDims):
                     shards = tuple(self._packed(record, number, of_candidate, dim))
                 else:
                     shards = tuple(self._shards(record, number, of_candidate, dim))
                 if shards:
-                    found[record.id] = TensorRecord(id=record.id, shards=shards)
+                    found[id_] = TensorRecord(id=id_, shards=shards)
                 if name.kind in GRADIENTS and number in self._samples.repeated:
-                    self.set_aside[record.id] = (
+                    self.set_aside[id_] = (
                         f"{self._samples.sizes_sentence}; samples of this "
                         "micro-batch have the same inputs as others, and which of "
                         "them is which is not known"
                     )
+        return found
+
+    def _counterparts(self, name: TensorId) -> dict[int, TensorRecord] | None:
+        """What ``align`` matches a tensor with, by micro-batch of the reference.
+
+        A recomputation that the reference does not make repeats its first forward.
+        """
+        found = self._of_reference.get(name)
+        if found is None and name.pass_ is Pass.RECOMPUTE:
+            found = self._of_reference.get(replace(name, pass_=Pass.FORWARD))
         return found
 
     def skipped(self) -> dict[TensorId, SkippedRecord]:

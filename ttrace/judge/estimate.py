@@ -108,12 +108,7 @@ def _is_measured(result: TensorResult) -> bool:
     else:
         num_held = sum(region.size for region, _ in plan.reference_cover.pieces)
         is_whole = 0 < stats.count == num_held
-    return (
-        is_whole
-        and not plan.shapes_differ
-        and not stats.num_nonfinite_reference
-        and not stats.num_nonfinite_candidate
-    )
+    return is_whole and not plan.shapes_differ and stats.is_equal_where_nonfinite
 
 
 def _first_other_skip(reference: TraceInfo, perturbed: TraceInfo) -> float:

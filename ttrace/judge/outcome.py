@@ -52,7 +52,7 @@ class ErrorKind(StrEnum):
 
     TRACE = "trace"
     """A trace is missing, incomplete, damaged or could not be written; or the reference
-    has NaN or infinities, and nothing can be judged by it."""
+    has NaN, or infinities where no mask puts them, and nothing can be judged by it."""
 
     SETUP = "setup"
     """The runs were not given the same parameters, inputs or model settings."""

@@ -23,6 +23,11 @@ from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.finiteness import (
+    NONFINITE,
+    infinities_note,
+    nonfinite_failure,
+)
 from ttrace.judge.initial_replicas import blame_candidate
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason
@@ -227,14 +232,14 @@ def _judge_match(
     if failure is not None:
         cause, reason = failure
         # What is not finite has no part in the error that the margin is made of.
-        nonfinite = cause in (Cause.NONFINITE_REFERENCE, Cause.NONFINITE_CANDIDATE)
         return replace(
             verdict,
             cause=cause,
             reason=reason,
-            margin=math.inf if nonfinite else margin,
+            margin=math.inf if cause in NONFINITE else margin,
         )
-    return replace(verdict, reason=_note(result, context))
+    notes = (_note(result, context), infinities_note(stats))
+    return replace(verdict, reason="; ".join(filter(None, notes)))
 
 
 def _part_reason(result: TensorResult, context: _Context) -> PartReason | None:
@@ -295,16 +300,9 @@ def _failure(
         complete: Neither run left ranks out.
     """
     stats = result.stats
-    if stats.num_nonfinite_reference:
-        return Cause.NONFINITE_REFERENCE, (
-            f"{stats.num_nonfinite_reference} of {stats.count} values of the reference "
-            f"are NaN or infinite ({stats.num_nonfinite_candidate} of the candidate)"
-        )
-    if stats.num_nonfinite_candidate:
-        return Cause.NONFINITE_CANDIDATE, (
-            f"{stats.num_nonfinite_candidate} of {stats.count} values of the candidate "
-            "are NaN or infinite, none of the reference"
-        )
+    nonfinite = nonfinite_failure(result.plan.id.kind, stats)
+    if nonfinite is not None:
+        return nonfinite
     if result.rows is not None and complete:
         obstacle = rows_obstacle(result.rows)
         if obstacle is not None:

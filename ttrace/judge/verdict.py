@@ -46,11 +46,15 @@ class Cause(StrEnum):
     ONE_SIDED_SKIP = "one_sided_skip"
     """The optimizer skipped the step in one run, and not in the other."""
 
+    INFINITIES = "infinities"
+    """An activation has infinities in both runs, and not the same ones."""
+
     NONFINITE_CANDIDATE = "nonfinite_candidate"
     """NaN or infinity in the candidate where the reference has a number."""
 
     NONFINITE_REFERENCE = "nonfinite_reference"
-    """NaN or infinity in the reference: it cannot be trusted."""
+    """NaN in the reference, or an infinity where no mask puts one: it cannot be
+    trusted."""
 
 
 class PartReason(StrEnum):

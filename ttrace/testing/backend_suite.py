@@ -128,6 +128,7 @@ class BackendSuite(Suite):
             num_nan_candidate=1,
             num_inf_reference=1,
             num_inf_candidate=1,
+            num_nonfinite_unequal=1,
         )
         self._assert_same(same, expected, "known answers")
         pair = ArrayPair(

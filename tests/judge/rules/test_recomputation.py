@@ -47,3 +47,8 @@ def test_it_must_be_the_first_that_failed():
         {first: OTHER, INPUT: VALUES, OUTPUT: VALUES, AGAIN: OTHER}
     )
     assert "recomputation" not in diagnoses(reference, candidate)
+
+
+def test_another_shape_is_no_other_value():
+    candidate = memory_trace({INPUT: VALUES, OUTPUT: VALUES, AGAIN: VALUES[:4]})
+    assert "recomputation" not in diagnoses(REFERENCE, candidate)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
 
 def recomputation(findings: Findings) -> Diagnosis | None:
@@ -17,8 +17,8 @@ def recomputation(findings: Findings) -> Diagnosis | None:
     by_id = {verdict.id: verdict for verdict in findings.verdicts}
 
     def is_recomputed_otherwise(verdict: TensorVerdict) -> bool:
-        if verdict.id.pass_ is not Pass.RECOMPUTE:
-            return False
+        if verdict.id.pass_ is not Pass.RECOMPUTE or verdict.cause is Cause.SHAPE:
+            return False  # another shape is no other value
         first = by_id.get(replace(verdict.id, pass_=Pass.FORWARD))
         return first is not None and first.status is Status.PASSED
 
