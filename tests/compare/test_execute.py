@@ -16,9 +16,10 @@ import pytest
 from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
 from ttrace.compare.align import align
 from ttrace.compare.backend import load_backend
+from ttrace.compare.covers import cover
 from ttrace.compare.execute import run_plan, run_replicas
 from ttrace.compare.indexed import plan_rows
-from ttrace.compare.plan import cover, plan_comparison
+from ttrace.compare.plan import plan_comparison
 from ttrace.errors import LayoutError
 from ttrace.ir.dims_text import parse_dims
 from ttrace.testing import cut, meshes

@@ -7,8 +7,9 @@ import pytest
 
 from tests.factories.traces import MESH, Tensor, memory_trace
 from ttrace.compare.align import align
+from ttrace.compare.covers import cover
 from ttrace.compare.operands import PairPlan
-from ttrace.compare.plan import cover, plan_comparison
+from ttrace.compare.plan import plan_comparison
 from ttrace.errors import LayoutError
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout, whole
 from ttrace.ir.trace import TraceInfo

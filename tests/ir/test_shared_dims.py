@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.compare.plan import cover
+from ttrace.compare.covers import cover
 from ttrace.errors import LayoutError
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Mesh

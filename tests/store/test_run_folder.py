@@ -172,7 +172,7 @@ def test_a_rank_that_was_not_to_record(tmp_path):
     assert "expected: one of ranks 0, 1\n  got:      rank 3" in message
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version(tmp_path, version):
     write(tmp_path, *map(rank, range(4)))
     path = tmp_path / "rank00002" / "manifest.json"
@@ -181,7 +181,7 @@ def test_another_schema_version(tmp_path, version):
     assert message_of(SchemaVersionError, tmp_path) == (
         "the trace was written in a format that this version does not read\n"
         f"  where:    {path}\n"
-        "  expected: schema version 1\n"
+        "  expected: schema version 1 or 2\n"
         f"  got:      schema version {version}\n"
         "  to do:    read it with the version of ttrace that recorded it, or record "
         "the run again"

@@ -89,7 +89,7 @@ def test_files_and_contents(tmp_path):
         "segment-00001.safetensors",
     ]
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert RankInfo.from_json(manifest) == INFO
     complete = json.loads((folder / "complete.json").read_bytes())
     assert (complete["num_records"], complete["num_skipped"]) == (4, 1)

@@ -102,6 +102,7 @@ class CheckpointTrace:
         self.path = checkpoint.path
         self.incomplete: tuple[str, ...] = ()
         self._stored: dict[tuple[int, TensorId], StoredBlock] = {}
+        self._layouts: dict[object, ShardLayout] = {}  # many tensors share one
         self._kept: ArrayCache[tuple[int, TensorId]] = ArrayCache(KEPT_BYTES)
         tensors: dict[TensorId, TensorRecord] = {}
         skipped: dict[TensorId, SkippedRecord] = {}
@@ -181,13 +182,10 @@ class CheckpointTrace:
         shards = []
         for rank, stored in enumerate(entry.blocks):
             self._stored[rank, id_] = stored
-            region = Region(start=stored.start, extent=stored.extent)
-            layout = ShardLayout(
-                global_shape=entry.shape,
-                local_shape=stored.extent,
-                blocks=(Block(region=region, local_start=(0,) * len(entry.shape)),),
-                mesh=_MESH,
-            )
+            place = (entry.shape, stored.start, stored.extent)
+            layout = self._layouts.get(place)
+            if layout is None:
+                layout = self._layouts[place] = _layout(*place)
             shards.append(
                 ShardRecord(
                     id=id_,
@@ -198,6 +196,18 @@ class CheckpointTrace:
                 )
             )
         return TensorRecord(id=id_, shards=tuple(shards))
+
+
+def _layout(
+    shape: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]
+) -> ShardLayout:
+    region = Region(start=start, extent=extent)
+    return ShardLayout(
+        global_shape=shape,
+        local_shape=extent,
+        blocks=(Block(region=region, local_start=(0,) * len(shape)),),
+        mesh=_MESH,
+    )
 
 
 def whole_block(

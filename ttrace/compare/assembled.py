@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ttrace.compare.covers import cover
 from ttrace.compare.execute import read_blocks
-from ttrace.compare.plan import cover, index_dim_of
+from ttrace.compare.plan import index_dim_of
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 

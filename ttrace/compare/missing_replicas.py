@@ -25,8 +25,12 @@ def uniform_groups(info: TraceInfo) -> UniformGroups:
             )
             keys.setdefault(mesh.name, {})[rank_info.rank] = key
             members.setdefault(mesh.name, {}).setdefault(key, set()).add(rank_info.rank)
+    groups = {
+        name: {key: frozenset(ranks) for key, ranks in of_key.items()}
+        for name, of_key in members.items()
+    }
     return {
-        name: {rank: frozenset(members[name][key]) for rank, key in of_rank.items()}
+        name: {rank: groups[name][key] for rank, key in of_rank.items()}
         for name, of_rank in keys.items()
     }
 
@@ -44,9 +48,8 @@ def ranks_missing_replicas(
     if record.id.microbatch is None:
         return ()
     holders = {shard.rank for shard in record.shards}
-    expected = {
-        rank
+    alike = {
+        groups.get(shard.layout.mesh, {}).get(shard.rank, frozenset())
         for shard in record.shards
-        for rank in groups.get(shard.layout.mesh, {}).get(shard.rank, ())
     }
-    return tuple(sorted(expected - holders))
+    return tuple(sorted(frozenset().union(*alike) - holders))

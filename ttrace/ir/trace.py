@@ -7,8 +7,12 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
-SCHEMA_VERSION = 1
-"""Version of the trace format; a reader refuses any other."""
+SCHEMA_VERSION = 2
+"""Version of the trace format that is written: since 2, an array may lie in a segment
+that an earlier one was written to."""
+
+READ_VERSIONS = (1, 2)
+"""Versions that are read; a reader refuses any other."""
 
 _TWICE = "it came twice, and only the first one is recorded"
 """How the reason begins in traces of before there was a flag for it."""

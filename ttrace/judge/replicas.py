@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ttrace.compare.align import is_rank_filtered
 from ttrace.compare.backend import Backend
+from ttrace.compare.covers import Cover, Covers, Replica
 from ttrace.compare.execute import (
     Progress,
     ReplicaResult,
@@ -13,7 +14,7 @@ from ttrace.compare.execute import (
     run_replicas,
 )
 from ttrace.compare.indexed import row_replicas
-from ttrace.compare.plan import Cover, Replica, cover, index_dim_of, row_cover
+from ttrace.compare.plan import index_dim_of
 from ttrace.ir.kinds import NEEDS_AUTOGRAD, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import skipped_steps
@@ -135,6 +136,7 @@ def check_replicas(
     planned: list[_Planned] = []
     filtered = is_rank_filtered(trace.info)
     overflown = skipped_steps(trace.info)
+    covers = Covers(trace.info)
     depth = 0
     for record in trace.info.tensors.values():
         if record.id.is_index:
@@ -144,11 +146,10 @@ def check_replicas(
         if record.id.kind in NEEDS_AUTOGRAD and record.id.step in overflown:
             continue
         index_dim = index_dim_of(record)
-        if index_dim is None:
-            covered = cover(record, trace.info)
-            pairs: Sequence[Replica] = covered.replicas
-        else:
-            covered = row_cover(record, trace.info)
+        by_rows = index_dim is not None
+        covered = covers.outline(record, by_rows=by_rows).of(record)
+        pairs: Sequence[Replica] = covered.replicas
+        if index_dim is not None:
             pairs = row_replicas(covered, trace, index_dim)
         if filtered:
             covered = replace(covered, missing_partials=False)

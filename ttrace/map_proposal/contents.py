@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ttrace.compare.plan import cover
+from ttrace.compare.covers import cover
 from ttrace.compare.rows import sum_terms
 from ttrace.errors import LayoutError
 from ttrace.ir.tensor_id import TensorId

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ttrace.errors import CorruptTraceError, SchemaVersionError
-from ttrace.ir.trace import SCHEMA_VERSION
+from ttrace.ir.trace import READ_VERSIONS, SCHEMA_VERSION
 from ttrace.store.files import (
     COMPLETE,
     INDEX,
@@ -45,9 +45,11 @@ class Completion:
         return cls(**{f.name: value[f.name] for f in dataclasses.fields(cls)})
 
 
-def encode_completion(completion: Completion) -> bytes:
+def encode_completion(
+    completion: Completion, *, version: int = SCHEMA_VERSION
+) -> bytes:
     """Content of the file."""
-    return encode_document({"schema_version": SCHEMA_VERSION, **completion.to_json()})
+    return encode_document({"schema_version": version, **completion.to_json()})
 
 
 def decode_completion(data: bytes, where: Path) -> Completion:
@@ -63,7 +65,7 @@ def decode_completion(data: bytes, where: Path) -> Completion:
         completion = Completion.from_json(value)
     except KeyError as error:
         raise _altered(where, "every entry of a completion", f"no {error}") from None
-    if encode_completion(completion) != data:
+    if encode_completion(completion, version=value["schema_version"]) != data:
         raise _altered(where, "the text that ttrace writes", "other bytes")
     return completion
 
@@ -89,11 +91,11 @@ def check_schema_version(value: Mapping, where: Path) -> None:
         SchemaVersionError: The version is missing, or is not ours.
     """
     version = value.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         raise SchemaVersionError(
             "the trace was written in a format that this version does not read",
             where=where,
-            expected=f"schema version {SCHEMA_VERSION}",
+            expected=f"schema version {' or '.join(map(str, READ_VERSIONS))}",
             got=f"schema version {version}",
             remedy="read it with the version of ttrace that recorded it, "
             "or record the run again",

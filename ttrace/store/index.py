@@ -3,7 +3,7 @@
 ``index.jsonl`` is a sequence of groups, each appended by one write after its
 segment has reached the disk. The first line of a group names the segment and hashes
 the lines that follow: so a group is either whole or, where a run was cut off, not
-there.
+there. An array whose bytes an earlier segment holds is placed there.
 """
 
 import sys
@@ -105,6 +105,7 @@ def decode_groups(data: bytes, *, rank: int, where: Path) -> Iterator[IndexGroup
         CorruptTraceError: The rest of the index is cut off or altered.
     """
     lines = data.splitlines(keepends=True)
+    segments: dict[str, Segment] = {}
     at = 0
     while at < len(lines):
         place = f"{where}, line {at + 1}"
@@ -113,7 +114,7 @@ def decode_groups(data: bytes, *, rank: int, where: Path) -> Iterator[IndexGroup
             body = lines[at + 1 : at + 1 + head["num_lines"]]
             if hash_bytes(b"".join(body)) != head["lines_xxh3_64"]:
                 raise ValueError(f"the next {head['num_lines']} lines are not whole")
-            yield _decode_group(head, body, rank, place)
+            yield _decode_group(head, body, rank, place, segments)
         except (KeyError, TypeError, ValueError, AttributeError, TtraceError) as error:
             raise CorruptTraceError(
                 "an index is cut off or was altered",
@@ -124,10 +125,19 @@ def decode_groups(data: bytes, *, rank: int, where: Path) -> Iterator[IndexGroup
         at += 1 + len(body)
 
 
-def _decode_group(head: dict, lines: list[bytes], rank: int, where: str) -> IndexGroup:
+def _decode_group(
+    head: dict,
+    lines: list[bytes],
+    rank: int,
+    where: str,
+    segments: dict[str, Segment],
+) -> IndexGroup:
+    """Reads a group; adds its segment to those that were named before."""
     segment = head["segment"] and Segment.from_json(head["segment"])
-    if segment is not None and not SEGMENT_FILE.fullmatch(segment.name):
-        raise ValueError(f"{segment.name!r} is not the name of a segment")
+    if segment is not None:
+        if not SEGMENT_FILE.fullmatch(segment.name):
+            raise ValueError(f"{segment.name!r} is not the name of a segment")
+        segments[segment.name] = segment
     shards, skipped = [], []
     for value in decode_json_lines(lines, where):
         if "skipped" in value:
@@ -135,7 +145,7 @@ def _decode_group(head: dict, lines: list[bytes], rank: int, where: str) -> Inde
         else:
             shards.append(StoredShard.from_json(value, rank=rank))
     for stored in shards:
-        _check_place(stored, segment)
+        _check_place(stored, segments.get(stored.segment))
     return IndexGroup(
         segment=segment,
         shards=tuple(shards),
@@ -149,8 +159,7 @@ def _check_place(stored: StoredShard, segment: Segment | None) -> None:
     if segment is None:
         raise ValueError(f"{stored.record.id} lies in no segment")
     if (
-        stored.segment != segment.name
-        or stored.nbytes != stored_bytes(stored.record)
+        stored.nbytes != stored_bytes(stored.record)
         or not segment.header_bytes <= stored.offset
         or stored.offset + stored.nbytes > segment.file_bytes
     ):

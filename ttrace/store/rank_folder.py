@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from ttrace.store.files import (
 )
 from ttrace.store.index import IndexGroup, StoredShard, encode_group
 from ttrace.store.ranks import read_manifest
+from ttrace.store.repeats import Place, Repeats
 from ttrace.store.segments import plan_segment, stored_bytes, write_segment
 
 _made_here: set[tuple[int, Path]] = set()
@@ -52,6 +53,7 @@ class RankFolder:
         manifest = encode_document({"schema_version": SCHEMA_VERSION, **info.to_json()})
         self._manifest_hash = hash_bytes(manifest)
         self._index_hash = xxhash.xxh3_64()
+        self._repeats = Repeats(self.path)
         self._num_records = self._num_skipped = self._num_segments = 0
         try:
             self.path.mkdir(parents=True)
@@ -68,7 +70,8 @@ class RankFolder:
         self,
         records: Sequence[ShardRecord],
         skipped: Sequence[SkippedRecord],
-        emit: Callable[[Iterable[TensorId]], Iterable[np.ndarray]],
+        arrays: dict[TensorId, np.ndarray],
+        release: Callable[[int], None],
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """Writes a segment, then the lines of the index that name it.
@@ -76,29 +79,35 @@ class RankFolder:
         Args:
             records: Shards, in order of capture.
             skipped: Skipped tensors, in order of capture.
-            emit: Yields the arrays of the ids it is given, in that order; each
-                is dropped before the next is asked for.
+            arrays: Their values; emptied, so that each is freed once it is written.
+            release: Called with the bytes of each array that was dropped.
             settings: What the rank says of itself.
 
         Raises:
             OSError: The disk does not take it; the index names nothing of it then.
         """
-        segment, shards = None, ()
-        if records:
-            plan = plan_segment(segment_file_name(self._num_segments), records)
-            segment = plan.segment
-            hashes = write_segment(self.path, plan, emit(plan.offsets))
-            hash_of = dict(zip(plan.offsets, hashes, strict=True))
-            shards = tuple(
-                StoredShard(
-                    record=record,
-                    segment=segment.name,
-                    offset=plan.offsets[record.id],
-                    nbytes=stored_bytes(record),
-                    hash=hash_of[record.id],
-                )
-                for record in records
+        found = self._repeats.sort(arrays, release)
+        places, segment = dict(found.written), None
+        if arrays:
+            plan = plan_segment(
+                segment_file_name(self._num_segments),
+                [record for record in records if record.id in arrays],
             )
+            segment = plan.segment
+            write_segment(self.path, plan, _taken(plan.offsets, arrays, release))
+            for id_, offset in plan.offsets.items():
+                places[id_] = Place(segment=segment.name, offset=offset)
+        places.update({id_: places[first] for id_, first in found.same.items()})
+        shards = tuple(
+            StoredShard(
+                record=record,
+                segment=places[record.id].segment,
+                offset=places[record.id].offset,
+                nbytes=stored_bytes(record),
+                hash=found.hashes[record.id],
+            )
+            for record in records
+        )
         lines = encode_group(
             IndexGroup(
                 segment=segment,
@@ -110,6 +119,8 @@ class RankFolder:
         with open(self.path / INDEX, "ab") as file:
             file.write(lines)
         self._index_hash.update(lines)
+        for stored in shards:
+            self._repeats.note(stored.hash, stored.nbytes, places[stored.record.id])
         self._num_records += len(shards)
         self._num_skipped += len(skipped)
         self._num_segments += segment is not None
@@ -138,6 +149,18 @@ class RankFolder:
         """Leaves the reason why the rank stays incomplete, if the disk still can."""
         with contextlib.suppress(OSError), replacing(self.path / FAILURE) as file:
             file.write(encode_document({"reason": failure.what}))
+
+
+def _taken(
+    ids: Iterable[TensorId],
+    arrays: dict[TensorId, np.ndarray],
+    release: Callable[[int], None],
+) -> Iterator[np.ndarray]:
+    """Takes arrays out one by one; each is dropped before the next is asked for."""
+    for id_ in ids:
+        nbytes = arrays[id_].nbytes
+        yield arrays.pop(id_)
+        release(nbytes)
 
 
 def _exists(path: Path, info: RankInfo) -> TraceExistsError:

@@ -49,6 +49,11 @@ class Trace:
             part.info.rank: {stored.record.id: stored for stored in part.shards}
             for part in parts
         }
+        self._segments = {
+            (part.info.rank, name): (str(part.folder / name), segment)
+            for part in parts
+            for name, segment in part.segments.items()
+        }
         self._mapped: MappedFiles[tuple[int, str]] = MappedFiles()
 
     @property
@@ -97,14 +102,11 @@ class Trace:
 
     def _content(self, rank: int, stored: StoredShard) -> np.ndarray:
         """All bytes of the segment that holds a shard, which is about to be read."""
-        part = self._parts[rank]
-        segment = part.segments[stored.segment]
-        path = part.folder / segment.name
+        key = (rank, stored.segment)
+        path, segment = self._segments[key]
         if id(stored) not in self._verified:
             check_segment_size(path, segment)  # a map of what is gone ends the process
-        return self._mapped.get(
-            (rank, segment.name), lambda: map_segment(path, segment), stored.nbytes
-        )
+        return self._mapped.get(key, lambda: map_segment(path, segment), stored.nbytes)
 
 
 def open_trace(

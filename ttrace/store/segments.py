@@ -126,7 +126,7 @@ def _alignment(record: ShardRecord) -> int:
 
 def write_segment(
     folder: Path, plan: SegmentPlan, arrays: Iterable[np.ndarray]
-) -> list[str]:
+) -> None:
     """Writes a planned segment; it is there whole, and on the disk, or not at all.
 
     Args:
@@ -135,24 +135,18 @@ def write_segment(
         arrays: One array per tensor, in the order of ``plan.offsets``. Asked for
             one by one, so that at most one has a contiguous copy.
 
-    Returns:
-        The xxh3_64 of each array's bytes, in the same order.
-
     Raises:
         OSError: The disk does not take it.
     """
-    hashes = []
     with replacing(folder / plan.segment.name) as file:
         file.write(plan.header)
         for array in arrays:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            hashes.append(hash_bytes(data))
             file.write(data.data)
             del array, data
-    return hashes
 
 
-def map_segment(path: Path, segment: Segment) -> np.ndarray:
+def map_segment(path: Path | str, segment: Segment) -> np.ndarray:
     """Maps a segment into memory, after a look at its size and its header.
 
     Returns:
@@ -164,7 +158,7 @@ def map_segment(path: Path, segment: Segment) -> np.ndarray:
         TraceError: The system does not let us read it.
     """
     check_segment_size(path, segment)
-    data = map_file(path, segment.file_bytes)
+    data = map_file(Path(path), segment.file_bytes)
     found = hash_bytes(data[: segment.header_bytes])
     if found != segment.header_hash:
         raise CorruptTraceError(
@@ -177,7 +171,7 @@ def map_segment(path: Path, segment: Segment) -> np.ndarray:
     return data
 
 
-def check_segment_size(path: Path, segment: Segment) -> None:
+def check_segment_size(path: Path | str, segment: Segment) -> None:
     """Finds truncated and missing segments without opening them.
 
     Raises:
@@ -190,7 +184,7 @@ def check_segment_size(path: Path, segment: Segment) -> None:
             "a segment is missing", where=path, remedy=RECORD_AGAIN
         ) from None
     except OSError as error:
-        raise reading_error(error, path) from error
+        raise reading_error(error, Path(path)) from error
     if found != segment.file_bytes:
         raise CorruptTraceError(
             "a segment was truncated or has grown",

@@ -1,7 +1,7 @@
 """Records one rank's tensors, in the background of the training step."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -250,13 +250,10 @@ class TraceWriter:
         batch.clear()
         self._queue.release(_RECORD_BYTES * num_bare)
 
-        def emit(ids: Iterable[TensorId]) -> Iterator[np.ndarray]:
-            for id_ in ids:
-                nbytes = arrays[id_].nbytes + _RECORD_BYTES
-                yield arrays.pop(id_)
-                self._queue.release(nbytes)
+        def release(nbytes: int) -> None:
+            self._queue.release(nbytes + _RECORD_BYTES)
 
-        self._files.append(records, skipped, emit, settings)
+        self._files.append(records, skipped, arrays, release, settings)
 
 
 def _entry_bytes(entry: _Entry) -> int:
