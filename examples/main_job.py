@@ -61,6 +61,7 @@ class MainJob:
         folder: For the traces; a temporary one if None, removed at the end.
         num_noise_runs: Noise runs per reference.
         timeout_s: Seconds after which a run counts as hanging.
+        pools: Workers of another owner, who ends them.
     """
 
     def __init__(
@@ -70,13 +71,15 @@ class MainJob:
         *,
         num_noise_runs: int = 3,
         timeout_s: float = 120,
+        pools: WorkerPools | None = None,
     ):
         self._backend = backend
         self._own_folder = None if folder else tempfile.TemporaryDirectory()
         self._folder = folder or Path(getattr(self._own_folder, "name", ""))
         self._num_draws = num_noise_runs
         self._timeout_s = timeout_s
-        self._pools = WorkerPools()
+        self._pools = pools or WorkerPools()
+        self._owns_pools = pools is None
         self._numbers = itertools.count()
         self._references: dict[Launch, tuple[Trace, ToleranceTable]] = {}
 
@@ -113,8 +116,9 @@ class MainJob:
         return self._record_all(launch, (None,))[0]
 
     def close(self) -> None:
-        """Ends the workers, and removes the traces if their folder is temporary."""
-        self._pools.close()
+        """Ends its own workers, and removes the traces of a temporary folder."""
+        if self._owns_pools:
+            self._pools.close()
         if self._own_folder is not None:
             self._own_folder.cleanup()
 

@@ -13,13 +13,14 @@ import io
 import json
 import os
 import queue
+import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,10 +52,14 @@ class WorkerPool:
 
     Args:
         world_size: Number of ranks.
+        environment: Variables that the processes are started with besides one's own.
     """
 
-    def __init__(self, world_size: int):
+    def __init__(
+        self, world_size: int, *, environment: Mapping[str, str] | None = None
+    ):
         self.world_size = world_size
+        self._environment = dict(environment or {})
         self._workers: list[subprocess.Popen[str]] = []
         self._replies: queue.Queue[tuple[int, Outcome]] = queue.Queue()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -66,6 +71,7 @@ class WorkerPool:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_s: float = 60,
+        max_file_bytes: int | None = None,
     ) -> list[Outcome]:
         """Calls ``module.main(argv)`` on every rank.
 
@@ -74,6 +80,7 @@ class WorkerPool:
             argv: Its arguments, the same on all ranks.
             environment: Variables to set for the call.
             timeout_s: For all ranks to return, besides starting the workers.
+            max_file_bytes: Writing more to a file fails, as on a full disk.
 
         Returns:
             One outcome per rank.
@@ -82,7 +89,12 @@ class WorkerPool:
             self._start()
             timeout_s += STARTUP_TIMEOUT_S
         job = json.dumps(
-            {"module": module, "argv": list(argv), "environment": environment or {}}
+            {
+                "module": module,
+                "argv": list(argv),
+                "environment": environment or {},
+                "max_file_bytes": max_file_bytes,
+            }
         )
         for worker in self._workers:
             assert worker.stdin is not None
@@ -134,7 +146,7 @@ class WorkerPool:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 pass_fds=[write_end],
-                env={**os.environ, **variables},
+                env={**os.environ, **self._environment, **variables},
             )
             os.close(write_end)
             self._workers.append(worker)
@@ -161,22 +173,28 @@ class WorkerPool:
 
 
 class WorkerPools:
-    """One pool per world size, each begun when it is first asked for."""
+    """One pool per world size, each begun when it is first asked for.
 
-    def __init__(self):
+    Args:
+        environment: Variables that the processes are started with besides one's own.
+    """
+
+    def __init__(self, *, environment: Mapping[str, str] | None = None):
+        self._environment = environment
         self._pools: dict[int, WorkerPool] = {}
 
     def of_size(self, world_size: int) -> WorkerPool:
         """The pool of this many ranks."""
         if world_size not in self._pools:
-            self._pools[world_size] = WorkerPool(world_size)
+            self._pools[world_size] = WorkerPool(
+                world_size, environment=self._environment
+            )
         return self._pools[world_size]
 
-    def close(self) -> None:
-        """Ends the workers of all pools."""
-        for pool in self._pools.values():
-            pool.close()
-        self._pools.clear()
+    def close(self, *, larger_than: int = 0) -> None:
+        """Ends the workers of all pools, or of those that have more workers."""
+        for world_size in [size for size in self._pools if size > larger_than]:
+            self._pools.pop(world_size).close()
 
     def __enter__(self) -> "WorkerPools":
         return self
@@ -205,28 +223,36 @@ def _serve(rendezvous: str, write_end: int) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(rendezvous, world_size)  # pyright: ignore
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
-    is_first = True
+    known: set[str] = set()
     with open(write_end, "w") as replies:
         for line in sys.stdin:
-            reply = _call(**json.loads(line))
-            if is_first:
+            job = json.loads(line)
+            reply = _call(**job)
+            if job["module"] not in known:
                 # Now everything is imported, and none of it will ever be garbage:
                 # looking through it costs more than many a run.
                 gc.freeze()
-                is_first = False
+                known.add(job["module"])
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
 
 
 def _call(
-    module: str, argv: list[str], environment: dict[str, str]
+    module: str,
+    argv: list[str],
+    environment: dict[str, str],
+    max_file_bytes: int | None,
 ) -> dict[str, str | int | None]:
     status: int | None = None
     error = ""
     before = dict(os.environ)
     os.environ.update(environment)
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        _file_limit(max_file_bytes),
+    ):
         try:
             status = importlib.import_module(module).main(argv)
         except SystemExit as exit_:
@@ -239,6 +265,17 @@ def _call(
     # refer to theirs in circles: a long-lived worker would drown in threads.
     gc.collect()
     return {"status": status, "output": printed.getvalue(), "error": error}
+
+
+@contextlib.contextmanager
+def _file_limit(max_bytes: int | None) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if max_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 if __name__ == "__main__":

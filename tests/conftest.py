@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
+
 # Before anything imports jax: it reads these once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = (
@@ -39,7 +41,7 @@ _MARKED_BY_IMPORT = {
         re.MULTILINE,
     ),
     "slow": re.compile(
-        r"\b(WorkerPools?|MainJob|Recordings|run_bug|JaxProcesses|torchrun)\b"
+        r"\b(pools|WorkerPools?|MainJob|Recordings|run_bug|JaxProcesses|torchrun)\b"
         r"|factories\.(layout_recordings|jax_processes|training_commands)"
     ),
 }
@@ -71,10 +73,34 @@ def _markers_of_file(path: Path) -> tuple[str, ...]:
 
 
 def pytest_collection_modifyitems(items):
-    """Marks tests by where they lie and what their file imports."""
+    """Marks tests by where they lie and what their file imports; slow files first.
+
+    Of two processes that take one file after another none is left with a long one then.
+    """
     for item in items:
         for marker in _markers_of_file(item.path):
             item.add_marker(marker)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def _pools_of_session():
+    from ttrace.examples.worker_pool import WorkerPools
+
+    with WorkerPools(environment={"PYTHONPATH": str(ROOT)}) as pools:
+        yield pools
+
+
+@pytest.fixture(scope="module")
+def pools(_pools_of_session):
+    """Processes that train, which all files share: starting them takes seconds.
+
+    They can import tests.factories. A run with a patch that changes its process needs
+    one of its own. Large pools end with the file, for want of memory.
+    """
+    yield _pools_of_session
+    _pools_of_session.close(larger_than=2)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ttrace.errors import UsageError
 from ttrace.examples.bug_zoo.bug import Bug
-from ttrace.examples.megatron_gpt.patches import HOOKS
+from ttrace.examples.patches import HOOKS
 
 PACKAGES = (
     "ttrace.examples.bug_zoo.huggingface_bugs",

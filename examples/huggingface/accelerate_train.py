@@ -16,11 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import get_constant_schedule_with_warmup
 
-from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
+from ttrace.examples.huggingface.arguments import parse_arguments
 from ttrace.examples.huggingface.data import Samples
 from ttrace.examples.huggingface.models import block_class, build_model
 from ttrace.examples.huggingface.processes import pass_for_gpus, run_training
-from ttrace.examples.megatron_gpt.patches import Patch
+from ttrace.examples.patches import Patch
+from ttrace.examples.script_options import num_microbatches
 from ttrace.frontends import torch_capture
 
 

@@ -1,10 +1,9 @@
-"""Command line of both scripts, and what must divide what."""
+"""Command line of both scripts."""
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from ttrace.errors import UsageError
+from ttrace.examples.script_options import add_patch_option
 
 MODELS = ("gpt2", "llama", "mixtral")
 LAYOUTS = ("ddp", "fsdp2")
@@ -46,32 +45,5 @@ def parse_arguments(program: str, argv: Sequence[str] | None) -> argparse.Namesp
     add("--recompute", action="store_true", help="checkpoint activations")
     add("--evaluate", action="store_true", help="after every step")
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
-    add(
-        "--patch",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="functions of this file are called while the run is built: "
-        "before_build(args), after_build(args, models); and "
-        "after_training(args, models)",
-    )
+    add_patch_option(parser, hooks=("before_build", "after_build", "after_training"))
     return parser.parse_args(argv)
-
-
-def num_microbatches(args: argparse.Namespace, world_size: int) -> int:
-    """Micro-batches of one process in one step.
-
-    Raises:
-        UsageError: The processes cannot divide the samples evenly.
-    """
-    at_once = args.micro_batch_size * world_size
-    if args.global_batch_size < 1 or args.global_batch_size % at_once:
-        raise UsageError(
-            "the samples of a step cannot be divided evenly",
-            where=f"--global-batch-size, {world_size} processes",
-            expected=f"a multiple of {at_once}",
-            got=args.global_batch_size,
-            remedy="change it, --micro-batch-size, or the number of processes",
-        )
-    return args.global_batch_size // at_once

@@ -14,11 +14,12 @@ from typing import Any
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from ttrace.examples.huggingface.arguments import num_microbatches, parse_arguments
+from ttrace.examples.huggingface.arguments import parse_arguments
 from ttrace.examples.huggingface.data import Samples
 from ttrace.examples.huggingface.models import block_class, build_model
 from ttrace.examples.huggingface.processes import pass_for_gpus, run_training
-from ttrace.examples.megatron_gpt.patches import Patch
+from ttrace.examples.patches import Patch
+from ttrace.examples.script_options import num_microbatches
 from ttrace.frontends.torch_training_loops import trainer_callback
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ttrace.errors import UsageError
 from ttrace.examples.jax_port.config import Architecture, ModelConfig, small_config
 from ttrace.examples.jax_port.layout import Flavor, Layout, MeshShape, parse_mesh
+from ttrace.examples.script_options import add_patch_option
 
 
 def parse_torch_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -134,12 +135,4 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--adam-beta2", type=float, default=0.95)
     add("--adam-eps", type=float, default=1e-8)
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
-    add(
-        "--patch",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="before_build(args) and after_build(args, models) of this file are called "
-        "while the model is built",
-    )
+    add_patch_option(parser, hooks=("before_build", "after_build"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ttrace.errors import TtraceError
 from ttrace.examples.jax_port.arguments import parse_jax_arguments, require_divisible
 from ttrace.examples.jax_port.devices import provide_devices
-from ttrace.examples.megatron_gpt.patches import Patch
+from ttrace.examples.patches import Patch
 
 
 def main(argv: Sequence[str] | None = None) -> int:

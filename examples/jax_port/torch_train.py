@@ -18,7 +18,7 @@ from ttrace.examples.jax_port.torch_model import (
     cross_entropy,
     parameter_groups,
 )
-from ttrace.examples.megatron_gpt.patches import Patch
+from ttrace.examples.patches import Patch
 from ttrace.frontends import torch_capture
 
 

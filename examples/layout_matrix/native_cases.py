@@ -89,6 +89,27 @@ _TABLE = (
         _SHUFFLED,
         {"ddp2": (2, "--dp ddp"), "fsdp4": (4, "--dp fsdp2")},
     ),
+    (
+        "native-llama-step",
+        "--loss-per step --num-kv-heads 2 --bias --uneven-lengths --optimizer sgd",
+        {
+            "sum2": (2, "--dp sum"),
+            "fsdp2-once": (2, "--dp fsdp2 --reduce-once"),
+            "hsdp4-once": (4, "--dp hsdp --reduce-once"),
+            "tp2-sp": (2, "--tp 2 --sp"),
+            "pp2-1f1b": (2, "--pp 2"),
+        },
+    ),
+    (
+        "native-llama-documents",
+        "--documents --decay-matrices-only --warmup 4",
+        {"fsdp2": (2, "--dp fsdp2")},
+    ),
+    (
+        "cnn-synced",
+        f"{_EIGHT} --model cnn",
+        {"ddp2": (2, "--dp ddp --micro-batch-size 4 --sync-batch-norm")},
+    ),
     ("cnn", "--model cnn", {"ddp2": (2, "--dp ddp"), "fsdp2": (2, "--dp fsdp2")}),
     (
         "lstm",

@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 
 from ttrace.errors import UsageError
 from ttrace.examples.megatron_gpt.architecture_options import (
@@ -15,6 +14,7 @@ from ttrace.examples.megatron_gpt.pipeline_options import (
     check_interleaving,
     resolve_pipeline_options,
 )
+from ttrace.examples.script_options import add_patch_option
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -128,16 +128,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     add("--recompute-num-layers", type=int)
     add("--recompute-modules", nargs="+", metavar="MODULE")
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
-    add(
-        "--patch",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="may be given several times; functions of this file are called while the "
-        "model is built: before_build(args), after_build(args, models), "
-        "after_wrap(args, config, chunks, optimizer); and after_training(args, chunks)",
-    )
+    add_patch_option(group)
 
 
 def resolve_arguments(args: argparse.Namespace, world_size: int) -> None:

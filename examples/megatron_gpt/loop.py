@@ -19,12 +19,12 @@ from ttrace.examples.megatron_gpt.arguments import resolve_arguments
 from ttrace.examples.megatron_gpt.data import Batch, TokenSource
 from ttrace.examples.megatron_gpt.model import build_models, make_config
 from ttrace.examples.megatron_gpt.optimization import make_scheduler, wrap_models
-from ttrace.examples.megatron_gpt.patches import Patch
 from ttrace.examples.megatron_gpt.process_groups import (
     default_process_group,
     model_parallelism,
 )
 from ttrace.examples.megatron_gpt.teardown import release_models
+from ttrace.examples.patches import Patch
 from ttrace.frontends import megatron_adapter
 
 LossResult = tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]

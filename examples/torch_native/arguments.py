@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ttrace.errors import UsageError
+from ttrace.examples.script_options import add_patch_option, num_microbatches
 from ttrace.examples.torch_native.place import Place
 
 MODELS = (
@@ -12,7 +12,7 @@ MODELS = (
     *("hf-gpt2", "hf-llama", "hf-mixtral", "hf-qwen-moe", "hf-bert", "hf-vit", "hf-t5"),
     "hf-gpt2-124m",
 )
-DATA_PARALLEL = ("ddp", "fsdp1", "fsdp1-flat", "fsdp2", "hsdp")
+DATA_PARALLEL = ("ddp", "fsdp1", "fsdp1-flat", "fsdp2", "hsdp", "sum")
 SCHEDULES = ("GPipe", "1F1B")
 
 
@@ -22,20 +22,33 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m ttrace.examples.torch_native.train",
         description="Trains a small model with the parallelism that torch brings along",
     )
-    add = parser.add_argument
-    add("--model", choices=MODELS, default="llama")
+    parser.add_argument("--model", choices=MODELS, default="llama")
     model = parser.add_argument_group("llama")
     model.add_argument("--num-layers", type=int, default=2)
     model.add_argument("--num-kv-heads", type=int, default=4, help="4 query heads")
     model.add_argument("--tie-embeddings", action="store_true")
+    model.add_argument("--bias", action="store_true", help="of linears, but the head")
+    model.add_argument(
+        "--lora",
+        action="store_true",
+        help="adapters on query and value; the rest is frozen",
+    )
+    model.add_argument("--dropout", type=float, default=0.0)
     model.add_argument("--seq-length", type=int, default=16)
+    model.add_argument(
+        "--documents", action="store_true", help="several in each sample"
+    )
+    model.add_argument(
+        "--uneven-lengths", action="store_true", help="not every token counts"
+    )
     layout = parser.add_argument_group("layout")
     layout.add_argument(
         "--dp",
         choices=DATA_PARALLEL,
         default="ddp",
         help="what the ranks do that --tp and --pp leave over; one process has the "
-        "whole model, unless --precision mixed is asked for",
+        "whole model, unless --precision mixed is asked for; under sum the script adds "
+        "the gradients up itself",
     )
     layout.add_argument("--tp", type=int, default=1, help="ranks that share a layer")
     layout.add_argument("--sp", action="store_true", help="and the sequence between")
@@ -48,6 +61,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--reduce-once",
         action="store_true",
         help="gradients are reduced after the last micro-batch only",
+    )
+    layout.add_argument(
+        "--reduce-dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of FSDP",
+    )
+    layout.add_argument(
+        "--sync-batch-norm", action="store_true", help="over the samples of all ranks"
     )
     layout.add_argument("--compile", metavar="BACKEND", help="e.g. inductor, aot_eager")
     layout.add_argument(
@@ -76,20 +98,35 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     training.add_argument("--shuffle", action="store_true")
     training.add_argument("--train-iters", type=int, default=2)
-    training.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
-    training.add_argument("--lr", type=float, default=1e-2)
-    training.add_argument("--max-grad-norm", type=float, default=0.0)
-    training.add_argument("--seed", type=int, default=0)
-    add(
-        "--patch",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="functions of this file are called while the run is built: "
-        "before_build(args), after_build(args, models), "
-        "after_wrap(args, place, models, optimizer); and after_training(args, models)",
+    training.add_argument(
+        "--loss-per",
+        choices=("microbatch", "step"),
+        default="microbatch",
+        help="mean over a micro-batch, or over all labels of the step that count",
     )
+    training.add_argument(
+        "--optimizer", choices=("adamw", "sgd", "muon"), default="adamw"
+    )
+    training.add_argument("--lr", type=float, default=1e-2)
+    training.add_argument(
+        "--warmup", type=int, default=0, help="steps of growing learning rate"
+    )
+    training.add_argument("--weight-decay", type=float, default=0.01)
+    training.add_argument(
+        "--decay-matrices-only", action="store_true", help="not norms and biases"
+    )
+    training.add_argument(
+        "--max-grad-norm", type=float, default=0.0, help="0 for no clipping"
+    )
+    training.add_argument(
+        "--loss-scale", type=float, default=0.0, help="0 for no GradScaler"
+    )
+    training.add_argument(
+        "--ema", action="store_true", help="keep an average of the parameters"
+    )
+    training.add_argument("--evaluate", action="store_true", help="after every step")
+    training.add_argument("--seed", type=int, default=0)
+    add_patch_option(parser)
     return parser.parse_args(argv)
 
 
@@ -99,9 +136,11 @@ def require_consistent(args: argparse.Namespace, place: Place) -> None:
     Raises:
         UsageError: They do not, or cannot.
     """
+    is_llama = args.model == "llama"
+    has_labels = args.model in ("llama", "cnn", "lstm")
     for is_wrong, where, expected in (
         (
-            args.model != "llama" and (args.tp > 1 or args.pp > 1),
+            not is_llama and (args.tp > 1 or args.pp > 1),
             f"--model {args.model}",
             "--tp 1 and --pp 1: only the Llama of this example says how it is cut",
         ),
@@ -110,8 +149,14 @@ def require_consistent(args: argparse.Namespace, place: Place) -> None:
             "--pp",
             "no --tie-embeddings, and no --max-grad-norm: both need all stages",
         ),
+        (
+            args.pp > 1 and (args.documents or args.evaluate),
+            "--pp",
+            "no --documents, and no --evaluate: a stage is given tokens only",
+        ),
         (args.sp and args.tp == 1, "--sp", "--tp 2 or more"),
         (args.loss_parallel and args.tp == 1, "--loss-parallel", "--tp 2 or more"),
+        (args.lora and args.tp > 1, "--lora", "--tp 1: no style shards adapters"),
         (
             bool(args.max_grad_norm) and args.tp > 1 and not args.sp,
             "--max-grad-norm",
@@ -127,7 +172,22 @@ def require_consistent(args: argparse.Namespace, place: Place) -> None:
             f"--dp {args.dp}",
             "--tp 1; fsdp2 goes with --tp",
         ),
+        (
+            args.dp.startswith("fsdp1") and args.decay_matrices_only,
+            f"--dp {args.dp}",
+            "no --decay-matrices-only: its parameters are all flat",
+        ),
         (args.dp == "ddp" and place.dp_size > 1 and args.tp > 1, "--tp", "--dp fsdp2"),
+        (
+            args.dp == "sum" and args.loss_per != "step",
+            "--dp sum",
+            "--loss-per step: a sum is no mean",
+        ),
+        (
+            args.loss_per == "step" and not has_labels,
+            "--loss-per step",
+            "--model llama, cnn or lstm, whose labels are counted",
+        ),
     ):
         if is_wrong:
             raise UsageError(
@@ -136,12 +196,4 @@ def require_consistent(args: argparse.Namespace, place: Place) -> None:
                 expected=expected,
                 remedy="change one of them",
             )
-    at_once = args.micro_batch_size * place.dp_size
-    if args.global_batch_size < 1 or args.global_batch_size % at_once:
-        raise UsageError(
-            "the samples of a step cannot be divided evenly",
-            where=f"--global-batch-size, {place.dp_size} shares of the samples",
-            expected=f"a multiple of {at_once}",
-            got=args.global_batch_size,
-            remedy="change it, --micro-batch-size, or the number of processes",
-        )
+    num_microbatches(args, place.dp_size)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch.utils.data import DistributedSampler
 
 from ttrace.examples.torch_native.tasks import Samples
@@ -33,7 +32,7 @@ class Dealer:
     def batches(self, samples: Samples) -> Iterator[list[Samples]]:
         """The micro-batches of this rank, one step after another."""
         per_step = self.global_batch_size // self.size
-        order = self._order(next(iter(samples.values())))
+        order = own_order(self, len(next(iter(samples.values()))))
         for first in range(0, len(order), per_step):
             own = order[first : first + per_step]
             yield [
@@ -44,19 +43,18 @@ class Dealer:
                 for start in range(0, per_step, self.micro_batch_size)
             ]
 
-    def _order(self, samples: torch.Tensor) -> Sequence[int]:
-        """This rank's samples, in the order in which it sees them."""
-        dealt = self.size if self.deals_samples else 1
-        sampler = DistributedSampler(
-            samples,  # pyright: ignore[reportArgumentType]: it asks for the length only
-            num_replicas=dealt,
-            rank=self.rank if self.deals_samples else 0,
-            shuffle=self.shuffle,
-        )
-        indices = list(sampler)
-        if self.deals_samples:
-            return indices
-        size = self.micro_batch_size
-        at_once = size * self.size
-        own = range(self.rank * size, len(indices), at_once)
-        return [index for first in own for index in indices[first : first + size]]
+
+def own_order(dealer: Dealer, num_samples: int) -> Sequence[int]:
+    """The samples of the dealer's rank, in the order in which it sees them."""
+    sampler = DistributedSampler(
+        range(num_samples),  # pyright: ignore[reportArgumentType]: asks for the length
+        num_replicas=dealer.size if dealer.deals_samples else 1,
+        rank=dealer.rank if dealer.deals_samples else 0,
+        shuffle=dealer.shuffle,
+    )
+    indices = list(sampler)
+    if dealer.deals_samples:
+        return indices
+    size = dealer.micro_batch_size
+    own = range(dealer.rank * size, num_samples, size * dealer.size)
+    return [index for first in own for index in indices[first : first + size]]

@@ -64,7 +64,13 @@ def recompute(model: nn.Module, blocks: Iterable[str], how: str) -> None:
 
 
 def wrap(
-    model: nn.Module, place: Place, how: str, *, blocks: Iterable[str], is_mixed: bool
+    model: nn.Module,
+    place: Place,
+    how: str,
+    *,
+    blocks: Iterable[str],
+    is_mixed: bool,
+    reduce_dtype: torch.dtype,
 ) -> nn.Module:
     """The model, wrapped in what averages its gradients over the ranks.
 
@@ -74,16 +80,16 @@ def wrap(
         how: One of ``arguments.DATA_PARALLEL``.
         blocks: Class names of the layers that FSDP gathers one by one.
         is_mixed: FSDP computes in bfloat16.
+        reduce_dtype: In what FSDP sums gradients.
     """
-    if place.dp_size == 1 and not is_mixed:
+    if how == "sum" or (place.dp_size == 1 and not is_mixed):
         return model
     layers = layers_of(model, blocks)
+    param_dtype = torch.bfloat16 if is_mixed else None
     if how == "ddp":
         return DistributedDataParallel(model, process_group=place.dp_mesh.get_group())
     if how.startswith("fsdp1"):
-        precision = MixedPrecision(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
-        )
+        precision = MixedPrecision(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
         return FullyShardedDataParallel(
             model,
             process_group=place.dp_mesh.get_group(),
@@ -92,17 +98,37 @@ def wrap(
             use_orig_params=how == "fsdp1",
             mixed_precision=precision if is_mixed else None,
         )
-    policy = MixedPrecisionPolicy()
-    if is_mixed:
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
-        )
-    for module in (*layers, model):
-        fully_shard(module, mesh=place.dp_mesh, mp_policy=policy)
+    shard(
+        model,
+        layers,
+        place,
+        MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype),
+    )
     return model
 
 
-def reduces(model: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+def shard(
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    place: Place,
+    policy: MixedPrecisionPolicy,
+) -> None:
+    """FSDP2: a group of parameters for each layer, and one of the rest."""
+    for module in (*layers, model):
+        fully_shard(module, mesh=place.dp_mesh, mp_policy=policy)
+
+
+def gradient_divisor(how: str, place: Place) -> int:
+    """What the wrapper divides the sum of the ranks' gradients by.
+
+    Args:
+        how: One of ``arguments.DATA_PARALLEL``.
+        place: This rank.
+    """
+    return 1 if how == "sum" else place.dp_size
+
+
+def gradient_sync(model: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
     """Gradients are reduced after this micro-batch only if it is the last."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(is_last)

@@ -10,9 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ttrace.examples.torch_native.lora import LoraLinear
+
+ROPE_BASE = 10_000.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlamaSize:
+class LlamaOptions:
     """What the model is like.
 
     Attributes:
@@ -21,7 +25,10 @@ class LlamaSize:
         num_heads: Query heads.
         num_kv_heads: Key and value heads; a divisor of the query heads.
         vocab_size: Number of tokens.
+        bias: Linears have biases, but for the head.
         tied: The head has the weight of the embedding.
+        lora: Query and value have adapters.
+        dropout: Of the outputs of attention and MLP.
     """
 
     num_layers: int = 2
@@ -29,105 +36,176 @@ class LlamaSize:
     num_heads: int = 4
     num_kv_heads: int = 4
     vocab_size: int = 64
+    bias: bool = False
     tied: bool = False
+    lora: bool = False
+    dropout: float = 0.0
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
 
+class Core(nn.Module):
+    """Attention of ``[b, s, heads, d]``; ``visible`` is ``[b, s, s]``, or causal."""
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        times = query.shape[2] // key.shape[2]
+        q, k, v = (
+            tensor.transpose(1, 2)
+            for tensor in (query, repeat_heads(key, times), repeat_heads(value, times))
+        )
+        mask = None if visible is None else visible[:, None]
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=visible is None
+        )
+        return out.transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Causal attention of grouped queries, with rotary positions."""
 
-    def __init__(self, size: LlamaSize):
+    def __init__(self, options: LlamaOptions):
         super().__init__()
-        width = size.head_size
+        hidden, width, bias = options.hidden_size, options.head_size, options.bias
         self.head_size = width
-        self.wq = nn.Linear(size.hidden_size, size.num_heads * width, bias=False)
-        self.wk = nn.Linear(size.hidden_size, size.num_kv_heads * width, bias=False)
-        self.wv = nn.Linear(size.hidden_size, size.num_kv_heads * width, bias=False)
-        self.wo = nn.Linear(size.num_heads * width, size.hidden_size, bias=False)
+        self.q: nn.Module = nn.Linear(hidden, options.num_heads * width, bias=bias)
+        self.k = nn.Linear(hidden, options.num_kv_heads * width, bias=bias)
+        self.v: nn.Module = nn.Linear(hidden, options.num_kv_heads * width, bias=bias)
+        if options.lora:
+            self.q, self.v = LoraLinear(self.q), LoraLinear(self.v)
+        self.core = Core()
+        self.o = nn.Linear(options.num_heads * width, hidden, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor | None,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
         # -1: under tensor parallelism each rank has some of the heads.
-        q, k, v = (
-            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for part in (self.wq, self.wk, self.wv)
+        query, key, value = (
+            part(x).unflatten(-1, (-1, self.head_size))
+            for part in (self.q, self.k, self.v)
         )
-        y = F.scaled_dot_product_attention(
-            rotated(q), rotated(k), v, is_causal=True, enable_gqa=True
-        )
-        return self.wo(y.transpose(1, 2).flatten(2))
+        if positions is None:
+            positions = torch.arange(query.shape[1], device=query.device)[None]
+        query, key = rotate(query, positions), rotate(key, positions)
+        return self.o(self.core(query, key, value, visible).flatten(2))
 
 
-class FeedForward(nn.Module):
+class Mlp(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, size: LlamaSize):
+    def __init__(self, options: LlamaOptions):
         super().__init__()
-        self.w1 = nn.Linear(size.hidden_size, 2 * size.hidden_size, bias=False)
-        self.w2 = nn.Linear(2 * size.hidden_size, size.hidden_size, bias=False)
-        self.w3 = nn.Linear(size.hidden_size, 2 * size.hidden_size, bias=False)
+        hidden, bias = options.hidden_size, options.bias
+        self.gate = nn.Linear(hidden, 2 * hidden, bias=bias)
+        self.up = nn.Linear(hidden, 2 * hidden, bias=bias)
+        self.down = nn.Linear(2 * hidden, hidden, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
     """One layer, normalized first."""
 
-    def __init__(self, size: LlamaSize):
+    def __init__(self, options: LlamaOptions):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(size.hidden_size)
-        self.attention = Attention(size)
-        self.ffn_norm = nn.RMSNorm(size.hidden_size)
-        self.feed_forward = FeedForward(size)
+        self.attention_norm = nn.RMSNorm(options.hidden_size)
+        self.attention = Attention(options)
+        self.mlp_norm = nn.RMSNorm(options.hidden_size)
+        self.mlp = Mlp(options)
+        self.dropout = nn.Dropout(options.dropout) if options.dropout else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.ffn_norm(x))
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor | None,
+        visible: torch.Tensor | None,
+    ) -> torch.Tensor:
+        attended = self.attention(self.attention_norm(x), positions, visible)
+        x = x + self._dropped(attended)
+        return x + self._dropped(self.mlp(self.mlp_norm(x)))
+
+    def _dropped(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.dropout is None else self.dropout(x)
 
 
 class Llama(nn.Module):
     """The model, or the part of it that one stage of a pipeline keeps.
 
     Attributes:
-        tok_embeddings: None where an earlier stage has it.
+        embed: None where an earlier stage has it.
         layers: By their numbers in the whole model.
-        norm: None where a later stage has it; so is ``output``.
+        norm: None where a later stage has it; so is ``head``.
     """
 
-    def __init__(self, size: LlamaSize):
+    def __init__(self, options: LlamaOptions):
         super().__init__()
-        self.tok_embeddings: nn.Module | None = nn.Embedding(
-            size.vocab_size, size.hidden_size
-        )
+        hidden, vocabulary = options.hidden_size, options.vocab_size
+        self.embed: nn.Module | None = nn.Embedding(vocabulary, hidden)
         self.layers = nn.ModuleDict(
-            {str(number): Block(size) for number in range(size.num_layers)}
+            {str(number): Block(options) for number in range(options.num_layers)}
         )
-        self.norm: nn.Module | None = nn.RMSNorm(size.hidden_size)
-        self.output: nn.Module | None = nn.Linear(
-            size.hidden_size, size.vocab_size, bias=False
-        )
-        if size.tied:
-            self.output.weight = self.tok_embeddings.weight
+        self.norm: nn.Module | None = nn.RMSNorm(hidden)
+        self.head: nn.Module | None = nn.Linear(hidden, vocabulary, bias=False)
+        if options.tied:
+            self.head.weight = self.embed.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[b, s, v]`` of tokens ``[b, s]``; between stages ``[b, s, h]``."""
-        if self.tok_embeddings is not None:
-            x = self.tok_embeddings(x)
+    def forward(
+        self, x: torch.Tensor, documents: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits ``[b, s, v]`` of tokens ``[b, s]``; between stages ``[b, s, h]``.
+
+        Args:
+            x: Tokens, or what the stage before returned.
+            documents: Which document of its sample a token is of, ``[b, s]``; None
+                where a sample is one.
+        """
+        positions = visible = None
+        if documents is not None:
+            positions, visible = positions_in(documents), visible_keys(documents)
+        if self.embed is not None:
+            x = self.embed(x)
         for layer in self.layers.values():
-            x = layer(x)
-        if self.norm is not None and self.output is not None:
-            x = self.output(self.norm(x))
+            x = layer(x, positions, visible)
+        if self.norm is not None and self.head is not None:
+            x = self.head(self.norm(x))
         return x
 
 
-def rotated(x: torch.Tensor) -> torch.Tensor:
-    """Turns pairs of features of ``[b, heads, s, head_size]`` by their positions."""
-    half = x.shape[-1] // 2
-    frequencies = 10000.0 ** -(torch.arange(half, device=x.device) / half)
-    angles = torch.arange(x.shape[-2], device=x.device)[:, None] * frequencies
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+def positions_in(documents: torch.Tensor) -> torch.Tensor:
+    """``[b, s]``, the places of the tokens in their documents."""
+    places = torch.arange(documents.shape[1], device=documents.device)
+    is_first = documents.diff(dim=1, prepend=documents[:, :1] - 1) != 0
+    return places - (places * is_first).cummax(dim=1).values
+
+
+def visible_keys(documents: torch.Tensor) -> torch.Tensor:
+    """``[b, s, s]``, which keys a query sees: earlier ones of its own document."""
+    places = torch.arange(documents.shape[1], device=documents.device)
+    is_own = documents[:, :, None] == documents[:, None, :]
+    return is_own & (places <= places[:, None])
+
+
+def repeat_heads(tensor: torch.Tensor, times: int) -> torch.Tensor:
+    """``[b, s, groups, d]`` to ``[b, s, groups * times, d]``, copies side by side."""
+    return tensor.repeat_interleave(times, dim=2)
+
+
+def rotate(tensor: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Rotary positions ``[b, s]`` on ``[b, s, heads, d]``, pairs (i, i + d/2)."""
+    half = tensor.shape[-1] // 2
+    powers = torch.arange(half, device=tensor.device) / half
+    angles = positions[..., None, None] * ROPE_BASE**-powers
+    cos, sin = angles.cos().to(tensor.dtype), angles.sin().to(tensor.dtype)
+    first, second = tensor.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

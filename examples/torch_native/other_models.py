@@ -17,11 +17,11 @@ class ConvBlock(nn.Module):
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
         self.conv = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(num_out)
+        self.bn = nn.BatchNorm2d(num_out)
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.norm(self.conv(x)))
+        return self.act(self.bn(self.conv(x)))
 
 
 class Cnn(nn.Module):

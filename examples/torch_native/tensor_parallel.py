@@ -28,38 +28,39 @@ def parallelize(
     """
     between = Shard(1) if is_sequence else Replicate()
     plan: dict[str, ParallelStyle] = {
-        "attention.wq": ColwiseParallel(),
-        "attention.wk": ColwiseParallel(),
-        "attention.wv": ColwiseParallel(),
-        "attention.wo": RowwiseParallel(output_layouts=between),
-        "feed_forward.w1": ColwiseParallel(),
-        "feed_forward.w2": RowwiseParallel(output_layouts=between),
-        "feed_forward.w3": ColwiseParallel(),
+        "attention.q": ColwiseParallel(),
+        "attention.k": ColwiseParallel(),
+        "attention.v": ColwiseParallel(),
+        "attention.o": RowwiseParallel(output_layouts=between),
+        "mlp.gate": ColwiseParallel(),
+        "mlp.up": ColwiseParallel(),
+        "mlp.down": RowwiseParallel(output_layouts=between),
     }
-    if is_sequence:
-        for norm, module in (
-            ("attention_norm", "attention"),
-            ("ffn_norm", "feed_forward"),
-        ):
-            plan[norm] = SequenceParallel()
-            plan[module] = PrepareModuleInput(
-                input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
-            )
-    for layer in model.layers.values():
-        parallelize_module(layer, mesh, plan)
     outside: dict[str, ParallelStyle] = {
-        "tok_embeddings": RowwiseParallel(
-            input_layouts=Replicate(), output_layouts=between
-        ),
-        "output": ColwiseParallel(
+        "embed": RowwiseParallel(input_layouts=Replicate(), output_layouts=between),
+        "head": ColwiseParallel(
             input_layouts=between,
             output_layouts=Shard(-1) if is_loss_parallel else Replicate(),
             use_local_output=not is_loss_parallel,
         ),
     }
     if is_sequence:
+        plan["attention_norm"] = plan["mlp_norm"] = SequenceParallel()
+        plan["attention"] = _gathered_input(num_others=2)
+        plan["mlp"] = _gathered_input(num_others=0)
         outside["norm"] = SequenceParallel()
+    for layer in model.layers.values():
+        parallelize_module(layer, mesh, plan)
     parallelize_module(model, mesh, _of_stage(model, outside))
+
+
+def _gathered_input(*, num_others: int) -> PrepareModuleInput:
+    """The sequence is gathered for the first input of a module; others are whole."""
+    others = (None,) * num_others
+    return PrepareModuleInput(
+        input_layouts=(Shard(1), *others),
+        desired_input_layouts=(Replicate(), *others),
+    )
 
 
 def _of_stage(

@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from ttrace.errors import UsageError
+from ttrace.examples.script_options import add_patch_option
 from ttrace.examples.torch_parallel.place import Parallelism, Place
 
 
@@ -36,16 +36,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train-iters", type=int, default=2)
     add("--lr", type=float, default=1e-1)
     add("--seed", type=int, default=0, help="of the parameters and of the tokens")
-    add(
-        "--patch",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="functions of this file are called while the model is built: "
-        "before_build(args), after_build(args, models), "
-        "after_wrap(args, place, models, optimizer); and after_training(args, models)",
-    )
+    add_patch_option(parser)
     return parser.parse_args(argv)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ttrace.examples.megatron_gpt.patches import Patch
+from ttrace.examples.patches import Patch
 from ttrace.examples.torch_parallel import pipeline, ring, tensor, ulysses
 from ttrace.examples.torch_parallel.data import IGNORED, Batch, TokenSource
 from ttrace.examples.torch_parallel.layouts import describe

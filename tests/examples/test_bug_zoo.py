@@ -12,7 +12,7 @@ from ttrace.errors import UsageError
 from ttrace.examples.bug_zoo import registry
 from ttrace.examples.bug_zoo.bug import Bug, Place, Precision, place
 from ttrace.examples.bug_zoo.jax_options import SCRIPT as JAX_SCRIPT
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT as RECIPE_SCRIPT
+from ttrace.examples.bug_zoo.native_options import SCRIPT as NATIVE_SCRIPT
 from ttrace.examples.bug_zoo.registry import load_zoo, select_bugs
 from ttrace.examples.bug_zoo.result import judge_bug
 from ttrace.examples.bug_zoo.runner import (
@@ -65,7 +65,7 @@ class TestRegistry:
         # Without a patch the layouts must differ: one of them is wrong by itself.
         assert exhibit.is_patch or bug.twin_layout != bug.layout
         # A process of JAX has several devices; checkpointing needs no second process.
-        alone = (JAX_SCRIPT, RECIPE_SCRIPT)
+        alone = (JAX_SCRIPT, NATIVE_SCRIPT)
         assert (0 if bug.script in alone else 1) < bug.world_size <= 8
         assert "--train-iters" not in (*bug.model, *bug.layout)
         for place_ in bug.first_seen:
@@ -171,9 +171,9 @@ class TestLaunches:
 
 
 @pytest.fixture(scope="module")
-def job():
+def job(pools):
     pytest.importorskip("megatron.core")
-    with MainJob(NumpyBackend()) as main_job:
+    with MainJob(NumpyBackend(), pools=pools) as main_job:
         yield main_job
 
 

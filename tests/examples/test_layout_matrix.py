@@ -121,9 +121,9 @@ def test_failed_run_is_a_row_that_says_so(job):
 
 
 @pytest.fixture(scope="module")
-def job():
+def job(pools):
     pytest.importorskip("megatron.core")
-    with MainJob(NumpyBackend()) as main_job:
+    with MainJob(NumpyBackend(), pools=pools) as main_job:
         yield main_job
 
 

@@ -6,7 +6,7 @@ a rule that is wrong for any module shows as an error of order 1.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ttrace.examples.megatron_gpt.arguments import (  # noqa: E402
     parse_arguments,
     resolve_arguments,
 )
-from ttrace.examples.worker_pool import Outcome, WorkerPool  # noqa: E402
+from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools  # noqa: E402
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId  # noqa: E402
 from ttrace.recording.request import RecordRequest  # noqa: E402
@@ -70,9 +70,9 @@ LAYOUTS = {
 class Runs:
     """Records runs, each once."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, pools: WorkerPools):
         self._folder = folder
-        self._pools = {size: WorkerPool(size) for size in (1, 2)}
+        self._pools = pools
         self._numbers = itertools.count()
         self._traces: dict[tuple[int, tuple[str, ...]], Trace] = {}
 
@@ -80,7 +80,7 @@ class Runs:
         """The trace of a run with these options."""
         key = (world_size, options)
         if key not in self._traces:
-            self._traces[key] = self._record(self._pools[world_size], options)
+            self._traces[key] = self._record(self._pools.of_size(world_size), options)
         return self._traces[key]
 
     def patched(self, patch: str, *options: str) -> Trace:
@@ -96,7 +96,7 @@ class Runs:
         environment: Mapping[str, str] | None = None,
     ) -> list[Outcome]:
         """How a run of the small model ends."""
-        pool = self._pools[world_size]
+        pool = self._pools.of_size(world_size)
         return pool.run(MODULE, [*SMALL, *options], environment=environment)
 
     def output(
@@ -114,10 +114,6 @@ class Runs:
         """Asks for a trace in a new folder."""
         return RecordRequest(out=self._folder / f"trace{next(self._numbers)}")
 
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
-
     def _record(self, pool: WorkerPool, options: tuple[str, ...]) -> Trace:
         request = self.request()
         outcomes = pool.run(
@@ -128,10 +124,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Iterator[Runs]:
-    runs = Runs(tmp_path_factory.mktemp("traces"))
-    yield runs
-    runs.close()
+def runs(tmp_path_factory, pools) -> Runs:
+    return Runs(tmp_path_factory.mktemp("traces"), pools)
 
 
 def spreads(trace: Trace, kind: Kind) -> dict[str, float]:

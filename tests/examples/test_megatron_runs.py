@@ -35,8 +35,9 @@ VPP = (
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory) -> Iterator[MainJob]:
-    with MainJob(NumpyBackend(), tmp_path_factory.mktemp("runs")) as main_job:
+def job(tmp_path_factory, pools) -> Iterator[MainJob]:
+    folder = tmp_path_factory.mktemp("runs")
+    with MainJob(NumpyBackend(), folder, pools=pools) as main_job:
         yield main_job
 
 

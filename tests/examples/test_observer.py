@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,10 +66,9 @@ def test_steps_are_at_least_two():
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[WorkerPool]:
+def pool(pools) -> WorkerPool:
     pytest.importorskip("megatron.core")
-    with WorkerPool(1) as started:
-        yield started
+    return pools.of_size(1)
 
 
 def patched(folder: Path, lines: str) -> ObservedRun:

@@ -28,8 +28,8 @@ OPTIONS = ("--train-iters", "1", "--uneven-lengths")
 
 
 @pytest.fixture(scope="module")
-def job() -> Iterator[MainJob]:
-    with MainJob(NumpyBackend(), timeout_s=300) as main_job:
+def job(pools) -> Iterator[MainJob]:
+    with MainJob(NumpyBackend(), timeout_s=300, pools=pools) as main_job:
         yield main_job
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ttrace.examples.worker_pool import Outcome, WorkerPool
+from ttrace.examples.worker_pool import Outcome, WorkerPools
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.request import RecordRequest
@@ -25,15 +25,16 @@ EXACT = (Kind.PARAM, Kind.MAIN_GRAD, Kind.UPDATED_PARAM)
 
 
 class Recordings:
-    """Records runs of one size of model, each once; worker processes stay alive.
+    """Records runs of one size of model, each once.
 
     Args:
         folder: For the traces.
+        pools: Workers that stay alive.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, pools: WorkerPools):
         self._folder = folder
-        self._pools: dict[int, WorkerPool] = {}
+        self._pools = pools
         self._numbers = itertools.count()
         self._traces: dict[tuple[int, tuple[str, ...]], Trace] = {}
 
@@ -60,14 +61,9 @@ class Recordings:
         environment: Mapping[str, str] | None = None,
     ) -> list[Outcome]:
         """How a run with these options ends, on every rank."""
-        pool = self._pools.setdefault(world_size, WorkerPool(world_size))
-        return pool.run(
+        return self._pools.of_size(world_size).run(
             MODULE, [*SIZES, *options], environment=environment, timeout_s=120
         )
-
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
 
 
 def assert_correct(reference: Trace, candidate: Trace) -> None:

@@ -4,7 +4,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools
+from ttrace.examples.worker_pool import Outcome, WorkerPools
 from ttrace.testing import Training
 
 TORCH_CHECKSUMS = Path(__file__).with_name("torch_checksums.py")
@@ -23,8 +23,7 @@ def pooled_training(
 ) -> Training:
     """Runs an example on some ranks.
 
-    Where files are cut short in this process, new workers are started, which inherit
-    that; those of the pools know nothing of it.
+    Where files are cut short in this process, they are in the workers, too.
 
     Args:
         pools: Of long-lived workers.
@@ -37,12 +36,13 @@ def pooled_training(
         The lines with the losses, and all checksums of all ranks.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit == resource.RLIM_INFINITY:
-        pool = pools.of_size(world_size)
-        outcomes = pool.run(script, options, environment=environment, timeout_s=120)
-    else:
-        with WorkerPool(world_size) as pool:
-            outcomes = pool.run(script, options, environment=environment, timeout_s=120)
+    outcomes = pools.of_size(world_size).run(
+        script,
+        options,
+        environment=environment,
+        timeout_s=120,
+        max_file_bytes=None if limit == resource.RLIM_INFINITY else limit,
+    )
     return _training(outcomes)
 
 

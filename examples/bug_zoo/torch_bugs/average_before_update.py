@@ -1,7 +1,7 @@
 """The average takes the parameters in before the optimizer has updated them."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="NVIDIA-NeMo/Speech PR 5169 (review), pytorch #155551",
     breaks="the averaged parameters only; training itself is right",
     script=SCRIPT,
-    model=("--ema",),
+    model=(*MODEL, "--ema"),
     layout=DDP,
     first_seen=(place("*", Kind.UPDATED_PARAM),),
     not_found="an average of the parameters is no part of the model that is traced",
@@ -18,7 +18,7 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop, optimization
+    from ttrace.examples.torch_native import loop, optimization
 
     def finish_gradients(training, parameters):
         right(training, parameters)

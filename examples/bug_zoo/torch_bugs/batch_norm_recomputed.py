@@ -4,7 +4,7 @@ Live in torch: no patch, but checkpointing. Outputs and gradients are right.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT
+from ttrace.examples.bug_zoo.native_options import CNN, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -13,8 +13,8 @@ BUG = Bug(
     source="pytorch #96136, Tencent/YOLO-Master #262",
     breaks="the running statistics of all BatchNorms; training itself is right",
     script=SCRIPT,
-    model=("--model", "cnn"),
-    layout=("--recompute",),
+    model=CNN,
+    layout=("--checkpoint", "wrapper"),
     first_seen=(place("blocks.*.bn", Kind.UPDATED_BUFFER),),
     clean_layout=(),
     world_size=1,

@@ -1,7 +1,7 @@
 """Every rank clips its own gradients, and the clipped ones are summed."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import CLIP, SCRIPT, SUM
+from ttrace.examples.bug_zoo.native_options import CLIP, SCRIPT, SUM
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -18,11 +18,12 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop, optimization
+    from ttrace.examples.torch_native import loop, optimization
 
     def finish_gradients(training, parameters):
-        limit = training.max_grad_norm
-        optimization.clip(parameters, training.optimizers, training.scaler, limit)
-        loop.sum_gradients(parameters)
+        optimization.clip(
+            parameters, training.optimizers, training.scaler, args.max_grad_norm
+        )
+        loop.sum_gradients(parameters, training.place)
 
     loop.finish_gradients = finish_gradients

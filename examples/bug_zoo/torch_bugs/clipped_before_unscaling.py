@@ -1,7 +1,7 @@
 """Gradients are clipped while they are still multiplied by the scale of the loss."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import CLIP, DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import CLIP, DDP, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -22,6 +22,6 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import optimization
+    from ttrace.examples.torch_native import optimization
 
     optimization.unscale = lambda scaler, optimizers: None

@@ -1,7 +1,7 @@
 """The accumulated gradient is clipped after every micro-batch, not once."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import CLIP, SCRIPT, SUM
+from ttrace.examples.bug_zoo.native_options import CLIP, SCRIPT, SUM
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -23,12 +23,12 @@ BUG = Bug(
 def before_build(args):
     import torch
 
-    from ttrace.examples.torch_recipe import loop
+    from ttrace.examples.torch_native import loop
 
     def backward(training, loss):
         right(training, loss)
-        limit = training.max_grad_norm
-        torch.nn.utils.clip_grad_norm_(training.model.parameters(), limit)
+        parameters = training.model.parameters()
+        torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
 
     right = loop.backward
     loop.backward = backward

@@ -1,7 +1,7 @@
 """All parameters are in the group that decays."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import ADAMW, FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import ADAMW, FSDP2, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -17,6 +17,6 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import optimization
+    from ttrace.examples.torch_native import optimization
 
     optimization.decays = lambda name, parameter: True

@@ -1,7 +1,7 @@
 """Packed documents attend to each other: the mask is that of one long document."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="nanoVLM PR 204, alex-hh/profam #495",
     breaks="the attention of all documents of a sample but the first",
     script=SCRIPT,
-    model=("--documents",),
+    model=(*MODEL, "--documents"),
     layout=FSDP2,
     first_seen=(
         place("layers.0", Kind.INPUT),
@@ -21,7 +21,7 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import llama
+    from ttrace.examples.torch_native import llama
 
     right = llama.visible_keys
     llama.visible_keys = lambda documents: right(documents * 0)

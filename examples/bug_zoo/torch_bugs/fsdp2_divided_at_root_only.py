@@ -5,7 +5,7 @@ parameters are; those of the layers are still averaged.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,7 +14,7 @@ BUG = Bug(
     source="torchtitan PR 1551 (which modules have a divide factor)",
     breaks="gradients of embedding, last norm and head against those of the layers",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=FSDP2,
     first_seen=(
         place("embed", Kind.MAIN_GRAD),
@@ -26,12 +26,12 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import building
+    from ttrace.examples.torch_native import data_parallel
 
-    def shard(model, args, place):
-        right(model, args, place)
+    def shard(model, *args):
+        right(model, *args)
         model.set_force_sum_reduction_for_comms(True)  # gloo has no other
         model.set_gradient_divide_factor(1.0)
 
-    right = building.shard
-    building.shard = shard
+    right = data_parallel.shard
+    data_parallel.shard = shard

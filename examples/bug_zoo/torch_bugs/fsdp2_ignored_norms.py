@@ -1,7 +1,7 @@
 """Norms are left out of FSDP2 to save messages: nobody reduces their gradients."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="areal-project/AReaL #313",
     breaks="gradients of all norms; their copies differ",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=FSDP2,
     first_seen=(place("*norm", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
@@ -22,13 +22,15 @@ def before_build(args):
 
     from torch import nn
 
-    from ttrace.examples.torch_recipe import building
+    from ttrace.examples.torch_native import data_parallel
 
-    def shard(model, args, place):
+    def shard(model, *args):
         norms = [m for m in model.modules() if isinstance(m, nn.RMSNorm)]
         ignored = {parameter for norm in norms for parameter in norm.parameters()}
-        building.fully_shard = functools.partial(fully_shard, ignored_params=ignored)
-        right(model, args, place)
+        data_parallel.fully_shard = functools.partial(
+            fully_shard, ignored_params=ignored
+        )
+        right(model, *args)
 
-    fully_shard, right = building.fully_shard, building.shard
-    building.shard = shard
+    fully_shard, right = data_parallel.fully_shard, data_parallel.shard
+    data_parallel.shard = shard

@@ -4,7 +4,7 @@ Live: no patch, but another precision policy.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -13,7 +13,7 @@ BUG = Bug(
     source="allenai/OLMo PR 280, torchtune #2267",
     breaks="all main gradients, by their rounding",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=(*FSDP2, "--reduce-dtype", "bfloat16"),
     first_seen=(place("*", Kind.MAIN_GRAD),),
     clean_layout=FSDP2,

@@ -5,7 +5,7 @@ the next step finds it.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,14 +14,14 @@ BUG = Bug(
     source="huggingface/picotron PR 5, accelerate PR 3762",
     breaks="all main gradients: the last micro-batch of each rank is missing",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=FSDP2,
     first_seen=(place("*", Kind.MAIN_GRAD),),
 )
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop
+    from ttrace.examples.torch_native import loop
 
     right = loop.gradient_sync
     loop.gradient_sync = lambda model, *, is_last: right(model, is_last=not is_last)

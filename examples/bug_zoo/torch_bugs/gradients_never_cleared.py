@@ -1,7 +1,7 @@
 """Nobody clears the gradients after an update."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="torchforge PR 71, tt-blacksmith PR 711",
     breaks="all main gradients, from the second step on",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=DDP,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     num_steps=2,
@@ -18,6 +18,6 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop
+    from ttrace.examples.torch_native import loop
 
     loop.clear_gradients = lambda training: None

@@ -1,7 +1,7 @@
 """HSDP's all-reduce over replicas is switched off to accumulate, and never on again."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import HSDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import HSDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="NVIDIA/cosmos-framework PR 162, Megatron-LM PR 7186",
     breaks="what the optimizer is given: no gradient, so that nothing is updated",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=HSDP,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     world_size=4,
@@ -19,7 +19,7 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop
+    from ttrace.examples.torch_native import loop
 
     def gradient_sync(model, *, is_last):
         context = right(model, is_last=is_last)

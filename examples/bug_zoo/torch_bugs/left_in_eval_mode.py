@@ -1,7 +1,7 @@
 """The evaluation leaves the model in its mode: from then on there is no dropout."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT
+from ttrace.examples.bug_zoo.native_options import MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="ermongroup/ncsn #2, Megatron-LM PR 411",
     breaks="the output of the first dropout of the second step, and all that follows",
     script=SCRIPT,
-    model=("--dropout", "0.1", "--evaluate"),
+    model=(*MODEL, "--dropout", "0.1", "--evaluate"),
     layout=(),
     first_seen=(place("layers.0.dropout", Kind.OUTPUT),),
     world_size=1,
@@ -19,11 +19,11 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import loop
+    from ttrace.examples.torch_native import loop
 
-    def evaluate(model, batches):
+    def evaluate(model, *args):
         train, model.train = model.train, lambda mode=True: train(False)
-        right(model, batches)
+        right(model, *args)
         model.train = train
 
     right = loop.evaluate

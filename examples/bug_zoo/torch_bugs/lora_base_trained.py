@@ -1,7 +1,7 @@
 """Nobody freezes the model that the adapters are put on."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, LORA, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, LORA, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -18,6 +18,6 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import building
+    from ttrace.examples.torch_native import lora
 
-    building.freeze = lambda model: None
+    lora.freeze = lambda model: None

@@ -4,7 +4,7 @@ From then on their part is added twice.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, LORA, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, LORA, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -23,15 +23,15 @@ BUG = Bug(
 def before_build(args):
     import torch
 
-    from ttrace.examples.torch_recipe import llama, loop
+    from ttrace.examples.torch_native import loop, lora
 
-    def evaluate(model, batches):
+    def evaluate(model, *args):
         for module in model.modules():
-            if isinstance(module, llama.LoraLinear):
+            if isinstance(module, lora.LoraLinear):
                 learned = module.up.weight @ module.down.weight
                 with torch.no_grad():
-                    module.base.weight += llama.lora_scaling(module) * learned
-        right(model, batches)
+                    module.base.weight += lora.lora_scaling(module) * learned
+        right(model, *args)
 
     right = loop.evaluate
     loop.evaluate = evaluate

@@ -1,7 +1,7 @@
 """The learned part is multiplied by alpha, not by alpha over the rank."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, LORA, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, LORA, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -17,6 +17,6 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import llama
+    from ttrace.examples.torch_native import lora
 
-    llama.lora_scaling = lambda linear: linear.ALPHA
+    lora.lora_scaling = lambda linear: linear.ALPHA

@@ -1,7 +1,7 @@
 """Each rank divides by its own tokens, and the ranks' means are averaged."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="torchtune PR 1875",
     breaks="the loss and all gradients, by another factor on each rank",
     script=SCRIPT,
-    model=("--uneven-lengths",),
+    model=(*MODEL, "--uneven-lengths"),
     layout=FSDP2,
     first_seen=(place("@root", Kind.LOSS),),
 )
@@ -19,11 +19,11 @@ BUG = Bug(
 def before_build(args):
     import torch
 
-    from ttrace.examples.torch_recipe import loop
-    from ttrace.examples.torch_recipe.data import IGNORED
+    from ttrace.examples.torch_native import loop
+    from ttrace.examples.torch_native.tasks import IGNORED
 
-    def count_tokens(batches, place):
-        counts = [(batch.labels != IGNORED).sum() for batch in batches]
-        return torch.stack(counts).sum() * place.size
+    def count_labels(batches, place):
+        counts = [(batch["labels"] != IGNORED).sum() for batch in batches]
+        return torch.stack(counts).sum() * place.dp_size
 
-    loop.count_tokens = count_tokens
+    loop.count_labels = count_labels

@@ -1,7 +1,7 @@
 """Muon makes the shard that a rank has orthogonal, not the matrix."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MUON, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="areal-project/AReaL PR 1270 (review), MoonshotAI/Moonlight #27",
     breaks="updates of all matrices in the layers; gradients are right",
     script=SCRIPT,
-    model=("--optimizer", "muon", "--lr", "0.01"),
+    model=MUON,
     layout=FSDP2,
     first_seen=(place("layers.*", Kind.UPDATED_PARAM),),
 )
@@ -19,7 +19,7 @@ BUG = Bug(
 def before_build(args):
     from torch.distributed.tensor import DTensor
 
-    from ttrace.examples.torch_recipe import optimization
+    from ttrace.examples.torch_native import optimization
 
     def orthogonalized(matrix):
         shard = right(matrix.to_local())

@@ -1,7 +1,7 @@
 """The squares of all ranks are summed, also those of gradients that all ranks have."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import CLIP, SCRIPT, TP
+from ttrace.examples.bug_zoo.native_options import CLIP, SCRIPT, TP
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -24,7 +24,7 @@ def before_build(args):
     import torch.distributed as dist
     from torch.distributed.tensor import Partial, Replicate
 
-    from ttrace.examples.torch_recipe import optimization
+    from ttrace.examples.torch_native import optimization
 
     def local(gradient):
         placements = [

@@ -1,7 +1,7 @@
 """The optimizer is made before FSDP2 replaces the parameters it is given."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="accelerate #3256, pytorch #149205",
     breaks="what the optimizer is given: no gradient, so that nothing is updated",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=FSDP2,
     first_seen=(place("*", Kind.MAIN_GRAD, Kind.UPDATED_PARAM),),
     diagnosis="no_gradient",
@@ -18,12 +18,12 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import building, optimization
+    from ttrace.examples.torch_native import data_parallel, optimization
 
-    def shard(model, args, place):
+    def shard(model, *others):
         (optimizer,) = make_optimizers(model, args)
         optimization.make_optimizers = lambda model, args: [optimizer]
-        right(model, args, place)
+        right(model, *others)
 
-    make_optimizers, right = optimization.make_optimizers, building.shard
-    building.shard = shard
+    make_optimizers, right = optimization.make_optimizers, data_parallel.shard
+    data_parallel.shard = shard

@@ -1,7 +1,7 @@
 """Positions are counted through a sample, not anew in each of its documents."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="nanoVLM #201",
     breaks="the positions that are given to the layers, and what is rotated by them",
     script=SCRIPT,
-    model=("--documents",),
+    model=(*MODEL, "--documents"),
     layout=FSDP2,
     first_seen=(
         place("layers.0", Kind.INPUT),
@@ -20,7 +20,7 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import llama
+    from ttrace.examples.torch_native import llama
 
     right = llama.positions_in
     llama.positions_in = lambda documents: right(documents * 0)

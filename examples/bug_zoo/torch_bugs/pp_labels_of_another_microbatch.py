@@ -1,7 +1,7 @@
 """The last stage takes the labels of the micro-batch that it was given last."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import PP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import MODEL, PP, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,14 +10,14 @@ BUG = Bug(
     source="DeepSpeed #5729",
     breaks="the loss and all gradients; the forward is right",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=PP,
     first_seen=(place("@root", Kind.LOSS),),
 )
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import pipeline
+    from ttrace.examples.torch_native import pipeline
 
     def whole_step(batches):
         inputs, labels = right(batches)

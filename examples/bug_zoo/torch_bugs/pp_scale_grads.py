@@ -5,7 +5,7 @@ step already.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import PP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import MODEL, PP, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,7 +14,7 @@ BUG = Bug(
     source="torchtitan #1733, PR 1732",
     breaks="all main gradients, by the number of micro-batches",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=PP,
     first_seen=(
         place("head", Kind.GRAD_OUTPUT),
@@ -26,11 +26,10 @@ BUG = Bug(
 
 
 def before_build(args):
-    from torch.distributed.pipelining import Schedule1F1B
+    from ttrace.examples.torch_native import pipeline
 
-    from ttrace.examples.torch_recipe import pipeline
+    def make_schedule(*args, averages):
+        return right(*args, averages=True)
 
-    def make_schedule(stage, num_microbatches, loss):
-        return Schedule1F1B(stage, num_microbatches, loss_fn=loss)
-
+    right = pipeline.make_schedule
     pipeline.make_schedule = make_schedule

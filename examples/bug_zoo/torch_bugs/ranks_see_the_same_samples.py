@@ -1,7 +1,7 @@
 """There is no distributed sampler: every rank has the samples of the first one."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="Parskatt/RoMa #32, yaak-ai/rbyte PR 106",
     breaks="the inputs of all ranks but the first",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=DDP,
     is_setup=True,
     first_seen=(place("@root", Kind.INPUT),),
@@ -20,10 +20,10 @@ BUG = Bug(
 def before_build(args):
     import dataclasses
 
-    from ttrace.examples.torch_recipe import data
+    from ttrace.examples.torch_native import data
 
-    def sample_numbers(step, source, place):
-        return right(step, source, dataclasses.replace(place, rank=0))
+    def own_order(dealer, num_samples):
+        return right(dataclasses.replace(dealer, rank=0), num_samples)
 
-    right = data.sample_numbers
-    data.sample_numbers = sample_numbers
+    right = data.own_order
+    data.own_order = own_order

@@ -1,7 +1,7 @@
 """The angles of the rotary positions are computed in bfloat16."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="transformers PR 29285, modded-nanogpt #39",
     breaks="query and key after the rotation, and all that follows",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=DDP,
     first_seen=(place("layers.0.attention.core", Kind.INPUT),),
 )
@@ -19,7 +19,7 @@ BUG = Bug(
 def before_build(args):
     import torch
 
-    from ttrace.examples.torch_recipe import llama
+    from ttrace.examples.torch_native import llama
 
     def rotate(tensor, positions):
         half = tensor.shape[-1] // 2

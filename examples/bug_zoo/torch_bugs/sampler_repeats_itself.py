@@ -1,7 +1,7 @@
 """The sampler's epoch is never set, so it deals out the same samples in every one."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="pytorch #31771, LambdaLabsML/distributed-training-guide #40",
     breaks="the inputs, from the second step on",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=DDP,
     is_setup=True,
     first_seen=(place("@root", Kind.INPUT),),
@@ -19,7 +19,12 @@ BUG = Bug(
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import data
+    from ttrace.examples.torch_native import data
 
-    right = data.sample_numbers
-    data.sample_numbers = lambda step, source, place: right(0, source, place)
+    def own_order(dealer, num_samples):
+        order = right(dealer, num_samples)
+        epoch = order[: dealer.global_batch_size // dealer.size]
+        return epoch * (len(order) // len(epoch))
+
+    right = data.own_order
+    data.own_order = own_order

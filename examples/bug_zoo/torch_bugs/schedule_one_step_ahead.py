@@ -1,7 +1,7 @@
 """The learning rate's schedule is advanced before the update."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import DDP, SCRIPT
+from ttrace.examples.bug_zoo.native_options import DDP, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,14 +10,14 @@ BUG = Bug(
     source="NVIDIA-NeMo/Megatron-Bridge #5399, pytorch-gradual-warmup-lr PR 11",
     breaks="the learning rate, and with it all updates",
     script=SCRIPT,
-    model=("--warmup", "4"),
+    model=(*MODEL, "--warmup", "4"),
     layout=DDP,
     first_seen=(place("@root", Kind.LEARNING_RATE),),
 )
 
 
 def before_build(args):
-    from ttrace.examples.torch_recipe import optimization
+    from ttrace.examples.torch_native import optimization
 
     def update(optimizers, schedulers, scaler):
         for scheduler in schedulers:

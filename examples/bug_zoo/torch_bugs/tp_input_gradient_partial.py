@@ -5,7 +5,7 @@ says that, so the share passes for the whole.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT, TP
+from ttrace.examples.bug_zoo.native_options import MODEL, SCRIPT, TP
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,7 +14,7 @@ BUG = Bug(
     source="torchtitan #1805",
     breaks="the gradient of the MLP's input, and all below; the forward is right",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=TP,
     first_seen=(
         place("layers.1.mlp*", Kind.GRAD_INPUT),
@@ -27,7 +27,7 @@ def before_build(args):
     from torch.distributed.tensor import DTensor, Partial, Replicate
     from torch.nn import functional as F
 
-    from ttrace.examples.torch_recipe.llama import Mlp
+    from ttrace.examples.torch_native.llama import Mlp
 
     def forward(self, hidden):
         hidden = DTensor.from_local(

@@ -5,7 +5,7 @@ each rank has from its own part of the sequence, passes for a replicated one.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT, TP
+from ttrace.examples.bug_zoo.native_options import MODEL, SCRIPT, TP
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,7 +14,7 @@ BUG = Bug(
     source="torchtitan #2217, PR 2532",
     breaks="gradients of all norms; their copies differ",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=TP,
     first_seen=(place("*norm", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",

@@ -5,7 +5,7 @@ the gradients of replicas.
 """
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import SCRIPT, TP
+from ttrace.examples.bug_zoo.native_options import MODEL, SCRIPT, TP
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -14,7 +14,7 @@ BUG = Bug(
     source="torchtitan PR 4332",
     breaks="gradients of the biases of o and down; the forward is right",
     script=SCRIPT,
-    model=(),
+    model=MODEL,
     layout=TP,
     first_seen=(
         place("*.mlp.down", Kind.PARAM_GRAD),
@@ -27,4 +27,4 @@ BUG = Bug(
 def after_wrap(args, place, models, optimizers):
     for layer in models[0].layers.values():
         for linear in (layer.attention.o, layer.mlp.down):
-            linear.bias.register_hook(lambda gradient: gradient / place.size)
+            linear.bias.register_hook(lambda gradient: gradient / args.tp)

@@ -1,7 +1,7 @@
 """The head gets a parameter of its own as the model is materialised and sharded."""
 
 from ttrace.examples.bug_zoo.bug import Bug, place
-from ttrace.examples.bug_zoo.recipe_options import FSDP2, SCRIPT
+from ttrace.examples.bug_zoo.native_options import FSDP2, MODEL, SCRIPT
 from ttrace.ir.kinds import Kind
 
 BUG = Bug(
@@ -10,7 +10,7 @@ BUG = Bug(
     source="verl PR 7835, NVIDIA-NeMo/Automodel PR 2213",
     breaks="the gradient of the embedding, which lacks the head's share",
     script=SCRIPT,
-    model=("--tied",),
+    model=(*MODEL, "--tie-embeddings"),
     layout=FSDP2,
     first_seen=(
         place("embed", Kind.PARAM_GRAD, Kind.MAIN_GRAD),

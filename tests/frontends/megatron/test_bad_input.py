@@ -16,7 +16,10 @@ from tests.factories.command_line import Answer
 pytest.importorskip("megatron.core")
 
 from tests.factories.layout_recordings import Recordings  # noqa: E402
-from ttrace.examples.worker_pool import Outcome  # noqa: E402
+from ttrace.examples.worker_pool import (
+    Outcome,  # noqa: E402
+    WorkerPools,  # noqa: E402
+)
 from ttrace.recording.request import RecordRequest  # noqa: E402
 
 SGD = ["--optimizer", "sgd"]
@@ -139,9 +142,8 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Iterator[Runs]:
     folder = tmp_path_factory.mktemp("bad-input")
-    recordings = Recordings(folder)
-    yield Runs(folder=folder, recordings=recordings)
-    recordings.close()
+    with WorkerPools() as pools:  # of its own, which its patches change
+        yield Runs(folder=folder, recordings=Recordings(folder, pools))
 
 
 def compare(ttrace, reference: Path, candidate: Path) -> Answer:

@@ -1,6 +1,6 @@
 """The Megatron frontend runs the suite that ships, on real processes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import pytest
@@ -27,9 +27,8 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="class")
-def workers(request) -> Iterator[None]:
-    with WorkerPools() as request.cls.pools:
-        yield
+def workers(request, pools) -> None:
+    request.cls.pools = pools
 
 
 @pytest.mark.slow

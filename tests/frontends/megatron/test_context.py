@@ -4,8 +4,6 @@ Megatron itself averages the ranks' losses per token of each: with masks that le
 ranks unequal numbers of tokens, runs agree only with a loss per token.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.factories.layout_recordings import (
@@ -55,10 +53,8 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory) -> Iterator[Recordings]:
-    recordings = Recordings(tmp_path_factory.mktemp("traces"))
-    yield recordings
-    recordings.close()
+def recordings(tmp_path_factory, pools) -> Recordings:
+    return Recordings(tmp_path_factory.mktemp("traces"), pools)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

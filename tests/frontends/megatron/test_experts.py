@@ -45,9 +45,9 @@ KNOWN_SKIPS = (
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory) -> Iterator[MainJob]:
+def job(tmp_path_factory, pools) -> Iterator[MainJob]:
     folder = tmp_path_factory.mktemp("runs")
-    with MainJob(NumpyBackend(), folder, num_noise_runs=1) as main_job:
+    with MainJob(NumpyBackend(), folder, num_noise_runs=1, pools=pools) as main_job:
         yield main_job
 
 

@@ -18,8 +18,8 @@ CP2 = ("--context-parallel-size", "2")
 
 
 @pytest.fixture(scope="module")
-def job():
-    with MainJob(NumpyBackend(), num_noise_runs=1) as main_job:
+def job(pools):
+    with MainJob(NumpyBackend(), num_noise_runs=1, pools=pools) as main_job:
         yield main_job
 
 

@@ -6,14 +6,11 @@ are the settings that it lacks, dropout and many buckets among them, and some th
 has.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 pytest.importorskip("megatron.core")
 
 from ttrace.examples.layout_matrix.observer import ObservedRun, observe  # noqa: E402
-from ttrace.examples.worker_pool import WorkerPools  # noqa: E402
 
 GPT = (
     "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "
@@ -39,12 +36,6 @@ FULL = (
 )
 BLOCK = "--recompute-granularity full --recompute-method block --recompute-num-layers 1"
 SELECTIVE = "--recompute-granularity selective --recompute-modules core_attn layernorm"
-
-
-@pytest.fixture(scope="module")
-def pools() -> Iterator[WorkerPools]:
-    with WorkerPools() as started:
-        yield started
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ comparison engine.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from ttrace.testing.assembled import assemble, errors
 
 pytest.importorskip("megatron.core")
 
-from ttrace.examples.worker_pool import WorkerPool  # noqa: E402
+from ttrace.examples.worker_pool import WorkerPools  # noqa: E402
 
 MODULE = "ttrace.examples.megatron_gpt.train"
 
@@ -80,9 +79,9 @@ class Checked:
 class Runs:
     """Records runs on workers that stay alive, and each reference once."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, pools: WorkerPools):
         self._folder = folder
-        self._pools = {size: WorkerPool(size) for size in (1, 2, 4)}
+        self._pools = pools
         self._numbers = itertools.count()
         self._references: dict[str, tuple[Trace, ToleranceTable]] = {}
         self._checked: dict[tuple[int, str, str], Checked] = {}
@@ -107,7 +106,7 @@ class Runs:
         """The trace of a run."""
         out = self._folder / f"run-{next(self._numbers)}"
         request = RecordRequest(out=out, noise_seed=noise_seed)
-        outcomes = self._pools[world_size].run(
+        outcomes = self._pools.of_size(world_size).run(
             MODULE,
             options.split(),
             environment=request.to_environment(),
@@ -116,10 +115,6 @@ class Runs:
         for outcome in outcomes:
             assert outcome.status == 0, f"{outcome.output}{outcome.error}"
         return open_trace(out)
-
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
 
     def _reference(self, model: str) -> tuple[Trace, ToleranceTable]:
         if model not in self._references:
@@ -133,10 +128,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Iterator[Runs]:
-    runs = Runs(tmp_path_factory.mktemp("traces"))
-    yield runs
-    runs.close()
+def runs(tmp_path_factory, pools) -> Runs:
+    return Runs(tmp_path_factory.mktemp("traces"), pools)
 
 
 CASES = {

@@ -1,7 +1,5 @@
 """Pipelines of real megatron-core: every tensor against that of one process."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.factories.layout_recordings import (
@@ -49,10 +47,8 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory) -> Iterator[Recordings]:
-    recordings = Recordings(tmp_path_factory.mktemp("traces"))
-    yield recordings
-    recordings.close()
+def recordings(tmp_path_factory, pools) -> Recordings:
+    return Recordings(tmp_path_factory.mktemp("traces"), pools)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

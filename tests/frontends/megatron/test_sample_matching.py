@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
 from ttrace.pipeline import compare, estimate_tolerance
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome
@@ -26,22 +24,20 @@ def after_build(args, models):
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory) -> Iterator[Callable[..., Path]]:
+def recorded(tmp_path_factory, pools) -> Iterator[Callable[..., Path]]:
     folder, numbers = tmp_path_factory.mktemp("samples"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
 
-        def record(*options: str, ranks: int = 1, noise: int | None = None) -> Path:
-            out = folder / f"trace{next(numbers)}"
-            request = RecordRequest(out=out, noise_seed=noise)
-            outcomes = pools.of_size(ranks).run(
-                MODULE, (*OPTIONS, *options), environment=request.to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return out
+    def record(*options: str, ranks: int = 1, noise: int | None = None) -> Path:
+        out = folder / f"trace{next(numbers)}"
+        request = RecordRequest(out=out, noise_seed=noise)
+        outcomes = pools.of_size(ranks).run(
+            MODULE, (*OPTIONS, *options), environment=request.to_environment()
+        )
+        for outcome in outcomes:
+            assert outcome.status == 0, outcome.output + outcome.error
+        return out
 
-        yield record
+    yield record
 
 
 def test_micro_batches_of_other_sizes_agree_one_by_one(recorded, tmp_path):

@@ -1,6 +1,6 @@
 """The torch frontend runs the suite that ships with ttrace, on two processes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import pytest
@@ -12,9 +12,8 @@ from ttrace.testing import FrontendSuite, Training
 
 
 @pytest.fixture(scope="class")
-def workers(request) -> Iterator[None]:
-    with WorkerPools() as request.cls.pools:
-        yield
+def workers(request, pools) -> None:
+    request.cls.pools = pools
 
 
 @pytest.mark.slow

@@ -5,12 +5,10 @@ are found where they are.
 """
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.pipeline import compare, estimate_tolerance
@@ -82,10 +80,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory) -> Iterator[Job]:
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield Job(tmp_path_factory.mktemp("native"), pools)
+def job(tmp_path_factory, pools) -> Job:
+    return Job(tmp_path_factory.mktemp("native"), pools)
 
 
 @pytest.mark.parametrize(("layout", "world_size"), LAYOUTS)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
 from ttrace.pipeline import compare
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
@@ -19,27 +17,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory) -> Iterator[Compared]:
+def compared(tmp_path_factory, pools) -> Iterator[Compared]:
     folder = tmp_path_factory.mktemp("optimizers")
     numbers = itertools.count()
 
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+    def run(world_size: int, arguments: list[str]):
+        request = RecordRequest(out=folder / f"trace{next(numbers)}")
+        outcomes = pools.of_size(world_size).run(
+            MODULE, arguments, environment=request.to_environment()
+        )
+        for outcome in outcomes:
+            assert outcome.status == 0, outcome.output + outcome.error
+        return request.out
 
-        def run(world_size: int, arguments: list[str]):
-            request = RecordRequest(out=folder / f"trace{next(numbers)}")
-            outcomes = pools.of_size(world_size).run(
-                MODULE, arguments, environment=request.to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return request.out
+    def report(reference: list[str], world_size: int, *candidate: str) -> Report:
+        traces = run(1, reference), run(world_size, list(candidate))
+        return compare(*traces, backend="numpy")
 
-        def report(reference: list[str], world_size: int, *candidate: str) -> Report:
-            traces = run(1, reference), run(world_size, list(candidate))
-            return compare(*traces, backend="numpy")
-
-        yield report
+    yield report
 
 
 @pytest.mark.parametrize("kind", ["adamw", "zero", "muon"])

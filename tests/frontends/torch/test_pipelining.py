@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.paths import ROOT
 from ttrace.errors import UsageError
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.frontends.torch_parts.pipelining import parts_of
@@ -76,9 +75,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory) -> Iterator[Job]:
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+def job(tmp_path_factory, pools) -> Iterator[Job]:
+    with pytest.MonkeyPatch.context() as patch:
         patch.delenv(RECORD_VARIABLE, raising=False)
         yield Job(tmp_path_factory.mktemp("pipelines"), pools)
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
 from ttrace.judge.outcome import ErrorKind
 from ttrace.pipeline import compare, estimate_tolerance
 from ttrace.recording.request import RecordRequest
@@ -23,31 +21,29 @@ Reported = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
-def report_of(tmp_path_factory) -> Iterator[Reported]:
+def report_of(tmp_path_factory, pools) -> Iterator[Reported]:
     """What a comparison with one process, one micro-batch of 8 samples, says."""
     folder, numbers = tmp_path_factory.mktemp("samples"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
 
-        def recorded(*options: str, ranks: int = 1, noise: int | None = None) -> Path:
-            out = folder / f"trace{next(numbers)}"
-            request = RecordRequest(out=out, noise_seed=noise)
-            outcomes = pools.of_size(ranks).run(
-                MODULE, options, environment=request.to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return out
+    def recorded(*options: str, ranks: int = 1, noise: int | None = None) -> Path:
+        out = folder / f"trace{next(numbers)}"
+        request = RecordRequest(out=out, noise_seed=noise)
+        outcomes = pools.of_size(ranks).run(
+            MODULE, options, environment=request.to_environment()
+        )
+        for outcome in outcomes:
+            assert outcome.status == 0, outcome.output + outcome.error
+        return out
 
-        reference = recorded()
-        noise = [recorded(noise=seed) for seed in (1, 2)]
-        tolerance = estimate_tolerance(reference, noise, backend="numpy")
+    reference = recorded()
+    noise = [recorded(noise=seed) for seed in (1, 2)]
+    tolerance = estimate_tolerance(reference, noise, backend="numpy")
 
-        def report(*options: str, ranks: int = 1) -> Report:
-            candidate = recorded(*options, ranks=ranks)
-            return compare(reference, candidate, tolerance=tolerance, backend="numpy")
+    def report(*options: str, ranks: int = 1) -> Report:
+        candidate = recorded(*options, ranks=ranks)
+        return compare(reference, candidate, tolerance=tolerance, backend="numpy")
 
-        yield report
+    yield report
 
 
 SIZES = "1 micro-batch of 8 samples in the reference, 4 of 2 in the candidate"

@@ -5,12 +5,10 @@ state and updated parameters are DTensors and are recorded as what each rank hol
 """
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import parse_tensor_id
@@ -71,10 +69,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Iterator[Runs]:
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield Runs(tmp_path_factory.mktemp("sharded"), pools)
+def runs(tmp_path_factory, pools) -> Runs:
+    return Runs(tmp_path_factory.mktemp("sharded"), pools)
 
 
 @pytest.mark.parametrize(("layout", "world_size"), LAYOUTS)

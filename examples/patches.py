@@ -14,10 +14,14 @@ from ttrace.errors import UsageError
 HOOKS = {
     "before_build": "before_build(args)",
     "after_build": "after_build(args, models)",
-    "after_wrap": "after_wrap(args, config, chunks, optimizer)",
-    "after_training": "after_training(args, chunks)",
+    "after_wrap": "after_wrap(args, layout, models, optimizer)",
+    "after_training": "after_training(args, models)",
 }
-"""The functions that a patch may define, and what each is given."""
+"""The functions that a patch may define, and what each is given.
+
+The layout is the place of this rank in the run, Megatron's configuration in its
+example; the optimizer a list of them where the example may have several.
+"""
 
 
 class Patch:

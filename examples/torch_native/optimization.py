@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,23 +15,25 @@ EMA_DECAY = 0.9
 def make_optimizers(
     model: nn.Module, args: argparse.Namespace
 ) -> list[torch.optim.Optimizer]:
-    """Of all parameters that are trained."""
+    """Of all parameters of this rank that are trained."""
     named = {
         name: parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+    options: dict[str, Any] = {"lr": args.lr, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":
         matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
         rest = [p for name, p in named.items() if not is_hidden_matrix(name, p)]
-        return [
-            Muon(matrices, lr=args.lr),
-            torch.optim.AdamW(rest, lr=args.lr, weight_decay=args.weight_decay),
-        ]
-    groups = decay_groups(named, args.weight_decay)
-    if args.optimizer == "adamw":
-        return [torch.optim.AdamW(groups, lr=args.lr)]
-    return [torch.optim.SGD(groups, lr=args.lr, momentum=0.9)]
+        return [Muon(matrices, lr=args.lr), torch.optim.AdamW(rest, **options)]
+    trained: Any = list(named.values())
+    if args.decay_matrices_only:
+        trained = decay_groups(named, args.weight_decay)
+    # Under tensor parallelism plain tensors and DTensors are not updated together.
+    options["foreach"] = False if args.tp > 1 else None
+    if args.optimizer == "sgd":
+        return [torch.optim.SGD(trained, momentum=0.9, **options)]
+    return [torch.optim.AdamW(trained, **options)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -86,13 +89,16 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim > 1
 
 
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, args: argparse.Namespace
-) -> LRScheduler | None:
-    """The learning rate grows over the first steps."""
+def make_schedulers(
+    optimizers: Sequence[torch.optim.Optimizer], args: argparse.Namespace
+) -> list[LRScheduler]:
+    """Of the learning rates, which grow over the first steps."""
     if not args.warmup:
-        return None
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / args.warmup))
+        return []
+    return [
+        LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / args.warmup))
+        for optimizer in optimizers
+    ]
 
 
 def update(
