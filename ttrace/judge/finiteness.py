@@ -21,7 +21,8 @@ def nonfinite_failure(kind: Kind, stats: PairStats) -> tuple[Cause, str] | None:
         kind: Of the tensor.
         stats: Of the candidate against the reference.
     """
-    may_be_infinite = kind in _MAY_BE_INFINITE
+    # A mask leaves something: where nothing is finite, the run has overflowed.
+    may_be_infinite = kind in _MAY_BE_INFINITE and stats.num_inf_reference < stats.count
     if stats.num_nan_reference or (stats.num_inf_reference and not may_be_infinite):
         return Cause.NONFINITE_REFERENCE, (
             f"{stats.num_nonfinite_reference} of {stats.count} values of the reference "
