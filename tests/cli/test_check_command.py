@@ -131,6 +131,22 @@ def test_a_candidate_that_fails_beside_a_reference_that_is_given(
     assert f"can be used again: {' '.join(map(str, given))}\n" in answer.err
 
 
+def test_a_check_that_is_interrupted_says_how_to_go_on(
+    check, ttrace, tmp_path, monkeypatch
+):
+    check()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttrace.cli.check_command.run_check", interrupted)
+    given = ["--reference-trace", tmp_path / "out" / "reference"]
+    answer = ttrace("check", *given, "--candidate", "true", "--out", tmp_path / "again")
+    assert answer.code == 130 and answer.err.endswith(
+        f"can be used again: {' '.join(map(str, given))}\nttrace: interrupted\n"
+    )
+
+
 def test_missing_program(ttrace, tmp_path):
     answer = ttrace(
         "check", "--reference", "no-such-program x", "--candidate", "y",

@@ -68,7 +68,7 @@ def _checked(request: CheckRequest, backend: str) -> Report:
             )
     except UsageError:
         raise
-    except TtraceError:
+    except (TtraceError, KeyboardInterrupt):
         options = reusable_options(request)
         if options is not None:
             announce(f"what is recorded can be used again: {options}")
