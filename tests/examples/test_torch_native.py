@@ -18,6 +18,7 @@ from ttrace.report.model import Outcome, Report
 CASES = {case.name: case for case in native_cases()}
 
 NORM = "this rank does not hold all gradients whole"
+HEADS = "give torch_capture.trace a DimsDescription with its dims text"
 SUMS = "it sums over the samples of a micro-batch; main_grad is compared"
 LOSSES = "how the losses of micro-batches make up that of the step is not known"
 COMPILED = "inside of a region that torch.compile compiles"
@@ -47,14 +48,16 @@ def check(job: MainJob, name: str) -> Report:
     [
         ("native-llama/ddp2/fp32/8", ()),
         ("native-llama/fsdp1/fp32/8", (NORM,)),
-        ("native-llama/tp2-sp-loss/fp32/8", (NORM,)),
+        # Each rank has some heads between column-wise and row-wise linears, which is
+        # what the attention's core is called with.
+        ("native-llama/tp2-sp-loss/fp32/8", (NORM, HEADS)),
         ("native-llama/pp2-1f1b/fp32/8", (NORM,)),
         # The module that fully_shard takes is a wrapper, which has no path of its own.
         ("native-llama/fsdp2-wrapper/fp32/8", (NORM,)),
         # DDP is what is compiled, and the model inside of it.
         ("native-llama/ddp2-compile/fp32/8", (COMPILED,)),
         # The update of one element turns with the sign of its gradient.
-        ("native-llama-autocast/tp2-sp/bf16/8", (NORM,)),
+        ("native-llama-autocast/tp2-sp/bf16/8", (NORM, HEADS)),
         ("native-llama-whole/fsdp2-2x2/fp32/8", (NORM, SUMS, LOSSES)),
         ("cnn/ddp2/fp32/8", (STATISTICS,)),
         ("unet/wrapper/fp32/8", (NORM,)),
