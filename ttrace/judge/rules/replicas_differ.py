@@ -11,11 +11,16 @@ from ttrace.judge.verdict import Cause
 def replicas_differ(findings: Findings) -> Diagnosis | None:
     """Says over which axes of a mesh the candidate's replicas differ.
 
-    Nothing where ranks were given different data: what follows differs, too.
+    Nothing where ranks were given different data: what follows differs, too. Nor of
+    ranks that are on no common mesh.
     """
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
-    meshes = {info.rank: info.mesh for info in findings.candidate.ranks}
+    coords = {
+        (info.rank, mesh.name): mesh.coords
+        for info in findings.candidate.ranks
+        for mesh in info.meshes
+    }
     axes: set[str] = set()
     differing, spread = [], 0.0
     for verdict in findings.failed:
@@ -31,15 +36,17 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         )
         if not bad:
             continue
-        differing.append(verdict)
-        spread = max(spread, max(replica.spread for replica in bad))
-        axes |= _blamed_axes(
-            _differing_axes(
-                meshes[replica.rank](shard.layout.mesh).coords,
-                meshes[replica.against](shard.layout.mesh).coords,
-            )
+        name = shard.layout.mesh
+        found = _blamed_axes(
+            _differing_axes(here, there)
             for replica in bad
+            if (here := coords.get((replica.rank, name))) is not None
+            and (there := coords.get((replica.against, name))) is not None
         )
+        if found:
+            axes |= found
+            differing.append(verdict)
+            spread = max(spread, max(replica.spread for replica in bad))
     if not differing:
         return None
     over = "+".join(sorted(axes))
