@@ -209,7 +209,7 @@ def test_a_rank_is_never_overwritten(tmp_path):
         f"  where:    {tmp_path / 'rank00000'}\n"
         "  expected: one 'with trace(...)' in a run, which has one trace\n"
         "  to do:    put one 'with trace(...)' around all training steps that are "
-        "to be recorded"
+        "to be recorded, of one model that holds all others"
     )
     assert before == {p: p.read_bytes() for p in (tmp_path / "rank00000").iterdir()}
     with pytest.raises(TraceExistsError):

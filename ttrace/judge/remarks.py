@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ttrace.compare.align import Alignment, Unmatched
 from ttrace.compare.samples import is_model_input
-from ttrace.ir.kinds import ACTIVATIONS
+from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
 from ttrace.ir.trace_source import TraceSource
@@ -42,6 +42,9 @@ def find_remarks(
         repeats = repeats_in(trace.info)
         if repeats is not None:
             remarks.append(f"in the {side} {repeats}")
+        outside = ranks_outside(trace.info)
+        if outside is not None:
+            remarks.append(f"in the {side} {outside}")
     remarks += _runs_without_modules(reference.info, candidate.info)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
@@ -130,6 +133,29 @@ def repeats_in(info: TraceInfo) -> str | None:
     hint = reasons.most_common(1)[0][0].partition(".")[2]
     plural = "" if count == 1 else "s"
     return f"{count} tensor{plural} came twice, and only the first is recorded.{hint}"
+
+
+def ranks_outside(info: TraceInfo) -> str | None:
+    """That some ranks hold a parameter outside of the mesh that others have it on."""
+    known = {rank.rank: {mesh.name for mesh in rank.meshes} for rank in info.ranks}
+    for id_, record in info.tensors.items():
+        if id_.kind is not Kind.PARAM:
+            continue
+        ranks: dict[str, list[int]] = {}
+        for shard in record.shards:
+            ranks.setdefault(shard.layout.mesh, []).append(shard.rank)
+        if all(known[shard.rank].issuperset(ranks) for shard in record.shards):
+            continue
+        places = " and ".join(
+            f"on mesh {name} for {'ranks' if len(numbers) > 1 else 'rank'} "
+            f"{', '.join(map(str, sorted(numbers)))}"
+            for name, numbers in ranks.items()
+        )
+        return (
+            f"{id_.module}.{id_.slot} is {places}, and these do not know each other: "
+            "start as many processes as the mesh of the model has, or make it of all"
+        )
+    return None
 
 
 def _is_same(reference: TraceSource, candidate: TraceSource) -> bool:

@@ -18,13 +18,21 @@ def differing_axes(
         replicas: Those that do not agree, of one tensor.
         mesh: Name of the mesh that it lies on.
         info: Their run.
+
+    Returns:
+        Their names; none where the ranks are not both on that mesh.
     """
-    meshes = {rank.rank: rank.mesh for rank in info.ranks}
+    coords = {
+        rank.rank: each.coords
+        for rank in info.ranks
+        for each in rank.meshes
+        if each.name == mesh
+    }
     distinct = {
-        _between(
-            meshes[replica.rank](mesh).coords, meshes[replica.against](mesh).coords
-        )
+        _between(here, there)
         for replica in replicas
+        if (here := coords.get(replica.rank)) is not None
+        and (there := coords.get(replica.against)) is not None
     }
     smallest = [
         combination

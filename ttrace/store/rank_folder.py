@@ -174,7 +174,7 @@ def _exists(path: Path, info: RankInfo) -> TraceExistsError:
             where=path,
             expected="one 'with trace(...)' in a run, which has one trace",
             remedy="put one 'with trace(...)' around all training steps that are to be "
-            "recorded",
+            "recorded, of one model that holds all others",
         )
     try:
         run_id = read_manifest(path).run_id

@@ -12,7 +12,7 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     """Says over which axes of a mesh the candidate's replicas differ.
 
     Nothing where ranks were given different data, or start from parameters of their
-    own: what follows differs, too.
+    own: what follows differs, too. Nor of ranks that are on no common mesh.
     """
     if not findings.candidate.is_checkpoint and any(
         candidate_replicas(verdict) for verdict in findings.failed
@@ -35,9 +35,11 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         )
         if not bad:
             continue
-        differing.append(verdict)
-        spread = max(spread, max(replica.spread for replica in bad))
-        axes |= differing_axes(bad, shard.layout.mesh, findings.candidate)
+        found = differing_axes(bad, shard.layout.mesh, findings.candidate)
+        if found:
+            axes |= found
+            differing.append(verdict)
+            spread = max(spread, max(replica.spread for replica in bad))
     if not differing:
         return None
     over = "+".join(sorted(axes))
