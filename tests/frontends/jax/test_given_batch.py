@@ -244,7 +244,7 @@ class Linen(nn.Module):
 def test_the_inputs_of_a_module_stand_for_the_batch(recorded):
     def step(params, x, y):
         def loss(params):
-            logits = Linen().apply({"params": params}, x)
+            logits: Any = Linen().apply({"params": params}, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
         grads = jax.grad(loss)(params)
