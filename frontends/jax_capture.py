@@ -63,11 +63,12 @@ from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
 from ttrace.frontends.jax_parts.strict_step import StrictStep
 from ttrace.frontends.jax_parts.taps.mini_steps import MARKERS
-from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.frontends.jax_parts.taps.patching import Missed, note
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 from ttrace.frontends.jax_parts.taps.tap import tap as tap
 from ttrace.ir.kinds import Kind
+from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest, request_from_environment
 
 
@@ -205,15 +206,34 @@ class TracedStep:
         def find_captures() -> list[Capture]:
             use = running.params
             captures = without_mini_steps(running.captures())
-            batch = []
+            batch: list[Capture] = []
             if captures and not has_model_input(captures):
-                count = self._options.microbatches
-                batch = given.batch(use, result, names=names, microbatches=count)
+                batch = self._batch(given, running, names, result)
             updated = given.updated(use, result)
             has_optimizer = use.has_optimizer
             return batch + with_returned(captures, updated, has_optimizer=has_optimizer)
 
         self._session.record(number, find_captures, self._missed)
+
+    def _batch(
+        self,
+        given: GivenArrays,
+        running: RunningStep,
+        names: Mapping[str, str],
+        result: Any,
+    ) -> list[Capture]:
+        """What the step was given beside its state; where that fails, all else is."""
+        try:
+            return given.batch(
+                running.params,
+                result,
+                names=names,
+                microbatches=self._options.microbatches,
+            )
+        except Exception as error:
+            reason = reason_of(error, "find it among the step's arguments")
+            note(self._missed, Missed(what="the batch of a step", reason=reason))
+            return []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)

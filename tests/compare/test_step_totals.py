@@ -1,5 +1,7 @@
 """Numbers for the whole step are compared, however it is cut into micro-batches."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,17 +14,15 @@ from ttrace.report.model import Outcome, Report
 def report_of(
     reference: list[int], candidate: list[int], orders: tuple[Order, Order]
 ) -> Report:
-    runs = [
-        sample_run(
-            order,
-            more={
-                f"step0/mb{number}/@root/input/num_items": np.array(value)
-                for number, value in enumerate(values)
-            },
-        )
-        for order, values in zip(orders, (reference, candidate), strict=True)
-    ]
-    return compare_traces(*runs, load_backend("numpy"))
+    def run(order: Order, values: list[int]) -> Any:
+        numbers = {
+            f"step0/mb{number}/@root/input/num_items": np.array(value)
+            for number, value in enumerate(values)
+        }
+        return sample_run(order, more=numbers)
+
+    runs = run(orders[0], reference), run(orders[1], candidate)
+    return compare_traces(runs[0], runs[1], load_backend("numpy"))
 
 
 def status(report: Report) -> set[tuple[str, str]]:

@@ -88,6 +88,19 @@ def test_less_than_a_hundred_times_is_none():
     assert find_quiet_part(blocks(0 * noise)) is None
 
 
+def test_parts_of_few_elements_are_loud_though_three_carry_most_of_their_noise():
+    """Key parts of 16, of four heads of Megatron's linear_qkv."""
+    noise = 1e-9 * np.sign(gaussian())
+    of_keys = noise.reshape(NUM_RUNS, 4, 3, 16)[:, :, 1]
+    of_keys *= 1e3
+    of_keys[:, 1, :3] *= 5
+    found = find_quiet_part(blocks(noise))
+    assert found is not None
+    parts = found[0].reshape(4, 3, -1)
+    assert parts.all(axis=(0, 2)).tolist() == [True, False, True]
+    assert not parts[:, 1].any()
+
+
 def test_a_few_quiet_indices_are_luck():
     noise = 1e-3 * gaussian()
     noise[:, 10:16] = 0

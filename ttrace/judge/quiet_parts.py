@@ -27,6 +27,9 @@ that of its largest element."""
 _LEAST_DENSITY = 0.05
 """Their share of all elements of the range."""
 
+_LEAST_BLOCKS = 8
+"""Blocks in a row that are loud in some run, each of them: that is no chance either."""
+
 _LEAST_EVIDENCE = 14.0
 """That a range is quiet by chance, were it as the loud ones are, has a probability of
 at most exp(-14). An element whose gradient is large is quiet in every run: what counts
@@ -62,7 +65,7 @@ def find_quiet_part(noise: BlockNoise) -> tuple[np.ndarray, float] | None:
     is_below = _is_below(noise)
     is_quiet = _long_runs(is_below, _LEAST_INDICES, noise.block_length)
     for start, stop in _runs(~is_quiet):
-        if not _is_loud_throughout(noise, start, stop):
+        if not _is_loud_throughout(noise, start, stop, is_below):
             is_quiet[start:stop] = True
     if is_quiet.all():
         return None
@@ -106,9 +109,16 @@ def _long_runs(
     return is_long
 
 
-def _is_loud_throughout(noise: BlockNoise, start: int, stop: int) -> bool:
+def _is_loud_throughout(
+    noise: BlockNoise, start: int, stop: int, is_below: np.ndarray
+) -> bool:
     if (stop - start) * noise.block_length < _LEAST_INDICES:
         return False
+    # Of few elements, most of the noise of one run may lie in three.
+    is_small = noise.count <= _LEAST_CARRIERS and stop - start >= _LEAST_BLOCKS
+    is_noise = noise.norms[:, start:stop].max(axis=0) > noise.floors[start:stop]
+    if is_small and is_noise.all() and not is_below[start:stop].any():
+        return True
     blocks = np.zeros(noise.floors.size, bool)
     blocks[start:stop] = True
     num_elements = noise.count * (stop - start)

@@ -158,7 +158,7 @@ class _Walk:
             return [self._tap(params, ins[0])]
         if primitive.name in _IDENTITIES and len(ins) == num_results:
             return list(ins)
-        if primitive.name == "reshape" and params["dimensions"] is None:
+        if primitive.name == "reshape" and params.get("dimensions") is None:
             return [replace(_joined(ins), elements=ins[0].elements)]
         if primitive.name == "random_wrap" and ins[0].same is not None:
             self.keys.add(ins[0].same)

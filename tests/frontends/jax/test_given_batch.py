@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
+from ttrace.frontends.jax_parts.record import step_params
 from ttrace.frontends.jax_parts.record.given_batch import CUT_INSIDE, DELETED
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
@@ -222,6 +223,18 @@ def test_what_the_step_has_taken_is_skipped(recorded):
     assert skipped["step0/mb0/@root/input/x"] == DELETED
 
 
+def test_a_fault_leaves_the_rest_recorded(recorded, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(step_params, "batch_captures", fail)
+    params = params_of()
+    given = (params, TX.init(params), {"x": DATA, "y": LABELS}, jax.random.PRNGKey(0))
+    info = recorded("one", jax.jit(plain_step), *given).info
+    assert inputs(info) == {}
+    assert {Kind.MAIN_GRAD, Kind.UPDATED_PARAM} <= {id_.kind for id_ in info.tensors}
+
+
 class Linen(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -231,7 +244,7 @@ class Linen(nn.Module):
 def test_the_inputs_of_a_module_stand_for_the_batch(recorded):
     def step(params, x, y):
         def loss(params):
-            logits = Linen().apply({"params": params}, x)
+            logits: Any = Linen().apply({"params": params}, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
         grads = jax.grad(loss)(params)

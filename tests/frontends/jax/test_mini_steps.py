@@ -69,7 +69,8 @@ def in_scan(tx: Any) -> Callable[..., Any]:
     @jax.jit
     def step(params: Any, state: Any, xs: Any) -> Any:
         def body(carry: Any, x: Any) -> Any:
-            return mini_step(tx, *carry, x), None
+            params, state = carry
+            return mini_step(tx, params, state, x), None
 
         return jax.lax.scan(body, (params, state), xs)[0]
 
