@@ -174,6 +174,6 @@ async def much_later():
     assert set(module_level_imports(source)) == {"a.b", "c", "c.d", "f", "g"}
     with pytest.raises(AssertionError, match="no relative imports"):
         list(module_level_imports("from . import x"))
-    assert "ttrace.ir.layout" in IMPORTS["ttrace.compare.plan"]
+    assert "ttrace.ir.layout" in IMPORTS["ttrace.compare.covers"]
     with pytest.raises(graphlib.CycleError):
         graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()

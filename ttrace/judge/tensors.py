@@ -220,26 +220,21 @@ def _judge_match(
     )
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
     failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
-    verdict = TensorVerdict(
+    notes = (_note(result, context), infinities_note(stats))
+    cause, reason = failure or (None, "; ".join(filter(None, notes)))
+    # What is not finite has no part in the error that the margin is made of.
+    nonfinite = cause in NONFINITE
+    return TensorVerdict(
         id=plan.id,
         status=Status.PASSED if failure is None else Status.FAILED,
         setup=setup,
         result=result,
         tolerance=tolerance,
-        margin=margin,
+        margin=math.inf if nonfinite else margin,
         part=_part_reason(result, context),
+        cause=cause,
+        reason=reason,
     )
-    if failure is not None:
-        cause, reason = failure
-        # What is not finite has no part in the error that the margin is made of.
-        return replace(
-            verdict,
-            cause=cause,
-            reason=reason,
-            margin=math.inf if cause in NONFINITE else margin,
-        )
-    notes = (_note(result, context), infinities_note(stats))
-    return replace(verdict, reason="; ".join(filter(None, notes)))
 
 
 def _part_reason(result: TensorResult, context: _Context) -> PartReason | None:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.capture_filter import CaptureFilter
@@ -100,20 +99,20 @@ def _counts(verdicts: Sequence[TensorVerdict]) -> Counts:
 
 
 def _tensor_report(verdict: TensorVerdict) -> TensorReport:
-    bare = TensorReport(
-        id=str(verdict.id),
-        kind=verdict.id.kind.value,
-        status=verdict.status.value,
-        reason=verdict.reason,
-        cause=None if verdict.cause is None else verdict.cause.value,
-        part=None if verdict.part is None else verdict.part.value,
-    )
+    bare = {
+        "id": str(verdict.id),
+        "kind": verdict.id.kind.value,
+        "status": verdict.status.value,
+        "reason": verdict.reason,
+        "cause": None if verdict.cause is None else verdict.cause.value,
+        "part": None if verdict.part is None else verdict.part.value,
+    }
     if verdict.result is None or verdict.tolerance is None:
-        return bare
+        return TensorReport(**bare)
     result, stats = verdict.result, verdict.result.stats
     records = (result.plan.match.reference, result.plan.match.candidate)
-    return replace(
-        bare,
+    return TensorReport(
+        **bare,
         shape=records[0].global_shape,
         dtypes=(records[0].shards[0].dtype, records[1].shards[0].dtype),
         layouts=(_describe_layout(records[0]), _describe_layout(records[1])),
