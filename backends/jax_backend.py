@@ -1,6 +1,7 @@
 """The default backend: packs pairs into chunks of tiles and runs jitted kernels."""
 
 import contextlib
+import functools
 import importlib
 import os
 from collections import defaultdict
@@ -24,51 +25,69 @@ from ttrace.backends.chunks import (
     pack_candidates,
     pack_references,
 )
+from ttrace.backends.live_statistics import has_float64 as platform_has_float64
 from ttrace.backends.numpy_backend import (
     compare_all,
     compare_range,
     exact_values,
     subtract,
 )
-from ttrace.backends.tile_table import WIDE, TileTable, concatenate, make_table
+from ttrace.backends.screen_kernels import run_screen
+from ttrace.backends.tile_table import (
+    NARROW,
+    WIDE,
+    TileTable,
+    concatenate,
+    make_screen_table,
+    make_table,
+)
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
 
-BATCH_BYTES = 128 << 20
+BATCH_BYTES = 64 << 20
 BATCH_PAIRS = 4096
 MAX_TILES_TO_ORACLE = 16
 """Tiles of a chunk with NaN or Inf above which another kernel pays off."""
 
 
 class JaxBackend:
-    """Compares on the device jax has, in float32 wherever that loses nothing.
+    """Compares on the device jax has, in one reading wherever that loses nothing.
 
     The elements of all pairs of two dtypes form one stream of tiles, cut into
     chunks of one size, so that each kernel compiles once whatever the shapes. What
-    happens to a chunk depends on its values, and gives the same result:
+    happens to a chunk depends on its dtypes and values, and gives the same result:
 
-    * Bitwise equal, as the host sees soon: only the reference goes to the device.
-    * As usual: one kernel computes everything. Only where the largest difference
-      was rounded, the host searches the tiles that may hold it.
+    * Values of at most 32 bits are summed up in float64, in one kernel. Where the
+      largest difference is, the host looks up in the tile that has it.
+    * Float64 and wide integers, and everything where the device has no float64 (a
+      TPU): kernels that scale values by powers of two first. Bitwise equal, as the
+      host sees soon: only the reference goes to the device.
     * Many tiles have NaNs or infinities: a kernel takes them out first.
-    * Single tiles have them, or denormals, or values near the limits of the
-      arithmetic: the numpy backend computes these tiles.
+    * Single tiles have them, or denormals that matter, or values near the limits of
+      the arithmetic: the numpy backend computes these tiles.
 
-    Float64 and wide integers go the same way in a scope of jax's x64 mode; a few of
-    them are not worth a compilation and are left to the numpy backend. Which way a
-    pair goes never changes counts, maxima or positions, and norms by less than 1e-6.
+    A few float64 values or wide integers are not worth a compilation and are left to
+    the numpy backend. Which way a pair goes never changes counts, maxima or positions,
+    and norms by less than 1e-6.
 
     Args:
         num_threads: That pack chunks and wait for kernels; None: one per processor.
         min_wide_elements: Fewer elements than this of one dtype that needs float64,
             in one batch, are left to the numpy backend.
+        has_float64: Whether the device computes float64 itself; None: as its platform
+            says.
     """
 
     name = "jax"
 
     def __init__(
-        self, *, num_threads: int | None = None, min_wide_elements: int = 1 << 20
+        self,
+        *,
+        num_threads: int | None = None,
+        min_wide_elements: int = 1 << 20,
+        has_float64: bool | None = None,
     ):
+        self._has_float64 = has_float64
         self._num_threads = num_threads or min(8, os.cpu_count() or 1)
         self._min_wide_elements = min_wide_elements
 
@@ -99,7 +118,10 @@ class JaxBackend:
                 oracle += [(i, pool.submit(compare_all, batch[i])) for i in indices]
                 continue
             chunks = range(0, stream.num_tiles, CHUNK_TILES)
-            futures = [pool.submit(_run_chunk, stream, c, stages) for c in chunks]
+            run = functools.partial(
+                _run_chunk, stages=stages, has_float64=self._computes_float64()
+            )
+            futures = [pool.submit(run, stream, first) for first in chunks]
             started.append((indices, stream, futures))
 
         def collect() -> list[PairStats]:
@@ -113,6 +135,11 @@ class JaxBackend:
             return results
 
         return collect
+
+    def _computes_float64(self) -> bool:
+        if self._has_float64 is None:
+            self._has_float64 = platform_has_float64(jax.default_backend())
+        return self._has_float64
 
     def _plan(
         self, lane: Lane, batch: list[ArrayPair], indices: list[int]
@@ -135,20 +162,41 @@ def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
         yield batch
 
 
-def _run_chunk(stream: Stream, first_tile: int, stages: Stages) -> TileTable:
+def _run_chunk(
+    stream: Stream, first_tile: int, stages: Stages, *, has_float64: bool
+) -> TileTable:
     """Computes the rows of one chunk of a stream."""
     lane = stream.lane
     spans = stream.spans(first_tile)
     num_tiles = min(CHUNK_TILES, stream.num_tiles - first_tile)
-    x64 = lane.precision is WIDE
-    with stages.lend() as buffers, _x64_scope(x64), jax.debug_nans(False):
+    is_screened = lane.precision is NARROW and has_float64
+    run = _screen_chunk if is_screened else _run_kernels
+    x64 = is_screened or lane.precision is WIDE
+    with stages.lend() as buffers, x64_scope(x64), jax.debug_nans(False):
         reference = pack_references(spans, lane, buffers[0])
         candidate = pack_candidates(spans, lane, buffers[1])
-        table, doubtful = _run_kernels(lane, reference, candidate, num_tiles)
+        table, doubtful = run(lane, reference, candidate, num_tiles)
+    rounded_to = np.dtype(np.float64) if is_screened else lane.precision.values
     for row in np.flatnonzero(doubtful).tolist():
-        stats = _compare_tile(spans, row)
-        table.replace(row, stats, rounded_to=lane.precision.values)
+        table.replace(row, _compare_tile(spans, row), rounded_to=rounded_to)
     return table
+
+
+def _screen_chunk(
+    lane: Lane, reference: np.ndarray, candidate: np.ndarray, num_tiles: int
+) -> tuple[TileTable, np.ndarray]:
+    """As ``_run_kernels``, in one reading of the chunk."""
+    sides = (reference, candidate)
+    columns = run_screen(lane.reference, lane.candidate, sides, lane.factor)
+    infinite = np.maximum(columns["max_reference"], columns["max_candidate"])
+    infinite = infinite >= NARROW.infinity_bits
+    counts = {}
+    if np.count_nonzero(infinite) > MAX_TILES_TO_ORACLE:
+        clean = jax_kernels.make_filter(lane.reference, lane.candidate)
+        finite, counts = clean(reference, candidate)
+        columns = run_screen("float32", "float32", tuple(finite), lane.factor)
+        counts = jax.device_get(counts)
+    return make_screen_table(lane.factor, columns, counts, num_tiles)
 
 
 def _run_kernels(
@@ -212,7 +260,7 @@ def _locate_maximum(pair: ArrayPair, tiles: list[int]) -> tuple[float, int]:
     return largest, position
 
 
-def _x64_scope(enabled: bool) -> contextlib.AbstractContextManager[object]:
+def x64_scope(enabled: bool) -> contextlib.AbstractContextManager[object]:
     """Float64 on or off within a scope, whatever the global configuration."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(enabled)

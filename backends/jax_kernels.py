@@ -29,7 +29,7 @@ _FOLDS = (8, 16)
 """How many rows a tile is summed over, stage by stage, before the host takes over."""
 
 
-_SMALL_FLOATS = {
+SMALL_FLOATS = {
     "float16": (5, 10, True),
     "float8_e4m3fn": (4, 3, False),
     "float8_e5m2": (5, 2, True),
@@ -127,8 +127,12 @@ def make_filter(reference: str, candidate: str) -> "Kernel":
 class Kernel:
     """A jitted function; threads that need it at once compile it only once."""
 
-    def __init__(self, function: Callable[..., Any]):
-        self._function = jax.jit(function)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        compiler_options: dict[str, Any] | None = None,
+    ):
+        self._function = jax.jit(function, compiler_options=compiler_options)
         self._lock = threading.Lock()
         self._is_compiled = False
 
@@ -288,8 +292,8 @@ def _decode_sides(
     # Cheap decoding is repeated in every loop, costly decoding is stored.
     sides = []
     for chunk, name in zip(chunks, names, strict=False):
-        side = _decode(chunk, name)
-        sides.append(lax.optimization_barrier(side) if name in _SMALL_FLOATS else side)
+        side = decode(chunk, name)
+        sides.append(lax.optimization_barrier(side) if name in SMALL_FLOATS else side)
     return sides
 
 
@@ -297,7 +301,7 @@ def _reshape(sides: Any, shape: tuple[int, ...]) -> Any:
     return jax.tree.map(lambda x: x.reshape(shape), sides)
 
 
-def _decode(chunk: Chunk, name: str) -> tuple[Chunk, Chunk | None]:
+def decode(chunk: Chunk, name: str) -> tuple[Chunk, Chunk | None]:
     """Values as ``high`` and ``low`` (or None), see ``numpy_backend.Values``.
 
     Bit tricks, for XLA converts small floats one by one on CPUs; and none of them
@@ -310,8 +314,8 @@ def _decode(chunk: Chunk, name: str) -> tuple[Chunk, Chunk | None]:
         return lax.bitcast_convert_type(
             chunk.astype(np.uint32) << 16, np.dtype(np.float32)
         ), None
-    if name in _SMALL_FLOATS:
-        return _decode_small_float(chunk, *_SMALL_FLOATS[name]), None
+    if name in SMALL_FLOATS:
+        return _decode_small_float(chunk, *SMALL_FLOATS[name]), None
     if name in ("float32", "float64"):
         return chunk, None
     return chunk.astype(np.float32), None

@@ -73,7 +73,8 @@ class TileTable:
         maxima: Side -> largest absolute value; float64. Of the difference: rounded
             to the arithmetic of the kernel.
         counts: Name -> number of elements; int64.
-        max_difference_at: Where in the tile that is first; int64.
+        max_difference_at: Where in the tile that is first, or -1 where that is not
+            known; int64.
         inexact: Whether the largest difference may have been rounded, so that
             another element with the same rounded value may be the largest.
     """
@@ -147,6 +148,7 @@ class TileTable:
         positions = (first - starts) * tile_elements + self.max_difference_at[first]
         is_open = np.zeros(len(starts), bool)
         is_open[owner[rows[self.inexact[rows]]]] = True
+        is_open |= self.max_difference_at[first] < 0
         columns["max_abs_diff"] = largest
         columns["max_abs_diff_at"] = np.where(largest > 0, positions, -1)
 
@@ -256,6 +258,62 @@ def _make_table(
         counts={name: column.copy() for name, column in found.items()},
         max_difference_at=positions,
         inexact=inexact & (precision is NARROW),
+    ), doubtful
+
+
+def make_screen_table(
+    factor: float,
+    columns: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    num_tiles: int,
+) -> tuple[TileTable, np.ndarray]:
+    """Rows of the first tiles of a chunk, and which of them are not to be trusted.
+
+    Args:
+        factor: That multiplied the candidate; a power of two.
+        columns: See ``screen_kernels.run_screen``.
+        counts: Of what is not finite; empty if that was not looked at.
+        num_tiles: How many tiles of the chunk are in use.
+    """
+    with np.errstate(all="ignore"):  # of tiles that are not to be trusted
+        return _make_screen_table(factor, columns, counts, num_tiles)
+
+
+def _make_screen_table(
+    factor: float,
+    columns: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
+    num_tiles: int,
+) -> tuple[TileTable, np.ndarray]:
+    # Copies: what a kernel returns is read-only.
+    columns = {name: column[:num_tiles].copy() for name, column in columns.items()}
+    bits = {side: columns[f"max_{side}"] for side in ("reference", "candidate")}
+    doubtful = np.zeros(num_tiles, bool)
+    for of_side in bits.values():
+        doubtful |= of_side >= NARROW.infinity_bits
+    unequal = columns["num_unequal"].astype(np.int64)
+    if "smallest" in columns:
+        smallest = columns["smallest"].astype(np.uint32) + np.uint32(1)
+        doubtful |= (smallest > 0) & (smallest < 1 << NARROW.mantissa_bits)
+    maxima = {
+        side: of_side.view(np.float32).astype(np.float64)
+        for side, of_side in bits.items()
+    }
+    maxima["candidate"] *= factor
+    columns["candidate"] *= factor * factor
+    columns["product"] *= factor
+    found = dict.fromkeys(COUNTS, np.zeros(num_tiles, np.int64)) | {
+        name: column[:num_tiles].astype(np.int64) for name, column in counts.items()
+    }
+    found["num_unequal"] = found["num_unequal"] + unequal
+    return TileTable(
+        sums={side: columns[side] for side in SIDES},
+        exponents={side: np.zeros(num_tiles, np.int32) for side in SIDES},
+        products=columns["product"],
+        maxima=maxima | {"difference": columns["max_difference"]},
+        counts={name: column.copy() for name, column in found.items()},
+        max_difference_at=np.full(num_tiles, -1, np.int64),
+        inexact=np.zeros(num_tiles, bool),
     ), doubtful
 
 

@@ -16,6 +16,7 @@ from ttrace.ir.tensor_id import TensorId as TensorId
 from ttrace.ir.tensor_id import parse_tensor_id as parse_tensor_id
 
 if TYPE_CHECKING:
+    from ttrace.backends.live_arrays import compare_arrays as compare_arrays
     from ttrace.check_job import check as check
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
     from ttrace.pipeline import compare as compare
@@ -31,6 +32,7 @@ _LAZY = {
     "Report": "ttrace.report.model",
     "ToleranceTable": "ttrace.judge.tolerance",
     "check": "ttrace.check_job",
+    "compare_arrays": "ttrace.backends.live_arrays",
     "estimate_tolerance": "ttrace.pipeline",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",
@@ -39,8 +41,8 @@ _LAZY = {
 }
 """Name -> the module that it is imported from when it is asked for.
 
-``tap`` is for programs of JAX. ``compare`` is not here: the package of that name is
-itself what is called, see ``ttrace/compare/__init__.py``.
+``tap`` and ``compare_arrays`` are for programs of JAX. ``compare`` is not here: the
+package of that name is itself what is called, see ``ttrace/compare/__init__.py``.
 """
 
 

@@ -111,6 +111,10 @@ class CommandError(TtraceError, RuntimeError):
     """A command that ttrace ran failed, hung, or recorded nothing."""
 
 
+class DivergedError(TtraceError, AssertionError):
+    """Arrays differ by more than their tolerances; raised where that was asked for."""
+
+
 class MissingExtraError(TtraceError, ImportError):
     """An optional dependency is needed and not installed."""
 

@@ -85,15 +85,16 @@ def test_new_shapes_compile_nothing() -> None:
             compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    list(JaxBackend().compare(_make_pairs("int16", "float8_e5m2", 1.0)[0][:1]))
-    assert len(compiled) == 1
+    list(JaxBackend().compare(_make_pairs("int16", "float8_e5m2", 0.25)[0][:1]))
+    num_compiled = len(compiled)
+    assert 0 < num_compiled <= 4
     for size in (3, 777, 5000, 300_000):
         reference = np.ones((1, size), np.int16)
         candidate = np.zeros((1, size), DTYPES["float8_e5m2"].numpy)
         pair = ArrayPair(reference=reference, candidate=candidate, factor=0.25)
         (stats,) = JaxBackend().compare([pair])
         assert stats.num_unequal == size
-    assert len(compiled) == 1
+    assert len(compiled) == num_compiled
 
 
 def test_closing_early_and_errors_leave_no_threads() -> None:
