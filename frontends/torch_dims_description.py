@@ -163,7 +163,16 @@ class DimsDescription(PlainDescription):
             if not isinstance(text, str):
                 return text
             dims = parse_dims(with_rest(text, len(local_shape)))
-            return dims.lower_local(local_shape, self._mesh)
+            try:
+                return dims.lower_local(local_shape, self._mesh)
+            except LayoutError as error:
+                raise LayoutError(
+                    error.what,
+                    where=f"{which}, {pattern!r}: {text!r}",
+                    expected=error.expected,
+                    got=error.got,
+                    remedy=error.remedy,
+                ) from error
         return NoLayout(reason=f"no pattern of {which} matches {whole_text}")
 
 

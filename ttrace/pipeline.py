@@ -20,6 +20,7 @@ from ttrace.compare.indexed import plan_rows
 from ttrace.compare.own_buffers import agreeing_buffers
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.regroup import regroup
+from ttrace.compare.second_look import look_again
 from ttrace.compare.tied import untie
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices
@@ -339,6 +340,7 @@ def compare_traces(
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(plan, reference, candidate, backend, progress=progress)
     require_same_values(results, tolerances, recorded.info, name=recorded.name)
+    results = look_again(results, reference, candidate, backend)
     verdicts, structure = judge_tensors(
         alignment,
         results,

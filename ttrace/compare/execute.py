@@ -65,6 +65,10 @@ class TensorResult:
             for, by rank.
         reference_replicas: Replicas in the reference.
         candidate_replicas: Replicas in the candidate.
+        broadcast_shape: The shape that both sides were broadcast to before they were
+            compared (see ``ttrace.compare.second_look``); None if they were not.
+        mask_notations: How either side says what a mask keeps, where not values but
+            that was compared; else None.
     """
 
     plan: TensorPlan
@@ -73,6 +77,8 @@ class TensorResult:
     rank_stats: dict[int, PairStats]
     reference_replicas: tuple[ReplicaResult, ...]
     candidate_replicas: tuple[ReplicaResult, ...]
+    broadcast_shape: tuple[int, ...] | None = None
+    mask_notations: tuple[str, str] | None = None
 
     @property
     def rows(self) -> RowMatch | None:

@@ -72,6 +72,7 @@ def _parts_to_judge(verdict: TensorVerdict, limits: Limits) -> Sequence[PartNois
         or result is None
         or tolerance is None
         or tolerance.estimator is not Estimator.PERTURBED
+        or result.broadcast_shape is not None
     ):
         return ()
     if limits.coarser is not None and limits.coarser.factor > 1:

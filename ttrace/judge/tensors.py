@@ -28,6 +28,15 @@ from ttrace.judge.finiteness import (
     infinities_note,
     nonfinite_failure,
 )
+from ttrace.judge.forms import (
+    MASK_TOLERANCE,
+    form_note,
+    mask_failure,
+    noise_of_broadcast,
+    num_elements_of,
+    shapes_sentence,
+    without_sums,
+)
 from ttrace.judge.initial_replicas import blame_candidate
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason
@@ -73,13 +82,18 @@ def judge(
         skipped_steps={side: skipped_steps(info) for side, info in sides},
     )
     verdicts = []
+    broadcast: set[TensorId] = set()
     depth = 0
     has_diverged = False
     for entry in alignment.entries:
         if entry.id.kind is Kind.OUTPUT:
             depth += 1
         if isinstance(entry, Match):
-            verdict = _judge_match(by_id[entry.id], context, depth=depth)
+            result = by_id[entry.id]
+            verdict = _judge_match(result, context, depth=depth)
+            verdict = without_sums(verdict, result, broadcast)
+            if result.broadcast_shape and verdict.status is Status.PASSED:
+                broadcast.add(entry.id)
             lost = (lost_updates or {}).get(entry.id)
             if lost is not None:
                 verdict = _without_update(verdict, lost)
@@ -187,15 +201,15 @@ def _judge_match(
     apart = per_device_mismatch_reason(plan.match)
     if apart is not None:
         return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
-    if plan.shapes_differ:
-        return TensorVerdict(
-            id=plan.id,
-            status=Status.FAILED,
-            cause=Cause.SHAPE,
-            setup=setup,
-            reason=f"logical shapes differ: {list(of_reference.global_shape)} in the "
-            f"reference, {list(of_candidate.global_shape)} in the candidate",
-        )
+    other_shape = TensorVerdict(
+        id=plan.id,
+        status=Status.FAILED,
+        cause=Cause.SHAPE,
+        setup=setup,
+        reason=shapes_sentence(result),
+    )
+    if plan.shapes_differ and result.broadcast_shape is None:
+        return other_shape
     incomparable = _incomparable_verdict(result, context)
     if incomparable is not None:
         return incomparable
@@ -217,10 +231,17 @@ def _judge_match(
         dtypes=(of_reference.shards[0].dtype, of_candidate.shards[0].dtype),
         depth=depth,
         may_be_computed=may_be_computed,
+        noise=noise_of_broadcast(
+            result, context.limits.tolerances.noise.get(of_reference.id)
+        ),
     )
+    if result.mask_notations is not None:
+        tolerance = MASK_TOLERANCE
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
     failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
-    notes = (_note(result, context), infinities_note(stats))
+    if failure is not None and plan.shapes_differ:
+        return other_shape
+    notes = (_note(result, context), form_note(result), infinities_note(stats))
     cause, reason = failure or (None, "; ".join(filter(None, notes)))
     # What is not finite has no part in the error that the margin is made of.
     nonfinite = cause in NONFINITE
@@ -247,7 +268,7 @@ def _part_reason(result: TensorResult, context: _Context) -> PartReason | None:
         return None
     if result.rows is not None:
         return PartReason.ROWS if rows_in_part(result.rows) else None
-    num_elements = math.prod(result.plan.match.reference.global_shape)
+    num_elements = num_elements_of(result)
     return PartReason.RANKS if result.stats.count < num_elements else None
 
 
@@ -257,7 +278,7 @@ def _note(result: TensorResult, context: _Context) -> str:
         if context.filtered_sides:
             return rows_in_part(result.rows) or ""
         return rows_difference(result.rows) or ""
-    num_elements = math.prod(result.plan.match.reference.global_shape)
+    num_elements = num_elements_of(result)
     if result.stats.count == num_elements:
         return ""
     return (
@@ -298,6 +319,8 @@ def _failure(
     nonfinite = nonfinite_failure(result.plan.id.kind, stats)
     if nonfinite is not None:
         return nonfinite
+    if result.mask_notations is not None:
+        return mask_failure(result)
     if result.rows is not None and complete:
         obstacle = rows_obstacle(result.rows)
         if obstacle is not None:

@@ -34,6 +34,9 @@ class Cause(StrEnum):
     SHAPE = "shape"
     """The logical shapes are not the same."""
 
+    MASKS = "masks"
+    """Masks in two notations do not keep the same."""
+
     LOST_UPDATE = "lost_update"
     """A parameter changed in a step of the reference, and not at all in this one."""
 

@@ -1,6 +1,6 @@
 """What a trace says of a tensor that ttrace failed at: whose fault it is, in words."""
 
-from ttrace.errors import TtraceError
+from ttrace.errors import LayoutError, TtraceError
 
 
 def reason_of(error: Exception, doing: str) -> str:
@@ -11,6 +11,11 @@ def reason_of(error: Exception, doing: str) -> str:
             tensor; any other one is a fault of ttrace, and the reason says so.
         doing: What ttrace was about to do, e.g. ``describe it``.
     """
+    if isinstance(error, LayoutError):
+        # One rule gives many tensors their layout: which one, and what it met.
+        found = (("", error.where), ("expected ", error.expected), ("got ", error.got))
+        details = [f"{word}{value}" for word, value in found if value is not None]
+        return error.what + (f" ({'; '.join(details)})" if details else "")
     if isinstance(error, TtraceError):
         return error.what
     try:

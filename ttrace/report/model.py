@@ -72,9 +72,9 @@ class TensorReport:
         status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
         reason: Why; empty for a plain pass of the whole tensor.
         cause: What a failed tensor failed by: ``error`` (beyond the tolerance),
-            ``replicas``, ``routing``, ``shape``, ``lost_update``, ``rounded_update``,
-            ``samples``, ``one_sided_skip``, ``infinities``, ``nonfinite_candidate``
-            or ``nonfinite_reference``
+            ``replicas``, ``routing``, ``shape``, ``masks``, ``lost_update``,
+            ``rounded_update``, ``samples``, ``one_sided_skip``, ``infinities``,
+            ``nonfinite_candidate`` or ``nonfinite_reference``
             (``ttrace.judge.verdict.Cause``).
         part: Why only a part of it was compared: ``ranks`` or ``rows``
             (``ttrace.judge.verdict.PartReason``).

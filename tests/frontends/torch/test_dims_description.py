@@ -13,6 +13,7 @@ from ttrace.frontends.torch_parts.description import (
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.recording.faults import reason_of
 
 WHOLE: DimsRules = {"*": "..."}
 MESH = Mesh(name="ranks", sizes={"dp": 3, "tp": 2}, coords={"dp": 1, "tp": 1})
@@ -124,8 +125,12 @@ def test_what_a_stage_is_given_can_be_elsewhere_but_not_a_parameter():
 
 
 def test_a_text_that_does_not_fit_the_tensor_is_an_error():
-    with pytest.raises(LayoutError, match="another number of dims"):
+    with pytest.raises(LayoutError) as error:
         activation(described({"*": "b s h"}), "0", Kind.OUTPUT, 2, 3)
+    assert reason_of(error.value, "describe it") == (
+        "the dims text has another number of dims than the tensor (activations, '*': "
+        "'b s h'; expected 3 dims; got shape [2, 3])"
+    )
 
 
 def test_an_axis_that_the_mesh_lacks_is_told_at_once():
