@@ -22,6 +22,7 @@ from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.wiring import Wiring, find_wiring
 
 _MAX_TENSORS = 16
 """Tensors that are read, of those that failed in a step."""
@@ -64,6 +65,7 @@ class Evidence:
         confined: Where the error of the first divergence lies; None where it is spread.
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
         bias: The bias that it is a multiple of; None if it is not.
+        wiring: What it is given instead, if it is an input; None if that is not known.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -73,6 +75,7 @@ class Evidence:
     confined: Confinement | None = None
     rows: EmbeddingRows | None = None
     bias: AddedBias | None = None
+    wiring: Wiring | None = None
 
 
 def read_evidence(
@@ -113,6 +116,7 @@ def read_evidence(
         confined=find_confinement(diverged, reference, candidate, backend),
         rows=find_embedding_rows(diverged, reference, candidate),
         bias=find_added_bias(diverged, reference, candidate),
+        wiring=find_wiring(diverged, verdicts, reference, candidate),
     )
 
 

@@ -31,6 +31,7 @@ from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
+from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     unseen_clipping,
     added_bias,
     embedding_rows,
+    wiring,
     confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
