@@ -10,22 +10,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ttrace.compare.assembled import assembled
 from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.adam_fit import SettingFit, fit_settings
+from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.updates import parameter_before
+from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.wiring import Wiring, find_wiring
 
 _MAX_TENSORS = 16
 """Tensors that are read, of those that failed in a step."""
-
-_MAX_ELEMENTS = 1 << 24
-"""Elements of a tensor that is read."""
 
 _CONSTANT = 1e-3
 """Spread of values, over the largest of them, that are all the same."""
@@ -63,6 +63,9 @@ class Evidence:
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
         confined: Where the error of the first divergence lies; None where it is spread.
+        rows: Rows of an embedding that it lies in; None if it is no embedding's.
+        bias: The bias that it is a multiple of; None if it is not.
+        wiring: What it is given instead, if it is an input; None if that is not known.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -70,6 +73,9 @@ class Evidence:
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
     confined: Confinement | None = None
+    rows: EmbeddingRows | None = None
+    bias: AddedBias | None = None
+    wiring: Wiring | None = None
 
 
 def read_evidence(
@@ -108,6 +114,9 @@ def read_evidence(
         updates=tuple(fit for fit in fits if fit is not None),
         adam=fit_settings(verdicts, reference, candidate),
         confined=find_confinement(diverged, reference, candidate, backend),
+        rows=find_embedding_rows(diverged, reference, candidate),
+        bias=find_added_bias(diverged, reference, candidate),
+        wiring=find_wiring(diverged, verdicts, reference, candidate),
     )
 
 
@@ -120,7 +129,7 @@ def _first_failed(verdicts: Sequence[TensorVerdict], kind: Kind) -> list[TensorV
         and verdict.status is Status.FAILED
         and verdict.cause is Cause.ERROR
         and verdict.result is not None
-        and verdict.result.stats.count <= _MAX_ELEMENTS
+        and verdict.result.stats.count <= MAX_ELEMENTS
     ]
     first = min((verdict.id.step for verdict in failed), default=0)
     return [verdict for verdict in failed if verdict.id.step == first][:_MAX_TENSORS]
@@ -186,13 +195,8 @@ def _is_explained(difference: np.ndarray, explanation: np.ndarray) -> bool:
 
 def _values(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
     """float64, ``[elements]``, without its scale; None where it is not there whole."""
-    record = trace.info.tensors.get(tensor_id)
-    if record is None:
-        return None
-    values = assembled(record, trace)
-    if values is None or not np.isfinite(values.astype(np.float64)).all():
-        return None
-    return values.astype(np.float64).reshape(-1) / record.shards[0].scale
+    values = values_of(tensor_id, trace)
+    return None if values is None else values.reshape(-1)
 
 
 def common_value(values: Sequence[float]) -> float | None:

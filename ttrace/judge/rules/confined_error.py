@@ -6,8 +6,8 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 def confined_error(findings: Findings) -> Diagnosis | None:
     """Says where it lies, as all else of the tensor was checked to agree."""
     found = findings.evidence.confined
-    if found is None:
-        return None
+    if found is None or findings.evidence.rows or findings.evidence.bias:
+        return None  # or more is known
     return Diagnosis(
         code="confined_error",
         sentence=f"the error of {found.id} lies in {found.part} (of length "

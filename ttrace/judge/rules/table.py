@@ -10,9 +10,11 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
+from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
+from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -30,6 +32,7 @@ from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
+from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
@@ -54,6 +57,9 @@ RULES: tuple[Rule, ...] = (
     scaled,
     after_backward,
     unseen_clipping,
+    added_bias,
+    embedding_rows,
+    wiring,
     confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""

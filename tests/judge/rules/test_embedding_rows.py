@@ -1,0 +1,87 @@
+"""Rows of an embedding that are wrong, told by the ids that it is given."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.pipeline import compare_traces
+
+WEIGHT = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+IDS = np.array([[1, 6, 2, 3, 6], [4, 5, 1, 7, 9]])
+OUTPUT, GRADIENT = "step0/mb0/emb/output/0", "step0/emb/main_grad/weight"
+
+
+def run(wrong_rows=(), *, ids=IDS, at=None, gradient=False, with_ids=True, size=None):
+    output = WEIGHT[ids]
+    gradients = WEIGHT.copy()
+    for row in wrong_rows:
+        if gradient:
+            gradients[row] += 1
+        else:
+            output[ids == row] = 0
+    if at is not None:
+        output[at] = 0
+    dims = None if size is None else "v[tp] h"
+    tensors = {"step0/emb/param/weight": Tensor(full=WEIGHT, dims=dims)}
+    if with_ids:
+        tensors["step0/mb0/emb/input/0"] = Tensor(full=ids)
+    tensors[OUTPUT] = Tensor(full=output)
+    tensors[GRADIENT] = Tensor(full=gradients, dims=dims)
+    return memory_trace(tensors, None if size is None else {"tp": size})
+
+
+def diagnoses(reference, candidate):
+    report = compare_traces(reference, candidate, load_backend("numpy"))
+    return {found.code: found.sentence for found in report.diagnosis}
+
+
+def test_the_first_row_of_the_second_rank():
+    found = diagnoses(run(), run([6], size=2))
+    assert found["embedding_rows"] == (
+        "step0/mb0/emb/output/0 is wrong where its input (the token id) is 6 (6 is the "
+        "first row of rank 1's shard), and agrees at all 7 other ids that occur: look "
+        "at how emb finds these rows, such as the range of ids that a rank takes for "
+        "its own"
+    )
+    assert "confined_error" not in found
+
+
+def test_rows_within_a_shard():
+    found = diagnoses(run(), run([1, 9], size=2))["embedding_rows"]
+    assert "is 1, 9, and agrees at all 6 other ids that occur" in found
+
+
+def test_gradients_of_rows():
+    found = diagnoses(run(), run([5], gradient=True, size=2))["embedding_rows"]
+    assert found.startswith(
+        f"{GRADIENT} is wrong in the rows of the ids 5 (5 is the last row of rank 0's "
+        "shard), and agrees in all 11 other rows that are not zero"
+    )
+
+
+def test_ids_in_the_other_order_of_dims():
+    reference, candidate = run(), run([6])
+    turned = [
+        memory_trace(
+            {
+                text: array.swapaxes(0, 1).copy() if text == OUTPUT else array
+                for (_, text), array in trace.arrays.items()
+            }
+        )
+        for trace in (reference, candidate)
+    ]
+    assert "is 6, and agrees" in diagnoses(*turned)["embedding_rows"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"at": (0, 1)}, "the id is right elsewhere"),
+        ({"wrong_rows": (1, 2, 3, 4, 6)}, "most ids are wrong"),
+        ({"wrong_rows": (6,), "with_ids": False}, "nothing tells the ids"),
+    ],
+)
+def test_what_is_no_matter_of_rows(options, why):
+    reference = run(with_ids=options.get("with_ids", True))
+    assert "embedding_rows" not in diagnoses(reference, run(**options)), why

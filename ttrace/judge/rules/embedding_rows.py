@@ -1,0 +1,30 @@
+"""A first divergence that lies in some rows of an embedding."""
+
+from ttrace.ir.kinds import Kind
+from ttrace.judge.diagnosis import Diagnosis, Findings
+
+_MAX_NAMED = 8
+
+
+def embedding_rows(findings: Findings) -> Diagnosis | None:
+    """Names the rows: which token ids, as a rule, are wrong wherever they occur."""
+    found = findings.evidence.rows
+    if found is None:
+        return None
+    named = ", ".join(map(str, found.rows[:_MAX_NAMED]))
+    more = len(found.rows) - _MAX_NAMED
+    rows = named + (f" and {more} more" if more > 0 else "")
+    ends = f" ({'; '.join(found.ends[:_MAX_NAMED])})" if found.ends else ""
+    if found.id.kind is Kind.OUTPUT:
+        place = f"wrong where its input (the token id) is {rows}{ends}"
+        others = f"agrees at all {found.num_right} other ids that occur"
+    else:
+        place = f"wrong in the rows of the ids {rows}{ends}"
+        others = f"agrees in all {found.num_right} other rows that are not zero"
+    return Diagnosis(
+        code="embedding_rows",
+        sentence=f"{found.id} is {place}, and {others}: look at how {found.id.module} "
+        "finds these rows, such as the range of ids that a rank takes for its own",
+        evidence={"rows": rows, "num_right": found.num_right},
+        tensor_ids=(str(found.id),),
+    )
