@@ -70,6 +70,7 @@ map-grades: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks.bench_compare
+	$(BIN)/python -m tests.benchmarks.bench_scaling
 	$(BIN)/python -m tests.benchmarks.bench_capture
 	$(BIN)/python -m tests.benchmarks.bench_jax_capture
 
