@@ -67,10 +67,31 @@ def run_screen(
         "float32" if name in SMALL_FLOATS else name for name in (reference, candidate)
     )
     if factor == 1.0:
-        columns = jax.device_get(_screen(*names, with_factor=False)(*sides))
+        columns = _fetched(_screen(*names, with_factor=False)(*sides), _COLUMNS)
         if not _are_tiny(columns).any():
             return columns
-    return jax.device_get(_screen(*names, with_factor=True)(*sides, np.float64(factor)))
+    found = _screen(*names, with_factor=True)(*sides, np.float64(factor))
+    columns = _fetched(found, (_COLUMNS[0], (*_COLUMNS[1], "smallest")))
+    columns["smallest"] = columns["smallest"].view(np.uint32)
+    return columns
+
+
+_COLUMNS = (
+    ("reference", "candidate", "difference", "product", "max_difference"),
+    ("max_reference", "max_candidate", "num_unequal"),
+)
+"""Rows of what a kernel returns: one array of float64 and one of int32, as fetching
+many small ones takes longer than computing them."""
+
+
+def _fetched(
+    arrays: Any, names: tuple[tuple[str, ...], tuple[str, ...]]
+) -> dict[str, np.ndarray]:
+    return {
+        name: row
+        for array, of_array in zip(jax.device_get(arrays), names, strict=True)
+        for name, row in zip(of_array, array, strict=True)
+    }
 
 
 def _are_tiny(columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -91,14 +112,27 @@ def _decoder(name: str) -> Kernel:
 
 
 def _screen(reference: str, candidate: str, *, with_factor: bool) -> Kernel:
-    def kernel(left: Chunk, right: Chunk, factor: Chunk = None) -> dict[str, Chunk]:
+    def kernel(left: Chunk, right: Chunk, factor: Chunk = None) -> tuple[Chunk, Chunk]:
         r = decode(left, reference)[0].reshape(_SHAPE)
         c = decode(right, candidate)[0].reshape(_SHAPE)
-        return _sums(r, c, factor) | _bits(r, c, with_smallest=factor is not None)
+        found = _sums(r, c, factor) | _bits(r, c, with_smallest=factor is not None)
+        floats, integers = _COLUMNS
+        if factor is not None:
+            integers = (*integers, "smallest")
+        return jnp.stack([found[name] for name in floats]), jnp.stack(
+            [_as_int32(found[name]) for name in integers]
+        )
 
     key = ("screen", reference, candidate, str(with_factor))
     options = REASSOCIATE if jax.default_backend() == "cpu" else None
     return _KERNELS.setdefault(key, Kernel(kernel, options))
+
+
+def _as_int32(column: Chunk) -> Chunk:
+    """Counts by value, magnitudes by their bits."""
+    if column.dtype == np.uint32:
+        return lax.bitcast_convert_type(column, np.dtype(np.int32))
+    return column.astype(np.int32)
 
 
 def _sums(r: Chunk, c: Chunk, factor: Chunk) -> dict[str, Chunk]:

@@ -1,19 +1,25 @@
 """How fast pairs are compared: GB/s of both inputs, beside what the machine reads.
 
-Run as ``python -m tests.benchmarks.bench_compare [--bytes N]``. Every figure is the
-best of several runs after a warm-up, in one process, on arrays in memory.
+Run as ``python -m tests.benchmarks.bench_compare [--bytes N] [--json FILE]``. Every
+figure in GB/s is the best of several runs after a warm-up, in one process, on arrays in
+memory; then whole processes on files in the system's cache, once each.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.bench_pairs import loop_in_numpy, make_pairs
+from tests.benchmarks.whole_process import Cost, measure_process
 from ttrace.backends.jax_backend import JaxBackend
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.compare.backend import ArrayPair, Backend
@@ -28,45 +34,8 @@ TORCH_DTYPES = {
 }
 
 
-def make_pairs(
-    name: str, noise: float, num_bytes: int, num_pairs: int = 2000
-) -> list[ArrayPair]:
-    """Pairs of mixed sizes, log-normal, of ``num_bytes`` on each side together."""
-    rng = np.random.default_rng(0)
-    dtype = DTYPES[name].numpy
-    weights = rng.lognormal(0, 1.5, num_pairs)
-    sizes = (weights / weights.sum() * num_bytes / dtype.itemsize).astype(int) + 1
-    values = rng.standard_normal(max(sizes), np.float32)
-    factors = 1 + np.float32(noise) * rng.standard_normal(max(sizes), np.float32)
-    reference = values.astype(dtype)
-    candidate = (reference.astype(np.float32) * factors).astype(dtype)
-    return [
-        ArrayPair(reference=reference[:n].copy(), candidate=candidate[:n].copy())
-        for n in sizes
-    ]
-
-
 def compare_with(backend: Backend) -> Contender:
     return lambda pairs: list(backend.compare(pairs))
-
-
-def loop_in_numpy(pairs: list[ArrayPair]) -> None:
-    """What one writes first: the same statistics in float32, without any care."""
-    for pair in pairs:
-        r = pair.reference.astype(np.float32, copy=False)
-        c = pair.candidate.astype(np.float32, copy=False)
-        d = c - r
-        magnitude = np.abs(d)
-        for values in (r, c):
-            np.sqrt(np.sum(values * values))
-            np.max(np.abs(values))
-            np.isnan(values).sum()
-            np.isinf(values).sum()
-        np.sqrt(np.sum(d * d))
-        np.sum(r * c)
-        magnitude.max()
-        magnitude.argmax()
-        (r != c).sum()
 
 
 def assert_close(pairs: list[ArrayPair]) -> None:
@@ -106,8 +75,7 @@ def read_bandwidth(num_bytes: int, num_threads: int, repeats: int) -> float:
 def measure(num_bytes: int, repeats: int) -> Iterator[tuple[str, str, list[float]]]:
     """Dtype, case and GB/s of each contender."""
     for name in TORCH_DTYPES:
-        # Less noise than the dtype resolves would be no noise.
-        least = max(1e-6, DTYPES[name].epsilon or 0.0)
+        least = least_noise(name)
         for case, noise in ((f"noise {least:.0e}", least), ("equal", 0.0)):
             pairs = make_pairs(name, noise, num_bytes)
             total = 2 * sum(pair.reference.nbytes for pair in pairs) / 1e9
@@ -129,27 +97,78 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
+def least_noise(name: str) -> float:
+    """Less than a dtype resolves would be no noise."""
+    return max(1e-6, DTYPES[name].epsilon or 0.0)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Measures how fast pairs are compared."
     )
     parser.add_argument("--bytes", type=int, default=1 << 27, help="of each side")
+    parser.add_argument("--file-bytes", type=int, default=1 << 30, help="of each file")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args(arguments)
-    reads = [
-        f"{read_bandwidth(options.bytes, n, options.repeats):.1f} GB/s with {n}"
-        for n in (1, 2)
-    ]
+    console = Console(width=110)
+    reads = [read_bandwidth(options.bytes, n, options.repeats) for n in (1, 2)]
+    in_memory = list(measure(options.bytes, options.repeats))
+    console.print(_memory_table(reads, in_memory))
+    processes = {
+        name: measure_process(name, least_noise(name), options.file_bytes)
+        for name in ("float32", "bfloat16")
+    }
+    console.print(_process_table(processes))
+    if options.json:
+        figures = {
+            "read_gb_per_s": {"1 thread": reads[0], "2 threads": reads[1]},
+            "in_memory_gb_per_s": [
+                {
+                    "dtype": name,
+                    "case": case,
+                    **dict(zip(CONTENDERS, speeds, strict=True)),
+                }
+                for name, case, speeds in in_memory
+            ],
+            "whole_process": {
+                name: {what: asdict(cost) for what, cost in costs.items()}
+                for name, costs in processes.items()
+            },
+        }
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _memory_table(
+    reads: list[float], in_memory: list[tuple[str, str, list[float]]]
+) -> Table:
+    machine = " and ".join(f"{r:.1f} GB/s with {n}" for n, r in enumerate(reads, 1))
     table = Table(
         title="GB/s of both inputs, 2000 pairs of mixed sizes",
-        caption=f"The machine reads {' and '.join(reads)} threads.",
+        caption=f"The machine reads {machine} threads.",
     )
-    for heading in ("dtype", "case", *CONTENDERS, "jax / loop"):
+    for heading in ("dtype", "case", *CONTENDERS, "jax / loop", "jax / read"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, case, speeds in measure(options.bytes, options.repeats):
-        cells = [f"{speed:.2f}" for speed in speeds]
-        table.add_row(name, case, *cells, f"{speeds[0] / speeds[2]:.1f}")
-    Console(width=100).print(table)
+    for name, case, speeds in in_memory:
+        ratios = f"{speeds[0] / speeds[2]:.1f}", f"{speeds[0] / reads[1]:.2f}"
+        table.add_row(name, case, *(f"{speed:.2f}" for speed in speeds), *ratios)
+    return table
+
+
+def _process_table(processes: dict[str, dict[str, Cost]]) -> Table:
+    table = Table(title="Whole processes, 2000 tensors in two files")
+    for heading in ("dtype", "process", "seconds", "CPU seconds", "peak MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, costs in processes.items():
+        for what, cost in costs.items():
+            table.add_row(
+                name,
+                what,
+                f"{cost.seconds:.2f}",
+                f"{cost.cpu_seconds:.2f}",
+                f"{cost.peak_bytes / 1e6:.0f}",
+            )
+    return table
 
 
 if __name__ == "__main__":
