@@ -1,0 +1,60 @@
+"""What is odd about a comparison: said once."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import CAME_TWICE, memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.judge.remarks import repeats_in
+from ttrace.pipeline import compare_traces
+
+ONES = np.ones(8, np.float32)
+HINT = "Is trace.step() missing?"
+GRADIENT, MAIN = "step0/mb0/D/param_grad/weight", "step0/D/main_grad/weight"
+OUTPUT = "step0/mb0/D/output/0"
+
+
+def run(*twice, framework="torch", without=()):
+    tensors = dict.fromkeys((OUTPUT, GRADIENT, MAIN), ONES)
+    return memory_trace(
+        {text: values for text, values in tensors.items() if text not in without},
+        skipped={f"{text}/call1": f"{CAME_TWICE}. {HINT}" for text in twice},
+        framework=framework,
+    )
+
+
+def test_several_backward_passes_of_a_step():
+    """As of a GAN, whose second loss goes through the discriminator, too."""
+    report = compare_traces(run(GRADIENT), run(GRADIENT), load_backend("numpy"))
+    assert report.remarks == (
+        "in both runs 1 tensor came twice, and only the first is recorded. Several "
+        "backward passes of one micro-batch reach 1 parameter: param_grad is that of "
+        "the first of them, and main_grad what the optimizer is given. That is nothing "
+        "to mend where it is meant, as with the two losses of a GAN; else look for a "
+        "backward() too many",
+    )
+    assert report.counts.skipped_reasons == {f"reference: {CAME_TWICE}": 1}
+
+
+def test_main_grad_is_named_where_it_was_recorded():
+    said = repeats_in(run(GRADIENT, without=(MAIN,)).info)
+    assert said is not None and "main_grad" not in said
+
+
+@pytest.mark.parametrize(
+    "trace", [run(GRADIENT, MAIN), run(OUTPUT), run(GRADIENT, framework="jax")]
+)
+def test_steps_that_ran_together(trace):
+    said = repeats_in(trace.info)
+    assert said is not None and said.endswith(f"is recorded. {HINT}")
+
+
+def test_each_run_is_named_where_it_is_not_the_same_in_both():
+    report = compare_traces(run(GRADIENT), run(), load_backend("numpy"))
+    (remark,) = report.remarks
+    assert remark.startswith("in the reference 1 tensor came twice")
+    report = compare_traces(run(GRADIENT), run(OUTPUT), load_backend("numpy"))
+    assert [remark[:16] for remark in report.remarks] == [
+        "in the reference",
+        "in the candidate",
+    ]
