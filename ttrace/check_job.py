@@ -23,7 +23,7 @@ from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
-from ttrace.launch.log_warnings import warnings_in
+from ttrace.launch.log_warnings import unsaid, warnings_in
 from ttrace.launch.record import Recording, record
 from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
 from ttrace.mapping.rules import MapFile
@@ -339,15 +339,21 @@ def _run(
         map_file=request.map_file,
         progress=progress,
     )
-    return replace(report, remarks=(*report.remarks, *_warnings(request)))
+    return replace(
+        report, remarks=(*report.remarks, *_warnings(request, report.remarks))
+    )
 
 
-def _warnings(request: CheckRequest) -> Iterator[str]:
-    """What ttrace warned of in the two runs, which went to their logs."""
+def _warnings(request: CheckRequest, remarks: Sequence[str]) -> Iterator[str]:
+    """What ttrace warned of in the two runs, which went to their logs.
+
+    Without what remarks have said already.
+    """
     for name in ("reference", "candidate"):
         if name == "reference" and request.reference_trace is not None:
             continue  # it was recorded by another check
-        for warning in warnings_in(request.out / "logs" / f"{name}.log"):
+        warnings = warnings_in(request.out / "logs" / f"{name}.log")
+        for warning in unsaid(warnings, remarks):
             yield f"a warning in the {name}: {warning}"
 
 

@@ -1,13 +1,17 @@
-"""What is odd about a comparison: a run in which no module ran."""
+"""What is odd about a comparison: said once, and only where it is known."""
 
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import CAME_TWICE, memory_trace
 from ttrace.compare.backend import load_backend
+from ttrace.judge.remarks import repeats_in
 from ttrace.pipeline import compare_traces
 
-ONES = np.ones(4, np.float32)
+ONES = np.ones(8, np.float32)
+HINT = "Is trace.step() missing?"
+GRADIENT, MAIN = "step0/mb0/D/param_grad/weight", "step0/D/main_grad/weight"
+GIVEN = "step0/mb0/D/output/0"
 PARAM, UPDATED = "step0/fc/param/weight", "step0/fc/updated_param/weight"
 INPUT, OUTPUT = "step0/mb0/@root/input/0", "step0/mb0/fc/output/0"
 STEP = {PARAM: ONES, UPDATED: ONES * 2}
@@ -46,3 +50,49 @@ def test_where_it_is_known_not_to_be_so_nothing_is_said():
     assert remarks(whole, whole) == ()
     assert remarks(STEP, STEP) == ()
     assert remarks(whole, STEP, capture={"kinds": "param,updated_param"}) == ()
+
+
+def run(*twice, framework="torch", without=()):
+    tensors = dict.fromkeys((GIVEN, GRADIENT, MAIN), ONES)
+    return memory_trace(
+        {text: values for text, values in tensors.items() if text not in without},
+        skipped={f"{text}/call1": f"{CAME_TWICE}. {HINT}" for text in twice},
+        framework=framework,
+    )
+
+
+def test_several_backward_passes_of_a_step():
+    """As of a GAN, whose second loss goes through the discriminator, too."""
+    report = compare_traces(run(GRADIENT), run(GRADIENT), load_backend("numpy"))
+    assert report.remarks == (
+        "in both runs 1 tensor came twice, and only the first is recorded. Several "
+        "backward passes of one micro-batch reach 1 parameter: param_grad is that of "
+        "the first of them, and main_grad what the optimizer is given. That is nothing "
+        "to mend where it is meant, as with the two losses of a GAN; else look for a "
+        "backward() too many",
+    )
+    assert report.counts.skipped_reasons == {f"reference: {CAME_TWICE}": 1}
+
+
+def test_main_grad_is_named_where_it_was_recorded():
+    said = repeats_in(run(GRADIENT, without=(MAIN,)).info)
+    assert said is not None and "main_grad" not in said
+
+
+@pytest.mark.parametrize(
+    "trace", [run(GRADIENT, MAIN), run(GIVEN), run(GRADIENT, framework="jax")]
+)
+def test_steps_that_ran_together(trace):
+    said = repeats_in(trace.info)
+    assert said is not None and said.endswith(f"is recorded. {HINT}")
+
+
+def test_each_run_is_named_where_it_is_not_the_same_in_both():
+    report = compare_traces(run(GRADIENT), run(), load_backend("numpy"))
+    (remark,) = report.remarks
+    assert remark.startswith("in the reference 1 tensor came twice")
+    report = compare_traces(run(GRADIENT), run(GIVEN), load_backend("numpy"))
+    assert [remark[:16] for remark in report.remarks] == [
+        "in the reference",
+        "in the candidate",
+    ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttrace.launch.log_warnings import warnings_in
+from ttrace.launch.log_warnings import unsaid, warnings_in
 
 WRAPPED = "DistributedDataParallel was applied to the model after the trace began"
 
@@ -33,3 +33,11 @@ def test_there_are_at_most_five(tmp_path):
 
 def test_without_a_log_there_are_none(tmp_path):
     assert warnings_in(tmp_path / "missing.log") == ()
+
+
+def test_what_a_remark_says_is_not_said_again():
+    twice = "step0/mb0/D/param_grad/bias came twice and only the first one is recorded"
+    other = "the model was wrapped after the trace began"
+    remark = "in both runs 12 tensors came twice, and only the first is recorded"
+    assert list(unsaid([twice, other], [remark])) == [other]
+    assert list(unsaid([twice, other], ["the runs differ"])) == [twice, other]

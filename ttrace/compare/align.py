@@ -183,7 +183,10 @@ class _Run:
         # An activation's skip without slot stands for all tensors of all calls.
         all_calls = replace(tensor_id, slot=None, call=0, pass_=Pass.FORWARD)
         if tensor_id in self.info.skipped:
-            reason = self.info.skipped[tensor_id].reason
+            skipped = self.info.skipped[tensor_id]
+            reason = skipped.reason
+            if skipped.came_twice:  # a remark says once why that may be
+                reason = reason.partition(".")[0]
         elif tensor_id.kind in ACTIVATIONS and all_calls in self.info.skipped:
             reason = self.info.skipped[all_calls].reason
         elif tensor_id.kind in UPDATE_KINDS and tensor_id.step in self.skipped_steps:

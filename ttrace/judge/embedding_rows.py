@@ -65,7 +65,8 @@ def find_embedding_rows(
     errors = np.linalg.norm(ours - theirs, axis=-1)
     limit = verdict.tolerance.difference_norm / np.sqrt(errors.size)
     if verdict.id.kind in _OF_ROWS:
-        found = _split(np.arange(len(errors)), errors, theirs.any(-1), limit)
+        counts = np.asarray(theirs.any(-1))
+        found = _split(np.arange(len(errors)), errors, counts, limit)
         return None if found is None else _rows(verdict.id, *found, candidate.info)
     for tensor_id in inputs:
         indices = values_of(tensor_id, reference)

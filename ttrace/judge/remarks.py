@@ -3,16 +3,20 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ttrace.compare.align import Alignment, Unmatched
 from ttrace.compare.samples import is_model_input
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
-from ttrace.ir.trace import PRECISION_SETTINGS, TraceInfo
+from ttrace.ir.trace import PRECISION_SETTINGS, SkippedRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.precision import coarser_compute, compute_dtypes
 from ttrace.judge.setup import compare_settings
 from ttrace.judge.tolerance import ToleranceTable
+
+_WITH_BACKWARD = frozenset({"torch", "megatron"})
+"""Frameworks in whose steps a script calls backward itself."""
 
 
 def find_remarks(
@@ -38,10 +42,8 @@ def find_remarks(
             f"reference and candidate are the same trace, {reference.name}: it agrees "
             "with itself, whatever it holds"
         )
+    remarks += _repeats(reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
-        repeats = repeats_in(trace.info)
-        if repeats is not None:
-            remarks.append(f"in the {side} {repeats}")
         outside = ranks_outside(trace.info)
         if outside is not None:
             remarks.append(f"in the {side} {outside}")
@@ -122,17 +124,55 @@ def _noise_of_a_finer_dtype(
     )
 
 
+def _repeats(reference: TraceInfo, candidate: TraceInfo) -> Iterator[str]:
+    """That tensors came twice: said once where it is the same in both runs."""
+    sides = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    found = {side: repeats_in(info) for side, info in sides.items()}
+    first, second = found.values()
+    if first is not None and first == second:
+        yield f"in both runs {first}"
+        return
+    for side, repeats in found.items():
+        if repeats is not None:
+            yield f"in the {side} {repeats}"
+
+
 def repeats_in(info: TraceInfo) -> str | None:
-    """That tensors came twice in a run, as where a step was not ended; or None."""
-    reasons = Counter(
-        skipped.reason for skipped in info.skipped.values() if skipped.came_twice
-    )
-    if not reasons:
+    """That tensors came twice in a run, as where a step was not ended; or None.
+
+    Gradients of parameters come twice alone where several backward passes of a
+    micro-batch reach them: what is recorded once a step would come twice, too, if steps
+    ran together.
+    """
+    twice = [skipped for skipped in info.skipped.values() if skipped.came_twice]
+    if not twice:
         return None
-    count = reasons.total()
-    hint = reasons.most_common(1)[0][0].partition(".")[2]
+    count = len(twice)
     plural = "" if count == 1 else "s"
-    return f"{count} tensor{plural} came twice, and only the first is recorded.{hint}"
+    said = f"{count} tensor{plural} came twice, and only the first is recorded."
+    has_backward = info.ranks[0].framework in _WITH_BACKWARD
+    if has_backward and all(s.id.kind is Kind.PARAM_GRAD for s in twice):
+        return f"{said} {_several_backwards(twice, info)}"
+    reasons = Counter(skipped.reason for skipped in twice)
+    hint = reasons.most_common(1)[0][0].partition(".")[2]
+    return f"{said}{hint}"
+
+
+def _several_backwards(twice: Sequence[SkippedRecord], info: TraceInfo) -> str:
+    parameters = {(skipped.id.module, skipped.id.slot) for skipped in twice}
+    plural = "" if len(parameters) == 1 else "s"
+    given = [
+        replace(skipped.id, kind=Kind.MAIN_GRAD, microbatch=None, call=0)
+        for skipped in twice
+    ]
+    instead = "param_grad is that of the first of them"
+    if all(tensor_id in info.tensors for tensor_id in given):
+        instead += ", and main_grad what the optimizer is given"
+    return (
+        f"Several backward passes of one micro-batch reach {len(parameters)} "
+        f"parameter{plural}: {instead}. That is nothing to mend where it is meant, as "
+        "with the two losses of a GAN; else look for a backward() too many"
+    )
 
 
 def ranks_outside(info: TraceInfo) -> str | None:

@@ -157,8 +157,11 @@ class _Reader:
     ) -> bool:
         assert one.result is not None and one.tolerance is not None
         assert other.result is not None and other.tolerance is not None
-        shapes = [v.result.plan.match.reference.global_shape for v in (one, other)]
-        if shapes[0] != shapes[1] or not self._num_left:
+        shape, other_shape = (
+            result.plan.match.reference.global_shape
+            for result in (one.result, other.result)
+        )
+        if shape != other_shape or not self._num_left:
             return False
         stats = one.result.stats
         norm = stats.reference_norm

@@ -1,12 +1,16 @@
 """What ttrace said in the processes of a command while it recorded them."""
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _WARNING = re.compile(
     r"^(?:\[\w+\]:? ?)?(?:WARNING\b|W\d{4} ).*?\bttrace: (?P<text>.+)$"
 )
 """As absl and Python's logging write it, perhaps behind what a launcher puts before."""
+
+_SAID_BY_REMARKS = (" came twice",)
+"""What a remark and the warning of the same thing have in common."""
 
 _MAX_WARNINGS = 5
 _MAX_LINES = 100_000
@@ -33,3 +37,18 @@ def warnings_in(log: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(found)
+
+
+def unsaid(warnings: Iterable[str], remarks: Sequence[str]) -> Iterator[str]:
+    """The warnings of which no remark on the same comparison says as much.
+
+    Args:
+        warnings: What ``warnings_in`` found.
+        remarks: What was said of the comparison.
+    """
+    for warning in warnings:
+        if not any(
+            text in warning and any(text in remark for remark in remarks)
+            for text in _SAID_BY_REMARKS
+        ):
+            yield warning

@@ -60,8 +60,9 @@ class _Mapping:
             "version": 3,
         }
 
-    def __del__(self):
-        _libc.munmap(self._address, self._length)
+    def __del__(self, munmap: Callable[..., int] = _libc.munmap):
+        # Given as a default: at the end of the program the module may be empty.
+        munmap(self._address, self._length)
 
     def let_go(self) -> None:
         """Gives the pages back; they are fetched again where they are read again."""
