@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    checkpoint_wrapper,
+)
 from torch.nn import functional as F
 
 from tests.factories.native_job import GPT, LENGTH, VOCABULARY, Attention
@@ -37,6 +40,9 @@ def main(argv: Sequence[str]) -> int:
     plain = GPT()
     if args.bug == "attention":
         plain.blocks[1].get_submodule("attn").__class__ = WronglyScaled
+    if args.recompute:
+        for name, block in list(plain.blocks.named_children()):
+            plain.blocks.register_module(name, checkpoint_wrapper(block))
     model: nn.Module = nn.parallel.DistributedDataParallel(plain) if args.ddp else plain
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=False)
     generator = torch.Generator().manual_seed(args.seed)
@@ -74,6 +80,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--shuffle", action="store_true")
     parser.add_argument("--duplicate", action="store_true")
     parser.add_argument("--late", action="store_true", help="divide after backward")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bug", default="")
     return parser.parse_args(argv)

@@ -160,3 +160,69 @@ def test_layers():
     assert layers_left_out("3.conv2d.h1") == "*.conv2d.h1"
     assert layers_left_out("3") == "3"  # a pattern would be one of all modules
     assert layers_left_out("3.0") == "3.0"
+
+
+WEIGHTS = {
+    f"step{step}/mb0/blocks.{layer}.attn/{kind}/1": ONES
+    for step in (0, 1)
+    for layer in "01"
+    for kind in ("output", "grad_output")
+}
+
+
+def two_steps(**values):
+    tensors = a_model()
+    again = {t.replace("step0", "step1"): v for t, v in tensors.items() if "mb" in t}
+    return {**tensors, **again, **values}
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_an_output_that_one_run_does_not_return(side):
+    pair = (two_steps(**WEIGHTS), two_steps())
+    report = compare(*(pair if side == "reference" else pair[::-1]))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.structure == (
+        StructureDifference(
+            modules="blocks.*.attn/output/1",
+            present=side,
+            around="blocks.*.attn",
+            num_tensors=8,
+        ),
+    )
+    assert report.summary.endswith(
+        f"Structure differs: blocks.*.attn/output/1 in the {side} only, while all else "
+        "of blocks.*.attn agrees."
+    )
+    assert report.counts.skipped_reasons == {
+        f"structure differs: blocks.*.attn returns output 1 in the {side} only; its "
+        "inputs and its other outputs agree": 8
+    }
+    strict = compare(*pair, strict_structure=True)
+    assert strict.verdict is Outcome.DIVERGED and strict.counts.unmatched == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_output_more_of_a_module_that_does_not_agree(kind):
+    candidate = two_steps(**{f"step1/mb0/blocks.1.attn/{kind}/0": ONES * 2})
+    report = compare(two_steps(**WEIGHTS), candidate)
+    assert report.verdict is Outcome.DIVERGED
+    assert report.counts.unmatched == 4  # of blocks.1
+
+
+def test_the_first_output_is_not_missing_for_nothing():
+    reference = two_steps(**WEIGHTS)
+    candidate = {t: v for t, v in reference.items() if not t.endswith("output/0")}
+    report = compare(reference, candidate)
+    assert report.verdict is Outcome.DIVERGED and report.structure == ()
+
+
+def test_an_output_that_is_missing_in_one_step_is_unmatched():
+    candidate = two_steps(**{t: v for t, v in WEIGHTS.items() if "step0" in t})
+    report = compare(two_steps(**WEIGHTS), candidate)
+    assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 4
+
+
+def test_an_output_more_in_either_run_may_be_one_under_two_names():
+    renamed = {t.replace("put/1", "put/2"): v for t, v in WEIGHTS.items()}
+    report = compare(two_steps(**WEIGHTS), two_steps(**renamed))
+    assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 16

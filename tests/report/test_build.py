@@ -211,7 +211,7 @@ def test_the_cause_of_a_failure(candidate, cause, error_kind):
 
 
 def test_what_keeps_it_from_a_verdict():
-    bad = np.full(8, np.inf, np.float32)
+    bad = np.full(8, np.nan, np.float32)
     assert report_of({A: bad}, {A: bad}).error_kind is ErrorKind.TRACE
     assert report_of({PARAM: VALUES}, {PARAM: bad}).error_kind is ErrorKind.SETUP
     assert report_of({A: VALUES}, {B: VALUES}).error_kind is ErrorKind.COVERAGE

@@ -67,8 +67,8 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strict-structure",
         action="store_true",
-        help="a module that only one run has is a divergence, also where it has no "
-        "parameters and everything around it agrees",
+        help="a module, or an output of one, that only one run has is a divergence, "
+        "also where it has no parameters and everything around it agrees",
     )
     group.add_argument(
         "--map",

@@ -215,6 +215,11 @@ def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
 def _structure_text(difference: StructureDifference) -> str:
     """``blocks.*.attn.drop in the reference only, while blocks.*.attn agrees``."""
     around = difference.around
+    if difference.modules.startswith(f"{around}/"):
+        return (
+            f"{difference.modules} in the {difference.present} only, while all else of "
+            f"{'the model' if around == ROOT_MODULE else around} agrees"
+        )
     return (
         f"{difference.modules} in the {difference.present} only, while "
         f"{'the model' if around == ROOT_MODULE else around} around it agrees"

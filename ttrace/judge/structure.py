@@ -1,8 +1,9 @@
-"""Modules that one run has and the other lacks, where both compute the same.
+"""Modules and outputs that only one run has, where both compute the same.
 
 A refactoring (a fused kernel in place of a few modules) leaves modules without
 parameters in one run only. Where the module around them was compared, and agrees in
-what goes in and what comes out, nothing of the computation is missing.
+what goes in and what comes out, nothing of the computation is missing. Nor is it where
+a module returns one thing more (attention weights) and all else of it agrees.
 """
 
 import re
@@ -16,18 +17,22 @@ from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.verdict import Status, TensorVerdict
 
+_OUTPUTS = (Kind.OUTPUT, Kind.GRAD_OUTPUT)
+
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 """A number that is a whole part of a path: the layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureDifference:
-    """Modules of one form that only one run has, and that change nothing.
+    """What is of one form and in one run only, and changes nothing.
 
     Attributes:
-        modules: Their paths as a pattern, ``*`` for the number of a layer.
+        modules: The modules' paths as a pattern, ``*`` for the number of a layer; of an
+            output that they return in one run only, with ``/output/<slot>`` behind it.
         present: The run that has them: ``reference`` or ``candidate``.
-        around: The modules around them, as a pattern, that agree.
+        around: The modules around them, as a pattern, that agree; of an output, those
+            that return it.
         num_tensors: Tensors of them, in all steps.
     """
 
@@ -51,7 +56,8 @@ def find_structure_differences(
         The verdicts, those on such tensors turned from unmatched to skipped, and what
         they are.
     """
-    modules = _Modules(verdicts)
+    judged, outputs = _without_more_outputs(verdicts)
+    modules = _Modules(judged)
     with_parameters = {
         Side.REFERENCE: _with_parameters(reference),
         Side.CANDIDATE: _with_parameters(candidate),
@@ -62,7 +68,7 @@ def find_structure_differences(
         if module not in with_parameters[side] and modules.agrees(parent):
             around[module, side] = parent
     counts: Counter[tuple[str, Side, str]] = Counter()
-    judged = []
+    verdicts, judged = judged, []
     for verdict in verdicts:
         side = verdict.present
         key = None if side is None else (verdict.id.module, side)
@@ -83,7 +89,99 @@ def find_structure_differences(
         )
         for (pattern, side, parent), number in counts.items()
     )
-    return tuple(judged), differences
+    return tuple(judged), (*outputs, *differences)
+
+
+def _without_more_outputs(
+    verdicts: Sequence[TensorVerdict],
+) -> tuple[list[TensorVerdict], list[StructureDifference]]:
+    """Skips outputs that a module returns in one run only, all else of it agreeing.
+
+    With their gradients: where another part of the model made use of such an output,
+    the gradients of the module's inputs differ.
+    """
+    slots = _Slots(verdicts)
+    counts: Counter[tuple[str, str, Side]] = Counter()
+    judged = []
+    for verdict in verdicts:
+        if slots.is_one_more(verdict):
+            assert verdict.present is not None and verdict.id.slot is not None
+            pattern = layers_left_out(verdict.id.module)
+            counts[pattern, verdict.id.slot, verdict.present] += 1
+            verdict = replace(
+                verdict,
+                status=Status.SKIPPED,
+                reason=f"structure differs: {pattern} returns output "
+                f"{verdict.id.slot} in the {verdict.present} only; its inputs and its "
+                "other outputs agree",
+            )
+        judged.append(verdict)
+    return judged, [
+        StructureDifference(
+            modules=f"{pattern}/{Kind.OUTPUT}/{slot}",
+            present=side.value,
+            around=pattern,
+            num_tensors=number,
+        )
+        for (pattern, slot, side), number in counts.items()
+    ]
+
+
+class _Slots:
+    """Which outputs of modules only one run has, and what became of the others."""
+
+    def __init__(self, verdicts: Iterable[TensorVerdict]):
+        first: dict[str, str | None] = {}
+        both: set[tuple[str, str | None]] = set()
+        self._passed: set[tuple[str, Kind]] = set()
+        self._sides: dict[tuple[str, str | None], set[Side]] = {}
+        one_sided: list[TensorVerdict] = []
+        self._bad: set[str] = set()
+        for verdict in verdicts:
+            id_ = verdict.id
+            if id_.kind not in ACTIVATIONS:
+                continue
+            is_output = id_.kind is Kind.OUTPUT
+            if is_output:
+                first.setdefault(id_.module, id_.slot)
+            if verdict.status is Status.UNMATCHED and verdict.present is not None:
+                one_sided.append(verdict)
+                if is_output:
+                    key = (id_.module, id_.slot)
+                    self._sides.setdefault(key, set()).add(verdict.present)
+            elif verdict.status in (Status.FAILED, Status.UNMATCHED):
+                self._bad.add(id_.module)
+            elif verdict.status is Status.PASSED and not verdict.noise_dominated:
+                self._passed.add((id_.module, id_.kind))
+                if is_output:
+                    both.add((id_.module, id_.slot))
+        for module, slot in list(self._sides):
+            if slot == first[module] or (module, slot) in both:
+                del self._sides[module, slot]
+        of_modules: dict[str, set[Side]] = {}
+        for (module, _), sides in self._sides.items():
+            of_modules.setdefault(module, set()).update(sides)
+        # One thing more in either run may be the same one under two names.
+        self._bad |= {module for module, sides in of_modules.items() if len(sides) > 1}
+        self._bad |= {
+            verdict.id.module for verdict in one_sided if not self._is_known(verdict)
+        }
+
+    def is_one_more(self, verdict: TensorVerdict) -> bool:
+        """Whether it is an output, or the gradient of one, that changes nothing."""
+        module = verdict.id.module
+        return (
+            verdict.status is Status.UNMATCHED
+            and self._is_known(verdict)
+            and module not in self._bad
+            and (module, Kind.INPUT) in self._passed
+            and (module, Kind.OUTPUT) in self._passed
+        )
+
+    def _is_known(self, verdict: TensorVerdict) -> bool:
+        """Whether a slot's output is there in this run only."""
+        sides = self._sides.get((verdict.id.module, verdict.id.slot))
+        return verdict.id.kind in _OUTPUTS and sides == {verdict.present}
 
 
 def layers_left_out(module: str) -> str:

@@ -178,8 +178,8 @@ class Report:
             empty in reports that do not say.
         first_divergence: Where it goes wrong first; None on a pass.
         diagnosis: What is wrong, strongest first; may be empty.
-        structure: Modules without parameters that only one run has, and around which
-            everything agrees; their tensors are skipped.
+        structure: Modules without parameters, and outputs of modules, that only one run
+            has, and around which everything agrees; their tensors are skipped.
         tensors: Every tensor of either trace, in order of the dataflow.
         setup: Both runs.
     """

@@ -68,6 +68,19 @@ def test_the_same_samples_agree_one_by_one(
         assert report.coverage[kind].compared == report.coverage[kind].total, kind
 
 
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(1, ["--recompute"]), (2, ["--ddp", "--recompute", "--shuffle"])],
+)
+def test_recomputations_agree_with_forwards_of_other_micro_batches(
+    report_of: Reported, ranks: int, options: list[str]
+):
+    report = report_of("--microbatch", "2", *options, ranks=ranks)
+    assert report.verdict is Outcome.PASS, report.summary
+    again = [t for t in report.tensors if t.id.endswith("/recompute")]
+    assert again and {t.status for t in again} == {"passed"}
+
+
 def test_a_division_after_the_backward_sets_gradients_of_activations_aside(
     report_of: Reported,
 ):
