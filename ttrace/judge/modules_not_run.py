@@ -4,7 +4,7 @@ A layer that is never called, or that no stage of a pipeline has. All that follo
 wrong by consequence, and its gradients are missing for want of a forward.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
@@ -65,10 +65,25 @@ def modules_not_run(verdicts: Sequence[TensorVerdict]) -> list[NotRun]:
     for verdict in verdicts:
         if verdict.id.kind in _FORWARD and verdict.id.pass_ is Pass.FORWARD:
             forward.setdefault(verdict.id.step, []).append(verdict)
+    parameters = [v for v in verdicts if v.id.kind in _OF_PARAMETERS]
     for step, of_step in forward.items():
-        for module, side in _outermost(of_step).items():
-            not_run = _not_run(module, side, step, of_step, verdicts)
-            if not_run is not None:
+        outermost = _outermost(of_step)
+        if not outermost:
+            continue
+        of_parameters = _by_module(parameters, outermost)
+        of_forward = _by_module(of_step, outermost)
+        forms = _forms_compared(of_step)
+        sides = {verdict.present for verdict in of_step} - {None}
+        for module, side in outermost.items():
+            not_run = NotRun(
+                module=module,
+                step=step,
+                ran_in=side,
+                is_held=_is_held(of_parameters[module]),
+                verdicts=tuple(of_forward[module]),
+            )
+            is_one_of_many = sides == {side} and layers_left_out(module) in forms
+            if _is_told(not_run, of_parameters[module], is_one_of_many=is_one_of_many):
                 found.append(not_run)
     return found
 
@@ -111,46 +126,42 @@ def _prefixes(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
-def _not_run(
-    module: str,
-    side: Side,
-    step: int,
-    of_step: Sequence[TensorVerdict],
-    verdicts: Sequence[TensorVerdict],
-) -> NotRun | None:
-    """What is known of a module whose inputs and outputs only one run has."""
-    found = NotRun(module=module, step=step, ran_in=side, is_held=False, verdicts=())
-    own = [
-        verdict
-        for verdict in verdicts
-        if verdict.id.kind in _OF_PARAMETERS and found.has(verdict.id.module)
-    ]
-    is_held = any(
+def _by_module(
+    verdicts: Iterable[TensorVerdict], modules: Collection[str]
+) -> dict[str, list[TensorVerdict]]:
+    """Verdicts on each of some modules, none of which lies within another one."""
+    found: dict[str, list[TensorVerdict]] = {module: [] for module in modules}
+    for verdict in verdicts:
+        for prefix in _prefixes(verdict.id.module):
+            if prefix in found:
+                found[prefix].append(verdict)
+                break
+    return found
+
+
+def _is_held(of_parameters: Iterable[TensorVerdict]) -> bool:
+    """Whether both runs have parameters of it."""
+    return any(
         verdict.status in _COMPARED and verdict.id.kind not in _GRADIENTS
-        for verdict in own
+        for verdict in of_parameters
     )
-    if is_held:
-        gradients = [
-            verdict
-            for verdict in own
-            if verdict.id.step == step and verdict.id.kind in _GRADIENTS
-        ]
-        arrived = [_arrived(verdict, side) for verdict in gradients]
-        if False not in arrived or True in arrived:
-            return None
-    elif not (
-        own
-        and all(verdict.present is side for verdict in own)
-        and _is_one_of_many(module, side, of_step)
-    ):
-        return None
-    return NotRun(
-        module=module,
-        step=step,
-        ran_in=side,
-        is_held=is_held,
-        verdicts=tuple(v for v in of_step if found.has(v.id.module)),
-    )
+
+
+def _is_told(
+    found: NotRun, of_parameters: Sequence[TensorVerdict], *, is_one_of_many: bool
+) -> bool:
+    """Whether it is known that the one run does not compute with it."""
+    if not found.is_held:
+        are_there = bool(of_parameters) and all(
+            verdict.present is found.ran_in for verdict in of_parameters
+        )
+        return are_there and is_one_of_many
+    arrived = [
+        _arrived(verdict, found.ran_in)
+        for verdict in of_parameters
+        if verdict.id.step == found.step and verdict.id.kind in _GRADIENTS
+    ]
+    return False in arrived and True not in arrived
 
 
 def _arrived(gradient: TensorVerdict, side: Side) -> bool | None:
@@ -174,16 +185,9 @@ def _arrived(gradient: TensorVerdict, side: Side) -> bool | None:
     return False if has_one else None
 
 
-def _is_one_of_many(module: str, side: Side, of_step: Sequence[TensorVerdict]) -> bool:
-    """Whether modules of its form were compared, and the other run has none alone."""
-    form = layers_left_out(module)
-    siblings = {
-        layers_left_out(prefix)
-        for verdict in of_step
-        if verdict.status in _COMPARED
-        for prefix in _prefixes(verdict.id.module)
-        if prefix != module
+def _forms_compared(of_step: Iterable[TensorVerdict]) -> set[str]:
+    """The forms of modules of which something was compared: without their numbers."""
+    modules = {v.id.module for v in of_step if v.status in _COMPARED}
+    return {
+        layers_left_out(prefix) for module in modules for prefix in _prefixes(module)
     }
-    return form in siblings and all(
-        verdict.present in (None, side) for verdict in of_step
-    )

@@ -1,4 +1,4 @@
-"""A layer that is not called in one of the runs, or that no rank of it has."""
+"""A layer that is not called in one of the runs, which has its parameters."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,9 @@ def not_run(findings: Findings) -> Diagnosis | None:
     """Names the modules that one run leaves out, unless something failed before.
 
     Behind another failure it is a consequence, as where no token goes to an expert.
+    Layers that a run does not have at all are told by ``missing_layers``.
     """
-    found = modules_not_run(findings.verdicts)
+    found = [each for each in modules_not_run(findings.verdicts) if each.is_held]
     if not found:
         return None
     step = min(each.step for each in found)
@@ -25,11 +26,7 @@ def not_run(findings: Findings) -> Diagnosis | None:
             break
         if verdict.status is Status.FAILED:
             return None
-    alike = [
-        each
-        for each in found
-        if (each.ran_in, each.is_held) == (found[0].ran_in, found[0].is_held)
-    ]
+    alike = [each for each in found if each.ran_in is found[0].ran_in]
     verdicts = [verdict for each in alike for verdict in each.verdicts]
     return Diagnosis(
         code="not_run",
@@ -47,15 +44,9 @@ def _sentence(found: Sequence[NotRun], num_tensors: int) -> str:
     ran_in, missing_in = found[0].ran_in, found[0].missing_in
     step = found[0].step
     inputs = f"all {their} inputs and outputs ({num_tensors} tensors)"
-    if found[0].is_held:
-        return (
-            f"{which} {do} not run in step {step} of the {missing_in}, which has "
-            f"{their} parameters: {inputs} are only in the {ran_in}, and no gradient "
-            f"reaches {their} parameters in the {missing_in}: look at where {which} "
-            f"{are} called, or skipped"
-        )
     return (
-        f"no rank of the {missing_in} has {which}: {their} parameters and {inputs} of "
-        f"step {step} are only in the {ran_in}: look at the number of layers, and at "
-        "how they are divided among the stages of a pipeline"
+        f"{which} {do} not run in step {step} of the {missing_in}, which has "
+        f"{their} parameters: {inputs} are only in the {ran_in}, and no gradient "
+        f"reaches {their} parameters in the {missing_in}: look at where {which} "
+        f"{are} called, or skipped"
     )
