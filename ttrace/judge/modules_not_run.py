@@ -4,7 +4,7 @@ A layer that is never called, or that no stage of a pipeline has. All that follo
 wrong by consequence, and its gradients are missing for want of a forward.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
@@ -60,16 +60,53 @@ def modules_not_run(verdicts: Sequence[TensorVerdict]) -> list[NotRun]:
     is asked for. Where one run has no such module at all, another name of the same one
     is excluded: there are modules of its form, and none that only that run has.
     """
-    found = []
     forward: dict[int, list[TensorVerdict]] = {}
     for verdict in verdicts:
         if verdict.id.kind in _FORWARD and verdict.id.pass_ is Pass.FORWARD:
             forward.setdefault(verdict.id.step, []).append(verdict)
+    outermost = {step: _outermost(of_step) for step, of_step in forward.items()}
+    modules = {module for of_step in outermost.values() for module in of_step}
+    if not modules:
+        return []
+    of_parameters = _within(
+        modules, (v for v in verdicts if v.id.kind in _OF_PARAMETERS)
+    )
+    found = []
     for step, of_step in forward.items():
-        for module, side in _outermost(of_step).items():
-            not_run = _not_run(module, side, step, of_step, verdicts)
-            if not_run is not None:
-                found.append(not_run)
+        activations = _within(outermost[step], of_step)
+        for module, side in outermost[step].items():
+            own = of_parameters.get(module, [])
+            is_held = _is_held(own)
+            if is_held:
+                is_left_out = _lacks_gradients(own, side, step)
+            else:
+                is_left_out = (
+                    bool(own)
+                    and all(verdict.present is side for verdict in own)
+                    and _is_one_of_many(module, side, of_step)
+                )
+            if is_left_out:
+                found.append(
+                    NotRun(
+                        module=module,
+                        step=step,
+                        ran_in=side,
+                        is_held=is_held,
+                        verdicts=tuple(activations[module]),
+                    )
+                )
+    return found
+
+
+def _within(
+    modules: Collection[str], verdicts: Iterable[TensorVerdict]
+) -> dict[str, list[TensorVerdict]]:
+    """The verdicts on what lies in these modules, by module."""
+    found: dict[str, list[TensorVerdict]] = {}
+    for verdict in verdicts:
+        for prefix in _prefixes(verdict.id.module):
+            if prefix in modules:
+                found.setdefault(prefix, []).append(verdict)
     return found
 
 
@@ -111,46 +148,22 @@ def _prefixes(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
-def _not_run(
-    module: str,
-    side: Side,
-    step: int,
-    of_step: Sequence[TensorVerdict],
-    verdicts: Sequence[TensorVerdict],
-) -> NotRun | None:
-    """What is known of a module whose inputs and outputs only one run has."""
-    found = NotRun(module=module, step=step, ran_in=side, is_held=False, verdicts=())
-    own = [
-        verdict
-        for verdict in verdicts
-        if verdict.id.kind in _OF_PARAMETERS and found.has(verdict.id.module)
-    ]
-    is_held = any(
+def _is_held(own: Iterable[TensorVerdict]) -> bool:
+    """Whether both runs have some of the parameters."""
+    return any(
         verdict.status in _COMPARED and verdict.id.kind not in _GRADIENTS
         for verdict in own
     )
-    if is_held:
-        gradients = [
-            verdict
-            for verdict in own
-            if verdict.id.step == step and verdict.id.kind in _GRADIENTS
-        ]
-        arrived = [_arrived(verdict, side) for verdict in gradients]
-        if False not in arrived or True in arrived:
-            return None
-    elif not (
-        own
-        and all(verdict.present is side for verdict in own)
-        and _is_one_of_many(module, side, of_step)
-    ):
-        return None
-    return NotRun(
-        module=module,
-        step=step,
-        ran_in=side,
-        is_held=is_held,
-        verdicts=tuple(v for v in of_step if found.has(v.id.module)),
-    )
+
+
+def _lacks_gradients(own: Iterable[TensorVerdict], side: Side, step: int) -> bool:
+    """Whether ``side`` has gradients of the parameters, and the other run has none."""
+    arrived = {
+        _arrived(verdict, side)
+        for verdict in own
+        if verdict.id.step == step and verdict.id.kind in _GRADIENTS
+    }
+    return False in arrived and True not in arrived
 
 
 def _arrived(gradient: TensorVerdict, side: Side) -> bool | None:
@@ -176,14 +189,13 @@ def _arrived(gradient: TensorVerdict, side: Side) -> bool | None:
 
 def _is_one_of_many(module: str, side: Side, of_step: Sequence[TensorVerdict]) -> bool:
     """Whether modules of its form were compared, and the other run has none alone."""
+    if any(verdict.present not in (None, side) for verdict in of_step):
+        return False
     form = layers_left_out(module)
-    siblings = {
-        layers_left_out(prefix)
+    return any(
+        form == layers_left_out(prefix)
         for verdict in of_step
         if verdict.status in _COMPARED
         for prefix in _prefixes(verdict.id.module)
         if prefix != module
-    }
-    return form in siblings and all(
-        verdict.present in (None, side) for verdict in of_step
     )
