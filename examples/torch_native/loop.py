@@ -71,8 +71,9 @@ def run(args: argparse.Namespace, place: Place) -> None:
     scaler = None
     if args.loss_scale:
         scaler = torch.amp.GradScaler(place.device.type, init_scale=args.loss_scale)
+    average = optimization.make_average(wrapped) if args.ema else None
     torch.manual_seed(args.seed)  # what dropout begins with
-    with torch_capture.trace(wrapped, *optimizers) as trace:
+    with torch_capture.trace(wrapped, *optimizers, averaged=average) as trace:
         pipelined = PipelinedStep(stage, args, place, trace) if stage else None
         training = Training(
             args=args,
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace, place: Place) -> None:
             optimizers=optimizers,
             schedulers=schedulers,
             scaler=scaler,
-            average=optimization.make_average(wrapped) if args.ema else None,
+            average=average,
             trace=trace,
         )
         for step, batches in enumerate(own_batches(training)):

@@ -12,8 +12,7 @@ BUG = Bug(
     script=SCRIPT,
     model=(*MODEL, "--ema"),
     layout=DDP,
-    first_seen=(place("*", Kind.UPDATED_PARAM),),
-    not_found="an average of the parameters is no part of the model that is traced",
+    first_seen=(place("*", Kind.OPTIMIZER_STATE),),
 )
 
 
