@@ -345,7 +345,17 @@ class OptimizerTap:
 
     def _gradient(self, named: NamedParameter) -> torch.Tensor | None:
         is_own = id(named.parameter) in self._own_parameters()
-        return named.parameter.grad if is_own else None
+        gradient = named.parameter.grad if is_own else None
+        scale = self._scale_inside()
+        if gradient is None or scale == 1:
+            return gradient
+        with unobserved():
+            return gradient / scale
+
+    def _scale_inside(self) -> float:
+        """What a fused step divides its gradients by, as a ``GradScaler`` tells it."""
+        scale = getattr(self.optimizer, "grad_scale", None)
+        return float(scale) if isinstance(scale, torch.Tensor) else 1.0
 
     def _remembered_gradients(self) -> Mapping[int, "_Remembered"]:
         """The gradients as they are now, to tell later whether they have changed."""
@@ -380,7 +390,7 @@ class OptimizerTap:
                     return None
                 norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
                 norms.append(norm.item())
-        return math.hypot(*norms) if norms else None
+        return math.hypot(*norms) / self._scale_inside() if norms else None
 
 
 def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

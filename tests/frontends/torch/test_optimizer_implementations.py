@@ -14,7 +14,14 @@ from ttrace.store.reader import Trace, open_trace
 
 @pytest.fixture
 def record(monkeypatch, tmp_path):
-    def recorded(name: str, *, scales: bool = False, lr: float = 0.01, **kind) -> Trace:
+    def recorded(
+        name: str,
+        *,
+        scales: bool = False,
+        unscales: bool = True,
+        lr: float = 0.01,
+        **kind,
+    ) -> Trace:
         request = RecordRequest(out=tmp_path / name)
         for variable, value in request.to_environment().items():
             monkeypatch.setenv(variable, value)
@@ -27,7 +34,8 @@ def record(monkeypatch, tmp_path):
                 generator = torch.Generator().manual_seed(step)
                 loss = model(torch.randn(3, 4, generator=generator)).square().mean()
                 scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)
+                if unscales:
+                    scaler.unscale_(optimizer)
                 scaler.step(optimizer)
                 scaler.update()
                 optimizer.zero_grad()
@@ -57,8 +65,11 @@ def test_another_step_size_is_found_in_every_implementation(record, kind):
     assert report.first_divergence.kind == "learning_rate"
 
 
-def test_unscaled_gradients_of_a_fused_adam_are_those_without_a_scaler(record):
-    plain, scaled = record("plain"), record("scaled", scales=True, fused=True)
+@pytest.mark.parametrize("unscales", [True, False])
+def test_gradients_of_a_fused_adam_are_those_without_a_scaler(record, unscales):
+    """Without ``unscale_``, the step itself divides them."""
+    plain = record("plain")
+    scaled = record("scaled", scales=True, unscales=unscales, fused=True)
     report = compare_traces(plain, scaled, NumpyBackend())
     failed = {tensor.kind for tensor in report.failed()}
     assert not failed & {"main_grad", "grad_norm", "optimizer_state", "updated_param"}
