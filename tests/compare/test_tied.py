@@ -64,12 +64,25 @@ def test_both_copies_are_compared_with_the_one_parameter(tied_side):
     )
 
 
-@pytest.mark.parametrize("name", ["main_grad", "updated_param"])
-def test_a_copy_that_went_its_own_way_is_found(name):
-    wrong = run(is_tied=False, more={f"step0/head/{name}/weight": FIRST})
+def test_a_copy_that_went_its_own_way_is_found():
+    wrong = run(is_tied=False, more={"step0/head/updated_param/weight": FIRST})
     report = compared(run(is_tied=True), wrong)
     assert report.verdict is Outcome.DIVERGED
-    assert [tensor.id for tensor in report.failed()] == [f"step0/head/{name}/weight"]
+    assert [tensor.id for tensor in report.failed()] == [
+        "step0/head/updated_param/weight"
+    ]
+
+
+def test_a_model_that_is_no_longer_tied_is_no_pipeline():
+    """One rank has both, and they get gradients of their own."""
+    untied = {
+        "step0/head/main_grad/weight": SECOND,
+        "step0/tok/main_grad/weight": FIRST,
+    }
+    report = compared(run(is_tied=True), run(is_tied=False, more=untied))
+    assert report.verdict is Outcome.DIVERGED and "copy" not in report.summary
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/mb0/tok/param_grad/weight"
 
 
 @pytest.mark.parametrize(

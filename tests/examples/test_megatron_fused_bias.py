@@ -72,8 +72,8 @@ def test_a_wrong_update_of_two_parts_is_found(job: MainJob, tmp_path: Path):
 
 
 def test_a_correct_run_passes_without_noise_runs(job: MainJob):
-    runs = [job.record(launch) for launch in (REFERENCE, TENSOR_PARALLEL)]
-    report = compare_traces(*runs, NumpyBackend())
+    reference, candidate = map(job.record, (REFERENCE, TENSOR_PARALLEL))
+    report = compare_traces(reference, candidate, NumpyBackend())
     assert report.verdict is Outcome.PASS and report.is_uncalibrated
     (bias,) = [tensor for tensor in report.tensors if tensor.id == BIAS]
     assert bias.noise_dominated

@@ -3,7 +3,9 @@
 A model on one process has one tensor for its embedding and its head. Two stages of a
 pipeline have one each, and their script sums up the gradients. That it is one parameter
 shows in the runs themselves: the two begin bit for bit equal, and the other run has no
-parameter of the second name, although it runs the module.
+parameter of the second name, although it runs the module. Where one rank has both, as
+the first and last stage of a schedule in the form of a V, they must be given equal
+gradients, too: else it is a model that should be tied and is not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -125,9 +127,35 @@ def _copies(run: TraceSource, other: TraceSource) -> list[tuple[Name, Name]]:
             if (others_values := assembled(twins, run)) is not None
             and others_values.tobytes() == values.tobytes()
         ]
-        if len(same) == 1:
+        if len(same) == 1 and (
+            _lie_apart(record, own[same[0]])
+            or _have_equal_gradients(run, name, same[0])
+        ):
             found.append((name, same[0]))
     return found
+
+
+def _lie_apart(first: TensorRecord, second: TensorRecord) -> bool:
+    """Whether no rank has both."""
+    ranks = {shard.rank for shard in first.shards}
+    return ranks.isdisjoint(shard.rank for shard in second.shards)
+
+
+def _have_equal_gradients(run: TraceSource, first: Name, second: Name) -> bool:
+    """Whether the optimizer is given the same for both in the first recorded step."""
+    found = []
+    for name in (first, second):
+        records = [
+            record
+            for id_, record in run.info.tensors.items()
+            if id_.kind is Kind.MAIN_GRAD and (id_.module, id_.slot) == name
+        ]
+        earliest = min(records, key=lambda record: record.id.step, default=None)
+        values = None if earliest is None else assembled(earliest, run)
+        if values is None:
+            return False
+        found.append(values.tobytes())
+    return found[0] == found[1]
 
 
 def _parameters(info: TraceInfo) -> dict[Name, TensorRecord]:

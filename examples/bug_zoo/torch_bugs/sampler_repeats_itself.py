@@ -24,7 +24,7 @@ def before_build(args):
     def own_order(dealer, num_samples):
         order = right(dealer, num_samples)
         epoch = order[: dealer.global_batch_size // dealer.size]
-        return epoch * (len(order) // len(epoch))
+        return [*epoch] * (len(order) // len(epoch))
 
     right = data.own_order
     data.own_order = own_order

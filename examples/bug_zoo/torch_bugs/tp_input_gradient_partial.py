@@ -29,9 +29,9 @@ def before_build(args):
 
     from ttrace.examples.torch_native.llama import Mlp
 
-    def forward(self, hidden):
+    def forward(self, x):
         hidden = DTensor.from_local(
-            hidden.to_local(),  # takes a gradient for that of all ranks
+            x.to_local(),  # takes a gradient for that of all ranks
             self.gate.weight.device_mesh,
             [Replicate()],
             # and is given each rank's share.

@@ -16,11 +16,11 @@ WEIGHT = RNG.normal(size=(8, 4)).astype(np.float32)
 def run(added=0.0, *, dims="h f[tp]", of_bias="h", bias=BIAS, size=None, other=0.0):
     output = OUTPUT + np.float32(added) * bias
     output[0, 0, 0] += np.float32(other)
-    options = [{}, {}] if size is None else [{"dims": dims}, {"dims": of_bias}]
+    texts = (None, None) if size is None else (dims, of_bias)
     return memory_trace(
         {
-            "step0/fc/param/weight": Tensor(full=WEIGHT, **options[0]),
-            "step0/fc/param/bias": Tensor(full=bias, **options[1]),
+            "step0/fc/param/weight": Tensor(full=WEIGHT, dims=texts[0]),
+            "step0/fc/param/bias": Tensor(full=bias, dims=texts[1]),
             "step0/mb0/fc/output/0": output,
         },
         None if size is None else {"tp": size},

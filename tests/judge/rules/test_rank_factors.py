@@ -13,7 +13,7 @@ FIRST = "step0/mb0/a/output/0"
 
 def run(factors=(1.0,), kind="main_grad", *, first=1.0, only=NAMES, names=NAMES):
     """Gradients over as many ranks as there are factors; those of ``only`` are off."""
-    tensors = {FIRST: VALUES * np.float32(first)}
+    tensors: dict[str, Tensor | np.ndarray] = {FIRST: VALUES * np.float32(first)}
     for name in names:
         tensors[f"step0/{name}/{kind}/weight"] = Tensor(full=VALUES, dims="f[tp] h")
     trace = memory_trace(tensors, {"tp": len(factors)})
