@@ -13,14 +13,13 @@ import io
 import json
 import os
 import queue
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,7 +70,6 @@ class WorkerPool:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_s: float = 60,
-        max_file_bytes: int | None = None,
     ) -> list[Outcome]:
         """Calls ``module.main(argv)`` on every rank.
 
@@ -80,7 +78,6 @@ class WorkerPool:
             argv: Its arguments, the same on all ranks.
             environment: Variables to set for the call.
             timeout_s: For all ranks to return, besides starting the workers.
-            max_file_bytes: Writing more to a file fails, as on a full disk.
 
         Returns:
             One outcome per rank.
@@ -89,12 +86,7 @@ class WorkerPool:
             self._start()
             timeout_s += STARTUP_TIMEOUT_S
         job = json.dumps(
-            {
-                "module": module,
-                "argv": list(argv),
-                "environment": environment or {},
-                "max_file_bytes": max_file_bytes,
-            }
+            {"module": module, "argv": list(argv), "environment": environment or {}}
         )
         for worker in self._workers:
             assert worker.stdin is not None
@@ -238,21 +230,14 @@ def _serve(rendezvous: str, write_end: int) -> None:
 
 
 def _call(
-    module: str,
-    argv: list[str],
-    environment: dict[str, str],
-    max_file_bytes: int | None,
+    module: str, argv: list[str], environment: dict[str, str]
 ) -> dict[str, str | int | None]:
     status: int | None = None
     error = ""
     before = dict(os.environ)
     os.environ.update(environment)
     printed = io.StringIO()
-    with (
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(printed),
-        _file_limit(max_file_bytes),
-    ):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             status = importlib.import_module(module).main(argv)
         except SystemExit as exit_:
@@ -265,17 +250,6 @@ def _call(
     # refer to theirs in circles: a long-lived worker would drown in threads.
     gc.collect()
     return {"status": status, "output": printed.getvalue(), "error": error}
-
-
-@contextlib.contextmanager
-def _file_limit(max_bytes: int | None) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if max_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,6 @@ def test_the_script_says_nothing_of_layouts():
     """A user of ttrace writes the README's lines, and no description."""
     sources = (ROOT / "examples" / "torch_native").glob("*.py")
     text = "\n".join(path.read_text() for path in sources)
-    assert "torch_capture.trace(wrapped, *optimizers)" in text
+    assert "torch_capture.trace(wrapped, *optimizers, averaged=average)" in text
     for word in ("torch_dims_description", "torch_parts", "scales=", "partial["):
         assert word not in text, word

@@ -18,9 +18,6 @@ def pool(tmp_path_factory):
         "    rank = dist.get_rank()\n"
         "    if argv == ['raise'] and rank == 1:\n"
         "        raise ValueError('on purpose')\n"
-        "    if argv[:1] == ['write']:\n"
-        "        with open(f'{argv[1]}.{rank}', 'wb') as file:\n"
-        "            file.write(bytes(1000))\n"
         "    if argv == ['die'] and rank == 1:\n"
         "        os._exit(3)\n"
         "    total = torch.ones(1)\n"
@@ -52,16 +49,6 @@ def test_a_failing_rank_is_named_and_the_pool_recovers(pool, monkeypatch, what, 
     assert first.status is None and second.status is None
     assert reason in second.error
     assert [o.status for o in pool.run(_MODULE, [])] == [0, 0]
-
-
-def test_a_run_may_find_its_disk_full_and_the_next_one_does_not(
-    pool, monkeypatch, tmp_path
-):
-    monkeypatch.setattr("ttrace.examples.worker_pool.GRACE_S", 1)
-    argv = ["write", str(tmp_path / "file")]
-    for outcome in pool.run(_MODULE, argv, max_file_bytes=100):
-        assert outcome.status is None and "File too large" in outcome.error
-    assert [o.status for o in pool.run(_MODULE, argv)] == [0, 0]
 
 
 def test_large_pools_can_be_closed_alone():

@@ -4,7 +4,8 @@ import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ttrace.examples.worker_pool import Outcome, WorkerPools
+from tests.paths import ROOT
+from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools
 from ttrace.testing import Training
 
 TORCH_CHECKSUMS = Path(__file__).with_name("torch_checksums.py")
@@ -23,7 +24,9 @@ def pooled_training(
 ) -> Training:
     """Runs an example on some ranks.
 
-    Where files are cut short in this process, they are in the workers, too.
+    Where files are cut short in this process, new workers are started, which inherit
+    that. Those of the pools could not go on: the file that they meet through would be
+    cut short as well.
 
     Args:
         pools: Of long-lived workers.
@@ -36,13 +39,12 @@ def pooled_training(
         The lines with the losses, and all checksums of all ranks.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    outcomes = pools.of_size(world_size).run(
-        script,
-        options,
-        environment=environment,
-        timeout_s=120,
-        max_file_bytes=None if limit == resource.RLIM_INFINITY else limit,
-    )
+    if limit == resource.RLIM_INFINITY:
+        pool = pools.of_size(world_size)
+        outcomes = pool.run(script, options, environment=environment, timeout_s=120)
+    else:
+        with WorkerPool(world_size, environment={"PYTHONPATH": str(ROOT)}) as pool:
+            outcomes = pool.run(script, options, environment=environment, timeout_s=120)
     return _training(outcomes)
 
 
