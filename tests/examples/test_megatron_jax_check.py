@@ -77,6 +77,7 @@ def require_pass(report: Report) -> None:
         *("ignored by the map", "untouched", "returns a parameter"),
         "has no such group of parameters",
         "the output of 'embedding' is the same tensor",
+        "an input without gradient, such as a mask",
     )
     reasons = [t.reason for t in report.tensors if t.status == "skipped"]
     unknown = [r for r in reasons if not any(text in r for text in known)]
