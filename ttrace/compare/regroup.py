@@ -61,7 +61,7 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     index = _StepIndex(reference.info, candidate.info)
     other_lengths = lengths_besides_samples(reference.info)
     tensors = dict(candidate.info.tensors)
-    of_reference = dict(reference.info.tensors)
+    without_padding = dict(reference.info.tensors)
     skipped = dict(candidate.info.skipped)
     set_aside: dict[TensorId, str] = {}
     given_otherwise: dict[TensorId, str] = {}
@@ -95,9 +95,9 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         tensors |= regrouping.tensors()
         skipped |= regrouping.skipped()
         set_aside |= regrouping.set_aside
-        of_reference |= regrouping.reference
+        without_padding |= regrouping.reference
     info = TraceInfo(ranks=candidate.info.ranks, tensors=tensors, skipped=skipped)
-    shown = replace(reference.info, tensors=of_reference)
+    shown = replace(reference.info, tensors=without_padding)
     is_padded = any(samples.mask for samples in steps)
     return Regrouped(
         reference=RegroupedTrace(reference, shown) if is_padded else reference,
