@@ -38,7 +38,7 @@ def test_clipping_with_a_norm_of_ones_own_shards():
 
 
 def test_gradients_that_were_seen_to_be_clipped():
-    found = diagnoses(run(kind="clipped_grad"), run((0.5, 1.0), "clipped_grad"))
+    found = diagnoses(run(kind="clipped_grad"), run((0.5, 0.8), "clipped_grad"))
     assert "(clipped_grad)" in found["rank_factors"].sentence
 
 
@@ -46,6 +46,7 @@ def test_gradients_that_were_seen_to_be_clipped():
     "candidate",
     [
         pytest.param(run((0.5, 0.5)), id="one factor"),
+        pytest.param(run((1.0, 4.0)), id="one rank alone, as a stage of a pipeline"),
         pytest.param(run((0.5, 0.7), only=("a", "b")), id="not all tensors"),
         pytest.param(run((0.5, 0.7), first=2.0), id="the forward fails"),
         pytest.param(run((0.5, -0.7)), id="another direction"),

@@ -39,6 +39,8 @@ def rank_factors(findings: Findings) -> Diagnosis | None:
     least, largest = min(factors.values()), max(factors.values())
     if largest - least <= _SAME * largest:
         return None
+    if any(abs(factor - 1) <= _SAME for factor in factors.values()):
+        return None  # these ranks do nothing of their own: it is the others to look at
     ranks = sorted(factors)
     named = ", ".join(
         f"{factors[rank]:.3g} times on rank {rank}" for rank in ranks[:_MAX_NAMED]
