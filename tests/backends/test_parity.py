@@ -85,9 +85,12 @@ def test_new_shapes_compile_nothing() -> None:
             compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 3 + 7)(np.ones(5))
+    assert compiled  # it listens
+    compiled.clear()
     list(JaxBackend().compare(_make_pairs("int16", "float8_e5m2", 0.25)[0][:1]))
     num_compiled = len(compiled)
-    assert 0 < num_compiled <= 4
+    assert num_compiled <= 4  # none where another test has compared such dtypes
     for size in (3, 777, 5000, 300_000):
         reference = np.ones((1, size), np.int16)
         candidate = np.zeros((1, size), DTYPES["float8_e5m2"].numpy)
