@@ -183,10 +183,11 @@ class WorkerPools:
             )
         return self._pools[world_size]
 
-    def close(self, *, larger_than: int = 0) -> None:
-        """Ends the workers of all pools, or of those that have more workers."""
-        for world_size in [size for size in self._pools if size > larger_than]:
-            self._pools.pop(world_size).close()
+    def close(self) -> None:
+        """Ends the workers of all pools."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
 
     def __enter__(self) -> "WorkerPools":
         return self

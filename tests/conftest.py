@@ -84,23 +84,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-@pytest.fixture(scope="session")
-def _pools_of_session():
+@pytest.fixture(scope="module")
+def pools():
+    """Processes that train, which the tests of a file share: starting takes seconds.
+
+    They can import tests.factories. Other files have others: what a training changes in
+    its process, as Megatron's stand-ins for GPU calls, stays there.
+    """
     from ttrace.examples.worker_pool import WorkerPools
 
     with WorkerPools(environment={"PYTHONPATH": str(ROOT)}) as pools:
         yield pools
-
-
-@pytest.fixture(scope="module")
-def pools(_pools_of_session):
-    """Processes that train, which all files share: starting them takes seconds.
-
-    They can import tests.factories. A run with a patch that changes its process needs
-    one of its own. Large pools end with the file, for want of memory.
-    """
-    yield _pools_of_session
-    _pools_of_session.close(larger_than=2)
 
 
 @pytest.fixture

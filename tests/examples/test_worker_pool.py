@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttrace.examples.worker_pool import WorkerPool, WorkerPools
+from ttrace.examples.worker_pool import WorkerPool
 
 pytest.importorskip("torch")
 
@@ -49,10 +49,3 @@ def test_a_failing_rank_is_named_and_the_pool_recovers(pool, monkeypatch, what, 
     assert first.status is None and second.status is None
     assert reason in second.error
     assert [o.status for o in pool.run(_MODULE, [])] == [0, 0]
-
-
-def test_large_pools_can_be_closed_alone():
-    with WorkerPools() as pools:
-        small, large = pools.of_size(1), pools.of_size(4)
-        pools.close(larger_than=2)
-        assert pools.of_size(1) is small and pools.of_size(4) is not large

@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,15 +81,10 @@ def steps_dtype(dtype: torch.dtype) -> torch.dtype:
 def test_the_sign_depends_on_id_and_draw_and_not_on_the_pass():
     x = torch.rand(64) + 1
     base = point((64,)).stepped(x)
-    again = ID.__class__(**{**fields(ID), "pass_": Pass.RECOMPUTE})
-    other = ID.__class__(**{**fields(ID), "call": 1})
+    again, other = replace(ID, pass_=Pass.RECOMPUTE), replace(ID, call=1)
     assert torch.equal(point((64,), id_=again).stepped(x), base)
     assert not torch.equal(point((64,), id_=other).stepped(x), base)
     assert not torch.equal(point((64,), noise_seed=1).stepped(x), base)
-
-
-def fields(id_: TensorId) -> dict:
-    return {name: getattr(id_, name) for name in TensorId.__slots__}
 
 
 def test_every_layout_gives_an_element_the_same_noise():

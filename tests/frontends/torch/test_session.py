@@ -406,7 +406,9 @@ def test_a_flat_range_of_a_parameter_is_recorded_as_blocks():
         ]
         assert record.exact_replicas
     assert sink.skipped == {
-        "step0/@root/updated_param/bias": "not a flat range of a shard",
+        "step0/@root/updated_param/bias": "not a flat range of a shard (expected 0 <= "
+        "start <= stop <= 3, of a shard that is neither flat nor indexed; got [3, 6) "
+        "of local shape [3])",
         "step0/@root/optimizer_state/bias": "held elsewhere",
     }
 
