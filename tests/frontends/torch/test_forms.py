@@ -1,14 +1,11 @@
 """One mask and one list of positions, in different forms, in runs of torch."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
+from tests.factories.recorded_job import recorder
 from ttrace.pipeline import compare
-from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 
 MODULE = "tests.factories.mask_job"
@@ -19,26 +16,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory) -> Iterator[Compared]:
+def compared(tmp_path_factory, pools) -> Compared:
     """Two runs with these options each."""
-    folder, numbers = tmp_path_factory.mktemp("masks"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+    record = recorder(pools, tmp_path_factory.mktemp("masks"), MODULE)
 
-        def run(*arguments: str):
-            request = RecordRequest(out=folder / f"trace{next(numbers)}")
-            (outcome,) = pools.of_size(1).run(
-                MODULE, arguments, environment=request.to_environment()
-            )
-            assert outcome.status == 0, outcome.output + outcome.error
-            return request.out
+    def report(reference: str, candidate: str) -> Report:
+        traces = [record(1, *options.split()) for options in (reference, candidate)]
+        return compare(*traces, backend="numpy")
 
-        def report(reference: str, candidate: str) -> Report:
-            return compare(
-                run(*reference.split()), run(*candidate.split()), backend="numpy"
-            )
-
-        yield report
+    return report
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Optimizers that are no single one over all parameters, in real runs."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
+from tests.factories.recorded_job import recorder
 from ttrace.pipeline import compare
-from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 
 MODULE = "tests.factories.optimizer_job"
@@ -17,24 +16,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, pools) -> Iterator[Compared]:
-    folder = tmp_path_factory.mktemp("optimizers")
-    numbers = itertools.count()
-
-    def run(world_size: int, arguments: list[str]):
-        request = RecordRequest(out=folder / f"trace{next(numbers)}")
-        outcomes = pools.of_size(world_size).run(
-            MODULE, arguments, environment=request.to_environment()
-        )
-        for outcome in outcomes:
-            assert outcome.status == 0, outcome.output + outcome.error
-        return request.out
+def compared(tmp_path_factory, pools) -> Compared:
+    record = recorder(pools, tmp_path_factory.mktemp("optimizers"), MODULE)
 
     def report(reference: list[str], world_size: int, *candidate: str) -> Report:
-        traces = run(1, reference), run(world_size, list(candidate))
+        traces = record(1, *reference), record(world_size, *candidate)
         return compare(*traces, backend="numpy")
 
-    yield report
+    return report
 
 
 @pytest.mark.parametrize("kind", ["adamw", "zero", "muon"])

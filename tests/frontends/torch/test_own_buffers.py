@@ -1,14 +1,11 @@
 """Running statistics that ranks have of their own, or that they synchronize."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
+from tests.factories.recorded_job import recorder
 from ttrace.pipeline import compare
-from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 
 MODULE = "tests.factories.norm_job"
@@ -19,27 +16,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory) -> Iterator[Compared]:
+def compared(tmp_path_factory, pools) -> Compared:
     """One process with torch's BatchNorm against two with a norm."""
-    folder, numbers = tmp_path_factory.mktemp("norms"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+    record = recorder(pools, tmp_path_factory.mktemp("norms"), MODULE)
+    reference = record(1, "one", "own")
 
-        def run(world_size: int, *arguments: str):
-            request = RecordRequest(out=folder / f"trace{next(numbers)}")
-            outcomes = pools.of_size(world_size).run(
-                MODULE, arguments, environment=request.to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return request.out
+    def report(*candidate: str) -> Report:
+        return compare(reference, record(2, "ddp", *candidate), backend="numpy")
 
-        reference = run(1, "one", "own")
-
-        def report(*candidate: str) -> Report:
-            return compare(reference, run(2, "ddp", *candidate), backend="numpy")
-
-        yield report
+    return report
 
 
 def test_synchronized_statistics_are_compared(compared):

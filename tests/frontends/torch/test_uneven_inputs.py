@@ -1,14 +1,11 @@
 """Ranks that run out of inputs before the others do."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
+from tests.factories.recorded_job import recorder
 from ttrace.pipeline import compare
-from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 
 MODULE = "tests.factories.join_job"
@@ -19,25 +16,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory) -> Iterator[Compared]:
-    folder, numbers = tmp_path_factory.mktemp("uneven"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+def compared(tmp_path_factory, pools) -> Compared:
+    record = recorder(pools, tmp_path_factory.mktemp("uneven"), MODULE)
 
-        def run(world_size: int, *arguments: str):
-            request = RecordRequest(out=folder / f"trace{next(numbers)}")
-            outcomes = pools.of_size(world_size).run(
-                MODULE, arguments, environment=request.to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return request.out
+    def report(reference: list[str], candidate: str) -> Report:
+        traces = record(1, "one", *reference), record(2, candidate)
+        return compare(*traces, backend="numpy")
 
-        def report(reference: list[str], candidate: str) -> Report:
-            traces = run(1, "one", *reference), run(2, candidate)
-            return compare(*traces, backend="numpy")
-
-        yield report
+    return report
 
 
 @pytest.mark.parametrize("mode", ["join", "idle"])
