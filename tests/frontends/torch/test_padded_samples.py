@@ -1,15 +1,11 @@
 """Samples that a collator pads to other lengths, on real processes."""
 
-import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.paths import ROOT
-from ttrace.examples.worker_pool import WorkerPools
+from tests.factories.recorded_job import recorder
 from ttrace.pipeline import compare
-from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
 
 pytest.importorskip("torch")
@@ -22,28 +18,15 @@ Reported = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
-def report_of(tmp_path_factory) -> Iterator[Reported]:
+def report_of(tmp_path_factory, pools) -> Reported:
     """What a comparison with one process, one micro-batch of 8 samples, says."""
-    folder, numbers = tmp_path_factory.mktemp("padded"), itertools.count()
-    with WorkerPools() as pools, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+    record = recorder(pools, tmp_path_factory.mktemp("padded"), MODULE)
+    reference = record(1)
 
-        def recorded(*options: str, ranks: int = 1) -> Path:
-            out = folder / f"trace{next(numbers)}"
-            outcomes = pools.of_size(ranks).run(
-                MODULE, options, environment=RecordRequest(out=out).to_environment()
-            )
-            for outcome in outcomes:
-                assert outcome.status == 0, outcome.output + outcome.error
-            return out
+    def report(*options: str, ranks: int = 1) -> Report:
+        return compare(reference, record(ranks, *options), backend="numpy")
 
-        reference = recorded()
-
-        def report(*options: str, ranks: int = 1) -> Report:
-            candidate = recorded(*options, ranks=ranks)
-            return compare(reference, candidate, backend="numpy")
-
-        yield report
+    return report
 
 
 SIZES = (
