@@ -84,6 +84,17 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def _no_request_is_left_behind():
+    """Whatever a test puts into the environment for a frontend, it takes out again."""
+    before = os.environ.get("TTRACE_RECORD")
+    yield
+    after = os.environ.pop("TTRACE_RECORD", None)
+    if before is not None:
+        os.environ["TTRACE_RECORD"] = before
+    assert after == before, "a request to record is left in the environment"
+
+
 @pytest.fixture(scope="module")
 def pools():
     """Processes that train, which the tests of a file share: starting takes seconds.

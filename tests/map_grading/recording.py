@@ -1,6 +1,5 @@
 """Records one step of both runs of a pair, in this process."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tests.map_grading.pair import LibraryPair
 from ttrace.frontends import jax_capture, torch_capture
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
+from ttrace.testing.training import in_environment
 
 _RATE, _MOMENTUM = 0.1, 0.9
 
@@ -25,8 +25,8 @@ def record_reference(
     model = pair.model().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM)
     batch = tuple(map(torch.from_numpy, pair.batch(np.random.default_rng(1))))
-    _ask_for(out, noise_seed)
-    with torch_capture.trace(model, optimizer) as trace:
+    asked = _asked(out, noise_seed)
+    with in_environment(asked), torch_capture.trace(model, optimizer) as trace:
         loss = pair.loss(model, batch)
         trace.loss(loss)
         loss.backward()
@@ -47,15 +47,15 @@ def record_port(pair: LibraryPair, mistake: str, out: Path) -> Trace:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    _ask_for(out, None)
-    traced = jax_capture.trace(jax.jit(step), scopes=port.scopes)
     params = jax.tree.map(jax.numpy.array, port.params)
-    with traced:  # pyright: ignore[reportGeneralTypeIssues]
-        traced(params, optimizer.init(params), pair.batch(np.random.default_rng(1)))
+    with in_environment(_asked(out, None)):
+        traced = jax_capture.trace(jax.jit(step), scopes=port.scopes)
+        with traced:  # pyright: ignore[reportGeneralTypeIssues]
+            traced(params, optimizer.init(params), pair.batch(np.random.default_rng(1)))
     return open_trace(out)
 
 
-def _ask_for(out: Path, noise_seed: int | None) -> None:
+def _asked(out: Path, noise_seed: int | None) -> dict[str, str]:
+    """The variables that ask for a trace in an empty folder."""
     shutil.rmtree(out, ignore_errors=True)
-    request = RecordRequest(out=out, noise_seed=noise_seed)
-    os.environ.update(request.to_environment())
+    return RecordRequest(out=out, noise_seed=noise_seed).to_environment()

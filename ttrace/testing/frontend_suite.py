@@ -18,12 +18,12 @@ from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
-from ttrace.recording.request import RecordRequest
+from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace
 from ttrace.testing.assembled import assemble, relative_error
 from ttrace.testing.source_suite import TraceSourceSuite
 from ttrace.testing.suite import Suite, failed_checks
-from ttrace.testing.training import Training, full_disk
+from ttrace.testing.training import Training, full_disk, in_environment
 
 _FILTERS = ("kinds", "gradients", "steps", "microbatches", "modules", "ranks")
 
@@ -327,7 +327,9 @@ class FrontendSuite(Suite):
 
     def _plain_run(self, layout: str) -> Training:
         if layout not in self._plain:
-            self._plain[layout] = self.train(layout, {})
+            # Whoever runs the suite may have been asked for a trace itself.
+            with in_environment({RECORD_VARIABLE: ""}):
+                self._plain[layout] = self.train(layout, {})
         return self._plain[layout]
 
     def _recorded(self, layout: str, **options: Any) -> Trace:
