@@ -1,8 +1,11 @@
 """What holds for every test: JAX on CPU devices, markers, a flag for golden files."""
 
+import atexit
 import functools
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,10 +19,22 @@ _FLAGS = (
     # No fused multiply-add: which ones XLA makes depends on what else a program hands
     # out, and programs are compared bit by bit here.
     "--xla_cpu_max_isa=AVX",
+    # Programs run for milliseconds here, and compiling them takes seconds.
+    "--xla_backend_optimization_level=0",
 )
 for _flag in _FLAGS:
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Each program is compiled once for all processes of this session: a training runs
+    # as reference, as candidate and with noise, mostly the same program each time.
+    _cache = tempfile.mkdtemp(prefix="ttrace-tests-jax-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def pytest_addoption(parser):
