@@ -19,6 +19,7 @@ from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.own_buffers import agreeing_buffers
 from ttrace.compare.plan import plan_comparison
+from ttrace.compare.processes import Processes
 from ttrace.compare.regroup import regroup
 from ttrace.compare.second_look import look_again
 from ttrace.compare.tied import untie
@@ -96,6 +97,7 @@ def compare(
     strict_structure: bool = False,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> Report:
     """Compares two recorded runs, or checkpoints; ``ttrace compare`` as a function.
 
@@ -117,6 +119,8 @@ def compare(
             they have no parameters and everything around them agrees.
         backend: What computes: ``jax``, ``numpy``, or ``auto``.
         progress: Called with elements done and in total.
+        processes: Which share the work, each with the same arguments; all return the
+            same report. Such as ``ttrace.backends.jax_processes.JaxProcesses()``.
 
     Returns:
         The report; its ``verdict.exit_code`` is what the command would exit with.
@@ -136,6 +140,7 @@ def compare(
         only=only,
         strict_structure=strict_structure,
         progress=progress,
+        processes=processes,
     )
 
 
@@ -146,6 +151,7 @@ def estimate_tolerance(
     multiplier: float | None = None,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> ToleranceTable:
     """Measures the noise of noise runs; ``ttrace tolerance`` as a function.
 
@@ -155,6 +161,7 @@ def estimate_tolerance(
         multiplier: Safety factor on the measured noise; None for the default.
         backend: As for ``compare``.
         progress: Called with elements done and in total.
+        processes: As for ``compare``.
 
     Returns:
         What ``compare`` takes; ``save`` writes it to a file.
@@ -167,6 +174,7 @@ def estimate_tolerance(
         [opened(trace) for trace in several(perturbed)],
         loaded_backend(backend),
         progress=progress,
+        processes=processes,
     )
     return tolerances_of(table, multiplier)
 
@@ -278,6 +286,7 @@ def compare_traces(
     map_file: MapFile | None = None,
     only: CaptureFilter | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> Report:
     """Aligns, compares and judges two traces.
 
@@ -295,8 +304,10 @@ def compare_traces(
         only: What is compared of the tensors, under the reference's names; None for
             all.
         progress: Called as the comparison proceeds.
+        processes: Which share the work; None for this one alone.
 
     Raises:
+        CommandError: One of the processes ended, or hangs.
         CorruptTraceError: The bytes of a tensor are not those that were written.
         MapError: The map does not fit the traces.
         UsageError: ``allow_uncovered`` names no kind, ``only`` leaves no tensor, or
@@ -338,7 +349,9 @@ def compare_traces(
     remarks = find_remarks(alignment, *given, tolerances, allow=allow)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
-    results = run_plan(plan, reference, candidate, backend, progress=progress)
+    results = run_plan(
+        plan, reference, candidate, backend, progress=progress, processes=processes
+    )
     require_same_values(results, tolerances, recorded.info, name=recorded.name)
     results = look_again(results, reference, candidate, backend)
     verdicts, structure = judge_tensors(

@@ -3,7 +3,7 @@
 import argparse
 
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
-from ttrace.cli.terminal import progress_bar
+from ttrace.cli.shared_work import shared_work
 from ttrace.pipeline import compare
 
 
@@ -11,8 +11,8 @@ def run(args: argparse.Namespace) -> int:
     """Prints the report; the exit code is its verdict."""
     files = wanted_reports(args)
     with (
-        reported_errors(files, backend=args.backend),
-        progress_bar("comparing") as progress,
+        shared_work(args, "comparing") as work,
+        reported_errors(files if work.is_reported_here else {}, backend=args.backend),
     ):
         report = compare(
             args.reference,
@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
             allow_uncovered=args.allow_uncovered,
             strict_structure=args.strict_structure,
             backend=args.backend,
-            progress=progress,
+            progress=work.progress,
+            processes=work.processes,
         )
-    emit_report(report, files)
+    if work.is_reported_here:
+        emit_report(report, files)
     return report.verdict.exit_code

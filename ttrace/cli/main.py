@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = build_parser().parse_args(argv)
+        args.argv = tuple(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:  # --help, or a wrong option
         return stop.code if isinstance(stop.code, int) else EXIT_ERROR
     try:

@@ -102,6 +102,30 @@ def add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> No
     )
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("processes that share the work")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--processes",
+        type=positive_count,
+        default=1,
+        metavar="N",
+        help="of this machine; the figures are the same (default: %(default)s)",
+    )
+    either.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several that a launcher has started with the same "
+        "arguments, and that jax.distributed connects; the first one reports",
+    )
+
+
+def positive_count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def whole_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")

@@ -8,6 +8,7 @@ from ttrace.cli.option_groups import (
     add_both_runs,
     add_comparison_filters,
     add_judge_options,
+    add_processes,
     add_report_files,
     add_run_options,
     whole_number,
@@ -193,6 +194,7 @@ def _add_compare(commands) -> None:
     add_judge_options(parser)
     add_report_files(parser)
     add_backend(parser)
+    add_processes(parser)
 
 
 def _add_map(commands) -> None:
@@ -249,6 +251,7 @@ def _add_tolerance(commands) -> None:
         "--out", required=True, metavar="FILE", help="write the tolerances there"
     )
     add_backend(parser)
+    add_processes(parser)
 
 
 def _add_replicas(commands) -> None:

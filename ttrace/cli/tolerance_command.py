@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ttrace.cli.terminal import announce, progress_bar
+from ttrace.cli.shared_work import shared_work
+from ttrace.cli.terminal import announce
 from ttrace.pipeline import estimate_tolerance
 from ttrace.store.output_file import require_writable
 
@@ -12,10 +13,16 @@ def run(args: argparse.Namespace) -> int:
     """Writes the tolerance file."""
     out = Path(args.out)
     require_writable(out, asked_by="--out")
-    with progress_bar("measuring the noise") as progress:
+    with shared_work(args, "measuring the noise") as work:
         table = estimate_tolerance(
-            args.reference, args.perturbed, backend=args.backend, progress=progress
+            args.reference,
+            args.perturbed,
+            backend=args.backend,
+            progress=work.progress,
+            processes=work.processes,
         )
+    if not work.is_reported_here:
+        return 0
     table.save(out)
     announce(
         f"{out}: noise of {len(table.noise)} tensors from {len(args.perturbed)} "

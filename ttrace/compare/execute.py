@@ -10,6 +10,7 @@ from ttrace.compare.backend import ArrayPair, Backend
 from ttrace.compare.operands import Operand, PairPlan
 from ttrace.compare.parts import Part, part_pairs
 from ttrace.compare.plan import ComparePlan, Pair, Replica, TensorPlan
+from ttrace.compare.processes import Processes, compute_together
 from ttrace.compare.rows import RowMatch, sum_terms
 from ttrace.compare.stats import PairStats
 from ttrace.ir.layout import Region
@@ -97,6 +98,7 @@ def run_plan(
     backend: Backend,
     *,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> list[TensorResult]:
     """Computes the statistics of every planned tensor, in the plan's order.
 
@@ -107,10 +109,12 @@ def run_plan(
         reference: The trusted run.
         candidate: The run under test.
         backend: Computes the statistics.
-        progress: Called as the comparison proceeds.
+        progress: Called as the comparison proceeds, of this process's part.
+        processes: Which share the work, and all return the same; None for this alone.
 
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
+        CommandError: A process ended, or hangs.
     """
     tensors = plan.tensors
     assert all(tensor.is_whole for tensor in tensors), "plan_rows comes before"
@@ -125,7 +129,14 @@ def run_plan(
         for pair in cover.replicas
     ]
     meter = _Meter(progress, sum(tensor.size for tensor in tensors))
-    stats = _compare(jobs, backend, meter)
+    if processes is None:
+        stats = _compare(jobs, backend, meter)
+    else:
+        stats = compute_together(
+            [pair.size for pair, _, _ in jobs],
+            lambda part: list(_compare(jobs[part], backend, meter)),
+            processes,
+        )
     pair_stats = [[next(stats) for _ in tensor.pairs] for tensor in tensors]
     results = []
     for tensor, of_pairs in zip(tensors, pair_stats, strict=True):

@@ -8,6 +8,7 @@ from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress, TensorResult, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
+from ttrace.compare.processes import Processes
 from ttrace.errors import UsageError
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
@@ -27,6 +28,7 @@ def estimate_tolerance(
     *,
     policy: TolerancePolicy | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> ToleranceTable:
     """Compares every perturbed run with the reference, tensor by tensor.
 
@@ -59,7 +61,9 @@ def estimate_tolerance(
         matches = [match for match in matches if match.id.step < end]
         plan = plan_comparison(matches, reference.info, trace.info)
         plan = plan_rows(plan, reference, trace)
-        results = run_plan(plan, reference, trace, backend, progress=progress)
+        results = run_plan(
+            plan, reference, trace, backend, progress=progress, processes=processes
+        )
         require_same_start(results, reference, trace)
         runs.append((trace, {result.plan.id: result for result in results}))
         for result in results:
