@@ -46,6 +46,7 @@ class Backend(Protocol):
 
 
 _BACKENDS = {
+    "cpu": ("ttrace.backends.cpu_backend", "CpuBackend", None),
     "numpy": ("ttrace.backends.numpy_backend", "NumpyBackend", None),
     "jax": ("ttrace.backends.jax_backend", "JaxBackend", "jax"),
 }

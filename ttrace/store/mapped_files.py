@@ -50,9 +50,10 @@ class _Mapping:
     meets the limit on open files. The system itself needs none.
     """
 
-    def __init__(self, address: int, length: int):
+    def __init__(self, address: int, length: int, path: Path):
         self._address = address
         self._length = length
+        self._path = path
         self.__array_interface__ = {
             "data": (address, True),
             "shape": (length,),
@@ -64,9 +65,25 @@ class _Mapping:
         # Given as a default: at the end of the program the module may be empty.
         munmap(self._address, self._length)
 
-    def let_go(self) -> None:
-        """Gives the pages back; they are fetched again where they are read again."""
-        _libc.madvise(self._address, self._length, mmap.MADV_DONTNEED)
+    def check_size(self) -> None:
+        """See ``check_size``."""
+        check_size(self._path, self._length)
+
+    def let_go(self, start: int = 0, stop: int | None = None) -> None:
+        """Gives pages back; they are fetched again where they are read again.
+
+        Args:
+            start: First byte; of its page, this and what is before it go, too.
+            stop: Byte after the last; None for the end of the file.
+        """
+        stop = self._length if stop is None else stop
+        start -= start % mmap.PAGESIZE
+        _libc.madvise(self._address + start, stop - start, mmap.MADV_DONTNEED)
+
+    def let_go_of(self, part: np.ndarray) -> None:
+        """The same for the pages of a contiguous view."""
+        start = part.ctypes.data - self._address
+        self.let_go(start, start + part.nbytes)
 
 
 def map_file(path: Path, num_bytes: int) -> np.ndarray:
@@ -90,7 +107,7 @@ def map_file(path: Path, num_bytes: int) -> np.ndarray:
                 raise OSError(number, os.strerror(number))
     except OSError as error:
         raise reading_error(error, path) from error
-    return np.asarray(_Mapping(address, num_bytes))
+    return np.asarray(_Mapping(address, num_bytes, path))
 
 
 def check_size(path: Path, num_bytes: int) -> None:
@@ -115,6 +132,38 @@ def check_size(path: Path, num_bytes: int) -> None:
             got=f"{found} bytes",
             remedy="leave the file alone while it is compared; record or copy it again",
         )
+
+
+def check_unchanged(*arrays: np.ndarray) -> None:
+    """Finds files that became shorter, before views of their maps are read.
+
+    A read beyond the end of a file ends the process. Arrays that are no such views are
+    let be.
+
+    Raises:
+        TraceError: A file is shorter than when it was mapped, or not there.
+    """
+    for mapping in {_mapping_of(array) for array in arrays}:
+        if mapping is not None:
+            mapping.check_size()
+
+
+def let_go(part: np.ndarray) -> None:
+    """Gives back the pages of a contiguous view of a mapped file.
+
+    They stay in the page cache of the system, and are fetched again where they are read
+    again. Nothing happens to any other array.
+    """
+    mapping = _mapping_of(part)
+    if mapping is not None:
+        mapping.let_go_of(part)
+
+
+def _mapping_of(array: np.ndarray) -> _Mapping | None:
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, _Mapping) else None
 
 
 class MappedFiles(Generic[K]):
