@@ -89,8 +89,7 @@ class CpuBackend:
 
     def _fill_blocks(self, table: TileTable, blocks: list["_Block"]) -> None:
         """Computes rows of larger pairs."""
-        for pair in {id(block.pair): block.pair for block in blocks}.values():
-            check_unchanged(pair.reference, pair.candidate)
+        check_unchanged(*_arrays(block.pair for block in blocks))
         with np.errstate(all="ignore"):
             for block in blocks:
                 stats = measure_range(
@@ -120,8 +119,7 @@ class CpuBackend:
         self, table: TileTable, rows: list[int], pairs: list[ArrayPair]
     ) -> None:
         """Computes the rows of small pairs of the same dtypes."""
-        for pair in pairs:
-            check_unchanged(pair.reference, pair.candidate)
+        check_unchanged(*_arrays(pairs))
         with np.errstate(all="ignore"):
             stats = measure_many(pairs, self._scratch())
         unsafe = range(len(pairs))
@@ -152,6 +150,11 @@ class _Block:
     row: int
     start: int
     stop: int
+
+
+def _arrays(pairs: Iterable[ArrayPair]) -> Iterator[np.ndarray]:
+    for pair in pairs:
+        yield from (pair.reference, pair.candidate)
 
 
 def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:

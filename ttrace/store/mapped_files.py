@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -54,6 +55,7 @@ class _Mapping:
         self._address = address
         self._length = length
         self._path = path
+        _live.add(self)
         self.__array_interface__ = {
             "data": (address, True),
             "shape": (length,),
@@ -84,6 +86,14 @@ class _Mapping:
         """The same for the pages of a contiguous view."""
         start = part.ctypes.data - self._address
         self.let_go(start, start + part.nbytes)
+
+
+_live: weakref.WeakSet[_Mapping] = weakref.WeakSet()
+
+
+def live_mappings() -> list[_Mapping]:
+    """All maps of files that this process holds."""
+    return list(_live)
 
 
 def map_file(path: Path, num_bytes: int) -> np.ndarray:
