@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+import xxhash
 
 from ttrace.errors import TraceError
-from ttrace.store.files import reading_error
+from ttrace.store.files import hash_bytes, reading_error
 
 MAX_FILES = 4096
 """Files of one source that stay mapped; a system maps about 65 000 at most."""
@@ -21,6 +22,9 @@ MAX_FILES = 4096
 RESIDENT_BYTES = 1 << 26
 """What may have been read through the maps of one source before it is let go; it stays
 in the page cache of the system."""
+
+HASHED_BYTES = 1 << 25
+"""What is read of a tensor at once to find its hash, and then let go."""
 
 _LEAST_READ_BYTES = 1 << 16
 """What Linux maps around a byte that is asked for."""
@@ -167,6 +171,23 @@ def let_go(part: np.ndarray) -> None:
     mapping = _mapping_of(part)
     if mapping is not None:
         mapping.let_go_of(part)
+
+
+def hash_of_mapped(data: np.ndarray) -> str:
+    """As ``hash_bytes``, of a view of a mapped file that may be larger than memory.
+
+    Raises:
+        TraceError: The file became shorter meanwhile.
+    """
+    if data.size <= HASHED_BYTES:
+        return hash_bytes(data)
+    state = xxhash.xxh3_64()
+    for start in range(0, data.size, HASHED_BYTES):
+        part = data[start : start + HASHED_BYTES]
+        check_unchanged(part)
+        state.update(part)
+        let_go(part)
+    return state.hexdigest()
 
 
 def _mapping_of(array: np.ndarray) -> _Mapping | None:
