@@ -127,12 +127,12 @@ def test_a_segment_that_is_harmed_between_two_loads(tmp_path, harm):
 def test_a_hash_leaves_nothing_in_memory_and_sees_a_cut(tmp_path, monkeypatch):
     monkeypatch.setattr("ttrace.store.mapped_files.HASHED_BYTES", 1 << 16)
     path = tmp_path / "large"
-    content = np.random.default_rng(0).bytes((1 << 22) + 5)
+    content = np.random.default_rng(0).bytes((1 << 24) + 5)
     path.write_bytes(content)
     data = map_file(path, len(content))
     assert hash_of_mapped(data) == hash_bytes(content)
     assert hash_of_mapped(data[:100]) == hash_bytes(content[:100])
-    assert resident_bytes(path) < 1 << 21
+    assert resident_bytes(path) <= 4 << 20  # large pages round it up
     os.truncate(path, 1 << 21)
     with pytest.raises(TraceError, match="a file has become shorter"):
         hash_of_mapped(data)
