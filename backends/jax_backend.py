@@ -1,4 +1,4 @@
-"""The default backend: packs pairs into chunks of tiles and runs jitted kernels."""
+"""The backend of accelerators: packs pairs into chunks and runs jitted kernels."""
 
 import contextlib
 import functools
@@ -43,6 +43,7 @@ from ttrace.backends.tile_table import (
 )
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
+from ttrace.store.mapped_files import check_unchanged
 
 BATCH_BYTES = 64 << 20
 BATCH_PAIRS = 4096
@@ -171,6 +172,9 @@ def _run_chunk(
     num_tiles = min(CHUNK_TILES, stream.num_tiles - first_tile)
     is_screened = lane.precision is NARROW and has_float64
     run = _screen_chunk if is_screened else _run_kernels
+    check_unchanged(
+        *(side for s in spans for side in (s.pair.reference, s.pair.candidate))
+    )
     x64 = is_screened or lane.precision is WIDE
     with stages.lend() as buffers, x64_scope(x64), jax.debug_nans(False):
         reference = pack_references(spans, lane, buffers[0])

@@ -187,7 +187,7 @@ class CheckRequest:
     def recorded_names(self) -> list[str]:
         """Names of the runs that are to be recorded, which their folders have."""
         reference = ["reference"] if self.reference_trace is None else []
-        return [*reference, "candidate", *map(_noise_run_name, self.noise_seeds)]
+        return [*reference, "candidate", *map(noise_run_name, self.noise_seeds)]
 
 
 def run_check(
@@ -220,8 +220,8 @@ def run_check(
     """
     # All that can be refused now, and not after an hour of recording.
     check_kind_names(request.allow_uncovered)
-    _check_request(request)
-    request = _with_tolerances_beside(request, on_stage)
+    require_sound(request)
+    request = with_tolerances_beside(request, on_stage)
     for name in request.recorded_names:
         prepare_folder(request.out / name, overwrite=request.overwrite)
     if (request.out / _AGAIN).exists():
@@ -263,7 +263,7 @@ def reusable_options(request: CheckRequest) -> str | None:
     else:
         return None
     noise = [trace.name for trace in request.noise_traces]
-    paths = [request.out / _noise_run_name(seed) for seed in request.noise_seeds]
+    paths = [request.out / noise_run_name(seed) for seed in request.noise_seeds]
     noise += [str(path) for path in paths if _is_complete(path)]
     words = ["--reference-trace", reference]
     if noise:
@@ -299,7 +299,7 @@ def _run(
             f"{request.num_noise_runs}"
             + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
         )
-        name = _noise_run_name(noise_seed)
+        name = noise_run_name(noise_seed)
         noise_runs.append(
             _record(request, name, request.reference, noise_seed, noise_dtype)
         )
@@ -402,7 +402,12 @@ def _record(
     )
 
 
-def _check_request(request: CheckRequest) -> None:
+def require_sound(request: CheckRequest) -> None:
+    """Refuses a request that contradicts itself.
+
+    Raises:
+        UsageError: It does.
+    """
     if request.reference is None and request.reference_trace is None:
         raise UsageError(
             "there is no reference",
@@ -434,7 +439,7 @@ def _check_request(request: CheckRequest) -> None:
                 )
 
 
-def _with_tolerances_beside(
+def with_tolerances_beside(
     request: CheckRequest, on_stage: Callable[[str], None]
 ) -> CheckRequest:
     """The request with the tolerances of the check that recorded its reference."""
@@ -470,5 +475,6 @@ def _command(command: str | Sequence[str], argument: str) -> Sequence[str]:
     return command
 
 
-def _noise_run_name(noise_seed: int) -> str:
+def noise_run_name(noise_seed: int) -> str:
+    """The name of the folder of a noise run."""
     return f"perturbed-{noise_seed}"

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from tests.factories.training_commands import training_text
+from ttrace.cli.terminal import size_text
+from ttrace.launch.trace_folders import num_bytes_in
 from ttrace.report.model import Outcome, Report
 
 
@@ -314,3 +316,52 @@ def test_json_to_standard_output(check):
     options = ("--draws", "0", "--json", "-", "--overwrite")
     answer, report = check("--fail", options=options)
     assert answer.code == 2 and json.loads(answer.out)["error_kind"] == "command"
+
+
+def test_a_plan_runs_nothing(check, tmp_path):
+    answer, report = check(options=("--draws", "2", "--plan"))
+    out = tmp_path / "out"
+    assert answer.code == 0 and report is None and not out.exists()
+    unknown = "unknown, as no earlier trace tells"
+    lines = answer.out.splitlines()
+    assert lines[0] == "This check would, of which nothing was run:"
+    assert [line for line in lines if line[0].isdigit()] == [
+        "1. record the reference",
+        "2. record the candidate",
+        "3. record the reference with noise, seed 1",
+        "4. record the reference with noise, seed 2",
+        "5. measure the noise of 2 runs",
+        "6. compare the candidate with the reference",
+    ]
+    assert lines[2] == f"   {training_text()}"
+    assert lines[3] == f"   kept in {out / 'reference'}: {unknown}"
+    assert lines[-1] == (
+        "Traces will take about 0 bytes, and 4 traces of unknown size."
+    )
+
+
+def test_a_plan_knows_the_sizes_of_earlier_traces(check, tmp_path):
+    check()
+    reference = tmp_path / "out" / "reference"
+    answer, _ = check(options=("--draws", "2", "--plan"))
+    size = size_text(num_bytes_in(reference))
+    assert f"kept in {reference}: about {size}, as {reference} has" in answer.out
+    second = tmp_path / "out" / "perturbed-2"
+    assert f"kept in {second}: about {size}, as {reference} has" in answer.out
+    replaced = "the folder is not empty: --overwrite replaces the trace in it"
+    assert answer.out.count(replaced) == 3 and "unknown" not in answer.out
+    other, _ = check(options=("--draws", "1", "--plan", "--kinds", "output"))
+    assert other.out.count("unknown, as no earlier trace tells") == 3
+
+
+def test_a_plan_takes_what_is_given(check, ttrace, tmp_path):
+    check()
+    out = tmp_path / "out"
+    answer = ttrace(
+        "check", "--plan", "--reference-trace", out / "reference",
+        "--candidate", training_text(), "--out", tmp_path / "other",
+    )  # fmt: skip
+    assert answer.code == 0 and not (tmp_path / "other").exists()
+    assert f"1. take the reference {out / 'reference'}\n" in answer.out
+    assert "2. record the candidate" in answer.out
+    assert "3. compare the candidate with the reference" in answer.out

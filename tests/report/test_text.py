@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tests.factories.reports import FAILED, PASSED, some_report
@@ -100,8 +101,9 @@ def test_pass_is_short():
     ]
 
 
-def test_the_usual_backend_is_not_named():
-    text = rendered(some_report(backend="jax"))
+@pytest.mark.parametrize("backend", ["cpu", "jax"])
+def test_the_usual_backends_are_not_named(backend):
+    text = rendered(some_report(backend=backend))
     assert "(error / tolerance)\n" in text and "backend" not in text
 
 

@@ -9,7 +9,15 @@ import pytest
 from tests.factories.traces import write_trace
 from tests.paths import ROOT
 from ttrace.errors import CorruptTraceError, TraceError
-from ttrace.store.mapped_files import MappedFiles, check_size, map_file
+from ttrace.store.files import hash_bytes
+from ttrace.store.mapped_files import (
+    MappedFiles,
+    check_size,
+    check_unchanged,
+    hash_of_mapped,
+    let_go,
+    map_file,
+)
 
 
 @pytest.fixture
@@ -113,6 +121,35 @@ def test_a_segment_that_is_harmed_between_two_loads(tmp_path, harm):
     expected = "truncated or has grown" if harm == "shrinks" else "is missing"
     with pytest.raises(CorruptTraceError, match=expected):
         trace.load(second)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs Linux")
+def test_a_hash_leaves_nothing_in_memory_and_sees_a_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("ttrace.store.mapped_files.HASHED_BYTES", 1 << 16)
+    path = tmp_path / "large"
+    content = np.random.default_rng(0).bytes((1 << 24) + 5)
+    path.write_bytes(content)
+    data = map_file(path, len(content))
+    assert hash_of_mapped(data) == hash_bytes(content)
+    assert hash_of_mapped(data[:100]) == hash_bytes(content[:100])
+    assert resident_bytes(path) <= 4 << 20  # large pages round it up
+    os.truncate(path, 1 << 21)
+    with pytest.raises(TraceError, match="a file has become shorter"):
+        hash_of_mapped(data)
+
+
+def test_arrays_of_no_file_are_let_be(file):
+    array = np.arange(5)
+    check_unchanged(array, array[1:])
+    let_go(array)
+    assert array.tolist() == [0, 1, 2, 3, 4]
+    view = map_file(file, 4096).view(np.uint16)
+    check_unchanged(view[3:])
+    let_go(view[3:40])
+    assert view[0] == 256
+    file.write_bytes(b"short")
+    with pytest.raises(TraceError, match="a file has become shorter"):
+        check_unchanged(array, view[3:])
 
 
 MANY_FILES = """

@@ -1,9 +1,11 @@
 """``ttrace check``: the whole job, from two commands to a verdict."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from ttrace.check_job import CheckRequest, reusable_options, run_check
+from ttrace.check_plan import plan_check, total_bytes
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.terminal import (
     announce,
@@ -26,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
     files = wanted_reports(args)
     with reported_errors(files, backend=args.backend):
         request = _request(args)
+        if args.plan:
+            _print_plan(request)
+            return 0
         report = _checked(request, args.backend)
     emit_report(report, files, json_path=request.report_path)
     _say_what_is_kept(request)
@@ -58,6 +63,28 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         overwrite=args.overwrite,
         keep=args.keep,
     )
+
+
+def _print_plan(request: CheckRequest) -> None:
+    planned = plan_check(request, on_stage=announce)
+    print("This check would, of which nothing was run:")
+    for number, stage in enumerate(planned, 1):
+        print(f"{number}. {stage.what}")
+        if stage.command is None:
+            continue
+        print(f"   {shlex.join(stage.command)}")
+        size = "unknown, as no earlier trace tells"
+        if stage.num_bytes is not None:
+            size = f"about {size_text(stage.num_bytes)}, as {stage.basis} has"
+        print(f"   kept in {stage.folder}: {size}")
+        if stage.needs_overwrite:
+            print("   the folder is not empty: --overwrite replaces the trace in it")
+    known, num_unknown = total_bytes(planned)
+    others = ""
+    if num_unknown:
+        plural = "" if num_unknown == 1 else "s"
+        others = f", and {num_unknown} trace{plural} of unknown size"
+    print(f"Traces will take about {size_text(known)}{others}.")
 
 
 def _checked(request: CheckRequest, backend: str) -> Report:

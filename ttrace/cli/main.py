@@ -16,6 +16,7 @@ from absl import flags
 from ttrace.cli.parser import build_parser
 from ttrace.errors import TtraceError
 from ttrace.launch.interrupts import deferred_interrupts
+from ttrace.store.cut_files import exit_where_files_are_cut
 
 EXIT_ERROR = 2
 """Usage error, failed command, unreadable trace, or a failure of ttrace itself."""
@@ -76,6 +77,7 @@ def run() -> None:
     # Records of a large trace are many objects without cycles, which would be searched
     # for some again and again: a quarter of the time that opening it takes.
     gc.set_threshold(100_000, 20, 20)
+    exit_where_files_are_cut(EXIT_ERROR)
     # As Ctrl-C does, so that the commands it runs are ended with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -103,6 +103,12 @@ def _add_check(commands) -> None:
         help="report: where everything passes, delete the traces that were recorded "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the stages, their commands and the room that their traces will "
+        "take; run nothing",
+    )
     group = parser.add_argument_group("what is taken from an earlier check")
     group.add_argument(
         "--reference-trace",

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +47,7 @@ class Backend(Protocol):
 
 
 _BACKENDS = {
+    "cpu": ("ttrace.backends.cpu_backend", "CpuBackend", None),
     "numpy": ("ttrace.backends.numpy_backend", "NumpyBackend", None),
     "jax": ("ttrace.backends.jax_backend", "JaxBackend", "jax"),
 }
@@ -55,14 +57,14 @@ BACKEND_NAMES = ("auto", *_BACKENDS)
 
 
 def load_backend(name: str = "auto") -> Backend:
-    """Imports a backend; ``auto`` is jax where it is installed, else numpy.
+    """Imports a backend; ``auto`` is jax where it has an accelerator, else cpu.
 
     Raises:
         UsageError: No backend has that name.
         MissingExtraError: The package it needs is not installed.
     """
     if name == "auto":
-        name = "jax" if importlib.util.find_spec("jax") else "numpy"
+        name = "jax" if _has_accelerator() else "cpu"
     if name not in _BACKENDS:
         raise UsageError(
             "unknown backend",
@@ -77,3 +79,24 @@ def load_backend(name: str = "auto") -> Backend:
             remedy=f"pip install {package}, or choose --backend numpy (backend=)",
         )
     return getattr(importlib.import_module(module), cls)()
+
+
+def _has_accelerator() -> bool:
+    """Whether jax is installed with what it needs for more than the CPU.
+
+    Told by the packages, as asking jax takes longer than most comparisons.
+    """
+    if importlib.util.find_spec("jax") is None:
+        return False
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        return False
+    if importlib.util.find_spec("libtpu") is not None:
+        return True
+    plugins = importlib.util.find_spec("jax_plugins")
+    folders = plugins.submodule_search_locations if plugins is not None else None
+    return any(
+        not name.startswith("_")
+        for folder in folders or ()
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+    )

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,15 +276,13 @@ class Report:
 
     def to_json(self) -> dict:
         """The report as JSON values; infinities and NaN as text, None left out."""
-        value = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        value["tensors"] = [
-            {key: item for key, item in tensor.items() if item is not None}
-            for tensor in value["tensors"]
-        ]
+        value = {"schema_version": SCHEMA_VERSION, **asdict(replace(self, tensors=()))}
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]
-        return _encode(value)
+        value = _encode(value)
+        value["tensors"] = [_tensor_to_json(tensor) for tensor in self.tensors]
+        return value
 
     def json_text(self) -> str:
         """The report as the text of a JSON file."""
@@ -389,6 +387,15 @@ _TUPLE_FIELDS = tuple(
 )
 
 
+_FIELDS = tuple(field.name for field in fields(TensorReport))
+
+
+def _tensor_to_json(tensor: TensorReport) -> dict:
+    """Its fields that are not None; by hand, as there may be very many."""
+    items = ((name, getattr(tensor, name)) for name in _FIELDS)
+    return {name: _encode(item) for name, item in items if item is not None}
+
+
 def _map_from_json(value: Mapping) -> MapSetup:
     """Of a report of today, or of one that has the former key alone."""
     arguments = dict(value)
@@ -413,7 +420,12 @@ _NONFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 def _encode(value: Any) -> Any:
     """JSON has no infinities: they become text that ``_decode`` knows."""
-    if isinstance(value, float) and not math.isfinite(value):
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
         return next(
             text
             for text, number in _NONFINITE.items()
@@ -423,6 +435,8 @@ def _encode(value: Any) -> Any:
         return {key: _encode(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_encode(item) for item in value]
+    if isinstance(value, PartFigures):
+        return _encode(asdict(value))
     return value
 
 

@@ -26,8 +26,8 @@ _STYLES = {
 }
 
 
-_USUAL_BACKEND = "jax"
-"""What ``--backend auto`` takes where it is installed."""
+_USUAL_BACKENDS = ("cpu", "jax")
+"""What ``--backend auto`` takes."""
 
 _TEXT_WIDTH = 120
 """Columns of a text file."""
@@ -88,7 +88,7 @@ def render_report(report: Report) -> RenderableType:
 def _counts_line(report: Report) -> str:
     counts = report.counts
     # What is used where it can be is told by the other formats alone.
-    backend = "" if report.backend == _USUAL_BACKEND else f"; {report.backend} backend"
+    backend = "" if report.backend in _USUAL_BACKENDS else f"; {report.backend} backend"
     return (
         f"{report.passed_text}, {counts.failed} failed, {counts.unmatched} "
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "

@@ -4,15 +4,17 @@ import ctypes
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+import xxhash
 
 from ttrace.errors import TraceError
-from ttrace.store.files import reading_error
+from ttrace.store.files import hash_bytes, reading_error
 
 MAX_FILES = 4096
 """Files of one source that stay mapped; a system maps about 65 000 at most."""
@@ -20,6 +22,9 @@ MAX_FILES = 4096
 RESIDENT_BYTES = 1 << 26
 """What may have been read through the maps of one source before it is let go; it stays
 in the page cache of the system."""
+
+HASHED_BYTES = 1 << 25
+"""What is read of a tensor at once to find its hash, and then let go."""
 
 _LEAST_READ_BYTES = 1 << 16
 """What Linux maps around a byte that is asked for."""
@@ -50,9 +55,11 @@ class _Mapping:
     meets the limit on open files. The system itself needs none.
     """
 
-    def __init__(self, address: int, length: int):
+    def __init__(self, address: int, length: int, path: Path):
         self._address = address
         self._length = length
+        self._path = path
+        _live.add(self)
         self.__array_interface__ = {
             "data": (address, True),
             "shape": (length,),
@@ -64,9 +71,33 @@ class _Mapping:
         # Given as a default: at the end of the program the module may be empty.
         munmap(self._address, self._length)
 
-    def let_go(self) -> None:
-        """Gives the pages back; they are fetched again where they are read again."""
-        _libc.madvise(self._address, self._length, mmap.MADV_DONTNEED)
+    def check_size(self) -> None:
+        """See ``check_size``."""
+        check_size(self._path, self._length)
+
+    def let_go(self, start: int = 0, stop: int | None = None) -> None:
+        """Gives pages back; they are fetched again where they are read again.
+
+        Args:
+            start: First byte; of its page, this and what is before it go, too.
+            stop: Byte after the last; None for the end of the file.
+        """
+        stop = self._length if stop is None else stop
+        start -= start % mmap.PAGESIZE
+        _libc.madvise(self._address + start, stop - start, mmap.MADV_DONTNEED)
+
+    def let_go_of(self, part: np.ndarray) -> None:
+        """The same for the pages of a contiguous view."""
+        start = part.ctypes.data - self._address
+        self.let_go(start, start + part.nbytes)
+
+
+_live: weakref.WeakSet[_Mapping] = weakref.WeakSet()
+
+
+def live_mappings() -> list[_Mapping]:
+    """All maps of files that this process holds."""
+    return list(_live)
 
 
 def map_file(path: Path, num_bytes: int) -> np.ndarray:
@@ -90,7 +121,7 @@ def map_file(path: Path, num_bytes: int) -> np.ndarray:
                 raise OSError(number, os.strerror(number))
     except OSError as error:
         raise reading_error(error, path) from error
-    return np.asarray(_Mapping(address, num_bytes))
+    return np.asarray(_Mapping(address, num_bytes, path))
 
 
 def check_size(path: Path, num_bytes: int) -> None:
@@ -115,6 +146,55 @@ def check_size(path: Path, num_bytes: int) -> None:
             got=f"{found} bytes",
             remedy="leave the file alone while it is compared; record or copy it again",
         )
+
+
+def check_unchanged(*arrays: np.ndarray) -> None:
+    """Finds files that became shorter, before views of their maps are read.
+
+    A read beyond the end of a file ends the process. Arrays that are no such views are
+    let be.
+
+    Raises:
+        TraceError: A file is shorter than when it was mapped, or not there.
+    """
+    for mapping in {_mapping_of(array) for array in arrays}:
+        if mapping is not None:
+            mapping.check_size()
+
+
+def let_go(part: np.ndarray) -> None:
+    """Gives back the pages of a contiguous view of a mapped file.
+
+    They stay in the page cache of the system, and are fetched again where they are read
+    again. Nothing happens to any other array.
+    """
+    mapping = _mapping_of(part)
+    if mapping is not None:
+        mapping.let_go_of(part)
+
+
+def hash_of_mapped(data: np.ndarray) -> str:
+    """As ``hash_bytes``, of a view of a mapped file that may be larger than memory.
+
+    Raises:
+        TraceError: The file became shorter meanwhile.
+    """
+    if data.size <= HASHED_BYTES:
+        return hash_bytes(data)
+    state = xxhash.xxh3_64()
+    for start in range(0, data.size, HASHED_BYTES):
+        part = data[start : start + HASHED_BYTES]
+        check_unchanged(part)
+        state.update(part)
+        let_go(part)
+    return state.hexdigest()
+
+
+def _mapping_of(array: np.ndarray) -> _Mapping | None:
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, _Mapping) else None
 
 
 class MappedFiles(Generic[K]):

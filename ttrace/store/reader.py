@@ -9,9 +9,9 @@ from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
-from ttrace.store.files import RECORD_AGAIN, hash_bytes
+from ttrace.store.files import RECORD_AGAIN
 from ttrace.store.index import StoredShard
-from ttrace.store.mapped_files import MappedFiles
+from ttrace.store.mapped_files import MappedFiles, hash_of_mapped
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
@@ -86,7 +86,7 @@ class Trace:
         content = self._content(shard.rank, stored)
         data = content[stored.offset : stored.offset + stored.nbytes]
         if self._verify and id(stored) not in self._verified:
-            found = hash_bytes(data)
+            found = hash_of_mapped(data)
             if found != stored.hash:
                 raise CorruptTraceError(
                     "the bytes of a tensor are not those that were written",
