@@ -19,6 +19,7 @@ from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import find_first_divergence
+from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -66,6 +67,7 @@ class Evidence:
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
         bias: The bias that it is a multiple of; None if it is not.
         wiring: What it is given instead, if it is an input; None if that is not known.
+        settings: Settings of the optimizers that both runs recorded, and that differ.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -76,6 +78,7 @@ class Evidence:
     rows: EmbeddingRows | None = None
     bias: AddedBias | None = None
     wiring: Wiring | None = None
+    settings: tuple[OptimizerDifference, ...] = ()
 
 
 def read_evidence(
@@ -117,6 +120,9 @@ def read_evidence(
         rows=find_embedding_rows(diverged, reference, candidate),
         bias=find_added_bias(diverged, reference, candidate),
         wiring=find_wiring(diverged, verdicts, reference, candidate),
+        settings=optimizer_differences(
+            reference.info.ranks[0], candidate.info.ranks[0]
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from ttrace.compare.execute import TensorResult
 from ttrace.errors import UsageError
+from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.limits import epsilon_of
@@ -47,7 +48,12 @@ def require_origin(
             f"noise of a run of {origin.framework}",
             f"a run of {here.framework}",
         )
-    settings = differing_settings(origin.settings, here.settings)
+    # Tolerances of before optimizers said their settings are those of this reference.
+    settings = {
+        key: pair
+        for key, pair in differing_settings(origin.settings, here.settings).items()
+        if None not in pair or parse_setting_key(key) is None
+    }
     if settings:
         raise _refusal(
             name, _pairs(settings, 0) + " (as measured)", _pairs(settings, 1)

@@ -23,6 +23,7 @@ from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
+from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
@@ -53,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     accumulated_gradient,
     adam_settings,
     update_hyperparameters,
+    optimizer_settings,
     replicas_differ,
     scaled,
     after_backward,
