@@ -143,8 +143,10 @@ def test_settings_explain_no_gradient():
 
 
 def test_settings_that_change_nothing_recorded_fail_nothing():
-    runs = [with_settings(test_evidence.run(), {"eps": eps}) for eps in (1e-8, 1e-6)]
-    report = compare_traces(*runs, load_backend("numpy"))
+    reference, candidate = (
+        with_settings(test_evidence.run(), {"eps": eps}) for eps in (1e-8, 1e-6)
+    )
+    report = compare_traces(reference, candidate, load_backend("numpy"))
     assert report.verdict is Outcome.PASS
     label = "optimizer setting eps of group 0"
     assert report.setup.differences == {label: ("1e-08", "1e-06")}
