@@ -6,6 +6,7 @@ A new rule is one file beside this one, with one function, and its line here.
 from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.absences import find_absences
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
@@ -77,7 +78,7 @@ def diagnose(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
-        evidence=evidence or Evidence(),
+        evidence=evidence or Evidence(absences=find_absences(verdicts)),
     )
     answers = (rule(findings) for rule in RULES)
     return tuple(answer for answer in answers if answer is not None)
