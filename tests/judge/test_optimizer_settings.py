@@ -133,6 +133,15 @@ def test_other_settings_are_named_where_the_update_is_wrong_alone():
     )
 
 
+def test_a_state_of_the_whole_optimizer_has_no_gradient():
+    name = "step0/@root/optimizer_state/count"
+    runs = [memory_trace({name: np.full((), n, np.float32), **VALUES}) for n in (1, 2)]
+    found = test_evidence.diagnoses(
+        with_settings(runs[0], {"eps": 1e-8}), with_settings(runs[1], {"eps": 1e-6})
+    )
+    assert "optimizer_settings" not in found
+
+
 def test_settings_explain_no_gradient():
     candidate = with_settings(test_evidence.run(), {"momentum": 0.9})
     for name in test_evidence.NAMES:

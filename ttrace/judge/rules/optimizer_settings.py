@@ -1,8 +1,10 @@
 """Updates that are wrong behind gradients that agree, and settings that differ."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, kinds_of, tensors
 from ttrace.judge.rules.adam_settings import named_by_adam
 from ttrace.judge.rules.update_hyperparameters import named_by_decay
@@ -53,10 +55,15 @@ def _wrong_behind_gradients(findings: Findings) -> list[TensorVerdict]:
     ]
 
 
-def _is_given_the_same(verdict: TensorVerdict, by_id: dict) -> bool:
+def _is_given_the_same(
+    verdict: TensorVerdict, by_id: Mapping[TensorId, TensorVerdict]
+) -> bool:
+    """Whether the gradient of its parameter agrees; not of a state of the whole."""
     slot = verdict.id.slot or ""
     if verdict.id.kind is Kind.OPTIMIZER_STATE:
         slot = slot.rpartition(".")[0]
+    if not slot:
+        return False
     for kind in (Kind.CLIPPED_GRAD, Kind.MAIN_GRAD):
         given = by_id.get(replace(verdict.id, kind=kind, slot=slot))
         if given is not None:
