@@ -226,12 +226,13 @@ def test_an_accumulating_part_of_an_optimizer_is_that_of_a_step(recorded, loop, 
     tx = around(optax.MultiSteps(ADAMW, K).gradient_transformation())
     candidate = recorded("parts", loop(tx), tx, PARTS)
     report = compared(whole(recorded, around(ADAMW)), candidate)
-    assert report.verdict is Outcome.PASS, report.summary
-    assert report.counts.unmatched == 0
+    assert report.counts.failed == report.counts.unmatched == 0, report.summary
     for kind in ("main_grad", "grad_norm", "optimizer_state", "updated_param"):
         assert report.coverage[kind].compared >= STEPS, kind
+    # Of a part for some parameters neither run knows it, whether it accumulates or not.
     is_known = around in (behind_a_clip, before_a_scale)
     assert report.coverage["learning_rate"].compared == (STEPS if is_known else 0)
+    assert (report.verdict is Outcome.PASS) == is_known
 
 
 def test_a_sum_behind_a_clip_is_found(recorded):
