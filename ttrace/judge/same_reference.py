@@ -48,11 +48,11 @@ def require_origin(
             f"noise of a run of {origin.framework}",
             f"a run of {here.framework}",
         )
-    # Tolerances of before optimizers said their settings are those of this reference.
+    # Tolerances that were written before a setting was known are not of another run.
     settings = {
         key: pair
         for key, pair in differing_settings(origin.settings, here.settings).items()
-        if None not in pair or parse_setting_key(key) is None
+        if key in origin.settings and not _is_same_start(key, pair)
     }
     if settings:
         raise _refusal(
@@ -170,3 +170,16 @@ def _refusal(where: str, expected: str, got: str) -> UsageError:
         got=got,
         remedy=_REMEDY,
     )
+
+
+def _is_same_start(key: str, values: tuple[object, object]) -> bool:
+    """Whether it is a setting of an optimizer that began as the same, or is not known.
+
+    What it was set to later depends on how many steps were recorded.
+    """
+    if parse_setting_key(key) is None:
+        return False
+    if None in values:
+        return True
+    first, second = (str(value).partition(";")[0] for value in values)
+    return first == second
