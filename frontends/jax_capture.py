@@ -62,9 +62,11 @@ from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
 from ttrace.frontends.jax_parts.strict_step import StrictStep
-from ttrace.frontends.jax_parts.taps.mini_steps import MARKERS
+from ttrace.frontends.jax_parts.taps.mini_steps import is_marker
+from ttrace.frontends.jax_parts.taps.optax_settings import setting_of
 from ttrace.frontends.jax_parts.taps.patching import Missed, note
 from ttrace.frontends.jax_parts.taps.sites import TapSite
+from ttrace.frontends.jax_parts.taps.stated import Stated
 from ttrace.frontends.jax_parts.taps.step_taps import step_taps
 from ttrace.frontends.jax_parts.taps.tap import tap as tap
 from ttrace.ir.kinds import Kind
@@ -162,6 +164,7 @@ class TracedStep:
         self._session = session
         self._options = options
         self._missed: list[Missed] = []
+        self._stated = Stated()
         self._programs = StepTrace(
             wants=self._wants,
             noise_seed=request.noise_seed,
@@ -183,7 +186,7 @@ class TracedStep:
             with self._session.stopping_at_faults("read the arguments of the step"):
                 given = GivenArrays(args, kwargs)
         try:
-            taps = step_taps(self._missed, scopes=self._options.scopes)
+            taps = step_taps(self._missed, self._stated, scopes=self._options.scopes)
             guard = self._session.stopping_at_faults
             with taps, self._programs.running(number, guard) as running:
                 result = self._step(*args, **kwargs)
@@ -213,7 +216,7 @@ class TracedStep:
             has_optimizer = use.has_optimizer
             return batch + with_returned(captures, updated, has_optimizer=has_optimizer)
 
-        self._session.record(number, find_captures, self._missed)
+        self._session.record(number, find_captures, self._missed, self._stated.texts())
 
     def _batch(
         self,
@@ -276,7 +279,7 @@ class TracedStep:
     def _wants(self, site: TapSite, kind: Kind) -> bool:
         """Whether a value leaves the program; a norm needs every main gradient."""
         capture = self._request.capture
-        if site in MARKERS:
+        if is_marker(site) or setting_of(site) is not None:
             return True
         if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):
             return True

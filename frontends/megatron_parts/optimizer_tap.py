@@ -13,6 +13,7 @@ from ttrace.frontends.megatron_parts.param_gather import (
     gathers_in_forward,
 )
 from ttrace.frontends.torch_parts.description import NamedParameter
+from ttrace.frontends.torch_parts.optimizer_settings import common_settings
 from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.ir.kinds import Kind
 
@@ -46,7 +47,7 @@ def observed_optimizer(
         if gathers is not None:
             gathers.flush()
         records.parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
-        record_learning_rates(optimizer, records)
+        record_settings(optimizer, records)
         scale = float(optimizer.get_loss_scale())  # the step itself may lower it
         result = original(*args, **kwargs)
         is_updated = result[0]
@@ -77,8 +78,12 @@ def _parameter(named: NamedParameter) -> torch.Tensor:
     return named.parameter
 
 
-def record_learning_rates(optimizer: Any, records: StepRecords) -> None:
-    """Records the different learning rates of an optimizer's groups, in order."""
+def record_settings(optimizer: Any, records: StepRecords) -> None:
+    """Records the different learning rates of an optimizer's groups, in order.
+
+    And what else the groups are set to.
+    """
+    records.optimizer_settings(lambda: common_settings(optimizer.param_groups))
     # Megatron makes more groups of parameters under some layouts than under others, all
     # with the rates of a few kinds.
     rates = sorted({float(group["lr"]) for group in optimizer.param_groups})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from absl import logging
 
-from ttrace.frontends.megatron_parts.optimizer_tap import record_learning_rates
+from ttrace.frontends.megatron_parts.optimizer_tap import record_settings
 from ttrace.frontends.torch_parts.description import NamedParameter, NoLayout
 from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.ir.kinds import Kind
@@ -38,7 +38,7 @@ def observed_torch_optimizer(
     def before(*_: Any) -> None:
         optimizer_shards.warn_once(records.named_parameters())
         records.parameters(Kind.MAIN_GRAD, optimizer_shards.main_grad)
-        record_learning_rates(optimizer, records)
+        record_settings(optimizer, records)
 
     def after(*_: Any) -> None:
         records.parameters(Kind.UPDATED_PARAM, lambda named: named.parameter)

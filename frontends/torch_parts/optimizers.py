@@ -17,6 +17,7 @@ from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
+from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.tensors import (
     local_tensor,
@@ -259,6 +260,10 @@ class OptimizerTap:
                 session.records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
+        if self._leader is None:
+            session.records.optimizer_settings(
+                lambda: settings_of(self.optimizer, first_group=self._first_group)
+            )
         if session.wants(Kind.LEARNING_RATE) and not self._evaluation:
             for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group and not self._is_led(index, group["lr"]):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from ttrace.frontends.torch_parts.local_tensor import (
 from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rank_recorder import RankRecorder
@@ -63,6 +64,7 @@ class TensorRecorder:
         # The backward of each device runs its hooks in a thread of its own.
         self._lock = threading.Lock()
         self._autocast: str | None = None
+        self._optimizer = SettingHistory()
 
     @property
     def is_active(self) -> bool:
@@ -215,6 +217,17 @@ class TensorRecorder:
             if state != self._autocast:
                 self._autocast = state
                 self._rank.state({"autocast": state})
+
+    def state_optimizer(self, step: int, settings: Mapping[str, SettingValue]) -> None:
+        """Records what an optimizer is set to, as far as that has not been said.
+
+        Args:
+            step: The running step.
+            settings: By the keys of ``ttrace.ir.optimizer_settings``.
+        """
+        changed = self._optimizer.changed(step, settings)
+        if changed:
+            self._rank.state(changed)
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded."""

@@ -14,6 +14,7 @@ from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.optimizer_settings import SettingValue
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
@@ -120,6 +121,19 @@ class StepRecords:
             step=self._capture.step, module=ROOT_MODULE, kind=kind, slot=slot, call=call
         )
         self._record_scalar(id_, value, layout, scale)
+
+    @guarded("record the settings of an optimizer")
+    def optimizer_settings(
+        self, find_settings: Callable[[], Mapping[str, SettingValue]]
+    ) -> None:
+        """States what an optimizer is set to in the running step.
+
+        Args:
+            find_settings: Reads it, by the keys of ``ttrace.ir.optimizer_settings``.
+        """
+        recorder = self._capture.recorder
+        if recorder is not None and recorder.is_active and not self._capture.is_paused:
+            recorder.state_optimizer(self._capture.step, find_settings())
 
     def skipped_step(self, loss_scale: float) -> None:
         """Notes that the optimizer skipped the running step: its gradients overflowed.

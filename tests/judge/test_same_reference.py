@@ -88,3 +88,33 @@ def test_a_file_without_origin_is_taken_as_it_is(tmp_path, table):
     (tmp_path / "old.json").write_text(json.dumps(value))
     old = ToleranceTable.load(tmp_path / "old.json")
     assert compare(old, settings={"tf32": True}).verdict is Outcome.PASS
+
+
+def of_optimizer(table, tmp_path, *, measured, here):
+    """A comparison whose reference says how its optimizer is set."""
+    noisy = memory_trace({PARAM: ONES, OUTPUT: ONES * np.float32(1.001)}, noise_seed=1)
+    reference = memory_trace(STEP, run_id="first", settings=measured)
+    estimate_tolerance(reference, [noisy], BACKEND).save(tmp_path / "optimizer.json")
+    return compare(ToleranceTable.load(tmp_path / "optimizer.json"), settings=here)
+
+
+EPS = "optimizer.group0.eps"
+
+
+@pytest.mark.parametrize(
+    ("measured", "here"),
+    [
+        ({}, {EPS: "1e-08"}),  # measured before optimizers said their settings
+        ({EPS: "1; from step 1 on 2"}, {EPS: "1"}),  # of fewer steps
+    ],
+)
+def test_settings_of_the_optimizer_of_the_same_reference(
+    table, tmp_path, measured, here
+):
+    report = of_optimizer(table, tmp_path, measured=measured, here=here)
+    assert report.verdict is Outcome.PASS
+
+
+def test_another_setting_of_the_optimizer_is_another_reference(table, tmp_path):
+    with pytest.raises(UsageError, match=r"optimizer\.group0\.eps 1 \(as measured\)"):
+        of_optimizer(table, tmp_path, measured={EPS: "1"}, here={EPS: "2"})

@@ -6,14 +6,15 @@ becomes of tensors.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ttrace.compare.later_scaling import later_scaling_reason
-from ttrace.compare.regrouped_trace import RegroupedTrace
+from ttrace.compare.loss_means import loss_means
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import StepSamples
+from ttrace.compare.shown_trace import Combined, ShardKey, ShownTrace
 from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_samples
 from ttrace.compare.step_totals import step_totals
 from ttrace.ir.kinds import PER_MICROBATCH
@@ -61,10 +62,12 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     index = _StepIndex(reference.info, candidate.info)
     other_lengths = lengths_besides_samples(reference.info)
     tensors = dict(candidate.info.tensors)
-    without_padding = dict(reference.info.tensors)
+    shown = dict(reference.info.tensors)
     skipped = dict(candidate.info.skipped)
     set_aside: dict[TensorId, str] = {}
     given_otherwise: dict[TensorId, str] = {}
+    combined: dict[Side, dict[ShardKey, Combined]] = {side: {} for side in Side}
+    of_losses: set[str] = set()
     is_matched = False
     for samples in steps:
         if samples.differs_at is not None:
@@ -77,6 +80,11 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         of_candidate = _of_microbatches(index.tensors[Side.CANDIDATE].get(step, {}))
         of_skipped = _of_microbatches(index.skipped[Side.CANDIDATE].get(step, {}))
         of_reference = _of_microbatches(index.tensors[Side.REFERENCE].get(step, {}))
+        losses = loss_means(
+            samples,
+            {Side.REFERENCE: reference, Side.CANDIDATE: candidate},
+            {Side.REFERENCE: of_reference, Side.CANDIDATE: of_candidate},
+        )
         regrouping = StepRegrouping(
             samples,
             of_reference,
@@ -86,6 +94,7 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
             gradients_obstacle=_gradients_obstacle(
                 samples, reference, candidate, index
             ),
+            losses=losses,
             totals=step_totals(reference, candidate, of_reference, of_candidate),
         )
         for id_ in of_candidate:
@@ -95,16 +104,23 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         tensors |= regrouping.tensors()
         skipped |= regrouping.skipped()
         set_aside |= regrouping.set_aside
-        without_padding |= regrouping.reference
+        shown |= regrouping.reference
+        of_losses |= losses.how
+        for side in Side:
+            combined[side] |= losses.combined[side]
     info = TraceInfo(ranks=candidate.info.ranks, tensors=tensors, skipped=skipped)
-    shown = replace(reference.info, tensors=without_padding)
-    is_padded = any(samples.mask for samples in steps)
+    if shown != reference.info.tensors or combined[Side.REFERENCE]:
+        reference = ShownTrace(
+            reference,
+            replace(reference.info, tensors=shown),
+            combined=combined[Side.REFERENCE],
+        )
     return Regrouped(
-        reference=RegroupedTrace(reference, shown) if is_padded else reference,
-        candidate=RegroupedTrace(candidate, info),
+        reference=reference,
+        candidate=ShownTrace(candidate, info, combined=combined[Side.CANDIDATE]),
         set_aside=set_aside,
         given_otherwise=given_otherwise,
-        note=_note(steps, is_matched=is_matched),
+        note=_note(steps, of_losses, is_matched=is_matched),
     )
 
 
@@ -132,7 +148,9 @@ def _of_microbatches(records: Mapping[TensorId, _T]) -> dict[TensorId, _T]:
     }
 
 
-def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
+def _note(
+    steps: Sequence[StepSamples], of_losses: Collection[str], *, is_matched: bool
+) -> str:
     first = steps[0]
     where = f"step {first.step}"
     if len(steps) > 1:
@@ -150,7 +168,11 @@ def _note(steps: Sequence[StepSamples], *, is_matched: bool) -> str:
             f"where the input {first.mask} does not mask them."
         )
     if is_matched:
-        return sentence + "Samples were matched by the rows of the model's inputs."
+        sentence += "Samples were matched by the rows of the model's inputs."
+        if of_losses:
+            how = " or the ".join(sorted(of_losses))
+            sentence += f" Of losses the {how} was compared."
+        return sentence
     return sentence + (
         f"Only kinds of the whole step were compared there, as {first.obstacle}."
     )

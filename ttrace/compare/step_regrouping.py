@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ttrace.compare.batch_dims import Described, batch_dim
+from ttrace.compare.loss_means import NO_LOSS, LossMeans
 from ttrace.compare.packing import (
     PackedSample,
     PaddedDims,
@@ -39,6 +40,7 @@ class StepRegrouping:
         skipped: What the candidate skipped of them.
         other_lengths: Lengths of dims that do not count samples.
         gradients_obstacle: Why gradients of activations cannot be matched, or None.
+        losses: What losses are compared with.
         totals: Inputs that are one number for the whole step, without micro-batch.
 
     Attributes:
@@ -56,6 +58,7 @@ class StepRegrouping:
         skipped: Mapping[TensorId, SkippedRecord],
         other_lengths: Collection[int],
         gradients_obstacle: str | None,
+        losses: LossMeans,
         totals: Collection[TensorId] = (),
     ):
         assert samples.places is not None
@@ -64,6 +67,7 @@ class StepRegrouping:
         self._places = samples.places
         self._samples = samples
         self._gradients_obstacle = gradients_obstacle
+        self._losses = losses
         self._totals = totals
         self._skipped = skipped
         self._of_reference = _by_name(reference)
@@ -87,54 +91,122 @@ class StepRegrouping:
         found: dict[TensorId, TensorRecord] = {}
         for name, of_candidate in self._of_candidate.items():
             of_reference = self._counterparts(name)
+            for id_, record in self._renumbered(name, of_reference is None):
+                found.setdefault(id_, record)
             if of_reference is None:
-                for number, record in of_candidate.items():
-                    (first, *_) = self._numbers_of[number]
-                    id_ = replace(name, microbatch=first)
-                    found.setdefault(id_, replace(record, id=id_))
                 continue
-            for number, record in of_candidate.items():
-                (first, *_) = self._numbers_of[number]
-                if first not in self._places:
-                    id_ = replace(name, microbatch=first)
-                    found[id_] = replace(record, id=id_)
             if name in self._totals:
-                for number, record in of_reference.items():
-                    if number in self._places:
-                        of_first = of_candidate[self._places[number][0].microbatch]
-                        found[record.id] = replace(of_first, id=record.id)
-                continue
-            obstacle = self._obstacle(name, of_reference, of_candidate)
-            dim: int | PaddedDims | str = obstacle or ""
-            if obstacle is None and self._samples.mask:
-                dim = self._padded_dims(of_reference, of_candidate)
-            elif obstacle is None:
-                dim = self._batch_dim(of_reference, of_candidate)
-            for number, record in of_reference.items():
-                if number not in self._places:
-                    continue
-                id_ = replace(name, microbatch=number)
-                if isinstance(dim, str):
-                    whole = self._whole(name, number, of_candidate)
-                    if whole is not None:
-                        found[id_] = replace(whole, id=id_)
-                    else:
-                        reason = f"{self._samples.sizes_sentence}; {dim}"
-                        self.set_aside[id_] = reason
-                    continue
-                if isinstance(dim, PaddedDims):
-                    shards = tuple(self._packed(record, number, of_candidate, dim))
-                else:
-                    shards = tuple(self._shards(record, number, of_candidate, dim))
-                if shards:
-                    found[id_] = TensorRecord(id=id_, shards=shards)
-                if name.kind in GRADIENTS and number in self._samples.repeated:
-                    self.set_aside[id_] = (
-                        f"{self._samples.sizes_sentence}; samples of this "
-                        "micro-batch have the same inputs as others, and which of "
-                        "them is which is not known"
-                    )
+                found |= self._step_totals(of_reference, of_candidate)
+            elif name.kind is Kind.LOSS:
+                found |= self._of_losses(name, of_reference, of_candidate)
+            else:
+                found |= self._matched(name, of_reference, of_candidate)
         return found
+
+    def _renumbered(
+        self, name: TensorId, is_candidates_alone: bool
+    ) -> Iterator[tuple[TensorId, TensorRecord]]:
+        """Tensors that no samples of the reference belong to, under numbers of theirs.
+
+        Args:
+            name: Of the tensors, without micro-batch.
+            is_candidates_alone: The reference has none of that name.
+        """
+        for number, record in self._of_candidate[name].items():
+            (first, *_) = self._numbers_of[number]
+            if is_candidates_alone or first not in self._places:
+                id_ = replace(name, microbatch=first)
+                yield id_, replace(record, id=id_)
+
+    def _step_totals(
+        self,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> dict[TensorId, TensorRecord]:
+        """Numbers of the whole step, which any of its micro-batches has."""
+        return {
+            record.id: replace(
+                of_candidate[self._places[number][0].microbatch], id=record.id
+            )
+            for number, record in of_reference.items()
+            if number in self._places
+        }
+
+    def _of_losses(
+        self,
+        name: TensorId,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> dict[TensorId, TensorRecord]:
+        """Losses of the same samples, and what several stand for together."""
+        found: dict[TensorId, TensorRecord] = {}
+        for number in of_reference:
+            id_ = replace(name, microbatch=number)
+            shown = self._losses.shown[Side.CANDIDATE].get(id_)
+            if number not in self._places:
+                continue
+            if shown is not None:
+                found[id_] = shown
+                self.reference[id_] = self._losses.shown[Side.REFERENCE][id_]
+            elif id_ in self._losses.set_aside:
+                reason = self._losses.set_aside[id_]
+                self.set_aside[id_] = f"{self._samples.sizes_sentence}; {reason}"
+            else:
+                found |= self._whole_or_aside(name, number, of_candidate, NO_LOSS)
+        return found
+
+    def _matched(
+        self,
+        name: TensorId,
+        of_reference: Mapping[int, TensorRecord],
+        of_candidate: Mapping[int, TensorRecord],
+    ) -> dict[TensorId, TensorRecord]:
+        """Tensors with the samples of micro-batches of the reference.
+
+        What cannot be matched sample by sample is matched whole, or set aside.
+        """
+        found: dict[TensorId, TensorRecord] = {}
+        obstacle = self._obstacle(name, of_reference, of_candidate)
+        dim: int | PaddedDims | str = obstacle or ""
+        if obstacle is None and self._samples.mask:
+            dim = self._padded_dims(of_reference, of_candidate)
+        elif obstacle is None:
+            dim = self._batch_dim(of_reference, of_candidate)
+        for number, record in of_reference.items():
+            if number not in self._places:
+                continue
+            id_ = replace(name, microbatch=number)
+            if isinstance(dim, str):
+                found |= self._whole_or_aside(name, number, of_candidate, dim)
+                continue
+            if isinstance(dim, PaddedDims):
+                shards = tuple(self._packed(record, number, of_candidate, dim))
+            else:
+                shards = tuple(self._shards(record, number, of_candidate, dim))
+            if shards:
+                found[id_] = TensorRecord(id=id_, shards=shards)
+            if name.kind in GRADIENTS and number in self._samples.repeated:
+                self.set_aside[id_] = (
+                    f"{self._samples.sizes_sentence}; samples of this "
+                    "micro-batch have the same inputs as others, and which of "
+                    "them is which is not known"
+                )
+        return found
+
+    def _whole_or_aside(
+        self,
+        name: TensorId,
+        number: int,
+        of_candidate: Mapping[int, TensorRecord],
+        obstacle: str,
+    ) -> dict[TensorId, TensorRecord]:
+        """The tensor of the same samples; where there is none, it is set aside."""
+        id_ = replace(name, microbatch=number)
+        whole = self._whole(name, number, of_candidate)
+        if whole is not None:
+            return {id_: replace(whole, id=id_)}
+        self.set_aside[id_] = f"{self._samples.sizes_sentence}; {obstacle}"
+        return {}
 
     def _counterparts(self, name: TensorId) -> dict[int, TensorRecord] | None:
         """What ``align`` matches a tensor with, by micro-batch of the reference.
@@ -180,11 +252,6 @@ class StepRegrouping:
         of_candidate: Mapping[int, TensorRecord],
     ) -> str | None:
         """Why a tensor cannot be matched sample by sample, or None."""
-        if name.kind is Kind.LOSS:
-            return (
-                "how the losses of micro-batches make up that of the step is not "
-                "known; the gradients of the step are compared"
-            )
         if name.kind not in ACTIVATIONS:
             return "it sums over the samples of a micro-batch; main_grad is compared"
         for record in (*of_reference.values(), *of_candidate.values()):

@@ -11,15 +11,17 @@ gradients, too: else it is a model that should be tied and is not.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from ttrace.compare.assembled import assembled
-from ttrace.compare.regrouped_trace import RegroupedTrace
-from ttrace.compare.rows import sum_terms
+from ttrace.compare.shown_trace import (
+    Combined,
+    ShardKey,
+    ShownTrace,
+    shard_key,
+)
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
 _OF_STEPS = frozenset(
@@ -78,7 +80,7 @@ def untie(reference: TraceSource, candidate: TraceSource) -> Untied:
             for id_, recorded in aliases.items():
                 tensors[id_] = replace(tensors[recorded], id=id_)
             info = replace(runs[other].info, tensors=tensors)
-            runs[other] = RegroupedTrace(runs[other], info)
+            runs[other] = ShownTrace(runs[other], info)
             if other is Side.REFERENCE:
                 copies |= aliases
             summed, aside = _with_sums(runs[side], copy, original, side)
@@ -188,7 +190,7 @@ def _with_sums(
         The run, and why a gradient cannot be summed up.
     """
     tensors = dict(run.info.tensors)
-    terms: dict[tuple[TensorId, int], ShardRecord] = {}
+    combined: dict[ShardKey, Combined] = {}
     aside: dict[TensorId, str] = {}
     for id_ in list(tensors):
         if id_.kind is not Kind.PARAM_GRAD or (id_.module, id_.slot) != copy:
@@ -197,15 +199,16 @@ def _with_sums(
         parts = (tensors.pop(id_), tensors.get(total))
         if parts[1] is not None and _fit(parts[0], parts[1]):
             (shard,) = parts[1].shards
-            terms[shard.id, shard.rank] = parts[0].shards[0]
+            both = (shard, parts[0].shards[0])
+            combined[shard_key(shard)] = Combined(shards=both)
         else:
             aside[total] = (
                 f"{side}: {_text(copy)} is a copy of it, and what the two have of its "
                 "gradient cannot be summed up, as it is not recorded whole by one rank "
                 "for each"
             )
-    shown = RegroupedTrace(run, replace(run.info, tensors=tensors))
-    return (SummedTrace(shown, run, terms) if terms else shown), aside
+    info = replace(run.info, tensors=tensors)
+    return ShownTrace(run, info, combined=combined), aside
 
 
 def _fit(first: TensorRecord, second: TensorRecord) -> bool:
@@ -219,40 +222,3 @@ def _fit(first: TensorRecord, second: TensorRecord) -> bool:
         and one.scale == other.scale
         and one.dtype == other.dtype
     )
-
-
-class SummedTrace:
-    """A ``TraceSource`` in which some shards stand for a sum of two.
-
-    Attributes:
-        name: As of the source that it presents.
-        info: Likewise.
-        incomplete: Likewise.
-    """
-
-    def __init__(
-        self,
-        source: TraceSource,
-        recorded: TraceSource,
-        terms: Mapping[tuple[TensorId, int], ShardRecord],
-    ):
-        """Made by ``untie``."""
-        self.name = source.name
-        self.info = source.info
-        self.incomplete = source.incomplete
-        self._source = source
-        self._recorded = recorded
-        self._terms = terms
-
-    def load(self, shard: ShardRecord) -> np.ndarray:
-        """Gives the values of a shard, or of two the sum.
-
-        Raises:
-            CorruptTraceError: Its bytes are not those that were written.
-        """
-        values = self._source.load(shard)
-        other = self._terms.get((shard.id, shard.rank))
-        if other is None:
-            return values
-        total = sum_terms([values, self._recorded.load(other)])
-        return total.astype(values.dtype)

@@ -37,7 +37,12 @@ different things, and no comparison can tell a bug from that. Frontends record t
 under these names, as far as they know them; dtypes and parallel sizes are not among
 them."""
 
-PRECISION_SETTINGS = ("autocast", "mixed_precision", "parameter_dtypes")
+PRECISION_SETTINGS = (
+    "autocast",
+    "compute_dtypes",
+    "mixed_precision",
+    "parameter_dtypes",
+)
 """Names of settings that say in which dtypes a run computes: another precision of the
 same mathematics."""
 

@@ -14,11 +14,13 @@ from ttrace.compare.backend import Backend
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
-from ttrace.judge.first_divergence import find_first_divergence
+from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
+from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -66,6 +68,9 @@ class Evidence:
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
         bias: The bias that it is a multiple of; None if it is not.
         wiring: What it is given instead, if it is an input; None if that is not known.
+        settings: Settings of the optimizers that both runs recorded, and that differ.
+        first: The first divergence.
+        absences: What one of the runs does not have.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -76,6 +81,9 @@ class Evidence:
     rows: EmbeddingRows | None = None
     bias: AddedBias | None = None
     wiring: Wiring | None = None
+    settings: tuple[OptimizerDifference, ...] = ()
+    first: FirstDivergence | None = None
+    absences: Absences = Absences()
 
 
 def read_evidence(
@@ -93,7 +101,8 @@ def read_evidence(
         backend: Computes the statistics.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
-    first = find_first_divergence(verdicts)
+    absences = find_absences(verdicts)
+    first = find_first_divergence(verdicts, absences)
     diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
     gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
     updates = [
@@ -117,6 +126,11 @@ def read_evidence(
         rows=find_embedding_rows(diverged, reference, candidate),
         bias=find_added_bias(diverged, reference, candidate),
         wiring=find_wiring(diverged, verdicts, reference, candidate),
+        settings=optimizer_differences(
+            reference.info.ranks[0], candidate.info.ranks[0]
+        ),
+        first=first,
+        absences=absences,
     )
 
 

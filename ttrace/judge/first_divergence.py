@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
 from ttrace.ir.tensor_id import Pass
+from ttrace.judge.absences import Absences
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.initial_replicas import of_candidate
-from ttrace.judge.missing_gradients import missing_gradients
-from ttrace.judge.modules_not_run import NotRun, modules_not_run
+from ttrace.judge.modules_not_run import NotRun
 from ttrace.judge.verdict import Status, TensorVerdict
 
 SETUP_PHASE = "set-up"
@@ -37,15 +37,21 @@ class FirstDivergence:
     sentence: str
 
 
-def find_first_divergence(verdicts: Sequence[TensorVerdict]) -> FirstDivergence | None:
+def find_first_divergence(
+    verdicts: Sequence[TensorVerdict], absences: Absences
+) -> FirstDivergence | None:
     """The first failure in order of the dataflow; the first unmatched tensor if none.
 
     A gradient that does not reach the candidate is a failure where it is missing, and
     so is one of a parameter that only the candidate trains. So is what a module is
     given that only one run runs.
+
+    Args:
+        verdicts: On all tensors, in order of the dataflow.
+        absences: What one of the runs does not have.
     """
-    left_out = {found.verdicts[0].id: found for found in modules_not_run(verdicts)}
-    one_sided = [*missing_gradients(verdicts), *extra_gradients(verdicts)]
+    left_out = {found.verdicts[0].id: found for found in absences.not_run}
+    one_sided = [*absences.gradients, *extra_gradients(verdicts)]
     ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:

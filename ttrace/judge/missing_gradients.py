@@ -10,7 +10,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENT_OF, GRADIENTS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.judge.modules_not_run import modules_not_run
+from ttrace.judge.modules_not_run import NotRun
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
@@ -18,7 +18,9 @@ _FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
 _PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM})
 
 
-def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
+def missing_gradients(
+    verdicts: Sequence[TensorVerdict], left_out: Sequence[NotRun]
+) -> list[TensorVerdict]:
     """Those verdicts that are on such a gradient, in the same order.
 
     A candidate in which no gradient at all was compared says nothing: it may not record
@@ -26,6 +28,10 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
     taken to be there. A gradient of a micro-batch is not missing where that of the step
     arrived, nor is what a run does not clip. What lies in a module that does not run
     misses its forward.
+
+    Args:
+        verdicts: On all tensors.
+        left_out: Modules that do not run in one of the runs.
     """
     compared = {v.id for v in verdicts if v.status in (Status.PASSED, Status.FAILED)}
     if not any(tensor_id.kind in GRADIENTS for tensor_id in compared):
@@ -36,7 +42,6 @@ def missing_gradients(verdicts: Sequence[TensorVerdict]) -> list[TensorVerdict]:
         for v in verdicts
         if v.id.kind is Kind.MAIN_GRAD and v.result and v.result.stats.candidate_norm
     }
-    left_out = modules_not_run(verdicts)
     return [
         verdict
         for verdict in verdicts

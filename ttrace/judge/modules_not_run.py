@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass
-from ttrace.judge.structure import layers_left_out
+from ttrace.judge.absent_layers import AbsentLayer
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT})
@@ -52,13 +52,20 @@ class NotRun:
         return module == self.module or module.startswith(f"{self.module}.")
 
 
-def modules_not_run(verdicts: Sequence[TensorVerdict]) -> list[NotRun]:
+def modules_not_run(
+    verdicts: Sequence[TensorVerdict], absent: Sequence[AbsentLayer]
+) -> list[NotRun]:
     """Those whose inputs and outputs of a step are all in one run only.
 
     A run may compute with the parameters of a module without calling it, as fused
     kernels do: that no gradient reaches them in the one run, and one does in the other,
-    is asked for. Where one run has no such module at all, another name of the same one
-    is excluded: there are modules of its form, and none that only that run has.
+    is asked for. Where one run has no such module at all, it must lie in a layer of
+    which that run has nothing, and the other run no module that only that one has: it
+    might be the same one under another name.
+
+    Args:
+        verdicts: On all tensors.
+        absent: Layers that one run lacks.
     """
     found = []
     forward: dict[int, list[TensorVerdict]] = {}
@@ -72,7 +79,6 @@ def modules_not_run(verdicts: Sequence[TensorVerdict]) -> list[NotRun]:
             continue
         of_parameters = _by_module(parameters, outermost)
         of_forward = _by_module(of_step, outermost)
-        forms = _forms_compared(of_step)
         sides = {verdict.present for verdict in of_step} - {None}
         for module, side in outermost.items():
             not_run = NotRun(
@@ -82,8 +88,10 @@ def modules_not_run(verdicts: Sequence[TensorVerdict]) -> list[NotRun]:
                 is_held=_is_held(of_parameters[module]),
                 verdicts=tuple(of_forward[module]),
             )
-            is_one_of_many = sides == {side} and layers_left_out(module) in forms
-            if _is_told(not_run, of_parameters[module], is_one_of_many=is_one_of_many):
+            is_absent = sides == {side} and any(
+                layer.present is side and layer.has(module) for layer in absent
+            )
+            if is_absent or _does_not_reach(not_run, of_parameters[module]):
                 found.append(not_run)
     return found
 
@@ -147,15 +155,10 @@ def _is_held(of_parameters: Iterable[TensorVerdict]) -> bool:
     )
 
 
-def _is_told(
-    found: NotRun, of_parameters: Sequence[TensorVerdict], *, is_one_of_many: bool
-) -> bool:
-    """Whether it is known that the one run does not compute with it."""
+def _does_not_reach(found: NotRun, of_parameters: Sequence[TensorVerdict]) -> bool:
+    """Whether only one run has gradients of a module's parameters, which both have."""
     if not found.is_held:
-        are_there = bool(of_parameters) and all(
-            verdict.present is found.ran_in for verdict in of_parameters
-        )
-        return are_there and is_one_of_many
+        return False
     arrived = [
         _arrived(verdict, found.ran_in)
         for verdict in of_parameters
@@ -183,11 +186,3 @@ def _arrived(gradient: TensorVerdict, side: Side) -> bool | None:
     if other:
         return True
     return False if has_one else None
-
-
-def _forms_compared(of_step: Iterable[TensorVerdict]) -> set[str]:
-    """The forms of modules of which something was compared: without their numbers."""
-    modules = {v.id.module for v in of_step if v.status in _COMPARED}
-    return {
-        layers_left_out(prefix) for module in modules for prefix in _prefixes(module)
-    }

@@ -8,9 +8,9 @@ from enum import StrEnum
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.absences import Absences
 from ttrace.judge.coverage import Gap, coverage_of, headline
 from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.setup import SettingDifferences
@@ -84,6 +84,7 @@ def judge_run(
     structure: Sequence[StructureDifference] = (),
     *,
     candidate: TraceInfo,
+    absences: Absences,
 ) -> RunVerdict:
     """Sums the verdicts on all tensors up.
 
@@ -95,6 +96,7 @@ def judge_run(
             that was found stays one, unless the gap makes it doubtful.
         structure: Modules that only one run has, and that change nothing.
         candidate: The run under test.
+        absences: What one of the runs does not have.
     """
     counts = count_statuses(verdicts)
     if not counts[Status.PASSED] + counts[Status.FAILED]:
@@ -131,7 +133,7 @@ def judge_run(
         return _error(ErrorKind.COVERAGE, f"{'. '.join(blocking)}.")
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
         assert first is not None
-        if not counts[Status.FAILED] and not missing_gradients(verdicts):
+        if not counts[Status.FAILED] and not absences.gradients:
             return RunVerdict(
                 outcome=Outcome.DIVERGED, summary=f"{one_sided_sentence(verdicts)}."
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from ttrace.compare.execute import TensorResult
 from ttrace.errors import UsageError
+from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.limits import epsilon_of
@@ -47,7 +48,12 @@ def require_origin(
             f"noise of a run of {origin.framework}",
             f"a run of {here.framework}",
         )
-    settings = differing_settings(origin.settings, here.settings)
+    # Tolerances that were written before a setting was known are not of another run.
+    settings = {
+        key: pair
+        for key, pair in differing_settings(origin.settings, here.settings).items()
+        if key in origin.settings and not _is_same_start(key, pair)
+    }
     if settings:
         raise _refusal(
             name, _pairs(settings, 0) + " (as measured)", _pairs(settings, 1)
@@ -164,3 +170,16 @@ def _refusal(where: str, expected: str, got: str) -> UsageError:
         got=got,
         remedy=_REMEDY,
     )
+
+
+def _is_same_start(key: str, values: tuple[object, object]) -> bool:
+    """Whether it is a setting of an optimizer that began as the same, or is not known.
+
+    What it was set to later depends on how many steps were recorded.
+    """
+    if parse_setting_key(key) is None:
+        return False
+    if None in values:
+        return True
+    first, second = (str(value).partition(";")[0] for value in values)
+    return first == second

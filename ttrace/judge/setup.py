@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
 
 SETUP_TOLERANCE = Tolerance(
@@ -41,7 +43,9 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
     """
     first, second = reference.ranks[0], candidate.ranks[0]
     differences = differing_settings(first.versions, second.versions)
-    differences |= differing_settings(first.settings, second.settings)
+    differences |= differing_settings(
+        without_optimizer(first.settings), without_optimizer(second.settings)
+    )
     if first.framework != second.framework:
         stated = [{*rank.versions, *rank.settings} for rank in (first, second)]
         differences = {
@@ -49,6 +53,10 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
             for name, pair in differences.items()
             if all(name in names for names in stated)
         }
+    differences |= {
+        each.label: (each.reference, each.candidate)
+        for each in optimizer_differences(first, second)
+    }
     return SettingDifferences(
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),

@@ -13,16 +13,13 @@ from ttrace.mapping.rules import name_of
 
 _ACTIVATIONS = (Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
 
-SAME_CONTENT = "holds what"
-"""How the reasons begin."""
-
 _NUMBER = re.compile(r"(?<![^._])\d+(?![^.])")
 
 
 def find_duplicates(
     trace: TraceSource, one_sided: Collection[TensorId], skipped: Collection[TensorId]
 ) -> dict[TensorId, str]:
-    """Why nothing is lost with some of the activations that have no counterpart.
+    """What holds the same as some of the activations that have no counterpart.
 
     Those of the first micro-batch are read; what is found of them is said of the others
     that have the same names.
@@ -34,7 +31,8 @@ def find_duplicates(
 
     Returns:
         For the tensors whose elements, all of them, are those of a compared tensor, in
-        some order: which one it is. Elements that are few or alike tell nothing.
+        some order: the name of that, in all layers. Elements that are few or alike tell
+        nothing.
     """
     in_order = [i for i in trace.info.tensors if i.kind in _ACTIVATIONS]
     first = min(((i.step, i.microbatch or 0) for i in in_order), default=None)
@@ -46,17 +44,15 @@ def find_duplicates(
         if key is not None:
             wanted.setdefault(key, []).append(tensor_id)
     sizes = {size for size, _ in wanted}
-    reasons: dict[str, str] = {}
+    holders: dict[str, str] = {}
     for tensor_id in in_first:
         if tensor_id in own or tensor_id in skipped or not wanted:
             continue
         if math.prod(trace.info.tensors[tensor_id].global_shape) in sizes:
             key = _key(trace, tensor_id)
             for duplicate in wanted.pop(key, []) if key is not None else []:
-                reasons[name_of(duplicate)] = (
-                    f"{SAME_CONTENT} {_family(tensor_id)} holds"
-                )
-    return {i: reasons[name_of(i)] for i in own if name_of(i) in reasons}
+                holders[name_of(duplicate)] = _family(tensor_id)
+    return {i: holders[name_of(i)] for i in own if name_of(i) in holders}
 
 
 def _key(trace: TraceSource, tensor_id: TensorId) -> tuple[int, int] | None:

@@ -10,7 +10,8 @@ from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.map_proposal.duplicates import SAME_CONTENT, find_duplicates
+from ttrace.map_proposal.duplicates import find_duplicates
+from ttrace.map_proposal.reasons import Cause, Reason
 from ttrace.mapping.apply import map_traces
 from ttrace.mapping.groups import Position, find_groups
 from ttrace.mapping.rules import IgnoreRule, MapFile, name_of, other_side
@@ -92,16 +93,20 @@ def with_ignored(
     infos = {side: trace.info for side, trace in traces.items()}
     kinds = {side: {i.kind for i in info.tensors} for side, info in infos.items()}
     own_names = _own_names(map_file, reference, candidate)
-    one_sided: dict[Side, dict[TensorId, str]] = {side: {} for side in Side}
+    one_sided: dict[Side, dict[TensorId, Reason]] = {side: {} for side in Side}
     unmatched = []
     for side, tensor_id in _unmatched(alignment):
         other = other_side(side)
         if tensor_id.kind in _MAY_BE_ABSENT and tensor_id.kind not in kinds[other]:
-            reason = f"the {other} recorded no {tensor_id.kind} at all"
+            reason = Reason(
+                cause=Cause.NOT_RECORDED, side=side, detail=tensor_id.kind.value
+            )
         elif tensor_id.kind in _ACTIVATIONS:
-            reason = known[side].get(_place(tensor_id), _not_found(side))
+            reason = _not_found(side)
+            if (told := known[side].get(_place(tensor_id))) is not None:
+                reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
         elif _is_bookkeeping(tensor_id, own_names, infos[side]):
-            reason = f"a number that the {other}'s optimizer keeps elsewhere"
+            reason = Reason(cause=Cause.KEPT_ELSEWHERE, side=side)
         else:
             unmatched.append((side, tensor_id))
             continue
@@ -119,10 +124,13 @@ def with_ignored(
             for side in Side:
                 one_sided[side][tensor_id] = _not_found(side)
     for side in Side:
-        for tensor_id, reason in found[side].items():
-            if one_sided[side].get(tensor_id) == _not_found(side):
-                one_sided[side][tensor_id] = reason
-    ignored = []
+        for tensor_id, holder in found[side].items():
+            reason = one_sided[side].get(tensor_id)
+            if reason is not None and reason.is_gap:
+                one_sided[side][tensor_id] = Reason(
+                    cause=Cause.SAME_CONTENT, side=side, detail=holder
+                )
+    ignored: list[_Entry] = []
     left_out = []
     for side in Side:
         entries, left = _entries(side, one_sided[side], skipped, infos[side])
@@ -131,46 +139,49 @@ def with_ignored(
         ids = [tensor_id for tensor_id in one_sided[side] if tensor_id not in left]
         left_out += _left_out(side, entries, {i: one_sided[side][i] for i in ids})
     # What somebody should look at first: it was computed, and has no counterpart.
-    ignored.sort(key=lambda entry: entry.reason != _not_found(entry.side))
+    ignored.sort(key=lambda entry: not entry.reason.is_gap)
     return Ignored(
-        map_file=replace(map_file, ignored=tuple(ignored)),
+        map_file=replace(map_file, ignored=tuple(entry.rule for entry in ignored)),
         unmatched=tuple(unmatched),
         left_out=tuple(left_out),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """An entry of the map, and why it is there."""
+
+    rule: IgnoreRule
+    reason: Reason
+
+
 def _left_out(
-    side: Side, entries: Iterable[IgnoreRule], one_sided: Mapping[TensorId, str]
+    side: Side, entries: Iterable[_Entry], one_sided: Mapping[TensorId, Reason]
 ) -> list[LeftOut]:
     """What is left out of a run, gaps first."""
     found = []
-    classes = dict.fromkeys(map(_class_of, one_sided.values()))
-    for reasons in sorted(classes, key=lambda name: name != _not_found(side)):
-        ids = [i for i, reason in one_sided.items() if _class_of(reason) == reasons]
+    groups = dict.fromkeys(reason.group for reason in one_sided.values())
+    for group in sorted(groups, key=lambda group: not group.is_gap):
+        ids = [i for i, reason in one_sided.items() if reason.group == group]
         found.append(
             LeftOut(
                 side=side,
-                is_gap=reasons == _not_found(side),
-                reason=one_sided[ids[0]],
+                is_gap=group.is_gap,
+                reason=one_sided[ids[0]].text,
                 num_tensors=len(ids),
                 num_activations=sum(i.kind in (Kind.INPUT, Kind.OUTPUT) for i in ids),
                 patterns=tuple(
-                    entry.pattern
+                    entry.rule.pattern
                     for entry in entries
-                    if _class_of(entry.reason) == reasons
+                    if entry.reason.group == group
                 ),
             )
         )
     return found
 
 
-def _class_of(reason: str) -> str:
-    """Reasons that differ in a name only are one: it holds what another one holds."""
-    return SAME_CONTENT if reason.startswith(SAME_CONTENT) else reason
-
-
-def _not_found(side: Side) -> str:
-    return f"no counterpart was found in the {other_side(side)}"
+def _not_found(side: Side) -> Reason:
+    return Reason(cause=Cause.NO_COUNTERPART, side=side)
 
 
 def _namesakes(
@@ -235,8 +246,11 @@ def _own_names(
 
 
 def _entries(
-    side: Side, one_sided: dict[TensorId, str], skipped: set[TensorId], info: TraceInfo
-) -> tuple[list[IgnoreRule], list[TensorId]]:
+    side: Side,
+    one_sided: dict[TensorId, Reason],
+    skipped: set[TensorId],
+    info: TraceInfo,
+) -> tuple[list[_Entry], list[TensorId]]:
     """Entries that leave these tensors out and none that is compared.
 
     Returns:
@@ -252,16 +266,16 @@ def _entries(
         tensor_id, reason = next(iter(left.items()))
         has_calls = len(calls[_place(tensor_id)]) > 1
         for pattern in _patterns(tensor_id, has_calls=has_calls):
-            entry = IgnoreRule(side=side, pattern=pattern, reason=reason)
-            matched = [i for i in info.tensors if entry.matches(i)]
+            rule = IgnoreRule(side=side, pattern=pattern, reason=reason.text)
+            matched = [i for i in info.tensors if rule.matches(i)]
+            own = {one_sided.get(i) for i in matched if i not in skipped}
             if tensor_id in matched and all(
-                _class_of(one_sided.get(i, "")) == _class_of(reason) or i in skipped
-                for i in matched
+                each is not None and each.group == reason.group for each in own
             ):
                 if len({one_sided.get(i, reason) for i in matched}) > 1:
-                    others = f"{SAME_CONTENT} compared tensors hold"
-                    entry = replace(entry, reason=others)
-                entries.append(entry)
+                    reason = reason.group
+                    rule = replace(rule, reason=reason.text)
+                entries.append(_Entry(rule=rule, reason=reason))
                 break
         else:
             unmatched.append(tensor_id)

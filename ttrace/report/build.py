@@ -9,7 +9,6 @@ from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.first_divergence import find_first_divergence
 from ttrace.judge.outcome import judge_run
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
@@ -41,7 +40,7 @@ def build_report(
     only: CaptureFilter | None = None,
     remarks: Sequence[str] = (),
     structure: Sequence[StructureDifference] = (),
-    evidence: Evidence | None = None,
+    evidence: Evidence,
 ) -> Report:
     """Sums the verdicts up.
 
@@ -63,9 +62,14 @@ def build_report(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
     )
     settings = compare_settings(reference.info, candidate.info)
-    first = find_first_divergence(verdicts)
     judged = judge_run(
-        verdicts, settings, first, gaps, structure, candidate=candidate.info
+        verdicts,
+        settings,
+        evidence.first,
+        gaps,
+        structure,
+        candidate=candidate.info,
+        absences=evidence.absences,
     )
     return Report(
         verdict=judged.outcome,
@@ -76,7 +80,7 @@ def build_report(
         backend=backend,
         counts=_counts(verdicts),
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
-        first_divergence=first,
+        first_divergence=evidence.first,
         diagnosis=diagnose(verdicts, candidate.info, evidence),
         structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),

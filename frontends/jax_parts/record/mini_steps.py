@@ -10,13 +10,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture
-from ttrace.frontends.jax_parts.taps.mini_steps import APPLY_EVERY, MARKERS
+from ttrace.frontends.jax_parts.taps.mini_steps import (
+    APPLY_EVERY,
+    is_counter,
+    slot_not_added_up,
+)
+from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.ir.kinds import Kind
 
 NO_STEP_GRADIENT = (
     "optax.apply_every adds up the updates of mini-steps, and not their gradients: "
     "there is no gradient of the whole step"
+)
+
+NOT_ADDED_UP = (
+    "optax.MultiSteps is a part of the optimizer that does not update this parameter, "
+    "which is given the gradients of mini-steps one by one: there is none of the whole "
+    "step"
 )
 
 _OF_UPDATES = frozenset(
@@ -34,12 +45,28 @@ def without_mini_steps(captures: Sequence[Capture]) -> list[Capture]:
         Those of mini-steps without an update are not among them, nor the markers.
         Reads the markers' values, which waits for them.
     """
-    markers = [capture for capture in captures if capture.site in MARKERS]
-    rest = [capture for capture in captures if capture.site not in MARKERS]
-    if not markers or len({capture.site for capture in markers}) > 1:
+    counters: dict[TapSite, list[Capture]] = {}
+    for capture in captures:
+        if is_counter(capture.site):
+            counters.setdefault(capture.site, []).append(capture)
+    rest = [
+        capture
+        for capture in map(_skipped_where_not_added_up, captures)
+        if capture is not None and not is_counter(capture.site)
+    ]
+    # A sum of sums makes updates of its own, and so do parts that do not go together.
+    if not counters or (APPLY_EVERY in counters and len(counters) > 1):
         return rest
-    kept = [capture.call for capture in markers if _is_emitted(capture)]
-    kept = kept or [markers[-1].call]
+    markers, *others = counters.values()
+    if any(len(other) != len(markers) for other in others):
+        return rest
+    emitted = [
+        each.call
+        for together in zip(markers, *others, strict=True)
+        for each in together
+        if _is_emitted(each)
+    ]
+    kept = set(emitted) or {markers[-1].call}
     number_of = {call: number for number, call in enumerate(sorted(kept))}
     counts: dict[tuple[TapSite, Kind], int] = {}
     for capture in rest:
@@ -57,12 +84,29 @@ def without_mini_steps(captures: Sequence[Capture]) -> list[Capture]:
             if capture.call not in number_of:
                 continue
             capture = dataclasses.replace(capture, call=number_of[capture.call])
-        if capture.kind is Kind.MAIN_GRAD and markers[0].site == APPLY_EVERY:
+        if capture.kind is Kind.MAIN_GRAD and APPLY_EVERY in counters:
             capture = dataclasses.replace(
                 capture, value=None, taken=None, skip=NO_STEP_GRADIENT
             )
         found.append(capture)
     return found
+
+
+def _skipped_where_not_added_up(capture: Capture) -> Capture | None:
+    """The skip that a marker stands for, once; any other capture as it is."""
+    slot = slot_not_added_up(capture.site)
+    if slot is None:
+        return capture
+    if capture.call:
+        return None
+    return dataclasses.replace(
+        capture,
+        site=param_site(Kind.MAIN_GRAD, capture.site.module, slot),
+        kind=Kind.MAIN_GRAD,
+        value=None,
+        taken=None,
+        skip=NOT_ADDED_UP,
+    )
 
 
 def _is_emitted(marker: Capture) -> bool:

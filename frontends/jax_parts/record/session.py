@@ -10,6 +10,7 @@ from jax.sharding import SingleDeviceSharding
 from ttrace.errors import TtraceError, UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
+from ttrace.frontends.jax_parts.record.injected_settings import without_settings
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
 from ttrace.frontends.jax_parts.record.shardings import mesh_of, rank_of, run_devices
 from ttrace.frontends.jax_parts.record.shards import meshes_of
@@ -17,6 +18,7 @@ from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
+from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rank_recorder import (
     OpenSink,
@@ -64,6 +66,7 @@ class JaxSession:
         self._process = ProcessRecording()
         self._writers: RankWriters | None = None
         self._warned_of: list[Missed] = []
+        self._settings = SettingHistory()
         self._has_params = False
         self._is_ended = False
 
@@ -77,6 +80,7 @@ class JaxSession:
         step: int,
         find_captures: Callable[[], Sequence[Capture]],
         missed: Sequence[Missed],
+        stated: Mapping[str, str],
     ) -> None:
         """Records what one step has computed.
 
@@ -87,6 +91,7 @@ class JaxSession:
             step: Number of the step.
             find_captures: Gives the captures, in the order of the step.
             missed: What could not be tapped.
+            stated: Settings that showed while the step was traced.
 
         Raises:
             TraceError: The trace cannot be created.
@@ -94,9 +99,10 @@ class JaxSession:
                 filters leave no rank.
         """
         captures: Sequence[Capture] = ()
+        injected: dict[str, SettingValue] = {}
         meshes: Mapping[int, tuple[Mesh, ...]] = {}
         with self.stopping_at_faults("find what the step has computed"):
-            captures = find_captures()
+            captures, injected = without_settings(find_captures())
             arrays = [c.value.array for c in captures if c.value is not None]
             meshes = meshes_of([a for a in arrays if isinstance(a, jax.Array)])
         if not self.is_open:
@@ -113,6 +119,8 @@ class JaxSession:
         with self.stopping_at_faults("record the step"):
             recording.record(captures)
             recording.record_scalars(missed)
+            changed = self._settings.changed(step, {**stated, **injected})
+            self._writers.state(changed)
             self._has_params = True
             self._warn_of(missed)
 

@@ -36,6 +36,12 @@ class RankWriters:
         for recorder in list(self._recorders.values())[:1]:
             recorder.skip(id_, reason)
 
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Adds to the settings of all ranks."""
+        if settings:
+            for recorder in self._recorders.values():
+                recorder.state(settings)
+
     def close(self, *, nothing_recorded: str) -> None:
         """Completes the ranks, or says why nothing may have been recorded."""
         self._end(lambda each: each.close(nothing_recorded=nothing_recorded))

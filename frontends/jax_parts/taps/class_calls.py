@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ttrace.frontends.jax_parts.taps.compute_dtypes import say_dtypes
 from ttrace.frontends.jax_parts.taps.module_calls import tapped_call
 from ttrace.frontends.jax_parts.taps.patching import (
     Missed,
@@ -14,6 +15,7 @@ from ttrace.frontends.jax_parts.taps.patching import (
     replaced,
     tapped_or_as_it_is,
 )
+from ttrace.frontends.jax_parts.taps.stated import Stated
 
 _CALL = "__call__"
 _NO_PATH = "it is called by a model that does not hold it, so it has no path"
@@ -29,12 +31,14 @@ class ClassCalls:
 
     Args:
         base: The class of all modules.
+        stated: Is told in which dtypes the modules compute.
 
     Attributes:
         missed: Instances that have no path.
     """
 
-    def __init__(self, base: type):
+    def __init__(self, base: type, stated: Stated):
+        self._stated = stated
         self.missed: list[Missed] = []
         self._base = base
         self._stack = contextlib.ExitStack()
@@ -122,6 +126,7 @@ class ClassCalls:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        say_dtypes(module, self._stated)
         is_root = not self._open
         self._open.append((module, name))
         try:

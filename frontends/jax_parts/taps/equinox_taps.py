@@ -9,11 +9,12 @@ import jax
 
 from ttrace.frontends.jax_parts.taps.class_calls import ClassCalls
 from ttrace.frontends.jax_parts.taps.patching import Missed, exclusively
+from ttrace.frontends.jax_parts.taps.stated import Stated
 from ttrace.frontends.jax_parts.taps.tree_names import path_segments
 
 
 @contextlib.contextmanager
-def equinox_taps() -> Iterator[list[Missed]]:
+def equinox_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     """Taps what equinox modules are given and return, under their paths in the model.
 
     The model is the module that is called in no other one's call; a module's path is
@@ -24,20 +25,23 @@ def equinox_taps() -> Iterator[list[Missed]]:
     model, as by ``equinox.filter_checkpoint`` or in a scan over stacked layers, is
     another object without a path: it is missed.
 
+    Args:
+        stated: Is told in which dtypes the modules compute.
+
     Yields:
         A list that fills with what could not be tapped.
 
     Raises:
         UsageError: The taps are on already.
     """
-    calls = _EquinoxCalls(equinox.Module)
+    calls = _EquinoxCalls(equinox.Module, stated or Stated())
     with exclusively("the taps on equinox modules"), calls.switched_on():
         yield calls.missed
 
 
 class _EquinoxCalls(ClassCalls):
-    def __init__(self, base: type):
-        super().__init__(base)
+    def __init__(self, base: type, stated: Stated):
+        super().__init__(base, stated)
         self._paths: dict[int, str] = {}
 
     def is_module(self, class_: type) -> bool:

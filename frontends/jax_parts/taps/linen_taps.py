@@ -6,12 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 
+from ttrace.frontends.jax_parts.taps.compute_dtypes import say_dtypes
 from ttrace.frontends.jax_parts.taps.module_calls import tap_state, tapped_call
 from ttrace.frontends.jax_parts.taps.patching import (
     Missed,
     exclusively,
     tapped_or_as_it_is,
 )
+from ttrace.frontends.jax_parts.taps.stated import Stated
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _CALL = "__call__"
@@ -21,7 +23,7 @@ _NO_STATE = frozenset({"params", "intermediates", "perturbations"})
 
 
 @contextlib.contextmanager
-def linen_taps() -> Iterator[list[Missed]]:
+def linen_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     """Taps what linen modules are given and return, under their own paths.
 
     A module's path is that of its parameters, as linen makes it: attributes and fields
@@ -34,13 +36,16 @@ def linen_taps() -> Iterator[list[Missed]]:
     methods whose name begins with ``_``. What a call leaves in mutable collections
     (``batch_stats``) is tapped as an output of the module that has it.
 
+    Args:
+        stated: Is told in which dtypes the modules compute.
+
     Yields:
         A list that fills with what could not be tapped.
 
     Raises:
         UsageError: The taps are on already.
     """
-    calls = _Calls()
+    calls = _Calls(stated or Stated())
     with exclusively("the taps on linen modules"), nn.intercept_methods(calls):
         yield calls.missed
 
@@ -48,8 +53,9 @@ def linen_taps() -> Iterator[list[Missed]]:
 class _Calls:
     """The interceptor; linen keeps one stack of them per thread."""
 
-    def __init__(self):
+    def __init__(self, stated: Stated):
         self.missed: list[Missed] = []
+        self._stated = stated
         self._open: list[str] = []  # paths of the modules whose methods run
 
     def __call__(
@@ -62,6 +68,7 @@ class _Calls:
         module, name = context.module, context.method_name
         if name in _NOT_CALLS or module.scope is None or module.is_initializing():
             return call(*args, **kwargs)
+        say_dtypes(module, self._stated)
         path = ".".join(module.path)
         is_root = not self._open
         is_own = not is_root and self._open[-1] == path

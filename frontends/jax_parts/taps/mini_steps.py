@@ -1,22 +1,50 @@
 """Markers of optimizers that make one update of several mini-steps.
 
 What they mark is no value of the trace: it says which of the calls of an optimizer made
-an update, once the step has run (``record.mini_steps``).
+an update, once the step has run (``record.mini_steps``). They leave a program whatever
+is recorded.
 """
 
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 
-MINI_STEP = TapSite(
-    module=ROOT_MODULE, kind=Kind.OPTIMIZER_STATE, slot="ttrace.mini_step"
-)
-"""How many mini-steps ``optax.MultiSteps`` has added up since the last update."""
+_MINI_STEP = "ttrace.mini_step."
 
 APPLY_EVERY = TapSite(
     module=ROOT_MODULE, kind=Kind.OPTIMIZER_STATE, slot="ttrace.apply_every"
 )
-"""The same of ``optax.apply_every``, which adds up updates and not gradients."""
+"""How many mini-steps ``optax.apply_every`` has added up since the last update; it adds
+up updates and not gradients."""
 
-MARKERS = frozenset({MINI_STEP, APPLY_EVERY})
-"""Both leave a program whatever is recorded."""
+_NOT_ADDED_UP = "ttrace.not_added_up."
+
+
+def mini_step_site(number: int) -> TapSite:
+    """How many mini-steps the nth ``optax.MultiSteps`` of an optimizer has added up."""
+    return TapSite(
+        module=ROOT_MODULE, kind=Kind.OPTIMIZER_STATE, slot=f"{_MINI_STEP}{number}"
+    )
+
+
+def not_added_up_site(module: str, slot: str) -> TapSite:
+    """Of a parameter that none of them updates, while others are."""
+    return TapSite(
+        module=module, kind=Kind.OPTIMIZER_STATE, slot=f"{_NOT_ADDED_UP}{slot}"
+    )
+
+
+def is_counter(site: TapSite) -> bool:
+    """Whether it counts mini-steps."""
+    return site == APPLY_EVERY or (site.slot or "").startswith(_MINI_STEP)
+
+
+def slot_not_added_up(site: TapSite) -> str | None:
+    """The slot of a parameter that no mini-steps are added up for; else None."""
+    slot = site.slot or ""
+    return slot.removeprefix(_NOT_ADDED_UP) if slot.startswith(_NOT_ADDED_UP) else None
+
+
+def is_marker(site: TapSite) -> bool:
+    """Whether it is no value of the trace."""
+    return is_counter(site) or slot_not_added_up(site) is not None

@@ -12,6 +12,7 @@ from ttrace.frontends.jax_parts.taps.patching import (
     exclusively,
     tapped_or_as_it_is,
 )
+from ttrace.frontends.jax_parts.taps.stated import Stated
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _MARK = "_ttrace_path"
@@ -27,7 +28,7 @@ _NO_STATE = (nnx.Param, nnx.RngState, nnx.Intermediate)
 
 
 @contextlib.contextmanager
-def nnx_taps() -> Iterator[list[Missed]]:
+def nnx_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     """Taps what NNX modules are given and return, under their paths in the model.
 
     The model is the module that is called in no other one's call; a module's path is
@@ -38,13 +39,16 @@ def nnx_taps() -> Iterator[list[Missed]]:
     What a call changes in variables of its module (``nnx.BatchStat``) is tapped as an
     output of the module.
 
+    Args:
+        stated: Is told in which dtypes the modules compute.
+
     Yields:
         A list that fills with what could not be tapped.
 
     Raises:
         UsageError: The taps are on already.
     """
-    calls = _NnxCalls(nnx.Module)
+    calls = _NnxCalls(nnx.Module, stated or Stated())
     with exclusively("the taps on NNX modules"), calls.switched_on():
         yield calls.missed
 

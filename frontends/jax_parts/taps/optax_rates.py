@@ -1,24 +1,30 @@
 """The learning rate of a chain of optax, as far as its last links say it.
 
 ``optax.adamw(1e-3)`` and ``optax.sgd(schedule)`` end in links that multiply the update:
-``scale`` and ``scale_by_schedule``. What these are made with is held by the functions
-they are; there is no other place to read it. Where a chain ends otherwise, or a wrapper
-is around it, nothing is said.
+``scale`` and ``scale_by_schedule``. Where a chain ends otherwise, or a wrapper is
+around it, nothing is said; ``optax.MultiSteps`` is none, for what it returns is the
+update of its optimizer.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
 
-_CHAIN = "chain.<locals>.update_fn"
-_WITH_EXTRA_ARGS = "with_extra_args_support.<locals>.update"
+from ttrace.frontends.jax_parts.taps.optax_closures import (
+    CHAIN,
+    Update,
+    accumulated_optimizer,
+    accumulator_of,
+    held_by,
+    unwrapped,
+)
+
 _SCALE = "scale.<locals>.update_fn"
 _SCHEDULE = "scale_by_schedule.<locals>.update_fn"
 
 
-def chained_learning_rate(update: Callable[..., Any], state: Any) -> Any | None:
+def chained_learning_rate(update: Update, state: Any) -> Any | None:
     """By what the last links multiply the update, without its sign.
 
     Args:
@@ -45,19 +51,17 @@ def chained_learning_rate(update: Callable[..., Any], state: Any) -> Any | None:
     return jnp.abs(rate)
 
 
-def _links(
-    update: Callable[..., Any], state: Any
-) -> Iterator[tuple[str, dict[str, Any], Any]]:
+def _links(update: Update, state: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """The links of a chain in their order: name, what each holds, and its state."""
-    is_of_optax = str(getattr(update, "__module__", "")).split(".")[0] == "optax"
-    if not (inspect.isfunction(update) and is_of_optax):
+    update = unwrapped(update)
+    accumulator = accumulator_of(update)
+    inner = None if accumulator is None else accumulated_optimizer(accumulator)
+    held = held_by(update)
+    if inner is not None and hasattr(state, "inner_opt_state"):
+        yield from _links(inner, state.inner_opt_state)
+    elif held is None:
         yield "", {}, state
-        return
-    held = dict(inspect.getclosurevars(update).nonlocals)
-    if update.__qualname__ == _WITH_EXTRA_ARGS:
-        _, inner = held["tx"][:2]  # its field may be tapped at this moment
-        yield from _links(inner, state)
-    elif update.__qualname__ == _CHAIN and len(held["update_fns"]) == len(state):
+    elif update.__qualname__ == CHAIN and len(held["update_fns"]) == len(state):
         for link, own_state in zip(held["update_fns"], state, strict=True):
             yield from _links(link, own_state)
     else:

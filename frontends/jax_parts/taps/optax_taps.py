@@ -14,10 +14,16 @@ from typing import Any
 import jax
 import optax
 
-from ttrace.frontends.jax_parts.taps.mini_steps import APPLY_EVERY, MINI_STEP
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
+from ttrace.frontends.jax_parts.taps.optax_closures import Update, accumulator_of
 from ttrace.frontends.jax_parts.taps.optax_rates import chained_learning_rate
-from ttrace.frontends.jax_parts.taps.param_taps import param_site, tap_params
+from ttrace.frontends.jax_parts.taps.optax_settings import held_settings, tap_injected
+from ttrace.frontends.jax_parts.taps.optax_state import (
+    accumulates,
+    tap_not_added_up,
+    tap_state,
+)
+from ttrace.frontends.jax_parts.taps.param_taps import tap_params
 from ttrace.frontends.jax_parts.taps.patching import (
     Missed,
     OneThread,
@@ -28,27 +34,32 @@ from ttrace.frontends.jax_parts.taps.patching import (
     tapped_or_as_it_is,
 )
 from ttrace.frontends.jax_parts.taps.sites import value_site
-from ttrace.frontends.jax_parts.taps.state_names import state_names
+from ttrace.frontends.jax_parts.taps.stated import Stated
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
+from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.ir.kinds import Kind
+from ttrace.ir.optimizer_settings import setting_key, setting_text
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _RATE = "learning_rate"
 
 
 @contextlib.contextmanager
-def optax_taps() -> Iterator[list[Missed]]:
+def optax_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     """Taps what optimizers are given and what they make of it, while a step is traced.
 
     ``main_grad`` is what the outermost ``update`` is given: before clipping, where that
-    is a link of the chain. Of ``optax.MultiSteps`` it is what its inner optimizer is
-    given, in every mini-step; which of these count is found when they are recorded
-    (``record.mini_steps``). After it come
+    is a link of the chain. Where ``optax.MultiSteps`` is the optimizer or a part of it,
+    it is what its inner optimizer is given, in every mini-step; which of these count is
+    found when they are recorded (``record.mini_steps``). After it come
     ``learning_rate``, from the state of ``optax.inject_hyperparams`` or from the last
     links of a chain, and ``optimizer_state``. ``optax.apply_updates``, and that of
     equinox, gives ``updated_param``. ``param``, the parameters before, is tapped at
     whichever of the two sees them first. The ``apply_gradients`` of a ``TrainState``
     and the ``update`` of ``nnx.Optimizer`` call both.
+
+    Args:
+        stated: Is told the other settings of the optimizer, as far as they are known.
 
     Yields:
         A list that fills with what could not be tapped.
@@ -56,7 +67,7 @@ def optax_taps() -> Iterator[list[Missed]]:
     Raises:
         UsageError: The taps are on already.
     """
-    taps = _OptaxTaps()
+    taps = _OptaxTaps(Stated() if stated is None else stated)
     transformation = optax.GradientTransformation
     with contextlib.ExitStack() as stack:
         stack.enter_context(exclusively("the taps on optimizers"))
@@ -72,22 +83,24 @@ def optax_taps() -> Iterator[list[Missed]]:
 
 
 class _OptaxTaps:
-    def __init__(self):
+    def __init__(self, stated: Stated):
         self.missed: list[Missed] = []
+        self._stated = stated
         self._thread = OneThread()
         self._is_inside = False
         self._is_mini_step = False
+        self._added_up: set[tuple[str, str]] = set()  # parameters, within an update
         self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
 
     def field(self, original: Any) -> property:
         """The field ``update`` of a named tuple; returns a tapped function."""
 
-        def get(transformation: Any) -> Callable[..., Any]:
+        def get(transformation: Any) -> Update:
             return self._around_update(original.__get__(transformation))
 
         return property(get)
 
-    def method(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self, original: Update) -> Update:
         """A method ``update``, tapped."""
 
         @functools.wraps(original)
@@ -111,58 +124,88 @@ class _OptaxTaps:
 
         return apply_updates
 
-    def _around_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        if isinstance(getattr(original, "__self__", None), optax.MultiSteps):
-            return self._around_mini_step(original)
+    def _around_update(self, original: Update) -> Update:
+        def update(
+            updates: Any, state: Any, params: Any = None, **extra_args: Any
+        ) -> Any:
+            if not self._thread.is_here():
+                around = original
+            elif self._is_mini_step:
+                around = self._given_what_is_added_up(original)
+            elif accumulator_of(original) is not None and self._is_inside:
+                around = self._in_mini_steps(original)
+            elif not self._is_inside:
+                around = self._outermost(original)
+            else:
+                around = original
+            return around(updates, state, params, **extra_args)
+
+        return update
+
+    def _outermost(self, original: Update) -> Update:
+        """The update of the whole optimizer."""
 
         def update(
             updates: Any, state: Any, params: Any = None, **extra_args: Any
         ) -> Any:
-            if self._is_inside or not self._thread.is_here():
-                return original(updates, state, params, **extra_args)
+            run = original
+            if accumulator_of(original) is not None:
+                run = self._in_mini_steps(original)
+            is_accumulating = accumulates(state)
             self._is_inside = True
+            self._added_up = set()
             try:
-                updates = self._tapped(
-                    updates, lambda tree: tap_params(Kind.MAIN_GRAD, tree)
-                )
-                names = updates if params is None else params
-                if not self._is_mini_step:
-                    params = self._params(params)
+                if not is_accumulating:
+                    updates = self._main_grads(updates)
+                given, names = updates, updates if params is None else params
+                params = self._params(params)
                 before = state
-                updates, state = original(updates, state, params, **extra_args)
+                updates, state = run(updates, state, params, **extra_args)
+                if is_accumulating:
+                    self._tapped(
+                        given, lambda tree: tap_not_added_up(tree, self._added_up)
+                    )
                 state = self._tapped(
                     state,
-                    lambda tree: self._tap_learning_rates(tree, original, before),
+                    lambda tree: self._tap_settings(tree, original, before),
                 )
-                if not self._is_mini_step:
-                    state = self._tapped(state, lambda tree: _tap_state(tree, names))
-                return updates, state
+                return updates, self._tapped(state, lambda tree: tap_state(tree, names))
             finally:
                 self._is_inside = False
 
         return update
 
-    def _around_mini_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """That of ``optax.MultiSteps``; its inner optimizer is tapped as any other."""
+    def _in_mini_steps(self, original: Update) -> Update:
+        """That of ``optax.MultiSteps``, wherever in the optimizer it is."""
 
-        def update(
-            updates: Any, state: Any, params: Any = None, **extra_args: Any
-        ) -> Any:
-            is_nested = self._is_inside or self._is_mini_step
-            if is_nested or not self._thread.is_here():
-                return original(updates, state, params, **extra_args)
-            names = updates if params is None else params
-            params = self._params(params)
+        def update(*args: Any, **kwargs: Any) -> Any:
             self._is_mini_step = True
             try:
-                updates, state = original(updates, state, params, **extra_args)
+                return original(*args, **kwargs)
             finally:
                 self._is_mini_step = False
-            return updates, self._tapped(
-                state, lambda tree: _tap_mini_step(tree, names)
-            )
 
         return update
+
+    def _given_what_is_added_up(self, original: Update) -> Update:
+        """That of the optimizer in ``optax.MultiSteps``."""
+
+        def update(updates: Any, *args: Any, **kwargs: Any) -> Any:
+            self._is_mini_step = False  # its own links are no further ones
+            try:
+                updates = self._main_grads(updates)
+                self._added_up |= {
+                    parameter_name(path_segments(path))
+                    for path, _ in jax.tree_util.tree_flatten_with_path(updates)[0]
+                }
+                return original(updates, *args, **kwargs)
+            finally:
+                self._is_mini_step = True
+
+        return update
+
+    def _main_grads(self, updates: Any) -> Any:
+        return self._tapped(updates, lambda tree: tap_params(Kind.MAIN_GRAD, tree))
 
     def _tapped(self, tree: Any, tap: Callable[[Any], Any]) -> Any:
         return tapped_or_as_it_is(tree, tap, what="optimizer", missed=self.missed)
@@ -179,9 +222,7 @@ class _OptaxTaps:
         self._seen |= {id(leaf): leaf for leaf in (*leaves, *jax.tree.leaves(tapped))}
         return tapped
 
-    def _tap_learning_rates(
-        self, state: Any, update: Callable[..., Any], before: Any
-    ) -> Any:
+    def _tap_settings(self, state: Any, update: Update, before: Any) -> Any:
         rates = list(_learning_rates(state))
         if not rates:
             chained = chained_learning_rate(update, before)
@@ -197,39 +238,10 @@ class _OptaxTaps:
             )
             rate = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
             note(self.missed, rate)
+        for name, value in held_settings(update):
+            self._stated.say(setting_key(None, name), setting_text(value))
+        tap_injected(state)
         return state
-
-
-def _tap_mini_step(state: optax.MultiStepsState, params: Any) -> Any:
-    """What the inner optimizer keeps, and how far the mini-steps are."""
-    inner = _tap_state(state.inner_opt_state, params)
-    count = tap_in_program(MINI_STEP, state.mini_step)
-    return state._replace(inner_opt_state=inner, mini_step=count)
-
-
-def _tap_state(state: Any, params: Any) -> Any:
-    """What ``optax.apply_every`` keeps is no optimizer's, but how far it is counts."""
-    leaves, structure = jax.tree_util.tree_flatten_with_path(
-        state, is_leaf=_is_apply_every
-    )
-    names = iter(
-        state_names(
-            (path for path, leaf in leaves if not _is_apply_every(leaf)), params
-        )
-    )
-    return jax.tree.unflatten(
-        structure,
-        [
-            leaf._replace(count=tap_in_program(APPLY_EVERY, leaf.count))
-            if _is_apply_every(leaf)
-            else tap_in_program(param_site(Kind.OPTIMIZER_STATE, *next(names)), leaf)
-            for _, leaf in leaves
-        ],
-    )
-
-
-def _is_apply_every(node: Any) -> bool:
-    return isinstance(node, optax.ApplyEvery)
 
 
 def _learning_rates(state: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.scopes import tapping_scopes
+from ttrace.frontends.jax_parts.taps.stated import Stated
 
 _MODULE_TAPS = {
     "flax.linen": ("linen_taps", "linen_taps"),
@@ -17,19 +18,28 @@ _MODULE_TAPS = {
 }
 """Package -> our module and function; used where the script has imported it."""
 
-_OPTAX_TAPS = {"optax": ("optax_taps", "optax_taps")}
+_OTHER_TAPS = {
+    "jmp": ("compute_dtypes", "jmp_taps"),
+    "optax": ("optax_taps", "optax_taps"),
+}
 
 _PARTS = "ttrace.frontends.jax_parts.taps"
 
 
 @contextlib.contextmanager
-def step_taps(missed: list[Missed], *, scopes: bool | None = None) -> Iterator[None]:
+def step_taps(
+    missed: list[Missed],
+    stated: Stated | None = None,
+    *,
+    scopes: bool | None = None,
+) -> Iterator[None]:
     """Taps modules or scopes, gradients and optimizers while a step runs.
 
     Args:
         missed: In the end gets what could not be tapped, each only once. A jitted step
             comes here without being traced in all steps but the first, so what it says
             holds for the whole run.
+        stated: Is told settings that modules and optimizers show; None for nobody.
         scopes: Whether what leaves a ``jax.named_scope`` is tapped; None for where the
             script has imported no package of modules. Linen has scopes of its own.
 
@@ -39,14 +49,15 @@ def step_taps(missed: list[Missed], *, scopes: bool | None = None) -> Iterator[N
     loaded = [taps for package, taps in _MODULE_TAPS.items() if package in sys.modules]
     if scopes is None:
         scopes = not loaded
-    loaded += [taps for package, taps in _OPTAX_TAPS.items() if package in sys.modules]
+    loaded += [taps for package, taps in _OTHER_TAPS.items() if package in sys.modules]
+    stated = stated or Stated()
     with contextlib.ExitStack() as stack:
         of_scopes: list[Missed] = []
         change = functools.partial(tapping_scopes, missed=of_scopes) if scopes else None
         found = [of_scopes, stack.enter_context(grad_taps(change))]
         for module, function in loaded:
             taps = getattr(importlib.import_module(f"{_PARTS}.{module}"), function)
-            found.append(stack.enter_context(taps()))
+            found.append(stack.enter_context(taps(stated)))
         yield
     for entries in found:
         missed += [entry for entry in entries if entry not in missed]

@@ -13,7 +13,10 @@ import pytest
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.frontends.jax_parts.record.mini_steps import NO_STEP_GRADIENT
+from ttrace.frontends.jax_parts.record.mini_steps import (
+    NO_STEP_GRADIENT,
+    NOT_ADDED_UP,
+)
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.pipeline import compare_traces
@@ -184,3 +187,77 @@ def test_mini_steps_that_are_steps_of_the_trace(recorded):
     unchanged = values(trace, K - 2, "updated_param/first")
     assert unchanged.tobytes() == np.asarray(params_of()["first"]).tobytes()
     assert not any(id_.call for id_ in trace.info.tensors)
+
+
+def labels(params: Any) -> dict[str, str]:
+    return dict.fromkeys(params, "all")
+
+
+ADAMW = optax.adamw(1e-2)
+
+
+def behind_a_clip(inner: Any) -> Any:
+    """One that leaves these gradients as they are, of mini-steps and of the whole."""
+    return optax.chain(optax.clip_by_global_norm(1e3), inner)
+
+
+def before_a_scale(inner: Any) -> Any:
+    return optax.chain(inner, optax.scale(0.5))
+
+
+def of_one_label(inner: Any) -> Any:
+    return optax.multi_transform({"all": inner}, labels)
+
+
+def of_two_labels(inner: Any) -> Any:
+    parts = {"first": inner, "second": inner}
+    return optax.multi_transform(parts, {"first": "first", "second": "second"})
+
+
+def masked(inner: Any) -> Any:
+    return optax.masked(inner, dict.fromkeys(("first", "second"), True))
+
+
+@pytest.mark.parametrize("loop", [in_python, in_scan])
+@pytest.mark.parametrize(
+    "around", [behind_a_clip, before_a_scale, of_one_label, of_two_labels, masked]
+)
+def test_an_accumulating_part_of_an_optimizer_is_that_of_a_step(recorded, loop, around):
+    tx = around(optax.MultiSteps(ADAMW, K).gradient_transformation())
+    candidate = recorded("parts", loop(tx), tx, PARTS)
+    report = compared(whole(recorded, around(ADAMW)), candidate)
+    assert report.counts.failed == report.counts.unmatched == 0, report.summary
+    for kind in ("main_grad", "grad_norm", "optimizer_state", "updated_param"):
+        assert report.coverage[kind].compared >= STEPS, kind
+    # Of a part for some parameters neither run knows it, whether it accumulates or not.
+    is_known = around in (behind_a_clip, before_a_scale)
+    assert report.coverage["learning_rate"].compared == (STEPS if is_known else 0)
+    assert (report.verdict is Outcome.PASS) == is_known
+
+
+def test_a_sum_behind_a_clip_is_found(recorded):
+    accumulating = optax.MultiSteps(ADAMW, K, use_grad_mean=False)
+    tx = behind_a_clip(accumulating.gradient_transformation())
+    report = compared(
+        whole(recorded, behind_a_clip(ADAMW)),
+        recorded("parts", in_python(tx), tx, PARTS),
+    )
+    assert report.first_divergence is not None
+    assert report.first_divergence.kind == "main_grad"
+
+
+def test_gradients_that_are_not_added_up_are_skipped_with_the_reason(recorded):
+    """Of what every mini-step updates there is no gradient of the step."""
+    parts = {"first": optax.MultiSteps(ADAMW, K), "second": optax.set_to_zero()}
+    split = {"first": "first", "second": "second"}
+    tx = optax.multi_transform(
+        {**parts, "first": parts["first"].gradient_transformation()}, split
+    )
+    plain = optax.multi_transform({**parts, "first": ADAMW}, split)
+    candidate = recorded("parts", in_python(tx), tx, PARTS)
+    reasons = {str(id_): item.reason for id_, item in candidate.info.skipped.items()}
+    assert reasons["step0/@root/main_grad/second"] == NOT_ADDED_UP
+    report = compared(whole(recorded, plain), candidate)
+    assert report.counts.failed == report.counts.unmatched == 0, report.summary
+    assert report.coverage["main_grad"].compared == STEPS
+    assert report.coverage["updated_param"].compared == 2 * STEPS

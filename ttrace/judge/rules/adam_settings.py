@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.judge.adam_fit import Setting, SettingFit
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.optimizer_settings import OptimizerDifference
+
+_RECORDED_AS = {
+    Setting.BETA1: "betas",
+    Setting.BETA2: "betas",
+    Setting.EPSILON: "eps",
+}
+"""Names of the settings that frontends record."""
 
 
 def adam_settings(findings: Findings) -> Diagnosis | None:
@@ -15,10 +23,16 @@ def adam_settings(findings: Findings) -> Diagnosis | None:
     if not by_setting:
         return None
     ids = {fit.id for fit in findings.evidence.adam}
+    recorded = [difference.sentence for difference in named_by_adam(findings)]
     return Diagnosis(
         code="adam_settings",
-        sentence="; ".join(_sentence(fits) for fits in by_setting.values())
-        + "; the gradients agree",
+        sentence="; ".join(
+            [
+                *(_sentence(fits) for fits in by_setting.values()),
+                "the gradients agree",
+                *recorded,
+            ]
+        ),
         evidence={
             f"{setting}_of_{side}": getattr(fits[0], side)
             for setting, fits in by_setting.items()
@@ -26,6 +40,12 @@ def adam_settings(findings: Findings) -> Diagnosis | None:
         },
         tensor_ids=ids_of([v for v in findings.failed if v.id in ids]),
     )
+
+
+def named_by_adam(findings: Findings) -> list[OptimizerDifference]:
+    """The recorded settings that differ and that the moments or updates show."""
+    shown = {_RECORDED_AS[fit.setting] for fit in findings.evidence.adam}
+    return [each for each in findings.evidence.settings if each.name in shown]
 
 
 def _sentence(fits: Sequence[SettingFit]) -> str:

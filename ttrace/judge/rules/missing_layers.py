@@ -1,79 +1,52 @@
 """A whole layer that one run lacks, among others that both have."""
 
-import re
+from collections.abc import Sequence
 
-from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
+from ttrace.judge.absent_layers import AbsentLayer
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.verdict import Status, TensorVerdict
-
-_LAYER = re.compile(r"(?:^|.*?\.)\d+(?=\.|$)")
-"""The path of a layer: up to the first number that is a whole part of it."""
-
-_OF_PARAMETERS = frozenset({Kind.PARAM, Kind.MAIN_GRAD, Kind.UPDATED_PARAM})
 
 _MAX_NAMES = 6
 
 
 def missing_layers(findings: Findings) -> Diagnosis | None:
-    """Names layers with parameters of which one run recorded nothing at all.
-
-    Only where others of their row were compared: else the runs name them otherwise.
-    """
-    by_layer: dict[str, list[TensorVerdict]] = {}
-    for verdict in findings.verdicts:
-        found = _LAYER.match(verdict.id.module)
-        if found is not None:
-            by_layer.setdefault(found[0], []).append(verdict)
-    rows_compared = {
-        _row(layer)
-        for layer, verdicts in by_layer.items()
-        if any(v.status in (Status.PASSED, Status.FAILED) for v in verdicts)
+    """Names layers with parameters of which one run recorded nothing at all."""
+    layers = {
+        side: [
+            each
+            for each in findings.evidence.absences.layers
+            if each.missing_in is side
+        ]
+        for side in Side
     }
-    lacking: dict[Side, dict[str, list[TensorVerdict]]] = {side: {} for side in Side}
-    for layer, verdicts in by_layer.items():
-        sides = {v.present for v in verdicts if v.status is Status.UNMATCHED}
-        is_whole = all(v.status is Status.UNMATCHED for v in verdicts)
-        (side, *more) = sides or {None}
-        if not is_whole or more or side is None or _row(layer) not in rows_compared:
-            continue
-        if any(verdict.id.kind in _OF_PARAMETERS for verdict in verdicts):
-            lacking[_other(side)][layer] = verdicts
-    sentences, missing = [], []
-    for side, layers in lacking.items():
-        if layers:
-            sentences.append(_sentence(side, layers))
-            missing += [verdict for of_layer in layers.values() for verdict in of_layer]
-    if not missing:
+    lacking = {side: absent for side, absent in layers.items() if absent}
+    if not lacking:
         return None
     remedy = "give both runs the same layers"
     meshes = [mesh for rank in findings.candidate.ranks for mesh in rank.meshes]
     if any(mesh.sizes.get("pp", 1) > 1 for mesh in meshes):
         remedy += ", and look at how they are divided over the pipeline's stages"
+    sentences = [_sentence(side, absent) for side, absent in lacking.items()]
+    missing = [
+        v for absent in lacking.values() for each in absent for v in each.verdicts
+    ]
     return Diagnosis(
         code="missing_layers",
         sentence=f"{'; '.join(sentences)}: {remedy}",
         evidence={
-            side.value: ", ".join(layers) for side, layers in lacking.items() if layers
+            side.value: ", ".join(each.path for each in absent)
+            for side, absent in lacking.items()
         },
         tensor_ids=ids_of(missing),
     )
 
 
-def _other(side: Side) -> Side:
-    return Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE
-
-
-def _row(layer: str) -> str:
-    return layer.rpartition(".")[0]
-
-
-def _sentence(side: Side, layers: dict[str, list[TensorVerdict]]) -> str:
-    names = ", ".join([*layers][:_MAX_NAMES])
-    more = f" and {len(layers) - _MAX_NAMES} more" if len(layers) > _MAX_NAMES else ""
-    number = sum(map(len, layers.values()))
-    what = "layer is" if len(layers) == 1 else "layers are"
+def _sentence(side: Side, absent: Sequence[AbsentLayer]) -> str:
+    names = ", ".join(each.path for each in absent[:_MAX_NAMES])
+    more = f" and {len(absent) - _MAX_NAMES} more" if len(absent) > _MAX_NAMES else ""
+    number = sum(len(each.verdicts) for each in absent)
+    what = "layer is" if len(absent) == 1 else "layers are"
     return (
-        f"{len(layers)} whole {what} missing in the {side}, {names}{more} "
-        f"({tensors(number)} of the {_other(side)})"
+        f"{len(absent)} whole {what} missing in the {side}, {names}{more} "
+        f"({tensors(number)} of the {absent[0].present})"
     )

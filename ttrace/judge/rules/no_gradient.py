@@ -6,8 +6,6 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.missing_gradients import missing_gradients
-from ttrace.judge.modules_not_run import modules_not_run
 from ttrace.judge.remarks import repeats_in
 from ttrace.judge.verdict import Cause, TensorVerdict
 
@@ -24,8 +22,8 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     """Says where gradients stop, and which updates were lost with them."""
     if repeats_in(findings.candidate) is not None:
         return None  # its steps run together: what is missing came in another one
-    missing = missing_gradients(findings.verdicts)
-    left_out = modules_not_run(findings.verdicts)
+    missing = findings.evidence.absences.gradients
+    left_out = findings.evidence.absences.not_run
     lost = [
         verdict
         for verdict in without_gradient(findings)
@@ -57,7 +55,7 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     if not lost:
         return []
     found = _parameters_with_gradient(findings.candidate)
-    missing = missing_gradients(findings.verdicts)
+    missing = findings.evidence.absences.gradients
     gone = {_parameter(verdict.id) for verdict in _gone(missing, findings)}
     steps = {step for step, _, _ in found}
     zero = _parameters_with_zero_gradient(findings)

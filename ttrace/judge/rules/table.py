@@ -6,6 +6,7 @@ A new rule is one file beside this one, with one function, and its line here.
 from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.absences import find_absences
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
@@ -23,6 +24,7 @@ from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
+from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
@@ -53,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     accumulated_gradient,
     adam_settings,
     update_hyperparameters,
+    optimizer_settings,
     replicas_differ,
     scaled,
     after_backward,
@@ -75,7 +78,7 @@ def diagnose(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
-        evidence=evidence or Evidence(),
+        evidence=evidence or Evidence(absences=find_absences(verdicts)),
     )
     answers = (rule(findings) for rule in RULES)
     return tuple(answer for answer in answers if answer is not None)

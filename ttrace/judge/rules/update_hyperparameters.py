@@ -6,24 +6,81 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.evidence import UpdateFit, common_value, learning_rates
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.optimizer_settings import OptimizerDifference
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
 """Of the examined updates, that one value must explain."""
 
+_LEAST_LIKENESS = 1e-2
+"""Relative, of a decay to what recorded settings give."""
+
 
 def update_hyperparameters(findings: Findings) -> Diagnosis | None:
     """Names the learning rate or the weight decay, where it explains the updates."""
-    fits = findings.evidence.updates
-    scaled = [fit for fit in fits if fit.factor is not None]
-    decayed = [fit for fit in fits if fit.decay is not None]
-    factor = common_value([fit.factor for fit in scaled if fit.factor is not None])
-    if factor is not None and _is_proof(scaled, fits):
+    factor = _common_factor(findings)
+    if factor is not None:
+        scaled = [fit for fit in findings.evidence.updates if fit.factor is not None]
         return _wrong_rate(findings, scaled, factor)
-    decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
-    if decay is not None and _is_proof(decayed, fits):
+    decay = _common_decay(findings)
+    if decay is not None:
+        decayed = [fit for fit in findings.evidence.updates if fit.decay is not None]
         return _wrong_decay(findings, decayed, decay)
     return None
+
+
+def named_by_decay(findings: Findings) -> list[OptimizerDifference]:
+    """The recorded weight decay, where it differs by as much as the updates show."""
+    decay = _common_decay(findings)
+    if decay is None or _common_factor(findings) is not None:
+        return []
+    return [
+        difference
+        for difference in findings.evidence.settings
+        if difference.name == "weight_decay"
+        and any(
+            math.isclose(decay, rate * change, rel_tol=_LEAST_LIKENESS)
+            for rate in _common_rates(findings)
+            for change in _changes(difference)
+        )
+    ]
+
+
+def _common_factor(findings: Findings) -> float | None:
+    """What all updates that it explains are multiplied by; None if that is no proof."""
+    fits = findings.evidence.updates
+    scaled = [fit for fit in fits if fit.factor is not None]
+    factor = common_value([fit.factor for fit in scaled if fit.factor is not None])
+    return factor if factor is not None and _is_proof(scaled, fits) else None
+
+
+def _common_decay(findings: Findings) -> float | None:
+    """The share of the parameter that updates lose beside; None if that is no proof."""
+    fits = findings.evidence.updates
+    decayed = [fit for fit in fits if fit.decay is not None]
+    decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
+    return decay if decay is not None and _is_proof(decayed, fits) else None
+
+
+def _common_rates(findings: Findings) -> list[float]:
+    """The learning rates of the step of the updates, in which both runs agree."""
+    step = findings.evidence.updates[0].id.step
+    return [
+        verdict.result.stats.max_abs_reference
+        for verdict in findings.verdicts
+        if verdict.id.kind is Kind.LEARNING_RATE
+        and verdict.id.step == step
+        and verdict.status is Status.PASSED
+        and verdict.result is not None
+    ]
+
+
+def _changes(difference: OptimizerDifference) -> list[float]:
+    """By how much a setting is larger in the candidate; none if it is no one number."""
+    try:
+        return [float(difference.candidate) - float(difference.reference)]
+    except ValueError:
+        return []
 
 
 def _is_proof(explained: Sequence[UpdateFit], examined: Sequence[UpdateFit]) -> bool:
@@ -70,11 +127,15 @@ def _wrong_decay(
     names = sorted({f"{fit.id.module}/{fit.id.slot}" for fit in fits})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     which = "more" if decay > 0 else "less"
+    cause = "learning rate x weight decay"
+    recorded = named_by_decay(findings)
+    if recorded:
+        cause += f" ({'; '.join(difference.sentence for difference in recorded)})"
     return Diagnosis(
         code="weight_decay",
         sentence=f"{tensors(len(fits))} lost {abs(decay):.3g} times the parameter "
-        f"{which} in a step than the reference's while their gradients agree: learning "
-        f"rate x weight decay is another on {', '.join(names[:3])}{more}",
+        f"{which} in a step than the reference's while their gradients agree: "
+        f"{cause} is another on {', '.join(names[:3])}{more}",
         evidence={"learning_rate_x_weight_decay": decay},
         tensor_ids=ids_of(_verdicts(findings, fits)),
     )

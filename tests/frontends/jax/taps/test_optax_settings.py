@@ -1,0 +1,88 @@
+"""Settings of optimizers of optax, as far as what they are made of says them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from ttrace.frontends.jax_parts.taps.optax_closures import update_of
+from ttrace.frontends.jax_parts.taps.optax_settings import held_settings
+
+ADAM = {
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "nesterov": False,
+    "amsgrad": False,
+}
+
+
+def settings(transformation: Any) -> dict[str, Any]:
+    found = held_settings(update_of(transformation))
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("transformation", "expected"),
+    [
+        (optax.adam(1e-3), {**ADAM, "weight_decay": 0.0}),
+        (
+            optax.adamw(1e-3, b2=0.95, weight_decay=0.1),
+            {
+                **ADAM,
+                "betas": (0.9, 0.95),
+                "weight_decay": 0.1,
+                "decoupled_weight_decay": True,
+            },
+        ),
+        (
+            optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-3)),
+            {**ADAM, "weight_decay": 0.1, "decoupled_weight_decay": False},
+        ),
+        (
+            optax.amsgrad(1e-3),
+            {**ADAM, "amsgrad": True, "weight_decay": 0.0} | {"nesterov": None},
+        ),
+        (
+            optax.sgd(0.1, momentum=0.9, nesterov=True),
+            {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0},
+        ),
+        (optax.sgd(0.1), {"weight_decay": 0.0}),
+        (
+            optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-3)),
+            {"betas": (0.9, 0.99), "weight_decay": 0.001},
+        ),
+        (
+            optax.adamw(1e-3, mask=lambda params: params),
+            {**ADAM, "weight_decay": 1e-4, "decoupled_weight_decay": True},
+        ),
+        (
+            optax.MultiSteps(optax.adam(1e-3), 2).gradient_transformation(),
+            {**ADAM, "weight_decay": 0.0},
+        ),
+        (
+            optax.multi_transform({"a": optax.adam(1e-3)}, "a"),
+            {**ADAM, "weight_decay": 0.0},
+        ),
+    ],
+)
+def test_what_links_are_made_with(transformation, expected):
+    expected = {name: value for name, value in expected.items() if value is not None}
+    assert settings(transformation) == expected
+
+
+def test_a_link_of_ones_own_may_decay_weights():
+    own = optax.stateless(lambda updates, params: updates)
+    assert "weight_decay" not in settings(optax.chain(own, optax.adam(1e-3)))
+
+
+def test_what_is_injected_is_in_the_state_and_not_here():
+    injected = optax.inject_hyperparams(optax.sgd)
+    assert settings(injected(0.1, momentum=jnp.float32(0.9), nesterov=True)) == {
+        "nesterov": True
+    }
+    assert (
+        settings(optax.GradientTransformation(lambda p: p, lambda u, s, p=None: (u, s)))
+        == {}
+    )

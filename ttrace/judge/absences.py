@@ -1,0 +1,39 @@
+"""What one of two runs does not have at all: found once, for all that speaks of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttrace.judge.absent_layers import AbsentLayer, absent_layers
+from ttrace.judge.missing_gradients import missing_gradients
+from ttrace.judge.modules_not_run import NotRun, modules_not_run
+from ttrace.judge.verdict import TensorVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absences:
+    """What one run has, and the other has not.
+
+    Attributes:
+        layers: Whole layers, of rows of which both runs have others.
+        not_run: Modules that only one run computes with; those of such layers too.
+        gradients: Verdicts on gradients that do not reach the candidate.
+    """
+
+    layers: tuple[AbsentLayer, ...] = ()
+    not_run: tuple[NotRun, ...] = ()
+    gradients: tuple[TensorVerdict, ...] = ()
+
+
+def find_absences(verdicts: Sequence[TensorVerdict]) -> Absences:
+    """Looks for all of it.
+
+    Args:
+        verdicts: On all tensors, in order of the dataflow.
+    """
+    layers = absent_layers(verdicts)
+    not_run = modules_not_run(verdicts, layers)
+    return Absences(
+        layers=tuple(layers),
+        not_run=tuple(not_run),
+        gradients=tuple(missing_gradients(verdicts, not_run)),
+    )
