@@ -4,22 +4,29 @@ Styles hand on plain local tensors of which nothing says what they are. Three th
 tell: the style of the module that returned the very tensor; modules that work element
 by element, whose output lies as their input does; and, outside of every stretch from a
 module that returns sharded features to one that takes them, the layout in which all
-styles of the model hand tensors to the outside. What none of them tells is skipped.
+styles of the model hand tensors to the outside. What none of them tells is recorded
+rank by rank: the shape that it has in the other run may say how the ranks divide it.
 """
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from ttrace.frontends.torch_parts.arrays import is_storable, unobserved
+from ttrace.frontends.torch_parts.each_rank import layout_of_each
 from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
 from ttrace.frontends.torch_parts.parallel_styles import ParallelStyle, style_of
-from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.frontends.torch_parts.tensors import (
+    local_tensor,
+    local_values,
+    says_its_layout,
+)
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _ELEMENTWISE = (
@@ -45,8 +52,8 @@ class LocalActivations:
 
     Args:
         modules: All modules under their canonical paths.
-        mesh: Name of the mesh of all ranks.
-        is_sharded: Parameters are sharded over an axis that shards the model.
+        mesh: The mesh of all ranks.
+        model_axes: Its axes over which parameters are sharded.
 
     Attributes:
         is_needed: Plain activations are not simply whole.
@@ -55,13 +62,14 @@ class LocalActivations:
     def __init__(
         self,
         modules: list[tuple[str, torch.nn.Module]],
-        mesh: str,
+        mesh: Mesh,
         *,
-        is_sharded: bool,
+        model_axes: Sequence[str],
     ):
-        self.is_needed = is_sharded
-        self._modules = modules if is_sharded else []
+        self.is_needed = bool(model_axes)
+        self._modules = modules if model_axes else []
         self._mesh = mesh
+        self._axes = tuple(axis for axis in model_axes if mesh.sizes[axis] > 1)
         self._styles: dict[int, tuple[str, ParallelStyle]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], ShardLayout]] = {}
@@ -129,11 +137,27 @@ class LocalActivations:
             return self._layout(path, module, kind, tensor)
 
         answer = local_tensor(tensor, plain_layout)
+        if isinstance(answer, NoLayout) and not says_its_layout(tensor):
+            return self._of_each_rank(tensor, answer)
         if forward is None and isinstance(answer, LocalTensor):
             shape = tuple(answer.values.shape)
             if not answer.layout.partial_axes:
                 self._answers[path, kind, slot, shape] = answer.layout
         return answer
+
+    def _of_each_rank(self, tensor: torch.Tensor, unknown: NoLayout) -> Answer:
+        """A plain tensor of unknown layout, as what each rank has of it.
+
+        Along several axes no shape could say which of them divides it.
+        """
+        values = local_values(tensor)
+        if len(self._axes) != 1 or not values.dim() or not is_storable(values):
+            return unknown
+        layout = layout_of_each(
+            tuple(tensor.shape), self._mesh, self._axes, unknown_reason=unknown.reason
+        )
+        with unobserved():
+            return LocalTensor(values=values.detach().unsqueeze(0), layout=layout)
 
     def _layout(
         self, path: str, module: torch.nn.Module, kind: Kind, tensor: torch.Tensor
@@ -160,7 +184,7 @@ class LocalActivations:
         if self._open or says_otherwise or not self._styles:
             return self._unknown(path)
         if self._is_whole_outside or not tensor.is_floating_point():
-            return whole(shape, self._mesh)
+            return whole(shape, self._mesh.name)
         layouts = self._by_shape.get(shape, set())
         return next(iter(layouts)) if len(layouts) == 1 else self._unknown(path)
 

@@ -97,7 +97,7 @@ class NativeDescription(PlainDescription):
         )
         self._mesh = self._place.mesh
         self._activations = LocalActivations(
-            list(self.modules()), self._mesh.name, is_sharded=self._is_model_sharded()
+            list(self.modules()), self._mesh, model_axes=self._sharding_axes()
         )
 
     @property
@@ -194,8 +194,8 @@ class NativeDescription(PlainDescription):
     def end(self) -> None:
         self._activations.detach()
 
-    def _is_model_sharded(self) -> bool:
-        return any(self._mesh.sizes[axis] > 1 for axis in self._place.model_axes)
+    def _sharding_axes(self) -> tuple[str, ...]:
+        return tuple(a for a in self._place.model_axes if self._mesh.sizes[a] > 1)
 
 
 def _averaging_of(parts: tuple[torch.nn.Module, ...]) -> tuple[Averaging, ...]:

@@ -9,15 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from ttrace.compare.per_device_values import device_axes
+from ttrace.compare.unstacked_trace import UnstackedTrace
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
+from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
 
 
@@ -57,7 +56,7 @@ def agreeing_buffers(
                 f"{axes} have different ones"
                 for record in records
             }
-    return AgreedBuffers(run, replace(run.info, tensors=tensors)), aside
+    return UnstackedTrace(run, replace(run.info, tensors=tensors)), aside
 
 
 def _agrees(record: TensorRecord, run: TraceSource) -> bool:
@@ -79,35 +78,3 @@ def _replica(shard: ShardRecord) -> ShardRecord:
         global_shape=shape, local_shape=shape, blocks=(whole,), mesh=layout.mesh
     )
     return replace(shard, layout=agreed)
-
-
-class AgreedBuffers:
-    """A ``TraceSource`` that shows some values of devices as replicas.
-
-    Attributes:
-        name: As of the source that it presents.
-        info: What it holds.
-        incomplete: As of the source.
-    """
-
-    def __init__(self, source: TraceSource, info: TraceInfo):
-        """Made by ``agreeing_buffers``."""
-        self.name = source.name
-        self.info = info
-        self.incomplete = source.incomplete
-        self._source = source
-        self._recorded = {
-            (id_, shard.rank): shard
-            for id_, record in source.info.tensors.items()
-            if device_axes(record)
-            for shard in record.shards
-        }
-
-    def load(self, shard: ShardRecord) -> np.ndarray:
-        """Gives the values of a shard, in the shape of its layout.
-
-        Raises:
-            CorruptTraceError: Its bytes are not those that were written.
-        """
-        recorded = self._recorded.get((shard.id, shard.rank), shard)
-        return self._source.load(recorded).reshape(shard.layout.local_shape)
