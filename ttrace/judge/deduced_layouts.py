@@ -94,8 +94,8 @@ class _Doubts:
             status=Status.SKIPPED,
             reason=f"{layout.side}: its shapes suggest that dim {layout.dim} is "
             f"sharded over {layout.axis}, but the values do not agree so "
-            f"({verdict.reason}), and {order}: the layout is in doubt, not the run; "
-            f"{layout.unknown_reason}",
+            f"({verdict.reason}), and {order}, so that the layout may be wrong and not "
+            f"the run; {layout.unknown_reason}",
         )
 
     def _name(self, id_: TensorId) -> _Name:
