@@ -18,6 +18,7 @@ from ttrace.frontends.torch_parts.averaging import (
 )
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import PlainDescription
+from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
 from ttrace.frontends.torch_parts.flat_partitions import (
     averaging_of_engines,
@@ -49,6 +50,7 @@ class NativeDescription(PlainDescription):
     Args:
         model: The model, wrapped and sharded already, or the modules of the stages
             that this rank has of it.
+        dims: Dims text of the plain tensors between tensor-parallel modules.
         pipeline: Its stages; None for a model without any.
         rank: Global rank of this process.
         world_size: Number of processes.
@@ -56,11 +58,14 @@ class NativeDescription(PlainDescription):
     Raises:
         UsageError: A part of the model is a ``DataParallel``, one process that trains
             on several devices, or a parameter has no values yet.
+        LayoutError: A text of ``dims`` cannot be read, or names an axis that is none of
+            the run's.
     """
 
     def __init__(
         self,
         *model: torch.nn.Module,
+        dims: DimsRules | None = None,
         pipeline: PipelineStages | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -97,7 +102,10 @@ class NativeDescription(PlainDescription):
         )
         self._mesh = self._place.mesh
         self._activations = LocalActivations(
-            list(self.modules()), self._mesh, model_axes=self._sharding_axes()
+            list(self.modules()),
+            self._mesh,
+            model_axes=self._sharding_axes(),
+            dims=dims,
         )
 
     @property

@@ -163,10 +163,7 @@ class _Shapes:
                 return ""
             others.remove(counting[0])
         if not others:
-            return (
-                "; its shape on every rank is that of the other run, so that it may be "
-                "all of it, or a partial"
-            )
+            return _equal_shapes(record)
         (dim, *more) = others
         if more or not local[dim] or local[dim] * num_ranks != whole[dim]:
             return ""
@@ -183,6 +180,21 @@ class _Shapes:
         if len(found[0]) == len(found[1]) == 1:
             return (next(iter(found[0])), next(iter(found[1])))
         return None
+
+
+def _equal_shapes(record: TensorRecord) -> str:
+    layout = record.shards[0].layout
+    texts = ""
+    if layout.dims:
+        (axis,) = layout.device_axes
+        texts = (
+            f": {layout.dims!r} says the first, '{layout.dims} partial[{axis}]' the "
+            "second"
+        )
+    return (
+        "; its shape on every rank is that of the other run, so that it may be all of "
+        f"it, or a partial{texts}"
+    )
 
 
 def _name(id_: TensorId) -> TensorId:
