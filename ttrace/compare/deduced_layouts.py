@@ -216,8 +216,9 @@ def _lengths_of_samples(info: TraceInfo) -> dict[int, set[int]]:
     """By step: first lengths of what the model is given in a micro-batch."""
     found: dict[int, set[int]] = {}
     for id_, record in info.tensors.items():
-        if is_model_input(id_) and record.global_shape:
-            found.setdefault(id_.step, set()).add(record.global_shape[0])
+        shape = record.global_shape[len(device_axes(record)) :]
+        if is_model_input(id_) and shape:
+            found.setdefault(id_.step, set()).add(shape[0])
     return found
 
 
