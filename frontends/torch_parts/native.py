@@ -25,10 +25,11 @@ from ttrace.frontends.torch_parts.flat_partitions import (
     partitioned_pieces,
 )
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
+from ttrace.frontends.torch_parts.late_changes import LateChanges
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.mixed_precision import OFF, mixed_precision_of
-from ttrace.frontends.torch_parts.names import NamedParameter
+from ttrace.frontends.torch_parts.names import NamedParameter, canonical_parameters
 from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import data_parallel, find_place
@@ -101,6 +102,11 @@ class NativeDescription(PlainDescription):
             ),
         )
         self._mesh = self._place.mesh
+        self._changes = LateChanges(
+            self.modules(),
+            super().parameters(),
+            keeps_parameters=not (self._averaging or self._pieces),
+        )
         self._activations = LocalActivations(
             list(self.modules()),
             self._mesh,
@@ -198,6 +204,15 @@ class NativeDescription(PlainDescription):
                 "processes; begin `with torch_capture.trace(...)` after it",
                 " and ".join(sorted(late)),
             )
+            return
+        for sentence in _found(
+            "what was done to the model since",
+            (),
+            lambda: self._changes.sentences(
+                self.modules(), canonical_parameters(*self._parts)
+            ),
+        ):
+            logging.warning("%s", sentence)
 
     def end(self) -> None:
         self._activations.detach()
