@@ -32,6 +32,7 @@ from ttrace.frontends.torch_parts.bias_correction import corrected_in_float32
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
+from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimized_parameters import (
@@ -115,6 +116,7 @@ def trace(
     model: torch.nn.Module | Sequence[torch.nn.Module],
     *optimizers: torch.optim.Optimizer,
     description: ModelDescription | None = None,
+    dims: DimsRules | None = None,
     method: str = "forward",
     averaged: torch.nn.Module | None = None,
 ) -> Iterator[PlainTrace]:
@@ -130,6 +132,9 @@ def trace(
         description: Names, layouts and scales; where None, they follow from what
             torch's own parallelism has put on the model, and without any of it every
             rank is taken to hold whole tensors and to run its own micro-batches.
+        dims: Dims text of plain tensors between tensor-parallel modules, whose layout
+            nothing else says, by pattern of module or of ``module/kind/slot``; a
+            gradient lies as what it is of. Without effect where nothing is sharded.
         method: Name of the model's method that runs a micro-batch, for a loop that
             does not call the model itself (``model.training_step(batch)``). Its
             arguments are the inputs of ``@root`` then, what it returns the outputs.
@@ -140,7 +145,10 @@ def trace(
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the
             model has no such method, it is a ``torch.nn.DataParallel``, or no module,
-            or some of its parameters have no values yet (lazy, or on ``meta``).
+            or some of its parameters have no values yet (lazy, or on ``meta``), or both
+            ``description`` and ``dims`` are given.
+        LayoutError: A text of ``dims`` cannot be read, or names an axis that is none of
+            the run's.
         TraceError: The trace cannot be created.
     """
     request = request_from_environment(os.environ)
@@ -151,9 +159,17 @@ def trace(
     parts = parts_of(model)
     pipeline = PipelineStages(parts)
     native: NativeDescription | None = None
+    if dims and description is not None:
+        raise UsageError(
+            "the trace is given a description and dims",
+            where="torch_capture.trace",
+            expected="one of them",
+            got="description=..., dims=...",
+            remedy="write the dims into the description's activations",
+        )
     if description is None:
         native = NativeDescription(
-            *parts, pipeline=pipeline, rank=rank, world_size=world_size
+            *parts, dims=dims, pipeline=pipeline, rank=rank, world_size=world_size
         )
         description = native
     session = CaptureSession(

@@ -12,7 +12,6 @@
     )
 """
 
-import fnmatch
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -26,21 +25,15 @@ from ttrace.frontends.torch_parts.description import (
     PlainDescription,
     RecordedElsewhere,
 )
-from ttrace.ir.dims_text import parse_dims
+from ttrace.frontends.torch_parts.dims_rules import DimsRules as DimsRules
+from ttrace.frontends.torch_parts.dims_rules import (
+    layout_by_rules,
+    no_such_axis,
+    require_axes,
+)
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
-from ttrace.ir.open_dims import with_rest
-from ttrace.ir.splits import Split
 from ttrace.ir.tensor_id import ROOT_MODULE
-
-DimsRules = Mapping[str, str | NoLayout | RecordedElsewhere]
-"""Dims text by pattern, or why there is none. The first pattern that matches counts.
-
-A pattern without ``/`` is matched against the module path (``blocks.*.norm1``), any
-other one against ``module/kind/slot`` (``*.fc2/*/weight``, ``*.core/*input/*`` for the
-input and its gradient). The text may end in ``...``, before ``partial[...]`` if there
-is one: all further dims, uncut.
-"""
 
 
 class DimsDescription(PlainDescription):
@@ -83,13 +76,12 @@ class DimsDescription(PlainDescription):
         self._scales = dict(scales or {})
         self._rename = rename or (lambda path: path)
         for rules in (self._activations, self._parameters):
-            for pattern, text in rules.items():
-                if isinstance(text, str):
-                    _require_axes(pattern, text, mesh)
-                elif isinstance(text, RecordedElsewhere) and rules is self._parameters:
-                    raise _elsewhere(pattern)
+            require_axes(rules, mesh)
+        for pattern, text in self._parameters.items():
+            if isinstance(text, RecordedElsewhere):
+                raise _elsewhere(pattern)
         if microbatch_axis is not None and microbatch_axis not in mesh.sizes:
-            raise _no_such_axis("microbatch_axis", microbatch_axis, mesh)
+            raise no_such_axis("microbatch_axis", microbatch_axis, mesh)
         # Asked for every captured tensor, and the same in every micro-batch and step.
         self._layout = functools.cache(self._find_layout)
 
@@ -156,33 +148,12 @@ class DimsDescription(PlainDescription):
         local_shape: tuple[int, ...],
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
         rules = self._activations if which == "activations" else self._parameters
-        whole_text = f"{path}/{kind}/{slot}"
-        for pattern, text in rules.items():
-            if not fnmatch.fnmatchcase(whole_text if "/" in pattern else path, pattern):
-                continue
-            if not isinstance(text, str):
-                return text
-            dims = parse_dims(with_rest(text, len(local_shape)))
-            try:
-                return dims.lower_local(local_shape, self._mesh)
-            except LayoutError as error:
-                raise LayoutError(
-                    error.what,
-                    where=f"{which}, {pattern!r}: {text!r}",
-                    expected=error.expected,
-                    got=error.got,
-                    remedy=error.remedy,
-                ) from error
-        return NoLayout(reason=f"no pattern of {which} matches {whole_text}")
-
-
-def _require_axes(pattern: str, text: str, mesh: Mesh) -> None:
-    dims = parse_dims(with_rest(text, 0))
-    splits = [split for dim in dims.dims for split in dim.splits]
-    splits += [cut for cut in dims.flat_cuts if isinstance(cut, Split)]
-    for axis in (*(split.axis for split in splits), *dims.partial_axes):
-        if axis not in mesh.sizes:
-            raise _no_such_axis(f"{pattern}: {text}", axis, mesh)
+        layout = layout_by_rules(
+            which, rules, path, kind, slot, local_shape, self._mesh
+        )
+        if layout is not None:
+            return layout
+        return NoLayout(reason=f"no pattern of {which} matches {path}/{kind}/{slot}")
 
 
 def _elsewhere(pattern: str) -> LayoutError:
@@ -192,14 +163,4 @@ def _elsewhere(pattern: str) -> LayoutError:
         expected="dims text, or NoLayout with a reason to skip it",
         got="RecordedElsewhere()",
         remedy="leave a parameter that is not there out of the model",
-    )
-
-
-def _no_such_axis(where: str, axis: str, mesh: Mesh) -> LayoutError:
-    return LayoutError(
-        "a description names an axis that its mesh does not have",
-        where=where,
-        expected=f"one of {', '.join(mesh.sizes)}",
-        got=axis,
-        remedy="correct the axis, or give the mesh its size",
     )

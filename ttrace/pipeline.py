@@ -15,6 +15,7 @@ from typing import Any
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.compare.align import Alignment, align
 from ttrace.compare.backend import Backend, load_backend
+from ttrace.compare.deduced_layouts import deduce_layouts
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.own_buffers import agreeing_buffers
@@ -336,12 +337,19 @@ def compare_traces(
             if recorded in noise
         }
         tolerances = replace(tolerances, noise=noise)
-    regrouped = regroup(untied.reference, untied.candidate)
+    known = deduce_layouts(untied.reference, untied.candidate)
+    regrouped = regroup(known.reference, known.candidate)
     reference, candidate = regrouped.reference, regrouped.candidate
     alignment = align(
         reference.info,
         candidate.info,
-        set_aside={**aside, **aside_too, **untied.set_aside, **regrouped.set_aside},
+        set_aside={
+            **aside,
+            **aside_too,
+            **untied.set_aside,
+            **regrouped.set_aside,
+            **known.set_aside,
+        },
         given_otherwise=regrouped.given_otherwise,
     )
     alignment = with_reasons(alignment, one_sided)
@@ -364,6 +372,7 @@ def compare_traces(
         allow=allow,
         strict_structure=strict_structure,
         joined_from=lambda tensor_id: joined_from(candidate, tensor_id),
+        deduced=known.layouts,
     )
     return build_report(
         verdicts,

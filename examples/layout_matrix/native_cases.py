@@ -29,6 +29,8 @@ _TABLE = (
             "tp2-sp-fsdp2": (4, "--tp 2 --sp --loss-parallel --dp fsdp2"),
             "pp2-gpipe": (2, "--pp 2 --schedule GPipe"),
             "pp2-1f1b": (2, "--pp 2 --schedule 1F1B"),
+            "pp2-tp2": (4, "--pp 2 --tp 2 --schedule GPipe"),
+            "pp2-tp2-sp": (4, "--pp 2 --tp 2 --sp"),
             "compile": (1, "--compile aot_eager"),
             "ddp2-compile": (2, "--dp ddp --compile aot_eager"),
             "fsdp2-blocks": (2, "--dp fsdp2 --compile aot_eager --compile-blocks"),

@@ -53,6 +53,11 @@ def has_memory(tensor: torch.Tensor) -> bool:
         return False
 
 
+def is_storable(tensor: torch.Tensor) -> bool:
+    """Whether a trace can hold a tensor as it is."""
+    return _obstacle(tensor) is None
+
+
 def dtype_name(tensor: torch.Tensor) -> str:
     """The name under which a tensor's dtype is stored.
 

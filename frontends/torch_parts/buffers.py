@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import torch
 
+from ttrace.frontends.torch_parts.each_rank import layout_of_each
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
     LocalTensor,
     NoLayout,
     is_whole,
 )
-from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
+from ttrace.ir.layout import Mesh
 
 _SHARDED = (
     "running statistics of this rank's own micro-batches, which no run on one process "
@@ -42,19 +43,7 @@ def of_each_rank(answer: Answer, mesh: Mesh, axes: Sequence[str]) -> Answer:
         return answer
     if not is_whole(answer) or answer.mesh is not None:
         return NoLayout(reason=_SHARDED)
-    ones, shape = (1,) * len(axes), tuple(answer.values.shape)
-    place = tuple(mesh.coords[axis] for axis in axes)
-    origin = (0,) * len(shape)
-    layout = ShardLayout(
-        global_shape=(*(mesh.sizes[axis] for axis in axes), *shape),
-        local_shape=(*ones, *shape),
-        blocks=(
-            Block(
-                region=Region(start=place + origin, extent=ones + shape),
-                local_start=(0,) * len(axes) + origin,
-            ),
-        ),
-        mesh=mesh.name,
-        device_axes=axes,
+    layout = layout_of_each(tuple(answer.values.shape), mesh, axes)
+    return replace(
+        answer, values=answer.values.reshape(layout.local_shape), layout=layout
     )
-    return replace(answer, values=answer.values.reshape(ones + shape), layout=layout)

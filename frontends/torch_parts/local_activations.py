@@ -4,22 +4,40 @@ Styles hand on plain local tensors of which nothing says what they are. Three th
 tell: the style of the module that returned the very tensor; modules that work element
 by element, whose output lies as their input does; and, outside of every stretch from a
 module that returns sharded features to one that takes them, the layout in which all
-styles of the model hand tensors to the outside. What none of them tells is skipped.
+styles of the model hand tensors to the outside. What none of them tells is recorded
+rank by rank: the shape that it has in the other run may say how the ranks divide it.
 """
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLayout
+from ttrace.frontends.torch_parts.arrays import is_storable, unobserved
+from ttrace.frontends.torch_parts.dims_rules import (
+    DimsRules,
+    layout_by_rules,
+    require_axes,
+)
+from ttrace.frontends.torch_parts.each_rank import layout_of_each
+from ttrace.frontends.torch_parts.local_tensor import (
+    Answer,
+    LocalTensor,
+    NoLayout,
+    PlainAnswer,
+)
 from ttrace.frontends.torch_parts.parallel_styles import ParallelStyle, style_of
-from ttrace.frontends.torch_parts.tensors import local_tensor, says_its_layout
+from ttrace.frontends.torch_parts.tensors import (
+    local_tensor,
+    local_values,
+    says_its_layout,
+)
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import ShardLayout, whole
+from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _ELEMENTWISE = (
@@ -32,10 +50,10 @@ _ELEMENTWISE = (
     torch.nn.Identity,
 )
 
-_WRITE = (
-    "to compare it, give torch_capture.trace a DimsDescription with its dims text, "
-    'for example "{path}": "b s f[{axis}]"'
-)
+_WRITE = "to compare it, write torch_capture.trace(..., dims={{{key!r}: {text!r}}})"
+
+_NAMES = {1: "f", 2: "b f", 3: "b s f", 4: "b s h d"}
+"""What the dims of a tensor are often called, by their number."""
 
 _FORWARD_OF = {Kind.GRAD_INPUT: Kind.INPUT, Kind.GRAD_OUTPUT: Kind.OUTPUT}
 
@@ -45,8 +63,12 @@ class LocalActivations:
 
     Args:
         modules: All modules under their canonical paths.
-        mesh: Name of the mesh of all ranks.
-        is_sharded: Parameters are sharded over an axis that shards the model.
+        mesh: The mesh of all ranks.
+        model_axes: Its axes over which parameters are sharded.
+        dims: Dims text of plain tensors, which counts before all else.
+
+    Raises:
+        LayoutError: A text cannot be read, or names an axis that the mesh lacks.
 
     Attributes:
         is_needed: Plain activations are not simply whole.
@@ -55,21 +77,31 @@ class LocalActivations:
     def __init__(
         self,
         modules: list[tuple[str, torch.nn.Module]],
-        mesh: str,
+        mesh: Mesh,
         *,
-        is_sharded: bool,
+        model_axes: Sequence[str],
+        dims: DimsRules | None = None,
     ):
-        self.is_needed = is_sharded
-        self._modules = modules if is_sharded else []
+        self.is_needed = bool(model_axes)
+        self._modules = modules if model_axes else []
         self._mesh = mesh
+        self._axes = tuple(axis for axis in model_axes if mesh.sizes[axis] > 1)
+        # One process runs the same script, and has none of the axes.
+        self._dims = dict(dims or {}) if model_axes else {}
+        require_axes(self._dims, mesh)
+        self._of_gradients = {
+            key: text for key, text in self._dims.items() if "/" in key
+        }
         self._styles: dict[int, tuple[str, ParallelStyle]] = {}
         self._shapes: dict[int, tuple[int, ...]] = {}
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], ShardLayout]] = {}
         self._by_shape: dict[tuple[int, ...], set[ShardLayout]] = {}
         self._open: set[str] = set()
+        self._has_partials = False
         self._given: dict[int, ShardLayout | None] = {}
         self._returned: dict[int, ShardLayout] = {}
         self._answers: dict[tuple[str, Kind, str, tuple[int, ...]], ShardLayout] = {}
+        self._partials: set[tuple[str, Kind, str]] = set()
         self._handles: list[RemovableHandle] = []
         for path, module in self._modules:
             style = style_of(module)
@@ -81,6 +113,11 @@ class LocalActivations:
             for path, style in self._styles.values()
             if style.not_understood
         ]
+        self._shards_sequence = any(
+            _is_shard(p) and not _is_of_features(p)
+            for _, style in self._styles.values()
+            for p in _faces(style)
+        )
         self._is_whole_outside = self._styles and not any(
             _is_shard(p) for _, style in self._styles.values() for p in _faces(style)
         )
@@ -121,33 +158,74 @@ class LocalActivations:
     ) -> Answer:
         """What this rank holds of an activation."""
         forward = _FORWARD_OF.get(kind)
+        written = None
+        if not says_its_layout(tensor):
+            rules = self._dims if forward is None else self._of_gradients
+            shape = tuple(tensor.shape)
+            written = layout_by_rules(
+                "dims", rules, path, kind, slot, shape, self._mesh
+            )
 
-        def plain_layout(shape: tuple[int, ...]) -> ShardLayout | NoLayout:
+        def plain_layout(shape: tuple[int, ...]) -> PlainAnswer:
+            if written is not None:
+                return written
             if forward is not None:
                 before = self._answers.get((path, forward, slot, shape))
-                return before or self._unknown(path)
-            return self._layout(path, module, kind, tensor)
+                is_sum = (path, forward, slot) in self._partials
+                key = kind if is_sum else forward
+                return before or self._unknown(path, key, slot, shape)
+            return self._layout(path, module, kind, slot, tensor)
 
         answer = local_tensor(tensor, plain_layout)
+        if isinstance(answer, NoLayout) and written is None:
+            return self._of_each_rank(tensor, answer)
         if forward is None and isinstance(answer, LocalTensor):
-            shape = tuple(answer.values.shape)
-            if not answer.layout.partial_axes:
-                self._answers[path, kind, slot, shape] = answer.layout
+            shape, layout = tuple(answer.values.shape), answer.layout
+            if written is not None:
+                self._know(tensor, layout)
+                # The gradient of a sum is that of each of its partials.
+                layout = replace(layout, partial_axes=())
+            if layout.partial_axes:
+                self._partials.add((path, kind, slot))
+            else:
+                self._answers[path, kind, slot, shape] = layout
         return answer
 
+    def _of_each_rank(self, tensor: torch.Tensor, unknown: NoLayout) -> Answer:
+        """A plain tensor of unknown layout, as what each rank has of it.
+
+        Along several axes no shape could say which of them divides it.
+        """
+        values = local_values(tensor)
+        if says_its_layout(tensor) or len(self._axes) != 1:
+            return unknown
+        if not values.dim() or not is_storable(values):
+            return unknown
+        layout = layout_of_each(
+            tuple(tensor.shape), self._mesh, self._axes, unknown_reason=unknown.reason
+        )
+        layout = replace(layout, dims=_names_of(tensor.dim()))
+        with unobserved():
+            return LocalTensor(values=values.detach().unsqueeze(0), layout=layout)
+
     def _layout(
-        self, path: str, module: torch.nn.Module, kind: Kind, tensor: torch.Tensor
+        self,
+        path: str,
+        module: torch.nn.Module,
+        kind: Kind,
+        slot: str,
+        tensor: torch.Tensor,
     ) -> ShardLayout | NoLayout:
+        shape = tuple(tensor.shape)
         if self._not_understood:
             names = ", ".join(self._not_understood)
             return NoLayout(
                 reason=f"this tensor-parallel model has a style that ttrace does not "
-                f"understand ({names}); {self._remedy(path)}"
+                f"understand ({names}); {self._remedy(path, kind, slot, shape)}"
             )
         known = self._lookup(tensor)
         if known is not None:
             return known
-        shape = tuple(tensor.shape)
         returned = self._returned.pop(id(module), None) if kind is Kind.OUTPUT else None
         if returned is not None and returned.local_shape == shape:
             # Noise has put another tensor in the place of what the module returned.
@@ -158,23 +236,35 @@ class LocalActivations:
             style.returned if kind is Kind.OUTPUT else style.taken
         )
         if self._open or says_otherwise or not self._styles:
-            return self._unknown(path)
-        if self._is_whole_outside or not tensor.is_floating_point():
-            return whole(shape, self._mesh)
+            return self._unknown(path, kind, slot, shape)
+        is_whole = self._is_whole_outside and not self._has_partials
+        if is_whole or not tensor.is_floating_point():
+            return whole(shape, self._mesh.name)
         layouts = self._by_shape.get(shape, set())
-        return next(iter(layouts)) if len(layouts) == 1 else self._unknown(path)
+        if len(layouts) == 1 and not self._has_partials:
+            return next(iter(layouts))
+        return self._unknown(path, kind, slot, shape)
 
-    def _unknown(self, path: str) -> NoLayout:
+    def _unknown(
+        self, path: str, kind: Kind, slot: str, shape: tuple[int, ...]
+    ) -> NoLayout:
         return NoLayout(
             reason="nothing says what part of a tensor this plain one is on a rank "
-            f"of the tensor-parallel model; {self._remedy(path)}"
+            f"of the tensor-parallel model; {self._remedy(path, kind, slot, shape)}"
         )
 
-    def _remedy(self, path: str) -> str:
-        return _WRITE.format(path=path, axis=self._axis)
+    def _remedy(self, path: str, kind: Kind, slot: str, shape: tuple[int, ...]) -> str:
+        """What to write, for example: features, heads or a sequence may be sharded."""
+        names = _names_of(len(shape)).split()
+        if names:
+            of_sequence = not self._open and self._shards_sequence and len(names) > 2
+            dim = 1 if of_sequence else 2 if len(names) == 4 else len(names) - 1
+            names[dim] += f"[{self._axis}]"
+        return _WRITE.format(key=f"{path}/{kind}/{slot}", text=" ".join(names))
 
     def _begin(self, module: Any, args: Any) -> None:
         self._open.clear()
+        self._has_partials = False
         self._by_shape.clear()
         self._known.clear()
         self._returned.clear()
@@ -202,6 +292,9 @@ class LocalActivations:
             return
         if is_open:
             self._open.add(_parent(path))
+        # From here on a plain tensor may be a partial, until the script has added up.
+        if any(p.is_partial() for p in style.returned):
+            self._has_partials = True
         layout = None if shape is None else _layout_of(shape, style)
         if layout is not None and layout.local_shape == tuple(output.shape):
             self._know(output, layout)
@@ -211,7 +304,9 @@ class LocalActivations:
 
     def _see_given(self, module: torch.nn.Module, args: tuple) -> None:
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        self._given[id(module)] = self._lookup(tensors[0]) if tensors else None
+        given = self._lookup(tensors[0]) if tensors else None
+        is_partial = given is not None and bool(given.partial_axes)
+        self._given[id(module)] = None if is_partial else given
 
     def _keep(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         layout = self._given.pop(id(module), None)
@@ -270,6 +365,10 @@ def _is_shard(placement: Any) -> bool:
 def _is_of_features(placement: Any, rank: int = 0) -> bool:
     """Whether the last dim of activations is sharded."""
     return _is_shard(placement) and placement.dim in (-1, (rank or 3) - 1)
+
+
+def _names_of(num_dims: int) -> str:
+    return _NAMES.get(num_dims, " ".join(f"d{dim}" for dim in range(num_dims)))
 
 
 def _parent(path: str) -> str:

@@ -18,16 +18,18 @@ from ttrace.frontends.torch_parts.averaging import (
 )
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import PlainDescription
+from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
 from ttrace.frontends.torch_parts.flat_partitions import (
     averaging_of_engines,
     partitioned_pieces,
 )
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
+from ttrace.frontends.torch_parts.late_changes import LateChanges
 from ttrace.frontends.torch_parts.local_activations import LocalActivations
 from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.mixed_precision import OFF, mixed_precision_of
-from ttrace.frontends.torch_parts.names import NamedParameter
+from ttrace.frontends.torch_parts.names import NamedParameter, canonical_parameters
 from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import data_parallel, find_place
@@ -49,6 +51,7 @@ class NativeDescription(PlainDescription):
     Args:
         model: The model, wrapped and sharded already, or the modules of the stages
             that this rank has of it.
+        dims: Dims text of the plain tensors between tensor-parallel modules.
         pipeline: Its stages; None for a model without any.
         rank: Global rank of this process.
         world_size: Number of processes.
@@ -56,11 +59,14 @@ class NativeDescription(PlainDescription):
     Raises:
         UsageError: A part of the model is a ``DataParallel``, one process that trains
             on several devices, or a parameter has no values yet.
+        LayoutError: A text of ``dims`` cannot be read, or names an axis that is none of
+            the run's.
     """
 
     def __init__(
         self,
         *model: torch.nn.Module,
+        dims: DimsRules | None = None,
         pipeline: PipelineStages | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -96,8 +102,16 @@ class NativeDescription(PlainDescription):
             ),
         )
         self._mesh = self._place.mesh
+        self._changes = LateChanges(
+            self.modules(),
+            super().parameters(),
+            keeps_parameters=not (self._averaging or self._pieces),
+        )
         self._activations = LocalActivations(
-            list(self.modules()), self._mesh.name, is_sharded=self._is_model_sharded()
+            list(self.modules()),
+            self._mesh,
+            model_axes=self._sharding_axes(),
+            dims=dims,
         )
 
     @property
@@ -190,12 +204,21 @@ class NativeDescription(PlainDescription):
                 "processes; begin `with torch_capture.trace(...)` after it",
                 " and ".join(sorted(late)),
             )
+            return
+        for sentence in _found(
+            "what was done to the model since",
+            (),
+            lambda: self._changes.sentences(
+                self.modules(), canonical_parameters(*self._parts)
+            ),
+        ):
+            logging.warning("%s", sentence)
 
     def end(self) -> None:
         self._activations.detach()
 
-    def _is_model_sharded(self) -> bool:
-        return any(self._mesh.sizes[axis] > 1 for axis in self._place.model_axes)
+    def _sharding_axes(self) -> tuple[str, ...]:
+        return tuple(a for a in self._place.model_axes if self._mesh.sizes[a] > 1)
 
 
 def _averaging_of(parts: tuple[torch.nn.Module, ...]) -> tuple[Averaging, ...]:

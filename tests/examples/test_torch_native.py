@@ -1,6 +1,7 @@
 """Parallelism that torch brings along: layouts pass, with next to nothing left out."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,6 @@ from ttrace.report.model import Outcome, Report
 CASES = {case.name: case for case in native_cases()}
 
 NORM = "this rank does not hold all gradients whole"
-HEADS = "give torch_capture.trace a DimsDescription with its dims text"
 SUMS = "it sums over the samples of a micro-batch; main_grad is compared"
 COMPILED = "inside of a region that torch.compile compiles"
 STATISTICS = "running statistics of each rank's own micro-batches"
@@ -47,16 +47,17 @@ def check(job: MainJob, name: str) -> Report:
     [
         ("native-llama/ddp2/fp32/8", ()),
         ("native-llama/fsdp1/fp32/8", (NORM,)),
-        # Each rank has some heads between column-wise and row-wise linears, which is
-        # what the attention's core is called with.
-        ("native-llama/tp2-sp-loss/fp32/8", (NORM, HEADS)),
+        # What the attention's core is called with are plain tensors of some heads.
+        ("native-llama/tp2-sp-loss/fp32/8", (NORM,)),
+        ("native-llama/tp2-fsdp2/fp32/8", (NORM,)),
+        ("native-llama/pp2-tp2-sp/fp32/8", (NORM,)),
         ("native-llama/pp2-1f1b/fp32/8", (NORM,)),
         # The module that fully_shard takes is a wrapper, which has no path of its own.
         ("native-llama/fsdp2-wrapper/fp32/8", (NORM,)),
         # DDP is what is compiled, and the model inside of it.
         ("native-llama/ddp2-compile/fp32/8", (COMPILED,)),
         # The update of one element turns with the sign of its gradient.
-        ("native-llama-autocast/tp2-sp/bf16/8", (NORM, HEADS)),
+        ("native-llama-autocast/tp2-sp/bf16/8", (NORM,)),
         ("native-llama-whole/fsdp2-2x2/fp32/8", (NORM, SUMS)),
         ("cnn/ddp2/fp32/8", (STATISTICS,)),
         ("unet/wrapper/fp32/8", (NORM,)),
@@ -102,6 +103,48 @@ def test_tracing_changes_no_bit_and_adds_no_collective(layout, pools, tmp_path):
     result = observe(candidate, pools.of_size(2), tmp_path / "trace")
     assert result.passed, result.reason
     assert result.num_collectives and result.num_checks > 30
+
+
+SCALED = """
+def after_wrap(args, place, models, optimizers):
+    for module in models[0].modules():
+        if type(module).__name__ == "Core" and place.rank_of("tp") in {ranks}:
+            right = module.forward
+            module.forward = lambda *given, right=right: right(*given) * 1.1
+"""
+
+
+@pytest.mark.parametrize("ranks", ["(0, 1)", "(1,)"])
+@pytest.mark.parametrize("layout", ["--tp 2", "--tp 2 --sp", "--pp 2 --tp 2"])
+def test_a_bug_between_styled_modules_is_found_there(job, layout, ranks, tmp_path):
+    """In the attention's core, of which no style knows the layout."""
+    patch = tmp_path / "scaled.py"
+    patch.write_text(SCALED.format(ranks=ranks))
+    options = (*MODEL, "--train-iters", "1")
+    report = job.check(
+        Launch(script=SCRIPT, options=options),
+        Launch(
+            script=SCRIPT,
+            options=(*options, *layout.split()),
+            world_size=4 if "--pp" in layout else 2,
+            patches=(patch,),
+        ),
+    )
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/mb0/layers.0.attention.core/output/0"
+
+
+def test_a_bug_of_tensor_parallelism_is_found_inside_of_a_stage(job):
+    (exhibit,) = select_bugs(["tp_row_bias_gradient"])
+    bug = exhibit.bug
+    bug = replace(
+        bug,
+        layout=(*bug.layout, *PP),
+        clean_layout=(*bug.twin_layout, *PP),
+        world_size=4,
+    )
+    result = run_bug(replace(exhibit, bug=bug), job)
+    assert result.as_expected, result.reason
 
 
 def test_there_are_many_cases_of_distinct_names():

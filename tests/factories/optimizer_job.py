@@ -1,6 +1,6 @@
-"""A small model under DDP or on one process, with optimizers of every shape.
+"""A small model under DDP, FSDP2 or on one process, with optimizers of every shape.
 
-A worker of ``examples/worker_pool.py`` runs ``main``: ``one`` or ``ddp``, the name of
+A worker of ``examples/worker_pool.py`` runs ``main``: the layout, the name of
 what optimizes, and that of a bug.
 """
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -37,17 +39,20 @@ def main(argv: Sequence[str]) -> int:
     if layout == "ddp":
         share, shares = dist.get_rank(), dist.get_world_size()
         model = nn.parallel.DistributedDataParallel(model)
+    elif layout == "fsdp2":
+        share, shares = dist.get_rank(), dist.get_world_size()
+        fully_shard(model, mesh=init_device_mesh("cpu", (shares,)))
     optimizers = _optimizers(model, kind, bugs, is_alone=layout == "one")
     decay = 0.9 if "decay" in bugs else 0.5
+    if kind.startswith("lbfgs"):
+        _train_with_closures(model, optimizers[0], share, shares, kind, bugs)
+        return 0
     average = AveragedModel(
         model,
         multi_avg_fn=get_ema_multi_avg_fn(decay),
         use_buffers="parameters-alone" not in bugs,
     )
     in_backward = kind == "in-backward"
-    if kind.startswith("lbfgs"):
-        _train_with_closures(model, optimizers[0], share, shares, kind, bugs)
-        return 0
     if in_backward:
         _step_in_backward(model, optimizers)
     generator = torch.Generator().manual_seed(1)

@@ -32,6 +32,9 @@ def per_device_mismatch_reason(match: Match) -> str | None:
         return None
     sides = {Side.REFERENCE: of_reference, Side.CANDIDATE: of_candidate}
     axes = dict.fromkeys(axis for places in sides.values() for axis in places)
+    for side, record in zip(sides, (match.reference, match.candidate), strict=True):
+        if reason := record.shards[0].layout.unknown_reason:
+            return f"{side}: {reason}"
     apart = [f"the {side}" for side, places in sides.items() if places]
     return per_device_reason(tuple(axes), " and ".join(apart))
 

@@ -183,6 +183,9 @@ class ShardLayout:
         device_axes: The leading dims count the places along these mesh axes: behind
             them comes the value of one device, and how these values make up a tensor
             is not known. Empty for a logical tensor.
+        unknown_reason: Why it is not known how they do, and what the user can write, in
+            words; shapes of another run may then tell (``compare.deduced_layouts``).
+            Empty where ``device_axes`` is, and where nothing is to be deduced.
         dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
     """
 
@@ -194,6 +197,7 @@ class ShardLayout:
     num_partials: int | None = None
     index: RowIndex | None = None
     device_axes: tuple[str, ...] = ()
+    unknown_reason: str = ""
     dims: str = ""
 
     def __post_init__(self):
@@ -281,6 +285,8 @@ class ShardLayout:
             value["index"] = self.index.to_json()
         if self.device_axes:
             value["device_axes"] = list(self.device_axes)
+        if self.unknown_reason:
+            value["unknown_reason"] = self.unknown_reason
         if self.dims:
             value["dims"] = self.dims
         return value
@@ -313,6 +319,7 @@ class ShardLayout:
             num_partials=value.get("num_addends"),
             index=RowIndex.from_json(value["index"]) if "index" in value else None,
             device_axes=tuple(value.get("device_axes", ())),
+            unknown_reason=value.get("unknown_reason", ""),
             dims=value.get("dims", ""),
         )
 

@@ -1,11 +1,14 @@
 """From figures to verdicts: every judgement on tensors, in the order they are made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
+from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.execute import TensorResult
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.deduced_layouts import doubt_layouts
 from ttrace.judge.known_noise import excuse_known_noise
 from ttrace.judge.limits import Limits
 from ttrace.judge.parts import JoinedFrom, judge_parts
@@ -28,6 +31,7 @@ def judge_tensors(
     allow: Sequence[str] = (),
     strict_structure: bool = False,
     joined_from: JoinedFrom = lambda tensor_id: (),
+    deduced: Mapping[TensorId, DeducedLayout] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -42,6 +46,7 @@ def judge_tensors(
         strict_structure: Modules that only one run has are unmatched, also where
             everything around them agrees.
         joined_from: What names the parts of a tensor that a map joined.
+        deduced: Layouts that follow from shapes alone.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -76,6 +81,7 @@ def judge_tensors(
         turned,
         joined_from=joined_from,
     )
+    verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
     if strict_structure:
         return verdicts, ()
     return find_structure_differences(verdicts, reference.info, candidate.info)

@@ -51,11 +51,32 @@ def merge_ranks(ranks: Sequence[RankRecords]) -> TraceInfo:
             skipped.setdefault(record.id, record)
     order = merge_orders([shard.id for shard in rank.shards] for rank in ranks)
     tensors = {id_: TensorRecord(id=id_, shards=tuple(shards[id_])) for id_ in order}
-    for tensor in tensors.values():
-        _check_global_shape(tensor)
+    for tensor in list(tensors.values()):
+        uneven = _uneven_of_unknown_layout(tensor)
+        if uneven is None:
+            _check_global_shape(tensor)
+        else:
+            skipped.setdefault(tensor.id, uneven)
+            del tensors[tensor.id]
     return TraceInfo(
         ranks=tuple(rank.info for rank in ranks), tensors=tensors, skipped=skipped
     )
+
+
+def _uneven_of_unknown_layout(tensor: TensorRecord) -> SkippedRecord | None:
+    """The skip of a tensor of unknown layout that has other shapes on other ranks."""
+    shapes = {shard.layout.global_shape for shard in tensor.shards}
+    if len(shapes) > 1:
+        for shard in tensor.shards:
+            if shard.layout.unknown_reason:
+                return SkippedRecord(
+                    id=tensor.id,
+                    rank=shard.rank,
+                    sequence=shard.sequence,
+                    reason=f"{shard.layout.unknown_reason}; its shape is not the same "
+                    "on all ranks",
+                )
+    return None
 
 
 def _check_global_shape(tensor: TensorRecord) -> None:

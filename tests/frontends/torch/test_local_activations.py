@@ -23,6 +23,7 @@ from ttrace.frontends.torch_parts.local_tensor import Answer, LocalTensor, NoLay
 from ttrace.frontends.torch_parts.names import canonical_modules
 from ttrace.frontends.torch_parts.parallel_styles import style_of
 from ttrace.ir.kinds import Kind
+from ttrace.ir.layout import Mesh
 
 
 class Core(nn.Module):
@@ -51,10 +52,12 @@ def plan() -> dict[str, ParallelStyle]:
     return {"up": ColwiseParallel(), "down": RowwiseParallel()}
 
 
-def answers(model: nn.Module) -> dict[str, Answer]:
+def answers(model: nn.Module, sizes: dict[str, int] | None = None) -> dict[str, Answer]:
     """What is said of each module's output while the model runs."""
     modules = list(canonical_modules(model))
-    layouts = LocalActivations(modules, "ranks", is_sharded=True)
+    sizes = sizes or {"tp": 1}
+    ranks = Mesh(name="ranks", sizes=sizes, coords=dict.fromkeys(sizes, 0))
+    layouts = LocalActivations(modules, ranks, model_axes=tuple(sizes))
     layouts.attach()
     found: dict[str, Answer] = {}
     for path, module in modules:
@@ -94,6 +97,65 @@ def test_what_nothing_tells_is_skipped_with_the_text_to_write(mesh):
     assert isinstance(core, NoLayout)
     assert core.reason.startswith("nothing says what part of a tensor this plain one")
     assert '"core": "b s f[tp]"' in core.reason
+
+
+@pytest.mark.parametrize("sizes", [{"tp": 2}, {"dp": 1, "tp": 4}])
+def test_what_nothing_tells_is_recorded_rank_by_rank(mesh, sizes):
+    model = Model()
+    parallelize_module(model, mesh, plan())
+    core = answers(model, sizes)["core"]
+    assert isinstance(core, LocalTensor)
+    assert core.layout.device_axes == ("tp",)
+    assert core.layout.global_shape == (sizes["tp"], 2, 3, 8)
+    assert tuple(core.values.shape) == core.layout.local_shape == (1, 2, 3, 8)
+    assert '"core": "b s f[tp]"' in core.layout.unknown_reason
+    assert not core.values.requires_grad
+
+
+def test_along_several_axes_it_is_skipped(mesh):
+    """No shape says which of them divides it."""
+    model = Model()
+    parallelize_module(model, mesh, plan())
+    assert isinstance(answers(model, {"tp": 2, "ep": 2})["core"], NoLayout)
+
+
+def test_gradients_are_recorded_like_what_they_are_of(mesh):
+    model = Model()
+    parallelize_module(model, mesh, plan())
+    ranks = Mesh(name="ranks", sizes={"tp": 2}, coords={"tp": 1})
+    layouts = LocalActivations(
+        list(canonical_modules(model)), ranks, model_axes=("tp",)
+    )
+    layouts.attach()
+    found: list[Answer] = []
+
+    def hook(module, args, output):
+        layouts.answer("core", module, Kind.OUTPUT, "0", output)
+        output.register_hook(
+            lambda gradient: found.append(
+                layouts.answer("core", module, Kind.GRAD_OUTPUT, "0", gradient)
+            )
+        )
+
+    model.core.register_forward_hook(hook)
+    model(torch.randn(2, 3, 4)).sum().backward()
+    layouts.detach()
+    (gradient,) = found
+    assert isinstance(gradient, LocalTensor)
+    assert gradient.layout.blocks[0].region.start == (1, 0, 0, 0)
+
+
+def test_what_no_trace_can_hold_is_not_said_to_be_of_a_rank(mesh):
+    model = Model()
+    parallelize_module(model, mesh, plan())
+    ranks = Mesh(name="ranks", sizes={"tp": 2}, coords={"tp": 0})
+    layouts = LocalActivations(
+        list(canonical_modules(model)), ranks, model_axes=("tp",)
+    )
+    layouts._open.add("")  # between two styles
+    for tensor in (torch.eye(3).to_sparse(), torch.tensor(1.0)):
+        answer = layouts.answer("core", model.core, Kind.OUTPUT, "0", tensor)
+        assert isinstance(answer, NoLayout)
 
 
 def test_a_style_that_is_not_understood_is_named(mesh):

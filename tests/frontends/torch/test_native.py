@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import GradBucket, HashStore
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from ttrace.frontends.torch_parts.native import NativeDescription
@@ -64,6 +65,76 @@ def test_a_model_that_is_wrapped_after_the_trace_began_is_said(caplog):
         "ttrace: DistributedDataParallel was applied to the model"
     )
     del ddp
+
+
+class Adapted(nn.Module):
+    """What PEFT puts in the place of a linear."""
+
+    def __init__(self, base_layer: nn.Module):
+        super().__init__()
+        self.base_layer, self.lora_A = base_layer, nn.Linear(2, 1)
+
+
+def ddp(model: nn.Module) -> Any:
+    return DistributedDataParallel(model)
+
+
+def fsdp2(model: nn.Module) -> Any:
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+
+
+def fsdp1(model: nn.Module) -> Any:
+    return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+
+def tensor_parallel(model: nn.Module) -> Any:
+    mesh = init_device_mesh("cpu", (1,), mesh_dim_names=("tp",))
+    return parallelize_module(model, mesh, {"0": ColwiseParallel()})
+
+
+def adapter(model: Any) -> Any:
+    model[0] = Adapted(model[0])
+    return model
+
+
+HOWS = {
+    ddp: "DistributedDataParallel was applied to the model after",
+    fsdp2: "fully_shard was applied to the model after",
+    fsdp1: "2 parameters of the model were replaced after the trace began (first "
+    "0.weight, which is gone now), so that what each rank has of the model is not "
+    "known;",
+    tensor_parallel: "2 parameters of the model were replaced after the trace began "
+    "(first 0.weight, which is a DTensor now)",
+    adapter: "2 modules came into the model after the trace began (first 0, a "
+    "Adapted), and are not observed;",
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, of meshes of one process
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.__name__)
+def test_what_is_done_to_the_model_after_the_trace_began_is_said(caplog, how):
+    model = nn.Sequential(nn.Linear(2, 2))
+    description = NativeDescription(model)
+    wrapped = how(model)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        description.end_step()
+        description.end_step()
+    (message,) = caplog.messages
+    assert message.startswith(f"ttrace: {HOWS[how]}"), message
+    assert message.endswith("begin `with torch_capture.trace(...)` after it")
+    del wrapped
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", HOWS, ids=lambda how: how.__name__)
+def test_nothing_is_said_of_what_was_done_before(caplog, how):
+    wrapped = how(nn.Sequential(nn.Linear(2, 2)))
+    description = NativeDescription(wrapped)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        if how is not adapter:
+            wrapped(torch.ones(2, 2)).sum().backward()
+        description.end_step()
+    assert not caplog.messages
 
 
 def test_what_cannot_be_found_does_not_reach_the_training(caplog, monkeypatch):

@@ -1,5 +1,7 @@
 """The implementations of Adam that torch has: one update, in several ways."""
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
@@ -20,9 +22,10 @@ def record(monkeypatch, tmp_path):
         scales: bool = False,
         unscales: bool = True,
         lr: float = 0.01,
+        noise_seed: int | None = None,
         **kind,
     ) -> Trace:
-        request = RecordRequest(out=tmp_path / name)
+        request = RecordRequest(out=tmp_path / name, noise_seed=noise_seed)
         for variable, value in request.to_environment().items():
             monkeypatch.setenv(variable, value)
         torch.manual_seed(0)
@@ -44,6 +47,36 @@ def record(monkeypatch, tmp_path):
         return open_trace(request.out)
 
     return recorded
+
+
+@pytest.fixture
+def _capturable_on_cpus(monkeypatch):
+    """Torch asks for a GPU; what it then computes runs anywhere."""
+    for name in ("adam", "optimizer"):
+        module = importlib.import_module(f"torch.optim.{name}")
+        known = module._get_capturable_supported_devices
+        monkeypatch.setattr(
+            module,
+            "_get_capturable_supported_devices",
+            lambda *args, known=known, **options: [*known(*args, **options), "cpu"],
+        )
+
+
+@pytest.mark.usefixtures("_capturable_on_cpus")
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_capturable_adam_is_compared(record, foreach, seed):
+    """Its counts of steps and its step sizes are tensors, also in noise runs."""
+    plain = record("plain", foreach=False)
+    other = record("other", noise_seed=seed, capturable=True, foreach=foreach)
+    report = compare_traces(plain, other, NumpyBackend())
+    if seed is None:
+        assert report.verdict is Outcome.PASS, report.summary
+    for name in ("main_grad", "grad_norm", "optimizer_state", "updated_param"):
+        of_kind = report.coverage[name]
+        assert of_kind.compared == of_kind.total > 0, name
+    largest = max(t.rel_err or 0.0 for t in report.tensors if t.kind == "updated_param")
+    assert largest < 1e-4
 
 
 @pytest.mark.parametrize("kind", [{"foreach": True}, {"fused": True}])

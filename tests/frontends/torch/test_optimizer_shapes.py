@@ -96,6 +96,18 @@ def test_every_call_of_a_closure_is_compared(compared, kind):
     assert report.coverage["optimizer_state"].skipped == 0
 
 
+@pytest.mark.parametrize("kind", ["lbfgs", "lbfgs-whole"])
+def test_every_call_of_a_closure_is_compared_under_fsdp2(compared, kind):
+    report = compared(["one", "lbfgs-whole"], 2, "fsdp2", kind)
+    assert report.verdict is Outcome.PASS, report.summary
+    for name in ("output", "grad_output", "main_grad", "updated_param"):
+        of_kind = report.coverage[name]
+        assert of_kind.compared == of_kind.total >= 2 * 4, name
+    skipped = [t for t in report.tensors if t.kind == "optimizer_state" and t.reason]
+    assert all("one vector for all of its parameters" in t.reason for t in skipped)
+    assert skipped
+
+
 def test_micro_batches_of_closures_are_matched_by_number(compared):
     report = compared(["one", "lbfgs"], 2, "ddp", "lbfgs")
     assert report.verdict is Outcome.PASS, report.summary

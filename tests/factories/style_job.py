@@ -1,0 +1,174 @@
+"""A model with one of torch's parallel styles, and plain modules around it.
+
+A worker of ``examples/worker_pool.py`` runs ``main``: the name of the style, and dims
+text as JSON. One process trains the same model without the style.
+"""
+
+import json
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._functional_collectives import all_reduce
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from ttrace.frontends import torch_capture
+
+
+class OwnStyle(ColwiseParallel):
+    """One that ttrace has never seen."""
+
+    @staticmethod
+    def _prepare_output_fn(output_layouts, use_local_output, mod, outputs, device_mesh):
+        return outputs.to_local()
+
+
+class Plain(nn.Module):
+    """What no style is put on."""
+
+    def forward(self, x):
+        return x * 1.5
+
+
+class Split(nn.Module):
+    """The same, and another number of dims."""
+
+    def forward(self, x):
+        return (x * 1.5).unflatten(-1, (2, -1))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.core = Plain()
+        self.up, self.mid, self.down = nn.Linear(4, 8), Plain(), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.down(self.mid(self.up(self.core(x))))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.split, self.block, self.after = Split(), Block(), Plain()
+        self.sums = False
+
+    def forward(self, x):
+        x = self.norm(self.first(x))
+        x = self.split(x).flatten(-2)
+        x = self.after(self.block(x))
+        if self.sums:
+            x = _Sum.apply(x)
+        return x
+
+
+class _Sum(torch.autograd.Function):
+    """Adds partials up; each of them has the gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return all_reduce(x, "sum", dist.group.WORLD).wait()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients
+
+
+STYLES = {
+    "colwise": {
+        "block.up": lambda: ColwiseParallel(),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "colwise-dtensor": {
+        "block.up": lambda: ColwiseParallel(use_local_output=False),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "rowwise-dtensor": {
+        "block.up": lambda: ColwiseParallel(),
+        "block.down": lambda: RowwiseParallel(use_local_output=False),
+    },
+    "rowwise-partial": {
+        "block.up": lambda: ColwiseParallel(),
+        "block.down": lambda: RowwiseParallel(output_layouts=Partial()),
+    },
+    "sequence": {
+        "first": lambda: RowwiseParallel(
+            input_layouts=Replicate(), output_layouts=Shard(1)
+        ),
+        "norm": lambda: SequenceParallel(use_local_output=True),
+        "block.up": lambda: ColwiseParallel(input_layouts=Shard(1)),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "input": {
+        "block": lambda: PrepareModuleInput(
+            input_layouts=Replicate(),
+            desired_input_layouts=Shard(1),
+            use_local_output=True,
+        ),
+        "block.up": lambda: ColwiseParallel(input_layouts=Shard(1)),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "input-dtensor": {
+        "block": lambda: PrepareModuleInput(
+            input_layouts=Replicate(), desired_input_layouts=Shard(1)
+        ),
+        "block.up": lambda: ColwiseParallel(input_layouts=Shard(1)),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "output": {
+        "block.up": lambda: ColwiseParallel(),
+        "block.mid": lambda: PrepareModuleOutput(
+            output_layouts=Shard(-1), desired_output_layouts=Replicate()
+        ),
+        "block.down": lambda: RowwiseParallel(input_layouts=Replicate()),
+    },
+    "output-dtensor": {
+        "block.up": lambda: ColwiseParallel(),
+        "block.mid": lambda: PrepareModuleOutput(
+            output_layouts=Shard(-1),
+            desired_output_layouts=Replicate(),
+            use_local_output=False,
+        ),
+        "block.down": lambda: RowwiseParallel(),
+    },
+    "own": {
+        "block.up": lambda: OwnStyle(),
+        "block.down": lambda: RowwiseParallel(),
+    },
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains one step of two micro-batches."""
+    style, dims = argv
+    torch.manual_seed(0)
+    model = Model()
+    if dist.get_world_size() > 1:
+        mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
+        plan = {path: make() for path, make in STYLES[style].items()}
+        parallelize_module(model, mesh, plan)
+        model.sums = style == "rowwise-partial"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+    generator = torch.Generator().manual_seed(1)
+    with torch_capture.trace(model, optimizer, dims=json.loads(dims)) as trace:
+        for x in torch.randn(2, 3, 6, 4, generator=generator):
+            output = model(x)
+            if isinstance(output, DTensor):
+                output = output.full_tensor()
+            loss = output.square().mean()
+            trace.loss(loss)
+            (loss / 2).backward()
+        optimizer.step()
+        trace.step()
+    return 0

@@ -1,0 +1,244 @@
+"""Layouts that the shapes of the other run tell.
+
+A frontend may record what each rank has of a tensor without knowing how the ranks
+divide it: the plain tensors between tensor-parallel modules. Where the other run has
+the tensor whole, and exactly one dim of it is longer, by exactly the number of ranks,
+the ranks hold consecutive parts of that dim. Equal shapes tell nothing: each rank may
+have all of it, or a partial.
+
+That is deduced, not known. ``ttrace.judge.deduced_layouts`` says what follows where
+values disagree.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ttrace.compare.per_device_values import device_axes
+from ttrace.compare.samples import is_model_input
+from ttrace.compare.shown_trace import ShownTrace
+from ttrace.ir.kinds import PER_MICROBATCH
+from ttrace.ir.layout import Block, Region, ShardLayout
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
+from ttrace.ir.trace_source import TraceSource
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeducedLayout:
+    """How the ranks of a run divide a tensor, by its shapes.
+
+    Attributes:
+        side: The run.
+        dim: The dim that they divide.
+        axis: Over which mesh axis.
+        unknown_reason: Why it is not known otherwise, and what can be written.
+    """
+
+    side: Side
+    dim: int
+    axis: str
+    unknown_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deduced:
+    """Two runs of which all layouts are known, as far as that can be had.
+
+    Attributes:
+        reference: The reference.
+        candidate: The candidate.
+        layouts: Those that were deduced.
+        set_aside: Why the other tensors of unknown layout are not compared.
+    """
+
+    reference: TraceSource
+    candidate: TraceSource
+    layouts: Mapping[TensorId, DeducedLayout] = field(default_factory=dict)
+    set_aside: Mapping[TensorId, str] = field(default_factory=dict)
+
+
+def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
+    """Finds the layouts of tensors of which a run does not know them.
+
+    Both runs may be such; tensors that both recorded rank by rank over the same axes
+    are left to be compared so.
+    """
+    layouts: dict[TensorId, DeducedLayout] = {}
+    set_aside: dict[TensorId, str] = {}
+    shown: dict[Side, TraceSource] = {}
+    runs = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    for side, run in runs.items():
+        other = runs[Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE]
+        unknown = list(_unknown(run.info))
+        shown[side] = run
+        if not unknown:
+            continue
+        shapes = _Shapes(run.info, other.info)
+        tensors = dict(run.info.tensors)
+        for record in unknown:
+            if shapes.is_alike(record):
+                continue
+            found = shapes.divided_dim(record)
+            layout = record.shards[0].layout
+            if isinstance(found, str):
+                set_aside[record.id] = f"{side}: {layout.unknown_reason}{found}"
+                continue
+            (axis,) = layout.device_axes
+            tensors[record.id] = TensorRecord(
+                id=record.id,
+                shards=tuple(_divided(shard, found) for shard in record.shards),
+            )
+            layouts[record.id] = DeducedLayout(
+                side=side,
+                dim=found,
+                axis=axis,
+                unknown_reason=layout.unknown_reason,
+            )
+        shown[side] = ShownTrace(run, replace(run.info, tensors=tensors))
+    return Deduced(
+        reference=shown[Side.REFERENCE],
+        candidate=shown[Side.CANDIDATE],
+        layouts=layouts,
+        set_aside=set_aside,
+    )
+
+
+def _unknown(info: TraceInfo) -> Iterator[TensorRecord]:
+    for record in info.tensors.values():
+        if record.shards[0].layout.unknown_reason:
+            yield record
+
+
+class _Shapes:
+    """The shapes of tensors of unknown layout, beside those of the other run.
+
+    Args:
+        own: What the run recorded.
+        other: What the other run did.
+    """
+
+    def __init__(self, own: TraceInfo, other: TraceInfo):
+        self._other = other
+        self._by_name = [_shapes_by_name(own), _shapes_by_name(other)]
+        self._lengths = [_lengths_of_samples(own), _lengths_of_samples(other)]
+
+    def is_alike(self, record: TensorRecord) -> bool:
+        """Whether the other run recorded it over the same axes, of the same sizes."""
+        other = self._other.tensors.get(record.id)
+        if other is None or not device_axes(other):
+            return False
+        num_axes = len(device_axes(record))
+        return device_axes(other) == device_axes(record) and (
+            other.global_shape[:num_axes] == record.global_shape[:num_axes]
+        )
+
+    def divided_dim(self, record: TensorRecord) -> int | str:
+        """The dim that the ranks divide, or what keeps it from being told."""
+        num_ranks, *local = record.global_shape
+        if len(record.shards[0].layout.device_axes) != 1 or not all(
+            shard.layout.blocks for shard in record.shards
+        ):
+            return ""
+        name = _name(record.id)
+        shapes = self._by_name[1].get(name, set())
+        if len(shapes) != 1 or len(self._by_name[0][name]) != 1:
+            return ""
+        (whole,) = shapes
+        if len(whole) != len(local):
+            return ""
+        others = [
+            dim
+            for dim, pair in enumerate(zip(local, whole, strict=True))
+            if pair[0] != pair[1]
+        ]
+        samples = self._samples_of(record.id)
+        if samples is None:
+            return ""
+        if samples[0] != samples[1]:
+            counting = [dim for dim in others if (local[dim], whole[dim]) == samples]
+            if len(counting) != 1:
+                return ""
+            others.remove(counting[0])
+        if not others:
+            return _equal_shapes(record)
+        (dim, *more) = others
+        if more or not local[dim] or local[dim] * num_ranks != whole[dim]:
+            return ""
+        return dim
+
+    def _samples_of(self, id_: TensorId) -> tuple[int, int] | None:
+        """Number of samples of a micro-batch of the step in this run and in the other.
+
+        None where micro-batches differ in it.
+        """
+        found = [lengths.get(id_.step, set()) for lengths in self._lengths]
+        if found[0] == found[1]:
+            return (0, 0)
+        if len(found[0]) == len(found[1]) == 1:
+            return (next(iter(found[0])), next(iter(found[1])))
+        return None
+
+
+def _equal_shapes(record: TensorRecord) -> str:
+    layout = record.shards[0].layout
+    texts = ""
+    if layout.dims:
+        (axis,) = layout.device_axes
+        texts = (
+            f": {layout.dims!r} says the first, '{layout.dims} partial[{axis}]' the "
+            "second"
+        )
+    return (
+        "; its shape on every rank is that of the other run, so that it may be all of "
+        f"it, or a partial{texts}"
+    )
+
+
+def _name(id_: TensorId) -> TensorId:
+    """A tensor of whichever micro-batch; a recomputation repeats the first forward."""
+    return replace(id_, microbatch=None, pass_=Pass.FORWARD)
+
+
+def _shapes_by_name(info: TraceInfo) -> dict[TensorId, set[Shape]]:
+    """Shapes of logical tensors; of what was recorded rank by rank, of one of these."""
+    found: dict[TensorId, set[Shape]] = {}
+    for id_, record in info.tensors.items():
+        if id_.kind in PER_MICROBATCH:
+            shape = record.global_shape[len(device_axes(record)) :]
+            found.setdefault(_name(id_), set()).add(shape)
+    return found
+
+
+def _lengths_of_samples(info: TraceInfo) -> dict[int, set[int]]:
+    """By step: first lengths of what the model is given in a micro-batch."""
+    found: dict[int, set[int]] = {}
+    for id_, record in info.tensors.items():
+        shape = record.global_shape[len(device_axes(record)) :]
+        if is_model_input(id_) and shape:
+            found.setdefault(id_.step, set()).add(shape[0])
+    return found
+
+
+def _divided(shard: ShardRecord, dim: int) -> ShardRecord:
+    """A shard of one rank as the part of a dim that is its turn."""
+    stacked = shard.layout
+    num_ranks, *local = stacked.global_shape
+    (block,) = stacked.blocks
+    start, whole = [0] * len(local), list(local)
+    start[dim] = block.region.start[0] * local[dim]
+    whole[dim] *= num_ranks
+    layout = ShardLayout(
+        global_shape=tuple(whole),
+        local_shape=tuple(local),
+        blocks=(
+            Block(
+                region=Region(start=tuple(start), extent=tuple(local)),
+                local_start=(0,) * len(local),
+            ),
+        ),
+        mesh=stacked.mesh,
+    )
+    return replace(shard, layout=layout)
