@@ -58,7 +58,7 @@ def test_gradients_of_zero_say_nothing():
     )
     unknown = (
         "it is not known whether gradients are scaled after the backward, as no "
-        "parameter has both param_grad and main_grad whole"
+        "parameter has both its param_grad of every micro-batch and its main_grad, whole"
     )
     assert later_scaling_reason(nothing, nothing.info.tensors, [0]) == unknown
     assert later_scaling_reason(memory_trace({}), {}, [0]) == unknown
@@ -67,3 +67,22 @@ def test_gradients_of_zero_say_nothing():
 def test_a_parameter_that_some_micro_batch_lacks_is_left_out():
     trace = run(GRADIENTS.sum(0), bias=np.ones(2, np.float32))
     assert reason(trace) is None
+
+
+def backward_through_all(given: np.ndarray) -> MemoryTrace:
+    """A step whose one backward went through the forwards of three micro-batches."""
+    return memory_trace(
+        {
+            "step0/mb0/net/param_grad/weight": GRADIENTS.sum(0),
+            "step0/net/main_grad/weight": given,
+        }
+    )
+
+
+def test_one_backward_of_several_forwards_leaves_its_gradients_with_one():
+    assert reason(backward_through_all(GRADIENTS.sum(0))) is None
+
+
+def test_what_such_a_backward_left_may_not_be_all():
+    text = reason(backward_through_all(GRADIENTS.sum(0) * 2))
+    assert text is not None and "is not known whether" in text

@@ -42,7 +42,7 @@ def later_scaling_reason(
         CorruptTraceError: The bytes of a gradient are not those that were written.
     """
     num_agreeing = 0
-    for final, parts in _gradients(of_step, microbatches):
+    for final, parts, is_complete in _gradients(of_step, microbatches):
         values = [assembled(record, trace) for record in (final, *parts)]
         if any(array is None for array in values):
             continue
@@ -60,6 +60,8 @@ def later_scaling_reason(
         with np.errstate(invalid="ignore", over="ignore"):  # then it is not finite
             difference = float(np.linalg.norm(given - sum(shares)))
         if not math.isfinite(difference) or difference > rounding:
+            if not is_complete:
+                continue
             return (
                 "the gradients of its micro-batches do not add up to what the "
                 f"optimizer got ({final.id}), so that it is not known what they are "
@@ -72,17 +74,18 @@ def later_scaling_reason(
         return None
     return (
         "it is not known whether gradients are scaled after the backward, as no "
-        "parameter has both param_grad and main_grad whole"
+        "parameter has both its param_grad of every micro-batch and its main_grad, whole"
     )
 
 
 def _gradients(
     tensors: Mapping[TensorId, TensorRecord], microbatches: Collection[int]
-) -> list[tuple[TensorRecord, list[TensorRecord]]]:
-    """Gradients of parameters: the optimizer's, and all of the backward's.
+) -> list[tuple[TensorRecord, list[TensorRecord], bool]]:
+    """Gradients of parameters: the optimizer's, the backward's, and if these are all.
 
     An optimizer that calls its closure several times gets gradients after each call,
-    of as many micro-batches every time.
+    of as many micro-batches every time. A backward through several forwards leaves its
+    gradients with one of them: others have none, and yet the sum may be whole.
     """
     found = []
     final = [id_ for id_ in tensors if id_.kind is Kind.MAIN_GRAD and not id_.is_index]
@@ -106,10 +109,6 @@ def _gradients(
             for number in ascending[size * id_.call : size * (id_.call + 1)]
         ]
         of_all = [part for part in parts if part is not None]
-        if (
-            of_all
-            and len(of_all) == len(parts)
-            and all(part.global_shape == record.global_shape for part in of_all)
-        ):
-            found.append((record, of_all))
+        if of_all and all(part.global_shape == record.global_shape for part in of_all):
+            found.append((record, of_all, len(of_all) == len(parts)))
     return sorted(found, key=lambda pair: math.prod(pair[0].global_shape))
