@@ -21,9 +21,11 @@ import torch
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_parts.description import (
     NamedParameter,
-    NoLayout,
     PlainDescription,
     RecordedElsewhere,
+)
+from ttrace.frontends.torch_parts.description import (
+    NoLayout as NoLayout,
 )
 from ttrace.frontends.torch_parts.dims_rules import DimsRules as DimsRules
 from ttrace.frontends.torch_parts.dims_rules import (

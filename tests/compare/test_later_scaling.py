@@ -58,7 +58,7 @@ def test_gradients_of_zero_say_nothing():
     )
     unknown = (
         "it is not known whether gradients are scaled after the backward, as no "
-        "parameter has both its param_grad of every micro-batch and its main_grad, whole"
+        "parameter has main_grad and the param_grad of every micro-batch, whole"
     )
     assert later_scaling_reason(nothing, nothing.info.tensors, [0]) == unknown
     assert later_scaling_reason(memory_trace({}), {}, [0]) == unknown

@@ -44,7 +44,7 @@ def torch_training() -> Names:
 
 
 def torch_page() -> Names:
-    return torch_training() | {"dp_rank": 0, "tp_rank": 1}
+    return torch_training() | {"dp_rank": 0, "tp_rank": 1, "rank": 0}
 
 
 def megatron_loop() -> Names:

@@ -76,6 +76,9 @@ RUN_ELSEWHERE = {
     "ttrace compare out/reference out/candidate --kinds": (
         "cli/test_compare_command.py::test_a_part_of_what_was_recorded"
     ),
+    "ttrace compare out/reference out/candidate --processes": (
+        "cli/test_shared_work.py::test_the_report_is_the_same"
+    ),
     "ttrace clean": "cli/test_clean_command.py::test_the_traces_of_a_check_go",
     "ttrace check --map port.toml": (
         "cli/test_map_command.py::test_check_reads_the_map_before_it_runs_anything"

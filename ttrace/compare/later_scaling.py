@@ -74,7 +74,7 @@ def later_scaling_reason(
         return None
     return (
         "it is not known whether gradients are scaled after the backward, as no "
-        "parameter has both its param_grad of every micro-batch and its main_grad, whole"
+        "parameter has main_grad and the param_grad of every micro-batch, whole"
     )
 
 
