@@ -96,3 +96,19 @@ def test_each_run_is_named_where_it_is_not_the_same_in_both():
         "in the reference",
         "in the candidate",
     ]
+
+
+def test_parameters_under_other_names_get_a_map():
+    old = {f"step0/block_{n}.up/param/kernel": ONES for n in range(2)}
+    new = {"step0/blocks.up/param/kernel": np.stack([ONES, ONES])}
+    (remark,) = remarks({**STEP, **old}, {**STEP, **new})
+    assert remark == (
+        "2 parameters (block_0.up/kernel, ...) of the reference and 1 parameter "
+        "(blocks.up/kernel) of the candidate have no counterpart of the same name: if "
+        "they are the same under other names, or stacked or split, 'ttrace map memory "
+        "memory' proposes a map, for --map"
+    )
+
+
+def test_a_parameter_that_is_gone_has_no_other_name():
+    assert remarks({**STEP, "step0/fc/param/bias": ONES}, STEP) == ()

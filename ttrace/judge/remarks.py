@@ -48,6 +48,7 @@ def find_remarks(
         if outside is not None:
             remarks.append(f"in the {side} {outside}")
     remarks += _runs_without_modules(reference.info, candidate.info)
+    remarks += _other_names(alignment, reference.name, candidate.name)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
@@ -85,6 +86,27 @@ def _runs_without_modules(reference: TraceInfo, candidate: TraceInfo) -> Iterato
             f"it has no input or output of any, and the {other} has {counts[other]}; "
             f"{remedy}"
         )
+
+
+def _other_names(alignment: Alignment, reference: str, candidate: str) -> Iterator[str]:
+    """That either run has parameters of which the other has none of the name."""
+    only: dict[Side, list[str]] = {side: [] for side in Side}
+    for entry in alignment.entries:
+        if isinstance(entry, Unmatched) and not entry.reason:
+            if entry.id.kind is Kind.PARAM:
+                only[entry.present].append(f"{entry.id.module}/{entry.id.slot}")
+    if not all(only.values()):
+        return
+    ours, theirs = (
+        f"{len(names)} parameter{'s' * (len(names) > 1)} ({names[0]}"
+        + (", ...)" if len(names) > 1 else ")")
+        for names in (only[Side.REFERENCE], only[Side.CANDIDATE])
+    )
+    yield (
+        f"{ours} of the reference and {theirs} of the candidate have no counterpart of "
+        "the same name: if they are the same under other names, or stacked or split, "
+        f"'ttrace map {reference} {candidate}' proposes a map, for --map"
+    )
 
 
 def _precisions(
