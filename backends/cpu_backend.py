@@ -17,11 +17,11 @@ from ttrace.backends.cpu_kernels import (
     measure_many,
     measure_range,
 )
+from ttrace.backends.mapped_pairs import check_files, let_go_of
 from ttrace.backends.numpy_backend import compare_range
 from ttrace.backends.tile_table import COUNTS, SIDES, TileTable
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
-from ttrace.store.mapped_files import check_unchanged, let_go
 
 BATCH_BYTES = 64 << 20
 BATCH_PAIRS = 4096
@@ -31,10 +31,6 @@ SMALL_ELEMENTS = 1 << 12
 
 TASK_BLOCKS = 8
 """Blocks that a thread goes over between two looks at the size of their files."""
-
-LARGE_BYTES = 1 << 20
-"""Parts of this size and more of a mapped file leave the memory of the process when
-they have been read; what is smaller, the file's source lets go sometimes."""
 
 
 class CpuBackend:
@@ -89,7 +85,7 @@ class CpuBackend:
 
     def _fill_blocks(self, table: TileTable, blocks: list["_Block"]) -> None:
         """Computes rows of larger pairs."""
-        check_unchanged(*_arrays(block.pair for block in blocks))
+        check_files(block.pair for block in blocks)
         with np.errstate(all="ignore"):
             for block in blocks:
                 stats = measure_range(
@@ -109,17 +105,13 @@ class CpuBackend:
                 for name, count in stats.counts.items():
                     table.counts[name][block.row] = count
         for pair, start, stop in _parts(blocks):
-            for array in (pair.reference, pair.candidate):
-                if array.flags.c_contiguous:
-                    part = array.reshape(-1)[start:stop]
-                    if part.nbytes >= LARGE_BYTES:
-                        let_go(part)
+            let_go_of(pair, start, stop)
 
     def _fill_many(
         self, table: TileTable, rows: list[int], pairs: list[ArrayPair]
     ) -> None:
         """Computes the rows of small pairs of the same dtypes."""
-        check_unchanged(*_arrays(pairs))
+        check_files(pairs)
         with np.errstate(all="ignore"):
             stats = measure_many(pairs, self._scratch())
         unsafe = range(len(pairs))
@@ -150,11 +142,6 @@ class _Block:
     row: int
     start: int
     stop: int
-
-
-def _arrays(pairs: Iterable[ArrayPair]) -> Iterator[np.ndarray]:
-    for pair in pairs:
-        yield from (pair.reference, pair.candidate)
 
 
 def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:

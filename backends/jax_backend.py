@@ -26,6 +26,7 @@ from ttrace.backends.chunks import (
     pack_references,
 )
 from ttrace.backends.live_statistics import has_float64 as platform_has_float64
+from ttrace.backends.mapped_pairs import check_files, let_go_of
 from ttrace.backends.numpy_backend import (
     compare_all,
     compare_range,
@@ -43,7 +44,6 @@ from ttrace.backends.tile_table import (
 )
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
-from ttrace.store.mapped_files import check_unchanged
 
 BATCH_BYTES = 64 << 20
 BATCH_PAIRS = 4096
@@ -172,9 +172,7 @@ def _run_chunk(
     num_tiles = min(CHUNK_TILES, stream.num_tiles - first_tile)
     is_screened = lane.precision is NARROW and has_float64
     run = _screen_chunk if is_screened else _run_kernels
-    check_unchanged(
-        *(side for s in spans for side in (s.pair.reference, s.pair.candidate))
-    )
+    check_files(span.pair for span in spans)
     x64 = is_screened or lane.precision is WIDE
     with stages.lend() as buffers, x64_scope(x64), jax.debug_nans(False):
         reference = pack_references(spans, lane, buffers[0])
@@ -183,6 +181,8 @@ def _run_chunk(
     rounded_to = np.dtype(np.float64) if is_screened else lane.precision.values
     for row in np.flatnonzero(doubtful).tolist():
         table.replace(row, _compare_tile(spans, row), rounded_to=rounded_to)
+    for span in spans:
+        let_go_of(span.pair, span.start, span.stop)
     return table
 
 

@@ -113,14 +113,17 @@ def test_a_file_that_was_cut_is_an_error_and_not_the_end(
         list(backend.compare(pairs()))
 
 
-def test_what_was_read_of_a_large_array_leaves_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [CpuBackend(), JaxBackend()])
+def test_what_was_read_of_a_large_array_leaves_memory(
+    backend: Backend, tmp_path: Path
+) -> None:
     path = tmp_path / "large"
     size = 1 << 27
     with open(path, "wb") as file:
         file.truncate(size)
     values = map_file(path, size).view(np.float32)
     pair = ArrayPair(reference=values, candidate=values)
-    (stats,) = CpuBackend().compare([pair])
+    (stats,) = backend.compare([pair])
     assert (stats.count, stats.num_unequal) == (size // 4, 0)
     assert resident_bytes(path) < size // 8
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from tests.benchmarks.bench_pairs import loop_in_numpy, make_pairs
 from tests.benchmarks.whole_process import Cost, measure_process
+from ttrace.backends.cpu_backend import CpuBackend
 from ttrace.backends.jax_backend import JaxBackend
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.compare.backend import ArrayPair, Backend
@@ -90,6 +91,7 @@ def measure(num_bytes: int, repeats: int) -> Iterator[tuple[str, str, list[float
 
 
 CONTENDERS: dict[str, Contender] = {
+    "cpu backend": compare_with(CpuBackend()),
     "jax backend": compare_with(JaxBackend()),
     "numpy backend": compare_with(NumpyBackend()),
     "numpy loop": loop_in_numpy,
@@ -147,10 +149,14 @@ def _memory_table(
         title="GB/s of both inputs, 2000 pairs of mixed sizes",
         caption=f"The machine reads {machine} threads.",
     )
-    for heading in ("dtype", "case", *CONTENDERS, "jax / loop", "jax / read"):
+    for heading in ("dtype", "case", *CONTENDERS, "cpu / loop", "jax / read"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, case, speeds in in_memory:
-        ratios = f"{speeds[0] / speeds[2]:.1f}", f"{speeds[0] / reads[1]:.2f}"
+        of = dict(zip(CONTENDERS, speeds, strict=True))
+        ratios = (
+            f"{of['cpu backend'] / of['numpy loop']:.1f}",
+            f"{of['jax backend'] / reads[1]:.2f}",
+        )
         table.add_row(name, case, *(f"{speed:.2f}" for speed in speeds), *ratios)
     return table
 

@@ -19,13 +19,13 @@ def test_bench_compare_prints_a_row_for_every_case(
     )
     lines = capsys.readouterr().out.splitlines()
     rows = [line.strip("│ ").split("│") for line in lines if line.startswith("│")]
-    assert [len(row) for row in rows] == [8] * 3 * 2 + [5] * 2 * 2
+    assert [len(row) for row in rows] == [9] * 3 * 2 + [5] * 2 * 3
     assert all(float(cell) >= 0 for row in rows for cell in row[2:])
     assert any("The machine reads" in line for line in lines)
     figures = json.loads(out.read_text())
     assert len(figures["in_memory_gb_per_s"]) == 6
     for costs in figures["whole_process"].values():
-        assert costs.keys() == {"ttrace compare", "numpy loop"}
+        assert costs.keys() == {"ttrace compare", "ttrace compare, jax", "numpy loop"}
         assert all(cost["peak_bytes"] > 1 << 20 for cost in costs.values())
 
 

@@ -48,6 +48,10 @@ def measure_process(name: str, noise: float, num_bytes: int) -> dict[str, Cost]:
         module = "tests.benchmarks.whole_process"
         commands = {
             "ttrace compare": [sys.executable, "-m", "ttrace", "compare", *files],
+            "ttrace compare, jax": [
+                *[sys.executable, "-m", "ttrace", "compare", *files],
+                *["--backend", "jax"],
+            ],
             "numpy loop": [sys.executable, "-m", module, *files],
         }
         return {what: _run(command) for what, command in commands.items()}

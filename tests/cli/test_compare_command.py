@@ -297,7 +297,7 @@ def test_bad_tolerance_file(ttrace, tmp_path, two_ranks):
 
 def test_unknown_backend(ttrace, two_ranks):
     answer = ttrace("compare", two_ranks, two_ranks, "--backend", "abacus")
-    assert answer.code == 2 and "one of auto, numpy, jax" in answer.err
+    assert answer.code == 2 and "one of auto, cpu, numpy, jax" in answer.err
 
 
 def test_a_full_disk_takes_the_file_and_not_the_verdict(

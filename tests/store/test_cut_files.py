@@ -34,7 +34,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess:
     [
         "values.max()",  # numpy lets other threads run meanwhile
         "bytes(values[-8:].data)",  # and here it does not
-        "import threading as t; t.Thread(target=values.max).start()",
+        "import threading as t; x = t.Thread(target=values.max); x.start(); x.join()",
     ],
 )
 def test_the_program_ends_with_a_sentence(tmp_path, read):

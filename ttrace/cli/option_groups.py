@@ -97,8 +97,8 @@ def add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> No
         "--backend",
         default=default,
         metavar="NAME",
-        help="what computes: cpu, jax, numpy (slow, written to be read), or auto: jax "
-        "where it has an accelerator, else cpu (default: %(default)s)",
+        help="what computes: jax, cpu (begins sooner), numpy (slow, written to be "
+        "read), or auto: jax where it is installed, else cpu (default: %(default)s)",
     )
 
 

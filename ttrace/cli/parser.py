@@ -330,7 +330,7 @@ def _add_demo(commands) -> None:
         "ttrace[megatron].",
         examples=(
             ("ttrace demo", "traces and reports go to ./demo"),
-            ("ttrace demo --out /tmp/demo --backend numpy", "without jax"),
+            ("ttrace demo --out /tmp/demo --backend jax", "jax computes the figures"),
         ),
     )
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,14 +56,14 @@ BACKEND_NAMES = ("auto", *_BACKENDS)
 
 
 def load_backend(name: str = "auto") -> Backend:
-    """Imports a backend; ``auto`` is jax where it has an accelerator, else cpu.
+    """Imports a backend; ``auto`` is jax where it is installed, else cpu.
 
     Raises:
         UsageError: No backend has that name.
         MissingExtraError: The package it needs is not installed.
     """
     if name == "auto":
-        name = "jax" if _has_accelerator() else "cpu"
+        name = "jax" if importlib.util.find_spec("jax") else "cpu"
     if name not in _BACKENDS:
         raise UsageError(
             "unknown backend",
@@ -79,24 +78,3 @@ def load_backend(name: str = "auto") -> Backend:
             remedy=f"pip install {package}, or choose --backend numpy (backend=)",
         )
     return getattr(importlib.import_module(module), cls)()
-
-
-def _has_accelerator() -> bool:
-    """Whether jax is installed with what it needs for more than the CPU.
-
-    Told by the packages, as asking jax takes longer than most comparisons.
-    """
-    if importlib.util.find_spec("jax") is None:
-        return False
-    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
-        return False
-    if importlib.util.find_spec("libtpu") is not None:
-        return True
-    plugins = importlib.util.find_spec("jax_plugins")
-    folders = plugins.submodule_search_locations if plugins is not None else None
-    return any(
-        not name.startswith("_")
-        for folder in folders or ()
-        if os.path.isdir(folder)
-        for name in os.listdir(folder)
-    )

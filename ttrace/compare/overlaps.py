@@ -51,6 +51,9 @@ def find_overlaps(first: Regions, second: Regions) -> tuple[Overlap, ...]:
 
     Costs n log n where the regions are of about one extent along some dim.
     """
+    if len(first) == len(second) == 1:  # as of nearly all tensors of one rank
+        common = first[0].intersect(second[0])
+        return () if common is None else (Overlap(first=0, second=0, region=common),)
     near = _Neighbours(first)
     return tuple(
         Overlap(first=i, second=j, region=common)
@@ -63,6 +66,8 @@ def find_overlaps(first: Regions, second: Regions) -> tuple[Overlap, ...]:
 @functools.lru_cache(_KEPT_ARRANGEMENTS)
 def arrange(regions: Regions) -> Arrangement:
     """Splits regions into disjoint pieces and what is there more than once."""
+    if len(regions) == 1:
+        return Arrangement(pieces=((regions[0], 0),), repeated=())
     near = _Neighbours(regions)
     owned: list[list[Region]] = []
     repeated: list[Overlap] = []

@@ -4,10 +4,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 from typing import NoReturn
 
 from ttrace.errors import TraceError
-from ttrace.store.mapped_files import live_mappings
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
@@ -36,7 +36,9 @@ def exit_where_files_are_cut(exit_code: int) -> None:
 
     def handle(number: int) -> None:
         _libc.signal(number, _DEFAULT)  # for what we cannot tell, and for errors here
-        for mapping in live_mappings():
+        # Looked up: who has mapped a file has imported it, and numpy with it.
+        mapped_files = sys.modules.get("ttrace.store.mapped_files")
+        for mapping in mapped_files.live_mappings() if mapped_files else ():
             with contextlib.suppress(OSError):
                 try:
                     mapping.check_size()

@@ -185,7 +185,7 @@ def hash_of_mapped(data: np.ndarray) -> str:
     for start in range(0, data.size, HASHED_BYTES):
         part = data[start : start + HASHED_BYTES]
         check_unchanged(part)
-        state.update(part)
+        state.update(part.data)
         let_go(part)
     return state.hexdigest()
 
