@@ -92,7 +92,7 @@ def test_an_injected_schedule_is_followed(recorded):
     assert found["weight_decay"] == "0.1; from step 1 on 0"
 
 
-def of_modules(recorded: Record, name: str, **options: Any) -> object:
+def of_modules(recorded: Record, name: str, **options: Any) -> Trace:
     model = nn.Dense(3, **options)
     params = model.init(jax.random.key(0), jnp.ones((2, 4)))
 

@@ -48,6 +48,7 @@ class Session:
     def __init__(self, optimizer: Optimizer):
         self._optimizer = optimizer
         self.events: list[tuple] = []
+        self.settings: dict[str, object] = {}
         self.capture = self.records = self
 
     def start(self):
@@ -75,6 +76,9 @@ class Session:
         mesh = Mesh(name="dense", sizes={"cp": 1}, coords={"cp": 0})
         for loss in loss_tensors(outputs, mesh, is_per_token=False):
             self.events.append((Kind.LOSS, loss.value.item()))
+
+    def optimizer_settings(self, find_settings):
+        self.settings |= find_settings()
 
     def scalar(self, kind: Kind, value: float, *, slot: str | None = None):
         self.events.append((kind, slot, value))
@@ -206,6 +210,17 @@ def test_groups_of_equal_rate_count_once(session, optimizer):
         optimizer.step()
     assert (Kind.LEARNING_RATE, "rate0", 0.25) in session.events
     assert (Kind.LEARNING_RATE, "rate1", 0.5) in session.events
+
+
+def test_settings_are_those_of_all_groups_together(session, optimizer):
+    """Layouts cut a model into other groups."""
+    optimizer.param_groups = [
+        {"lr": 0.25, "weight_decay": decay, "is_expert_parallel": False, "max_lr": 1.0}
+        for decay in (0.1, 0.0, 0.1)
+    ]
+    with megatron_adapter.trace([], optimizer):
+        optimizer.step()
+    assert session.settings == {"optimizer.all.weight_decay": "0 and 0.1"}
 
 
 class TestLoopOverSteps:

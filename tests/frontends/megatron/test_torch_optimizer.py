@@ -32,6 +32,10 @@ class Session:
     def __init__(self, named: NamedParameter):
         self._named = named
         self.events: list[tuple] = []
+        self.settings: dict[str, Any] = {}
+
+    def optimizer_settings(self, find_settings):
+        self.settings |= find_settings()
 
     def named_parameters(self):
         yield self._named
@@ -75,6 +79,8 @@ def test_a_step_is_recorded_in_the_order_in_which_it_happens(named):
         (Kind.UPDATED_PARAM, [0.5, 0.5]),
     ]
     assert set(session.events[3][1]) == {"momentum_buffer"}
+    assert session.settings["optimizer.all.momentum"] == "0.5"
+    assert session.settings["optimizer.all.weight_decay"] == "0"
 
 
 def test_an_optimizer_that_is_given_nothing_is_named(named, caplog, monkeypatch):
