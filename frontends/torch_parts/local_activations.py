@@ -376,7 +376,7 @@ def _parent(path: str) -> str:
 
 
 def _axis_of(styles: Any) -> str:
-    """Name of an axis that styles shard over, for the example in a message; or empty."""
+    """Name of an axis that styles shard over, for a message; empty without one."""
     for _, style in styles:
         names = getattr(style.device_mesh, "mesh_dim_names", None)
         if names:
