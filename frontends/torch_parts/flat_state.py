@@ -32,8 +32,8 @@ class FlatState:
         # Looking a parameter up in the optimizer's defaultdict would add it.
         self._state = optimizer.state.get(self._parameters[0], {})
 
-    def of(self, named: NamedParameter) -> Mapping[str, torch.Tensor] | NoLayout | None:
-        """A parameter's elements of each vector, in its shape."""
+    def of(self, named: NamedParameter) -> Mapping[str, torch.Tensor | NoLayout] | None:
+        """A parameter's elements of each vector, in its shape; or why not, by name."""
         vectors = {
             name: vector
             for name in _VECTORS
@@ -43,7 +43,7 @@ class FlatState:
         for parameter in self._parameters:
             if parameter is named.parameter and vectors:
                 if any(type(vector) is not torch.Tensor for vector in vectors.values()):
-                    return _SHARDED
+                    return dict.fromkeys(vectors, _SHARDED)
                 return {
                     name: vector[offset : offset + parameter.numel()].view(
                         parameter.shape

@@ -66,7 +66,7 @@ class LateChanges:
         other = [
             key
             for key, known in self._parameters.items()
-            if now.get(key) is not known()
+            if key not in now or now[key] is not known()
         ]
         if not other:
             return []

@@ -107,7 +107,7 @@ class LocalActivations:
             style = style_of(module)
             if style is not None:
                 self._styles[id(module)] = path, style
-        self._axis = _axis_of(self._styles.values())
+        self._axis = _axis_of(self._styles.values()) or next(iter(self._axes), "tp")
         self._not_understood = [
             f"{style.not_understood} on {path}"
             for path, style in self._styles.values()
@@ -376,9 +376,9 @@ def _parent(path: str) -> str:
 
 
 def _axis_of(styles: Any) -> str:
-    """Name of an axis that styles shard over, for the example in a message."""
+    """Name of an axis that styles shard over, for a message; empty without one."""
     for _, style in styles:
         names = getattr(style.device_mesh, "mesh_dim_names", None)
         if names:
             return names[0]
-    return "tp"
+    return ""

@@ -4,7 +4,7 @@ A frontend may record what each rank has of a tensor without knowing how the ran
 divide it: the plain tensors between tensor-parallel modules. Where the other run has
 the tensor whole, and exactly one dim of it is longer, by exactly the number of ranks,
 the ranks hold consecutive parts of that dim. Equal shapes tell nothing: each rank may
-have all of it, or a partial.
+have all of it, a partial, or what belongs to samples of its own.
 
 That is deduced, not known. ``ttrace.judge.deduced_layouts`` says what follows where
 values disagree.
@@ -193,7 +193,7 @@ def _equal_shapes(record: TensorRecord) -> str:
         )
     return (
         "; its shape on every rank is that of the other run, so that it may be all of "
-        f"it, or a partial{texts}"
+        f"it, or a partial{texts}; or each rank has samples of its own"
     )
 
 

@@ -96,7 +96,7 @@ def test_what_nothing_tells_is_skipped_with_the_text_to_write(mesh):
     core = answers(model)["core"]
     assert isinstance(core, NoLayout)
     assert core.reason.startswith("nothing says what part of a tensor this plain one")
-    assert '"core": "b s f[tp]"' in core.reason
+    assert "dims={'core/output/0': 'b s f[tp]'}" in core.reason
 
 
 @pytest.mark.parametrize("sizes", [{"tp": 2}, {"dp": 1, "tp": 4}])
@@ -108,7 +108,7 @@ def test_what_nothing_tells_is_recorded_rank_by_rank(mesh, sizes):
     assert core.layout.device_axes == ("tp",)
     assert core.layout.global_shape == (sizes["tp"], 2, 3, 8)
     assert tuple(core.values.shape) == core.layout.local_shape == (1, 2, 3, 8)
-    assert '"core": "b s f[tp]"' in core.layout.unknown_reason
+    assert "dims={'core/output/0': 'b s f[tp]'}" in core.layout.unknown_reason
     assert not core.values.requires_grad
 
 
