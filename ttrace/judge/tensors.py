@@ -84,7 +84,7 @@ def judge(
     verdicts = []
     broadcast: set[TensorId] = set()
     depth = 0
-    has_diverged = False
+    has_diverged = has_setup_failed = False
     for entry in alignment.entries:
         if entry.id.kind is Kind.OUTPUT:
             depth += 1
@@ -123,8 +123,10 @@ def judge(
             verdict = _judge_unmatched(entry)
         if has_diverged and verdict.setup and verdict.id.kind is Kind.INPUT:
             verdict = replace(verdict, setup=False)  # it may follow from that
-        is_failure = verdict.status is Status.FAILED and not verdict.setup
-        has_diverged = has_diverged or is_failure
+        if verdict.status is Status.FAILED:
+            has_setup_failed = has_setup_failed or verdict.setup
+            # What comes after other data or parameters is no divergence.
+            has_diverged = has_diverged or not has_setup_failed
         verdicts.append(_apply_allow(verdict, allow))
     return tuple(blame_candidate(verdicts))
 
