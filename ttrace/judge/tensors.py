@@ -188,6 +188,7 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
         reason=f"only in the {entry.present}"
         + (f": {entry.reason}" if entry.reason else ""),
         present=entry.present,
+        beyond=entry.beyond,
     )
 
 
