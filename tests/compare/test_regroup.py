@@ -209,6 +209,20 @@ def test_other_samples_are_a_difference_of_the_set_up():
     assert tensor(report, "step0/mb0/@root/input/0").cause == "samples"
 
 
+def test_fewer_samples_are_a_difference_of_the_set_up():
+    """Also behind gradients that differ for that: the loss is divided otherwise."""
+    report = compared(sample_run(FOUR), sample_run(FOUR[:3]))
+    assert tensor(report, "step0/mb0/net/grad_output/0").status == "failed"
+    assert report.error_kind is ErrorKind.SETUP
+    assert report.summary.startswith(
+        "Set-up differs: the two runs were not given the same. First: "
+        "step0/mb3/@root/input/0: step 0: the candidate has 3 micro-batches (6 "
+        "samples), the reference 4 (8 samples). Start both"
+    )
+    assert tensor(report, "step0/mb3/@root/input/0").cause == "samples"
+    assert tensor(report, "step0/mb2/net/output/0").status == "passed"
+
+
 def test_without_inputs_the_kinds_of_the_whole_step_are_compared():
     runs = [sample_run(order, without=("input",)) for order in (ONE, FOUR)]
     report = compared(*runs)

@@ -148,7 +148,34 @@ def test_samples_that_are_repeated_or_left_out_are_said():
 
 
 def test_a_micro_batch_that_a_run_lacks_is_not_another_order():
-    assert match_samples(sample_run(FOUR), sample_run(FOUR[:3])) == ()
+    samples = matched(sample_run(FOUR), sample_run(FOUR[:3]))
+    assert samples.is_by_number and samples.places is None
+    assert samples.difference == (
+        "step 0: the candidate has 3 micro-batches (6 samples), the reference 4 "
+        "(8 samples)"
+    )
+    assert str(samples.differs_at) == "step0/mb3/@root/input/0"
+    samples = matched(sample_run(FOUR[:1]), sample_run(FOUR))
+    assert samples.difference == (
+        "step 0: the candidate has 4 micro-batches (8 samples), the reference 1 "
+        "(2 samples). The reference was recorded as one process: if it is one of "
+        "several, let them make one process group before the trace begins"
+    )
+    ranks = sample_run(FOUR[:2], sizes={"tp": 2})
+    assert "process" not in matched(sample_run(FOUR), ranks).difference
+
+
+def test_a_further_call_with_the_same_samples_is_no_other_number_of_them():
+    """As of a model that is its own reference, or is called with what it returned."""
+    again = sample_run([*FOUR, *FOUR])
+    assert match_samples(sample_run(FOUR), again) == ()
+    numbers = [
+        memory_trace(
+            {f"step0/mb{n}/@root/input/x": np.full(4, n, np.float32) for n in range(of)}
+        )
+        for of in (1, 2)
+    ]
+    assert match_samples(*numbers) == ()
 
 
 def test_other_samples_in_micro_batches_of_one_size_are_left_to_the_comparison():

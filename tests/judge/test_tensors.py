@@ -379,6 +379,8 @@ def test_an_input_that_the_model_may_have_made():
     assert judged(last=1 + 1e-6) == [(True, True), (True, False), (True, True)]
     assert judged(last=2) == [(True, True), (True, False), (False, True)]
     assert judged(middle=2, last=2) == [(True, True), (False, False), (False, False)]
+    # All follows from the first data that are not the same: the other data are, too.
+    assert judged(2, 2, 2) == [(False, True), (False, False), (False, True)]
 
 
 def test_given_in_another_precision_may_be_rounded():

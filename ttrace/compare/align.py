@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ttrace.compare.extents import Extent
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL, Kind
@@ -40,11 +41,14 @@ class Unmatched:
         id: Its identity.
         present: The run that has it.
         reason: What is known of its absence from the other one; empty if nothing is.
+        beyond: The step, or micro-batch, that it is of, where the other run has nothing
+            of that; else empty.
     """
 
     id: TensorId
     present: Side
     reason: str = ""
+    beyond: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,7 @@ class _Run:
         self.info = info
         self.skipped_steps = skipped_steps(info)
         self._filter = CaptureFilter.from_json(dict(info.ranks[0].capture))
+        self.extent = Extent(info)
         self._calls: frozenset[TensorId] | None = None
         self._kinds: frozenset[Kind] | None = None
 
@@ -307,7 +312,13 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
             id=tensor_id,
             reason=f"the optimizer of the {lacks.side} has no such group of parameters",
         )
-    return Unmatched(id=tensor_id, present=has.side)
+    beyond = lacks.extent.lacks(tensor_id)
+    return Unmatched(
+        id=tensor_id,
+        present=has.side,
+        reason=f"the {lacks.side} has no {beyond}" if beyond else "",
+        beyond=beyond,
+    )
 
 
 def is_rank_filtered(info: TraceInfo) -> bool:

@@ -56,22 +56,27 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
     """
-    steps = match_samples(reference, candidate)
+    found = match_samples(reference, candidate)
+    given_otherwise = {
+        samples.differs_at: samples.difference
+        for samples in found
+        if samples.differs_at is not None
+    }
+    steps = [samples for samples in found if not samples.is_by_number]
     if not steps:
-        return Regrouped(reference=reference, candidate=candidate)
+        return Regrouped(
+            reference=reference, candidate=candidate, given_otherwise=given_otherwise
+        )
     index = _StepIndex(reference.info, candidate.info)
     other_lengths = lengths_besides_samples(reference.info)
     tensors = dict(candidate.info.tensors)
     shown = dict(reference.info.tensors)
     skipped = dict(candidate.info.skipped)
     set_aside: dict[TensorId, str] = {}
-    given_otherwise: dict[TensorId, str] = {}
     combined: dict[Side, dict[ShardKey, Combined]] = {side: {} for side in Side}
     of_losses: set[str] = set()
     is_matched = False
     for samples in steps:
-        if samples.differs_at is not None:
-            given_otherwise[samples.differs_at] = samples.difference
         if samples.places is None:
             set_aside |= _whole_step(samples, index)
             continue

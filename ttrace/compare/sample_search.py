@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
+from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.padded_samples import match_padded
 from ttrace.compare.sample_pairs import pair_samples
@@ -32,7 +33,7 @@ def match_samples(
     Returns:
         One entry for each such step; none where micro-batches of equal number were
         given the same, or where it is not known what they were given and they have
-        the same shapes.
+        the same shapes. Where one run has more of them, of other samples, that is said.
 
     Raises:
         CorruptTraceError: The bytes of an input are not those that were written.
@@ -65,9 +66,10 @@ def _match_step(
             if has_as_many
             else _unknown(step, reference, candidate, no_common_input)
         )
-    if _given_the_same(reference, candidate):
-        return None
     obstacle = _obstacle(reference) or _obstacle(candidate)
+    if _given_the_same(reference, candidate):
+        is_known = not (has_as_many or obstacle)
+        return fewer_samples(step, reference, candidate) if is_known else None
     samples = None if obstacle else _match_rows(step, reference, candidate)
     if samples is not None and samples.places is not None:
         # Where all have kept their places, the inputs say themselves what differs.

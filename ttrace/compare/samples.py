@@ -51,6 +51,8 @@ class StepSamples:
         difference: Where the runs were not given the same samples: what differs. Empty
             where they were, or where it is not known.
         differs_at: An input of the model that ``difference`` is about.
+        is_by_number: Micro-batches of one number were given the same, and only one run
+            has others: they are compared by number.
         mask: The input (slot) that says which positions are padding, where samples are
             padded in another way; else empty, and so are the next two.
         lengths: By side and micro-batch what its samples are padded to.
@@ -64,6 +66,7 @@ class StepSamples:
     obstacle: str = ""
     difference: str = ""
     differs_at: TensorId | None = None
+    is_by_number: bool = False
     mask: str = ""
     lengths: Mapping[Side, Mapping[int, int]] = field(default_factory=dict)
     spans: Mapping[Side, Mapping[Place, Span]] = field(default_factory=dict)

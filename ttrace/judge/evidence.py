@@ -20,6 +20,10 @@ from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
+from ttrace.judge.microbatch_factors import (
+    MicrobatchFactors,
+    find_microbatch_factors,
+)
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
@@ -71,6 +75,8 @@ class Evidence:
         settings: Settings of the optimizers that both runs recorded, and that differ.
         first: The first divergence.
         absences: What one of the runs does not have.
+        factors: What micro-batches of the candidate make of the first failed gradient
+            of an activation, if they are parts of one of the reference.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -84,6 +90,7 @@ class Evidence:
     settings: tuple[OptimizerDifference, ...] = ()
     first: FirstDivergence | None = None
     absences: Absences = Absences()
+    factors: MicrobatchFactors | None = None
 
 
 def read_evidence(
@@ -131,6 +138,7 @@ def read_evidence(
         ),
         first=first,
         absences=absences,
+        factors=find_microbatch_factors(verdicts, reference, candidate),
     )
 
 

@@ -26,7 +26,8 @@ def missing_gradients(
     A candidate in which no gradient at all was compared says nothing: it may not record
     any. Where no parameters were compared, those whose gradients were asked for are
     taken to be there. A gradient of a micro-batch is not missing where that of the step
-    arrived, nor is what a run does not clip. What lies in a module that does not run
+    arrived, nor is what a run does not clip, nor that of a step, or micro-batch, of
+    which the candidate has nothing. What lies in a module that does not run
     misses its forward.
 
     Args:
@@ -47,6 +48,7 @@ def missing_gradients(
         for verdict in verdicts
         if verdict.status is Status.UNMATCHED
         and verdict.present is Side.REFERENCE
+        and not verdict.beyond
         and verdict.id.kind in GRADIENTS - {Kind.CLIPPED_GRAD}
         and not (
             verdict.id.kind is Kind.PARAM_GRAD

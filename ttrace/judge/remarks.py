@@ -12,6 +12,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, SkippedRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.precision import coarser_compute, compute_dtypes
+from ttrace.judge.run_lengths import other_lengths
 from ttrace.judge.setup import compare_settings
 from ttrace.judge.tolerance import ToleranceTable
 
@@ -42,6 +43,7 @@ def find_remarks(
             f"reference and candidate are the same trace, {reference.name}: it agrees "
             "with itself, whatever it holds"
         )
+    remarks += other_lengths(alignment, reference.info, candidate.info)
     remarks += _repeats(reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)

@@ -84,7 +84,8 @@ def judge(
     verdicts = []
     broadcast: set[TensorId] = set()
     depth = 0
-    has_diverged = False
+    diverged_in: int | None = None
+    has_setup_failed = False
     for entry in alignment.entries:
         if entry.id.kind is Kind.OUTPUT:
             depth += 1
@@ -121,10 +122,16 @@ def judge(
             )
         else:
             verdict = _judge_unmatched(entry)
-        if has_diverged and verdict.setup and verdict.id.kind is Kind.INPUT:
-            verdict = replace(verdict, setup=False)  # it may follow from that
-        is_failure = verdict.status is Status.FAILED and not verdict.setup
-        has_diverged = has_diverged or is_failure
+        # What samples a step has, its own micro-batches do not decide.
+        is_data = isinstance(entry, GivenOtherwise) and entry.id.step == diverged_in
+        may_follow = not (diverged_in is None or has_setup_failed or is_data)
+        if may_follow and verdict.setup and verdict.id.kind is Kind.INPUT:
+            verdict = replace(verdict, setup=False)
+        if verdict.status is Status.FAILED:
+            has_setup_failed = has_setup_failed or verdict.setup
+            # What comes after other data or parameters is no divergence.
+            if not has_setup_failed and diverged_in is None:
+                diverged_in = entry.id.step
         verdicts.append(_apply_allow(verdict, allow))
     return tuple(blame_candidate(verdicts))
 
@@ -186,6 +193,7 @@ def _judge_unmatched(entry: Unmatched) -> TensorVerdict:
         reason=f"only in the {entry.present}"
         + (f": {entry.reason}" if entry.reason else ""),
         present=entry.present,
+        beyond=entry.beyond,
     )
 
 

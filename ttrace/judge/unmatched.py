@@ -19,11 +19,20 @@ def one_sided_sentence(verdicts: Sequence[TensorVerdict]) -> str:
     num_passed = sum(verdict.status is Status.PASSED for verdict in verdicts)
     parts = [f"{num_passed} compared tensors agree"]
     for side in Side:
-        there = [verdict for verdict in unmatched if verdict.present is side]
+        there = [v for v in unmatched if v.present is side and not v.beyond]
         if there:
             modules = dict.fromkeys(layers_left_out(v.id.module) for v in there)
             exist = "exist" if len(there) > 1 else "exists"
             parts.append(f"{len(there)} {exist} in the {side} only ({_few(modules)})")
+    for side in Side:
+        beyond = [v.beyond for v in unmatched if v.present is side and v.beyond]
+        if beyond:
+            exist = "exist" if len(beyond) > 1 else "exists"
+            other = Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE
+            parts.append(
+                f"{len(beyond)} {exist} in the {side} only, as the {other} has no "
+                f"{_few(dict.fromkeys(beyond))}"
+            )
     in_part = sum(verdict.present is None for verdict in unmatched)
     if in_part:
         parts.append(f"{in_part} are not whole in one of the runs")
@@ -41,7 +50,8 @@ def one_sided_sentence(verdicts: Sequence[TensorVerdict]) -> str:
 def allow_patterns(verdicts: Sequence[TensorVerdict]) -> list[str]:
     """Patterns for ``--allow`` that cover what only one run has.
 
-    A module that the other run has too is not allowed as a whole.
+    A module that the other run has too is not allowed as a whole. Nothing is proposed
+    for steps, and micro-batches, of which it has nothing.
     """
     compared = {
         verdict.id.module
@@ -51,6 +61,8 @@ def allow_patterns(verdicts: Sequence[TensorVerdict]) -> list[str]:
     patterns: dict[str, None] = {}
     for verdict in verdicts:
         if verdict.status is not Status.UNMATCHED or verdict.present is None:
+            continue
+        if verdict.beyond:
             continue
         id_ = verdict.id
         what = "*" if id_.module not in compared else f"{id_.kind}*"

@@ -111,6 +111,8 @@ class TensorVerdict:
         excused: It was left out at the user's word: by a filter, by ``--allow`` or by
             a map; or it is a gradient of a step that an optimizer skipped.
         present: The only run that has it; None if both have some of it.
+        beyond: The step, or micro-batch, that it is of, where the other run has nothing
+            of that; else empty.
         failed_part: The part that it failed by, where it passes as a whole: ``margin``
             is that of this part.
     """
@@ -126,6 +128,7 @@ class TensorVerdict:
     part: PartReason | None = None
     excused: bool = False
     present: Side | None = None
+    beyond: str = ""
     failed_part: PartFigures | None = None
 
     @property

@@ -1,9 +1,11 @@
 """Micro-batches that count otherwise in the loss of the step."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
+from ttrace.judge.microbatch_factors import MicrobatchFactors
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -11,6 +13,8 @@ _COSINE_SLACK = 1e-6
 
 _LEAST_SPREAD = 1e-3
 """Relative difference of factors that are not the same one."""
+
+_UNEQUAL = "Where they have unequal numbers of tokens, divide"
 
 _MAX_NAMED = 4
 """Micro-batches whose factors the sentence says."""
@@ -21,33 +25,70 @@ def loss_weights(findings: Findings) -> Diagnosis | None:
 
     Told where nothing of the forward failed but the loss, and the first gradient of
     each micro-batch that fails is a multiple of the reference's, by factors that are
-    not all the same.
+    not all the same; or where so is the first one in parts, which are micro-batches of
+    the candidate.
     """
     first = _first_gradients(findings)
+    in_parts = findings.evidence.factors
+    if in_parts is not None and first and first[0].id == in_parts.id:
+        return _of_parts(in_parts, first)
     factors = [_factor(verdict) for verdict in first]
     if len(first) < 2 or any(factor is None for factor in factors):
         return None
     known = [factor for factor in factors if factor is not None]
     if max(known) - min(known) <= _LEAST_SPREAD * max(map(abs, known)):
         return None
+    numbers = [verdict.id.microbatch or 0 for verdict in first]
+    return _diagnosis(first, dict(zip(numbers, known, strict=True)), _UNEQUAL)
+
+
+def _of_parts(found: MicrobatchFactors, first: Sequence[TensorVerdict]) -> Diagnosis:
+    """The same of the candidate's micro-batches, with their tokens where these tell."""
+    if not found.tokens:
+        return _diagnosis(first, found.factors, _UNEQUAL, of=" of the candidate")
+    tokens = list(map(str, list(found.tokens.values())[:_MAX_NAMED]))
+    if len(found.tokens) > _MAX_NAMED:
+        tokens.append("more")
+    advice = (
+        f"They have {', '.join(tokens[:-1])} and {tokens[-1]} tokens that count in the "
+        "loss, and each factor is the mean of these over the micro-batch's own: the "
+        "loss is a mean of means. Divide"
+    )
+    return _diagnosis(first, found.factors, advice, of=" of the candidate")
+
+
+def _diagnosis(
+    first: Sequence[TensorVerdict],
+    factors: Mapping[int, float],
+    advice: str,
+    *,
+    of: str = "",
+) -> Diagnosis:
+    """The diagnosis.
+
+    Args:
+        first: The gradients that failed first.
+        factors: By micro-batch.
+        advice: What to do, up to what is to be divided.
+        of: Whose micro-batches they are.
+    """
     step = first[0].id.step
     named = ", ".join(
-        f"{factor:.3g} in micro-batch {verdict.id.microbatch}"
-        for verdict, factor in list(zip(first, known, strict=True))[:_MAX_NAMED]
+        f"{factor:.3g} in micro-batch {number}{'' if index else of}"
+        for index, (number, factor) in enumerate(list(factors.items())[:_MAX_NAMED])
     )
-    num_more = len(first) - _MAX_NAMED
+    num_more = len(factors) - _MAX_NAMED
     more = f" and so on in {num_more} more" if num_more > 0 else ""
     return Diagnosis(
         code="loss_weights",
         sentence=f"the forward of step {step} agrees, and the gradient of "
         f"{first[0].id.module} is the reference's times {named}{more}: micro-batches "
-        "count otherwise in the loss. Where they have unequal numbers of tokens, "
-        "divide the sum of all losses by the number of tokens of the whole step, over "
-        "all micro-batches and ranks",
+        f"count otherwise in the loss. {advice} the sum of all losses by the number of "
+        "tokens of the whole step, over all micro-batches and ranks",
         evidence={
             "step": step,
-            "least_factor": min(known),
-            "largest_factor": max(known),
+            "least_factor": min(factors.values()),
+            "largest_factor": max(factors.values()),
         },
         tensor_ids=ids_of(first),
     )

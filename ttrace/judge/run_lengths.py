@@ -1,0 +1,100 @@
+"""Steps, and micro-batches of a step, that only one of two runs has."""
+
+from collections.abc import Iterator, Mapping
+
+from ttrace.compare.align import Alignment, Unmatched
+from ttrace.compare.extents import Extent, ranges
+from ttrace.ir.side import Side
+from ttrace.ir.trace import TraceInfo
+
+_CALLS = "torch"
+"""The framework of whose model every call is a micro-batch."""
+
+
+def other_lengths(
+    alignment: Alignment, reference: TraceInfo, candidate: TraceInfo
+) -> Iterator[str]:
+    """Says which run has fewer steps, and in which step one has fewer micro-batches.
+
+    Only where tensors are unmatched by this.
+
+    Args:
+        alignment: What became of every tensor.
+        reference: The trusted run, as it was given.
+        candidate: The run under test, likewise.
+    """
+    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    if any(info.is_checkpoint for info in infos.values()):
+        return
+    beyond = [e.id for e in alignment.entries if isinstance(e, Unmatched) and e.beyond]
+    if not beyond:
+        return
+    runs = {side: Extent(info).microbatches for side, info in infos.items()}
+    common = runs[Side.REFERENCE].keys() & runs[Side.CANDIDATE].keys()
+    if any(id_.step not in common for id_ in beyond):
+        yield _steps(runs)
+    unmatched: dict[int, set[int]] = {}
+    for id_ in beyond:
+        if id_.step in common and id_.microbatch is not None:
+            unmatched.setdefault(id_.step, set()).add(id_.microbatch)
+    # Where samples were matched, micro-batches are not those that were recorded.
+    found = [
+        step
+        for step, numbers in unmatched.items()
+        if numbers == runs[Side.REFERENCE][step] ^ runs[Side.CANDIDATE][step]
+    ]
+    if found:
+        calls = all(info.ranks[0].framework == _CALLS for info in infos.values())
+        yield _microbatches(found, runs, are_calls=calls)
+
+
+def _steps(runs: Mapping[Side, Mapping[int, frozenset[int]]]) -> str:
+    common = runs[Side.REFERENCE].keys() & runs[Side.CANDIDATE].keys()
+    of_candidate, of_reference = (
+        ranges(runs[side]) for side in (Side.CANDIDATE, Side.REFERENCE)
+    )
+    plural = "s" if len(runs[Side.CANDIDATE]) > 1 else ""
+    sentence = (
+        f"the candidate has step{plural} {of_candidate}, the reference {of_reference}: "
+        "let both runs make the same steps"
+    )
+    return f"{sentence}, or compare --steps {ranges(common)}" if common else sentence
+
+
+def _microbatches(
+    steps: list[int],
+    runs: Mapping[Side, Mapping[int, frozenset[int]]],
+    *,
+    are_calls: bool,
+) -> str:
+    first = steps[0]
+    ours, theirs = runs[Side.CANDIDATE][first], runs[Side.REFERENCE][first]
+    if are_calls:
+        counts = (
+            f"calls the model {_times(len(ours))} in step {first}, the reference "
+            f"{_times(len(theirs))}"
+        )
+    else:
+        counts = f"has {len(ours)} micro-batches in step {first}, the reference "
+        counts += str(len(theirs))
+    only = [
+        f"{ranges(numbers)} {'is' if len(numbers) == 1 else 'are'} in the {side} only"
+        for side, numbers in (
+            (Side.CANDIDATE, ours - theirs),
+            (Side.REFERENCE, theirs - ours),
+        )
+        if numbers
+    ]
+    plural = "s" if len(steps) > 2 else ""
+    more = f"; likewise in step{plural} {ranges(steps[1:])}" if len(steps) > 1 else ""
+    look = (
+        "look for a call of the model that only one run makes, and at how each "
+        "accumulates gradients"
+        if are_calls
+        else "look at how each run accumulates gradients"
+    )
+    return f"the candidate {counts}: micro-batches {' and '.join(only)}{more}; {look}"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
