@@ -108,7 +108,7 @@ def read_evidence(
     updates = [
         verdict
         for verdict in _first_failed(verdicts, Kind.UPDATED_PARAM)
-        if _agrees(by_id.get(replace(verdict.id, kind=Kind.MAIN_GRAD)))
+        if _is_given_the_same(verdict.id, by_id)
     ]
     accumulated = [
         kind
@@ -149,8 +149,17 @@ def _first_failed(verdicts: Sequence[TensorVerdict], kind: Kind) -> list[TensorV
     return [verdict for verdict in failed if verdict.id.step == first][:_MAX_TENSORS]
 
 
-def _agrees(verdict: TensorVerdict | None) -> bool:
-    return verdict is not None and verdict.status is Status.PASSED
+def _is_given_the_same(
+    updated: TensorId, by_id: Mapping[TensorId, TensorVerdict]
+) -> bool:
+    """Whether the gradient of a parameter agrees, and is clipped alike if it is."""
+    gradient = by_id.get(replace(updated, kind=Kind.MAIN_GRAD))
+    clipped = by_id.get(replace(updated, kind=Kind.CLIPPED_GRAD))
+    return (
+        gradient is not None
+        and gradient.status is Status.PASSED
+        and (clipped is None or clipped.status in (Status.PASSED, Status.SKIPPED))
+    )
 
 
 def _is_accumulated(
@@ -229,7 +238,7 @@ def learning_rates(
     for verdict in verdicts.values():
         if verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step:
             result = verdict.result
-            if result is not None and verdict.status is Status.FAILED:
+            if result is not None and verdict.cause is Cause.ERROR:
                 stats = result.stats
                 return stats.max_abs_reference, stats.max_abs_candidate
     return None
