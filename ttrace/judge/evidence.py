@@ -21,6 +21,11 @@ from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
+from ttrace.judge.trace_lines import (
+    OF_OPTIMIZERS,
+    has_no_optimizer,
+    only_one_steps_early,
+)
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -71,6 +76,8 @@ class Evidence:
         settings: Settings of the optimizers that both runs recorded, and that differ.
         first: The first divergence.
         absences: What one of the runs does not have.
+        steps_apart: One run ended its steps before the updates, so that those of two
+            steps were compared.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -84,6 +91,7 @@ class Evidence:
     settings: tuple[OptimizerDifference, ...] = ()
     first: FirstDivergence | None = None
     absences: Absences = Absences()
+    steps_apart: bool = False
 
 
 def read_evidence(
@@ -102,6 +110,13 @@ def read_evidence(
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     absences = find_absences(verdicts)
+    if has_no_optimizer(candidate.info):  # what it would be given was not recorded
+        absences = replace(
+            absences,
+            gradients=tuple(
+                v for v in absences.gradients if v.id.kind not in OF_OPTIMIZERS
+            ),
+        )
     first = find_first_divergence(verdicts, absences)
     diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
     gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
@@ -131,6 +146,7 @@ def read_evidence(
         ),
         first=first,
         absences=absences,
+        steps_apart=only_one_steps_early(reference.info, candidate.info),
     )
 
 

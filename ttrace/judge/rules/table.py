@@ -75,7 +75,12 @@ def diagnose(
     candidate: TraceInfo,
     evidence: Evidence | None = None,
 ) -> tuple[Diagnosis, ...]:
-    """Applies every rule; those that have nothing to say are left out."""
+    """Applies every rule; those that have nothing to say are left out.
+
+    Where updates of two steps were compared, nothing is known of the candidate.
+    """
+    if evidence is not None and evidence.steps_apart:
+        return ()
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
