@@ -42,6 +42,7 @@ from ttrace.frontends.torch_parts.optimized_parameters import (
 from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.request import request_from_environment
 
@@ -180,6 +181,7 @@ def trace(
         observers=(pipeline,) if native is None else (pipeline, native),
         activations=pipeline,
         root_method=_root_method(description, method),
+        settings={} if optimizers else {OPTIMIZER: NO_OPTIMIZER},
     )
     inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
     taps = _taps(inner, session, description, num_parts=len(parts))

@@ -1,6 +1,7 @@
 """What a torch rank says about its run when its part of the trace is opened."""
 
 import contextlib
+from collections.abc import Mapping
 
 import torch
 
@@ -19,6 +20,7 @@ def rank_info_of(
     *,
     rank: int,
     world_size: int,
+    settings: Mapping[str, str] | None = None,
 ) -> RankInfo:
     """What a rank says about its run.
 
@@ -27,6 +29,7 @@ def rank_info_of(
         request: What was asked of the run.
         rank: Global rank.
         world_size: Number of ranks.
+        settings: What else there is to say of the run.
 
     Raises:
         UsageError: The filters leave no rank.
@@ -46,6 +49,7 @@ def rank_info_of(
             **description.settings(),
             "parameter_dtypes": ",".join(sorted(dtypes)),
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            **(settings or {}),
         },
     )
 

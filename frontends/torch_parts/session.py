@@ -6,7 +6,7 @@ bring observers of their own. Nothing here is to be subclassed.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -64,6 +64,7 @@ class CaptureSession:
             ``request.out``.
         observers: Told of the start, the steps and the end.
         activations: Asked of each activation before the description; None for no one.
+        settings: What else there is to say of the run.
 
     Attributes:
         records: Takes what hooks on modules cannot see.
@@ -81,6 +82,7 @@ class CaptureSession:
         open_sink: OpenSink | None = None,
         observers: Sequence[CaptureObserver] = (),
         activations: ActivationRecords | None = None,
+        settings: Mapping[str, str] | None = None,
     ):
         self._description = description
         self._request = request
@@ -90,6 +92,7 @@ class CaptureSession:
         self._open_sink = open_sink
         self._observers = observers
         self._activations = activations
+        self._settings = settings
         self._capture = Capture(
             calls=CallCounter(description.global_microbatch), filter=request.capture
         )
@@ -126,7 +129,11 @@ class CaptureSession:
         self._rank = open_recorder(
             self._request,
             rank_info_of(
-                self._description, self._request, rank=rank, world_size=world_size
+                self._description,
+                self._request,
+                rank=rank,
+                world_size=world_size,
+                settings=self._settings,
             ),
             open_sink=self._open_sink,
             process=ProcessRecording(repeat_hint=_REPEAT_HINT),

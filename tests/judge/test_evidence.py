@@ -217,3 +217,22 @@ def test_a_forgotten_zero_grad_behind_clipping_in_place():
         "plus the candidate's own of step 0, as it was clipped: gradients are not set "
         "to zero between the steps (optimizer.zero_grad())"
     )
+
+
+def test_updates_behind_gradients_that_are_clipped_otherwise():
+    """What the optimizer is given is the clipped gradient."""
+
+    def clipping(limit: float | None):
+        trace = run(rate=0.1 * (limit or 1.0))
+        tensors = {id_: Tensor(full=array) for (_, id_), array in trace.arrays.items()}
+        for step, gradients in enumerate(GRADIENTS):
+            for n in NAMES if limit is not None else ():
+                clipped = (limit * gradients[n]).astype(np.float32)
+                tensors[f"step{step}/{n}/clipped_grad/w"] = Tensor(full=clipped)
+            rate = np.array(0.1, np.float64)
+            tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(full=rate)
+        return memory_trace(tensors)
+
+    for candidate in (clipping(0.5), clipping(None)):
+        found = diagnoses(candidate, clipping(0.25))
+        assert "clipping" in found and "scaled_update" not in found

@@ -6,6 +6,7 @@ from pathlib import Path
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
 from ttrace.judge.remarks import repeats_in
+from ttrace.judge.trace_lines import early_step, early_step_sentence
 from ttrace.launch.record import Recording, record
 
 
@@ -41,4 +42,7 @@ def run(args: argparse.Namespace) -> int:
     repeats = repeats_in(info)
     if repeats is not None:
         announce(f"warning: {repeats}")
+    step = early_step(info)
+    if step is not None:
+        announce(f"warning: {early_step_sentence(step)}")
     return 0

@@ -9,6 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+OPTIMIZER = "optimizer"
+"""The setting that says of a trace that it was given no optimizer."""
+
+NO_OPTIMIZER = "none was given to the trace"
+
 SettingValue = bool | int | float | str | tuple[float, ...]
 
 _T = TypeVar("_T")

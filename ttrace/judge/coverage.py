@@ -11,6 +11,13 @@ from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import Estimator, ToleranceTable
+from ttrace.judge.trace_lines import (
+    early_step,
+    early_step_sentence,
+    lacking_by_it,
+    only_one_steps_early,
+    side_without_optimizer,
+)
 from ttrace.judge.verdict import Status, TensorVerdict
 
 NOISE = "noise"
@@ -152,6 +159,7 @@ def find_gaps(
     gaps += _dominated_kinds(verdicts, tolerances, allow)
     if Kind.UPDATED_PARAM not in allow:
         gaps += _steps_in_one(reference, candidate)
+        gaps += _misplaced_lines(verdicts, reference, candidate)
     if NOISE not in allow and _noise_reached_nothing(verdicts, tolerances):
         gaps.append(
             Gap(
@@ -193,6 +201,35 @@ def _steps_in_one(reference: TraceInfo, candidate: TraceInfo) -> list[Gap]:
             is_blocking=len(sides) == 1,
         )
     ]
+
+
+def _misplaced_lines(
+    verdicts: Sequence[TensorVerdict], reference: TraceInfo, candidate: TraceInfo
+) -> list[Gap]:
+    """Only one run ended its steps too early, or gave its trace no optimizer."""
+    names = (Kind.UPDATED_PARAM.value,)
+    gaps = []
+    if only_one_steps_early(reference, candidate):
+        for side, info in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
+            step = early_step(info)
+            if step is not None:
+                sentence = f"In the {side}, {early_step_sentence(step)}"
+                gaps.append(Gap(names=names, sentence=sentence, is_blocking=True))
+    side = side_without_optimizer(reference, candidate)
+    lacking = 0 if side is None else lacking_by_it(verdicts, side)
+    if lacking:
+        plural = "s are" if lacking > 1 else " is"
+        gaps.append(
+            Gap(
+                names=names,
+                sentence=f"The {side}'s trace was given no optimizer, so that "
+                f"{lacking} tensor{plural} only in the other run. Give it: "
+                "torch_capture.trace(model, optimizer)",
+                # What fails before the optimizer is wrong all the same.
+                is_blocking=not any(v.status is Status.FAILED for v in verdicts),
+            )
+        )
+    return gaps
 
 
 def check_kind_names(allow: Sequence[str]) -> None:

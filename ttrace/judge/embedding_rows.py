@@ -16,7 +16,8 @@ from ttrace.judge.verdict import Cause, Status, TensorVerdict
 _LARGEST_SHARE = 0.5
 """Of the rows that occur, that may be wrong and still be some of them."""
 
-_OF_ROWS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.UPDATED_PARAM})
+_OF_ROWS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
+"""Not updates: behind a gradient that agrees, rows are wrong by the optimizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,8 @@ def find_embedding_rows(
 ) -> EmbeddingRows | None:
     """Looks whether the error of a failed tensor is one of some rows of an embedding.
 
-    Of its output, by the indices that the module is given; of gradients and parameters
-    by their first dim.
+    Of its output, by the indices that the module is given; of gradients by their first
+    dim.
 
     Args:
         verdict: On the tensor.

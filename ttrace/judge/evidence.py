@@ -25,6 +25,11 @@ from ttrace.judge.microbatch_factors import (
     find_microbatch_factors,
 )
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
+from ttrace.judge.trace_lines import (
+    OF_OPTIMIZERS,
+    has_no_optimizer,
+    only_one_steps_early,
+)
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import MAX_ELEMENTS, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -77,6 +82,8 @@ class Evidence:
         absences: What one of the runs does not have.
         factors: What micro-batches of the candidate make of the first failed gradient
             of an activation, if they are parts of one of the reference.
+        steps_apart: One run ended its steps before the updates, so that those of two
+            steps were compared.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -91,6 +98,7 @@ class Evidence:
     first: FirstDivergence | None = None
     absences: Absences = Absences()
     factors: MicrobatchFactors | None = None
+    steps_apart: bool = False
 
 
 def read_evidence(
@@ -109,13 +117,20 @@ def read_evidence(
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     absences = find_absences(verdicts)
+    if has_no_optimizer(candidate.info):  # what it would be given was not recorded
+        absences = replace(
+            absences,
+            gradients=tuple(
+                v for v in absences.gradients if v.id.kind not in OF_OPTIMIZERS
+            ),
+        )
     first = find_first_divergence(verdicts, absences)
     diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
     gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
     updates = [
         verdict
         for verdict in _first_failed(verdicts, Kind.UPDATED_PARAM)
-        if _agrees(by_id.get(replace(verdict.id, kind=Kind.MAIN_GRAD)))
+        if _is_given_the_same(verdict.id, by_id)
     ]
     accumulated = [
         kind
@@ -139,6 +154,7 @@ def read_evidence(
         first=first,
         absences=absences,
         factors=find_microbatch_factors(verdicts, reference, candidate),
+        steps_apart=only_one_steps_early(reference.info, candidate.info),
     )
 
 
@@ -157,8 +173,17 @@ def _first_failed(verdicts: Sequence[TensorVerdict], kind: Kind) -> list[TensorV
     return [verdict for verdict in failed if verdict.id.step == first][:_MAX_TENSORS]
 
 
-def _agrees(verdict: TensorVerdict | None) -> bool:
-    return verdict is not None and verdict.status is Status.PASSED
+def _is_given_the_same(
+    updated: TensorId, by_id: Mapping[TensorId, TensorVerdict]
+) -> bool:
+    """Whether the gradient of a parameter agrees, and is clipped alike if it is."""
+    gradient = by_id.get(replace(updated, kind=Kind.MAIN_GRAD))
+    clipped = by_id.get(replace(updated, kind=Kind.CLIPPED_GRAD))
+    return (
+        gradient is not None
+        and gradient.status is Status.PASSED
+        and (clipped is None or clipped.status in (Status.PASSED, Status.SKIPPED))
+    )
 
 
 def _is_accumulated(
@@ -237,7 +262,7 @@ def learning_rates(
     for verdict in verdicts.values():
         if verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step:
             result = verdict.result
-            if result is not None and verdict.status is Status.FAILED:
+            if result is not None and verdict.cause is Cause.ERROR:
                 stats = result.stats
                 return stats.max_abs_reference, stats.max_abs_candidate
     return None

@@ -41,7 +41,9 @@ def missing_gradients(
     arrived = {
         (v.id.step, v.id.module, v.id.slot)
         for v in verdicts
-        if v.id.kind is Kind.MAIN_GRAD and v.result and v.result.stats.candidate_norm
+        if v.id.kind is Kind.MAIN_GRAD
+        and v.result
+        and (v.result.stats.candidate_norm or v.result.stats.num_nonfinite_candidate)
     }
     return [
         verdict

@@ -15,6 +15,11 @@ from ttrace.judge.precision import coarser_compute, compute_dtypes
 from ttrace.judge.run_lengths import other_lengths
 from ttrace.judge.setup import compare_settings
 from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.trace_lines import (
+    early_step,
+    early_step_sentence,
+    side_without_optimizer,
+)
 
 _WITH_BACKWARD = frozenset({"torch", "megatron"})
 """Frameworks in whose steps a script calls backward itself."""
@@ -45,6 +50,13 @@ def find_remarks(
         )
     remarks += other_lengths(alignment, reference.info, candidate.info)
     remarks += _repeats(reference.info, candidate.info)
+    remarks += _early_steps(reference.info, candidate.info)
+    side = side_without_optimizer(reference.info, candidate.info)
+    if side is not None:
+        remarks.append(
+            f"the {side}'s trace was given no optimizer, and nothing of it was "
+            "recorded: torch_capture.trace(model, optimizer)"
+        )
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:
@@ -159,6 +171,16 @@ def _repeats(reference: TraceInfo, candidate: TraceInfo) -> Iterator[str]:
     for side, repeats in found.items():
         if repeats is not None:
             yield f"in the {side} {repeats}"
+
+
+def _early_steps(reference: TraceInfo, candidate: TraceInfo) -> Iterator[str]:
+    """That steps were ended before the optimizer's, in both runs.
+
+    Where it is one of them, nothing else is said.
+    """
+    step = early_step(candidate)
+    if step is not None and early_step(reference) is not None:
+        yield f"in both runs {early_step_sentence(step)}"
 
 
 def repeats_in(info: TraceInfo) -> str | None:

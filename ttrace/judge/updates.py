@@ -57,8 +57,9 @@ def lost_updates(
 ) -> Mapping[TensorId, LostUpdate]:
     """Finds updated parameters of the candidate that are bit for bit what they were.
 
-    Steps that the candidate's optimizer skipped are left out. Only parameters that
-    differ from the reference's in most elements are read once more.
+    Steps that the candidate's optimizer skipped are left out, and so are parameters
+    with NaN or infinities: they stay what they are, whatever a step adds. Only
+    parameters that differ from the reference's in most elements are read once more.
 
     Args:
         results: The comparison of the two runs.
@@ -77,7 +78,10 @@ def lost_updates(
     unchanged = [
         id_
         for id_, stats in changes_in_step(suspects, candidate, backend).items()
-        if stats.count and not stats.num_unequal
+        if stats.count
+        and not stats.num_unequal
+        and not stats.num_nonfinite_reference  # NaN equals a NaN at the same place
+        and not stats.num_nonfinite_candidate
     ]
     return {
         id_: LostUpdate(

@@ -14,6 +14,7 @@ from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.judge.remarks import repeats_in
+from ttrace.judge.trace_lines import early_step, has_no_optimizer
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace
 
@@ -293,3 +294,30 @@ def test_steps_that_the_run_did_not_have(switch_on):
     assert caught.value.got == (
         "rank00000: the run had steps 0-1, and --steps asks for 9"
     )
+
+
+def test_a_step_that_is_ended_before_the_optimizers(switch_on):
+    path = switch_on()
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch_capture.trace(model, optimizer) as trace:
+        for _ in range(2):
+            model(torch.ones(1, 2)).sum().backward()
+            trace.step()
+            optimizer.step()
+    assert early_step(open_trace(path).info) == 0
+
+
+def test_a_step_that_is_ended_in_time_is_not_early(switch_on):
+    path = switch_on()
+    train()
+    info = open_trace(path).info
+    assert early_step(info) is None and not has_no_optimizer(info)
+
+
+def test_a_trace_that_is_given_no_optimizer_says_so(switch_on):
+    path = switch_on()
+    model = nn.Linear(2, 2)
+    with torch_capture.trace(model):
+        model(torch.ones(1, 2))
+    assert has_no_optimizer(open_trace(path).info)

@@ -128,7 +128,8 @@ def test_what_is_no_factor():
     with_nan = VALUES * 2
     with_nan[0] = np.nan
     candidate = {A: VALUES[:1] * 2, B: np.ones(4, np.float32), C: with_nan}
-    assert diagnoses(memory_trace(reference), memory_trace(candidate)) == {}
+    found = diagnoses(memory_trace(reference), memory_trace(candidate))
+    assert list(found) == ["first_nonfinite"]
 
 
 def test_another_direction_is_no_factor():

@@ -8,20 +8,26 @@ from ttrace.judge.rules.no_gradient import has_gradients, without_gradient
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.verdict import Cause, TensorVerdict
 
+_OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
+
 
 def never_updated(findings: Findings) -> Diagnosis | None:
     """Says how many parameters a step did not change, and did in the reference.
 
     Those that had no gradient are another rule's. The optimizer is only blamed where a
-    gradient was seen, and no learning rate is zero.
+    gradient was seen, and no learning rate is zero. Nothing is said of steps with NaN
+    or infinities in a gradient of the candidate, which may have been skipped for them.
     """
     if several_updates(findings) is not None:
         return None  # the first of several may change nothing, and the last all
     explained = {verdict.id for verdict in without_gradient(findings)}
+    broken = _steps_with_broken_gradients(findings)
     lost = [
         verdict
         for verdict in findings.failed
-        if verdict.cause is Cause.LOST_UPDATE and verdict.id not in explained
+        if verdict.cause is Cause.LOST_UPDATE
+        and verdict.id not in explained
+        and verdict.id.step not in broken
     ]
     if not lost:
         return None
@@ -42,6 +48,17 @@ def never_updated(findings: Findings) -> Diagnosis | None:
         evidence={"num_tensors": len(lost)},
         tensor_ids=ids_of(lost),
     )
+
+
+def _steps_with_broken_gradients(findings: Findings) -> set[int]:
+    """Steps in which a gradient of a parameter is not finite in the candidate."""
+    return {
+        verdict.id.step
+        for verdict in findings.verdicts
+        if verdict.id.kind in _OF_PARAMETERS
+        and verdict.result is not None
+        and verdict.result.stats.num_nonfinite_candidate
+    }
 
 
 def _of_rate(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
@@ -94,8 +111,11 @@ def _zero_rates(findings: Findings, step: int) -> list[tuple[str, float]]:
     for verdict in findings.failed:
         if verdict.id.kind is not Kind.LEARNING_RATE or verdict.id.step != step:
             continue
-        if verdict.result is None or verdict.result.stats.max_abs_candidate:
+        if verdict.result is None:
             continue
-        rate = verdict.result.stats.max_abs_reference
+        stats = verdict.result.stats
+        if stats.max_abs_candidate or stats.num_nonfinite_candidate:
+            continue
+        rate = stats.max_abs_reference
         found.append((verdict.id.slot or "learning_rate", rate))
     return found

@@ -164,6 +164,9 @@ def _parameters_with_zero_gradient(
         stats = verdict.result.stats
         known = is_zero.setdefault(_parameter(verdict.id), True)
         is_zero[_parameter(verdict.id)] = (
-            known and stats.candidate_norm == 0 and stats.reference_norm > 0
+            known
+            and stats.candidate_norm == 0
+            and not stats.num_nonfinite_candidate  # which no norm counts
+            and stats.reference_norm > 0
         )
     return {parameter for parameter, zero in is_zero.items() if zero}

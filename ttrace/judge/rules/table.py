@@ -17,6 +17,7 @@ from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
+from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
@@ -40,6 +41,7 @@ from ttrace.judge.verdict import Status, TensorVerdict
 RULES: tuple[Rule, ...] = (
     initial_replicas,
     step_skipped,
+    first_nonfinite,
     missing_layers,
     several_updates,
     not_run,
@@ -73,7 +75,12 @@ def diagnose(
     candidate: TraceInfo,
     evidence: Evidence | None = None,
 ) -> tuple[Diagnosis, ...]:
-    """Applies every rule; those that have nothing to say are left out."""
+    """Applies every rule; those that have nothing to say are left out.
+
+    Where updates of two steps were compared, nothing is known of the candidate.
+    """
+    if evidence is not None and evidence.steps_apart:
+        return ()
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
