@@ -227,7 +227,7 @@ def test_updates_behind_gradients_that_are_clipped_otherwise():
         tensors = {id_: Tensor(full=array) for (_, id_), array in trace.arrays.items()}
         for step, gradients in enumerate(GRADIENTS):
             for n in NAMES if limit is not None else ():
-                clipped = (limit * gradients[n]).astype(np.float32)
+                clipped = ((limit or 1.0) * gradients[n]).astype(np.float32)
                 tensors[f"step{step}/{n}/clipped_grad/w"] = Tensor(full=clipped)
             rate = np.array(0.1, np.float64)
             tensors[f"step{step}/@root/learning_rate/group0"] = Tensor(full=rate)

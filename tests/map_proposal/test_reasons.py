@@ -38,7 +38,9 @@ def test_a_sentence_that_begins_as_another_one_is_no_such_reason(tmp_path):
     reference = memory_trace(
         {**common, "step0/mb0/b/output/0": same, "step0/mb0/c/output/0": other * 2}
     )
-    known = {("c", Kind.OUTPUT, "0"): "holds what a cache keeps"}
+    known: dict[tuple[str, Kind, str | None], str] = {
+        ("c", Kind.OUTPUT, "0"): "holds what a cache keeps"
+    }
     found = with_ignored(
         MapFile(path=tmp_path / "map.toml", rules=()),
         reference,

@@ -1,7 +1,7 @@
 """Mini-steps of optax in one traced step, against a step on the whole batch."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -210,7 +210,7 @@ def of_one_label(inner: Any) -> Any:
 
 
 def of_two_labels(inner: Any) -> Any:
-    parts = {"first": inner, "second": inner}
+    parts: dict[Hashable, Any] = {"first": inner, "second": inner}
     return optax.multi_transform(parts, {"first": "first", "second": "second"})
 
 

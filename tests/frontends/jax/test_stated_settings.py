@@ -61,7 +61,7 @@ def settings(trace: Trace) -> dict[str, object]:
 
 
 def test_a_known_chain_and_an_injected_one_say_the_same(recorded):
-    options = {"b2": 0.95, "weight_decay": 0.1}
+    options: dict[str, Any] = {"b2": 0.95, "weight_decay": 0.1}
     known = optimized(recorded, "known", optax.adamw(1e-2, **options))
     injected = optimized(
         recorded, "injected", optax.inject_hyperparams(optax.adamw)(1e-2, **options)
@@ -98,9 +98,10 @@ def of_modules(recorded: Record, name: str, **options: Any) -> Trace:
 
     @jax.jit
     def step(params: Any) -> Any:
-        value, _ = jax.value_and_grad(lambda p: model.apply(p, jnp.ones((2, 4))).sum())(
-            params
-        )
+        def loss(params: Any) -> Any:
+            return jnp.sum(jnp.asarray(model.apply(params, jnp.ones((2, 4)))))
+
+        value, _ = jax.value_and_grad(loss)(params)
         return (params,)
 
     return recorded(name, step, (params,))
