@@ -43,8 +43,8 @@ def find_remarks(
             f"reference and candidate are the same trace, {reference.name}: it agrees "
             "with itself, whatever it holds"
         )
-    remarks += other_lengths(alignment, reference.info, candidate.info)
     remarks += _repeats(reference.info, candidate.info)
+    remarks += other_lengths(alignment, reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:
