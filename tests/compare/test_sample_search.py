@@ -11,7 +11,7 @@ from tests.factories.sample_runs import (
     sample_run,
     tokens,
 )
-from tests.factories.traces import Tensor, memory_trace
+from tests.factories.traces import CAME_TWICE, Tensor, memory_trace
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import Place, StepSamples
 from ttrace.ir.side import Side
@@ -176,6 +176,12 @@ def test_a_further_call_with_the_same_samples_is_no_other_number_of_them():
         for of in (1, 2)
     ]
     assert match_samples(*numbers) == ()
+
+
+def test_micro_batches_of_steps_that_ran_together_are_no_other_samples():
+    again = {"step0/net/updated_param/weight/call1": f"{CAME_TWICE}. Is it missing?"}
+    candidate = sample_run(FOUR, skipped=again)
+    assert match_samples(sample_run(FOUR[:2]), candidate) == ()
 
 
 def test_other_samples_in_micro_batches_of_one_size_are_left_to_the_comparison():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.factories.traces import MemoryTrace, memory_trace
+from tests.factories.traces import CAME_TWICE, MemoryTrace, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.compare.extents import ranges
 from ttrace.pipeline import compare_traces
@@ -94,6 +94,15 @@ def test_more_calls_of_the_model(framework: str, said: str):
     reason = "only in the candidate: the reference has no micro-batch 2 of step 1"
     assert reason in {tensor.reason for tensor in report.tensors}
     assert report.diagnosis == ()
+
+
+def test_steps_that_ran_together_are_not_counted():
+    again = {
+        "step0/fc/main_grad/weight/call1": f"{CAME_TWICE}. Is trace.step() missing?"
+    }
+    report = compared(run(3), run(1, microbatches=3, skipped=again))
+    (remark,) = report.remarks
+    assert "Is trace.step() missing?" in remark
 
 
 def test_runs_of_one_length_say_nothing():

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 
@@ -50,3 +51,12 @@ def _ranges(numbers: list[int]) -> Iterator[str]:
         first, last = numbers[start], numbers[end - 1]
         yield str(first) if first == last else f"{first}-{last}"
         start = end
+
+
+def ran_together(info: TraceInfo) -> frozenset[int]:
+    """Steps of a trace in which an optimizer made several: one was not ended."""
+    return frozenset(
+        id_.step
+        for id_, skipped in info.skipped.items()
+        if skipped.came_twice and id_.kind in (Kind.MAIN_GRAD, Kind.UPDATED_PARAM)
+    )

@@ -1,6 +1,7 @@
 """A step of which one run was given only the first micro-batches of the other."""
 
 from ttrace.compare.batch_dims import possible_batch_dims
+from ttrace.compare.extents import ran_together
 from ttrace.compare.model_inputs import StepInputs, comparable
 from ttrace.compare.samples import StepSamples
 from ttrace.ir.dtypes import dtype_named
@@ -25,6 +26,8 @@ def fewer_samples(
     added = [number for number in more.numbers if number not in fewer.numbers]
     if not added or not set(fewer.numbers) < set(more.numbers):
         return None
+    if step in ran_together(more.trace.info):
+        return None  # they are of other steps
     slots = _integer_slots(reference, candidate)
     known = {_held(fewer, number, slots) for number in fewer.numbers}
     if not slots or any(_held(more, number, slots) in known for number in added):

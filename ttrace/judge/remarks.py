@@ -48,7 +48,6 @@ def find_remarks(
             f"reference and candidate are the same trace, {reference.name}: it agrees "
             "with itself, whatever it holds"
         )
-    remarks += other_lengths(alignment, reference.info, candidate.info)
     remarks += _repeats(reference.info, candidate.info)
     remarks += _early_steps(reference.info, candidate.info)
     side = side_without_optimizer(reference.info, candidate.info)
@@ -57,6 +56,7 @@ def find_remarks(
             f"the {side}'s trace was given no optimizer, and nothing of it was "
             "recorded: torch_capture.trace(model, optimizer)"
         )
+    remarks += other_lengths(alignment, reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:

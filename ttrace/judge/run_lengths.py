@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from ttrace.compare.align import Alignment, Unmatched
-from ttrace.compare.extents import Extent, ranges
+from ttrace.compare.extents import Extent, ran_together, ranges
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 
@@ -16,7 +16,8 @@ def other_lengths(
 ) -> Iterator[str]:
     """Says which run has fewer steps, and in which step one has fewer micro-batches.
 
-    Only where tensors are unmatched by this.
+    Only where tensors are unmatched by this. Of a run whose steps ran together it is
+    said that they did.
 
     Args:
         alignment: What became of every tensor.
@@ -24,7 +25,7 @@ def other_lengths(
         candidate: The run under test, likewise.
     """
     infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
-    if any(info.is_checkpoint for info in infos.values()):
+    if any(info.is_checkpoint or ran_together(info) for info in infos.values()):
         return
     beyond = [e.id for e in alignment.entries if isinstance(e, Unmatched) and e.beyond]
     if not beyond:
