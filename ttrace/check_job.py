@@ -18,6 +18,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.estimate import require_noise_runs
 from ttrace.judge.precision import coarser_compute
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
@@ -427,6 +428,8 @@ def require_sound(request: CheckRequest) -> None:
             got=repr(request.keep),
             remedy="choose one of them for --keep (keep=)",
         )
+    if request.noise_traces:
+        require_noise_runs(request.noise_traces, request.reference_trace)
     given = [request.reference_trace, *request.noise_traces]
     for trace in given:
         for name in request.recorded_names:

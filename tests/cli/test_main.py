@@ -122,6 +122,32 @@ def test_a_mistyped_option_is_guessed(ttrace, typed, prog, meant):
     assert remedy in answer.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("check --reference a --canddiate b", "--candidate"),
+        ("check --reference a --canddiate=b --out c", "--candidate"),
+        ("map a b --oot c", "--out"),
+    ],
+)
+def test_a_mistyped_option_that_is_required_is_guessed(ttrace, typed, meant):
+    answer = ttrace(*typed.split())
+    assert answer.code == 2 and "unrecognized arguments: --" in answer.err
+    assert f"did you mean '{meant}'?" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "missing"),
+    [
+        ("check --reference a --dra 1", "--candidate"),  # the beginning of an option
+        ("record -- python x.py --oot b", "--out"),  # an option of the command
+    ],
+)
+def test_what_is_missing_is_said_where_nothing_is_mistyped(ttrace, typed, missing):
+    answer = ttrace(*typed.split())
+    assert answer.code == 2 and f"are required: {missing}" in answer.err
+
+
 def test_one_argument_too_many_names_the_right_help(ttrace):
     answer = ttrace("compare", "a", "b", "c")
     assert answer.code == 2 and "unrecognized arguments: c" in answer.err

@@ -100,6 +100,21 @@ def test_missing_program(tmp_path):
     assert "No such file" in str(e.value) and "no-such-program" in str(e.value)
 
 
+def test_a_variable_before_the_program(tmp_path):
+    run = CommandRun(
+        name="candidate",
+        command=["FOO=1", "python", "h.py"],
+        environment={},
+        log=tmp_path / "l",
+    )
+    with pytest.raises(CommandError) as caught:
+        run_command(run)
+    assert caught.value.remedy == (
+        "no shell reads the command, so that FOO=1 is taken for the program: write "
+        "'env FOO=1 python h.py'"
+    )
+
+
 def test_log_that_cannot_be_written(tmp_path):
     (tmp_path / "logs").write_text("a file")
     with pytest.raises(StorageFullError, match="log of a command cannot be written"):

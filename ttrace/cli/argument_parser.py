@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import re
 import shlex
 import textwrap
@@ -12,6 +13,9 @@ from absl.flags import argparse_flags
 
 _INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 """How argparse says so; where it should say it otherwise, nothing is suggested."""
+
+_MISSING = "the following arguments are required"
+"""Likewise."""
 
 _HELP_WIDTH = 79
 """Columns of a description, as command lines behind it must not be wrapped."""
@@ -66,16 +70,33 @@ class Subparser(Parser):
 
     def __init__(self, **kwargs):
         super().__init__(inherited_absl_flags=None, add_help=False, **kwargs)
+        self._given: list[str] = []
         # absl would add --helpfull, which says nothing more here.
         self.add_argument(
             "-h", "--help", action="help", help="show this help message and exit"
         )
 
     def parse_known_args(self, args=None, namespace=None):
+        self._given = list(args or ())
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self._refuse_unknown(unknown, list(args or ()))
         return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Where an option is missing, one that is misspelt may be it."""
+        if message.startswith(_MISSING):
+            own = itertools.takewhile(lambda text: text != "--", self._given)
+            unknown = [text for text in own if self._is_misspelt(text)]
+            if unknown:
+                self._refuse_unknown(unknown, self._given)
+        super().error(message)
+
+    def _is_misspelt(self, text: str) -> bool:
+        """Whether a text is no option, nor the beginning of one, and near to one."""
+        name = text.partition("=")[0]
+        known = any(option.startswith(name) for option in self._option_string_actions)
+        return not known and self._guess(text) is not None
 
     def _refuse_unknown(self, unknown: Sequence[str], args: Sequence[str]) -> NoReturn:
         quoted = _unquoted_command(unknown, args)

@@ -50,7 +50,7 @@ def estimate_tolerance(
             where=reference.name,
             remedy="record some with 'ttrace record --perturb N' and name them",
         )
-    _check_roles(reference, perturbed)
+    require_noise_runs(perturbed, reference)
     noise_dtype = perturbed[0].info.ranks[0].noise_dtype
     draws: dict[TensorId, list[float]] = {}
     norms: dict[TensorId, float] = {}
@@ -121,8 +121,20 @@ def _first_other_skip(reference: TraceInfo, perturbed: TraceInfo) -> float:
     return min(others, default=math.inf)
 
 
-def _check_roles(reference: TraceSource, perturbed: Sequence[TraceSource]) -> None:
-    if reference.info.ranks[0].noise_seed is not None:
+def require_noise_runs(
+    perturbed: Sequence[TraceSource], reference: TraceSource | None = None
+) -> None:
+    """Refuses runs that cannot tell the noise of a reference.
+
+    Args:
+        perturbed: The noise runs.
+        reference: The plain run; None where it is not there yet.
+
+    Raises:
+        UsageError: The reference was perturbed, one of the others was not, or two of
+            them have the same noise, or noise of different roundings.
+    """
+    if reference is not None and reference.info.ranks[0].noise_seed is not None:
         raise UsageError(
             "the reference is itself a perturbed run",
             where=reference.name,

@@ -1,6 +1,7 @@
 """Runs the user's commands: their output kept, their processes ended in every case."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from ttrace.store.files import place_remedy
 
 _OWN_ERRORS = f"{CommandError.__module__}."
 """Before the names of our errors in the traceback of a command that was recorded."""
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+"""How a shell is told a variable of a command's environment."""
 
 _GRACE_S = 5.0
 """Seconds between asking processes to end and killing them."""
@@ -128,8 +132,17 @@ def _start(run: CommandRun, mark: str, log: BinaryIO) -> subprocess.Popen[bytes]
         raise CommandError(
             f"the {run.name} command cannot be started ({error.strerror})",
             where=shlex.join(run.command),
-            remedy="check the program's name and that it may be executed",
+            remedy=_start_remedy(run.command),
         ) from error
+
+
+def _start_remedy(command: Sequence[str]) -> str:
+    if _ASSIGNMENT.match(command[0]):
+        return (
+            f"no shell reads the command, so that {command[0]} is taken for the "
+            f"program: write 'env {shlex.join(command)}'"
+        )
+    return "check the program's name and that it may be executed"
 
 
 def _open_log(path: Path) -> BinaryIO:
