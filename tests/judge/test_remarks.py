@@ -105,8 +105,8 @@ def test_parameters_under_other_names_get_a_map():
     assert remark == (
         "2 parameters (block_0.up/kernel, ...) of the reference and 1 parameter "
         "(blocks.up/kernel) of the candidate have no counterpart of the same name: if "
-        "they are the same under other names, or stacked or split, 'ttrace map memory "
-        "memory' proposes a map, for --map"
+        "they are the same under other names, or stacked or split, 'ttrace map in "
+        "memory in memory' proposes a map, for --map"
     )
 
 
