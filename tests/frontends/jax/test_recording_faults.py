@@ -207,7 +207,7 @@ def scope_step(x):
         (scope_step, grad_taps, "tap_params", "the function that is differentiated"),
         (scope_step, grad_taps, "_tap_loss", "the function that is differentiated"),
         (scope_step, optax_taps, "tap_params", "optimizer"),
-        (scope_step, optax_taps, "_tap_state", "optimizer"),
+        (scope_step, optax_taps, "tap_state", "optimizer"),
         (scope_step, optax_taps, "_learning_rates", "optimizer"),
     ],
 )

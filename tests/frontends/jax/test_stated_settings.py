@@ -122,7 +122,7 @@ def test_the_dtype_of_linen_modules(recorded):
         "bfloat16 (parameters float32)",
     )
     assert any(
-        "differ in precision, which is no other set-up: compute_dtypes off" in remark
+        "which is no other set-up: most modules compute in float32" in remark
         for remark in report.remarks
     )
 
