@@ -120,7 +120,8 @@ class TestOneSkipsIt:
         assert reason_of(report, SKIP) == f"only in the candidate: {REASON}"
         assert reason_of(report, NORM) == f"candidate: {REASON}"
         assert reason_of(report, MAIN).startswith("2 of 4 values of the candidate are")
-        (diagnosis,) = report.diagnosis
+        diagnosis, origin = report.diagnosis
+        assert origin.code == "first_nonfinite" and "2 of 4" in origin.sentence
         assert (diagnosis.code, diagnosis.tensor_ids) == ("step_skipped", (SKIP,))
         assert diagnosis.sentence == (
             f"only in the candidate: {REASON}; from there on the runs hold other "
@@ -176,7 +177,7 @@ class TestOneSkipsIt:
             skipped={SKIP: REASON},
         )
         codes = [found.code for found in compare(reference, candidate).diagnosis]
-        assert codes == ["step_skipped"]
+        assert codes == ["step_skipped", "first_nonfinite"]
 
 
 def test_noise_is_not_measured_from_a_step_on_that_only_one_run_skipped():
