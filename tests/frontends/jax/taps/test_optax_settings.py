@@ -82,7 +82,7 @@ def test_what_is_injected_is_in_the_state_and_not_here():
     assert settings(injected(0.1, momentum=jnp.float32(0.9), nesterov=True)) == {
         "nesterov": True
     }
-    assert (
-        settings(optax.GradientTransformation(lambda p: p, lambda u, s, p=None: (u, s)))
-        == {}
+    of_nobody = optax.GradientTransformation(
+        lambda params: params, lambda updates, state, params=None: (updates, state)
     )
+    assert settings(of_nobody) == {}
