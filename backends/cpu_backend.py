@@ -1,6 +1,6 @@
-"""The backend of machines without an accelerator: numpy on all cores, at once there.
+"""The backend that begins at once: numpy on all cores, in float64.
 
-Jax takes a second to import and compile, in which this compares two gigabytes.
+Importing and compiling jax takes a second, which short comparisons need not pay.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.backends.batches import compare_by_batches
 from ttrace.backends.cpu_kernels import (
     BLOCK_ELEMENTS,
     Scratch,
@@ -22,9 +23,6 @@ from ttrace.backends.numpy_backend import compare_range
 from ttrace.backends.tile_table import COUNTS, SIDES, TileTable
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
-
-BATCH_BYTES = 64 << 20
-BATCH_PAIRS = 4096
 
 SMALL_ELEMENTS = 1 << 12
 """Pairs up to this size are looked at many at once."""
@@ -47,14 +45,8 @@ class CpuBackend:
         self._local = threading.local()
 
     def compare(self, pairs: Iterable[ArrayPair]) -> Iterator[PairStats]:
-        """See ``Backend``; reads ahead by up to two batches of ``BATCH_BYTES``."""
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            collect: Callable[[], list[PairStats]] = list
-            for batch in _batches(pairs):
-                collect_next = self._submit(batch, pool)
-                yield from collect()  # while threads are busy with the next batch
-                collect = collect_next
-            yield from collect()
+        """See ``Backend`` and ``compare_by_batches``."""
+        return compare_by_batches(pairs, self._submit, num_threads=self._num_threads)
 
     def _submit(
         self, batch: list[ArrayPair], pool: ThreadPoolExecutor
@@ -142,18 +134,6 @@ class _Block:
     row: int
     start: int
     stop: int
-
-
-def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
-    batch, num_bytes = [], 0
-    for pair in pairs:
-        batch.append(pair)
-        num_bytes += pair.reference.nbytes + pair.candidate.nbytes
-        if num_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAIRS:
-            yield batch
-            batch, num_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _tasks(batch: list[ArrayPair], starts: list[int]) -> Iterator[list[_Block]]:

@@ -1,4 +1,4 @@
-"""The backend of accelerators: packs pairs into chunks and runs jitted kernels."""
+"""The default backend: packs pairs into chunks and runs jitted kernels."""
 
 import contextlib
 import functools
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ttrace.backends import jax_kernels
+from ttrace.backends.batches import compare_by_batches
 from ttrace.backends.chunks import (
     CHUNK_TILES,
     TILE_ELEMENTS,
@@ -45,8 +46,6 @@ from ttrace.backends.tile_table import (
 from ttrace.compare.backend import ArrayPair
 from ttrace.compare.stats import PairStats
 
-BATCH_BYTES = 64 << 20
-BATCH_PAIRS = 4096
 MAX_TILES_TO_ORACLE = 16
 """Tiles of a chunk with NaN or Inf above which another kernel pays off."""
 
@@ -93,18 +92,12 @@ class JaxBackend:
         self._min_wide_elements = min_wide_elements
 
     def compare(self, pairs: Iterable[ArrayPair]) -> Iterator[PairStats]:
-        """See ``Backend``; reads ahead by up to two batches of ``BATCH_BYTES``."""
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            stages = Stages(self._num_threads)
-            collect: Callable[[], list[PairStats]] = list
-            for batch in _batches(pairs):
-                collect_next = self._submit(batch, pool, stages)
-                yield from collect()  # while threads are busy with the next batch
-                collect = collect_next
-            yield from collect()
+        """See ``Backend`` and ``compare_by_batches``."""
+        submit = functools.partial(self._submit, stages=Stages(self._num_threads))
+        return compare_by_batches(pairs, submit, num_threads=self._num_threads)
 
     def _submit(
-        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, stages: Stages
+        self, batch: list[ArrayPair], pool: ThreadPoolExecutor, *, stages: Stages
     ) -> Callable[[], list[PairStats]]:
         """Starts the comparison of a batch; returns what waits for its results."""
         lanes: dict[Lane | None, list[int]] = defaultdict(list)
@@ -149,18 +142,6 @@ class JaxBackend:
         if lane.precision is WIDE and sum(stream.sizes) < self._min_wide_elements:
             return None
         return stream
-
-
-def _batches(pairs: Iterable[ArrayPair]) -> Iterator[list[ArrayPair]]:
-    batch, num_bytes = [], 0
-    for pair in pairs:
-        batch.append(pair)
-        num_bytes += pair.reference.nbytes + pair.candidate.nbytes
-        if num_bytes >= BATCH_BYTES or len(batch) >= BATCH_PAIRS:
-            yield batch
-            batch, num_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _run_chunk(

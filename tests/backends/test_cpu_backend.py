@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.factories.resident_memory import resident_bytes
 from ttrace.backends import cpu_backend
 from ttrace.backends.cpu_backend import CpuBackend
 from ttrace.backends.cpu_kernels import BLOCK_ELEMENTS
@@ -28,7 +29,7 @@ def small_pairs() -> tuple[list[ArrayPair], list[str]]:
 
 
 def test_more_than_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_backend, "BATCH_PAIRS", 7)
+    monkeypatch.setattr("ttrace.backends.batches.BATCH_PAIRS", 7)
     pairs, labels = small_pairs()
     actual = CpuBackend().compare(pairs)
     for a, e, label in zip(actual, NumpyBackend().compare(pairs), labels, strict=True):
@@ -126,18 +127,6 @@ def test_what_was_read_of_a_large_array_leaves_memory(
     (stats,) = backend.compare([pair])
     assert (stats.count, stats.num_unequal) == (size // 4, 0)
     assert resident_bytes(path) < size // 8
-
-
-def resident_bytes(path: Path) -> int:
-    """What this process has mapped of a file and counts as its memory."""
-    total, within = 0, False
-    with open("/proc/self/smaps") as lines:
-        for line in lines:
-            if "-" in line.split(" ", 1)[0]:
-                within = line.rstrip().endswith(str(path))
-            elif within and line.startswith("Rss:"):
-                total += int(line.split()[1]) * 1024
-    return total
 
 
 def test_leaving_early_leaves_no_threads_busy() -> None:

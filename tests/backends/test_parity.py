@@ -25,7 +25,7 @@ def _make_pairs(
 
 
 def test_more_than_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ttrace.backends.jax_backend.BATCH_PAIRS", 7)
+    monkeypatch.setattr("ttrace.backends.batches.BATCH_PAIRS", 7)
     pairs, labels = _make_pairs("float32", "float32", 1.0)
     actual = JaxBackend(min_wide_elements=0).compare(pairs)
     expected = NumpyBackend().compare(pairs)

@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from tests.factories.resident_memory import resident_bytes
 from tests.factories.traces import write_trace
 from tests.paths import ROOT
 from ttrace.errors import CorruptTraceError, TraceError
@@ -62,18 +63,6 @@ def test_the_file_that_was_not_used_longest_is_released(file):
         get(key)
     assert made == ["a", "b", "c", "a", "b"]
     assert held[5] == 5
-
-
-def resident_bytes(path) -> int:
-    """What this process has mapped of a file and counts as its memory."""
-    total, within = 0, False
-    with open("/proc/self/smaps") as lines:
-        for line in lines:
-            if "-" in line.split(" ", 1)[0]:
-                within = line.rstrip().endswith(str(path))
-            elif within and line.startswith("Rss:"):
-                total += int(line.split()[1]) * 1024
-    return total
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="needs Linux")

@@ -80,9 +80,9 @@ def compute_together(
         TtraceError: What one of the processes raised; in all of them.
         CommandError: A process ended, hangs, or compares something else.
     """
-    mine = share_out(sizes, processes.count)[processes.index]
+    shares = share_out(sizes, processes.count)
     try:
-        message = _FIGURES + _encoded(compute(mine))
+        message = _FIGURES + _encoded(compute(shares[processes.index]))
     except TtraceError as error:
         message = _ERROR + _encoded_error(error)
     messages = processes.exchange(message)
@@ -91,7 +91,6 @@ def compute_together(
             raise _decoded_error(given[1:])
     figures = [_decoded(given[1:]) for given in messages]
     counts = [len(of_process) for of_process in figures]
-    shares = share_out(sizes, processes.count)
     if counts != (expected := [share.stop - share.start for share in shares]):
         raise ttrace.errors.CommandError(
             "the processes of this comparison do not compare the same traces",
