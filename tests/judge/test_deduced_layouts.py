@@ -52,13 +52,10 @@ def test_nothing_fails_by_a_layout_that_nothing_proves():
     )
     assert report.verdict == "pass" and status(report, CORE) == "skipped"
     (reason,) = report.counts.skipped_reasons
-    assert reason.startswith(
-        "candidate: its shapes suggest that dim 2 is sharded over tp, but the values "
-        "do not agree so (rel_err 1 exceeds the tolerance "
-    )
-    assert reason.endswith(
-        ", and neither does anything else of this module show that it is right, so "
-        f"that the layout may be wrong and not the run; {UNKNOWN}"
+    assert reason == (
+        "candidate: its shapes suggest that dim 2 is sharded over tp, but its values "
+        "do not agree so, and nothing else of this module shows that it is right, so that "
+        f"the layout may be wrong and not the run; {UNKNOWN}"
     )
 
 
@@ -71,7 +68,7 @@ def test_another_order_of_the_parts_is_a_doubt():
     )
     assert report.verdict == "pass" and status(report, CORE) == "skipped"
     (reason,) = report.counts.skipped_reasons
-    assert ", and they would in another order along it, so that the layout" in reason
+    assert ", but its values may agree in another order along it, so that" in reason
 
 
 @pytest.mark.parametrize(
@@ -108,3 +105,56 @@ def test_gradients_fail_like_activations():
         tensors, {CORE: divided(full, 2), GRADIENT: of_one_rank(gradient)}
     )
     assert status(report, GRADIENT) == "failed" and status(report, CORE) == "passed"
+
+
+@pytest.mark.parametrize("other", [0, 2, 0.5])
+def test_other_values_of_equal_shapes_are_a_doubt(other):
+    """Each rank may have a partial, which is no failure."""
+    full = heads()
+    parts = of_ranks(full * (1 - other), full * other)
+    report = compared({CORE: full, INPUT: full}, {CORE: parts, INPUT: full})
+    (reason,) = report.counts.skipped_reasons
+    if other == 0.5:
+        doubt = (
+            "its shapes suggest that ranks along tp are replicas, but the sum over 2 "
+            "ranks agrees, as that of partials, so that the layout may be wrong and "
+            "not the run"
+        )
+    else:
+        doubt = (
+            "over tp each rank has a value of its own: a partial, or of its own samples"
+        )
+    assert reason == f"candidate: {doubt}; {UNKNOWN}"
+    assert report.verdict == "pass"
+
+
+def test_gradients_of_the_mean_of_ranks_own_samples_are_a_doubt():
+    """A correct run has them, where means are averaged behind; by any other factor
+    they are wrong."""
+    full = heads()
+    report = compared(
+        {CORE: full, GRADIENT: full},
+        {CORE: divided(full, 0), GRADIENT: divided(2 * full, 0)},
+    )
+    assert report.verdict == "pass" and report.counts.skipped == 1
+    (reason,) = report.counts.skipped_reasons
+    assert reason == (
+        "candidate: its values are 2 times those of the other run, as gradients are of "
+        "a mean over the samples of one rank: average the loss over the ranks before "
+        "it is differentiated, and they are compared"
+    )
+    report = compared(
+        {CORE: full, INPUT: full, GRADIENT: full},
+        {CORE: divided(full, 0), INPUT: full, GRADIENT: divided(3 * full, 0)},
+    )
+    assert status(report, GRADIENT) == "failed"
+
+
+def test_what_an_optimizer_is_given_is_no_partial():
+    full = heads()
+    name = "step0/layers.0.core/main_grad/weight"
+    report = compared(
+        {name: full, INPUT: full},
+        {name: of_ranks(full / 2, full / 2), INPUT: full},
+    )
+    assert status(report, name) == "failed"

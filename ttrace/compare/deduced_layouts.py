@@ -1,22 +1,25 @@
 """Layouts that the shapes of the other run tell.
 
 A frontend may record what each rank has of a tensor without knowing how the ranks
-divide it: the plain tensors between tensor-parallel modules. Where the other run has
-the tensor whole, and exactly one dim of it is longer, by exactly the number of ranks,
-the ranks hold consecutive parts of that dim. Equal shapes tell nothing: each rank may
-have all of it, a partial, or what belongs to samples of its own.
+divide it: the plain tensors between tensor-parallel modules, what the devices of a
+``shard_map`` compute. Where the other run has the tensor whole, and dims of it are
+longer, by exactly the sizes of axes, and of one choice of them only, the ranks hold
+consecutive parts of these dims. Over an axis that divides no dim, each rank may have
+all of it, a partial, or what belongs to samples of its own: the ranks are taken for
+replicas, which the values show.
 
 That is deduced, not known. ``ttrace.judge.deduced_layouts`` says what follows where
 values disagree.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ttrace.compare.per_device_values import device_axes
 from ttrace.compare.samples import is_model_input
 from ttrace.compare.shown_trace import ShownTrace
-from ttrace.ir.kinds import PER_MICROBATCH
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Pass, TensorId
@@ -32,15 +35,25 @@ class DeducedLayout:
 
     Attributes:
         side: The run.
-        dim: The dim that they divide.
-        axis: Over which mesh axis.
+        sizes: Number of ranks along the axes that were recorded rank by rank.
+        dims: By mesh axis: the dim that is divided over it. Over the other axes the
+            ranks are taken for replicas.
         unknown_reason: Why it is not known otherwise, and what can be written.
     """
 
     side: Side
-    dim: int
-    axis: str
+    sizes: Mapping[str, int]
+    dims: Mapping[str, int]
     unknown_reason: str
+
+    @property
+    def undivided_axes(self) -> tuple[str, ...]:
+        """The axes over which ranks are taken for replicas."""
+        return tuple(
+            axis
+            for axis, size in self.sizes.items()
+            if size > 1 and axis not in self.dims
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,20 +94,21 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
         for record in unknown:
             if shapes.is_alike(record):
                 continue
-            found = shapes.divided_dim(record)
+            found = shapes.divided_dims(record)
             layout = record.shards[0].layout
-            if isinstance(found, str):
-                set_aside[record.id] = f"{side}: {layout.unknown_reason}{found}"
+            if found is None:
+                set_aside[record.id] = f"{side}: {layout.unknown_reason}"
                 continue
-            (axis,) = layout.device_axes
             tensors[record.id] = TensorRecord(
                 id=record.id,
-                shards=tuple(_divided(shard, found) for shard in record.shards),
+                shards=tuple(
+                    _divided(shard, _sizes(record), found) for shard in record.shards
+                ),
             )
             layouts[record.id] = DeducedLayout(
                 side=side,
-                dim=found,
-                axis=axis,
+                sizes=_sizes(record),
+                dims=found,
                 unknown_reason=layout.unknown_reason,
             )
         shown[side] = ShownTrace(run, replace(run.info, tensors=tensors))
@@ -124,6 +138,7 @@ class _Shapes:
         self._other = other
         self._by_name = [_shapes_by_name(own), _shapes_by_name(other)]
         self._lengths = [_lengths_of_samples(own), _lengths_of_samples(other)]
+        self._divided_samples = dict(_divided_samples(own))
 
     def is_alike(self, record: TensorRecord) -> bool:
         """Whether the other run recorded it over the same axes, of the same sizes."""
@@ -135,20 +150,18 @@ class _Shapes:
             other.global_shape[:num_axes] == record.global_shape[:num_axes]
         )
 
-    def divided_dim(self, record: TensorRecord) -> int | str:
-        """The dim that the ranks divide, or what keeps it from being told."""
-        num_ranks, *local = record.global_shape
-        if len(record.shards[0].layout.device_axes) != 1 or not all(
-            shard.layout.blocks for shard in record.shards
-        ):
-            return ""
+    def divided_dims(self, record: TensorRecord) -> Mapping[str, int] | None:
+        """By axis the dim that is divided over it; None where that cannot be told."""
+        local = record.global_shape[len(device_axes(record)) :]
+        if not all(shard.layout.blocks for shard in record.shards):
+            return None
         name = _name(record.id)
         shapes = self._by_name[1].get(name, set())
         if len(shapes) != 1 or len(self._by_name[0][name]) != 1:
-            return ""
+            return None
         (whole,) = shapes
         if len(whole) != len(local):
-            return ""
+            return None
         others = [
             dim
             for dim, pair in enumerate(zip(local, whole, strict=True))
@@ -156,18 +169,34 @@ class _Shapes:
         ]
         samples = self._samples_of(record.id)
         if samples is None:
-            return ""
+            return None
         if samples[0] != samples[1]:
             counting = [dim for dim in others if (local[dim], whole[dim]) == samples]
             if len(counting) != 1:
-                return ""
+                return None
             others.remove(counting[0])
-        if not others:
-            return _equal_shapes(record)
-        (dim, *more) = others
-        if more or not local[dim] or local[dim] * num_ranks != whole[dim]:
-            return ""
-        return dim
+        ratios = {dim: _ratio(local[dim], whole[dim]) for dim in others}
+        choices = _choices(_sizes(record), ratios)
+        return self._of_samples(choices, whole)
+
+    def _of_samples(
+        self, choices: Sequence[Mapping[str, int]], whole: Shape
+    ) -> Mapping[str, int] | None:
+        """The one choice, or the one by which the axes of the samples divide samples.
+
+        Of several dims that are as long, samples are the first.
+        """
+        if len(choices) < 2:
+            return choices[0] if choices else None
+        axes = [axis for axis in self._divided_samples if axis in choices[0]]
+        fitting: dict[tuple[int, ...], list[Mapping[str, int]]] = {}
+        for choice in choices:
+            dims = tuple(choice.get(axis, -1) for axis in axes)
+            lengths = [self._divided_samples[axis] for axis in axes]
+            if -1 not in dims and [whole[dim] for dim in dims] == lengths:
+                fitting.setdefault(dims, []).append(choice)
+        first = fitting[min(fitting)] if fitting and axes else []
+        return first[0] if len(first) == 1 else None
 
     def _samples_of(self, id_: TensorId) -> tuple[int, int] | None:
         """Number of samples of a micro-batch of the step in this run and in the other.
@@ -182,21 +211,6 @@ class _Shapes:
         return None
 
 
-def _equal_shapes(record: TensorRecord) -> str:
-    layout = record.shards[0].layout
-    texts = ""
-    if layout.dims:
-        (axis,) = layout.device_axes
-        texts = (
-            f": {layout.dims!r} says the first, '{layout.dims} partial[{axis}]' the "
-            "second"
-        )
-    return (
-        "; its shape on every rank is that of the other run, so that it may be all of "
-        f"it, or a partial{texts}; or each rank has samples of its own"
-    )
-
-
 def _name(id_: TensorId) -> TensorId:
     """A tensor of whichever micro-batch; a recomputation repeats the first forward."""
     return replace(id_, microbatch=None, pass_=Pass.FORWARD)
@@ -206,9 +220,8 @@ def _shapes_by_name(info: TraceInfo) -> dict[TensorId, set[Shape]]:
     """Shapes of logical tensors; of what was recorded rank by rank, of one of these."""
     found: dict[TensorId, set[Shape]] = {}
     for id_, record in info.tensors.items():
-        if id_.kind in PER_MICROBATCH:
-            shape = record.global_shape[len(device_axes(record)) :]
-            found.setdefault(_name(id_), set()).add(shape)
+        shape = record.global_shape[len(device_axes(record)) :]
+        found.setdefault(_name(id_), set()).add(shape)
     return found
 
 
@@ -222,20 +235,90 @@ def _lengths_of_samples(info: TraceInfo) -> dict[int, set[int]]:
     return found
 
 
-def _divided(shard: ShardRecord, dim: int) -> ShardRecord:
-    """A shard of one rank as the part of a dim that is its turn."""
+def _divided_samples(info: TraceInfo) -> Iterator[tuple[str, int]]:
+    """Axes over which the samples that the model is given are sharded; their number.
+
+    Only where all that the model is given says the same.
+    """
+    found: dict[str, set[int]] = {}
+    for id_, record in info.tensors.items():
+        if not is_model_input(id_) or device_axes(record) or not record.global_shape:
+            continue
+        for axis in _axes_of_first_dim(record, info):
+            found.setdefault(axis, set()).add(record.global_shape[0])
+    for axis, lengths in found.items():
+        if len(lengths) == 1:
+            yield axis, next(iter(lengths))
+
+
+def _axes_of_first_dim(record: TensorRecord, info: TraceInfo) -> Iterator[str]:
+    """The axes whose places hold other indices of the first dim."""
+    starts: dict[str, dict[int, set[int]]] = {}
+    ranks = {rank.rank: rank for rank in info.ranks}
+    for shard in record.shards:
+        mesh = ranks[shard.rank].mesh(shard.layout.mesh)
+        for axis, place in mesh.coords.items():
+            held = starts.setdefault(axis, {}).setdefault(place, set())
+            held.update(block.region.start[0] for block in shard.layout.blocks)
+    for axis, held in starts.items():
+        if len({frozenset(each) for each in held.values()}) > 1:
+            yield axis
+
+
+def _sizes(record: TensorRecord) -> dict[str, int]:
+    """Number of ranks along the axes that the leading dims count."""
+    return dict(zip(device_axes(record), record.global_shape, strict=False))
+
+
+def _ratio(local: int, whole: int) -> int:
+    """How many parts make up the whole; 0 where no number of them does."""
+    return whole // local if local and whole % local == 0 else 0
+
+
+def _choices(
+    sizes: Mapping[str, int], ratios: Mapping[int, int]
+) -> list[dict[str, int]]:
+    """Every way to divide dims into so many parts, each over axes of its own."""
+    axes = [axis for axis, size in sizes.items() if size > 1]
+    found = []
+    for dims in itertools.product((None, *ratios), repeat=len(axes)):
+        choice = {
+            axis: dim for axis, dim in zip(axes, dims, strict=True) if dim is not None
+        }
+        parts = dict.fromkeys(ratios, 1)
+        for axis, dim in choice.items():
+            parts[dim] *= sizes[axis]
+        if parts == ratios:
+            found.append(choice)
+    return found
+
+
+def _divided(
+    shard: ShardRecord, sizes: Mapping[str, int], dims: Mapping[str, int]
+) -> ShardRecord:
+    """A shard of one rank as the part of dims that is its turn.
+
+    Of several axes over one dim, the ranks of the last one hold what is adjacent.
+    """
     stacked = shard.layout
-    num_ranks, *local = stacked.global_shape
+    num_axes = len(stacked.device_axes)
+    local = stacked.global_shape[num_axes:]
     (block,) = stacked.blocks
-    start, whole = [0] * len(local), list(local)
-    start[dim] = block.region.start[0] * local[dim]
-    whole[dim] *= num_ranks
+    parts, turn = [1] * len(local), [0] * len(local)
+    places = block.region.start[:num_axes]
+    for axis, place in zip(stacked.device_axes, places, strict=True):
+        if axis in dims:
+            dim, size = dims[axis], sizes[axis]
+            parts[dim] *= size
+            turn[dim] = turn[dim] * size + place
     layout = ShardLayout(
-        global_shape=tuple(whole),
+        global_shape=tuple(map(operator.mul, local, parts)),
         local_shape=tuple(local),
         blocks=(
             Block(
-                region=Region(start=tuple(start), extent=tuple(local)),
+                region=Region(
+                    start=tuple(map(operator.mul, local, turn)), extent=tuple(local)
+                ),
                 local_start=(0,) * len(local),
             ),
         ),

@@ -2,22 +2,26 @@
 
 Values that agree prove the layout. Where they do not, either the run or the layout is
 wrong. It is the run where the layout was proven elsewhere: by the same tensor of
-another micro-batch, step or layer; or by another tensor of the module, if no other
-order of the ranks' parts explains the values. Anything else is no verdict, but a doubt
-that is said: the tensor is skipped.
+another micro-batch, step or layer; or by another tensor of the module, if nothing else
+that the ranks' values may be explains them: parts in another order, partials, gradients
+of a mean over the samples of one rank. Anything else is no verdict, but a doubt that is
+said: the tensor is skipped.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ttrace.compare.assembled import assembled
 from ttrace.compare.deduced_layouts import DeducedLayout
+from ttrace.ir.kinds import GRADIENTS, PER_MICROBATCH
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -26,8 +30,15 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _MOST_TRIED = 3
 """Tensors of one name whose values are read again."""
 
-_Name = tuple[TensorId, int]
-"""A tensor of whichever layer, micro-batch and step, and the dim that ranks divide."""
+_Name = tuple[TensorId, tuple[tuple[str, int], ...]]
+"""A tensor of whichever layer, micro-batch and step; the dims that ranks divide."""
+
+_MUCH_CLOSER = 0.1
+"""Of the error of gradients, what remains where they are those of a mean over fewer
+samples; other errors may come on top."""
+
+_DOUBTED = (Cause.ERROR, Cause.REPLICAS)
+"""What a wrong layout can look like."""
 
 
 def doubt_layouts(
@@ -52,7 +63,7 @@ def doubt_layouts(
     doubts = _Doubts(verdicts, layouts, reference, candidate)
     return tuple(
         doubts.of(verdict)
-        if verdict.id in layouts and verdict.cause is Cause.ERROR
+        if verdict.id in layouts and verdict.cause in _DOUBTED
         else verdict
         for verdict in verdicts
     )
@@ -73,7 +84,7 @@ class _Doubts:
         agreed = [v.id for v in verdicts if v.id in layouts and _agrees(v)]
         self._proven = {self._name(id_) for id_ in agreed}
         self._proven_modules = {name.module for name, _ in self._proven}
-        self._is_explained: dict[_Name, list[bool]] = {}
+        self._explanations: dict[_Name, list[str]] = {}
 
     def of(self, verdict: TensorVerdict) -> TensorVerdict:
         """The verdict, or the doubt in its place."""
@@ -81,21 +92,25 @@ class _Doubts:
         name = self._name(verdict.id)
         if name in self._proven or _agrees(verdict):
             return verdict
-        is_explained = self._explained_by_order(verdict, name, layout.dim)
-        if not is_explained and name[0].module in self._proven_modules:
+        if layout.undivided_axes and self._replicas_differ(verdict, layout):
+            doubt = (
+                f"over {', '.join(layout.undivided_axes)} each rank has a value of its "
+                f"own: a partial, or of its own samples; {layout.unknown_reason}"
+            )
+        elif verdict.cause is Cause.REPLICAS:
             return verdict
-        order = (
-            "they would in another order along it"
-            if is_explained
-            else "neither does anything else of this module show that it is right"
-        )
+        else:
+            doubt = self._explanation(verdict, name)
+            is_sure = name[0].module in self._proven_modules or not layout.dims
+            if not doubt and is_sure:
+                return verdict
+            doubt = doubt or _doubt(
+                layout,
+                "its values do not agree so, and nothing else of this module shows "
+                "that it is right",
+            )
         return TensorVerdict(
-            id=verdict.id,
-            status=Status.SKIPPED,
-            reason=f"{layout.side}: its shapes suggest that dim {layout.dim} is "
-            f"sharded over {layout.axis}, but the values do not agree so "
-            f"({verdict.reason}), and {order}, so that the layout may be wrong and not "
-            f"the run; {layout.unknown_reason}",
+            id=verdict.id, status=Status.SKIPPED, reason=f"{layout.side}: {doubt}"
         )
 
     def _name(self, id_: TensorId) -> _Name:
@@ -103,30 +118,88 @@ class _Doubts:
         name = replace(
             id_, step=0, microbatch=0, call=0, module=module, pass_=Pass.FORWARD
         )
-        return name, self._layouts[id_].dim
+        return name, tuple(self._layouts[id_].dims.items())
 
-    def _explained_by_order(
-        self, verdict: TensorVerdict, name: _Name, dim: int
-    ) -> bool:
-        """Whether another order of the indices along a dim may explain a difference.
+    def _replicas_differ(self, verdict: TensorVerdict, layout: DeducedLayout) -> bool:
+        result, tolerance = verdict.result, verdict.tolerance
+        assert result is not None and tolerance is not None
+        replicas = (
+            result.candidate_replicas
+            if layout.side is Side.CANDIDATE
+            else result.reference_replicas
+        )
+        return bool(differing_replicas(replicas, tolerance, exact=False))
 
-        Norms of the slices, sorted, differ by no more than the slices do in the best
-        of all orders.
-        """
-        tried = self._is_explained.setdefault(name, [])
-        if False not in tried and len(tried) < _MOST_TRIED:
-            result, tolerance = verdict.result, verdict.tolerance
-            assert result is not None and tolerance is not None
-            match = result.plan.match
-            norms = [
-                _slice_norms(record, run, dim)
-                for record, run in zip(
-                    (match.reference, match.candidate), self._runs, strict=True
+    def _explanation(self, verdict: TensorVerdict, name: _Name) -> str:
+        """What else the ranks' values may be, that explains all that was tried."""
+        tried = self._explanations.setdefault(name, [])
+        if "" not in tried and len(tried) < _MOST_TRIED:
+            tried.append(self._tried(verdict))
+        return "" if "" in tried else tried[0]
+
+    def _tried(self, verdict: TensorVerdict) -> str:
+        layout = self._layouts[verdict.id]
+        result, tolerance = verdict.result, verdict.tolerance
+        assert result is not None and tolerance is not None
+        match, limit = result.plan.match, tolerance.difference_norm
+        if not layout.dims and verdict.id.kind not in PER_MICROBATCH:
+            return ""  # what an optimizer is given is no partial
+        values = [
+            _values(record, run)
+            for record, run in zip(
+                (match.reference, match.candidate), self._runs, strict=True
+            )
+        ]
+        reference, candidate = values
+        if reference is None or candidate is None:
+            return "its values cannot be put together"
+        for dim in set(layout.dims.values()):
+            difference = _slice_norms(candidate, dim) - _slice_norms(reference, dim)
+            if not np.linalg.norm(difference) > limit:
+                return _doubt(layout, "its values may agree in another order along it")
+        ranks, whole = (
+            (candidate, reference)
+            if layout.side is Side.CANDIDATE
+            else (reference, candidate)
+        )
+        partials = [layout.sizes[axis] for axis in layout.undivided_axes]
+        for number in _products(partials):
+            if not np.linalg.norm(ranks * number - whole) > limit:
+                return _doubt(
+                    layout, f"the sum over {number} ranks agrees, as that of partials"
                 )
-            ]
-            difference = np.linalg.norm(norms[1] - norms[0])
-            tried.append(not difference > tolerance.difference_norm)
-        return False not in tried
+        if verdict.id.kind in GRADIENTS:
+            error = np.linalg.norm(ranks - whole)
+            for number in _products([layout.sizes[axis] for axis in layout.dims]):
+                if np.linalg.norm(ranks / number - whole) < _MUCH_CLOSER * error:
+                    return (
+                        f"its values are {number} times those of the other run, as "
+                        "gradients are of a mean over the samples of one rank: average "
+                        "the loss over the ranks before it is differentiated, and they "
+                        "are compared"
+                    )
+        return ""
+
+
+def _doubt(layout: DeducedLayout, values: str) -> str:
+    suggested = " and ".join(
+        f"dim {dim} is sharded over {axis}" for axis, dim in layout.dims.items()
+    )
+    suggested = (
+        suggested or f"ranks along {', '.join(layout.undivided_axes)} are replicas"
+    )
+    return (
+        f"its shapes suggest that {suggested}, but {values}, so that the layout may be "
+        f"wrong and not the run; {layout.unknown_reason}"
+    )
+
+
+def _products(sizes: Collection[int]) -> list[int]:
+    """What sizes of axes, one or several of them, can multiply to; above one."""
+    found = {1}
+    for size in sizes:
+        found |= {size * other for other in found}
+    return sorted(found - {1})
 
 
 def _agrees(verdict: TensorVerdict) -> bool:
@@ -136,14 +209,19 @@ def _agrees(verdict: TensorVerdict) -> bool:
     return verdict.status is Status.PASSED and not verdict.noise_dominated
 
 
-def _slice_norms(record: TensorRecord, run: TraceSource, dim: int) -> np.ndarray:
-    """float64, ``[indices of dim]``: Frobenius norms of the slices, ascending.
-
-    NaN where the tensor cannot be put together, which no order explains or excludes.
-    """
+def _values(record: TensorRecord, run: TraceSource) -> np.ndarray | None:
+    """float64, ``global_shape``: the logical tensor; None where it is not all there."""
     values = assembled(record, run)
     if values is None:
-        return np.full(1, np.nan)
+        return None
+    return values.astype(np.float64) / record.shards[0].scale
+
+
+def _slice_norms(values: np.ndarray, dim: int) -> np.ndarray:
+    """float64, ``[indices of dim]``: Frobenius norms of the slices, ascending.
+
+    Sorted, those of two tensors differ by no more than the slices do in the best of all
+    orders.
+    """
     rows = np.moveaxis(values, dim, 0).reshape(values.shape[dim], -1)
-    rows = rows.astype(np.float64) / record.shards[0].scale
     return np.sort(np.linalg.norm(rows, axis=1))

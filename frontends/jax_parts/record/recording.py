@@ -170,19 +170,17 @@ class StepRecording:
         if reason is not None:
             self._no_norm_reason = _NO_NORM_OF_SKIPPED
             return
-        if any(map(_is_no_whole, shards.values())):
+        parts = _distinct_parts(shards)
+        if parts is None:
             self._no_norm_reason = _NO_NORM_OF_PARTS
             return
         assert capture.value is not None
         if not capture.value.array.is_fully_addressable:
             self._no_norm_reason = _NO_NORM
             return
-        parts = {
-            shard.layout.blocks[0].region: shard.array for shard in shards.values()
-        }
         self._norm_dtype = np.result_type(self._norm_dtype, capture.value.array.dtype)
         squares = sum(
-            float(np.sum(np.square(part, dtype=np.float64))) for part in parts.values()
+            float(np.sum(np.square(part, dtype=np.float64))) for part in parts
         )
         self._squares = (self._squares or 0.0) + squares
 
@@ -201,9 +199,20 @@ class StepRecording:
         )
 
 
-def _is_no_whole(shard: RankShard) -> bool:
-    """Whether it is a partial, or one device's value of a tensor not known."""
-    return bool(shard.layout.partial_axes or shard.layout.device_axes)
+def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:
+    """The parts that make up a gradient, each once; None where that is not known.
+
+    Where each device has a value of its own, and all are equal, each has all of it: an
+    optimizer is given it on each of them, so that it is no partial.
+    """
+    first, *others = shards.values()
+    if first.layout.device_axes:
+        equal = all(np.array_equal(first.array, shard.array) for shard in others)
+        return [first.array] if equal else None
+    if first.layout.partial_axes:
+        return None
+    parts = {shard.layout.blocks[0].region: shard.array for shard in shards.values()}
+    return list(parts.values())
 
 
 def _name(capture: Capture) -> object:

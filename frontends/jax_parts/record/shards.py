@@ -92,7 +92,11 @@ class HostShards:
             selected = _selected(layouts[device], index, dims)
             if selected is not None:
                 layout, local_index = selected
-                layout = replace(layout, device_axes=part.axes)
+                layout = replace(
+                    layout,
+                    device_axes=part.axes,
+                    unknown_reason=_unknown_reason(part.axes),
+                )
                 shards[rank] = RankShard(layout=layout, array=copy[(*local_index, ...)])
         return shards
 
@@ -114,6 +118,16 @@ def meshes_of(arrays: Sequence[jax.Array]) -> dict[int, tuple[Mesh, ...]]:
             mesh = mesh_of(sharding, device)
             found.setdefault(rank_of(device), {})[mesh.name] = mesh
     return {rank: tuple(meshes.values()) for rank, meshes in found.items()}
+
+
+def _unknown_reason(axes: tuple[str, ...]) -> str:
+    if not axes:
+        return ""
+    return (
+        f"recorded device by device over {', '.join(axes)} inside a shard_map: say "
+        "with dims={...} or ttrace.tap(spec=...) how the devices' values make up the "
+        "tensor"
+    )
 
 
 def _num_places(part: Part) -> int:
