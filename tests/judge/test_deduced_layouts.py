@@ -54,8 +54,8 @@ def test_nothing_fails_by_a_layout_that_nothing_proves():
     (reason,) = report.counts.skipped_reasons
     assert reason == (
         "candidate: its shapes suggest that dim 2 is sharded over tp, but its values "
-        "do not agree so, and nothing else of this module shows that it is right, so that "
-        f"the layout may be wrong and not the run; {UNKNOWN}"
+        "do not agree so, and nothing else of this module shows that it is right, so "
+        f"that the layout may be wrong and not the run; {UNKNOWN}"
     )
 
 
