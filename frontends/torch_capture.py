@@ -27,7 +27,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from ttrace.errors import UsageError
-from ttrace.frontends.torch_parts.averaged_models import AveragedParameters
+from ttrace.frontends.torch_parts.averaged_models import (
+    AveragedParameters,
+    averaged_parts,
+)
 from ttrace.frontends.torch_parts.bias_correction import corrected_in_float32
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
@@ -119,7 +122,7 @@ def trace(
     description: ModelDescription | None = None,
     dims: DimsRules | None = None,
     method: str = "forward",
-    averaged: torch.nn.Module | None = None,
+    averaged: torch.nn.Module | Mapping[str, torch.nn.Module] | None = None,
 ) -> Iterator[PlainTrace]:
     """Records a training loop, if the process was started by ``ttrace record``.
 
@@ -141,13 +144,15 @@ def trace(
             arguments are the inputs of ``@root`` then, what it returns the outputs.
         averaged: An ``AveragedModel`` of ``torch.optim.swa_utils``, or another model of
             the same names with averaged parameters; they are recorded where a step
-            ends, as ``optimizer_state``, and its buffers as ``updated_buffer``.
+            ends, as ``optimizer_state``, and its buffers as ``updated_buffer``. It may
+            be of a part of the model, and there may be several, by the path of the part
+            (``{"generator": ema}``).
 
     Raises:
         UsageError: The recording request is malformed, a filter leaves no rank, the
             model has no such method, it is a ``torch.nn.DataParallel``, or no module,
             or some of its parameters have no values yet (lazy, or on ``meta``), or both
-            ``description`` and ``dims`` are given.
+            ``description`` and ``dims`` are given, or ``averaged`` has other names.
         LayoutError: A text of ``dims`` cannot be read, or names an axis that is none of
             the run's.
         TraceError: The trace cannot be created.
@@ -187,6 +192,10 @@ def trace(
     taps = _taps(inner, session, description, num_parts=len(parts))
     if native is not None:
         native.attach()
+    averages = None
+    if averaged is not None:
+        found = averaged_parts(averaged, description.parameters())
+        averages = AveragedParameters(found, session)
     session.start()
     for tap in taps:
         tap.attach()
@@ -200,7 +209,6 @@ def trace(
             corrected_in_float32(perturbed),
             perturbed_casts(perturbed, seed or 0),
         ):
-            averages = averaged and AveragedParameters(averaged, session)
             yield PlainTrace(session, tuple(taps), averages)
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")

@@ -110,6 +110,18 @@ def _no_request_is_left_behind():
     assert after == before, "a request to record is left in the environment"
 
 
+@pytest.fixture(autouse=True)
+def _no_diagnosis_fails():
+    """Users get a warning and their verdict; a test fails."""
+
+    def fail(find, error):
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ttrace.judge.own_faults.warn_of_fault", fail)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pools():
     """Processes that train, which the tests of a file share: starting takes seconds.

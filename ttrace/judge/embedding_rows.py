@@ -66,6 +66,8 @@ def find_embedding_rows(
     errors = np.linalg.norm(ours - theirs, axis=-1)
     limit = verdict.tolerance.difference_norm / np.sqrt(errors.size)
     if verdict.id.kind in _OF_ROWS:
+        if ours.ndim != 2:  # of something else that is given integers, as experts are
+            return None
         counts = np.asarray(theirs.any(-1))
         found = _split(np.arange(len(errors)), errors, counts, limit)
         return None if found is None else _rows(verdict.id, *found, candidate.info)

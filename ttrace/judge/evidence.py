@@ -25,6 +25,7 @@ from ttrace.judge.microbatch_factors import (
     find_microbatch_factors,
 )
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
+from ttrace.judge.own_faults import explained
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
     has_no_optimizer,
@@ -138,22 +139,28 @@ def read_evidence(
         if gradients
         and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
     ]
-    fits = [_fit(verdict.id, reference, candidate) for verdict in updates]
+    fits = [
+        explained(_fit, None, verdict.id, reference, candidate) for verdict in updates
+    ]
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if accumulated else (),
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
-        adam=fit_settings(verdicts, reference, candidate),
-        confined=find_confinement(diverged, reference, candidate, backend),
-        rows=find_embedding_rows(diverged, reference, candidate),
-        bias=find_added_bias(diverged, reference, candidate),
-        wiring=find_wiring(diverged, verdicts, reference, candidate),
+        adam=explained(fit_settings, (), verdicts, reference, candidate),
+        confined=explained(
+            find_confinement, None, diverged, reference, candidate, backend
+        ),
+        rows=explained(find_embedding_rows, None, diverged, reference, candidate),
+        bias=explained(find_added_bias, None, diverged, reference, candidate),
+        wiring=explained(find_wiring, None, diverged, verdicts, reference, candidate),
         settings=optimizer_differences(
             reference.info.ranks[0], candidate.info.ranks[0]
         ),
         first=first,
         absences=absences,
-        factors=find_microbatch_factors(verdicts, reference, candidate),
+        factors=explained(
+            find_microbatch_factors, None, verdicts, reference, candidate
+        ),
         steps_apart=only_one_steps_early(reference.info, candidate.info),
     )
 

@@ -102,3 +102,16 @@ def test_rows_of_an_update_behind_a_gradient_that_agrees():
         for updated in (WEIGHT, wrong)
     )
     assert "embedding_rows" not in diagnoses(reference, candidate)
+
+
+@pytest.mark.parametrize("shape", [(12,), (12, 4, 3), (12, 4, 3, 2)])
+def test_gradients_of_what_is_no_embedding_though_it_is_given_ids(shape):
+    """Stacked experts take the number of an expert for each row."""
+    gradient = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    reference, candidate = (
+        memory_trace({"step0/mb0/emb/input/0": IDS, GRADIENT: values})
+        for values in (gradient, 2 * gradient)
+    )
+    report = compare_traces(reference, candidate, load_backend("numpy"))
+    assert report.verdict == "diverged"
+    assert "embedding_rows" not in {found.code for found in report.diagnosis}

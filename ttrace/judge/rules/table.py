@@ -9,6 +9,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.absences import find_absences
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.own_faults import explained
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
@@ -87,5 +88,5 @@ def diagnose(
         candidate=candidate,
         evidence=evidence or Evidence(absences=find_absences(verdicts)),
     )
-    answers = (rule(findings) for rule in RULES)
+    answers = (explained(rule, None, findings) for rule in RULES)
     return tuple(answer for answer in answers if answer is not None)
