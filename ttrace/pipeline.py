@@ -326,6 +326,7 @@ def compare_traces(
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
+    mapped_candidate = candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
     untied = untie(reference, candidate)
@@ -371,7 +372,7 @@ def compare_traces(
         backend,
         allow=allow,
         strict_structure=strict_structure,
-        joined_from=lambda tensor_id: joined_from(candidate, tensor_id),
+        joined_from=lambda tensor_id: joined_from(mapped_candidate, tensor_id),
         deduced=known.layouts,
     )
     return build_report(

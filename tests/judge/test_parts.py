@@ -135,7 +135,7 @@ def test_the_parts_of_a_map_have_names(tmp_path):
     )
     (tensor,) = report.tensors
     assert tensor.failed_part is not None
-    assert tensor.failed_part.name == "0:32, 64:96 of dim 0 (q/b, v/b)"
+    assert tensor.failed_part.name == "64:96 of dim 0 (v/b)"
 
 
 def test_rows_that_no_token_touched():

@@ -12,7 +12,7 @@ import numpy as np
 from ttrace.compare.operands import Operand, PairPlan
 from ttrace.compare.plan import TensorPlan
 from ttrace.compare.rows import RowPair, Rows, in_chunks
-from ttrace.ir.layout import Region
+from ttrace.ir.layout import Region, ShardLayout
 
 _MAX_NAMED = 4
 """Ranges that the text of a part names."""
@@ -115,3 +115,21 @@ def _rows(operand: Operand, dim: int, indices: np.ndarray, columns: Region) -> R
         local=tuple(indices - term.block.region.start[dim] for term in operand.terms),
         columns=columns,
     )
+
+
+def mask_of(layout: ShardLayout, part: Part) -> np.ndarray:
+    """Which elements of a shard belong to a part: bool, of the shard's shape or less.
+
+    Of a flat range none is known to.
+    """
+    if layout.is_flat:
+        return np.zeros(layout.local_shape, bool)
+    is_in = np.zeros(layout.local_shape[part.dim], bool)
+    for block in layout.blocks:
+        start, stop = block.region.start[part.dim], block.region.stop[part.dim]
+        indices = part.indices
+        own = indices[(indices >= start) & (indices < stop)]
+        is_in[own - start + block.local_start[part.dim]] = True
+    shape = [1] * len(layout.local_shape)
+    shape[part.dim] = -1
+    return is_in.reshape(shape)

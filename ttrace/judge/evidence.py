@@ -55,12 +55,14 @@ class UpdateFit:
         factor: The update is so many times the reference's; None if it is not.
         decay: It is the reference's, less so many times the parameter; None if not.
         num_values: Elements that speak for it: 1 if all change by the same.
+        parts: Names of the parts that it is about; empty for the whole parameter.
     """
 
     id: TensorId
     num_values: int
     factor: float | None = None
     decay: float | None = None
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +141,7 @@ def read_evidence(
         if gradients
         and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
     ]
-    fits = [
-        explained(_fit, None, verdict.id, reference, candidate) for verdict in updates
-    ]
+    fits = [explained(_fit, None, verdict, reference, candidate) for verdict in updates]
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if accumulated else (),
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
@@ -210,24 +210,36 @@ def _is_accumulated(
 
 
 def _fit(
-    updated: TensorId, reference: TraceSource, candidate: TraceSource
+    verdict: TensorVerdict, reference: TraceSource, candidate: TraceSource
 ) -> UpdateFit | None:
     """What of the usual hyper-parameters explains an update; None if it is not known.
 
-    Of a tensor that was not read.
+    Of a tensor that was not read. Where it failed by parts of it, of these.
     """
+    updated = verdict.id
     ours, theirs = _values(updated, candidate), _values(updated, reference)
     record = parameter_before(updated, reference.info)
     start = None if record is None else _values(record.id, reference)
     if ours is None or theirs is None or start is None:
         return None
+    parts = tuple(failed.figures.name for failed in verdict.failed_parts)
+    if parts:
+        assert verdict.result is not None
+        shape = verdict.result.plan.match.reference.global_shape
+        is_in = np.zeros(shape, bool)
+        for failed in verdict.failed_parts:
+            np.moveaxis(is_in, failed.part.dim, 0)[failed.part.indices] = True
+        if not is_in.size == ours.size == theirs.size == start.size:
+            return None
+        ours, theirs, start = (v[is_in.reshape(-1)] for v in (ours, theirs, start))
     difference, update = ours - theirs, theirs - start
     factor, decay = _projection(difference, update), _projection(difference, start)
+    fit = UpdateFit(id=updated, num_values=difference.size, parts=parts)
     if factor is not None and _is_explained(difference, factor * update):
-        return UpdateFit(id=updated, num_values=_num_values(update), factor=1 + factor)
+        return replace(fit, num_values=_num_values(update), factor=1 + factor)
     if decay is not None and _is_explained(difference, decay * start):
-        return UpdateFit(id=updated, num_values=start.size, decay=-decay)
-    return UpdateFit(id=updated, num_values=difference.size)
+        return replace(fit, decay=-decay)
+    return fit
 
 
 def _num_values(values: np.ndarray) -> int:

@@ -9,7 +9,7 @@ from ttrace.compare.execute import TensorResult
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.deduced_layouts import doubt_layouts
-from ttrace.judge.known_noise import excuse_known_noise
+from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
 from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.structure import StructureDifference, find_structure_differences
@@ -62,9 +62,8 @@ def judge_tensors(
         allow=allow,
         lost_updates=lost_updates(results, reference, candidate, backend),
     )
-    verdicts = excuse_known_noise(
-        verdicts, reference, backend, policy=tolerances.policy
-    )
+    known = KnownNoise(verdicts, reference, backend, tolerances.policy)
+    verdicts = excuse_known_noise(verdicts, known)
     turned = TurnedUpdates(verdicts, reference)
     verdicts = excuse_turned_updates(verdicts, turned, policy=tolerances.policy)
     verdicts = judge_parts(
@@ -79,6 +78,7 @@ def judge_tensors(
             candidate.info,
         ),
         turned,
+        known,
         joined_from=joined_from,
     )
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)

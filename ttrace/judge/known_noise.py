@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.parts import Part, mask_of
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
@@ -26,11 +27,7 @@ _OF_PARAMETERS = GRADIENTS - ACTIVATIONS
 
 
 def excuse_known_noise(
-    verdicts: Sequence[TensorVerdict],
-    reference: TraceSource,
-    backend: Backend,
-    *,
-    policy: TolerancePolicy,
+    verdicts: Sequence[TensorVerdict], known: "KnownNoise"
 ) -> tuple[TensorVerdict, ...]:
     """Lets pass what failed a tolerance that was not measured, and is known as noise.
 
@@ -39,13 +36,8 @@ def excuse_known_noise(
 
     Args:
         verdicts: One per tensor.
-        reference: The trusted run; only what failed is read.
-        backend: Computes the statistics.
-        policy: Says how much noise dominates a tensor.
+        known: The noise that is known.
     """
-    if not any(map(_may_be_noise, verdicts)):
-        return tuple(verdicts)
-    known = _KnownNoise(verdicts, reference, backend, policy)
     return tuple(
         known.excused(verdict) if _may_be_noise(verdict) else verdict
         for verdict in verdicts
@@ -66,8 +58,15 @@ def _is_estimated(tolerance: Tolerance) -> bool:
     return not tolerance.measured and tolerance.estimator is not Estimator.EXACT
 
 
-class _KnownNoise:
-    """How large the known noise of each tensor is, as a Frobenius norm."""
+class KnownNoise:
+    """How large the known noise of each tensor is, as a Frobenius norm.
+
+    Args:
+        verdicts: One per tensor, by tolerance alone.
+        reference: The trusted run; read when asked for what failed.
+        backend: Computes the statistics.
+        policy: Says how much noise dominates a tensor.
+    """
 
     def __init__(
         self,
@@ -82,7 +81,8 @@ class _KnownNoise:
         self._verdicts = {verdict.id: verdict for verdict in verdicts}
         self._levels: dict[TensorId, float] = {}
         self._updated: dict[tuple[int, str], list[TensorId]] = {}
-        self._noise_of_steps: dict[TensorId, float] = {}
+        self._noise_of_steps: dict[tuple[TensorId, Part | None], float] = {}
+        self._largest_changes: dict[TensorId, float] = {}
         for verdict in verdicts:
             if verdict.id.kind is Kind.UPDATED_PARAM:
                 of_module = (verdict.id.step, verdict.id.module)
@@ -110,6 +110,29 @@ class _KnownNoise:
         else:
             return verdict
         return excused(verdict, norm, what, dominated_share=self._dominated_share)
+
+    def updates_of_part(self, updated: TensorId, part: Part, norm: float) -> Tolerance:
+        """What a part of an updated parameter is tolerated where nothing was measured.
+
+        Args:
+            updated: The parameter after a step; it has a verdict with a tolerance.
+            part: The part.
+            norm: Frobenius norm of the reference's part.
+        """
+        verdict = self._verdicts[updated]
+        assert verdict.result is not None and verdict.tolerance is not None
+        whole = verdict.result.stats.reference_norm
+        of_dtype = verdict.tolerance.relative_to(whole) * norm if whole else 0.0
+        of_updates = sum(
+            self._of_step(replace(updated, step=step), part)
+            for step in range(updated.step + 1)
+        )
+        return replace(
+            verdict.tolerance,
+            difference_norm=of_dtype + of_updates,
+            derivation=f"the part's share of {verdict.tolerance.derivation}, and "
+            f"{of_updates:.3g} for updates made of gradients that are rounding",
+        )
 
     def _of_gradient(self, gradient: TensorId) -> float:
         verdict = self._verdicts.get(gradient)
@@ -150,23 +173,27 @@ class _KnownNoise:
             for step in range(updated.step + 1)
         )
 
-    def _of_step(self, updated: TensorId) -> float:
+    def _of_step(self, updated: TensorId, part: Part | None = None) -> float:
         """Of the update of one step alone."""
-        if updated not in self._noise_of_steps:
-            num_noise = self._num_noise_elements(replace(updated, kind=Kind.MAIN_GRAD))
-            change = (
-                changes_in_step([updated], self._reference, self._backend)
+        if (updated, part) not in self._noise_of_steps:
+            gradient = replace(updated, kind=Kind.MAIN_GRAD)
+            num_noise = self._num_noise_elements(gradient, part)
+            self._noise_of_steps[updated, part] = (
+                2 * self._largest_change(updated) * math.sqrt(num_noise)
                 if num_noise
-                else {}
-            )
-            self._noise_of_steps[updated] = (
-                2 * change[updated].max_abs_diff * math.sqrt(num_noise)
-                if updated in change
                 else 0.0
             )
-        return self._noise_of_steps[updated]
+        return self._noise_of_steps[updated, part]
 
-    def _num_noise_elements(self, gradient: TensorId) -> int:
+    def _largest_change(self, updated: TensorId) -> float:
+        if updated not in self._largest_changes:
+            change = changes_in_step([updated], self._reference, self._backend)
+            self._largest_changes[updated] = (
+                change[updated].max_abs_diff if updated in change else 0.0
+            )
+        return self._largest_changes[updated]
+
+    def _num_noise_elements(self, gradient: TensorId, part: Part | None) -> int:
         """Elements of a gradient in the reference that are no larger than rounding."""
         level = self._levels.get(replace(gradient, slot=None), 0.0)
         record = self._reference.info.tensors.get(gradient)
@@ -175,7 +202,11 @@ class _KnownNoise:
         num_noise = num_elements = 0
         for shard in record.shards:
             values = np.abs(self._reference.load(shard).astype(np.float64))
-            num_noise += int((values <= level * abs(shard.scale)).sum())
+            is_noise = values <= level * abs(shard.scale)
+            # Which elements of a flat range are of a part is not told: all may be.
+            if part is not None and not shard.layout.is_flat:
+                is_noise &= mask_of(shard.layout, part)
+            num_noise += int(is_noise.sum())
             num_elements += values.size
         size = math.prod(record.global_shape)
         return math.ceil(num_noise * size / num_elements) if num_elements else 0

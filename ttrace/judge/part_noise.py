@@ -1,5 +1,9 @@
 """Measures the noise of the parts of a tensor, where one of them is far louder.
 
+Parts show in the noise itself: ranges of indices, the same ranges of every head or
+group, rows that no gradient reached. Which else there are is known when a candidate is
+compared; for these the noise is kept index by index.
+
 Only tensors are read again whose noise is large enough to hide something: elsewhere
 parts are tolerated hardly less than the whole.
 """
@@ -20,11 +24,23 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.index_noise import noise_by_index
+from ttrace.judge.noise_profile import NoiseProfile
 from ttrace.judge.quiet_parts import LEAST_RATIO, BlockNoise, find_quiet_part
 from ttrace.judge.tolerance import NoiseEstimate, PartNoise
 
 _MAX_BLOCKS = 96
 """Blocks along a dim. A multiple of 3: query, key and value are often joined."""
+
+_MAX_GROUP = 4096
+"""Indices of a group, of the equal ones that a dim may be made of."""
+
+_MAX_PROFILE = 512
+"""Blocks of a dim whose noise is kept."""
+
+_CLEARLY_MORE = 1.5
+"""How much more of the noise the parts of groups must tell apart than one range does;
+that is the simpler description."""
 
 _MAX_RANGES = 8192
 """Ranges of rows that a part is made of at most."""
@@ -53,17 +69,16 @@ def measure_parts(
         backend: Computes the statistics.
         compute_epsilon: Epsilon of the coarsest dtype that the runs compute in.
     """
-    return {
-        tensor_id: replace(
-            estimate,
-            parts=_Measurement(
+    measured = dict(noise)
+    for tensor_id, estimate in noise.items():
+        if _may_hide(tensor_id, estimate, runs, compute_epsilon):
+            measurement = _Measurement(
                 tensor_id, reference, runs, backend, compute_epsilon
-            ).parts(),
-        )
-        if _may_hide(tensor_id, estimate, runs, compute_epsilon)
-        else estimate
-        for tensor_id, estimate in noise.items()
-    }
+            )
+            measured[tensor_id] = replace(
+                estimate, parts=measurement.parts(), profiles=measurement.profiles()
+            )
+    return measured
 
 
 def _may_hide(
@@ -102,12 +117,48 @@ class _Measurement:
         epsilon = dtype_named(record.shards[0].dtype).epsilon
         assert epsilon is not None, "what has no epsilon hides nothing"
         self._epsilon = max(epsilon, compute_epsilon)
+        self._by_index = noise_by_index(
+            [(trace, results[tensor_id].plan) for trace, results in runs], reference
+        )
+
+    def profiles(self) -> tuple[NoiseProfile, ...]:
+        """Along the dims whose indices differ enough in noise to hide something."""
+        profiles = []
+        for dim, noise in enumerate(self._by_index):
+            length = self._shape[dim]
+            block_length = next(
+                n
+                for n in range(1, length + 1)
+                if length % n == 0 and length // n <= _MAX_PROFILE
+            )
+            blocks = noise.pooled((length // block_length, block_length), axis=1)
+            floors = self._epsilon * blocks.reference_norms
+            levels = np.maximum(blocks.norms.max(axis=0), floors)
+            if len(levels) > 1 and levels.max() > LEAST_RATIO * levels.min():
+                profiles.append(
+                    NoiseProfile.of(
+                        dim=dim,
+                        block_length=block_length,
+                        draws=blocks.norms,
+                        reference_norms=blocks.reference_norms,
+                    )
+                )
+        return tuple(profiles)
 
     def parts(self) -> tuple[PartNoise, ...]:
         """A quiet part and the rest; empty where the noise is all of a kind."""
-        return self._untouched_rows() or self._quiet_blocks()
+        return self._untouched_rows() or self._quiet_indices()
 
-    def _quiet_blocks(self) -> tuple[PartNoise, ...]:
+    def _quiet_indices(self) -> tuple[PartNoise, ...]:
+        """Ranges of a dim, or of each of its groups where that tells more apart."""
+        best, largest = self._quiet_blocks()
+        of_groups = self._quiet_in_groups()
+        if of_groups[1] > _CLEARLY_MORE * largest:
+            best = of_groups[0]
+        return () if best is None else self._split(*best, is_untouched=False)
+
+    def _quiet_blocks(self) -> tuple[tuple[int, np.ndarray] | None, float]:
+        """The dim, its quiet indices (bool), and how much louder the others are."""
         best, largest = None, 0.0
         for dim, length in enumerate(self._shape):
             blocks = equal_blocks(dim, length, max_blocks=_MAX_BLOCKS)
@@ -115,7 +166,33 @@ class _Measurement:
             if found is not None and found[1] > largest:
                 is_quiet, largest = found
                 best = dim, np.repeat(is_quiet, length // len(blocks))
-        return () if best is None else self._split(*best, is_untouched=False)
+        return best, largest
+
+    def _quiet_in_groups(self) -> tuple[tuple[int, np.ndarray] | None, float]:
+        """The same, of a dim made of equal groups that are all alike, such as heads.
+
+        Of each group the same indices are pooled.
+        """
+        best, largest = None, 0.0
+        for dim, noise in enumerate(self._by_index):
+            length = self._shape[dim]
+            for size in range(2, min(length // 2, _MAX_GROUP) + 1):
+                if length % size:
+                    continue
+                pooled = noise.pooled((length // size, size), axis=0)
+                found = find_quiet_part(
+                    BlockNoise(
+                        block_length=length // size,
+                        count=math.prod(self._shape) // size,
+                        norms=pooled.norms,
+                        maxima=pooled.maxima,
+                        floors=self._epsilon * pooled.reference_norms,
+                    )
+                )
+                if found is not None and found[1] > largest:
+                    is_quiet, largest = found
+                    best = dim, np.tile(is_quiet, length // size)
+        return best, largest
 
     def _noise_of(self, blocks: Sequence[Part]) -> BlockNoise:
         stats = [self._compare(run, blocks) for run in self._runs]

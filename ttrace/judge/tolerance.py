@@ -15,6 +15,7 @@ from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import GRADIENTS, Kind, Phase, kinds_of_phases
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.judge.noise_profile import NoiseProfile
 from ttrace.judge.origin import Origin
 from ttrace.judge.precision import CoarserCompute
 from ttrace.store.documents import read_document
@@ -122,17 +123,28 @@ class NoiseEstimate:
         parts: What makes up the tensor and has noise of its own, so that one norm would
             hide the errors of the quiet part behind the noise of the loud one; empty
             where it is all of a kind.
+        profiles: How the noise is spread along its dims, where parts that are known
+            only when a candidate is compared may have noise of their own.
     """
 
     draws: tuple[float, ...]
     reference_norm: float
     parts: tuple["PartNoise", ...] = ()
+    profiles: tuple[NoiseProfile, ...] = ()
 
     def __post_init__(self):
         if not self.draws:
             raise ValueError("a noise estimate without draws")
         for value in (*self.draws, self.reference_norm):
             _check_number(value, "a norm of the noise estimate")
+
+    def of_part(self, part: Part) -> "NoiseEstimate | None":
+        """That of a part, by the profiles; None where they do not tell."""
+        for profile in self.profiles:
+            norms = profile.norms_of(part)
+            if norms is not None:
+                return NoiseEstimate(draws=norms[0], reference_norm=norms[1])
+        return None
 
     @property
     def share(self) -> float:
@@ -369,6 +381,8 @@ def _estimate_json(estimate: NoiseEstimate) -> dict:
     value: dict = {"draws": estimate.draws, "reference_norm": estimate.reference_norm}
     if estimate.parts:
         value["parts"] = [part.to_json() for part in estimate.parts]
+    if estimate.profiles:
+        value["profiles"] = [profile.to_json() for profile in estimate.profiles]
     return value
 
 
@@ -377,6 +391,7 @@ def _estimate_from_json(value: Mapping) -> NoiseEstimate:
         draws=tuple(value["draws"]),
         reference_norm=value["reference_norm"],
         parts=tuple(map(PartNoise.from_json, value.get("parts", ()))),
+        profiles=tuple(map(NoiseProfile.from_json, value.get("profiles", ()))),
     )
 
 

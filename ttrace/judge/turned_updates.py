@@ -12,9 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ttrace.compare.parts import Part
+from ttrace.compare.parts import Part, mask_of
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
@@ -147,28 +146,10 @@ def _turned(
         # A gradient of zero moves nothing; what weight decay does has no sign to turn.
         may_turn = (np.abs(gradients) <= limit) & (gradients != 0)
         if part is not None:
-            may_turn &= _mask(shards[0].layout, part)
+            may_turn &= mask_of(shards[0].layout, part)
         num_turned += int(may_turn.sum())
         square += float(np.square(2 * (after - before)[may_turn]).sum())
     return num_turned, math.sqrt(square)
-
-
-def _mask(layout: ShardLayout, part: Part) -> np.ndarray:
-    """Which elements of a shard belong to a part: bool, of the shard's shape or less.
-
-    Of a flat range none is known to.
-    """
-    if layout.is_flat:
-        return np.zeros(layout.local_shape, bool)
-    is_in = np.zeros(layout.local_shape[part.dim], bool)
-    for block in layout.blocks:
-        start, stop = block.region.start[part.dim], block.region.stop[part.dim]
-        indices = part.indices
-        own = indices[(indices >= start) & (indices < stop)]
-        is_in[own - start + block.local_start[part.dim]] = True
-    shape = [1] * len(layout.local_shape)
-    shape[part.dim] = -1
-    return is_in.reshape(shape)
 
 
 def _same_shards(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ttrace.compare.execute import TensorResult
+from ttrace.compare.parts import Part
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.tolerance import Tolerance
@@ -93,6 +94,19 @@ class PartFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedPart:
+    """A part that a tensor failed by.
+
+    Attributes:
+        part: Which part.
+        figures: What it failed by.
+    """
+
+    part: Part
+    figures: PartFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorVerdict:
     """The judgement of one tensor.
 
@@ -115,6 +129,7 @@ class TensorVerdict:
             of that; else empty.
         failed_part: The part that it failed by, where it passes as a whole: ``margin``
             is that of this part.
+        failed_parts: All parts that it failed by, the worst first.
     """
 
     id: TensorId
@@ -130,6 +145,7 @@ class TensorVerdict:
     present: Side | None = None
     beyond: str = ""
     failed_part: PartFigures | None = None
+    failed_parts: tuple[FailedPart, ...] = ()
 
     @property
     def noise_dominated(self) -> bool:

@@ -124,7 +124,7 @@ def _wrong_rate(
 def _wrong_decay(
     findings: Findings, fits: Sequence[UpdateFit], decay: float
 ) -> Diagnosis:
-    names = sorted({f"{fit.id.module}/{fit.id.slot}" for fit in fits})
+    names = sorted({_name(fit) for fit in fits})
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     which = "more" if decay > 0 else "less"
     cause = "learning rate x weight decay"
@@ -139,6 +139,11 @@ def _wrong_decay(
         evidence={"learning_rate_x_weight_decay": decay},
         tensor_ids=ids_of(_verdicts(findings, fits)),
     )
+
+
+def _name(fit: UpdateFit) -> str:
+    name = f"{fit.id.module}/{fit.id.slot}"
+    return f"{name}, its part {' and '.join(fit.parts)}" if fit.parts else name
 
 
 def _verdicts(findings: Findings, fits: Sequence[UpdateFit]) -> list[TensorVerdict]:
