@@ -7,7 +7,7 @@ values that are already open. ``ttrace.check_job`` runs commands, too.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -321,11 +321,12 @@ def compare_traces(
     require_origin(tolerances, recorded.info, name=recorded.name)
     require_noise_of(tolerances, recorded.info, candidate.info, name=candidate.name)
     one_sided: Mapping[TensorId, str] = {}
+    unverified: Collection[TensorId] = ()
     given = (reference, candidate)
     if map_file is not None:
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
-        one_sided = mapped.one_sided
+        one_sided, unverified = mapped.one_sided, mapped.unverified
     mapped_candidate = candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
@@ -373,6 +374,7 @@ def compare_traces(
         allow=allow,
         strict_structure=strict_structure,
         joined_from=lambda tensor_id: joined_from(mapped_candidate, tensor_id),
+        unverified=unverified,
         deduced=known.layouts,
     )
     return build_report(

@@ -1,6 +1,6 @@
 """From figures to verdicts: every judgement on tensors, in the order they are made."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
@@ -11,6 +11,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.deduced_layouts import doubt_layouts
 from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
+from ttrace.judge.module_borders import find_border_differences
 from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
@@ -31,6 +32,7 @@ def judge_tensors(
     allow: Sequence[str] = (),
     strict_structure: bool = False,
     joined_from: JoinedFrom = lambda tensor_id: (),
+    unverified: Collection[TensorId] = (),
     deduced: Mapping[TensorId, DeducedLayout] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
@@ -46,6 +48,7 @@ def judge_tensors(
         strict_structure: Modules that only one run has are unmatched, also where
             everything around them agrees.
         joined_from: What names the parts of a tensor that a map joined.
+        unverified: What a map brings together without proof.
         deduced: Layouts that follow from shapes alone.
 
     Returns:
@@ -84,4 +87,10 @@ def judge_tensors(
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
     if strict_structure:
         return verdicts, ()
-    return find_structure_differences(verdicts, reference.info, candidate.info)
+    verdicts, borders = find_border_differences(
+        verdicts, unverified, reference, candidate
+    )
+    verdicts, structure = find_structure_differences(
+        verdicts, reference.info, candidate.info
+    )
+    return verdicts, (*borders, *structure)

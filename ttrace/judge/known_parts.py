@@ -76,5 +76,5 @@ def _described_parts(record: TensorRecord, dim: int, length: int) -> list[Part]:
 def _lengths(split: Split, length: int) -> Sequence[int]:
     if len(split.numbers) > 1:
         return split.numbers
-    (number,) = split.numbers
+    number = sum(split.numbers)  # of equal parts
     return [length // number] * number

@@ -11,6 +11,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.absences import Absences
 from ttrace.judge.coverage import Gap, coverage_of, headline
 from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.module_borders import BOTH_SIDES
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.setup import SettingDifferences
@@ -217,6 +218,11 @@ def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
 def _structure_text(difference: StructureDifference) -> str:
     """``blocks.*.attn.drop in the reference only, while blocks.*.attn agrees``."""
     around = difference.around
+    if difference.present == BOTH_SIDES:
+        return (
+            f"{difference.modules} is not the same in both runs, while "
+            f"{'the model' if around == ROOT_MODULE else around}, behind it, agrees"
+        )
     if difference.modules.startswith(f"{around}/"):
         return (
             f"{difference.modules} in the {difference.present} only, while all else of "

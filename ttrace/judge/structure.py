@@ -30,9 +30,10 @@ class StructureDifference:
     Attributes:
         modules: The modules' paths as a pattern, ``*`` for the number of a layer; of an
             output that they return in one run only, with ``/output/<slot>`` behind it.
-        present: The run that has them: ``reference`` or ``candidate``.
+        present: The run that has them: ``reference`` or ``candidate``; ``both`` where
+            the modules end elsewhere (see ``ttrace.judge.module_borders``).
         around: The modules around them, as a pattern, that agree; of an output, those
-            that return it.
+            that return it; where modules end elsewhere, the one behind them.
         num_tensors: Tensors of them, in all steps.
     """
 

@@ -11,6 +11,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements
+from ttrace.map_proposal.borders import Borders
 from ttrace.map_proposal.calls import by_calls
 from ttrace.map_proposal.closeness import (
     close_transform,
@@ -119,6 +120,10 @@ class ActivationMatcher:
         """Pairs two activations of the same place whose values differ."""
         if self._explain(own, other, kind, of_reference, of_candidate):
             return
+        if kind is Kind.OUTPUT and self._is_border(
+            own, other, of_reference, of_candidate
+        ):
+            return
         dtypes = {
             self._sides[side].is_float(tensor_id)
             for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
@@ -136,6 +141,63 @@ class ActivationMatcher:
                 transform,
                 verified=False,
             )
+
+    def _is_border(
+        self,
+        own: Instance,
+        other: Instance,
+        of_reference: TensorId,
+        of_candidate: TensorId,
+    ) -> bool:
+        """Notes why two outputs are unlike, if what follows agrees all the same.
+
+        Their gradients are paired where these agree.
+        """
+        tolerance = self._agreements.tolerance(of_reference, of_candidate)
+        reason = self._borders().reason(of_reference, of_candidate, tolerance)
+        if reason is None:
+            return False
+        unlike = [Kind.OUTPUT, Kind.GRAD_OUTPUT]
+        gradients = [
+            self._sides[side].gradient(tensor_id)
+            for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True)
+        ]
+        if gradients[0] is not None and gradients[1] is not None:
+            transform = self._agreements.transform(gradients[0], gradients[1])
+            if transform is not None:
+                self._add(
+                    own, other, Kind.OUTPUT, of_reference, of_candidate, transform,
+                    verified=True, kinds=(Kind.GRAD_OUTPUT,),
+                )  # fmt: skip
+                unlike.remove(Kind.GRAD_OUTPUT)
+        for side, tensor_id in zip(Side, (of_reference, of_candidate), strict=True):
+            for kind in unlike:
+                self.reasons[side][tensor_id.module, kind, tensor_id.slot] = reason
+        return True
+
+    def _borders(self) -> Borders:
+        """With the pairs that were found so far."""
+        agreeing: dict[Side, set[TensorId]] = {side: set() for side in Side}
+        unlike: dict[Side, set[TensorId]] = {side: set() for side in Side}
+        of_pairings: dict[Side, dict[tuple[str, Kind], bool]] = {s: {} for s in Side}
+        for pairing in self.pairings:
+            agrees = pairing.verified or pairing.comment == SEVERAL_ALIKE
+            for side in Side:
+                texts = (
+                    pairing.reference if side is Side.REFERENCE else (pairing.candidate)
+                )
+                for text in texts:
+                    for kind in pairing.kinds:
+                        of_pairings[side][text, kind] = agrees
+        for side in Side:
+            for instance in self._sides[side].instances():
+                for kind in WITH_GRADIENTS:
+                    for tensor_id in self._sides[side].slots(instance, kind).values():
+                        key = (pattern_text(instance, tensor_id), kind)
+                        agrees = of_pairings[side].get(key)
+                        if agrees is not None:
+                            (agreeing if agrees else unlike)[side].add(tensor_id)
+        return Borders(self._sides, agreeing, unlike)
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         path = module.replace("{i}", "0")

@@ -27,11 +27,14 @@ class Mapped:
         reference: Without padding, and without what the map ignores.
         candidate: Under the reference's ids and in its shapes.
         one_sided: Why tensors of rules are in one run only, by id.
+        unverified: What rules bring together that somebody should read, by the
+            reference's ids.
     """
 
     reference: TraceSource
     candidate: TraceSource
     one_sided: Mapping[TensorId, str]
+    unverified: frozenset[TensorId] = frozenset()
 
 
 def apply_map(
@@ -45,7 +48,17 @@ def apply_map(
     mapping = _Mapping(map_file, reference, candidate)
     own, other = mapping.traces()
     reasons = one_sided_reasons(mapping.groups)
-    return Mapped(reference=own, candidate=other, one_sided=reasons)
+    return Mapped(
+        reference=own,
+        candidate=other,
+        one_sided=reasons,
+        unverified=frozenset(
+            tensor_id
+            for group in mapping.groups
+            if not group.rule.verified
+            for tensor_id in group.reference.values()
+        ),
+    )
 
 
 def map_traces(
