@@ -150,7 +150,7 @@ def test_a_decay_of_a_joined_part_shows_behind_noise(joined, is_measured, tmp_pa
     (diagnosis,) = report.diagnosis
     assert diagnosis.code == "weight_decay"
     assert f"{MODULE}/bias, its part {part} (q/b)" in diagnosis.sentence
-    decay = diagnosis.evidence["learning_rate_x_weight_decay"]
+    decay = float(diagnosis.evidence["learning_rate_x_weight_decay"])
     assert math.isclose(decay, RATE * DECAY, rel_tol=0.05)
 
 

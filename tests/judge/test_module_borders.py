@@ -33,12 +33,12 @@ def map_file(tmp_path):
 
 
 def compare(reference, candidate, *, map_file, **options) -> Report:
-    traces = [
+    own, other = [
         memory_trace(run.tensors(side) if isinstance(run, Model) else run)
         for side, run in zip(Side, (reference, candidate), strict=True)
     ]
     backend = load_backend("numpy")
-    return compare_traces(*traces, backend, map_file=map_file, **options)
+    return compare_traces(own, other, backend, map_file=map_file, **options)
 
 
 def pair(what, inside, at="emb", **options):
