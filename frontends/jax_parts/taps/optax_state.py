@@ -38,7 +38,7 @@ def tap_state(state: Any, params: Any, *, optimizer: int) -> Any:
         params: A tree of all parameters, or of their gradients.
         optimizer: Number of the optimizer among those that the step calls.
     """
-    names = iter(state_names(_paths(state), params))
+    names = iter(state_names(_paths(state), params, state))
     return _StateTaps(names, optimizer).tapped(state, _counts)
 
 

@@ -84,7 +84,8 @@ def in_fori_loop(tx: Any) -> Callable[..., Any]:
     @jax.jit
     def step(params: Any, state: Any, xs: Any) -> Any:
         def body(index: Any, carry: Any) -> Any:
-            return mini_step(tx, *carry, xs[index])
+            params, state = carry
+            return mini_step(tx, params, state, xs[index])
 
         return jax.lax.fori_loop(0, K, body, (params, state))
 
