@@ -7,7 +7,7 @@ settings. Nor is the order of groups, or how many groups of equal settings there
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ttrace.ir.optimizer_settings import parse_setting_key
+from ttrace.ir.optimizer_settings import groups_text, parse_setting_key
 from ttrace.ir.trace import RankInfo
 
 
@@ -33,9 +33,7 @@ class OptimizerDifference:
         """``optimizer setting betas of group 0``."""
         if not self.groups:
             return f"optimizer setting {self.name}"
-        numbers = ", ".join(group.removeprefix("group") for group in self.groups)
-        noun = "group" if len(self.groups) == 1 else "groups"
-        return f"optimizer setting {self.name} of {noun} {numbers}"
+        return f"optimizer setting {self.name} of {groups_text(self.groups)}"
 
     @property
     def sentence(self) -> str:

@@ -249,8 +249,8 @@ class _OptaxTaps:
             )
             rate = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
             note(self.missed, rate)
-        for name, value in held_settings(update):
-            self._stated.say(setting_key(None, name), setting_text(value))
+        for label, name, value in held_settings(update):
+            self._stated.say(setting_key(label, name), setting_text(value))
         tap_injected(state)
         return state
 
