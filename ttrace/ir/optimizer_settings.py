@@ -47,6 +47,11 @@ def parse_setting_key(key: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
+def is_label(group: str) -> bool:
+    """Whether a group has a label of the user's, and no number alone."""
+    return group.startswith(_LABEL)
+
+
 def groups_text(groups: Sequence[str]) -> str:
     """``group 0``, ``groups 0, 2``, ``label slow``.
 
@@ -54,7 +59,7 @@ def groups_text(groups: Sequence[str]) -> str:
         groups: As ``parse_setting_key`` gives them.
     """
     noun, before = "group", "group"
-    if all(group.startswith(_LABEL) for group in groups):
+    if all(map(is_label, groups)):
         noun, before = "label", _LABEL
     names = ", ".join(group.removeprefix(before) for group in groups)
     return f"{noun}{'s' if len(groups) > 1 else ''} {names}"

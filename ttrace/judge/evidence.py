@@ -26,6 +26,7 @@ from ttrace.judge.microbatch_factors import (
 )
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
+from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
     has_no_optimizer,
@@ -74,6 +75,7 @@ class Evidence:
         updates: What explains updates, or that nothing does, of those that were read.
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
+        restart: A step in which the optimizer's state starts anew; None if none does.
         confined: Where the error of the first divergence lies; None where it is spread.
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
         bias: The bias that it is a multiple of; None if it is not.
@@ -91,6 +93,7 @@ class Evidence:
     accumulated_kind: Kind = Kind.MAIN_GRAD
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
+    restart: Restart | None = None
     confined: Confinement | None = None
     rows: EmbeddingRows | None = None
     bias: AddedBias | None = None
@@ -147,6 +150,7 @@ def read_evidence(
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
+        restart=explained(find_restart, None, verdicts, reference, candidate),
         confined=explained(
             find_confinement, None, diverged, reference, candidate, backend
         ),
