@@ -24,6 +24,7 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.restarted_state import Restart, find_restart
@@ -75,6 +76,8 @@ class Evidence:
         updates: What explains updates, or that nothing does, of those that were read.
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
+        one_microbatch: The micro-batch whose gradients alone those of a step are; None
+            if that is not so, or not known.
         restart: A step in which the optimizer's state starts anew; None if none does.
         confined: Where the error of the first divergence lies; None where it is spread.
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
@@ -93,6 +96,7 @@ class Evidence:
     accumulated_kind: Kind = Kind.MAIN_GRAD
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
+    one_microbatch: OneMicrobatch | None = None
     restart: Restart | None = None
     confined: Confinement | None = None
     rows: EmbeddingRows | None = None
@@ -150,6 +154,7 @@ def read_evidence(
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
+        one_microbatch=explained(find_one_microbatch, None, verdicts, candidate),
         restart=explained(find_restart, None, verdicts, reference, candidate),
         confined=explained(
             find_confinement, None, diverged, reference, candidate, backend

@@ -26,6 +26,7 @@ from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
+from ttrace.judge.rules.one_microbatch import one_microbatch
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     clipping,
     rank_factors,
     accumulated_gradient,
+    one_microbatch,
     restarted_state,
     adam_settings,
     update_hyperparameters,
