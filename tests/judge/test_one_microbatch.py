@@ -49,3 +49,21 @@ def test_what_is_no_single_micro_batch():
     same = np.stack([ADDED[0]] * K)
     assert sentence(run(2 * same[0], same), run(same[0], same)) is None
     assert sentence(run(same[0] / K, same), run(same[0], same)) is None
+
+
+def test_where_the_reference_has_one_micro_batch():
+    """The candidate is shown in that one, and was recorded with its own."""
+    rows = np.arange(K * 4, dtype=np.int32).reshape(K * 2, 2)
+
+    def given(parts: list[np.ndarray], added: np.ndarray, main: np.ndarray):
+        tensors = {}
+        for microbatch, (part, gradient) in enumerate(zip(parts, added, strict=True)):
+            tensors[f"step0/mb{microbatch}/@root/input/0"] = part
+            tensors[f"step0/mb{microbatch}/a/param_grad/w"] = gradient
+        tensors["step0/a/main_grad/w"] = main
+        return memory_trace(tensors)
+
+    mean = ADDED.mean(0)
+    reference = given([rows], mean[None], mean)
+    found = sentence(given(np.split(rows, K), ADDED, ADDED[-1]), reference)
+    assert found is not None and "(the last, number 2)" in found

@@ -114,6 +114,8 @@ def read_evidence(
     reference: TraceSource,
     candidate: TraceSource,
     backend: Backend,
+    *,
+    own_microbatches: TraceSource | None = None,
 ) -> Evidence:
     """Reads what may explain the failed gradients and updates.
 
@@ -122,6 +124,8 @@ def read_evidence(
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
         backend: Computes the statistics.
+        own_microbatches: The candidate with the micro-batches that it had, where it is
+            shown in those of the reference.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     absences = find_absences(verdicts)
@@ -154,7 +158,9 @@ def read_evidence(
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
-        one_microbatch=explained(find_one_microbatch, None, verdicts, candidate),
+        one_microbatch=explained(
+            find_one_microbatch, None, verdicts, own_microbatches or candidate
+        ),
         restart=explained(find_restart, None, verdicts, reference, candidate),
         confined=explained(
             find_confinement, None, diverged, reference, candidate, backend

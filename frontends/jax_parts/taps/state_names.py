@@ -51,7 +51,7 @@ def state_names(
             [
                 _name(owner, keys[last:]),
                 _name(owner, (*((DictKey(kind),) if kind else ()), *keys[last:])),
-                _name(owner, [k for k in keys if not isinstance(k, SequenceKey)]),
+                _name(owner, tuple(k for k in keys if not isinstance(k, SequenceKey))),
                 _name(owner, keys),
             ]
         )

@@ -1,5 +1,6 @@
 """Settings of optimizers of optax, as far as what they are made of says them."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax.numpy as jnp
@@ -100,7 +101,10 @@ def test_by_what_a_chain_clips(links, expected):
 
 
 def test_labels_have_settings_of_their_own():
-    parts = {"slow": optax.sgd(1e-2, momentum=0.9), "fast": optax.adamw(1e-3)}
+    parts: dict[Hashable, Any] = {
+        "slow": optax.sgd(1e-2, momentum=0.9),
+        "fast": optax.adamw(1e-3),
+    }
     tx = optax.chain(optax.clip(0.5), optax.multi_transform(parts, {"a": "slow"}))
     found = held_settings(update_of(tx))
     values = {(label, name): value for label, name, value in found}
