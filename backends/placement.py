@@ -38,8 +38,9 @@ def as_jax_array(value: Any, path: str, side: str) -> Any:
 
 def key_data(value: Any) -> Any:
     """The numbers of an array of random keys of jax; anything else as it is."""
-    dtype = getattr(value, "dtype", None)
-    is_key = isinstance(value, jax.Array) and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_key = isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    )
     return jax.random.key_data(value) if is_key else value
 
 
