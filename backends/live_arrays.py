@@ -24,13 +24,14 @@ from ttrace.backends.placement import (
     as_jax_array,
     axes_by_dim,
     constrain,
+    key_data,
     place,
+    require_dtype,
     shard_map,
     shared_sharding,
 )
 from ttrace.backends.screen_kernels import REASSOCIATE
 from ttrace.errors import UsageError
-from ttrace.ir.dtypes import dtype_named
 
 Tree = Any
 """A pytree of arrays of jax, torch or numpy."""
@@ -64,7 +65,8 @@ def compare_arrays(
     Raises:
         UsageError: The trees differ, or are empty; a shape differs; a tolerance is
             none; arrays cannot be brought to the same devices.
-        DtypeError: A leaf has a dtype that ttrace does not compare.
+        DtypeError: A leaf has a dtype that ttrace does not compare; of random keys the
+            numbers are compared.
     """
     paths, sides = _matched_leaves(reference, candidate)
     limits = _tolerances(tolerance, reference, paths)
@@ -111,8 +113,8 @@ def _matched_leaves(
             raise UsageError(
                 "the trees do not have the same leaves",
                 where=_readable(missing[0]),
-                expected=f"an array in both; {len(left)} leaves in the {other}",
-                got=f"none in the {name}, which has {len(right)} leaves and lacks "
+                expected=f"an array in both; {_leaves(len(left))} in the {other}",
+                got=f"none in the {name}, which has {_leaves(len(right))} and lacks "
                 f"{len(missing)} of these",
                 remedy="give trees of the same structure; select what is to be "
                 "compared from both",
@@ -121,6 +123,10 @@ def _matched_leaves(
         list(here.values()),
         [there[path] for path in here],
     )
+
+
+def _leaves(number: int) -> str:
+    return f"{number} {'leaf' if number == 1 else 'leaves'}"
 
 
 def _with_paths(tree: Tree) -> list[tuple[Any, Any]]:
@@ -172,7 +178,7 @@ def _is_tolerance(limit: Any) -> bool:
 def _traced_pair(path: str, reference: Any, candidate: Any) -> _Pair:
     reference, candidate = (
         side if is_traced(side) else jnp.asarray(side)
-        for side in (reference, candidate)
+        for side in map(key_data, (reference, candidate))
     )
     _check_shapes(path, reference, candidate)
     reference, candidate = constrain(reference, candidate)
@@ -188,8 +194,8 @@ def _placed_pair(path: str, reference: Any, candidate: Any) -> _Pair:
 
 
 def _check_shapes(path: str, reference: Any, candidate: Any) -> None:
-    for side in (reference, candidate):
-        dtype_named(side.dtype.name)
+    for name, side in (("reference", reference), ("candidate", candidate)):
+        require_dtype(side, path, name)
     if reference.shape != candidate.shape:
         raise UsageError(
             "two arrays do not have the same shape",

@@ -5,11 +5,12 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from ttrace.errors import UsageError
-from ttrace.ir.dtypes import dtype_named
+from ttrace.errors import DtypeError, UsageError
+from ttrace.ir.dtypes import DTYPES
 
 Dims = tuple[tuple[str, ...], ...]
 """For each dim of an array, the axes of the mesh that it is sharded over."""
@@ -24,14 +25,39 @@ def as_jax_array(value: Any, path: str, side: str) -> Any:
         UsageError: The value is no array that can be taken.
         DtypeError: ttrace does not compare its dtype.
     """
+    value = key_data(value)
     if isinstance(value, jax.Array | np.ndarray):
-        dtype_named(value.dtype.name)
+        require_dtype(value, path, side)
         return value
     if type(value).__module__.partition(".")[0] == "torch":
         return _from_torch(value, path, side)
     array = np.asarray(value)
-    dtype_named(array.dtype.name)
+    require_dtype(array, path, side)
     return array
+
+
+def key_data(value: Any) -> Any:
+    """The numbers of an array of random keys of jax; anything else as it is."""
+    is_key = isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    )
+    return jax.random.key_data(value) if is_key else value
+
+
+def require_dtype(array: Any, path: str, side: str) -> None:
+    """Refuses an array whose values are no numbers that are compared.
+
+    Raises:
+        DtypeError: It is such an array.
+    """
+    if array.dtype.name not in DTYPES:
+        raise DtypeError(
+            "arrays of this dtype are not compared",
+            where=f"{path or 'the array'} of the {side}",
+            expected=f"one of {', '.join(DTYPES)}",
+            got=array.dtype.name,
+            remedy="cast it, or leave it out of both trees",
+        )
 
 
 def _from_torch(tensor: Any, path: str, side: str) -> Any:

@@ -389,7 +389,9 @@ def compare_traces(
         only=only,
         remarks=remarks,
         structure=structure,
-        evidence=read_evidence(verdicts, reference, candidate, backend),
+        evidence=read_evidence(
+            verdicts, reference, candidate, backend, own_microbatches=known.candidate
+        ),
     )
 
 

@@ -423,8 +423,30 @@ def test_errors(case: str) -> None:
     "value", [np.ones(3, complex), np.array(["a"]), jnp.ones(3, complex)]
 )
 def test_dtypes_that_are_not_compared(value: Any) -> None:
-    with pytest.raises(DtypeError, match="cannot be stored"):
+    with pytest.raises(DtypeError, match="dtype are not compared") as caught:
         compare_arrays([value], [value], tolerance=0)
+    assert "where:    0 of the reference" in str(caught.value)
+    assert "trace" not in str(caught.value) and "filter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_random_keys_are_compared_by_their_numbers(is_traced: bool) -> None:
+    def diverged(*seeds: int) -> bool:
+        sides = [{"key": jax.random.key(seed), "w": ONES} for seed in seeds]
+
+        def compare(reference: Any, candidate: Any) -> Any:
+            result = compare_arrays(reference, candidate, tolerance=0)
+            return result.leaves[0].diverged
+
+        return bool((jax.jit(compare) if is_traced else compare)(*sides))
+
+    assert not diverged(0, 0)
+    assert diverged(0, 1)
+
+
+def test_one_leaf_is_a_leaf() -> None:
+    with pytest.raises(UsageError, match="which has 1 leaf and lacks 1 of these"):
+        compare_arrays({"a": ONES, "b": ONES}, {"a": ONES}, tolerance=0)
 
 
 def test_a_tensor_that_jax_cannot_share() -> None:

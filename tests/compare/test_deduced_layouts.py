@@ -262,3 +262,15 @@ def test_layouts_are_what_is_deduced():
     assert record.global_shape == full.shape
     for shard, part in zip(record.shards, np.split(full, 2, axis=2), strict=True):
         assert np.array_equal(known.candidate.load(shard), part)
+
+
+def test_what_the_model_is_given_rank_by_rank_tells_the_samples():
+    """Each rank has samples of its own, as many as both runs have in all."""
+    tokens, output = np.arange(8).reshape(4, 2), heads(batch=4)
+    given = {"step0/mb0/@root/input/0": tokens, CORE: output}
+    ranks = {name: divided(full, 0) for name, full in given.items()}
+    report = compared(given, ranks)
+    assert report.verdict == "pass" and not report.counts.skipped
+    other = ranks | {"step0/mb0/@root/input/0": divided(tokens + 1, 0)}
+    report = compared(given, other)
+    assert report.verdict == "error" and "input" in report.summary

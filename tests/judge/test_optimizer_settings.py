@@ -159,3 +159,40 @@ def test_settings_that_change_nothing_recorded_fail_nothing():
     assert report.verdict is Outcome.PASS
     label = "optimizer setting eps of group 0"
     assert report.setup.differences == {label: ("1e-08", "1e-06")}
+
+
+def labelled(**values):
+    return {setting_key(label, "nesterov"): str(v) for label, v in values.items()}
+
+
+def test_settings_of_labels_are_told_by_them():
+    assert differences(
+        labelled(slow=True, fast=False), labelled(slow=False, fast=False)
+    ) == ["optimizer setting nesterov of label slow: reference True, candidate False"]
+    # Labels have names: the other way round is no order of groups.
+    assert differences(
+        labelled(slow=True, fast=False), labelled(slow=False, fast=True)
+    ) == [
+        "optimizer setting nesterov of label slow: reference True, candidate False",
+        "optimizer setting nesterov of label fast: reference False, candidate True",
+    ]
+    assert differences(
+        labelled(slow=True, fast=True), labelled(slow=False, fast=False)
+    ) == [
+        "optimizer setting nesterov of labels slow, fast: reference True, candidate "
+        "False"
+    ]
+
+
+def test_a_setting_that_differs_is_named_before_an_unknown_learning_rate():
+    """One that the update may be multiplied by, too."""
+    plain = test_evidence.diagnoses(test_evidence.run(more=2.0), test_evidence.run())
+    assert "scaled_update" in plain
+    found = test_evidence.diagnoses(
+        with_settings(test_evidence.run(more=2.0), {"nesterov": False}),
+        with_settings(test_evidence.run(), {"nesterov": True}),
+    )
+    assert "scaled_update" not in found
+    assert found["optimizer_settings"].sentence.endswith(
+        "optimizer setting nesterov of group 0: reference True, candidate False"
+    )

@@ -89,29 +89,28 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
         shown[side] = run
         if not unknown:
             continue
-        shapes = _Shapes(run.info, other.info)
-        tensors = dict(run.info.tensors)
-        for record in unknown:
-            if shapes.is_alike(record):
-                continue
-            found = shapes.divided_dims(record)
-            layout = record.shards[0].layout
-            if found is None:
-                set_aside[record.id] = f"{side}: {layout.unknown_reason}"
-                continue
-            tensors[record.id] = TensorRecord(
-                id=record.id,
-                shards=tuple(
-                    _divided(shard, _sizes(record), found) for shard in record.shards
-                ),
-            )
-            layouts[record.id] = DeducedLayout(
-                side=side,
-                sizes=_sizes(record),
-                dims=found,
-                unknown_reason=layout.unknown_reason,
-            )
-        shown[side] = ShownTrace(run, replace(run.info, tensors=tensors))
+        info = run.info
+        # How many samples there are, what the model is given tells: it comes first.
+        for is_input in (True, False):
+            shapes = _Shapes(info, other.info)
+            tensors = dict(info.tensors)
+            for record in unknown:
+                if is_model_input(record.id) is not is_input or shapes.is_alike(record):
+                    continue
+                found = shapes.divided_dims(record)
+                layout = record.shards[0].layout
+                if found is None:
+                    set_aside[record.id] = f"{side}: {layout.unknown_reason}"
+                    continue
+                tensors[record.id] = _laid_out(record, found)
+                layouts[record.id] = DeducedLayout(
+                    side=side,
+                    sizes=_sizes(record),
+                    dims=found,
+                    unknown_reason=layout.unknown_reason,
+                )
+            info = replace(info, tensors=tensors)
+        shown[side] = ShownTrace(run, info)
     return Deduced(
         reference=shown[Side.REFERENCE],
         candidate=shown[Side.CANDIDATE],
@@ -168,6 +167,8 @@ class _Shapes:
             if pair[0] != pair[1]
         ]
         samples = self._samples_of(record.id)
+        if is_model_input(record.id):
+            samples = (0, 0)  # as many as its own shapes say
         if samples is None:
             return None
         if samples[0] != samples[1]:
@@ -291,6 +292,13 @@ def _choices(
         if parts == ratios:
             found.append(choice)
     return found
+
+
+def _laid_out(record: TensorRecord, dims: Mapping[str, int]) -> TensorRecord:
+    """A tensor of which each axis divides a dim, or holds replicas."""
+    sizes = _sizes(record)
+    shards = tuple(_divided(shard, sizes, dims) for shard in record.shards)
+    return TensorRecord(id=record.id, shards=shards)
 
 
 def _divided(

@@ -6,7 +6,7 @@ framework has the same: ``betas``, ``eps``, ``weight_decay``, ``momentum``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 OPTIMIZER = "optimizer"
@@ -22,17 +22,22 @@ _NAME = re.compile(r"optimizer\.([^.]+)\.(\w+)")
 
 _ALL = "all"
 
+_LABEL = "label "
+
 _MOST_CHANGES = 4
 """Values of a setting that one trace writes down; schedules may have one a step."""
 
 
-def setting_key(group: int | None, name: str) -> str:
+def setting_key(group: int | str | None, name: str) -> str:
     """``optimizer.group0.betas``; ``optimizer.all.betas`` where no group is told apart.
 
     Args:
-        group: Number of the group of parameters.
+        group: Number of the group of parameters, or its label: ``optimizer.label
+            slow.betas``.
         name: Of the setting.
     """
+    if isinstance(group, str):
+        return f"optimizer.{_LABEL}{group.replace('.', '_')}.{name}"
     return f"optimizer.{_ALL if group is None else f'group{group}'}.{name}"
 
 
@@ -40,6 +45,24 @@ def parse_setting_key(key: str) -> tuple[str, str] | None:
     """Group (``group0`` or ``all``) and name; None if it is no optimizer's setting."""
     found = _NAME.fullmatch(key)
     return None if found is None else (found[1], found[2])
+
+
+def is_label(group: str) -> bool:
+    """Whether a group has a label of the user's, and no number alone."""
+    return group.startswith(_LABEL)
+
+
+def groups_text(groups: Sequence[str]) -> str:
+    """``group 0``, ``groups 0, 2``, ``label slow``.
+
+    Args:
+        groups: As ``parse_setting_key`` gives them.
+    """
+    noun, before = "group", "group"
+    if all(map(is_label, groups)):
+        noun, before = "label", _LABEL
+    names = ", ".join(group.removeprefix(before) for group in groups)
+    return f"{noun}{'s' if len(groups) > 1 else ''} {names}"
 
 
 def without_optimizer(settings: Mapping[str, _T]) -> dict[str, _T]:

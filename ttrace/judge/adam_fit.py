@@ -306,7 +306,7 @@ def _written(value: float) -> float | None:
     """A decay as somebody may have written it, of up to four digits; else None."""
     rounded = round(value, 4)
     is_close = math.isclose(1 - value, 1 - rounded, rel_tol=_MOST_OFF)
-    return rounded if 0 <= rounded < 1 and is_close else None
+    return rounded if 0 < rounded < 1 and is_close else None
 
 
 def _is_one(reference: float, candidate: float) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ttrace.compare.assembled import assembled
 from ttrace.compare.deduced_layouts import DeducedLayout
+from ttrace.compare.samples import is_model_input
 from ttrace.ir.kinds import GRADIENTS, PER_MICROBATCH
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Pass, TensorId
@@ -101,7 +102,11 @@ class _Doubts:
             return verdict
         else:
             doubt = self._explanation(verdict, name)
-            is_sure = name[0].module in self._proven_modules or not layout.dims
+            is_sure = (
+                name[0].module in self._proven_modules
+                or not layout.dims
+                or is_model_input(verdict.id)  # no order of these samples agrees
+            )
             if not doubt and is_sure:
                 return verdict
             doubt = doubt or _doubt(

@@ -54,6 +54,15 @@ class Findings:
     candidate: TraceInfo
     evidence: Evidence = Evidence()
 
+    def words(self, torch: str, jax: str) -> str:
+        """What to say to a user of PyTorch, or of JAX.
+
+        Args:
+            torch: For a candidate of torch, or of what is built on it.
+            jax: For one of JAX.
+        """
+        return jax if self.candidate.ranks[0].framework == "jax" else torch
+
 
 Rule = Callable[[Findings], Diagnosis | None]
 """Says one thing that is wrong, or None where it has nothing to say."""

@@ -24,8 +24,10 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
+from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
     has_no_optimizer,
@@ -76,6 +78,9 @@ class Evidence:
         updates: What explains updates, or that nothing does, of those that were read.
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
+        one_microbatch: The micro-batch whose gradients alone those of a step are; None
+            if that is not so, or not known.
+        restart: A step in which the optimizer's state starts anew; None if none does.
         confined: Where the error of the first divergence lies; None where it is spread.
         rows: Rows of an embedding that it lies in; None if it is no embedding's.
         bias: The bias that it is a multiple of; None if it is not.
@@ -93,6 +98,8 @@ class Evidence:
     accumulated_kind: Kind = Kind.MAIN_GRAD
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
+    one_microbatch: OneMicrobatch | None = None
+    restart: Restart | None = None
     confined: Confinement | None = None
     rows: EmbeddingRows | None = None
     bias: AddedBias | None = None
@@ -109,6 +116,8 @@ def read_evidence(
     reference: TraceSource,
     candidate: TraceSource,
     backend: Backend,
+    *,
+    own_microbatches: TraceSource | None = None,
 ) -> Evidence:
     """Reads what may explain the failed gradients and updates.
 
@@ -117,6 +126,8 @@ def read_evidence(
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
         backend: Computes the statistics.
+        own_microbatches: The candidate with the micro-batches that it had, where it is
+            shown in those of the reference.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     absences = find_absences(verdicts)
@@ -147,6 +158,10 @@ def read_evidence(
         accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
         updates=tuple(fit for fit in fits if fit is not None),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
+        one_microbatch=explained(
+            find_one_microbatch, None, verdicts, own_microbatches or candidate
+        ),
+        restart=explained(find_restart, None, verdicts, reference, candidate),
         confined=explained(
             find_confinement, None, diverged, reference, candidate, backend
         ),

@@ -1,13 +1,18 @@
 """Settings of the optimizers of two runs, as far as they are known to differ.
 
 What only one run says is no difference: frameworks, and versions of one, know other
-settings. Nor is the order of groups, or how many groups of equal settings there are.
+settings. Nor is the order of groups that have no labels, or how many groups of equal
+settings there are.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ttrace.ir.optimizer_settings import parse_setting_key
+from ttrace.ir.optimizer_settings import (
+    groups_text,
+    is_label,
+    parse_setting_key,
+)
 from ttrace.ir.trace import RankInfo
 
 
@@ -33,9 +38,7 @@ class OptimizerDifference:
         """``optimizer setting betas of group 0``."""
         if not self.groups:
             return f"optimizer setting {self.name}"
-        numbers = ", ".join(group.removeprefix("group") for group in self.groups)
-        noun = "group" if len(self.groups) == 1 else "groups"
-        return f"optimizer setting {self.name} of {noun} {numbers}"
+        return f"optimizer setting {self.name} of {groups_text(self.groups)}"
 
     @property
     def sentence(self) -> str:
@@ -76,7 +79,8 @@ def _differences(
     name: str, reference: Mapping[str, str], candidate: Mapping[str, str]
 ) -> list[OptimizerDifference]:
     theirs, ours = set(reference.values()), set(candidate.values())
-    if theirs == ours:
+    are_named = reference.keys() == candidate.keys() and all(map(is_label, reference))
+    if theirs == ours and not are_named:
         return []
     if reference.keys() != candidate.keys():
         # Groups of other numbers are other groups.

@@ -31,8 +31,10 @@ _INJECTED_EPSILONS = 4.0
 _UNDETERMINED = (
     "Usual causes are random numbers without a fixed seed (dropout), memory that is "
     "read before it is written, and atomic additions on a device "
-    "(torch.use_deterministic_algorithms(True))"
 )
+
+_DETERMINED = {"jax": "(XLA_FLAGS=--xla_gpu_deterministic_ops=true)"}
+_DETERMINED_ELSE = "(torch.use_deterministic_algorithms(True))"
 
 _UNSEEDED = (
     "Seed the random numbers before the model is built, or load its parameters from a "
@@ -223,7 +225,8 @@ def _refusal(
     elif _rounding(reference.info).is_given(tensor_id):
         cause = _OTHER_DATA
     else:
-        cause = _UNDETERMINED
+        framework = reference.info.ranks[0].framework
+        cause = _UNDETERMINED + _DETERMINED.get(framework, _DETERMINED_ELSE)
     return UnrepeatableError(
         "the reference does not repeat itself, so no tolerance can be measured",
         where=f"{tensor_id}, the first tensor that differs between {reference.name} "

@@ -195,6 +195,7 @@ class _Numbers:
     def __init__(self, seen: Sequence[Occurrence], outputs: Outputs):
         self._outputs = outputs
         self._calls: dict[int, int] = {}
+        self._gradient_calls: dict[int, int] = {}  # of what a forward's gradient gets
         self._reasons: dict[int, str] = {}
         taken = [
             (order, occurrence)
@@ -243,11 +244,16 @@ class _Numbers:
 
     def _number_forwards(self, taken: Iterable[tuple[int, Occurrence]]) -> None:
         calls: collections.Counter[Any] = collections.Counter()
+        with_gradient: collections.Counter[Any] = collections.Counter()
         for order, occurrence in taken:
             if _is_forward(occurrence):
-                name = _name(occurrence)
+                name, times = _name(occurrence), occurrence.beyond or 1
                 self._calls[order] = calls[name]
-                calls[name] += occurrence.beyond or 1
+                calls[name] += times
+                # An optimizer that is called in the same loop sees the parameters, too.
+                if occurrence.event.site.grad is not None:
+                    self._gradient_calls[order] = with_gradient[name]
+                    with_gradient[name] += times
 
     def _number_gradients(self, group: Sequence[tuple[int, Occurrence]]) -> None:
         """Numbers the cotangents of one serial.
@@ -267,7 +273,8 @@ class _Numbers:
         waiting: list[int] = []
         for order in sorted([*forwards, *gradients]):
             if order in self._calls:
-                waiting.append(self._calls[order])
+                call = self._gradient_calls.get(order, self._calls[order])
+                waiting.append(call)
             elif waiting:
                 self._calls[order] = waiting.pop()
             else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jax.extend import core as jex_core
+from jax.sharding import Mesh
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.sites import TapSite
@@ -28,6 +29,21 @@ Name = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """How the devices of a mesh divide an argument: as ``jax.pmap`` does.
+
+    Attributes:
+        mesh: The mesh.
+        axis: The mesh axis that one dim of the argument counts.
+        dim: That dim; each device has one index of it, and not the dim.
+    """
+
+    mesh: Mesh
+    axis: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramParams:
     """What one program says of the parameters that are tapped in it.
 
@@ -41,6 +57,8 @@ class ProgramParams:
         scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
             and in which shape: as they are given, or reshaped.
         keys: Arguments that are random keys, as ``jax.random.PRNGKey`` makes them.
+        mapped: Arguments of which each device is given one index of a dim, as those of
+            ``jax.pmap`` are; ``scanned`` is then the shape of what one device has.
     """
 
     arguments: Mapping[Name, int | None]
@@ -49,6 +67,7 @@ class ProgramParams:
     direct: tuple[frozenset[int], ...]
     scanned: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     keys: frozenset[int] = frozenset()
+    mapped: Mapping[int, Mapped] = field(default_factory=dict)
 
 
 def program_params(
@@ -78,6 +97,7 @@ def program_params(
         ),
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
+        mapped=walk.mapped,
     )
 
 
@@ -127,6 +147,7 @@ class _Walk:
     is_differentiated: bool = False
     scanned: dict[int, tuple[int, ...]] = field(default_factory=dict)
     keys: set[int] = field(default_factory=set)
+    mapped: dict[int, Mapped] = field(default_factory=dict)
 
     def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
         """The results of a jaxpr, open or closed, given its arguments."""
@@ -160,8 +181,12 @@ class _Walk:
             return list(ins)
         if primitive.name == "reshape" and params.get("dimensions") is None:
             return [replace(_joined(ins), elements=ins[0].elements)]
+        if primitive.name == "squeeze" and ins[0].elements in self.mapped:
+            return [replace(_joined(ins), elements=ins[0].elements)]
         if primitive.name == "random_wrap" and ins[0].same is not None:
             self.keys.add(ins[0].same)
+        if primitive is private_jax.shard_map_p:
+            return self._shard_map(params, ins)
         if primitive is private_jax.cond_p:
             return self._cond(params, ins)
         if primitive is private_jax.while_p:
@@ -196,6 +221,27 @@ class _Walk:
             return x
         self.is_differentiated = True
         return replace(x, made_of=0)
+
+    def _shard_map(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> Any:
+        """Notes arguments that lose the dim which the devices divide, at once."""
+        body, mesh = params["jaxpr"], params["mesh"]
+        squeezed = {
+            eqn.invars[0]: eqn.params["dimensions"]
+            for eqn in body.eqns
+            if eqn.primitive.name == "squeeze"
+        }
+        inside = list(ins)
+        for number, (variable, spec) in enumerate(
+            zip(body.invars, params["in_specs"], strict=True)
+        ):
+            index, dims = ins[number].elements, squeezed.get(variable)
+            mapped = _mapped(mesh, spec, dims)
+            if index is not None and ins[number].same == index and mapped is not None:
+                self.mapped[index] = mapped
+            elif index is not None:
+                # What a device has of it does not say how the whole is taken apart.
+                inside[number] = replace(ins[number], elements=None)
+        return self.through(body, inside)
 
     def _cond(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> list[_Flow]:
         index, *operands = ins
@@ -244,3 +290,16 @@ def _of_element(flow: _Flow) -> _Flow:
 
 def _fits(jaxpr: Any, num_args: int, num_results: int) -> bool:
     return len(jaxpr.invars) == num_args and len(jaxpr.outvars) == num_results
+
+
+def _mapped(mesh: Any, spec: Any, squeezed: Sequence[int] | None) -> Mapped | None:
+    """How devices divide an argument of a body that takes such dims out of it."""
+    if squeezed is None or len(squeezed) != 1 or not isinstance(mesh, Mesh):
+        return None
+    (dim,) = squeezed
+    entries = list(private_jax.spec_entries(spec))
+    named = [number for number, entry in enumerate(entries) if entry is not None]
+    axis = entries[dim] if named == [dim] else None
+    if isinstance(axis, tuple) and len(axis) == 1:
+        (axis,) = axis
+    return Mapped(mesh=mesh, axis=axis, dim=dim) if isinstance(axis, str) else None

@@ -6,7 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ttrace.frontends.jax_parts.harvest.parameter_flow import Name, ProgramParams
+from ttrace.frontends.jax_parts.harvest.parameter_flow import (
+    Mapped,
+    Name,
+    ProgramParams,
+)
 
 Shape = tuple[int, ...]
 
@@ -27,6 +31,8 @@ class ParameterUse:
         self._keys: dict[int, Any] = {}
         self._scanned: dict[int, tuple[Any, set[Shape]]] = {}
         self._scanned_forms: dict[tuple[Shape, str], set[Shape]] = {}
+        self._mapped: dict[int, tuple[Any, list[Mapped]]] = {}
+        self._mapped_forms: dict[tuple[Shape, str], list[Mapped]] = {}
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
 
@@ -53,6 +59,12 @@ class ParameterUse:
             if not isinstance(array, jax.Array):
                 form = (tuple(array.shape), str(array.dtype))
                 self._scanned_forms.setdefault(form, set()).add(shape)
+        for index, mapped in program.mapped.items():
+            array = args[index]
+            self._mapped.setdefault(id(array), (array, []))[1].append(mapped)
+            if not isinstance(array, jax.Array):
+                form = (tuple(array.shape), str(array.dtype))
+                self._mapped_forms.setdefault(form, []).append(mapped)
         for result, indices in zip(results, program.direct, strict=True):
             alike = [args[i] for i in indices if _is_like(args[i], result)]
             self._carried |= {id(arg): arg for arg in alike}
@@ -97,6 +109,18 @@ class ParameterUse:
             dtype = str(jax.dtypes.canonicalize_dtype(array.dtype))
             shapes = self._scanned_forms.get((tuple(array.shape), dtype), set())
         return next(iter(shapes)) if len(shapes) == 1 else None
+
+    def mapped(self, array: Any) -> Mapped | None:
+        """How the devices of a ``jax.pmap`` divide an array; None where none does.
+
+        Numpy arrays are known by shape and dtype, as in ``scanned_shape``.
+        """
+        if isinstance(array, jax.Array):
+            _, found = self._mapped.get(id(array), (None, []))
+        else:
+            dtype = str(jax.dtypes.canonicalize_dtype(array.dtype))
+            found = self._mapped_forms.get((tuple(array.shape), dtype), [])
+        return found[0] if len(set(found)) == 1 else None
 
     def may_update(self, param: Any, result: Any) -> bool:
         """Whether an array can be what the step made of a parameter.

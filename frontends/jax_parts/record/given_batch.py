@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
+from ttrace.frontends.jax_parts.harvest.parameter_flow import Mapped
 from ttrace.frontends.jax_parts.record.returned import Path
 from ttrace.frontends.jax_parts.taps.sites import value_site
 from ttrace.ir.kinds import Kind
@@ -100,6 +102,7 @@ def batch_captures(
     batch: Mapping[Path, Any],
     names: Mapping[str, str],
     scanned: Mapping[Path, tuple[int, ...]],
+    mapped: Mapping[Path, Mapped],
     *,
     microbatches: int,
 ) -> list[Capture]:
@@ -108,7 +111,10 @@ def batch_captures(
     Args:
         batch: Arrays by the way to each.
         names: From ``argument_names``.
-        scanned: The shapes in which a scan took some of them apart.
+        scanned: The shapes in which a scan took some of them apart; of what is mapped,
+            one device's part of it.
+        mapped: How a ``jax.pmap`` gave some of them to devices: these are recorded
+            device by device.
         microbatches: Of the step: an array is as many inputs where a scan takes it
             apart into as many, or where its first dim has that length.
     """
@@ -125,13 +131,18 @@ def batch_captures(
                 value=None if isinstance(part, str) else part,
                 skip=part if isinstance(part, str) else None,
             )
-            for call, part in enumerate(_parts(array, scanned.get(path), microbatches))
+            for call, part in enumerate(
+                _parts(array, scanned.get(path), mapped.get(path), microbatches)
+            )
         ]
     return found
 
 
 def _parts(
-    array: Any, scanned: tuple[int, ...] | None, microbatches: int
+    array: Any,
+    scanned: tuple[int, ...] | None,
+    mapped: Mapped | None,
+    microbatches: int,
 ) -> list[Part | str]:
     """The array, or its part in each micro-batch, or why that is not known."""
     if isinstance(array, np.ndarray):
@@ -139,12 +150,22 @@ def _parts(
     assert isinstance(array, jax.Array)
     if array.is_deleted():
         return [DELETED]
-    if microbatches == 1 or array.ndim == 0:
-        return [Part(array=array, index=())]
+    axes, before = (), ()
+    if mapped is not None:
+        # [places, *what a device has]
+        sharding = NamedSharding(mapped.mesh, PartitionSpec(mapped.axis))
+        array = jax.device_put(jnp.moveaxis(array, mapped.dim, 0), sharding)
+        axes, before = (mapped.axis,), (slice(None),)
+    local = array.shape[len(axes) :]
+    if microbatches == 1 or not local:
+        return [Part(array=array, index=before, axes=axes)]
     if scanned is not None and scanned[0] == microbatches:
-        array = jnp.reshape(array, scanned)
-    elif array.shape[0] % microbatches:
-        return [Part(array=array, index=())]
-    elif array.shape[0] != microbatches:
+        array = jnp.reshape(array, (*array.shape[: len(axes)], *scanned))
+    elif local[0] % microbatches:
+        return [Part(array=array, index=before, axes=axes)]
+    elif local[0] != microbatches:
         return [CUT_INSIDE.format(number=microbatches)]
-    return [Part(array=array, index=(index,)) for index in range(microbatches)]
+    return [
+        Part(array=array, index=(*before, index), axes=axes)
+        for index in range(microbatches)
+    ]

@@ -73,17 +73,17 @@ def without_mini_steps(captures: Sequence[Capture]) -> list[Capture]:
         key = (capture.site, capture.kind)
         counts[key] = max(counts.get(key, 0), capture.call + 1)
 
-    def belongs(capture: Capture) -> bool:
-        """Whether it is there once in every mini-step."""
-        count = counts[capture.site, capture.kind]
-        return capture.kind in _OF_UPDATES and count == len(markers)
-
     found = []
     for capture in rest:
-        if belongs(capture):
-            if capture.call not in number_of:
+        # Several optimizers may each have a value of this name in every mini-step.
+        count = counts[capture.site, capture.kind]
+        if capture.kind in _OF_UPDATES and count % len(markers) == 0:
+            of_one = count // len(markers)
+            mini_step, own = divmod(capture.call, of_one)
+            if mini_step not in number_of:
                 continue
-            capture = dataclasses.replace(capture, call=number_of[capture.call])
+            call = number_of[mini_step] * of_one + own
+            capture = dataclasses.replace(capture, call=call)
         if capture.kind is Kind.MAIN_GRAD and APPLY_EVERY in counters:
             capture = dataclasses.replace(
                 capture, value=None, taken=None, skip=NO_STEP_GRADIENT

@@ -124,9 +124,8 @@ def _unknown_reason(axes: tuple[str, ...]) -> str:
     if not axes:
         return ""
     return (
-        f"recorded device by device over {', '.join(axes)} inside a shard_map: say "
-        "with dims={...} or ttrace.tap(spec=...) how the devices' values make up the "
-        "tensor"
+        f"recorded device by device over {', '.join(axes)}: say with dims={{...}} or "
+        "ttrace.tap(spec=...) how the devices' values make up the tensor"
     )
 
 

@@ -84,7 +84,14 @@ class GivenArrays:
         batch = batch_of(everything, state, keys)
         shapes = {path: use.scanned_shape(array) for path, array in batch.items()}
         scanned = {path: shape for path, shape in shapes.items() if shape is not None}
-        return batch_captures(batch, names, scanned, microbatches=microbatches)
+        mapped = {path: use.mapped(array) for path, array in batch.items()}
+        return batch_captures(
+            batch,
+            names,
+            scanned,
+            {path: how for path, how in mapped.items() if how is not None},
+            microbatches=microbatches,
+        )
 
     def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:
         """What has become of each parameter.

@@ -20,10 +20,17 @@ up updates and not gradients."""
 _NOT_ADDED_UP = "ttrace.not_added_up."
 
 
-def mini_step_site(number: int) -> TapSite:
-    """How many mini-steps the nth ``optax.MultiSteps`` of an optimizer has added up."""
+def mini_step_site(optimizer: int, number: int) -> TapSite:
+    """How many mini-steps the nth ``optax.MultiSteps`` of an optimizer has added up.
+
+    Args:
+        optimizer: Number of the optimizer; a step may call several.
+        number: Of the ``optax.MultiSteps`` within it.
+    """
     return TapSite(
-        module=ROOT_MODULE, kind=Kind.OPTIMIZER_STATE, slot=f"{_MINI_STEP}{number}"
+        module=ROOT_MODULE,
+        kind=Kind.OPTIMIZER_STATE,
+        slot=f"{_MINI_STEP}{optimizer}.{number}",
     )
 
 

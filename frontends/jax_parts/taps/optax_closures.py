@@ -5,6 +5,7 @@ They are functions, and keep in their closures what they were made with.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optax
@@ -53,29 +54,49 @@ def unwrapped(update: Update) -> Update:
     return update
 
 
-def links(update: Update) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All links that a transformation is made of: name, and what each holds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One of the transformations that an optimizer is made of.
+
+    Attributes:
+        name: Of the function of optax that made it; empty for one that is not optax's.
+        held: What it was made with.
+        labels: Of the parameters that it is for, as ``optax.multi_transform`` has them,
+            outermost first; empty where it is for all.
+    """
+
+    name: str
+    held: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+
+
+def links(update: Update, labels: tuple[str, ...] = ()) -> Iterator[Link]:
+    """All links that a transformation is made of, in their order.
 
     Those of chains, of what is masked or for some parameters only, and of what is given
-    accumulated gradients. One that is not optax's has no name.
+    accumulated gradients.
+
+    Args:
+        update: Of the transformation.
+        labels: Of the parameters that it is for.
     """
     update = unwrapped(update)
     accumulator = accumulator_of(update)
     if accumulator is not None:
         inner = accumulated_optimizer(accumulator)
         if inner is not None:
-            yield from links(inner)
+            yield from links(inner, labels)
             return
     held, name = held_by(update), getattr(update, "__qualname__", "")
     if held is None:
-        yield "", {}
+        yield Link(name="", held={}, labels=labels)
     elif name == CHAIN:
         for link in held["update_fns"]:
-            yield from links(link)
+            yield from links(link, labels)
     elif name == _MASKED:
-        yield from links(update_of(held["inner"]))
+        yield from links(update_of(held["inner"]), labels)
     elif name == _PARTITION:
-        for link in held["transforms"].values():
-            yield from links(update_of(link))
+        for label, link in held["transforms"].items():
+            yield from links(update_of(link), (*labels, str(label)))
     else:
-        yield name, held
+        yield Link(name=name.partition(".")[0], held=held, labels=labels)

@@ -1,21 +1,26 @@
 """Settings of an optimizer of optax beside its learning rate, under torch's names.
 
 Known are those of the links that it is made of, as far as these are optax's, and those
-in the state of ``optax.inject_hyperparams``. Which parameters a masked link is for is
-not looked at: the settings are those of the whole optimizer.
+in the state of ``optax.inject_hyperparams``. The labels of ``optax.multi_transform``
+have settings of their own; which parameters a masked link is for is not looked at.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ttrace.frontends.jax_parts.taps.module_calls import tap_in_program
-from ttrace.frontends.jax_parts.taps.optax_closures import INJECTED, Update, links
+from ttrace.frontends.jax_parts.taps.optax_closures import (
+    INJECTED,
+    Link,
+    Update,
+    links,
+)
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.ir.kinds import Kind
-from ttrace.ir.optimizer_settings import SettingValue
+from ttrace.ir.optimizer_settings import SettingValue, setting_text
 from ttrace.ir.tensor_id import ROOT_MODULE
 
 _PREFIX = "ttrace.setting."
@@ -42,6 +47,7 @@ _INJECTED = {**_ALIASES, "momentum": "momentum"}
 
 _NO_DECAY = frozenset(
     {
+        "adaptive_grad_clip",
         "apply_every",
         "clip",
         "clip_by_block_rms",
@@ -60,23 +66,63 @@ _NO_DECAY = frozenset(
 """Links of which it is known that no weight decays by them."""
 
 
-def held_settings(update: Update) -> list[tuple[str, SettingValue]]:
+_MOMENTS = frozenset({*_OF_LINKS, "scale_by_belief", "scale_by_yogi"}) - {
+    "add_decayed_weights"
+}
+"""Links that make something of the gradients of several steps."""
+
+_CLIPS = {
+    "clip": ("value", "max_delta"),
+    "clip_by_global_norm": ("global norm", "max_norm"),
+    "clip_by_block_rms": ("block rms", "threshold"),
+    "adaptive_grad_clip": ("adaptive", "clipping"),
+}
+"""Links that clip: what, and where they hold by how much."""
+
+_NOT_CLIPPING = _NO_DECAY | {"add_decayed_weights", "set_to_zero"}
+"""Links of which it is known that they do not clip, or how."""
+
+_MOST_LABELS = 8
+"""Labels of which each has settings of its own."""
+
+Held = tuple[str | None, str, SettingValue]
+"""Label, name and value of a setting; no label where it is that of all parameters."""
+
+
+def held_settings(update: Update) -> list[Held]:
     """What the links of a transformation were made with; a name may come twice.
 
     Args:
         update: Of the transformation.
     """
+    everything = list(links(update))
+    labels = list(dict.fromkeys(link.labels for link in everything if link.labels))
+    # Of nested labels, those within others say all.
+    labels = [
+        own for own in labels if not any(own == o[: len(own)] != o for o in labels)
+    ]
+    if not 1 < len(labels) <= _MOST_LABELS:
+        return [(None, name, value) for name, value in _settings(everything)]
+    return [
+        ("/".join(own), name, value)
+        for own in labels
+        for name, value in _settings(
+            [link for link in everything if link.labels == own[: len(link.labels)]]
+        )
+    ]
+
+
+def _settings(chain: Sequence[Link]) -> list[tuple[str, SettingValue]]:
+    """Those of the links that parameters go through."""
     found: list[tuple[str, SettingValue]] = []
-    names = []
-    for name, held in links(update):
-        name = name.partition(".")[0]
-        names.append(name)
-        if name == INJECTED.partition(".")[0]:
+    names = [link.name for link in chain]
+    for link in chain:
+        if link.name == INJECTED.partition(".")[0]:
             # What is in the state is not here.
-            others = held.get("other_hps")
+            others = link.held.get("other_hps")
             found += _renamed(others if isinstance(others, Mapping) else {}, _INJECTED)
-        elif name in _OF_LINKS:
-            found += _renamed(held, _OF_LINKS[name])
+        elif link.name in _OF_LINKS:
+            found += _renamed(link.held, _OF_LINKS[link.name])
     if _ADAM.intersection(names):
         found.append(("amsgrad", "scale_by_amsgrad" in names))
     if names and _NO_DECAY.issuperset(names):
@@ -85,7 +131,28 @@ def held_settings(update: Update) -> list[tuple[str, SettingValue]]:
     decay = [i for i, name in enumerate(names) if name == "add_decayed_weights"]
     if len(adam) == len(decay) == 1:
         found.append(("decoupled_weight_decay", decay > adam))
+    if names and _NOT_CLIPPING.issuperset(names):
+        clips = _clipping(chain)
+        if clips is not None:
+            found.append(("clipping", clips))
     return found
+
+
+def _clipping(chain: Sequence[Link]) -> str | None:
+    """By what gradients are clipped, or updates; None where that is no plain number."""
+    moments = [i for i, link in enumerate(chain) if link.name in _MOMENTS]
+    texts = []
+    for index, link in enumerate(chain):
+        if link.name not in _CLIPS:
+            continue
+        what, by = _CLIPS[link.name]
+        limit = link.held.get(by)
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            return None
+        is_after = bool(moments) and index > moments[0]
+        after = f" after {chain[moments[0]].name}" if is_after else ""
+        texts.append(f"{what} {setting_text(limit)}{after}")
+    return ", then ".join(texts) or "none"
 
 
 def _renamed(

@@ -30,15 +30,16 @@ def accumulates(state: Any) -> bool:
     return any(map(_is_multi_steps, jax.tree.leaves(state, is_leaf=_is_multi_steps)))
 
 
-def tap_state(state: Any, params: Any) -> Any:
+def tap_state(state: Any, params: Any, *, optimizer: int) -> Any:
     """Names all that an optimizer keeps, and how far its mini-steps are.
 
     Args:
         state: Of the optimizer, after the step.
         params: A tree of all parameters, or of their gradients.
+        optimizer: Number of the optimizer among those that the step calls.
     """
-    names = iter(state_names(_paths(state), params))
-    return _StateTaps(names).tapped(state, _counts)
+    names = iter(state_names(_paths(state), params, state))
+    return _StateTaps(names, optimizer).tapped(state, _counts)
 
 
 def tap_not_added_up(given: Any, added_up: Collection[Name]) -> Any:
@@ -73,8 +74,9 @@ def _paths(state: Any) -> Iterator[tuple[Any, ...]]:
 
 
 class _StateTaps:
-    def __init__(self, names: Iterator[Name]):
+    def __init__(self, names: Iterator[Name], optimizer: int):
         self._names = names
+        self._optimizer = optimizer
         self._num_multi_steps = 0
 
     def tapped(self, state: Any, is_counting: Any) -> Any:
@@ -86,7 +88,7 @@ class _StateTaps:
             return leaf._replace(count=tap_in_program(APPLY_EVERY, leaf.count))
         if _is_multi_steps(leaf):
             inner = self.tapped(leaf.inner_opt_state, _is_apply_every)
-            site = mini_step_site(self._num_multi_steps)
+            site = mini_step_site(self._optimizer, self._num_multi_steps)
             self._num_multi_steps += 1
             count = tap_in_program(site, leaf.mini_step)
             return leaf._replace(inner_opt_state=inner, mini_step=count)

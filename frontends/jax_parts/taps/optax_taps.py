@@ -91,6 +91,7 @@ class _OptaxTaps:
         self._is_mini_step = False
         self._added_up: set[tuple[str, str]] = set()  # parameters, within an update
         self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
+        self._optimizers: dict[int, tuple[int, Any]] = {}  # number by id, kept likewise
 
     def field(self, original: Any) -> property:
         """The field ``update`` of a named tuple; returns a tapped function."""
@@ -169,11 +170,21 @@ class _OptaxTaps:
                     state,
                     lambda tree: self._tap_settings(tree, original, before),
                 )
-                return updates, self._tapped(state, lambda tree: tap_state(tree, names))
+                number = self._number(original)
+                state = self._tapped(
+                    state, lambda tree: tap_state(tree, names, optimizer=number)
+                )
+                return updates, state
             finally:
                 self._is_inside = False
 
         return update
+
+    def _number(self, update: Update) -> int:
+        """Of the optimizer: the same one in every iteration of a loop of Python."""
+        optimizer = accumulator_of(update) or update
+        known = len(self._optimizers), optimizer
+        return self._optimizers.setdefault(id(optimizer), known)[0]
 
     def _in_mini_steps(self, original: Update) -> Update:
         """That of ``optax.MultiSteps``, wherever in the optimizer it is."""
@@ -238,8 +249,8 @@ class _OptaxTaps:
             )
             rate = Missed(what="optimizer", kind=Kind.LEARNING_RATE, reason=reason)
             note(self.missed, rate)
-        for name, value in held_settings(update):
-            self._stated.say(setting_key(None, name), setting_text(value))
+        for label, name, value in held_settings(update):
+            self._stated.say(setting_key(label, name), setting_text(value))
         tap_injected(state)
         return state
 

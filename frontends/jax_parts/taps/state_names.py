@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-from jax.tree_util import GetAttrKey
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from ttrace.frontends.jax_parts.taps.tree_names import parameter_name, path_segments
 from ttrace.ir.tensor_id import ROOT_MODULE
@@ -18,33 +18,67 @@ Name = tuple[str, str]
 """Module and slot."""
 
 
-def state_names(paths: Iterable[Sequence[Any]], params: Any) -> list[Name]:
+def state_names(
+    paths: Iterable[Sequence[Any]], params: Any, state: Any = None
+) -> list[Name]:
     """Names of the leaves of an optimizer's state.
 
     What is kept for a parameter ends with that parameter's path, after at least one
     field of a state. It is of the parameter's module and in slot ``kernel.mu``; all
     else is of the model itself, in a slot such as ``count``. A name begins with the
-    last such field; where two parts of a state, say of two links of a chain, would have
-    the same name, it is the whole path: ``kernel.0.mu``.
+    last such field. Where two parts of a state, say of two links of a chain, would have
+    the same name, it begins with the kind of state that has the field:
+    ``ScaleByAdamState.count``. Where that is not enough, it is the whole path, without
+    the numbers of links where they are not needed: a link more in front is no other
+    state.
 
     Args:
         paths: Of the leaves, as ``jax.tree_util`` gives them.
         params: A tree of all parameters, or of their gradients.
+        state: What the paths lead through; where None, the kinds of states are not
+            known.
     """
     owners = {
         _unboxed(path): parameter_name(path_segments(path))
         for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
     }
-    short, full = [], []
+    choices: list[list[Name]] = []
     for path in paths:
         owner, keys = _owner(_unboxed(path), owners)
-        short.append(_name(owner, keys[_last_field(keys) :]))
-        full.append(_name(owner, keys))
-    uses = collections.Counter(short)
+        last = _last_field(keys)
+        kind = _kind_of_state(state, keys[:last])
+        choices.append(
+            [
+                _name(owner, keys[last:]),
+                _name(owner, (*((DictKey(kind),) if kind else ()), *keys[last:])),
+                _name(owner, tuple(k for k in keys if not isinstance(k, SequenceKey))),
+                _name(owner, keys),
+            ]
+        )
+    uses = [collections.Counter(names) for names in zip(*choices, strict=True)]
     return [
-        name if uses[name] == 1 else longer
-        for name, longer in zip(short, full, strict=True)
+        next(
+            (name for name, used in zip(names, uses, strict=True) if used[name] == 1),
+            names[-1],
+        )
+        for names in choices
     ]
+
+
+def _kind_of_state(state: Any, keys: Sequence[Any]) -> str:
+    """Name of the class of what lies at a path; empty where that is not known."""
+    for key in keys:
+        if isinstance(key, GetAttrKey):
+            state = getattr(state, key.name, None)
+        elif isinstance(key, SequenceKey | DictKey):
+            index = key.idx if isinstance(key, SequenceKey) else key.key
+            try:
+                state = state[index]
+            except (KeyError, IndexError, TypeError):
+                return ""
+        else:
+            return ""
+    return "" if state is None else type(state).__name__
 
 
 def _unboxed(path: Sequence[Any]) -> Keys:

@@ -80,6 +80,18 @@ def in_scan(tx: Any) -> Callable[..., Any]:
     return step
 
 
+def in_fori_loop(tx: Any) -> Callable[..., Any]:
+    @jax.jit
+    def step(params: Any, state: Any, xs: Any) -> Any:
+        def body(index: Any, carry: Any) -> Any:
+            params, state = carry
+            return mini_step(tx, params, state, xs[index])
+
+        return jax.lax.fori_loop(0, K, body, (params, state))
+
+    return step
+
+
 @pytest.fixture
 def recorded(monkeypatch, tmp_path) -> Callable[..., Trace]:
     def record(
@@ -88,13 +100,14 @@ def recorded(monkeypatch, tmp_path) -> Callable[..., Trace]:
         tx: Any,
         batches: Any,
         kinds: frozenset[Kind] | None = None,
+        microbatches: int = 1,
     ) -> Trace:
         request = RecordRequest(
             out=tmp_path / name, capture=CaptureFilter(kinds=kinds or WHOLE_STEP)
         )
         for variable, value in request.to_environment().items():
             monkeypatch.setenv(variable, value)
-        traced = jax_capture.trace(step)
+        traced = jax_capture.trace(step, microbatches=microbatches)
         assert isinstance(traced, TracedStep)
         params = params_of()
         state = tx.init(params)
@@ -261,3 +274,53 @@ def test_gradients_that_are_not_added_up_are_skipped_with_the_reason(recorded):
     assert report.counts.failed == report.counts.unmatched == 0, report.summary
     assert report.coverage["main_grad"].compared == STEPS
     assert report.coverage["updated_param"].compared == 2 * STEPS
+
+
+class TwoOptimizers:
+    """One for each parameter; as a transformation, of both."""
+
+    def __init__(self, first: Any, second: Any):
+        self._parts = {"first": first, "second": second}
+
+    def init(self, params: Any) -> Any:
+        return {
+            name: part.init({name: params[name]}) for name, part in self._parts.items()
+        }
+
+    def update(self, grads: Any, state: Any, params: Any) -> Any:
+        updates, after = {}, {}
+        for name, part in self._parts.items():
+            own, after[name] = part.update(
+                {name: grads[name]}, state[name], {name: params[name]}
+            )
+            updates |= own
+        return updates, after
+
+
+@pytest.mark.parametrize("loop", [in_python, in_scan, in_fori_loop])
+@pytest.mark.parametrize("around", [lambda inner: inner, behind_a_clip, masked])
+def test_each_gradient_of_a_loop_is_of_its_micro_batch(recorded, loop, around):
+    """The optimizer in the loop sees the parameters as well, in every mini-step."""
+    tx = around(optax.MultiSteps(ADAMW, K).gradient_transformation())
+    kinds = frozenset({Kind.PARAM_GRAD, Kind.LOSS})
+    trace = recorded("parts", loop(tx), tx, PARTS, kinds=kinds, microbatches=K)
+    for kind in kinds:
+        found = [id_ for id_ in trace.info.tensors if id_.kind is kind]
+        assert {id_.call for id_ in found} == {0}
+        assert {(id_.step, id_.microbatch) for id_ in found} == {
+            (step, microbatch) for step in range(STEPS) for microbatch in range(K)
+        }
+
+
+@pytest.mark.parametrize("loop", [in_python, in_scan, in_fori_loop])
+def test_two_optimizers_accumulate_at_a_time(recorded, loop):
+    parts = TwoOptimizers(
+        optax.MultiSteps(ADAMW, K), optax.MultiSteps(optax.sgd(1e-2), K)
+    )
+    candidate = recorded("parts", loop(parts), parts, PARTS)
+    reference = whole(recorded, TwoOptimizers(ADAMW, optax.sgd(1e-2)))
+    report = compared(reference, candidate)
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.unmatched == report.counts.skipped == 0
+    assert report.coverage["main_grad"].compared == 2 * STEPS
+    assert report.coverage["learning_rate"].compared == 2 * STEPS

@@ -44,3 +44,12 @@ def test_what_is_added_agrees_and_what_is_given_does_not():
 def test_else_nothing_is_said(reference, candidate):
     found = diagnoses(memory_trace(reference), memory_trace(candidate))
     assert "after_backward" not in found
+
+
+def test_words_of_jax():
+    reference, candidate = (
+        memory_trace(tensors, framework="jax")
+        for tensors in (ADDED | GIVEN, ADDED | WRONG)
+    )
+    found = diagnoses(reference, candidate)["after_backward"]
+    assert "look between the two, at how micro-batches are summed" in found.sentence

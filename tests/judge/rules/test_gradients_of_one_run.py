@@ -36,6 +36,34 @@ def test_a_gradient_that_nobody_reduced():
     assert found["no_gradient"].tensor_ids[0] == "step0/head/main_grad/weight"
 
 
+def in_jax(tensors):
+    return memory_trace(tensors, framework="jax")
+
+
+def test_words_of_jax_for_gradients_that_are_missing():
+    candidate = a_step(changes=False)
+    del candidate["step0/head/main_grad/weight"]
+    found = diagnoses(in_jax(a_step()), in_jax(candidate))["no_gradient"]
+    assert found.sentence.endswith(
+        "left out of the tree that its update is given, or masked"
+    )
+    zero = a_step(changes=False) | {
+        name: 0 * ONES for name in a_step() if "_grad/" in name
+    }
+    runs = in_jax(a_step()), in_jax(zero)
+    report = compare_traces(*runs, load_backend("numpy"))
+    (found,) = (entry for entry in report.diagnosis if entry.code == "no_gradient")
+    assert "jax.lax.stop_gradient" in found.sentence
+    assert "detach" not in found.sentence and "no_grad()" not in found.sentence
+
+
+def test_words_of_jax_for_a_frozen_parameter():
+    extra = {"step0/embed/main_grad/weight": ONES}
+    found = diagnoses(in_jax(a_step()), in_jax({**a_step(), **extra}))["extra_gradient"]
+    assert "jax.lax.stop_gradient" in found.sentence
+    assert "requires_grad" not in found.sentence
+
+
 def test_a_frozen_parameter_that_is_trained():
     extra = {
         "step0/mb0/embed/param_grad/weight": ONES,

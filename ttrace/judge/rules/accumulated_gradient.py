@@ -16,7 +16,8 @@ def accumulated_gradient(findings: Findings) -> Diagnosis | None:
         sentence=f"{tensors(len(verdicts))} of step {step}, all that were examined, "
         f"are the reference's gradient plus the candidate's own of step {step - 1}"
         f"{_as_clipped(findings)}: "
-        "gradients are not set to zero between the steps (optimizer.zero_grad())",
+        "gradients are not set to zero between the steps "
+        + findings.words("(optimizer.zero_grad())", "(their sum is carried on)"),
         evidence={"num_tensors": len(verdicts), "step": step},
         tensor_ids=ids_of(verdicts),
     )

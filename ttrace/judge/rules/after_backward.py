@@ -42,8 +42,9 @@ def after_backward(findings: Findings) -> Diagnosis | None:
         code="after_backward",
         sentence="what the backward of every micro-batch adds to the gradients of "
         f"{tensors(len(failed))} in step {step} agrees ({num_agree} compared), and "
-        "what the optimizer is given does not: look between the two, at zero_grad(), "
-        f"at how micro-batches are summed, at reductions, {by_hand}",
+        "what the optimizer is given does not: look between the two, "
+        f"{findings.words('at zero_grad(), ', '')}at how micro-batches are summed, at "
+        f"reductions, {by_hand}",
         evidence={"num_tensors": len(failed), "step": step, "num_agree": num_agree},
         tensor_ids=ids_of(failed),
     )

@@ -22,7 +22,7 @@ def clipping(findings: Findings) -> Diagnosis | None:
         if not after or any(verdict.status not in _BEFORE for verdict in before):
             return None
         if all(verdict.status is Status.UNMATCHED for verdict in after):
-            return _one_sided(step, after)
+            return _one_sided(step, after, findings)
         agree = [verdict for verdict in before if verdict.status is Status.PASSED]
         failed = [verdict for verdict in after if verdict.status is Status.FAILED]
         if failed:
@@ -41,7 +41,9 @@ def _steps(
     return steps
 
 
-def _one_sided(step: int, after: list[TensorVerdict]) -> Diagnosis | None:
+def _one_sided(
+    step: int, after: list[TensorVerdict], findings: Findings
+) -> Diagnosis | None:
     sides = {verdict.present for verdict in after}
     if len(sides) != 1 or None in sides:
         return None
@@ -51,7 +53,10 @@ def _one_sided(step: int, after: list[TensorVerdict]) -> Diagnosis | None:
         code="clipping",
         sentence=f"step {step} of the {side} clips its gradients, and no clipping was "
         f"seen in that step of the {other}, whose gradients agree before it. Clip in "
-        "both runs, between the last backward and optimizer.step()",
+        "both runs, "
+        + findings.words(
+            "between the last backward and optimizer.step()", "before the optimizer"
+        ),
         evidence={"step": step, "clips": str(side)},
         tensor_ids=ids_of(after),
     )

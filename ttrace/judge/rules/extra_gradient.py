@@ -16,8 +16,11 @@ def extra_gradient(findings: Findings) -> Diagnosis | None:
         code="extra_gradient",
         sentence=f"{num} parameter{have} a gradient in the candidate and none in the "
         f"reference, first {first.module}: {are} frozen there, or not used. Freeze "
-        "the same parameters in both runs (requires_grad=False) before the optimizer "
-        "is made",
+        "the same parameters in both runs "
+        + findings.words(
+            "(requires_grad=False) before the optimizer is made",
+            "(jax.lax.stop_gradient, or leave them out of what is differentiated)",
+        ),
         evidence={"num_parameters": num},
         tensor_ids=ids_of(extra),
     )

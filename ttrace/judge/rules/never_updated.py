@@ -69,7 +69,8 @@ def _of_rate(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
     return (
         f"{_unchanged(lost)}: the learning rate of step {step} is 0, and {theirs} in "
         "the reference. Give both runs the same schedule: the step that a warm-up "
-        "starts from, and where scheduler.step() is called"
+        "starts from, and "
+        + findings.words("where scheduler.step() is called", "what it counts")
     )
 
 

@@ -13,9 +13,10 @@ _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 
 _UNCHANGED = frozenset({Cause.LOST_UPDATE, Cause.ROUNDED_UPDATE})
 
-_LOOK_FOR = (
-    "look for a detach(), a no_grad() block, or an output that the loss does not use"
-)
+
+def _look_for(findings: Findings) -> str:
+    what = findings.words("a detach(), a no_grad() block", "a jax.lax.stop_gradient")
+    return f"look for {what}, or an output that the loss does not use"
 
 
 def no_gradient(findings: Findings) -> Diagnosis | None:
@@ -33,9 +34,9 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
         return None
     gone = _gone(missing, findings)
     if gone and len(gone) == len(missing):
-        sentence = _not_given(gone, lost)
+        sentence = _not_given(gone, lost, findings)
     elif missing:
-        sentence = _stopped(missing, lost)
+        sentence = _stopped(missing, lost, findings)
     else:
         sentence = _not_made(lost, findings)
     return Diagnosis(
@@ -76,26 +77,33 @@ def has_gradients(step: int, info: TraceInfo) -> bool:
     return any(found == step for found, _, _ in _parameters_with_gradient(info))
 
 
-def _stopped(missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict]) -> str:
+def _stopped(
+    missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
+) -> str:
     first = missing[0].id
     num = f"{len(missing)} gradient" + ("s" if len(missing) > 1 else "")
     are = "are" if len(missing) > 1 else "is"
     sentence = (
         f"no gradient reaches {first.module} in the candidate: {num} {are} only in the "
-        f"reference, first {first}: {_LOOK_FOR}"
+        f"reference, first {first}: {_look_for(findings)}"
     )
     return sentence + _not_updated(lost)
 
 
-def _not_given(gone: Sequence[TensorVerdict], lost: Sequence[TensorVerdict]) -> str:
+def _not_given(
+    gone: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
+) -> str:
     first = gone[0].id
     num = f"{len(gone)} gradient" + ("s" if len(gone) > 1 else "")
+    causes = findings.words(
+        "not reduced, as under no_sync() or after set_requires_gradient_sync(False) or "
+        "set_requires_all_reduce(False), or cleared before optimizer.step(), or the "
+        "optimizer was made of other parameters, before the model was sharded",
+        "left out of the tree that its update is given, or masked",
+    )
     sentence = (
         f"backward makes {num} in the candidate that the optimizer is not given, first "
-        f"that of {first.slot} of {first.module} in step {first.step}: not reduced, as "
-        "under no_sync() or after set_requires_gradient_sync(False) or "
-        "set_requires_all_reduce(False), or cleared before optimizer.step(), or the "
-        "optimizer was made of other parameters, before the model was sharded"
+        f"that of {first.slot} of {first.module} in step {first.step}: {causes}"
     )
     return sentence + _not_updated(lost)
 
@@ -129,11 +137,12 @@ def _not_made(lost: Sequence[TensorVerdict], findings: Findings) -> str:
         of_them = "their gradients are" if len(lost) > 1 else "its gradient is"
         return (
             f"{tensors(len(lost))} {are} not updated in the candidate, as {of_them} "
-            f"zero there, and not in the reference: {_LOOK_FOR}"
+            f"zero there, and not in the reference: {_look_for(findings)}"
         )
     return (
         f"{tensors(len(lost))} {are} not updated in the candidate, as no gradient was "
-        f"recorded for {them} there, while other parameters have one: {_LOOK_FOR}"
+        f"recorded for {them} there, while other parameters have one: "
+        f"{_look_for(findings)}"
     )
 
 

@@ -31,8 +31,9 @@ def recomputation(findings: Findings) -> Diagnosis | None:
         code="recomputation",
         sentence=f"recomputed for backward, {first.module} {what} something else than "
         f"in the forward, which agrees with the reference ({tensors(len(wrong))} in "
-        "all). A recomputation must draw the same random numbers (preserve_rng_state "
-        "of torch.utils.checkpoint) and find all that it reads as it was",
+        "all). A recomputation must draw the same random numbers "
+        + findings.words("(preserve_rng_state of torch.utils.checkpoint) ", "")
+        + "and find all that it reads as it was",
         evidence={"module": first.module, "num_tensors": len(wrong)},
         tensor_ids=ids_of(wrong),
     )

@@ -26,10 +26,12 @@ from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
+from ttrace.judge.rules.one_microbatch import one_microbatch
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
+from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.several_updates import several_updates
@@ -56,6 +58,8 @@ RULES: tuple[Rule, ...] = (
     clipping,
     rank_factors,
     accumulated_gradient,
+    one_microbatch,
+    restarted_state,
     adam_settings,
     update_hyperparameters,
     optimizer_settings,

@@ -93,13 +93,15 @@ def _is_proof(explained: Sequence[UpdateFit], examined: Sequence[UpdateFit]) -> 
 
 def _wrong_rate(
     findings: Findings, fits: Sequence[UpdateFit], factor: float
-) -> Diagnosis:
+) -> Diagnosis | None:
     verdicts = _verdicts(findings, fits)
     step = fits[0].id.step
     rates = learning_rates({v.id: v for v in findings.verdicts}, step)
     explains = rates is not None and math.isclose(
         rates[1], rates[0] * factor, rel_tol=1e-2
     )
+    if findings.evidence.settings and not explains:
+        return None  # they may be why: the rules of the settings name them
     if rates is not None and explains:
         cause = f"the learning rate is {rates[1]:g}, and {rates[0]:g} in the reference"
     elif any(

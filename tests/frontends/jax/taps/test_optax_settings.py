@@ -1,5 +1,6 @@
 """Settings of optimizers of optax, as far as what they are made of says them."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ ADAM = {
 
 def settings(transformation: Any) -> dict[str, Any]:
     found = held_settings(update_of(transformation))
-    assert len(dict(found)) == len(found)
-    return dict(found)
+    assert not any(label for label, _, _ in found)
+    values = {name: value for _, name, value in found}
+    assert len(values) == len(found)
+    return values
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,11 @@ def settings(transformation: Any) -> dict[str, Any]:
         (optax.sgd(0.1), {"weight_decay": 0.0}),
         (
             optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-3)),
-            {"betas": (0.9, 0.99), "weight_decay": 0.001},
+            {
+                "betas": (0.9, 0.99),
+                "weight_decay": 0.001,
+                "clipping": "global norm 1",
+            },
         ),
         (
             optax.adamw(1e-3, mask=lambda params: params),
@@ -69,7 +76,43 @@ def settings(transformation: Any) -> dict[str, Any]:
 )
 def test_what_links_are_made_with(transformation, expected):
     expected = {name: value for name, value in expected.items() if value is not None}
-    assert settings(transformation) == expected
+    assert settings(transformation) == {"clipping": "none"} | expected
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ([optax.clip_by_global_norm(0.2), optax.adam(1e-3)], "global norm 0.2"),
+        ([optax.clip(0.2), optax.adam(1e-3)], "value 0.2"),
+        ([optax.clip_by_block_rms(0.2), optax.sgd(1e-3)], "block rms 0.2"),
+        ([optax.adaptive_grad_clip(0.01), optax.adam(1e-3)], "adaptive 0.01"),
+        (
+            [optax.adam(1e-3), optax.clip_by_global_norm(1)],
+            "global norm 1 after scale_by_adam",
+        ),
+        ([optax.clip(2.0), optax.clip_by_global_norm(1.0)], "value 2, then global"),
+        ([optax.clip(jnp.float32(2.0)), optax.adam(1e-3)], None),
+        ([optax.stateless(lambda u, p: u), optax.adam(1e-3)], None),
+    ],
+)
+def test_by_what_a_chain_clips(links, expected):
+    found = settings(optax.chain(*links)).get("clipping")
+    assert found is None if expected is None else str(found).startswith(expected)
+
+
+def test_labels_have_settings_of_their_own():
+    parts: dict[Hashable, Any] = {
+        "slow": optax.sgd(1e-2, momentum=0.9),
+        "fast": optax.adamw(1e-3),
+    }
+    tx = optax.chain(optax.clip(0.5), optax.multi_transform(parts, {"a": "slow"}))
+    found = held_settings(update_of(tx))
+    values = {(label, name): value for label, name, value in found}
+    assert values["slow", "momentum"] == 0.9
+    assert values["slow", "weight_decay"] == 0
+    assert values["fast", "weight_decay"] == 1e-4
+    assert values["slow", "clipping"] == values["fast", "clipping"] == "value 0.5"
+    assert ("slow", "betas") not in values
 
 
 def test_a_link_of_ones_own_may_decay_weights():

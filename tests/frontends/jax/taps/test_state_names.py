@@ -11,7 +11,7 @@ PARAMS = {"h": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "count": jnp.o
 def names(transformation: optax.GradientTransformation) -> list[str]:
     state = transformation.init(PARAMS)
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
-    return ["/".join(name) for name in state_names(paths, PARAMS)]
+    return ["/".join(name) for name in state_names(paths, PARAMS, state)]
 
 
 def kept(field: str) -> list[str]:
@@ -24,7 +24,41 @@ STATES = {
     "momentum": (optax.sgd(1e-3, momentum=0.9), kept("trace")),
     "two counts": (
         optax.adam(optax.linear_schedule(1e-3, 0, 10)),
-        ["@root/0.count", *kept("mu"), *kept("nu"), "@root/1.count"],
+        [
+            "@root/ScaleByAdamState.count",
+            *kept("mu"),
+            *kept("nu"),
+            "@root/ScaleByScheduleState.count",
+        ],
+    ),
+    "two labels": (
+        optax.multi_transform(
+            {
+                "fast": optax.chain(optax.identity(), optax.trace(0.9)),
+                "slow": optax.trace(0.5),
+            },
+            {"h": {"kernel": "fast", "bias": "slow"}, "count": "slow"},
+        ),
+        ["h/kernel.trace", "@root/count.trace", "h/bias.trace"],
+    ),
+    "two counts of a kind": (
+        optax.multi_transform(
+            {
+                "fast": optax.chain(optax.identity(), optax.scale_by_adam()),
+                "slow": optax.scale_by_adam(),
+            },
+            {"h": {"kernel": "fast", "bias": "slow"}, "count": "slow"},
+        ),
+        [
+            "@root/inner_states.fast.inner_state.count",
+            "h/kernel.mu",
+            "h/kernel.nu",
+            "@root/inner_states.slow.inner_state.count",
+            "@root/count.mu",
+            "h/bias.mu",
+            "@root/count.nu",
+            "h/bias.nu",
+        ],
     ),
     "masked": (
         optax.masked(
@@ -69,3 +103,11 @@ def test_a_state_without_fields_is_named_by_its_path():
 
 def test_a_lone_leaf_has_a_name():
     assert state_names([()], PARAMS) == [("@root", "state")]
+
+
+def test_a_link_in_front_is_no_other_state():
+    schedule = optax.linear_schedule(1e-3, 0, 10)
+    plain = optax.chain(optax.adam(schedule))
+    clipped = optax.chain(optax.clip(0.1), optax.adam(schedule))
+    nested = optax.chain(optax.clip(0.1), *(optax.adam(schedule),))
+    assert names(clipped) == names(plain) == names(nested)

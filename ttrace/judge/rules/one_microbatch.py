@@ -1,0 +1,31 @@
+"""Accumulated gradients of which one micro-batch alone is left."""
+
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+
+
+def one_microbatch(findings: Findings) -> Diagnosis | None:
+    """Says whose gradients those of a step are, where that was checked."""
+    found = findings.evidence.one_microbatch
+    if found is None:
+        return None
+    verdicts = [v for v in findings.failed if v.id in set(found.ids)]
+    are = "are" if len(verdicts) > 1 else "is"
+    which = f"{'the last, ' if found.is_last else ''}number {found.microbatch}"
+    remedy = findings.words(
+        "look for zero_grad() between the micro-batches, or a backward under no_sync() "
+        "that is not reduced",
+        "look at the sum that the loop carries: the gradients of each micro-batch are "
+        "to be added to it",
+    )
+    return Diagnosis(
+        code="one_microbatch",
+        sentence=f"{tensors(len(verdicts))} (main_grad) of step {found.step} {are} "
+        f"what one of its {found.num_microbatches} micro-batches adds ({which}), and "
+        f"not the sum or mean of all: {remedy}",
+        evidence={
+            "step": found.step,
+            "microbatch": found.microbatch,
+            "num_microbatches": found.num_microbatches,
+        },
+        tensor_ids=ids_of(verdicts),
+    )
