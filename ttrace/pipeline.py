@@ -326,6 +326,7 @@ def compare_traces(
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided = mapped.one_sided
+    named = candidate.info
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
     untied = untie(reference, candidate)
@@ -386,7 +387,14 @@ def compare_traces(
         only=only,
         remarks=remarks,
         structure=structure,
-        evidence=read_evidence(verdicts, reference, candidate, backend),
+        evidence=read_evidence(
+            verdicts,
+            reference,
+            candidate,
+            backend,
+            recorded=named,
+            untied=untied,
+        ),
     )
 
 

@@ -229,6 +229,10 @@ class TensorRecorder:
         if changed:
             self._rank.state(changed)
 
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Adds to what the rank says of its run; of several values the last counts."""
+        self._rank.state(settings)
+
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded."""
         self._rank.skip(id_, reason)
