@@ -21,6 +21,12 @@ from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
+from ttrace.judge.dropout_rates import (
+    DropoutDifference,
+    dropout_differences,
+    rates_inside,
+)
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
 from ttrace.judge.microbatch_factors import (
@@ -90,6 +96,10 @@ class Evidence:
             of an activation, if they are parts of one of the reference.
         early_clipping: When the runs clip, where one of them does too early.
         split_ties: Parameters that are one in one run and two in the other.
+        dropout: Rates of dropout that both runs state, and that differ.
+        rates_inside: What the module of the first divergence drops inside of it, alike
+            in both runs.
+        masks: Zeros of dropout that the first divergence differs by; None if by others.
         own: Gradients that the candidate recorded, compared or not; None where only
             the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
@@ -110,6 +120,9 @@ class Evidence:
     factors: MicrobatchFactors | None = None
     early_clipping: EarlyClipping | None = None
     split_ties: tuple[SplitTie, ...] = ()
+    dropout: tuple[DropoutDifference, ...] = ()
+    rates_inside: tuple[str, ...] = ()
+    masks: DropoutMasks | None = None
     own: OwnGradients | None = None
     steps_apart: bool = False
 
@@ -184,6 +197,11 @@ def read_evidence(
         split_ties=()
         if untied is None
         else explained(find_split_ties, (), untied, verdicts, reference, candidate),
+        dropout=dropout_differences(reference.info, candidate.info),
+        rates_inside=()
+        if first is None
+        else rates_inside(first.module, reference.info, candidate.info),
+        masks=explained(find_dropout_masks, None, diverged, reference, candidate),
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
     )

@@ -7,11 +7,13 @@ that are given other things compute other things.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ttrace.ir.dropout import without_dropout
 from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
 
@@ -48,9 +50,7 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
     if first.framework != second.framework:
         differences = _stated_by_both(differences, first.versions, second.versions)
     differences |= _stated_by_both(
-        differing_settings(
-            without_optimizer(first.settings), without_optimizer(second.settings)
-        ),
+        differing_settings(_general(first.settings), _general(second.settings)),
         first.settings,
         second.settings,
     )
@@ -58,10 +58,19 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
         each.label: (each.reference, each.candidate)
         for each in optimizer_differences(first, second)
     }
+    differences |= {
+        each.label: (each.reference, each.candidate)
+        for each in dropout_differences(reference, candidate)
+    }
     return SettingDifferences(
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),
     )
+
+
+def _general(settings: Mapping[str, object]) -> dict[str, object]:
+    """Those that are not compared by other rules."""
+    return without_dropout(without_optimizer(settings))
 
 
 def _stated_by_both(

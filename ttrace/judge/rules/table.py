@@ -17,6 +17,7 @@ from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
+from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     normalization,
     loss_weights,
     recomputation,
+    dropout,
     early_clipping,
     clipping,
     rank_factors,
