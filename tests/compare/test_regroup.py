@@ -202,9 +202,9 @@ def test_other_samples_are_a_difference_of_the_set_up():
     assert report.verdict is Outcome.ERROR
     assert report.error_kind is ErrorKind.SETUP
     assert report.summary.startswith(
-        "Set-up differs: the two runs were not given the same. First: "
-        "step0/mb0/@root/input/0: 8 samples in either run (rows along dim 0), of which "
-        "1 of the reference"
+        "Set-up differs: the two runs were not given the same samples in a step. "
+        "First: step0/mb0/@root/input/0: 8 samples in either run (rows along dim 0), "
+        "of which 1 of the reference"
     )
     assert tensor(report, "step0/mb0/@root/input/0").cause == "samples"
 
@@ -215,9 +215,9 @@ def test_fewer_samples_are_a_difference_of_the_set_up():
     assert tensor(report, "step0/mb0/net/grad_output/0").status == "failed"
     assert report.error_kind is ErrorKind.SETUP
     assert report.summary.startswith(
-        "Set-up differs: the two runs were not given the same. First: "
-        "step0/mb3/@root/input/0: step 0: the candidate has 3 micro-batches (6 "
-        "samples), the reference 4 (8 samples). Start both"
+        "Set-up differs: the two runs were not given the same samples in a step. "
+        "First: step0/mb3/@root/input/0: step 0: the candidate has 3 micro-batches (6 "
+        "samples), the reference 4 (8 samples). Let both runs have"
     )
     assert tensor(report, "step0/mb3/@root/input/0").cause == "samples"
     assert tensor(report, "step0/mb2/net/output/0").status == "passed"

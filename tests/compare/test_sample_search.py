@@ -312,3 +312,37 @@ def test_what_the_model_is_given_after_an_output_is_no_sample():
 
     assert match_samples(run(ONE), run(ONE, 1 + 1e-6)) == ()
     assert matched(run(ONE), run(FOUR, 1 + 1e-6)).places is not None
+
+
+@pytest.mark.parametrize("order", [ONE, FOUR, SHUFFLED])
+def test_one_input_that_differs_does_not_hide_where_the_samples_are(order: Order):
+    """It is compared by itself, and says that it differs."""
+
+    def labels(order: Order, masked: bool) -> dict[str, np.ndarray]:
+        values = tokens(1)
+        if masked:
+            values[:, :2] = -100
+        return {
+            f"step0/mb{number}/@root/input/labels": values[list(samples)]
+            for number, samples in enumerate(order)
+        }
+
+    reference = sample_run(ONE, more=labels(ONE, False))
+    found = match_samples(reference, sample_run(order, more=labels(order, True)))
+    if order is ONE:
+        assert found == ()
+        return
+    (samples,) = found
+    assert samples.places is not None and not samples.difference
+    assert [order[p.microbatch][p.row] for p in samples.places[0]] == list(range(8))
+
+
+def test_zeros_and_ones_tell_no_sample_from_others():
+    """Rows of a mask that are equal in both runs are no sign of the same samples."""
+    mask = np.tril(np.ones((8, 8), np.int64))
+    masks = {f"step0/mb{n}/@root/input/mask": mask[2 * n : 2 * n + 2] for n in range(4)}
+    samples = matched(
+        sample_run(ONE, more={"step0/mb0/@root/input/mask": mask}),
+        sample_run(FOUR, tokens(5), more=masks),
+    )
+    assert samples.places is None and samples.difference

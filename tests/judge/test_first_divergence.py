@@ -222,3 +222,21 @@ def test_a_main_gradient_alone_does_not_tell_the_module():
     candidate = {**reference, "step0/c/main_grad/weight": ONES * 2}
     first = compare(reference, candidate).first_divergence
     assert first is not None and "nothing of the forward" not in first.sentence
+
+
+def test_a_loss_that_is_given_late_comes_before_the_gradients_it_leads_to():
+    """As a training loop of a library gives it, when the micro-batch is over."""
+
+    def step(factor=1.0):
+        tensors = without(a_step(), "main_grad", "updated_param")
+        tensors = {
+            text: value * factor if "grad" in text else value
+            for text, value in tensors.items()
+        }
+        return tensors | {"step0/mb0/@root/loss": np.array(factor, "f4")}
+
+    assert first_of(compare(step(), step(2.0))) == "step0/mb0/@root/loss"
+    candidate = step(2.0) | {"step0/mb0/@root/loss": np.array(1, "f4")}
+    assert first_of(compare(step(), candidate)) == "step0/mb0/c/grad_output/0"
+    candidate = step(2.0) | {"step0/mb0/c/output/0": ONES * 3}
+    assert first_of(compare(step(), candidate)) == "step0/mb0/c/output/0"

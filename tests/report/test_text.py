@@ -98,6 +98,7 @@ def test_pass_is_short():
         "All agree.",
         "1 passed, 0 failed, 0 unmatched, 0 skipped of 1 tensors; largest margin 0.25 "
         "(error / tolerance); numpy backend",
+        "runs: the reference on 1 rank; the candidate on 2 ranks (tp 2)",
     ]
 
 

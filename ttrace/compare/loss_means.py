@@ -23,6 +23,9 @@ from ttrace.ir.trace_source import TraceSource
 _MOST_ELEMENTS = 1 << 24
 """Elements of a gradient that is read to see which positions count."""
 
+_NEAR = 0.05
+"""Of a loss: a difference above this is none of rounding."""
+
 _NOT_KNOWN = "how the losses of micro-batches make up that of the step is not known"
 
 _INSTEAD = "; the gradients of the step are compared"
@@ -42,7 +45,7 @@ class LossMeans:
             of the reference, under its id there.
         combined: By side, what these are made of.
         set_aside: Why a loss, by the reference's id, is not compared.
-        how: ``mean`` or ``sum``, of those that are shown.
+        how: ``mean`` or ``sum``, of those that are shown and are near.
     """
 
     shown: Mapping[Side, Mapping[TensorId, TensorRecord]]
@@ -109,8 +112,9 @@ def loss_means(
                 set_aside |= dict.fromkeys(ids, f"{_NOT_KNOWN}: {reason}{_INSTEAD}")
                 continue
             several = known[group.several]
-            divisor = _divisor(known[group.one][0], several, group, runs)
-            how.add("mean" if divisor > 1 else "sum")
+            divisor, is_near = _divisor(known[group.one][0], several, group, runs)
+            if is_near:
+                how.add("mean" if divisor > 1 else "sum")
             first = several[0]
             for shards in zip(*(record.shards for record in several), strict=True):
                 whole = Combined(shards=tuple(shards), divisor=divisor)
@@ -208,8 +212,11 @@ def _divisor(
     several: Sequence[TensorRecord],
     group: _Group,
     runs: Mapping[Side, TraceSource],
-) -> int:
-    """How many losses there are, where their mean is nearer to the one than the sum."""
+) -> tuple[int, bool]:
+    """How many losses there are, where their mean is nearer to the one than the sum.
+
+    And whether it is near: of a loss that is wrong, which of them it is is not known.
+    """
 
     def value(record: TensorRecord, side: Side) -> float:
         (shard, *_) = record.shards
@@ -220,7 +227,8 @@ def _divisor(
     total = sum(value(record, group.several) for record in several)
     wanted = value(one, group.one)
     of_mean, of_sum = abs(total / len(several) - wanted), abs(total - wanted)
-    return 1 if of_sum < of_mean else len(several)
+    is_near = min(of_mean, of_sum) <= _NEAR * abs(wanted)
+    return 1 if of_sum < of_mean else len(several), is_near
 
 
 class _Counts:

@@ -106,6 +106,14 @@ class StepInputs:
             for number, slots in self.inputs.items()
         }
 
+    def is_binary(self, slot: str) -> bool:
+        """Whether an input is all zeros and ones, which tell no sample from others.
+
+        It is there whole.
+        """
+        values = (self.values(number, slot) for number in self.numbers)
+        return all(np.isin(one, (0, 1)).all() for one in values if one is not None)
+
     def rows(
         self, dims: Mapping[str, int], dtypes: Mapping[str, set[str]]
     ) -> dict[Place, bytes]:

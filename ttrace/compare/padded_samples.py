@@ -5,12 +5,12 @@ is taken for such a mask must prove it: what it leaves of the samples of the one
 to be, sample by sample, what it leaves of those of the other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ttrace.compare.model_inputs import StepInputs, comparable
-from ttrace.compare.sample_pairs import pair_samples
+from ttrace.compare.sample_pairs import SamplePairs, pair_samples
 from ttrace.compare.samples import Place, Span, StepSamples
 
 
@@ -32,16 +32,8 @@ def match_padded(
             if spans[0] is None or spans[1] is None:
                 continue
             slots = _slots_like(mask, reference, candidate)
-            dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in slots}
-            rows = [
-                _rows(run, dtypes, of_run)
-                for run, of_run in zip(runs, spans, strict=True)
-                if of_run is not None
-            ]
-            pairs = pair_samples(
-                reference.by_evaluation(rows[0]), candidate.by_evaluation(rows[1])
-            )
-            if not slots or pairs.missing or pairs.extra:
+            pairs = _pairs(reference, candidate, slots, (spans[0], spans[1]))
+            if pairs is None:
                 continue
             found.append(
                 StepSamples(
@@ -62,6 +54,40 @@ def match_padded(
     return max(found, key=_num_positions, default=None)
 
 
+def _pairs(
+    reference: StepInputs,
+    candidate: StepInputs,
+    slots: Sequence[str],
+    spans: tuple[Mapping[Place, Span], Mapping[Place, Span]],
+) -> SamplePairs | None:
+    """Pairs all samples by what they hold where they are no padding.
+
+    By those inputs of which both runs have the same, if not of all: the others are then
+    compared, and say that they differ. None where some sample has no equal.
+    """
+
+    def paired(by: Sequence[str]) -> SamplePairs | None:
+        dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in by}
+        pairs = pair_samples(
+            reference.by_evaluation(_rows(reference, dtypes, spans[0])),
+            candidate.by_evaluation(_rows(candidate, dtypes, spans[1])),
+        )
+        return None if pairs.missing or pairs.extra else pairs
+
+    if not slots:
+        return None
+    pairs = paired(slots)
+    if pairs is not None or len(slots) == 1:
+        return pairs
+    equal = [
+        slot
+        for slot in slots
+        if paired([slot]) is not None and not reference.is_binary(slot)
+    ]
+    pairs = paired(equal) if equal else None
+    return None if pairs is None or pairs.repeated else pairs
+
+
 def _num_positions(samples: StepSamples) -> int:
     return sum(
         span.length for of_run in samples.spans.values() for span in of_run.values()
@@ -74,10 +100,10 @@ def _masks(reference: StepInputs, candidate: StepInputs) -> Iterator[str]:
     common = set.intersection(*(set(next(iter(run.inputs.values()))) for run in runs))
     for slot in sorted(common):
         if all(
-            values is not None and values.ndim == 2 and np.isin(values, (0, 1)).all()
+            values is not None and values.ndim == 2
             for run in runs
             for values in (run.values(number, slot) for number in run.numbers)
-        ):
+        ) and all(run.is_binary(slot) for run in runs):
             yield slot
 
 

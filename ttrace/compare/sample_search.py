@@ -7,12 +7,13 @@ nor its length. ``padded_samples`` looks for those that are padded to other leng
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
 from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
+from ttrace.compare.other_steps import Steps, in_other_steps
 from ttrace.compare.padded_samples import match_padded
 from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place, StepSamples
@@ -41,16 +42,17 @@ def match_samples(
     of_reference = step_inputs(Side.REFERENCE, reference)
     of_candidate = step_inputs(Side.CANDIDATE, candidate)
     found = (
-        _match_step(step, of_reference[step], of_candidate[step])
+        _match_step(step, of_reference, of_candidate)
         for step in sorted(set(of_reference) & set(of_candidate))
     )
     return tuple(samples for samples in found if samples is not None)
 
 
 def _match_step(
-    step: int, reference: StepInputs, candidate: StepInputs
+    step: int, of_reference: Steps, of_candidate: Steps
 ) -> StepSamples | None:
     """What is known of a step's samples; None where tensors are matched by number."""
+    reference, candidate = of_reference[step], of_candidate[step]
     has_as_many = reference.numbers == candidate.numbers
     if not (reference.inputs and candidate.inputs):
         infos = (reference.trace.info, candidate.trace.info)
@@ -70,7 +72,7 @@ def _match_step(
     if _given_the_same(reference, candidate):
         is_known = not (has_as_many or obstacle)
         return fewer_samples(step, reference, candidate) if is_known else None
-    samples = None if obstacle else _match_rows(step, reference, candidate)
+    samples = None if obstacle else _match_rows(step, of_reference, of_candidate)
     if samples is not None and samples.places is not None:
         # Where all have kept their places, the inputs say themselves what differs.
         return None if _is_identity(samples) else samples
@@ -171,22 +173,29 @@ def _given_the_same(reference: StepInputs, candidate: StepInputs) -> bool:
 
 
 def _match_rows(
-    step: int, reference: StepInputs, candidate: StepInputs
+    step: int, of_reference: Steps, of_candidate: Steps
 ) -> StepSamples | None:
     """Matches samples along the dim that counts them, or the likeliest such dim.
 
     None where no dim may count them.
     """
-    differing = None
+    reference, candidate = of_reference[step], of_candidate[step]
+    differing: _Differing | None = None
     for dims in possible_batch_dims(reference.described(), candidate.described()):
         samples = _match_along(dims, step, reference, candidate)
-        if samples.places is None:
-            samples = _match_by_integers(dims, step, reference, candidate) or samples
-        if samples.places is not None:
+        if isinstance(samples, _Differing):
+            samples = (
+                _match_by_integers(dims, step, reference, candidate)
+                or _match_by_equal_slots(dims, step, reference, candidate)
+                or samples
+            )
+        if isinstance(samples, StepSamples):
             return samples
         if dims.is_usual:
             differing = differing or samples
-    return differing
+    if differing is None:
+        return None
+    return _not_the_same(step, differing, of_reference, of_candidate)
 
 
 def _match_by_integers(
@@ -207,13 +216,65 @@ def _match_by_integers(
     }
     if not integers or len(integers) == len(dims.dims):
         return None
-    samples = _match_along(replace(dims, dims=integers), step, reference, candidate)
-    return samples if samples.places is not None and not samples.repeated else None
+    return _match_of(integers, dims, step, reference, candidate)
+
+
+def _match_by_equal_slots(
+    dims: BatchDims, step: int, reference: StepInputs, candidate: StepInputs
+) -> StepSamples | None:
+    """Matches samples by those inputs of which both runs have the same rows.
+
+    The other inputs, such as labels that only one run masks, are then compared, and say
+    themselves that they differ.
+    """
+    equal = {
+        slot: dim
+        for slot, dim in dims.dims.items()
+        if isinstance(
+            _match_along(replace(dims, dims={slot: dim}), step, reference, candidate),
+            StepSamples,
+        )
+        and not reference.is_binary(slot)
+    }
+    if not equal or len(equal) == len(dims.dims):
+        return None
+    return _match_of(equal, dims, step, reference, candidate)
+
+
+def _match_of(
+    slots: Mapping[str, int],
+    dims: BatchDims,
+    step: int,
+    reference: StepInputs,
+    candidate: StepInputs,
+) -> StepSamples | None:
+    """Matches samples by some inputs, if these tell each from all others."""
+    samples = _match_along(replace(dims, dims=slots), step, reference, candidate)
+    if isinstance(samples, _Differing) or samples.repeated:
+        return None
+    return samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Differing:
+    """Samples of a step of which either run has some that the other one lacks.
+
+    Attributes:
+        dims: The dim that counts samples, by slot.
+        rows: What each sample holds, by side.
+        missing: Those of the reference.
+        extra: Those of the candidate.
+    """
+
+    dims: Mapping[str, int]
+    rows: Mapping[Side, Mapping[Place, bytes]]
+    missing: Sequence[Place]
+    extra: Sequence[Place]
 
 
 def _match_along(
     dims: BatchDims, step: int, reference: StepInputs, candidate: StepInputs
-) -> StepSamples:
+) -> StepSamples | _Differing:
     """Matches the rows along some dims, of inputs that are there whole."""
     dtypes = {s: reference.dtypes(s) | candidate.dtypes(s) for s in dims.dims}
     of_reference = reference.rows(dims.dims, dtypes)
@@ -221,33 +282,53 @@ def _match_along(
     pairs = pair_samples(
         reference.by_evaluation(of_reference), candidate.by_evaluation(of_candidate)
     )
-    sizes = {
-        reference.side: _sizes(of_reference),
-        candidate.side: _sizes(of_candidate),
-    }
-    missing, extra = pairs.missing, pairs.extra
-    if not (missing or extra):
-        return StepSamples(
-            step=step, sizes=sizes, places=pairs.places, repeated=pairs.repeated
+    rows = {reference.side: of_reference, candidate.side: of_candidate}
+    if pairs.missing or pairs.extra:
+        return _Differing(
+            dims=dims.dims, rows=rows, missing=pairs.missing, extra=pairs.extra
         )
-    slot, dim = next(iter(dims.dims.items()))
-    run, first = (reference, missing[0]) if missing else (candidate, extra[0])
     return StepSamples(
         step=step,
-        sizes=sizes,
+        sizes={side: _sizes(of_run) for side, of_run in rows.items()},
+        places=pairs.places,
+        repeated=pairs.repeated,
+    )
+
+
+def _not_the_same(
+    step: int, found: _Differing, of_reference: Steps, of_candidate: Steps
+) -> StepSamples:
+    """A step in which the runs were not given the same samples, in words."""
+    missing, extra = found.missing, found.extra
+    rows = [found.rows[side] for side in (Side.REFERENCE, Side.CANDIDATE)]
+    slot, dim = next(iter(found.dims.items()))
+    run, first = (
+        (of_reference[step], missing[0]) if missing else (of_candidate[step], extra[0])
+    )
+    elsewhere = in_other_steps(
+        step,
+        found.dims,
+        [rows[0][place] for place in missing],
+        [rows[1][place] for place in extra],
+        reference=of_reference,
+        candidate=of_candidate,
+    )
+    return StepSamples(
+        step=step,
+        sizes={side: _sizes(of_run) for side, of_run in found.rows.items()},
         obstacle="the runs were not given the same samples",
-        difference=f"{_totals(len(of_reference), len(of_candidate))} (rows along dim "
+        difference=f"{_totals(len(rows[0]), len(rows[1]))} (rows along dim "
         f"{dim}), of which {len(missing)} of the reference and {len(extra)} of the "
         "candidate have no equal in the other run in this step; first: row "
         f"{first.row} of micro-batch {first.microbatch} of the {run.side}"
-        + _repeated_and_dropped(of_reference, of_candidate, missing, extra),
+        + (elsewhere or _repeated_and_dropped(rows[0], rows[1], missing, extra)),
         differs_at=run.inputs[first.microbatch][slot].id,
     )
 
 
 def _repeated_and_dropped(
-    of_reference: dict[Place, bytes],
-    of_candidate: dict[Place, bytes],
+    of_reference: Mapping[Place, bytes],
+    of_candidate: Mapping[Place, bytes],
     missing: Sequence[Place],
     extra: Sequence[Place],
 ) -> str:
@@ -267,7 +348,7 @@ def _samples(number: int) -> str:
     return f"{number} sample" + ("" if number == 1 else "s")
 
 
-def _sizes(rows: dict[Place, bytes]) -> dict[int, int | None]:
+def _sizes(rows: Mapping[Place, bytes]) -> dict[int, int | None]:
     return dict(Counter(place.microbatch for place in rows))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ttrace.compare.batch_dims import Described, batch_dim
 from ttrace.compare.loss_means import NO_LOSS, LossMeans
+from ttrace.compare.packed_sequences import PACKED_REASON, packed_parts
 from ttrace.compare.packing import (
     PackedSample,
     PaddedDims,
@@ -72,6 +73,7 @@ class StepRegrouping:
         self._skipped = skipped
         self._of_reference = _by_name(reference)
         self._of_candidate = _by_name(candidate)
+        self._packed_parts = packed_parts([*self._of_reference, *self._of_candidate])
         self._other_lengths = other_lengths
         self._layouts: dict[tuple[ShardLayout, int, int, int], ShardLayout] = {}
         of_candidate: dict[int, dict[int, None]] = {}
@@ -254,6 +256,8 @@ class StepRegrouping:
         """Why a tensor cannot be matched sample by sample, or None."""
         if name.kind not in ACTIVATIONS:
             return "it sums over the samples of a micro-batch; main_grad is compared"
+        if name in self._packed_parts:
+            return PACKED_REASON
         for record in (*of_reference.values(), *of_candidate.values()):
             for shard in record.shards:
                 if shard.layout.index is not None:

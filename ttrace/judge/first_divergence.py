@@ -55,7 +55,7 @@ def find_first_divergence(
     ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
-        first = _first_of_backward(failures, verdicts)
+        first = _loss_before(_first_of_backward(failures, verdicts), failures)
         if first.id in left_out:
             return _divergence(first, _not_run(left_out[first.id]))
         if first in of_candidate(verdicts):
@@ -94,6 +94,27 @@ def _first_of_backward(
     if all(verdict.id.module in order for verdict in of_step):
         return max(of_step, key=lambda verdict: order[verdict.id.module])
     return of_step[-1]
+
+
+def _loss_before(
+    first: TensorVerdict, failures: Sequence[TensorVerdict]
+) -> TensorVerdict:
+    """The loss, where it failed before the backward that it leads to.
+
+    A script may give its loss when its micro-batch is over.
+    """
+    if KINDS[first.id.kind].phase is not Phase.BACKWARD:
+        return first
+    return next(
+        (
+            verdict
+            for verdict in failures
+            if verdict.id.kind is Kind.LOSS
+            and verdict.id.step == first.id.step
+            and first.id.microbatch in (None, verdict.id.microbatch)
+        ),
+        first,
+    )
 
 
 def _one_sided_gradient(

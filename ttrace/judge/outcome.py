@@ -239,6 +239,12 @@ def _setup_sentence(verdict: TensorVerdict, candidate: TraceInfo) -> str:
             f"{verdict.id}: {verdict.reason}. Give both the same data, padded to the "
             "same lengths; what follows may be a consequence."
         )
+    if verdict.cause is Cause.SAMPLES:
+        return (
+            "Set-up differs: the two runs were not given the same samples in a step. "
+            f"First: {verdict.id}: {verdict.reason}. Let both runs have the same "
+            "samples in a step; what follows may be a consequence."
+        )
     return (
         "Set-up differs: the two runs were not given the same. First: "
         f"{verdict.id}: {verdict.reason}. Start both from the same parameters and "

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.trace import TensorRecord
+from ttrace.ir.kinds import Kind
+from ttrace.ir.sharded_axes import ShardedAxes
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
@@ -196,6 +198,8 @@ def _map_setup(
 
 def run_setup(trace: TraceSource) -> RunSetup:
     rank_info = trace.info.ranks[0]
+    parameters = _parameters(trace.info)
+    axes = ShardedAxes(trace.info.ranks)
     return RunSetup(
         path=trace.name,
         framework=rank_info.framework,
@@ -205,4 +209,20 @@ def run_setup(trace: TraceSource) -> RunSetup:
         settings=rank_info.settings,
         capture=rank_info.capture,
         num_recorded_ranks=len(trace.info.ranks),
+        num_parameters=len(parameters),
+        sharded_parameters=Counter(
+            axis for record in parameters for axis in axes.of(record)
+        ),
     )
+
+
+def _parameters(info: TraceInfo) -> list[TensorRecord]:
+    """Every parameter once, where it was recorded first."""
+    found: dict[tuple[str, str | None], TensorRecord] = {}
+    for kind in (Kind.PARAM, Kind.UPDATED_PARAM):
+        for id_, record in info.tensors.items():
+            if id_.kind is kind:
+                found.setdefault((id_.module, id_.slot), record)
+        if found:
+            break
+    return list(found.values())

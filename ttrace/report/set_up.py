@@ -1,7 +1,7 @@
 """What a report says of the two runs themselves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,8 @@ class RunSetup:
         capture: Capture filters that were on.
         num_recorded_ranks: Number of processes that were recorded; None in reports
             that do not say.
+        num_parameters: Parameters that it recorded, in their first state.
+        sharded_parameters: By mesh axis, how many of them are sharded over it.
     """
 
     path: str
@@ -28,6 +30,8 @@ class RunSetup:
     settings: Mapping[str, str | int | float | bool | None]
     capture: Mapping[str, str]
     num_recorded_ranks: int | None = None
+    num_parameters: int = 0
+    sharded_parameters: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

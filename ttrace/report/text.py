@@ -15,6 +15,7 @@ from ttrace.judge.verdict import Cause, PartReason
 from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
+from ttrace.report.runs_text import runs_lines
 
 _MAX_ROWS = 12
 """Rows of a table of tensors; the JSON report has them all."""
@@ -65,6 +66,7 @@ def render_report(report: Report) -> RenderableType:
         ),
         Text(report.summary),
         Text(_counts_line(report)),
+        *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
     if report.only:
         filters = " ".join(f"--{name} {text}" for name, text in report.only.items())

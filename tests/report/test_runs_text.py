@@ -1,0 +1,57 @@
+"""What the runs were: ranks, meshes, and over what parameters are sharded."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.pipeline import compare_traces
+from ttrace.report.runs_text import runs_lines
+
+VALUES = np.arange(16, dtype=np.float32).reshape(4, 4)
+
+
+def lines(dims: dict[str, str | None], sizes: dict[str, int]) -> list[str]:
+    """Of a run on one rank, and of one whose parameters have some dims."""
+    reference = memory_trace(
+        {f"step0/{name}/param/weight": VALUES for name in dims or {"a": None}}
+    )
+    candidate = memory_trace(
+        {
+            f"step0/{name}/param/weight": Tensor(full=VALUES, dims=text)
+            for name, text in dims.items()
+        },
+        sizes,
+    )
+    report = compare_traces(reference, candidate, NumpyBackend())
+    return list(runs_lines(report.setup))
+
+
+@pytest.mark.parametrize(
+    ("dims", "sizes", "expected"),
+    [
+        (
+            {"a": "i j", "b": "i j"},
+            {"dp": 2},
+            "2 ranks (dp 2), none of 2 parameters sharded",
+        ),
+        (
+            {"a": "i[dp] j", "b": "i[dp] j[tp]", "c": "i j[tp]"},
+            {"dp": 2, "tp": 2},
+            "4 ranks (dp 2, tp 2), of 3 parameters 2 over dp and 2 over tp sharded",
+        ),
+        (
+            {"a": "i[dp,tp] j", "b": "i j"},
+            {"dp": 2, "tp": 2, "pp": 1},
+            "4 ranks (dp 2, tp 2), of 2 parameters 1 over dp and 1 over tp sharded",
+        ),
+    ],
+)
+def test_what_parameters_are_sharded_over(dims, sizes, expected):
+    assert lines(dims, sizes) == [
+        f"runs: the reference on 1 rank; the candidate on {expected}"
+    ]
+
+
+def test_two_single_ranks_say_nothing():
+    assert lines({"a": None}, {"dp": 1}) == []

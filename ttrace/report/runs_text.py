@@ -1,0 +1,42 @@
+"""What the two runs were, in a line: what a verdict on them covers."""
+
+from collections.abc import Iterator
+
+from ttrace.report.set_up import RunSetup, Setup
+
+_ALL_DEVICES = "devices"
+"""The mesh that JAX has of all devices, beside those of the script."""
+
+
+def runs_lines(setup: Setup) -> Iterator[str]:
+    """``runs: 1 rank in the reference; 4 in the candidate (dp 2, tp 2), ...``.
+
+    Nothing of two runs on one rank each, and of what was not recorded.
+    """
+    runs = (setup.reference, setup.candidate)
+    if not all(run.world_size for run in runs) or max(r.world_size for r in runs) < 2:
+        return
+    sides = []
+    for name, run in zip(("reference", "candidate"), runs, strict=True):
+        plural = "" if run.world_size == 1 else "s"
+        sides.append(f"the {name} on {run.world_size} rank{plural}{_axes(run)}")
+    yield f"runs: {'; '.join(sides)}"
+
+
+def _axes(run: RunSetup) -> str:
+    meshes = dict(run.meshes)
+    if len(meshes) > 1:
+        meshes.pop(_ALL_DEVICES, None)
+    sizes = {axis: size for mesh in meshes.values() for axis, size in mesh.items()}
+    axes = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1)
+    if run.world_size == 1 or not run.num_parameters:
+        return f" ({axes})" if axes and run.world_size > 1 else ""
+    sharded = " and ".join(
+        f"{number} over {axis}" for axis, number in run.sharded_parameters.items()
+    )
+    parameters = (
+        f"of {run.num_parameters} parameters {sharded} sharded"
+        if sharded
+        else f"none of {run.num_parameters} parameters sharded"
+    )
+    return f" ({axes}), {parameters}" if axes else f", {parameters}"
