@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import torch
 
@@ -63,7 +64,7 @@ def _attributes_of(module: torch.nn.Module) -> tuple[str, ...]:
     )
 
 
-def _is_rate(value: object) -> bool:
+def _is_rate(value: object) -> TypeGuard[int | float]:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

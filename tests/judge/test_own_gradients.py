@@ -20,7 +20,9 @@ NAMES = ("a", "b")
 
 def a_step(*, parts: int = 1, given=NAMES, updated=NAMES, made=NAMES, reaches=NAMES):
     """A step of two layers, of one micro-batch or of two."""
-    tensors = {f"step0/{name}/param/weight": ONES for name in NAMES}
+    tensors: dict[str, np.ndarray] = {
+        f"step0/{name}/param/weight": ONES for name in NAMES
+    }
     for number, rows in enumerate(np.split(np.arange(4), parts)):
         mb = f"step0/mb{number}"
         tensors[f"{mb}/@root/input/0"] = DATA[rows]

@@ -95,14 +95,14 @@ def find_dropout_masks(
     if factor is None:
         return None
     given = values_of(replace(verdict.id, kind=Kind.INPUT), reference)
-    is_given, times = np.full(theirs.shape, True), (None, None)
+    is_given = np.full(theirs.shape, True)
+    of_reference: float | None = None
+    of_candidate: float | None = None
     if given is not None and given.shape == theirs.shape and given.any():
         is_given = given != 0
         there = kept & is_given
-        times = (
-            _factor(theirs[there], given[there], limit),
-            _factor(ours[there], given[there], limit),
-        )
+        of_reference = _factor(theirs[there], given[there], limit)
+        of_candidate = _factor(ours[there], given[there], limit)
     return DropoutMasks(
         id=verdict.id,
         zeros=(
@@ -110,7 +110,9 @@ def find_dropout_masks(
             float((ours[is_given] == 0).mean()),
         ),
         factor=1.0 if abs(factor - 1) <= limit else factor,
-        kept=None if None in times else times,
+        kept=None
+        if of_reference is None or of_candidate is None
+        else (of_reference, of_candidate),
         rate=rates[0] if rates[0] == rates[1] else None,
     )
 

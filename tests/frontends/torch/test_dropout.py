@@ -69,13 +69,15 @@ def test_modules_that_drop_and_attributes_that_say_at_which_rate():
 
 
 def test_layers_that_are_alike_are_stated_once_until_they_differ():
-    model = nn.ModuleDict({"layers": nn.Sequential(Block(), Block())})
-    model.forward = model["layers"].forward
+    last = Block()
+    layers = nn.Sequential(Block(), last)
+    model = nn.ModuleDict({"layers": layers})
+    model.forward = layers.forward
     common = {"layers.*.drop": "0.1", "layers.*.attention:attention_dropout": "0.3"}
     assert stated(model) == common
 
     def between(step):
-        model["layers"][1].drop.train(step == 0)
+        last.drop.train(step == 0)
 
     found = stated(model, between=between, steps=3)
     assert found["layers.1.drop"] == "0.1; from step 1 on 0 in eval mode"

@@ -1,6 +1,7 @@
 """What a torch run says of single steps: when it clips, and what nothing reduced."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +106,8 @@ def test_modules_that_reduce_nothing(process):
 
 def test_steps_whose_gradients_nothing_reduced(process, record):
     def run():
-        model = fully_shard(nn.Linear(4, 3), mesh=init_device_mesh("cpu", (1,)))
+        model: Any = nn.Linear(4, 3)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with torch_capture.trace(model, optimizer) as trace:
             for step in range(3):

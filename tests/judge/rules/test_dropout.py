@@ -17,14 +17,16 @@ def dropped(rate: float, seed: int, *, axis_wise: bool = False) -> np.ndarray:
     return np.where(draws < rate, 0, VALUES / np.float32(1 - rate)).astype(np.float32)
 
 
-def diagnoses(reference, candidate, *, given=VALUES, settings=({}, {})):
+def diagnoses(
+    reference, candidate, *, given: np.ndarray | None = VALUES, settings=({}, {})
+):
     traces = []
     for output, of_run in zip((reference, candidate), settings, strict=True):
         tensors = {"step0/mb0/drop/output/0": output}
         if given is not None:
             tensors = {"step0/mb0/drop/input/0": given, **tensors}
         traces.append(memory_trace(tensors, settings=of_run))
-    report = compare_traces(*traces, load_backend("numpy"))
+    report = compare_traces(traces[0], traces[1], load_backend("numpy"))
     return {each.code: each for each in report.diagnosis}, report
 
 

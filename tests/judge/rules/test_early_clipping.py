@@ -15,7 +15,7 @@ ONCE, EARLY = clips_text(1, 0), clips_text(2, 1)
 
 def found(reference, candidate, *, values=SECOND, output=FIRST):
     """Diagnoses by code; each run is what it says of its clips."""
-    traces = [
+    reference_trace, candidate_trace = (
         memory_trace(
             {
                 "step0/mb0/a/output/0": outputs,
@@ -27,8 +27,8 @@ def found(reference, candidate, *, values=SECOND, output=FIRST):
             (reference, FIRST, FIRST),
             (candidate, values, output),
         )
-    ]
-    report = compare_traces(*traces, load_backend("numpy"))
+    )
+    report = compare_traces(reference_trace, candidate_trace, load_backend("numpy"))
     return {each.code: each for each in report.diagnosis}, report
 
 
