@@ -1,11 +1,14 @@
 """What the runs were: ranks, meshes, and over what parameters are sharded."""
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.pipeline import compare_traces
+from ttrace.report.model import Report
 from ttrace.report.runs_text import runs_lines
 
 VALUES = np.arange(16, dtype=np.float32).reshape(4, 4)
@@ -24,6 +27,7 @@ def lines(dims: dict[str, str | None], sizes: dict[str, int]) -> list[str]:
         sizes,
     )
     report = compare_traces(reference, candidate, NumpyBackend())
+    assert Report.from_json(json.loads(report.json_text())) == report
     return list(runs_lines(report.setup))
 
 

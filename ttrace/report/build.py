@@ -210,8 +210,8 @@ def run_setup(trace: TraceSource) -> RunSetup:
         capture=rank_info.capture,
         num_recorded_ranks=len(trace.info.ranks),
         num_parameters=len(parameters),
-        sharded_parameters=Counter(
-            axis for record in parameters for axis in axes.of(record)
+        sharded_parameters=dict(
+            Counter(axis for record in parameters for axis in axes.of(record))
         ),
     )
 
