@@ -327,7 +327,7 @@ def compare_traces(
         mapped = apply_map(map_file, reference, candidate)
         reference, candidate = mapped.reference, mapped.candidate
         one_sided, unverified = mapped.one_sided, mapped.unverified
-    mapped_candidate = candidate
+    named = candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
     untied = untie(reference, candidate)
@@ -373,7 +373,7 @@ def compare_traces(
         backend,
         allow=allow,
         strict_structure=strict_structure,
-        joined_from=lambda tensor_id: joined_from(mapped_candidate, tensor_id),
+        joined_from=lambda tensor_id: joined_from(named, tensor_id),
         unverified=unverified,
         deduced=known.layouts,
     )
@@ -390,7 +390,13 @@ def compare_traces(
         remarks=remarks,
         structure=structure,
         evidence=read_evidence(
-            verdicts, reference, candidate, backend, own_microbatches=known.candidate
+            verdicts,
+            reference,
+            candidate,
+            backend,
+            recorded=named.info,
+            own_microbatches=known.candidate,
+            untied=untied,
         ),
     )
 

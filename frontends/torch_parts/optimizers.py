@@ -3,7 +3,6 @@
 import functools
 import math
 import sys
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from absl import logging
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.arrays import unobserved
+from ttrace.frontends.torch_parts.clip_times import ClipTimes, Remembered
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
@@ -19,12 +19,10 @@ from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import (
-    local_tensor,
-    local_values,
-)
+from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
+from ttrace.ir.step_notes import clips_key
 
 NO_NORM = NoLayout(
     reason="this rank does not hold all gradients whole, and ttrace does not "
@@ -93,8 +91,9 @@ class OptimizerTap:
         self._given_norm = _NEVER
         self._was_given = _NEVER
         self._was_clipped = _NEVER
-        self._recorded: Mapping[int, _Remembered] = {}
-        self._left_over: Mapping[int, _Remembered] = {}
+        self._clips = ClipTimes()
+        self._recorded: Mapping[int, Remembered] = {}
+        self._left_over: Mapping[int, Remembered] = {}
         self._last_step = -1
         self._has_warned_of_second_step = False
         self._handles: list[RemovableHandle] = []
@@ -138,7 +137,10 @@ class OptimizerTap:
         that step, and the clip has no effect on this one.
         """
         touches = not clip.parameter_ids.isdisjoint(self._own_parameters())
-        if touches and self._remembered_gradients() != self._left_over:
+        gradients = self._remembered_gradients()
+        if touches and gradients != self._left_over:
+            if clip.limits and not self._session.is_paused:
+                self._clips.before(gradients)
             if self._is_whole_norm(clip):
                 self._record_main_grads()
             else:
@@ -153,6 +155,7 @@ class OptimizerTap:
             norm: Total norm before clipping; None if it gave none.
         """
         now = self._now()
+        self._clips.after(self._remembered_gradients())
         if self._given_gradients != now:
             self._left_over = self._remembered_gradients()
             return
@@ -260,9 +263,14 @@ class OptimizerTap:
                 session.records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
+        session.records.unreduced_gradients()
+        clips = self._clips.of_step(self._remembered_gradients())
         if self._leader is None:
             session.records.optimizer_settings(
-                lambda: settings_of(self.optimizer, first_group=self._first_group)
+                lambda: {
+                    **settings_of(self.optimizer, first_group=self._first_group),
+                    **({} if clips is None else {clips_key(self._first_group): clips}),
+                }
             )
         if session.wants(Kind.LEARNING_RATE) and not self._evaluation:
             for index, group in enumerate(self.optimizer.param_groups):
@@ -362,10 +370,10 @@ class OptimizerTap:
         scale = getattr(self.optimizer, "grad_scale", None)
         return float(scale) if isinstance(scale, torch.Tensor) else 1.0
 
-    def _remembered_gradients(self) -> Mapping[int, "_Remembered"]:
+    def _remembered_gradients(self) -> Mapping[int, Remembered]:
         """The gradients as they are now, to tell later whether they have changed."""
         return {
-            key: _Remembered(parameter.grad)
+            key: Remembered(parameter.grad)
             for key, parameter in self._own_parameters().items()
             if parameter.grad is not None
         }
@@ -411,23 +419,3 @@ def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
     """The values of a tensor; None of one of which this rank has a part."""
     answer = local_tensor(tensor, lambda shape: whole(shape, ""))
     return answer.values if is_whole(answer) else None
-
-
-class _Remembered:
-    """A gradient and the state of its memory, without keeping either alive."""
-
-    __slots__ = ("_tensor", "_version")
-
-    def __init__(self, tensor: torch.Tensor):
-        self._tensor = weakref.ref(tensor)
-        # What wraps another tensor is not changed itself, its values are.
-        held = local_values(tensor)
-        self._version = -1 if held.is_inference() else held._version
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _Remembered)
-            and self._tensor() is other._tensor()
-            and self._tensor() is not None
-            and self._version == other._version
-        )

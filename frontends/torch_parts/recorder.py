@@ -11,6 +11,7 @@ import torch
 from ttrace.frontends.torch_parts.arrays import RecentCopies
 from ttrace.frontends.torch_parts.autocast import OFF, autocast_state
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.dropout import DropoutRates
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
     FlatPart,
@@ -65,6 +66,7 @@ class TensorRecorder:
         self._lock = threading.Lock()
         self._autocast: str | None = None
         self._optimizer = SettingHistory()
+        self._dropout = DropoutRates()
 
     @property
     def is_active(self) -> bool:
@@ -218,6 +220,16 @@ class TensorRecorder:
                 self._autocast = state
                 self._rank.state({"autocast": state})
 
+    def note_dropout(self, path: str, module: torch.nn.Module) -> None:
+        """Notes the rates of dropout that a module runs with."""
+        self._dropout.note(path, module)
+
+    def state_dropout(self, step: int) -> None:
+        """Records the rates of a step that ends, as far as that has not been said."""
+        stated = self._dropout.end_step(step)
+        if stated:
+            self._rank.state(stated)
+
     def state_optimizer(self, step: int, settings: Mapping[str, SettingValue]) -> None:
         """Records what an optimizer is set to, as far as that has not been said.
 
@@ -228,6 +240,10 @@ class TensorRecorder:
         changed = self._optimizer.changed(step, settings)
         if changed:
             self._rank.state(changed)
+
+    def state(self, settings: Mapping[str, str]) -> None:
+        """Adds to what the rank says of its run; of several values the last counts."""
+        self._rank.state(settings)
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded."""

@@ -222,6 +222,8 @@ class CaptureSession:
             self._hooks.end_step()
             if has_run:
                 self._hooks.skip_what_is_compiled()
+                if self._capture.recorder is not None:
+                    self._capture.recorder.state_dropout(self.step_number)
                 self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()

@@ -9,6 +9,7 @@ import torch
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import own_buffers
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
+from ttrace.frontends.torch_parts.gradient_sync import unreduced_modules
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
@@ -16,6 +17,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingValue
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
+from ttrace.ir.step_notes import UNREDUCED, steps_text
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
 
@@ -51,6 +53,7 @@ class StepRecords:
         self._description = description
         self._capture = capture
         self._before_parameters = before_parameters
+        self._unreduced: dict[str, list[int]] = {}
 
     def named_parameters(self) -> Iterator[NamedParameter]:
         """Every parameter of this rank, in the order of a forward pass."""
@@ -134,6 +137,19 @@ class StepRecords:
         recorder = self._capture.recorder
         if recorder is not None and recorder.is_active and not self._capture.is_paused:
             recorder.state_optimizer(self._capture.step, find_settings())
+
+    @guarded("tell whether gradients are reduced")
+    def unreduced_gradients(self) -> None:
+        """States FSDP2 modules that reduce no gradients as the optimizer steps."""
+        recorder, step = self._capture.recorder, self._capture.step
+        if recorder is None or not recorder.is_active or self._capture.is_paused:
+            return
+        what = unreduced_modules(self._description.modules())
+        if what is not None:
+            steps = self._unreduced.setdefault(what, [])
+            if step not in steps:
+                steps.append(step)
+                recorder.state({UNREDUCED: steps_text(steps, what)})
 
     def skipped_step(self, loss_scale: float) -> None:
         """Notes that the optimizer skipped the running step: its gradients overflowed.

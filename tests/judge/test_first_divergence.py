@@ -184,7 +184,7 @@ def test_the_optimizer_is_not_blamed_alone_where_no_gradient_was_recorded():
     candidate["step0/b/updated_param/weight"] = ONES
     found = {d.code: d.sentence for d in compare(reference, candidate).diagnosis}
     assert found["never_updated"].endswith(
-        "or no gradient reaches them (record main_grad to tell)"
+        "or no gradient reaches them: none was recorded in that step"
     )
 
 

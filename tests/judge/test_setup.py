@@ -35,9 +35,8 @@ def test_versions_and_settings_of_two_runs():
         "torch": ("2.6", "2.7"),
         "num_layers": (2, 3),
         "tp": (1, 2),
-        "hidden_size": (8, None),
-    }
-    assert found.model == ("num_layers",)  # one of them knows no hidden_size
+    }  # one of them knows no hidden_size
+    assert found.model == ("num_layers",)
 
 
 def test_what_another_framework_does_not_state_is_no_difference():

@@ -52,6 +52,8 @@ class Untied:
             was recorded under.
         set_aside: Why a tensor is not compared.
         note: Sentences for the headline; empty where nothing was found.
+        copies_apart: Copies that no rank has together with what they are copies of.
+        separate: Copies that are parameters of their own, in the run that has them.
     """
 
     reference: TraceSource
@@ -59,6 +61,25 @@ class Untied:
     copies: Mapping[TensorId, TensorId] = field(default_factory=dict)
     set_aside: Mapping[TensorId, str] = field(default_factory=dict)
     note: str = ""
+    copies_apart: tuple["Copy", ...] = ()
+    separate: tuple["Copy", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A parameter that begins bit for bit as another one of its run.
+
+    The other run has one parameter for both.
+
+    Attributes:
+        side: The run that has two.
+        name: Of the one that only this run has.
+        original: Of the one that both runs have.
+    """
+
+    side: Side
+    name: Name
+    original: Name
 
 
 def untie(reference: TraceSource, candidate: TraceSource) -> Untied:
@@ -73,8 +94,17 @@ def untie(reference: TraceSource, candidate: TraceSource) -> Untied:
     copies: dict[TensorId, TensorId] = {}
     set_aside: dict[TensorId, str] = {}
     notes: list[str] = []
+    apart: list[Copy] = []
+    separate: list[Copy] = []
     for side, other in (tuple(runs), tuple(reversed(runs))):
         for copy, original in _copies(runs[side], runs[other]):
+            found = Copy(side=side, name=copy, original=original)
+            own = _parameters(runs[side].info)
+            if _lie_apart(own[copy], own[original]):
+                apart.append(found)
+            elif not _have_equal_gradients(runs[side], copy, original):
+                separate.append(found)
+                continue
             aliases = dict(_aliases(runs[other].info, copy, original))
             tensors = dict(runs[other].info.tensors)
             for id_, recorded in aliases.items():
@@ -97,6 +127,8 @@ def untie(reference: TraceSource, candidate: TraceSource) -> Untied:
         copies=copies,
         set_aside=set_aside,
         note=" ".join(notes),
+        copies_apart=tuple(apart),
+        separate=tuple(separate),
     )
 
 
@@ -129,10 +161,7 @@ def _copies(run: TraceSource, other: TraceSource) -> list[tuple[Name, Name]]:
             if (others_values := assembled(twins, run)) is not None
             and others_values.tobytes() == values.tobytes()
         ]
-        if len(same) == 1 and (
-            _lie_apart(record, own[same[0]])
-            or _have_equal_gradients(run, name, same[0])
-        ):
+        if len(same) == 1:
             found.append((name, same[0]))
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ttrace.judge.absent_layers import AbsentLayer, absent_layers
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.modules_not_run import NotRun, modules_not_run
+from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
 
 
@@ -24,16 +25,19 @@ class Absences:
     gradients: tuple[TensorVerdict, ...] = ()
 
 
-def find_absences(verdicts: Sequence[TensorVerdict]) -> Absences:
+def find_absences(
+    verdicts: Sequence[TensorVerdict], own: OwnGradients | None = None
+) -> Absences:
     """Looks for all of it.
 
     Args:
         verdicts: On all tensors, in order of the dataflow.
+        own: What the candidate recorded of gradients; None where that is not known.
     """
     layers = absent_layers(verdicts)
     not_run = modules_not_run(verdicts, layers)
     return Absences(
         layers=tuple(layers),
         not_run=tuple(not_run),
-        gradients=tuple(missing_gradients(verdicts, not_run)),
+        gradients=tuple(missing_gradients(verdicts, not_run, own or OwnGradients())),
     )

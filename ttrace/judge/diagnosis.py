@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
 
 MAX_IDS = 20
@@ -47,12 +48,14 @@ class Findings:
         failed: Those on tensors that failed.
         candidate: The run under test.
         evidence: What was read of both runs beside.
+        own: Gradients that the candidate recorded, compared or not.
     """
 
     verdicts: Sequence[TensorVerdict]
     failed: Sequence[TensorVerdict]
     candidate: TraceInfo
     evidence: Evidence = Evidence()
+    own: OwnGradients = OwnGradients()
 
     def words(self, torch: str, jax: str) -> str:
         """What to say to a user of PyTorch, or of JAX.

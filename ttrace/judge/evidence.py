@@ -11,13 +11,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.tied import Untied
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
+from ttrace.judge.dropout_rates import (
+    DropoutDifference,
+    dropout_differences,
+    rates_inside,
+)
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
 from ttrace.judge.microbatch_factors import (
@@ -27,7 +36,9 @@ from ttrace.judge.microbatch_factors import (
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
+from ttrace.judge.own_gradients import OwnGradients, own_gradients
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
     has_no_optimizer,
@@ -90,6 +101,14 @@ class Evidence:
         absences: What one of the runs does not have.
         factors: What micro-batches of the candidate make of the first failed gradient
             of an activation, if they are parts of one of the reference.
+        early_clipping: When the runs clip, where one of them does too early.
+        split_ties: Parameters that are one in one run and two in the other.
+        dropout: Rates of dropout that both runs state, and that differ.
+        rates_inside: What the module of the first divergence drops inside of it, alike
+            in both runs.
+        masks: Zeros of dropout that the first divergence differs by; None if by others.
+        own: Gradients that the candidate recorded, compared or not; None where only
+            the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
     """
@@ -108,6 +127,12 @@ class Evidence:
     first: FirstDivergence | None = None
     absences: Absences = Absences()
     factors: MicrobatchFactors | None = None
+    early_clipping: EarlyClipping | None = None
+    split_ties: tuple[SplitTie, ...] = ()
+    dropout: tuple[DropoutDifference, ...] = ()
+    rates_inside: tuple[str, ...] = ()
+    masks: DropoutMasks | None = None
+    own: OwnGradients | None = None
     steps_apart: bool = False
 
 
@@ -118,6 +143,8 @@ def read_evidence(
     backend: Backend,
     *,
     own_microbatches: TraceSource | None = None,
+    recorded: TraceInfo | None = None,
+    untied: Untied | None = None,
 ) -> Evidence:
     """Reads what may explain the failed gradients and updates.
 
@@ -128,9 +155,13 @@ def read_evidence(
         backend: Computes the statistics.
         own_microbatches: The candidate with the micro-batches that it had, where it is
             shown in those of the reference.
+        recorded: The candidate in its own micro-batches; None where they are those
+            of the reference.
+        untied: Parameters that one run ties and the other copies.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
-    absences = find_absences(verdicts)
+    own = own_gradients(recorded or candidate.info)
+    absences = find_absences(verdicts, own)
     if has_no_optimizer(candidate.info):  # what it would be given was not recorded
         absences = replace(
             absences,
@@ -176,6 +207,16 @@ def read_evidence(
         factors=explained(
             find_microbatch_factors, None, verdicts, reference, candidate
         ),
+        early_clipping=find_early_clipping(reference.info, candidate.info),
+        split_ties=()
+        if untied is None
+        else explained(find_split_ties, (), untied, verdicts, reference, candidate),
+        dropout=dropout_differences(reference.info, candidate.info),
+        rates_inside=()
+        if first is None
+        else rates_inside(first.module, reference.info, candidate.info),
+        masks=explained(find_dropout_masks, None, diverged, reference, candidate),
+        own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
     )
 

@@ -11,6 +11,7 @@ from ttrace.ir.kinds import ACTIVATIONS, GRADIENT_OF, GRADIENTS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.modules_not_run import NotRun
+from ttrace.judge.own_gradients import OwnGradients, parameter_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
@@ -19,24 +20,27 @@ _PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM})
 
 
 def missing_gradients(
-    verdicts: Sequence[TensorVerdict], left_out: Sequence[NotRun]
+    verdicts: Sequence[TensorVerdict],
+    left_out: Sequence[NotRun],
+    own: OwnGradients,
 ) -> list[TensorVerdict]:
     """Those verdicts that are on such a gradient, in the same order.
 
     A candidate in which no gradient at all was compared says nothing: it may not record
-    any. Where no parameters were compared, those whose gradients were asked for are
-    taken to be there. A gradient of a micro-batch is not missing where that of the step
-    arrived, nor is what a run does not clip, nor that of a step, or micro-batch, of
-    which the candidate has nothing. What lies in a module that does not run
-    misses its forward.
+    any. Of a step in which it recorded some, which cannot be compared, and in which its
+    optimizer steps, it says what that is not given. Where no parameters were compared,
+    those whose gradients were asked for are taken to be there. A gradient of a
+    micro-batch is not missing where that of the step arrived, nor is what a run does
+    not clip, nor that of a step, or micro-batch, of which the candidate has nothing.
+    What lies in a module that does not run misses its forward.
 
     Args:
         verdicts: On all tensors.
         left_out: Modules that do not run in one of the runs.
+        own: What the candidate recorded of gradients.
     """
     compared = {v.id for v in verdicts if v.status in (Status.PASSED, Status.FAILED)}
-    if not any(tensor_id.kind in GRADIENTS for tensor_id in compared):
-        return []
+    is_any_compared = any(tensor_id.kind in GRADIENTS for tensor_id in compared)
     parameters = {(id_.module, id_.slot) for id_ in compared if id_.kind in _PARAMETERS}
     arrived = {
         (v.id.step, v.id.module, v.id.slot)
@@ -52,6 +56,7 @@ def missing_gradients(
         and verdict.present is Side.REFERENCE
         and not verdict.beyond
         and verdict.id.kind in GRADIENTS - {Kind.CLIPPED_GRAD}
+        and (is_any_compared or _is_not_given(verdict.id, own))
         and not (
             verdict.id.kind is Kind.PARAM_GRAD
             and (verdict.id.step, verdict.id.module, verdict.id.slot) in arrived
@@ -62,6 +67,17 @@ def missing_gradients(
             for found in left_out
         )
     ]
+
+
+def _is_not_given(gradient: TensorId, own: OwnGradients) -> bool:
+    """Whether an optimizer steps without it, in a step that has a backward."""
+    return (
+        gradient.kind is Kind.MAIN_GRAD
+        and own.wants_main_grad
+        and gradient.step in own.stepped
+        and own.has_backward(gradient.step)
+        and parameter_of(gradient) not in own.given
+    )
 
 
 def _is_there(

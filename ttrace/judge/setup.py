@@ -7,11 +7,13 @@ that are given other things compute other things.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ttrace.ir.dropout import without_dropout
 from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
 
@@ -39,28 +41,48 @@ class SettingDifferences:
 def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDifferences:
     """Versions and settings of two runs, as their first ranks state them.
 
-    What the frontend of another framework does not know is no difference.
+    A setting that one of the frontends, or descriptions, does not state is unknown
+    there, which is no difference; nor is a version that the frontend of another
+    framework does not know.
     """
     first, second = reference.ranks[0], candidate.ranks[0]
     differences = differing_settings(first.versions, second.versions)
-    differences |= differing_settings(
-        without_optimizer(first.settings), without_optimizer(second.settings)
-    )
     if first.framework != second.framework:
-        stated = [{*rank.versions, *rank.settings} for rank in (first, second)]
-        differences = {
-            name: pair
-            for name, pair in differences.items()
-            if all(name in names for names in stated)
-        }
+        differences = _stated_by_both(differences, first.versions, second.versions)
+    differences |= _stated_by_both(
+        differing_settings(_general(first.settings), _general(second.settings)),
+        first.settings,
+        second.settings,
+    )
     differences |= {
         each.label: (each.reference, each.candidate)
         for each in optimizer_differences(first, second)
+    }
+    differences |= {
+        each.label: (each.reference, each.candidate)
+        for each in dropout_differences(reference, candidate)
     }
     return SettingDifferences(
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),
     )
+
+
+def _general(settings: Mapping[str, object]) -> dict[str, object]:
+    """Those that are not compared by other rules."""
+    return without_dropout(without_optimizer(settings))
+
+
+def _stated_by_both(
+    differences: Mapping[str, tuple[object, object]],
+    reference: Mapping[str, object],
+    candidate: Mapping[str, object],
+) -> dict[str, tuple[object, object]]:
+    return {
+        name: pair
+        for name, pair in differences.items()
+        if name in reference and name in candidate
+    }
 
 
 def model_setting_differences(

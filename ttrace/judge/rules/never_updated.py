@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.rules.no_gradient import has_gradients, without_gradient
+from ttrace.judge.rules.no_gradient import without_gradient
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.verdict import Cause, TensorVerdict
 
@@ -79,8 +79,16 @@ def _of_optimizer(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
         "the optimizer does not hold these parameters, or what it computes is not "
         "written back to them"
     )
-    if not all(has_gradients(v.id.step, findings.candidate) for v in lost):
-        causes += ", or no gradient reaches them (record main_grad to tell)"
+    if not all(findings.own.has_any_of(verdict.id.step) for verdict in lost):
+        if not findings.own.wants_main_grad:
+            causes += ", or no gradient reaches them (record main_grad to tell)"
+        elif any(findings.own.has_backward(verdict.id.step) for verdict in lost):
+            causes += (
+                ", or they are given no gradient: a backward ran, and no main_grad "
+                "was recorded, which was asked for"
+            )
+        else:
+            causes += ", or no gradient reaches them: none was recorded in that step"
     for step in dict.fromkeys(verdict.id.step for verdict in lost):
         zero = _zero_rates(findings, step)
         if zero:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.own_gradients import OwnGradients, Parameter, parameter_of
 from ttrace.judge.remarks import repeats_in
+from ttrace.judge.unreduced import unreduced_modules
 from ttrace.judge.verdict import Cause, TensorVerdict
 
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
@@ -17,6 +18,9 @@ _UNCHANGED = frozenset({Cause.LOST_UPDATE, Cause.ROUNDED_UPDATE})
 def _look_for(findings: Findings) -> str:
     what = findings.words("a detach(), a no_grad() block", "a jax.lax.stop_gradient")
     return f"look for {what}, or an output that the loss does not use"
+
+
+_MAX_CALLS = 8
 
 
 def no_gradient(findings: Findings) -> Diagnosis | None:
@@ -32,11 +36,14 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     ]
     if not (missing or lost):
         return None
-    gone = _gone(missing, findings)
+    gone = _gone(missing, findings.own)
     if gone and len(gone) == len(missing):
         sentence = _not_given(gone, lost, findings)
+    elif missing and all(_is_unknown(verdict.id, findings.own) for verdict in missing):
+        sentence = _not_seen(missing, lost, findings)
     elif missing:
-        sentence = _stopped(missing, lost, findings)
+        stopped = [verdict for verdict in missing if verdict not in gone]
+        sentence = _stopped(stopped, lost, findings)
     else:
         sentence = _not_made(lost, findings)
     return Diagnosis(
@@ -55,39 +62,87 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     lost = [v for v in findings.failed if v.cause in _UNCHANGED]
     if not lost:
         return []
-    found = _parameters_with_gradient(findings.candidate)
     missing = findings.evidence.absences.gradients
-    gone = {_parameter(verdict.id) for verdict in _gone(missing, findings)}
-    steps = {step for step, _, _ in found}
+    gone = {parameter_of(verdict.id) for verdict in _gone(missing, findings.own)}
     zero = _parameters_with_zero_gradient(findings)
     return [
         verdict
         for verdict in lost
-        if verdict.id.step in steps
+        if findings.own.has_any_of(verdict.id.step)
         and (
-            _parameter(verdict.id) not in found
-            or _parameter(verdict.id) in zero
-            or _parameter(verdict.id) in gone
+            parameter_of(verdict.id) not in findings.own.seen
+            or parameter_of(verdict.id) in zero
+            or parameter_of(verdict.id) in gone
         )
     ]
-
-
-def has_gradients(step: int, info: TraceInfo) -> bool:
-    """Whether a run recorded, or skipped, gradients of parameters in a step."""
-    return any(found == step for found, _, _ in _parameters_with_gradient(info))
 
 
 def _stopped(
     missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
 ) -> str:
-    first = missing[0].id
-    num = f"{len(missing)} gradient" + ("s" if len(missing) > 1 else "")
-    are = "are" if len(missing) > 1 else "is"
+    first, own = missing[0].id, findings.own
+    if first.kind in _OF_PARAMETERS and own.reaches(first.step, first.module):
+        cut = findings.words(
+            "requires_grad=False, or for a detach() or a no_grad() block",
+            "a jax.lax.stop_gradient, or for what the gradient is taken by",
+        )
+        sentence = (
+            f"gradients reach the outputs of {first.module} in step {first.step} of "
+            f"the candidate, and none its {first.slot}: {_only_in_reference(missing)}, "
+            f"first {first}: look for {cut} where the module uses it"
+        )
+        return sentence + _not_updated(lost)
     sentence = (
-        f"no gradient reaches {first.module} in the candidate: {num} {are} only in the "
-        f"reference, first {first}: {_look_for(findings)}"
+        f"no gradient reaches {_place(first, missing, own)} in the candidate: "
+        f"{_only_in_reference(missing)}, first {first}: {_look_for(findings)}"
     )
     return sentence + _not_updated(lost)
+
+
+def _place(first: TensorId, missing: Sequence[TensorVerdict], own: OwnGradients) -> str:
+    """The module; those of its calls, where others have the gradient."""
+    calls_with = own.calls_with(first)
+    if first.kind not in ACTIVATIONS or not calls_with:
+        if first.kind is Kind.PARAM_GRAD and parameter_of(first) in own.made:
+            return f"{first.module} in micro-batch {first.microbatch}"
+        return first.module
+    calls = {
+        verdict.id.call
+        for verdict in missing
+        if verdict.id.kind is first.kind
+        and verdict.id.module == first.module
+        and verdict.id.step == first.step
+        and verdict.id.microbatch == first.microbatch
+        and verdict.id.slot == first.slot
+    }
+    if calls & calls_with:
+        return f"{first.module} in micro-batch {first.microbatch}"
+    have = "have" if len(calls_with) > 1 else "has"
+    return (
+        f"{_calls(sorted(calls))} of {first.module} (those numbered "
+        f"{_listed(sorted(calls_with))} {have} one)"
+        if len(calls_with) > 1
+        else f"{_calls(sorted(calls))} of {first.module} ({_calls(sorted(calls_with))} "
+        f"{have} one)"
+    )
+
+
+def _calls(numbers: Sequence[int]) -> str:
+    return f"call{'s' * (len(numbers) > 1)} {_listed(numbers)}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """``0, 1 and 2``; a few of many."""
+    named = [str(number) for number in numbers[:_MAX_CALLS]]
+    more = len(numbers) - len(named)
+    if more:
+        return f"{', '.join(named)} and {more} more"
+    return " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+
+
+def _only_in_reference(missing: Sequence[TensorVerdict]) -> str:
+    are = "s are" if len(missing) > 1 else " is"
+    return f"{len(missing)} gradient{are} only in the reference"
 
 
 def _not_given(
@@ -95,17 +150,71 @@ def _not_given(
 ) -> str:
     first = gone[0].id
     num = f"{len(gone)} gradient" + ("s" if len(gone) > 1 else "")
-    causes = findings.words(
+    sentence = (
+        f"backward makes {num} in the candidate that the optimizer is not given, first "
+        f"that of {first.slot} of {first.module} in step {first.step}: "
+        f"{_why_not_given(gone, findings)}"
+    )
+    return sentence + _not_updated(lost)
+
+
+def _why_not_given(gone: Sequence[TensorVerdict], findings: Findings) -> str:
+    """What was seen of the cause; all that it may be where nothing was."""
+    first = gone[0].id
+    unreduced = unreduced_modules(first.step, findings.candidate)
+    if unreduced:
+        return (
+            f"set_requires_gradient_sync(False) was in force for {unreduced} of FSDP2 "
+            "when the optimizer stepped, so that nothing reduced them: set it back to "
+            "True before the last micro-batch of a step"
+        )
+    held = findings.own.updated
+    is_watched = findings.candidate.ranks[0].framework == "torch"
+    steps_for_others = any(step == first.step for step, _, _ in held)
+    if is_watched and steps_for_others:
+        if not any(parameter_of(verdict.id) in held for verdict in gone):
+            return (
+                "no optimizer that the trace was given holds these parameters, and "
+                "one steps without them: it was made of others, as before the model "
+                "was sharded or its parameters replaced, or is one of several; give "
+                "it all parameters, or the trace all optimizers"
+            )
+        if all(parameter_of(verdict.id) in held for verdict in gone):
+            return (
+                "the optimizer holds these parameters, and their grad is None when it "
+                "steps: not reduced, as under no_sync() or after "
+                "set_requires_gradient_sync(False) or "
+                "set_requires_all_reduce(False), or cleared before optimizer.step()"
+            )
+    return findings.words(
         "not reduced, as under no_sync() or after set_requires_gradient_sync(False) or "
         "set_requires_all_reduce(False), or cleared before optimizer.step(), or the "
         "optimizer was made of other parameters, before the model was sharded",
         "left out of the tree that its update is given, or masked",
     )
+
+
+def _not_seen(
+    missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
+) -> str:
+    """That the optimizer is given none, where no backward was recorded of it."""
+    first = missing[0].id
     sentence = (
-        f"backward makes {num} in the candidate that the optimizer is not given, first "
-        f"that of {first.slot} of {first.module} in step {first.step}: {causes}"
+        f"the optimizer of the candidate is not given {_gradients(len(missing))} that "
+        f"that of the reference is given, first that of {first.slot} of {first.module} "
+        f"in step {first.step}; whether backward makes them was not recorded: record "
+        f"param_grad to tell, and {_look_for(findings)}"
     )
     return sentence + _not_updated(lost)
+
+
+def _gradients(num: int) -> str:
+    return f"{num} gradient" + ("s" if num > 1 else "")
+
+
+def _is_unknown(gradient: TensorId, own: OwnGradients) -> bool:
+    """Whether the run says nothing of what backward makes at a place."""
+    return gradient.kind is Kind.MAIN_GRAD and not own.says_what_is_made(gradient)
 
 
 def _not_updated(lost: Sequence[TensorVerdict]) -> str:
@@ -115,23 +224,18 @@ def _not_updated(lost: Sequence[TensorVerdict]) -> str:
     return f"; {tensors(len(lost))} {was} not updated, for want of a gradient"
 
 
-def _gone(missing: Sequence[TensorVerdict], findings: Findings) -> list[TensorVerdict]:
+def _gone(missing: Sequence[TensorVerdict], own: OwnGradients) -> list[TensorVerdict]:
     """Missing gradients of a step, of parameters that backward has made one of."""
-    made = {
-        _parameter(tensor_id)
-        for tensor_id in findings.candidate.tensors
-        if tensor_id.kind is Kind.PARAM_GRAD
-    }
     return [
         verdict
         for verdict in missing
-        if verdict.id.kind is Kind.MAIN_GRAD and _parameter(verdict.id) in made
+        if verdict.id.kind is Kind.MAIN_GRAD and parameter_of(verdict.id) in own.made
     ]
 
 
 def _not_made(lost: Sequence[TensorVerdict], findings: Findings) -> str:
     zero = _parameters_with_zero_gradient(findings)
-    num_zero = sum(_parameter(verdict.id) in zero for verdict in lost)
+    num_zero = sum(parameter_of(verdict.id) in zero for verdict in lost)
     are, them = ("are", "them") if len(lost) > 1 else ("is", "it")
     if num_zero == len(lost):
         of_them = "their gradients are" if len(lost) > 1 else "its gradient is"
@@ -146,33 +250,18 @@ def _not_made(lost: Sequence[TensorVerdict], findings: Findings) -> str:
     )
 
 
-def _parameter(tensor_id: TensorId) -> tuple[int, str, str | None]:
-    return tensor_id.step, tensor_id.module, tensor_id.slot
-
-
-def _parameters_with_gradient(info: TraceInfo) -> set[tuple[int, str, str | None]]:
-    """Step, module and slot of all parameters whose gradient was seen."""
-    return {
-        _parameter(tensor_id)
-        for tensor_id in (*info.tensors, *info.skipped)
-        if tensor_id.kind in _OF_PARAMETERS
-    }
-
-
-def _parameters_with_zero_gradient(
-    findings: Findings,
-) -> set[tuple[int, str, str | None]]:
+def _parameters_with_zero_gradient(findings: Findings) -> set[Parameter]:
     """Those of whose gradient the candidate has nothing but zeros, in all that it has.
 
     Machinery that keeps gradients in a buffer has zeros where none arrives.
     """
-    is_zero: dict[tuple[int, str, str | None], bool] = {}
+    is_zero: dict[Parameter, bool] = {}
     for verdict in findings.verdicts:
         if verdict.id.kind not in _OF_PARAMETERS or verdict.result is None:
             continue
         stats = verdict.result.stats
-        known = is_zero.setdefault(_parameter(verdict.id), True)
-        is_zero[_parameter(verdict.id)] = (
+        known = is_zero.setdefault(parameter_of(verdict.id), True)
+        is_zero[parameter_of(verdict.id)] = (
             known
             and stats.candidate_norm == 0
             and not stats.num_nonfinite_candidate  # which no norm counts

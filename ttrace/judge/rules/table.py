@@ -10,12 +10,15 @@ from ttrace.judge.absences import find_absences
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.own_faults import explained
+from ttrace.judge.own_gradients import own_gradients
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
+from ttrace.judge.rules.dropout import dropout
+from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
@@ -35,6 +38,7 @@ from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.several_updates import several_updates
+from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
@@ -48,6 +52,7 @@ RULES: tuple[Rule, ...] = (
     missing_layers,
     several_updates,
     not_run,
+    split_ties,
     no_gradient,
     extra_gradient,
     rounded_update,
@@ -55,6 +60,8 @@ RULES: tuple[Rule, ...] = (
     normalization,
     loss_weights,
     recomputation,
+    dropout,
+    early_clipping,
     clipping,
     rank_factors,
     accumulated_gradient,
@@ -86,11 +93,14 @@ def diagnose(
     """
     if evidence is not None and evidence.steps_apart:
         return ()
+    own = None if evidence is None else evidence.own
+    own = own or own_gradients(candidate)
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
-        evidence=evidence or Evidence(absences=find_absences(verdicts)),
+        evidence=evidence or Evidence(absences=find_absences(verdicts, own)),
+        own=own,
     )
     answers = (explained(rule, None, findings) for rule in RULES)
     return tuple(answer for answer in answers if answer is not None)

@@ -1,0 +1,73 @@
+"""Parameters that are one in one run, and two in the other."""
+
+from ttrace.ir.side import Side
+from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.tied_parameters import SplitTie
+
+
+def split_ties(findings: Findings) -> Diagnosis | None:
+    """Says which parameter is a copy that is trained on its own."""
+    found = findings.evidence.split_ties
+    if not found:
+        return None
+    first = found[0]
+    names = {each.copy.name for each in found} | {each.copy.original for each in found}
+    about = [
+        verdict
+        for verdict in findings.verdicts
+        if (verdict.id.module, verdict.id.slot) in names
+        and (verdict.present is not None or verdict in findings.failed)
+    ]
+    is_torch = findings.candidate.ranks[0].framework == "torch"
+    sentences = (
+        _apart(each) if each.lies_apart else _own(each, is_torch=is_torch)
+        for each in found
+    )
+    return Diagnosis(
+        code="split_ties",
+        sentence="; ".join(sentences),
+        evidence={
+            "num_copies": len(found),
+            **({} if first.step is None else {"step": first.step}),
+        },
+        tensor_ids=ids_of(about),
+    )
+
+
+def _own(found: SplitTie, *, is_torch: bool) -> str:
+    copy, original, side, other = _names(found)
+    sentence = (
+        f"{copy} begins as a copy of {original} and is a parameter of its own in the "
+        f"{side}; in the {other} they are one: it has {original} alone, and runs "
+        f"{found.copy.name[0]} too"
+    )
+    if found.step is not None:
+        sentence += (
+            f". In step {found.step} the gradients of both add up to that of the "
+            f"{other}"
+        )
+    module, slot = found.copy.name
+    of, of_slot = found.copy.original
+    if side is Side.CANDIDATE and is_torch:
+        return (
+            f"{sentence}. Tie them in the candidate ({module}.{slot} = {of}.{of_slot}, "
+            "before the optimizer is made), or untie them in the reference"
+        )
+    return f"{sentence}. Tie them in both runs, or in neither"
+
+
+def _apart(found: SplitTie) -> str:
+    copy, original, side, other = _names(found)
+    return (
+        f"{copy} and {original} are one parameter in the {other}, and begin alike on "
+        f"ranks of their own in the {side}, where their gradients are not added up: in "
+        f"step {found.step} each is given its own part, and the two add up to the "
+        f"gradient of the {other}. Sum the gradients of the ranks that share the "
+        "parameter (all_reduce) before optimizer.step()"
+    )
+
+
+def _names(found: SplitTie) -> tuple[str, str, Side, Side]:
+    side = found.copy.side
+    other = Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE
+    return ".".join(found.copy.name), ".".join(found.copy.original), side, other
