@@ -5,6 +5,7 @@ import pytest
 
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
+from ttrace.ir.step_notes import clips_key, clips_text
 from ttrace.pipeline import compare_traces
 
 K = 3
@@ -67,3 +68,11 @@ def test_where_the_reference_has_one_micro_batch():
     reference = given([rows], mean[None], mean)
     found = sentence(given(np.split(rows, K), ADDED, ADDED[-1]), reference)
     assert found is not None and "(the last, number 2)" in found
+
+
+def test_a_clip_in_the_midst_of_a_step_has_its_own_word():
+    """What is recorded of the gradients then is from before the first clip."""
+    early = {clips_key(0): clips_text(K, K - 1)}
+    assert sentence(run(ADDED[0], settings=early)) is None
+    once = {clips_key(0): clips_text(1, 0)}
+    assert sentence(run(ADDED[0], settings=once)) is not None

@@ -1,12 +1,16 @@
 """Accumulated gradients of which one micro-batch alone is left."""
 
+from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 
 
 def one_microbatch(findings: Findings) -> Diagnosis | None:
-    """Says whose gradients those of a step are, where that was checked."""
-    found = findings.evidence.one_microbatch
-    if found is None:
+    """Says whose gradients those of a step are, where that was checked.
+
+    Not of a run that clips in the midst of a step: its main_grad is from before.
+    """
+    found, clips = findings.evidence.one_microbatch, findings.evidence.early_clipping
+    if found is None or (clips is not None and clips.side is Side.CANDIDATE):
         return None
     verdicts = [v for v in findings.failed if v.id in set(found.ids)]
     are = "are" if len(verdicts) > 1 else "is"
