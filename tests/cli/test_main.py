@@ -205,7 +205,7 @@ def test_missing_extra_says_what_to_install(ttrace, monkeypatch, trace):
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     answer = ttrace("compare", trace, trace, "--backend", "jax")
     assert answer.code == 2
-    assert "pip install jax, or choose --backend numpy" in answer.err
+    assert "pip install jax, or choose --backend cpu" in answer.err
 
 
 def run(*arguments, **options):

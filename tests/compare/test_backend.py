@@ -39,7 +39,7 @@ def test_missing_extra_says_what_to_install() -> None:
         load_backend("jax")
     assert str(raised.value) == (
         "the jax backend needs jax, which is not installed\n"
-        "  to do:    pip install jax, or choose --backend numpy (backend=)"
+        "  to do:    pip install jax, or choose --backend cpu (backend=)"
     )
 
 

@@ -75,6 +75,6 @@ def load_backend(name: str = "auto") -> Backend:
     if package is not None and importlib.util.find_spec(package) is None:
         raise MissingExtraError(
             f"the {name} backend needs {package}, which is not installed",
-            remedy=f"pip install {package}, or choose --backend numpy (backend=)",
+            remedy=f"pip install {package}, or choose --backend cpu (backend=)",
         )
     return getattr(importlib.import_module(module), cls)()
