@@ -171,8 +171,14 @@ def test_two_axes_over_one_dim_or_one_of_them_over_none():
     given = {"step0/mb0/@root/input/0": np.arange(12).reshape(4, 3)}
     quarters = np.stack(np.split(full, 4, axis=0)).reshape(2, 2, 1, 3, 4, 5)
     halves = np.stack([np.stack([half, half]) for half in np.split(full, 2, axis=2)])
-    for values, verdict in ((quarters, "passed"), (halves, "skipped")):
-        # Which of two equal axes has the halves, nothing tells.
+    # Which of two equal axes has the halves, the values tell: along the other they are
+    # equal. Where they are not, nothing does.
+    unlike = halves + np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1, 1, 1)
+    for values, verdict in (
+        (quarters, "passed"),
+        (halves, "passed"),
+        (unlike, "skipped"),
+    ):
         report = compare_traces(
             memory_trace(given | {CORE: full}),
             memory_trace(given | {CORE: on_mesh(values, sizes)}, sizes),
@@ -274,3 +280,25 @@ def test_what_the_model_is_given_rank_by_rank_tells_the_samples():
     other = ranks | {"step0/mb0/@root/input/0": divided(tokens + 1, 0)}
     report = compared(given, other)
     assert report.verdict == "error" and "input" in report.summary
+
+
+def test_what_was_told_by_values_tells_of_what_values_do_not():
+    """A missing reduction leaves no equal values; samples lie as they did before."""
+    first, second = heads(batch=8), heads(1, batch=8)
+    sizes = {"dp": 2, "tp": 2}
+    later = CORE.replace("layers.0", "layers.1")
+    given = {"step0/mb0/@root/input/0": np.arange(24).reshape(8, 3)}
+
+    def on_both(full: np.ndarray, by_device: float = 0) -> Tensor:
+        halves = np.stack([np.stack([half] * 2) for half in np.split(full, 2)])
+        devices = np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1, 1, 1)
+        return on_mesh(halves + by_device * devices, sizes)
+
+    report = compare_traces(
+        memory_trace(given | {CORE: first, later: second}),
+        memory_trace(given | {CORE: on_both(first), later: on_both(second, 1)}, sizes),
+        NumpyBackend(),
+    )
+    assert status(report, CORE) == "passed" and status(report, later) == "failed"
+    (failed,) = report.failed()
+    assert "replicas differ in the candidate" in failed.reason

@@ -8,15 +8,17 @@ consecutive parts of these dims. Over an axis that divides no dim, each rank may
 all of it, a partial, or what belongs to samples of its own: the ranks are taken for
 replicas, which the values show.
 
+Of axes of one size ``dim_choices`` chooses, by samples and values.
+
 That is deduced, not known. ``ttrace.judge.deduced_layouts`` says what follows where
 values disagree.
 """
 
-import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from ttrace.compare.dim_choices import DimChoices, axis_sizes
 from ttrace.compare.per_device_values import device_axes
 from ttrace.compare.samples import is_model_input
 from ttrace.compare.shown_trace import ShownTrace
@@ -92,7 +94,7 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
         info = run.info
         # How many samples there are, what the model is given tells: it comes first.
         for is_input in (True, False):
-            shapes = _Shapes(info, other.info)
+            shapes = _Shapes(info, other.info, DimChoices(run, info))
             tensors = dict(info.tensors)
             for record in unknown:
                 if is_model_input(record.id) is not is_input or shapes.is_alike(record):
@@ -105,7 +107,7 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
                 tensors[record.id] = _laid_out(record, found)
                 layouts[record.id] = DeducedLayout(
                     side=side,
-                    sizes=_sizes(record),
+                    sizes=axis_sizes(record),
                     dims=found,
                     unknown_reason=layout.unknown_reason,
                 )
@@ -131,13 +133,14 @@ class _Shapes:
     Args:
         own: What the run recorded.
         other: What the other run did.
+        choices: Chooses between axes of one size.
     """
 
-    def __init__(self, own: TraceInfo, other: TraceInfo):
+    def __init__(self, own: TraceInfo, other: TraceInfo, choices: DimChoices):
         self._other = other
         self._by_name = [_shapes_by_name(own), _shapes_by_name(other)]
         self._lengths = [_lengths_of_samples(own), _lengths_of_samples(other)]
-        self._divided_samples = dict(_divided_samples(own))
+        self._choices = choices
 
     def is_alike(self, record: TensorRecord) -> bool:
         """Whether the other run recorded it over the same axes, of the same sizes."""
@@ -177,27 +180,7 @@ class _Shapes:
                 return None
             others.remove(counting[0])
         ratios = {dim: _ratio(local[dim], whole[dim]) for dim in others}
-        choices = _choices(_sizes(record), ratios)
-        return self._of_samples(choices, whole)
-
-    def _of_samples(
-        self, choices: Sequence[Mapping[str, int]], whole: Shape
-    ) -> Mapping[str, int] | None:
-        """The one choice, or the one by which the axes of the samples divide samples.
-
-        Of several dims that are as long, samples are the first.
-        """
-        if len(choices) < 2:
-            return choices[0] if choices else None
-        axes = [axis for axis in self._divided_samples if axis in choices[0]]
-        fitting: dict[tuple[int, ...], list[Mapping[str, int]]] = {}
-        for choice in choices:
-            dims = tuple(choice.get(axis, -1) for axis in axes)
-            lengths = [self._divided_samples[axis] for axis in axes]
-            if -1 not in dims and [whole[dim] for dim in dims] == lengths:
-                fitting.setdefault(dims, []).append(choice)
-        first = fitting[min(fitting)] if fitting and axes else []
-        return first[0] if len(first) == 1 else None
+        return self._choices.of(record, ratios, whole)
 
     def _samples_of(self, id_: TensorId) -> tuple[int, int] | None:
         """Number of samples of a micro-batch of the step in this run and in the other.
@@ -236,67 +219,14 @@ def _lengths_of_samples(info: TraceInfo) -> dict[int, set[int]]:
     return found
 
 
-def _divided_samples(info: TraceInfo) -> Iterator[tuple[str, int]]:
-    """Axes over which the samples that the model is given are sharded; their number.
-
-    Only where all that the model is given says the same.
-    """
-    found: dict[str, set[int]] = {}
-    for id_, record in info.tensors.items():
-        if not is_model_input(id_) or device_axes(record) or not record.global_shape:
-            continue
-        for axis in _axes_of_first_dim(record, info):
-            found.setdefault(axis, set()).add(record.global_shape[0])
-    for axis, lengths in found.items():
-        if len(lengths) == 1:
-            yield axis, next(iter(lengths))
-
-
-def _axes_of_first_dim(record: TensorRecord, info: TraceInfo) -> Iterator[str]:
-    """The axes whose places hold other indices of the first dim."""
-    starts: dict[str, dict[int, set[int]]] = {}
-    ranks = {rank.rank: rank for rank in info.ranks}
-    for shard in record.shards:
-        mesh = ranks[shard.rank].mesh(shard.layout.mesh)
-        for axis, place in mesh.coords.items():
-            held = starts.setdefault(axis, {}).setdefault(place, set())
-            held.update(block.region.start[0] for block in shard.layout.blocks)
-    for axis, held in starts.items():
-        if len({frozenset(each) for each in held.values()}) > 1:
-            yield axis
-
-
-def _sizes(record: TensorRecord) -> dict[str, int]:
-    """Number of ranks along the axes that the leading dims count."""
-    return dict(zip(device_axes(record), record.global_shape, strict=False))
-
-
 def _ratio(local: int, whole: int) -> int:
     """How many parts make up the whole; 0 where no number of them does."""
     return whole // local if local and whole % local == 0 else 0
 
 
-def _choices(
-    sizes: Mapping[str, int], ratios: Mapping[int, int]
-) -> list[dict[str, int]]:
-    """Every way to divide dims into so many parts, each over axes of its own."""
-    axes = [axis for axis, size in sizes.items() if size > 1]
-    found = []
-    for dims in itertools.product((None, *ratios), repeat=len(axes)):
-        choice = {
-            axis: dim for axis, dim in zip(axes, dims, strict=True) if dim is not None
-        }
-        parts = dict.fromkeys(ratios, 1)
-        for axis, dim in choice.items():
-            parts[dim] *= sizes[axis]
-        if parts == ratios:
-            found.append(choice)
-    return found
-
-
 def _laid_out(record: TensorRecord, dims: Mapping[str, int]) -> TensorRecord:
     """A tensor of which each axis divides a dim, or holds replicas."""
-    sizes = _sizes(record)
+    sizes = axis_sizes(record)
     shards = tuple(_divided(shard, sizes, dims) for shard in record.shards)
     return TensorRecord(id=record.id, shards=shards)
 

@@ -40,7 +40,7 @@ def sentence(candidate, reference=None) -> str | None:
         (3, 4, "plus 3 times", "the bias is added on each of the 4 ranks of tp"),
         (1, 4, "plus 1 time", "the bias is added 2 times. Look at where"),
         (1, None, "plus 1 time", "the bias is added 2 times. Look at where"),
-        (-1, None, "less 1 time", "the bias is not added. Look at whether"),
+        (-1, None, "less 1 time", "the bias is not added inside of it. Look at"),
         (-2, None, "less 2 times", "look at how often, and with which sign"),
     ],
 )

@@ -16,7 +16,10 @@ def added_bias(findings: Findings) -> Diagnosis | None:
             "whose results are summed. Add it after the reduction, or on one of them"
         )
     elif times == -1:
-        cause = "the bias is not added. Look at whether it is left out, or lost"
+        cause = (
+            "the bias is not added inside of it. Look at whether it is left out or "
+            "lost, or added behind it"
+        )
     elif times > 0:
         cause = f"the bias is added {times + 1} times. Look at where it is added again"
     else:
