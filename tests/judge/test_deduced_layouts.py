@@ -158,3 +158,15 @@ def test_what_an_optimizer_is_given_is_no_partial():
         {name: of_ranks(full / 2, full / 2), INPUT: full},
     )
     assert status(report, name) == "failed"
+
+
+@pytest.mark.parametrize("num_samples", [8, 6])
+def test_as_many_samples_of_another_module_leave_no_doubt(num_samples):
+    """Where the same axes divide them, values that agree show how they lie."""
+    full, given = heads(batch=8), heads(1, batch=num_samples)
+    elsewhere = INPUT.replace("core", "other")
+    report = compared(
+        {elsewhere: given, CORE: full},
+        {elsewhere: divided(given, 0), CORE: divided(full * 2, 0)},
+    )
+    assert status(report, CORE) == ("failed" if num_samples == 8 else "skipped")

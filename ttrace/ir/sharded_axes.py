@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from ttrace.ir.trace import RankInfo, TensorRecord
 
+ALL_DEVICES = "devices"
+"""The mesh that JAX has of all devices, beside those of the script: what lies on one of
+them is not sharded."""
+
 
 class ShardedAxes:
     """Tells it of the tensors of one run.
@@ -16,6 +20,8 @@ class ShardedAxes:
         self._coords: dict[str, dict[int, Mapping[str, int]]] = {}
         for rank in ranks:
             for mesh in rank.meshes:
+                if mesh.name == ALL_DEVICES:
+                    continue
                 self._coords.setdefault(mesh.name, {})[rank.rank] = mesh.coords
         self._lines: dict[tuple[str, int], dict[str, list[int]]] = {}
 

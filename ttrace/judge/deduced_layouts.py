@@ -2,8 +2,9 @@
 
 Values that agree prove the layout. Where they do not, either the run or the layout is
 wrong. It is the run where the layout was proven elsewhere: by the same tensor of
-another micro-batch, step or layer; or by another tensor of the module, if nothing else
-that the ranks' values may be explains them: parts in another order, partials, gradients
+another micro-batch, step or layer; by another tensor of the module, or by one of which
+the same axes divide as many samples, if nothing else that the ranks' values may be
+explains them: parts in another order, partials, gradients
 of a mean over the samples of one rank. Anything else is no verdict, but a doubt that is
 said: the tensor is skipped.
 """
@@ -82,9 +83,14 @@ class _Doubts:
     ):
         self._layouts = layouts
         self._runs = (reference, candidate)
-        agreed = [v.id for v in verdicts if v.id in layouts and _agrees(v)]
+        agreed = {v.id for v in verdicts if v.id in layouts and _agrees(v)}
         self._proven = {self._name(id_) for id_ in agreed}
         self._proven_modules = {name.module for name, _ in self._proven}
+        self._proven_samples = {
+            samples
+            for verdict in verdicts
+            if verdict.id in agreed and (samples := self._samples_of(verdict))
+        }
         self._explanations: dict[_Name, list[str]] = {}
 
     def of(self, verdict: TensorVerdict) -> TensorVerdict:
@@ -105,6 +111,7 @@ class _Doubts:
             is_sure = (
                 name[0].module in self._proven_modules
                 or not layout.dims
+                or self._samples_of(verdict) in self._proven_samples
                 or is_model_input(verdict.id)  # no order of these samples agrees
             )
             if not doubt and is_sure:
@@ -117,6 +124,19 @@ class _Doubts:
         return TensorVerdict(
             id=verdict.id, status=Status.SKIPPED, reason=f"{layout.side}: {doubt}"
         )
+
+    def _samples_of(
+        self, verdict: TensorVerdict
+    ) -> tuple[bool, tuple[str, ...], int] | None:
+        """The axes that divide the first dim, if they divide no other; and its length.
+
+        And whether it is of gradients, which have a factor of their own.
+        """
+        dims, result = self._layouts[verdict.id].dims, verdict.result
+        if result is None or not dims or any(dims.values()):
+            return None
+        length = result.plan.match.reference.global_shape[0]
+        return verdict.id.kind in GRADIENTS, tuple(dims), length
 
     def _name(self, id_: TensorId) -> _Name:
         module = _NUMBER.sub("*", id_.module)

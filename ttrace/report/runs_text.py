@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
+from ttrace.ir.sharded_axes import ALL_DEVICES
 from ttrace.report.set_up import RunSetup, Setup
-
-_ALL_DEVICES = "devices"
-"""The mesh that JAX has of all devices, beside those of the script."""
 
 
 def runs_lines(setup: Setup) -> Iterator[str]:
@@ -24,10 +22,12 @@ def runs_lines(setup: Setup) -> Iterator[str]:
 
 
 def _axes(run: RunSetup) -> str:
-    meshes = dict(run.meshes)
-    if len(meshes) > 1:
-        meshes.pop(_ALL_DEVICES, None)
-    sizes = {axis: size for mesh in meshes.values() for axis, size in mesh.items()}
+    sizes = {
+        axis: size
+        for name, mesh in run.meshes.items()
+        if name != ALL_DEVICES
+        for axis, size in mesh.items()
+    }
     axes = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1)
     if run.world_size == 1 or not run.num_parameters:
         return f" ({axes})" if axes and run.world_size > 1 else ""

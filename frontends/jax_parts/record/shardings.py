@@ -20,6 +20,7 @@ from ttrace.frontends.jax_parts.private_jax import device_arrays, spec_entries
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.ir.dims import Dims
 from ttrace.ir.layout import Block, Mesh, Region, ShardLayout
+from ttrace.ir.sharded_axes import ALL_DEVICES
 from ttrace.ir.splits import AXIS_NAME, Dim, Split
 
 if TYPE_CHECKING:  # which jax.Device is, but checkers see a variable there
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # which jax.Device is, but checkers see a variable there
 else:
     Device = jax.Device
 
-FLAT_MESH = "devices"
+FLAT_MESH = ALL_DEVICES
 """Name of the mesh of shardings that have none; its one axis counts the ranks."""
 
 FLAT_AXIS = "device"
