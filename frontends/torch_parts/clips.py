@@ -117,6 +117,8 @@ class _Watch:
         self._is_inside = True
         try:
             clip = _clip_of(place, listed, args[1:], kwargs)
+            if clip is not None and not (clip.with_gradient or place.is_method):
+                clip = None  # there is nothing to clip; of FSDP1 other ranks may have
             if clip is not None:
                 for observer in self._observers:
                     observer.before_clip(clip)

@@ -136,7 +136,8 @@ class OptimizerTap:
         Gradients that no backward pass has changed since the last step are those of
         that step, and the clip has no effect on this one.
         """
-        touches = not clip.parameter_ids.isdisjoint(self._own_parameters())
+        given = clip.with_gradient or clip.parameter_ids
+        touches = not given.isdisjoint(self._own_parameters())
         gradients = self._remembered_gradients()
         if touches and gradients != self._left_over:
             if clip.limits and not self._session.is_paused:

@@ -176,3 +176,37 @@ def test_the_calls_that_no_gradient_reaches():
         "no gradient reaches calls 1 and 2 of a (those numbered 0, 3 and 4 have one) "
         "in the candidate: 2 gradients are only in the reference"
     )
+
+
+def test_an_input_that_no_gradient_reaches_of_a_module_that_one_does():
+    """As where a module uses one of its inputs detached."""
+
+    def with_inputs(*inputs: int):
+        found = a_step()
+        for number in (0, 1):
+            found[f"step0/mb0/a/input/{number}"] = DATA
+        for number in inputs:
+            found[f"step0/mb0/a/grad_input/{number}"] = DATA
+        return found
+
+    report = report_of(with_inputs(0), reference=with_inputs(0, 1))
+    assert sentence_of(report).startswith(
+        "gradients reach the outputs of a in step 0 of the candidate, and none its "
+        "input 1: 1 gradient is only in the reference, first "
+        "step0/mb0/a/grad_input/1: look for requires_grad=False"
+    )
+
+
+def test_a_call_of_the_closure_that_an_optimizer_does_not_make():
+    """LBFGS with fewer iterations lacks no gradient."""
+
+    def with_calls(number: int):
+        found = a_step()
+        for call in range(1, number):
+            for name in NAMES:
+                found[f"step0/{name}/main_grad/weight/call{call}"] = ONES
+                found[f"step0/{name}/updated_param/weight/call{call}"] = ONES * call
+        return found
+
+    report = report_of(with_calls(2), reference=with_calls(3))
+    assert "no_gradient" not in {found.code for found in report.diagnosis}

@@ -31,8 +31,9 @@ def missing_gradients(
     optimizer steps, it says what that is not given. Where no parameters were compared,
     those whose gradients were asked for are taken to be there. A gradient of a
     micro-batch is not missing where that of the step arrived, nor is what a run does
-    not clip, nor that of a step, or micro-batch, of which the candidate has nothing.
-    What lies in a module that does not run misses its forward.
+    not clip, nor that of a step, a micro-batch, or a call of the optimizer's closure,
+    of which the candidate has nothing. What lies in a module that does not run misses
+    its forward.
 
     Args:
         verdicts: On all tensors.
@@ -56,6 +57,7 @@ def missing_gradients(
         and verdict.present is Side.REFERENCE
         and not verdict.beyond
         and verdict.id.kind in GRADIENTS - {Kind.CLIPPED_GRAD}
+        and not own.lacks_evaluation(verdict.id)
         and (is_any_compared or _is_not_given(verdict.id, own))
         and not (
             verdict.id.kind is Kind.PARAM_GRAD

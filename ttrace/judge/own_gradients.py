@@ -36,6 +36,7 @@ class OwnGradients:
         updated: Parameters whose update was recorded.
         stepped: Steps in which an optimizer that is watched was seen to step.
         wants_main_grad: What optimizers are given was asked for.
+        evaluations: Step and number of each call of an optimizer's closure.
     """
 
     made: frozenset[Parameter] = frozenset()
@@ -46,6 +47,7 @@ class OwnGradients:
     updated: frozenset[Parameter] = frozenset()
     stepped: frozenset[int] = frozenset()
     wants_main_grad: bool = True
+    evaluations: frozenset[tuple[int, int]] = frozenset()
 
     def has_backward(self, step: int) -> bool:
         """Whether any gradient of a step was recorded or skipped."""
@@ -57,15 +59,26 @@ class OwnGradients:
         """Whether a gradient of a parameter was recorded or skipped in a step."""
         return any(found == step for found, _, _ in self.seen)
 
+    def lacks_evaluation(self, gradient: TensorId) -> bool:
+        """Whether an optimizer did not call its closure as often in that step."""
+        return (
+            gradient.kind is Kind.MAIN_GRAD
+            and gradient.call > 0
+            and (gradient.step, gradient.call) not in self.evaluations
+        )
+
     def says_what_is_made(self, gradient: TensorId) -> bool:
         """Whether a backward that makes a gradient of a parameter would be known."""
         is_asked = any(step == gradient.step for step, _, _ in self.made)
         return is_asked and parameter_of(gradient) not in self.hidden
 
-    def reaches(self, step: int, module: str) -> bool:
-        """Whether gradients of a module's outputs were recorded."""
+    def reaches(self, step: int, module: str, *, call: int | None = None) -> bool:
+        """Whether gradients of a module's outputs were recorded, of a call or any."""
         return any(
-            id_.step == step and id_.module == module and id_.kind is Kind.GRAD_OUTPUT
+            id_.step == step
+            and id_.module == module
+            and id_.kind is Kind.GRAD_OUTPUT
+            and call in (None, id_.call)
             for id_ in self.of_modules
         )
 
@@ -114,6 +127,11 @@ def own_gradients(info: TraceInfo) -> OwnGradients:
             id_.step for id_ in info.tensors if is_watched and id_.kind in _OF_STEPS
         ),
         wants_main_grad=capture.wants_kind(Kind.MAIN_GRAD),
+        evaluations=frozenset(
+            (id_.step, id_.call)
+            for id_ in (*recorded, *skipped)
+            if id_.kind is Kind.MAIN_GRAD
+        ),
     )
 
 

@@ -94,7 +94,8 @@ def _microbatches(
         if are_calls
         else "look at how each run accumulates gradients"
     )
-    return f"the candidate {counts}: micro-batches {' and '.join(only)}{more}; {look}"
+    noun = "micro-batch" if len(ours ^ theirs) == 1 else "micro-batches"
+    return f"the candidate {counts}: {noun} {' and '.join(only)}{more}; {look}"
 
 
 def _times(number: int) -> str:

@@ -38,7 +38,12 @@ def tap_state(state: Any, params: Any, *, optimizer: int) -> Any:
         params: A tree of all parameters, or of their gradients.
         optimizer: Number of the optimizer among those that the step calls.
     """
-    names = iter(state_names(_paths(state), params, state))
+    kept = jax.tree.map(
+        lambda node: node.inner_opt_state if _is_multi_steps(node) else node,
+        state,
+        is_leaf=_is_multi_steps,
+    )
+    names = iter(state_names(_paths(state), params, kept))
     return _StateTaps(names, optimizer).tapped(state, _counts)
 
 

@@ -324,3 +324,21 @@ def test_two_optimizers_accumulate_at_a_time(recorded, loop):
     assert report.counts.unmatched == report.counts.skipped == 0
     assert report.coverage["main_grad"].compared == 2 * STEPS
     assert report.coverage["learning_rate"].compared == 2 * STEPS
+
+
+@pytest.mark.parametrize("loop", [in_python, in_scan, in_fori_loop])
+@pytest.mark.parametrize("around", [lambda inner: inner, behind_a_clip, masked])
+def test_counters_of_several_links_have_one_name_in_both(recorded, loop, around):
+    """Adam counts, and so does its schedule."""
+    scheduled = optax.adamw(optax.linear_schedule(1e-2, 1e-3, 10))
+    tx = around(optax.MultiSteps(scheduled, K).gradient_transformation())
+    candidate = recorded("parts", loop(tx), tx, PARTS)
+    report = compared(whole(recorded, around(scheduled)), candidate)
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.unmatched == 0
+    counts = {
+        id_.slot
+        for id_ in candidate.info.tensors
+        if id_.kind is Kind.OPTIMIZER_STATE and (id_.slot or "").endswith("count")
+    }
+    assert counts == {"ScaleByAdamState.count", "ScaleByScheduleState.count"}

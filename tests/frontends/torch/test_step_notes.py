@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from tests.frontends.torch.test_closures_and_clips import record as record
 from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_parts.gradient_sync import unreduced_modules
+from ttrace.ir.kinds import Kind
 from ttrace.ir.step_notes import (
     UNREDUCED,
     clips_key,
@@ -26,7 +27,7 @@ from ttrace.ir.step_notes import (
 DATA = torch.arange(12.0).reshape(3, 4) / 10
 
 
-def train(clip, *, clip_again=lambda model: None, stale=False):
+def train(clip, *, clip_again=lambda model: None, stale=False, empty=False):
     """Three micro-batches a step; ``clip`` is called behind each, with its number."""
 
     def run():
@@ -38,6 +39,8 @@ def train(clip, *, clip_again=lambda model: None, stale=False):
                 if stale:
                     clip_grad_norm_(model.parameters(), 1e-3)
                 optimizer.zero_grad()
+                if empty:
+                    clip_grad_norm_(model.parameters(), 1e-3)
                 for number, row in enumerate(DATA):
                     model(row[None]).square().sum().backward()
                     clip(model, number)
@@ -68,6 +71,7 @@ def each(model, number):
             "2 times a step",
         ),
         (last, {"stale": True}, "once a step"),
+        (last, {"empty": True}, "once a step"),
         (lambda model, number: None, {}, None),
         (
             lambda model, number: clip_grad_norm_(model.parameters(), float("inf")),
@@ -75,10 +79,20 @@ def each(model, number):
             None,
         ),
     ],
-    ids=["last", "each", "by norm and value", "left over", "none", "without limit"],
+    ids=[
+        "last",
+        "each",
+        "by norm and value",
+        "left over",
+        "of none",
+        "none",
+        "without limit",
+    ],
 )
 def test_when_a_step_clips(record, clip, options, text):
     trace = record("trace", train(clip, **options))
+    given = {(id_.step, id_.kind) for id_ in trace.info.tensors}
+    assert {(0, Kind.MAIN_GRAD), (1, Kind.MAIN_GRAD)} <= given
     assert trace.info.ranks[0].settings.get(clips_key(0)) == text
     assert is_early_clipping(text or "") is (clip is each)
 

@@ -67,3 +67,20 @@ def test_runs_that_clip_alike_say_nothing(pair):
 def test_what_fails_before_the_optimizer_is_no_matter_of_clipping():
     assert "early_clipping" not in found(ONCE, EARLY, output=SECOND)[0]
     assert not found(ONCE, EARLY, values=FIRST)[0]
+
+
+@pytest.mark.parametrize("text", [EARLY, ONCE])
+def test_what_ranks_have_at_an_early_clip_is_not_reduced_yet(text):
+    """That it differs among them says nothing of a reduction."""
+    name = "step0/a/main_grad/weight"
+
+    def run(said: str):
+        tensors = {"step0/mb0/a/output/0": FIRST, name: FIRST}
+        return memory_trace(tensors, {"dp": 2}, settings={clips_key(0): said})
+
+    candidate = run(text)
+    candidate.arrays[1, name] = SECOND
+    report = compare_traces(run(ONCE), candidate, load_backend("numpy"))
+    codes = {each.code for each in report.diagnosis}
+    assert ("early_clipping" in codes) is (text is EARLY)
+    assert ("replicas_differ" in codes) is (text is ONCE)

@@ -81,14 +81,18 @@ def _stopped(
     missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
 ) -> str:
     first, own = missing[0].id, findings.own
-    if first.kind in _OF_PARAMETERS and own.reaches(first.step, first.module):
+    of_input = first.kind is Kind.GRAD_INPUT
+    call = first.call if of_input else None
+    is_cut_inside = of_input or first.kind in _OF_PARAMETERS
+    if is_cut_inside and own.reaches(first.step, first.module, call=call):
+        what = f"input {first.slot}" if of_input else first.slot
         cut = findings.words(
             "requires_grad=False, or for a detach() or a no_grad() block",
             "a jax.lax.stop_gradient, or for what the gradient is taken by",
         )
         sentence = (
             f"gradients reach the outputs of {first.module} in step {first.step} of "
-            f"the candidate, and none its {first.slot}: {_only_in_reference(missing)}, "
+            f"the candidate, and none its {what}: {_only_in_reference(missing)}, "
             f"first {first}: look for {cut} where the module uses it"
         )
         return sentence + _not_updated(lost)

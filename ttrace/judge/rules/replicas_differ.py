@@ -1,11 +1,15 @@
 """Replicas that a reduction or broadcast should have made equal are not."""
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.initial_replicas import candidate_replicas
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.verdict import Cause
+
+_AT_FIRST_CLIP = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM})
+"""What is recorded when a step first clips."""
 
 
 def replicas_differ(findings: Findings) -> Diagnosis | None:
@@ -20,6 +24,8 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         return None
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
+    early = findings.evidence.early_clipping
+    clips_early = early is not None and early.side is Side.CANDIDATE
     axes: set[str] = set()
     differing, spread = [], 0.0
     for verdict in findings.failed:
@@ -27,6 +33,8 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
             continue
         if verdict.cause is Cause.NONFINITE_CANDIDATE:
             continue  # no NaN equals another; that says nothing about a reduction
+        if clips_early and verdict.id.kind in _AT_FIRST_CLIP:
+            continue  # what a rank has before the last backward reduces it
         shard = verdict.result.plan.match.candidate.shards[0]
         bad = differing_replicas(
             verdict.result.candidate_replicas,
