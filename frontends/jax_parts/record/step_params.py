@@ -65,17 +65,20 @@ class GivenArrays:
             names: Of the arguments, from ``given_batch.argument_names``.
             microbatches: Of the step.
         """
-        given = list(self._given.items())
         everything = _arrays_of(self._trees, (jax.Array, np.ndarray)) | self._given
-        state = {path for path, array in given if use.is_state(array)}
+        # JAX makes copies of numpy arrays: by them it does not know what it updates.
+        copied = {p: a for p, a in everything.items() if isinstance(a, np.ndarray)}
+        given = [*self._given.items(), *copied.items()]
+        leaves = [*self._leaves, *map(_leaf, copied, copied.values())]
+        state = {path for path, array in self._given.items() if use.is_state(array)}
         returned = _arrays_of(result)
         results = list(returned.values())
         places = returned_leaves(
-            range(len(given)), self._leaves, list(map(_leaf, returned, results))
+            range(len(given)), leaves, list(map(_leaf, returned, results))
         )
         for index, place in places.items():
             path, before = given[index]
-            if use.may_update(before, results[place]):
+            if path in copied or use.may_update(before, results[place]):
                 state.add(path)
         for path, after in _arrays_of(self._trees).items():
             if after is not self._given.get(path, after):
@@ -236,5 +239,6 @@ def _arrays_of(
     }
 
 
-def _leaf(path: Path, array: jax.Array) -> Leaf:
-    return Leaf(path=path, shape=array.shape, dtype=array.dtype.name)
+def _leaf(path: Path, array: jax.Array | np.ndarray) -> Leaf:
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    return Leaf(path=path, shape=tuple(array.shape), dtype=dtype.name)

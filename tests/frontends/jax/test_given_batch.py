@@ -108,6 +108,22 @@ def test_what_is_no_state_is_the_batch(recorded, wrap, array):
     assert values.tobytes() == DATA.tobytes()
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_parameters_that_are_numpy_arrays_are_state(recorded, array):
+    """As they are where a file is loaded; JAX makes copies of them."""
+    params = jax.tree.map(np.asarray, params_of())
+    batch = {"x": array(DATA), "y": array(LABELS)}
+    trace = recorded(
+        "one",
+        jax.jit(plain_step),
+        params,
+        TX.init(params),
+        batch,
+        jax.random.PRNGKey(0),
+    )
+    assert inputs(trace.info) == {"batch.x": (8, 5), "batch.y": (8,)}
+
+
 def test_other_data_is_no_bug_of_the_step(recorded):
     params, key = params_of(), jax.random.PRNGKey(0)
 

@@ -327,7 +327,7 @@ def test_two_optimizers_accumulate_at_a_time(recorded, loop):
 
 
 @pytest.mark.parametrize("loop", [in_python, in_scan, in_fori_loop])
-@pytest.mark.parametrize("around", [lambda inner: inner, behind_a_clip, masked])
+@pytest.mark.parametrize("around", [lambda inner: inner, behind_a_clip])
 def test_counters_of_several_links_have_one_name_in_both(recorded, loop, around):
     """Adam counts, and so does its schedule."""
     scheduled = optax.adamw(optax.linear_schedule(1e-2, 1e-3, 10))
