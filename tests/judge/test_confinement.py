@@ -32,8 +32,8 @@ def test_a_head(options):
     found = diagnosis(wrong, **options)
     assert found is not None
     assert found.sentence == (
-        "the error of step0/mb0/a/output/0 lies in 4:8 of dim 2 (of length 16), and "
-        "everything else of it agrees: look at what these indices have of their own, "
+        "the error of step0/mb0/a/output/0 lies at indices 4:8 of dim 2 (of length "
+        "16), and everything else of it agrees: look at what these indices have of their own, "
         "such as a head, an expert, a row or a rank"
     )
     assert found.tensor_ids == (OUTPUT,)
@@ -52,6 +52,7 @@ def test_the_narrowest_dim_is_named():
     wrong[3, 2, :4] += 1
     found = diagnosis(wrong)
     assert found is not None and found.evidence["part"] == "3 of dim 0"
+    assert " lies at index 3 of dim 0 (of length " in found.sentence
 
 
 def test_zeros_elsewhere_are_no_agreement():
