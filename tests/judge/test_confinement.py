@@ -33,8 +33,8 @@ def test_a_head(options):
     assert found is not None
     assert found.sentence == (
         "the error of step0/mb0/a/output/0 lies at indices 4:8 of dim 2 (of length "
-        "16), and everything else of it agrees: look at what these indices have of their own, "
-        "such as a head, an expert, a row or a rank"
+        "16), and everything else of it agrees: look at what these indices have of "
+        "their own, such as a head, an expert, a row or a rank"
     )
     assert found.tensor_ids == (OUTPUT,)
 
