@@ -112,7 +112,7 @@ def test_other_values_of_equal_shapes_are_a_doubt(other):
     """Each rank may have a partial, which is no failure."""
     full = heads()
     parts = of_ranks(full * (1 - other), full * other)
-    report = compared({CORE: full, INPUT: full}, {CORE: parts, INPUT: full})
+    report = compared({CORE: full, INPUT: full}, {CORE: parts, INPUT: full}, "jax")
     (reason,) = report.counts.skipped_reasons
     if other == 0.5:
         doubt = (
@@ -156,6 +156,7 @@ def test_what_an_optimizer_is_given_is_no_partial():
     report = compared(
         {name: full, INPUT: full},
         {name: of_ranks(full / 2, full / 2), INPUT: full},
+        "jax",
     )
     assert status(report, name) == "failed"
 

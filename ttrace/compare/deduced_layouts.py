@@ -5,8 +5,8 @@ divide it: the plain tensors between tensor-parallel modules, what the devices o
 ``shard_map`` compute. Where the other run has the tensor whole, and dims of it are
 longer, by exactly the sizes of axes, and of one choice of them only, the ranks hold
 consecutive parts of these dims. Over an axis that divides no dim, each rank may have
-all of it, a partial, or what belongs to samples of its own: the ranks are taken for
-replicas, which the values show.
+all of it, a partial, or what belongs to samples of its own. Devices of one program
+(JAX) are taken for replicas, which the values show; of processes nothing is deduced.
 
 Of axes of one size ``dim_choices`` chooses, by samples and values.
 
@@ -29,6 +29,9 @@ from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
 Shape = tuple[int, ...]
+
+_ONE_PROGRAM = frozenset({"jax"})
+"""Frameworks in which one program runs on all devices, on one batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +104,8 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
                     continue
                 found = shapes.divided_dims(record)
                 layout = record.shards[0].layout
-                if found is None:
-                    set_aside[record.id] = f"{side}: {layout.unknown_reason}"
+                if isinstance(found, str):
+                    set_aside[record.id] = f"{side}: {layout.unknown_reason}{found}"
                     continue
                 tensors[record.id] = _laid_out(record, found)
                 layouts[record.id] = DeducedLayout(
@@ -141,6 +144,7 @@ class _Shapes:
         self._by_name = [_shapes_by_name(own), _shapes_by_name(other)]
         self._lengths = [_lengths_of_samples(own), _lengths_of_samples(other)]
         self._choices = choices
+        self._is_one_program = own.ranks[0].framework in _ONE_PROGRAM
 
     def is_alike(self, record: TensorRecord) -> bool:
         """Whether the other run recorded it over the same axes, of the same sizes."""
@@ -152,35 +156,41 @@ class _Shapes:
             other.global_shape[:num_axes] == record.global_shape[:num_axes]
         )
 
-    def divided_dims(self, record: TensorRecord) -> Mapping[str, int] | None:
-        """By axis the dim that is divided over it; None where that cannot be told."""
+    def divided_dims(self, record: TensorRecord) -> Mapping[str, int] | str:
+        """By axis the dim that is divided over it; or what keeps it from being told."""
         local = record.global_shape[len(device_axes(record)) :]
         if not all(shard.layout.blocks for shard in record.shards):
-            return None
+            return ""
         name = _name(record.id)
         shapes = self._by_name[1].get(name, set())
         if len(shapes) != 1 or len(self._by_name[0][name]) != 1:
-            return None
+            return ""
         (whole,) = shapes
         if len(whole) != len(local):
-            return None
+            return ""
         others = [
             dim
             for dim, pair in enumerate(zip(local, whole, strict=True))
             if pair[0] != pair[1]
         ]
         samples = self._samples_of(record.id)
-        if is_model_input(record.id):
+        if is_model_input(record.id) and self._is_one_program:
             samples = (0, 0)  # as many as its own shapes say
         if samples is None:
-            return None
+            return ""
         if samples[0] != samples[1]:
             counting = [dim for dim in others if (local[dim], whole[dim]) == samples]
             if len(counting) != 1:
-                return None
+                return ""
             others.remove(counting[0])
+        if not self._is_one_program:
+            if len(device_axes(record)) != 1:
+                return ""
+            if not others:
+                return _equal_shapes(record)
         ratios = {dim: _ratio(local[dim], whole[dim]) for dim in others}
-        return self._choices.of(record, ratios, whole)
+        chosen = self._choices.of(record, ratios, whole)
+        return "" if chosen is None else chosen
 
     def _samples_of(self, id_: TensorId) -> tuple[int, int] | None:
         """Number of samples of a micro-batch of the step in this run and in the other.
@@ -193,6 +203,21 @@ class _Shapes:
         if len(found[0]) == len(found[1]) == 1:
             return (next(iter(found[0])), next(iter(found[1])))
         return None
+
+
+def _equal_shapes(record: TensorRecord) -> str:
+    layout = record.shards[0].layout
+    texts = ""
+    if layout.dims:
+        (axis,) = layout.device_axes
+        texts = (
+            f": {layout.dims!r} says the first, '{layout.dims} partial[{axis}]' the "
+            "second"
+        )
+    return (
+        "; its shape on every rank is that of the other run, so that it may be all of "
+        f"it, or a partial{texts}; or each rank has samples of its own"
+    )
 
 
 def _name(id_: TensorId) -> TensorId:
