@@ -134,7 +134,7 @@ def test_shapes_and_values_tell_what_the_specs_do_not(recorded):
     assert loss == (
         "candidate: over dp each rank has a value of its own: a partial, or of its own "
         "samples; recorded device by device over dp: say with dims={...} or "
-        " ttrace.tap(spec=...) how the devices' values make up the tensor"
+        "ttrace.tap(spec=...) how the devices' values make up the tensor"
     )
     (gradient,) = (
         t.reason for t in report.tensors if t.id == "step0/mb0/fc1/grad_output/0"
