@@ -157,7 +157,7 @@ def test_mini_steps_are_tapped_where_the_inner_optimizer_is_called(as_transforma
         *every("param"),
         *every("main_grad"),
         *every("optimizer_state", ".trace"),
-        "@root/optimizer_state/ttrace.mini_step.0",
+        "@root/optimizer_state/ttrace.mini_step.0.0",
         *every("updated_param"),
     ]
 
