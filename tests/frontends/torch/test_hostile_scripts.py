@@ -328,7 +328,7 @@ def test_no_observer_raises_whatever_it_is_given(record, warnings, monkeypatch):
         "optimizers.OptimizerTap._record_given",
         "optimizers.OptimizerTap._record_result",
         "optimizers.OptimizerTap._own_parameters",
-        "optimizers._Remembered.__init__",
+        "clip_times.Remembered.__init__",
         "recorder.TensorRecorder.refusal",
         "recorder.TensorRecorder.array",
         "step_records.StepRecords.parameters",
