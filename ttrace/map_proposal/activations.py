@@ -31,11 +31,8 @@ from ttrace.map_proposal.recorded_activations import (
     pattern_text,
 )
 from ttrace.map_proposal.underived import Underived
-from ttrace.map_proposal.units import Pairing
+from ttrace.map_proposal.units import BY_VALUES, SEVERAL_ALIKE, Pairing
 from ttrace.mapping.groups import Group
-
-BY_VALUES = "by what it holds"
-SEVERAL_ALIKE = f"{BY_VALUES}, but several hold the same"
 
 
 class ActivationMatcher:
@@ -63,6 +60,7 @@ class ActivationMatcher:
             Side.CANDIDATE: Activations(candidate),
         }
         self._agreements = Agreements(self._sides)
+        self._borders = Borders(self._sides, self.pairings)
         self._transforms: Counter[tuple[int, int, str]] = Counter()
         self._by_text: dict[str, Transform] = {}
 
@@ -154,7 +152,7 @@ class ActivationMatcher:
         Their gradients are paired where these agree.
         """
         tolerance = self._agreements.tolerance(of_reference, of_candidate)
-        reason = self._borders().reason(of_reference, of_candidate, tolerance)
+        reason = self._borders.reason(of_reference, of_candidate, tolerance)
         if reason is None:
             return False
         unlike = [Kind.OUTPUT, Kind.GRAD_OUTPUT]
@@ -174,30 +172,6 @@ class ActivationMatcher:
             for kind in unlike:
                 self.reasons[side][tensor_id.module, kind, tensor_id.slot] = reason
         return True
-
-    def _borders(self) -> Borders:
-        """With the pairs that were found so far."""
-        agreeing: dict[Side, set[TensorId]] = {side: set() for side in Side}
-        unlike: dict[Side, set[TensorId]] = {side: set() for side in Side}
-        of_pairings: dict[Side, dict[tuple[str, Kind], bool]] = {s: {} for s in Side}
-        for pairing in self.pairings:
-            agrees = pairing.verified or pairing.comment == SEVERAL_ALIKE
-            for side in Side:
-                texts = (
-                    pairing.reference if side is Side.REFERENCE else (pairing.candidate)
-                )
-                for text in texts:
-                    for kind in pairing.kinds:
-                        of_pairings[side][text, kind] = agrees
-        for side in Side:
-            for instance in self._sides[side].instances():
-                for kind in WITH_GRADIENTS:
-                    for tensor_id in self._sides[side].slots(instance, kind).values():
-                        key = (pattern_text(instance, tensor_id), kind)
-                        agrees = of_pairings[side].get(key)
-                        if agrees is not None:
-                            (agreeing if agrees else unlike)[side].add(tensor_id)
-        return Borders(self._sides, agreeing, unlike)
 
     def _first_output(self, side: Side, module: str) -> TensorId | None:
         path = module.replace("{i}", "0")
@@ -353,7 +327,7 @@ class ActivationMatcher:
         pairs = [
             (names[Side.REFERENCE][own], names[Side.CANDIDATE][other])
             for pairing in self.pairings
-            if pairing.verified or pairing.comment == SEVERAL_ALIKE
+            if pairing.agrees
             if Kind.OUTPUT in pairing.kinds
             for own in pairing.reference
             for other in pairing.candidate

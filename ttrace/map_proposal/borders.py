@@ -5,7 +5,7 @@ activation, a dropout or a cap of the logits moves likewise. The outputs of the 
 modules are unlike then, and nothing is wrong: what is made of them agrees.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,12 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.map_proposal.closeness import close_transform
 from ttrace.map_proposal.contents import digest_of, is_distinct
 from ttrace.map_proposal.diverged import runs_agree
-from ttrace.map_proposal.recorded_activations import Activations
+from ttrace.map_proposal.recorded_activations import (
+    WITH_GRADIENTS,
+    Activations,
+    pattern_text,
+)
+from ttrace.map_proposal.units import Pairing
 
 
 class Borders:
@@ -23,19 +28,15 @@ class Borders:
 
     Args:
         sides: The activations of both runs.
-        agreeing: Activations of each side that are paired and agree in value.
-        unlike: Those that are paired and do not, or not for sure.
+        pairings: What is paired, which grows meanwhile.
     """
 
-    def __init__(
-        self,
-        sides: Mapping[Side, Activations],
-        agreeing: Mapping[Side, Collection[TensorId]],
-        unlike: Mapping[Side, Collection[TensorId]],
-    ):
+    def __init__(self, sides: Mapping[Side, Activations], pairings: Sequence[Pairing]):
         self._sides = sides
-        self._agreeing = agreeing
-        self._unlike = unlike
+        self._pairings = pairings
+        self._num_noted = 0
+        self._agrees: dict[Side, dict[tuple[str, Kind], bool]] = {s: {} for s in Side}
+        self._texts: dict[Side, dict[TensorId, str]] = {}
         self._by_content: dict[Side, dict[tuple[int, int], list[TensorId]]] = {}
 
     def reason(
@@ -59,12 +60,17 @@ class Borders:
             return None
         if not is_distinct(own) or not is_distinct(other):
             return None
-        readers = {side: self._readers(side, outputs[side]) for side in Side}
-        if any(set(readers[side]) & set(self._unlike[side]) for side in Side):
+        readers = [
+            (side, tensor_id)
+            for side in Side
+            for tensor_id in self._readers(side, outputs[side])
+        ]
+        agree = {self._agree(*reader) for reader in readers}
+        if False in agree:
             return None
-        if any(set(readers[side]) & set(self._agreeing[side]) for side in Side):
+        if True in agree:
             follows = "what follows agrees"
-        elif not any(readers.values()) and self._gradients_agree():
+        elif not readers and self._gradients_agree():
             follows = "losses and gradients agree"
         else:
             return None
@@ -78,6 +84,29 @@ class Borders:
             f"the reference's output is {factor:.4g} times the candidate's, and "
             f"{follows}: a factor that one side applies inside of the module"
         )
+
+    def _agree(self, side: Side, tensor_id: TensorId) -> bool | None:
+        """Whether an activation agrees with what it is paired with; None if unpaired.
+
+        By the last of several pairings.
+        """
+        for pairing in self._pairings[self._num_noted :]:
+            for each, texts in zip(
+                Side, (pairing.reference, pairing.candidate), strict=True
+            ):
+                for text in texts:
+                    for kind in pairing.kinds:
+                        self._agrees[each][text, kind] = pairing.agrees
+        self._num_noted = len(self._pairings)
+        if side not in self._texts:
+            self._texts[side] = {
+                found: pattern_text(instance, found)
+                for instance in self._sides[side].instances()
+                for kind in WITH_GRADIENTS
+                for found in self._sides[side].slots(instance, kind).values()
+            }
+        text = self._texts[side].get(tensor_id)
+        return None if text is None else self._agrees[side].get((text, tensor_id.kind))
 
     def _gradients_agree(self) -> bool:
         has_norms = all(

@@ -131,6 +131,11 @@ def _numbered(module: str) -> tuple[tuple[str, int], ...]:
     )
 
 
+BY_VALUES = "by what it holds"
+SEVERAL_ALIKE = f"{BY_VALUES}, but several hold the same"
+"""``Pairing.comment`` of values that are found in several places."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
     """Tensors found to belong together: a rule before layers are generalised.
@@ -158,6 +163,11 @@ class Pairing:
     verified: bool = True
     comment: str = ""
     is_by_content: bool = False
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the values of both sides agree, whichever places they are of."""
+        return self.verified or self.comment == SEVERAL_ALIKE
 
     def to_rule(self) -> TensorRule | None:
         """The rule; None if no map can say it."""
