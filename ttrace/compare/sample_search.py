@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
 from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
-from ttrace.compare.other_steps import Steps, in_other_steps
+from ttrace.compare.other_steps import OtherSteps
 from ttrace.compare.padded_samples import match_padded
 from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place, StepSamples
@@ -41,18 +41,17 @@ def match_samples(
     """
     of_reference = step_inputs(Side.REFERENCE, reference)
     of_candidate = step_inputs(Side.CANDIDATE, candidate)
+    steps = OtherSteps(of_reference, of_candidate)
     found = (
-        _match_step(step, of_reference, of_candidate)
+        _match_step(step, steps)
         for step in sorted(set(of_reference) & set(of_candidate))
     )
     return tuple(samples for samples in found if samples is not None)
 
 
-def _match_step(
-    step: int, of_reference: Steps, of_candidate: Steps
-) -> StepSamples | None:
+def _match_step(step: int, steps: OtherSteps) -> StepSamples | None:
     """What is known of a step's samples; None where tensors are matched by number."""
-    reference, candidate = of_reference[step], of_candidate[step]
+    reference, candidate = (steps.runs[side][step] for side in Side)
     has_as_many = reference.numbers == candidate.numbers
     if not (reference.inputs and candidate.inputs):
         infos = (reference.trace.info, candidate.trace.info)
@@ -72,7 +71,7 @@ def _match_step(
     if _given_the_same(reference, candidate):
         is_known = not (has_as_many or obstacle)
         return fewer_samples(step, reference, candidate) if is_known else None
-    samples = None if obstacle else _match_rows(step, of_reference, of_candidate)
+    samples = None if obstacle else _match_rows(step, steps)
     if samples is not None and samples.places is not None:
         # Where all have kept their places, the inputs say themselves what differs.
         return None if _is_identity(samples) else samples
@@ -172,14 +171,12 @@ def _given_the_same(reference: StepInputs, candidate: StepInputs) -> bool:
     return bool(common)
 
 
-def _match_rows(
-    step: int, of_reference: Steps, of_candidate: Steps
-) -> StepSamples | None:
+def _match_rows(step: int, steps: OtherSteps) -> StepSamples | None:
     """Matches samples along the dim that counts them, or the likeliest such dim.
 
     None where no dim may count them.
     """
-    reference, candidate = of_reference[step], of_candidate[step]
+    reference, candidate = (steps.runs[side][step] for side in Side)
     differing: _Differing | None = None
     for dims in possible_batch_dims(reference.described(), candidate.described()):
         samples = _match_along(dims, step, reference, candidate)
@@ -195,7 +192,7 @@ def _match_rows(
             differing = differing or samples
     if differing is None:
         return None
-    return _not_the_same(step, differing, of_reference, of_candidate)
+    return _not_the_same(step, differing, steps)
 
 
 def _match_by_integers(
@@ -295,23 +292,18 @@ def _match_along(
     )
 
 
-def _not_the_same(
-    step: int, found: _Differing, of_reference: Steps, of_candidate: Steps
-) -> StepSamples:
+def _not_the_same(step: int, found: _Differing, steps: OtherSteps) -> StepSamples:
     """A step in which the runs were not given the same samples, in words."""
     missing, extra = found.missing, found.extra
-    rows = [found.rows[side] for side in (Side.REFERENCE, Side.CANDIDATE)]
+    rows = [found.rows[side] for side in Side]
     slot, dim = next(iter(found.dims.items()))
-    run, first = (
-        (of_reference[step], missing[0]) if missing else (of_candidate[step], extra[0])
-    )
-    elsewhere = in_other_steps(
+    reference, candidate = (steps.runs[side][step] for side in Side)
+    run, first = (reference, missing[0]) if missing else (candidate, extra[0])
+    elsewhere = steps.sentence(
         step,
         found.dims,
         [rows[0][place] for place in missing],
         [rows[1][place] for place in extra],
-        reference=of_reference,
-        candidate=of_candidate,
     )
     return StepSamples(
         step=step,

@@ -7,7 +7,7 @@ from ttrace.report.set_up import RunSetup, Setup
 
 
 def runs_lines(setup: Setup) -> Iterator[str]:
-    """``runs: 1 rank in the reference; 4 in the candidate (dp 2, tp 2), ...``.
+    """``runs: the reference on 1 rank; the candidate on 2 ranks (dp 2), ...``.
 
     Nothing of two runs on one rank each, and of what was not recorded.
     """
