@@ -19,14 +19,9 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import first_failed
 from ttrace.judge.updates import parameter_before
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
-
-_MAX_TENSORS = 16
-"""Tensors of a kind that are read."""
-
-_MAX_ELEMENTS = 1 << 24
-"""Elements of a tensor that is read."""
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _MOST_UNEXPLAINED = 1e-3
 """Of the norm of a moment or an update, that its settings may leave unexplained."""
@@ -89,34 +84,20 @@ def fit_settings(
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
     runs = (reference, candidate)
-    failed = [v for v in verdicts if _failed_by_value(v)]
     found: list[SettingFit] = []
     for setting, names in ((Setting.BETA1, _FIRST), (Setting.BETA2, _SECOND)):
-        moments = [
-            verdict.id
-            for verdict in failed
-            if verdict.id.kind is Kind.OPTIMIZER_STATE and _state(verdict.id) in names
-        ]
-        fits = (_moment_fit(id_, setting, by_id, runs) for id_ in _of_first(moments))
+        moments = first_failed(
+            verdicts,
+            lambda id_, names=names: (
+                id_.kind is Kind.OPTIMIZER_STATE and _state(id_) in names
+            ),
+        )
+        fits = (_moment_fit(v.id, setting, by_id, runs) for v in moments)
         found += _agreeing(fits)
     if not found:
-        updated = [v.id for v in failed if v.id.kind is Kind.UPDATED_PARAM]
-        found += _epsilon_fits(_of_first(updated), by_id, runs)
+        updated = first_failed(verdicts, lambda id_: id_.kind is Kind.UPDATED_PARAM)
+        found += _epsilon_fits([v.id for v in updated], by_id, runs)
     return tuple(found)
-
-
-def _failed_by_value(verdict: TensorVerdict) -> bool:
-    return (
-        verdict.status is Status.FAILED
-        and verdict.cause is Cause.ERROR
-        and verdict.result is not None
-        and verdict.result.stats.count <= _MAX_ELEMENTS
-    )
-
-
-def _of_first(ids: Sequence[TensorId]) -> list[TensorId]:
-    first = min((id_.step for id_ in ids), default=0)
-    return [id_ for id_ in ids if id_.step == first][:_MAX_TENSORS]
 
 
 def _agreeing(fits: Iterable[SettingFit | None]) -> list[SettingFit]:

@@ -9,9 +9,10 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import failed_by_values
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import TensorVerdict
 
 _NAMES = frozenset({"bias", "b", "beta"})
 """What the last part of a bias's name may be."""
@@ -58,10 +59,8 @@ def find_added_bias(
         candidate: The run under test.
     """
     if (
-        verdict is None
+        not failed_by_values(verdict)
         or verdict.id.kind is not Kind.OUTPUT
-        or verdict.status is not Status.FAILED
-        or verdict.cause is not Cause.ERROR
         or verdict.tolerance is None
     ):
         return None

@@ -10,7 +10,8 @@ from ttrace.compare.execute import run_parts
 from ttrace.compare.parts import Part, equal_blocks
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.failures import failed_by_values
+from ttrace.judge.verdict import TensorVerdict
 
 _MAX_BLOCKS = 64
 """Blocks that a dim is cut into."""
@@ -59,9 +60,7 @@ def find_confinement(
         The narrowest place; None where the error is spread.
     """
     if (
-        verdict is None
-        or verdict.status is not Status.FAILED
-        or verdict.cause is not Cause.ERROR
+        not failed_by_values(verdict)
         or verdict.result is None
         or verdict.result.rows is not None
         or verdict.tolerance is None

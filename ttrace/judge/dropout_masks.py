@@ -12,8 +12,9 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import failed_by_values
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import TensorVerdict
 
 _LEAST_ELEMENTS = 8
 """Values that must be zero in neither run, and values that must be in one."""
@@ -66,10 +67,8 @@ def find_dropout_masks(
         candidate: The run under test.
     """
     if (
-        verdict is None
+        not failed_by_values(verdict)
         or verdict.id.kind is not Kind.OUTPUT
-        or verdict.status is not Status.FAILED
-        or verdict.cause is not Cause.ERROR
         or verdict.tolerance is None
     ):
         return None

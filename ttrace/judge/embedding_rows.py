@@ -10,8 +10,9 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import failed_by_values
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import TensorVerdict
 
 _LARGEST_SHARE = 0.5
 """Of the rows that occur, that may be wrong and still be some of them."""
@@ -51,9 +52,7 @@ def find_embedding_rows(
         candidate: The run under test.
     """
     if (
-        verdict is None
-        or verdict.status is not Status.FAILED
-        or verdict.cause is not Cause.ERROR
+        not failed_by_values(verdict)
         or verdict.tolerance is None
         or verdict.failed_part is not None
     ):

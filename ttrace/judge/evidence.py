@@ -28,6 +28,7 @@ from ttrace.judge.dropout_rates import (
     rates_inside,
 )
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
+from ttrace.judge.failures import first_failed
 from ttrace.judge.first_divergence import FirstDivergence, find_first_divergence
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
@@ -45,12 +46,9 @@ from ttrace.judge.trace_lines import (
     only_one_steps_early,
 )
 from ttrace.judge.updates import parameter_before
-from ttrace.judge.values import MAX_ELEMENTS, values_of
+from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 from ttrace.judge.wiring import Wiring, find_wiring
-
-_MAX_TENSORS = 16
-"""Tensors that are read, of those that failed in a step."""
 
 _CONSTANT = 1e-3
 """Spread of values, over the largest of them, that are all the same."""
@@ -171,10 +169,12 @@ def read_evidence(
         )
     first = find_first_divergence(verdicts, absences)
     diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
-    gradients = _first_failed(verdicts, Kind.MAIN_GRAD)
+    gradients = first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
     updates = [
         verdict
-        for verdict in _first_failed(verdicts, Kind.UPDATED_PARAM)
+        for verdict in first_failed(
+            verdicts, lambda id_: id_.kind is Kind.UPDATED_PARAM
+        )
         if _is_given_the_same(verdict.id, by_id)
     ]
     accumulated = [
@@ -219,21 +219,6 @@ def read_evidence(
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
     )
-
-
-def _first_failed(verdicts: Sequence[TensorVerdict], kind: Kind) -> list[TensorVerdict]:
-    """The first few that failed by their values, of the first such step."""
-    failed = [
-        verdict
-        for verdict in verdicts
-        if verdict.id.kind is kind
-        and verdict.status is Status.FAILED
-        and verdict.cause is Cause.ERROR
-        and verdict.result is not None
-        and verdict.result.stats.count <= MAX_ELEMENTS
-    ]
-    first = min((verdict.id.step for verdict in failed), default=0)
-    return [verdict for verdict in failed if verdict.id.step == first][:_MAX_TENSORS]
 
 
 def _is_given_the_same(

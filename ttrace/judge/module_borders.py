@@ -16,9 +16,10 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import failed_by_values
 from ttrace.judge.structure import StructureDifference, layers_left_out
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import Status, TensorVerdict
 
 BOTH_SIDES = "both"
 """``present`` of a difference that is in no run alone."""
@@ -92,8 +93,7 @@ def find_border_differences(
 
 def _is_unlike(verdict: TensorVerdict) -> bool:
     return (
-        verdict.status is Status.FAILED
-        and verdict.cause is Cause.ERROR
+        failed_by_values(verdict)
         and verdict.id.kind in (Kind.OUTPUT, Kind.GRAD_OUTPUT)
         and verdict.result is not None
     )

@@ -9,11 +9,9 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.values import MAX_ELEMENTS, values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
-
-_MAX_TENSORS = 16
-"""Tensors that are read."""
+from ttrace.judge.failures import first_failed
+from ttrace.judge.values import values_of
+from ttrace.judge.verdict import TensorVerdict
 
 _MOST_OFF = 1e-6
 """Of the norm of a gradient, what dividing it by a number may round."""
@@ -52,15 +50,8 @@ def find_one_microbatch(
     """
     failed = [
         verdict.id
-        for verdict in verdicts
-        if verdict.id.kind is Kind.MAIN_GRAD
-        and verdict.status is Status.FAILED
-        and verdict.cause is Cause.ERROR
-        and verdict.result is not None
-        and verdict.result.stats.count <= MAX_ELEMENTS
+        for verdict in first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
     ]
-    step = min((id_.step for id_ in failed), default=0)
-    failed = [id_ for id_ in failed if id_.step == step][:_MAX_TENSORS]
     possible: set[int] | None = None
     number = 0
     for id_ in failed:
@@ -78,7 +69,7 @@ def find_one_microbatch(
     if possible is None or len(possible) != 1:
         return None  # of equal micro-batches each is the mean
     return OneMicrobatch(
-        step=step,
+        step=failed[0].step,
         microbatch=possible.pop(),
         num_microbatches=number,
         ids=tuple(failed),

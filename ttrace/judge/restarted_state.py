@@ -14,8 +14,9 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.values import MAX_ELEMENTS, values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.failures import first_failed
+from ttrace.judge.values import values_of
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _POWERS = {
     "exp_avg": 1,
@@ -29,9 +30,6 @@ _POWERS = {
 """What optimizers keep of gradients, and of which power of them."""
 
 _COUNTS = frozenset({"step", "count"})
-
-_MAX_TENSORS = 16
-"""Tensors that are read."""
 
 _MOST_UNEXPLAINED = 1e-3
 """Of the norm of a moment, that may be left unexplained."""
@@ -69,26 +67,20 @@ def find_restart(
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
     """
-    failed = [
-        verdict.id
-        for verdict in verdicts
-        if verdict.id.kind is Kind.OPTIMIZER_STATE
-        and verdict.status is Status.FAILED
-        and verdict.cause is Cause.ERROR
-        and verdict.result is not None
-        and verdict.result.stats.count <= MAX_ELEMENTS
-        and _state(verdict.id) in _POWERS
-    ]
-    step = min((id_.step for id_ in failed), default=0)
+    failed = first_failed(
+        verdicts,
+        lambda id_: id_.kind is Kind.OPTIMIZER_STATE and _state(id_) in _POWERS,
+    )
+    step = failed[0].id.step if failed else 0
     if not step:
         return None  # a first one starts anew in any case
     agreeing = {verdict.id for verdict in verdicts if verdict.status is Status.PASSED}
     counts = _counts(step, reference, candidate)
     is_counted_anew = counts is not None and counts[1] == 1 < counts[0]
     read = [
-        (id_, found)
-        for id_ in [id_ for id_ in failed if id_.step == step][:_MAX_TENSORS]
-        if (found := _is_anew(id_, agreeing, reference, candidate)) is not None
+        (verdict.id, found)
+        for verdict in failed
+        if (found := _is_anew(verdict.id, agreeing, reference, candidate)) is not None
     ]
     if not read:
         return None

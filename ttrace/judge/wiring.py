@@ -12,9 +12,10 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.failures import failed_by_values
 from ttrace.judge.structure import layers_left_out
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _MAX_INPUTS = 32
 """Inputs that are looked at, from the first that failed on."""
@@ -65,7 +66,7 @@ def find_wiring(
         What was found of the micro-batch of the first divergence; None if nothing was,
         or if that is no input of a module.
     """
-    if first is None or first.id.kind is not Kind.INPUT or not _is_error(first):
+    if first is None or first.id.kind is not Kind.INPUT or not failed_by_values(first):
         return None
     around = [
         verdict
@@ -89,7 +90,7 @@ def find_wiring(
         None,
     )
     found = None
-    inputs = [v for v in around if v.id.kind is Kind.INPUT and _is_error(v)]
+    inputs = [v for v in around if v.id.kind is Kind.INPUT and failed_by_values(v)]
     for verdict in inputs[:_MAX_INPUTS]:
         for other in _nearest_first(verdict, around):
             if reader.is_given_instead(verdict, other):
@@ -119,10 +120,6 @@ def _nearest_first(
 
 def _position(first: TensorVerdict, around: Sequence[TensorVerdict]) -> int:
     return next((i for i, v in enumerate(around) if v.id == first.id), len(around))
-
-
-def _is_error(verdict: TensorVerdict) -> bool:
-    return verdict.status is Status.FAILED and verdict.cause is Cause.ERROR
 
 
 def _is_usable(verdict: TensorVerdict) -> bool:
