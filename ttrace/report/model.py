@@ -4,12 +4,10 @@ Made by ``ttrace.report.build``; renderers such as ``ttrace.report.text`` only r
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.judge.coverage import WITHOUT_NOISE
@@ -20,11 +18,14 @@ from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
-from ttrace.judge.verdict import PartFigures, PartReason
+from ttrace.judge.verdict import PartReason
+from ttrace.report.json_values import decode, encode
 from ttrace.report.printable import printable
 from ttrace.report.set_up import MapSetup as MapSetup
 from ttrace.report.set_up import RunSetup as RunSetup
 from ttrace.report.set_up import Setup as Setup
+from ttrace.report.tensor_report import TensorReport as TensorReport
+from ttrace.report.tensor_report import tensor_from_json, tensor_to_json
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
@@ -60,83 +61,6 @@ class Counts:
             self.skipped_reasons.values()
         ):
             raise ValueError(f"counts that do not add up: {self}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorReport:
-    """One tensor; figures are None where nothing was compared.
-
-    Attributes:
-        id: Text form of the tensor id.
-        kind: What it is.
-        status: ``passed``, ``failed``, ``unmatched`` or ``skipped``.
-        reason: Why; empty for a plain pass of the whole tensor.
-        cause: What a failed tensor failed by: ``error`` (beyond the tolerance),
-            ``replicas``, ``routing``, ``shape``, ``masks``, ``lost_update``,
-            ``rounded_update``, ``samples``, ``one_sided_skip``, ``infinities``,
-            ``nonfinite_candidate`` or ``nonfinite_reference``
-            (``ttrace.judge.verdict.Cause``).
-        part: Why only a part of it was compared: ``ranks`` or ``rows``
-            (``ttrace.judge.verdict.PartReason``).
-        shape: Shape of the logical tensor.
-        dtypes: Dtype in the reference and in the candidate.
-        layouts: How each side's shards lie, in words.
-        scales: Known factor on each side's values.
-        rel_err: Frobenius norm of the difference over that of the reference.
-        tolerance: Largest ``rel_err`` that rounding explains.
-        tolerance_from: Estimator: ``perturbed``, ``uncalibrated`` or ``exact``.
-        tolerance_derivation: The same in words.
-        noise_share: Largest noise over ``reference_norm``, where it was measured, or
-            is known without.
-        noise_dominated: True where it passed, and that share is too large to tell an
-            error; else None.
-        margin: ``rel_err`` over ``tolerance``; of the part, where there is a
-            ``failed_part``.
-        failed_part: The part that it failed by, where it passes as a whole: ``name``,
-            ``rel_err``, ``tolerance``, ``derivation``, ``margin`` and ``scale_fit`` of
-            it.
-        reference_norm: Frobenius norm of the reference.
-        max_abs_err: Largest absolute difference.
-        max_abs_err_at: Global index where it is attained.
-        cosine: Cosine of the angle between both sides.
-        scale_fit: Factor f that brings f x reference closest to the candidate.
-        num_unequal: Elements that are not equal.
-        num_elements: Elements compared.
-        nan: Number of NaNs in reference and candidate.
-        inf: Number of infinities in reference and candidate.
-        replica_spread: Largest relative difference of two replicas in the candidate.
-        rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
-    """
-
-    id: str
-    kind: str
-    status: str
-    reason: str = ""
-    cause: str | None = None
-    part: str | None = None
-    shape: tuple[int, ...] | None = None
-    dtypes: tuple[str, str] | None = None
-    layouts: tuple[str, str] | None = None
-    scales: tuple[float, float] | None = None
-    rel_err: float | None = None
-    tolerance: float | None = None
-    tolerance_from: str | None = None
-    tolerance_derivation: str | None = None
-    noise_share: float | None = None
-    noise_dominated: bool | None = None
-    margin: float | None = None
-    failed_part: PartFigures | None = None
-    reference_norm: float | None = None
-    max_abs_err: float | None = None
-    max_abs_err_at: tuple[int, ...] | None = None
-    cosine: float | None = None
-    scale_fit: float | None = None
-    num_unequal: int | None = None
-    num_elements: int | None = None
-    nan: tuple[int, int] | None = None
-    inf: tuple[int, int] | None = None
-    replica_spread: float | None = None
-    rank_rel_err: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,8 +204,8 @@ class Report:
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]
-        value = _encode(value)
-        value["tensors"] = [_tensor_to_json(tensor) for tensor in self.tensors]
+        value = encode(value)
+        value["tensors"] = [tensor_to_json(tensor) for tensor in self.tensors]
         return value
 
     def json_text(self) -> str:
@@ -312,7 +236,7 @@ class Report:
                 got=value["schema_version"],
                 remedy=_REMEDY,
             )
-        value = _decode(value)
+        value = decode(value)
         first = value["first_divergence"]
         setup = value["setup"]
         return cls(
@@ -328,7 +252,7 @@ class Report:
             structure=tuple(
                 StructureDifference(**item) for item in value.get("structure", ())
             ),
-            tensors=tuple(_tensor_from_json(item) for item in value["tensors"]),
+            tensors=tuple(tensor_from_json(item) for item in value["tensors"]),
             setup=Setup(
                 reference=RunSetup(**setup["reference"]),
                 candidate=RunSetup(**setup["candidate"]),
@@ -382,20 +306,6 @@ class Report:
             ) from error
 
 
-_TUPLE_FIELDS = tuple(
-    field.name for field in fields(TensorReport) if "tuple" in str(field.type)
-)
-
-
-_FIELDS = tuple(field.name for field in fields(TensorReport))
-
-
-def _tensor_to_json(tensor: TensorReport) -> dict:
-    """Its fields that are not None; by hand, as there may be very many."""
-    items = ((name, getattr(tensor, name)) for name in _FIELDS)
-    return {name: _encode(item) for name, item in items if item is not None}
-
-
 def _map_from_json(value: Mapping) -> MapSetup:
     """Of a report of today, or of one that has the former key alone."""
     arguments = dict(value)
@@ -403,51 +313,6 @@ def _map_from_json(value: Mapping) -> MapSetup:
     if "num_unverified" not in arguments and former is not None:
         arguments["num_unverified"] = former
     return MapSetup(**arguments)
-
-
-def _tensor_from_json(value: Mapping) -> TensorReport:
-    arguments: dict[str, Any] = {
-        name: tuple(item) if name in _TUPLE_FIELDS else item
-        for name, item in value.items()
-    }
-    if arguments.get("failed_part") is not None:
-        arguments["failed_part"] = PartFigures(**arguments["failed_part"])
-    return TensorReport(**arguments)
-
-
-_NONFINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
-
-
-def _encode(value: Any) -> Any:
-    """JSON has no infinities: they become text that ``_decode`` knows."""
-    kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return next(
-            text
-            for text, number in _NONFINITE.items()
-            if number == value or (math.isnan(number) and math.isnan(value))
-        )
-    if isinstance(value, Mapping):
-        return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    if isinstance(value, PartFigures):
-        return _encode(asdict(value))
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, str):
-        return _NONFINITE.get(value, value)
-    if isinstance(value, Mapping):
-        return {key: _decode(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return value
 
 
 def render_json(report: Report) -> str:
