@@ -283,7 +283,8 @@ class TracedStep:
             return True
         if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):
             return True
-        return capture.wants_kind(kind) and capture.wants_module(site.module)
+        kinds = {kind, Kind.UPDATED_BUFFER} if site.is_kept else {kind}
+        return any(map(capture.wants_kind, kinds)) and capture.wants_module(site.module)
 
 
 def _require_step(step: object) -> None:

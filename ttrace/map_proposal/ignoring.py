@@ -105,8 +105,17 @@ def with_ignored(
             reason = _not_found(side)
             if (told := known[side].get(_place(tensor_id))) is not None:
                 reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
-        elif _is_bookkeeping(tensor_id, own_names, infos[side]):
+        elif (told := known[side].get(_place(tensor_id))) is not None:
+            reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
+        elif _is_scalar(tensor_id, own_names, infos[side]) and (
+            tensor_id.kind is Kind.OPTIMIZER_STATE
+        ):
             reason = Reason(cause=Cause.KEPT_ELSEWHERE, side=side)
+        elif _is_scalar(tensor_id, own_names, infos[side]) and (
+            tensor_id.kind in (Kind.BUFFER, Kind.UPDATED_BUFFER)
+        ):
+            told = f"a counter of the module; the {other} keeps none"
+            reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
         else:
             unmatched.append((side, tensor_id))
             continue
@@ -217,19 +226,15 @@ def _unmatched(alignment: Alignment) -> Iterable[tuple[Side, TensorId]]:
             yield entry.present, entry.id
 
 
-def _is_bookkeeping(
+def _is_scalar(
     tensor_id: TensorId,
     own_names: dict[TensorId, list[TensorId]],
     info: TraceInfo,
 ) -> bool:
-    """Whether it is a scalar of an optimizer, such as a number of steps."""
+    """Whether it is a single number, such as a count of steps."""
     own = own_names.get(tensor_id, [tensor_id])[0]
     record = info.tensors.get(own, info.tensors.get(tensor_id))
-    return (
-        tensor_id.kind is Kind.OPTIMIZER_STATE
-        and record is not None
-        and record.global_shape == ()
-    )
+    return record is not None and record.global_shape == ()
 
 
 def _own_names(

@@ -11,6 +11,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.map_proposal.activations import ActivationMatcher
+from ttrace.map_proposal.buffers import pair_buffers
 from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
 from ttrace.map_proposal.ignoring import LeftOut, with_ignored
@@ -99,15 +100,19 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         _only_parameters(candidate.info),
     )
     activations.match(groups)
+    buffers = pair_buffers(groups, reference, candidate)
     rules = _checked(
-        (*parameters, *_rules(activations.pairings)),
+        (*parameters, *_rules(activations.pairings), *_rules(buffers.pairings)),
         reference,
         candidate,
         path,
         dropped,
     )
     ignored = with_ignored(
-        MapFile(path=path, rules=rules), reference, candidate, activations.reasons
+        MapFile(path=path, rules=rules),
+        reference,
+        candidate,
+        {side: activations.reasons[side] | buffers.reasons[side] for side in Side},
     )
     left = len(matcher.left[Side.REFERENCE])
     num_parameters = len(contents[Side.REFERENCE])

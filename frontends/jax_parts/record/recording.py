@@ -20,7 +20,7 @@ from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.kinds import PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
-from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
 
@@ -97,6 +97,32 @@ class StepRecording:
                 self._add_squares(capture, shards, reason)
             if self.request.capture.wants(id_):
                 self._emit(id_, shards, reason)
+        self._record_buffers(captures, per_microbatch)
+
+    def _record_buffers(
+        self, captures: Sequence[Capture], per_microbatch: Mapping[object, int]
+    ) -> None:
+        """Records what modules keep for the next step: the last value of the step.
+
+        Of a module that a micro-batch calls several times it is not known which of its
+        values goes on: stacked layers are calls, too.
+        """
+        last = {
+            _name(capture): capture
+            for capture in captures
+            if capture.site.is_kept
+            and capture.pass_ is Pass.FORWARD
+            and per_microbatch[_name(capture)] == 1
+        }
+        for capture in last.values():
+            id_ = TensorId(
+                step=self.step,
+                module=capture.site.module,
+                kind=Kind.UPDATED_BUFFER,
+                slot=capture.site.slot,
+            )
+            if self.request.capture.wants(id_):
+                self._emit(id_, *self._shards_of(id_, capture))
 
     def record_scalars(self, missed: Sequence[Missed]) -> None:
         """Records the norm of the gradients, and what scalars could not be tapped."""

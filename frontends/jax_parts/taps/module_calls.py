@@ -22,6 +22,9 @@ _OPAQUE_BASES = (
 )
 """Classes whose instances are models and their parts, never values."""
 
+_STATISTICS = frozenset({"batch_stats"})
+"""What linen and nnx call running statistics; torch has them in buffers."""
+
 
 def _is_opaque(value: Any) -> bool:
     for module, name in _OPAQUE_BASES:
@@ -86,7 +89,8 @@ def tap_state(path: str, group: str, name: str, value: Any) -> Any:
     """Names what a call has left in a variable of its module: another output of it.
 
     Running statistics, counters and caches reach the results of later steps only. They
-    are differentiated by nobody and get no noise of their own.
+    are differentiated by nobody and get no noise of their own. Running statistics are
+    what torch calls buffers.
 
     Args:
         path: Module path; empty for the model itself.
@@ -100,7 +104,8 @@ def tap_state(path: str, group: str, name: str, value: Any) -> Any:
     if not is_tappable(value):
         return value
     site = value_site(path, Kind.OUTPUT, f"{group}.{name}", noise=False)
-    return tap_in_program(dataclasses.replace(site, grad=None), value)
+    site = dataclasses.replace(site, grad=None, is_kept=group in _STATISTICS)
+    return tap_in_program(site, value)
 
 
 def tap_in_program(site: TapSite, value: Any) -> Any:

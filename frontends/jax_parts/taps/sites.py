@@ -32,6 +32,8 @@ class TapSite:
             entries of a ``PartitionSpec``; None where that is not known, and outside.
         grad: What the cotangent of the value is; None where it is nobody's.
         noise: The value gets noise in a perturbed run.
+        is_kept: The module keeps the value for the next step: the last one of a step
+            is its updated buffer as well.
     """
 
     module: str
@@ -40,6 +42,7 @@ class TapSite:
     spec: tuple[SpecEntry, ...] | None = None
     grad: Kind | None = None
     noise: bool = False
+    is_kept: bool = False
 
     def __post_init__(self):
         if self.kind not in TAPPED_KINDS:
