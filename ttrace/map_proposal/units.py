@@ -19,7 +19,7 @@ from ttrace.mapping.rules import TensorRule
 STACK = "i"
 """Placeholder of what differs in a family, and name of its axis in a stack."""
 
-_SEGMENT = re.compile(r"(?<![^./])\d+(?![^./])")
+_SEGMENT = re.compile(r"(?:(?<![^./])|(?<=_))\d+(?![^./])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
