@@ -8,7 +8,15 @@ from ttrace.ir.transform import Shape, ShapeContradiction, parse_transform, solv
 
 @pytest.mark.parametrize(
     "text",
-    ["a b -> b a", "d (n o) -> n o d", "1 b (c) -> b c", "-> 1", "(a b) -> (b a)"],
+    [
+        "a b -> b a",
+        "d (n o) -> n o d",
+        "1 b (c) -> b c",
+        "-> 1",
+        "(a b) -> (b a)",
+        "a b -> a -b",
+        "(a b) c -> (b -a) -c",
+    ],
 )
 def test_text_round_trips(text):
     transform = parse_transform(text)
@@ -22,6 +30,15 @@ def test_canonical_text():
     assert str(parse_transform(" 1 ( b )  (c d)->b (1 c) d ")) == "1 b (c d) -> b c d"
     assert parse_transform("a b -> a b").is_identity
     assert not parse_transform("a b -> (a b)").is_identity
+
+
+def test_an_axis_that_runs_the_other_way():
+    """A minus on either side says the same, on both sides nothing."""
+    found = parse_transform("-a b -> b a")
+    assert found.flipped == {"a"} and str(found) == "a b -> b -a"
+    assert not parse_transform("a -> -a").is_identity
+    assert parse_transform("a->-a") == parse_transform("-a -> a")
+    assert parse_transform("-a -> -a").is_identity
 
 
 @pytest.mark.parametrize(

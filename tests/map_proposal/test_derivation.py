@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from ttrace.map_proposal.derivation import (
-    Arrangement,
-    apply_arrangement,
-    derive_arrangement,
-)
+from ttrace.map_proposal.arrangement import Arrangement, apply_arrangement
+from ttrace.map_proposal.derivation import derive_arrangement
 
 RANDOM = np.random.default_rng(0)
 
@@ -123,3 +120,21 @@ def test_values_that_come_twice():
 )
 def test_what_no_map_can_say(parts):
     assert derive_arrangement(parts, W) is None
+
+
+@pytest.mark.parametrize(
+    ("dims", "order"),
+    [((2, 3), (1, 0, 2, 3)), ((2,), (0, 1, 2, 3)), ((0,), (3, 2, 1, 0))],
+)
+def test_dims_that_run_the_other_way(dims, order):
+    """A transposed convolution has its kernel flipped in some libraries."""
+    whole = values(3, 4, 5, 2)
+    arrangement = found([np.flip(whole.transpose(order), dims)], whole)
+    flipped = {arrangement.part.dims[dim][0] for dim in dims}
+    assert arrangement.flipped == flipped
+
+
+def test_a_dim_of_which_a_part_runs_the_other_way_is_not_found():
+    whole = values(6, 4)
+    part = np.concatenate([whole[:3], whole[:2:-1]])
+    assert derive_arrangement([part], whole) is None

@@ -6,8 +6,8 @@ import pytest
 
 from tests.factories.ports import make_port
 from tests.factories.traces import memory_trace
+from ttrace.map_proposal.arrangement import apply_arrangement
 from ttrace.map_proposal.contents import read_content
-from ttrace.map_proposal.derivation import apply_arrangement
 from ttrace.map_proposal.hypotheses import guess_arrangement
 from ttrace.map_proposal.parameters import ParameterMatcher
 

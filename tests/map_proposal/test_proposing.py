@@ -101,6 +101,39 @@ def test_layers_stacked_for_a_scan(swap):
         )
 
 
+def test_layers_numbered_behind_an_underscore_and_stacked():
+    """As flax's linen names them; norms are all alike, and found by their place."""
+    port = make_port()
+    reference = {
+        name.replace("model.h.", "model.block_"): array
+        for name, array in port.reference.items()
+    }
+    proposal, report = propose(reference, stacked(port.candidate, 3))
+    require_whole_pass(proposal, report)
+    assert 'candidate = "blocks.norm1/{kind}/scale"' in rule_of(
+        proposal, "model.block_{i}.ln_1/{kind}/weight"
+    )
+
+
+def test_a_kernel_that_is_flipped():
+    """Transposed convolutions; what follows the parameter is flipped with it."""
+    pair, shape = Pair(), (4, 6, 3, 3)
+    for name in ("param/{}", "mb0/up/param_grad/{}", "main_grad/{}"):
+        kernel = pair.values(*shape)
+        where = name if name.startswith("mb0") else f"up/{name}"
+        pair.add(
+            where.format("weight"),
+            where.format("kernel"),
+            kernel,
+            kernel.transpose(1, 0, 2, 3)[..., ::-1, ::-1],
+        )
+    pair.reference["step0/@root/loss"] = np.ones((), np.float32)
+    pair.candidate["step0/@root/loss"] = np.ones((), np.float32)
+    proposal, report = propose(pair.reference, pair.candidate)
+    require_whole_pass(proposal, report)
+    assert 'transform = "a b c d -> b a -c -d"' in rule_of(proposal, "up/{kind}/weight")
+
+
 def test_parameters_alone():
     port = make_port(activations=False)
     proposal, report = propose(port.reference, port.candidate)

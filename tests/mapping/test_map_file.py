@@ -177,6 +177,15 @@ def rule(**changed: str) -> str:
             "map.toml:1",
         ),
         (
+            rule(
+                candidate='["b/{kind}/w", "c/{kind}/w"]',
+                transform='"t a -> (-t a)"',
+                join='"t"',
+            ),
+            "an axis that is flipped lies over several tensors, or is padded",
+            "map.toml:1",
+        ),
+        (
             '[[ignore]]\nside = "left"\npattern = "*"\nreason = "x"\n',
             "names a side that there is not",
             "map.toml:2",

@@ -12,7 +12,7 @@ from ttrace.errors import LayoutError
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.layout import Region, ShardLayout
 from ttrace.ir.transform import AxisPattern, parse_transform
-from ttrace.mapping.rearrange import GridTensor, plan_pieces
+from ttrace.mapping.rearrange import FlippedInPart, GridTensor, plan_pieces
 from ttrace.testing import cut, meshes
 
 MESH = {"dp": 2, "tp": 2}
@@ -221,3 +221,31 @@ def test_empty_tensors_have_no_pieces():
     layout = _layout_of(Region(start=(0, 0), extent=(0, 4)), (0, 4))
     assert target.shape == (4, 0)
     assert plan_pieces(layout, source, target) == []
+
+
+@pytest.mark.parametrize("split", DIMS)
+def test_flipped_axes_of_shards_that_hold_them_whole(split):
+    """Each shard flips its own part, whichever other dim is cut."""
+    sizes = {"i": 8, "o": 8, "h": 3, "w": 2}
+    transform = parse_transform("i o h w -> o i -h -w")
+    full = numbered((8, 8, 3, 2))
+    source, target = (
+        tensor(pattern, sizes) for pattern in (transform.candidate, transform.reference)
+    )
+    whole = np.zeros(target.shape, np.int64)
+    for layout in layouts_of(f"i o{split} h w", f"o{split}", full.shape):
+        for piece in plan_pieces(layout, source, target, flipped=transform.flipped):
+            where = tuple(map(slice, piece.target.start, piece.target.stop))
+            whole[where] = piece.values(cut(full, layout), layout)
+    np.testing.assert_array_equal(whole, full.transpose(1, 0, 2, 3)[..., ::-1, ::-1])
+
+
+def test_a_shard_that_holds_a_part_of_a_flipped_axis():
+    sizes = {"a": 4, "h": 6}
+    transform = parse_transform("a h -> a -h")
+    source, target = (
+        tensor(pattern, sizes) for pattern in (transform.candidate, transform.reference)
+    )
+    (layout, *_) = layouts_of("a h[tp]", "h[tp]", (4, 6))
+    with pytest.raises(FlippedInPart, match="h"):
+        plan_pieces(layout, source, target, flipped=transform.flipped)

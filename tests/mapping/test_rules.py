@@ -32,6 +32,7 @@ def test_stacked_placeholders_stand_on_one_side():
         ({}, True),
         ({"transform": "a b -> a b"}, True),
         ({"transform": "a -> a 1"}, False),
+        ({"transform": "a b -> a -b"}, False),
     ],
 )
 def test_rules_that_only_rename(keys, expected):

@@ -4,6 +4,8 @@ A transform is written as in einops: ``d (n o) -> n o d`` reads: the second dim 
 blocks of ``o``; they become dims of their own, and ``d`` comes last. The left side is a
 tensor of the candidate, the right side one of the reference. Here these names are
 *elementary* axes of a tensor; they have nothing to do with the axes of a device mesh.
+An axis that runs the other way on one side has a minus there: in
+``i o h w -> o i -h -w`` the kernel of a convolution is flipped.
 """
 
 import math
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 from ttrace.errors import MapError
 
-_TOKEN = re.compile(r"\(|\)|[A-Za-z_]\w*|1")
+_TOKEN = re.compile(r"\(|\)|-?[A-Za-z_]\w*|1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +48,30 @@ class Transform:
     Attributes:
         candidate: The left side.
         reference: The right side.
+        flipped: Axes that run the other way on one of the sides; on both.
     """
 
     candidate: AxisPattern
     reference: AxisPattern
+    flipped: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        return f"{self.candidate} -> {self.reference}"
+        dims = tuple(
+            tuple(f"-{axis}" if axis in self.flipped else axis for axis in dim)
+            for dim in self.reference.dims
+        )
+        return f"{self.candidate} -> {AxisPattern(dims=dims)}"
 
     @property
     def is_identity(self) -> bool:
         """Whether both sides are the same."""
-        return self.candidate == self.reference
+        return self.candidate == self.reference and not self.flipped
 
     def inverse(self) -> "Transform":
         """The way back."""
-        return Transform(candidate=self.reference, reference=self.candidate)
+        return Transform(
+            candidate=self.reference, reference=self.candidate, flipped=self.flipped
+        )
 
 
 def parse_transform(text: str, *, where: object = None) -> Transform:
@@ -78,15 +88,20 @@ def parse_transform(text: str, *, where: object = None) -> Transform:
     if len(sides) != 2:
         raise _malformed(text, where)
     left, right = (_parse_side(side, text, where) for side in sides)
-    return Transform(candidate=left, reference=right)
+    return Transform(
+        candidate=left[0], reference=right[0], flipped=frozenset(left[1] ^ right[1])
+    )
 
 
-def _parse_side(side: str, text: str, where: object) -> AxisPattern:
+def _parse_side(side: str, text: str, where: object) -> tuple[AxisPattern, set[str]]:
+    """The axes of a side, and those of them that have a minus."""
     if _TOKEN.sub("", side).strip():
         raise _malformed(text, where)
     dims: list[tuple[str, ...]] = []
     group: list[str] | None = None
+    flipped = {token[1:] for token in _TOKEN.findall(side) if token[0] == "-"}
     for token in _TOKEN.findall(side):
+        token = token.removeprefix("-")
         if token == "(":
             if group is not None:
                 raise _malformed(text, where)
@@ -112,7 +127,7 @@ def _parse_side(side: str, text: str, where: object) -> AxisPattern:
                 got=repr(text),
                 remedy="give every axis a name of its own",
             )
-    return pattern
+    return pattern, flipped
 
 
 def _malformed(text: str, where: object) -> MapError:

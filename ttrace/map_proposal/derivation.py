@@ -8,37 +8,16 @@ made of several axes. What is found is verified on all elements.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ttrace.ir.transform import AxisPattern
-
-JOINED = "part"
-"""Name of the axis that joins several tensors, in what is found."""
+from ttrace.map_proposal.arrangement import JOINED, Arrangement, apply_arrangement
 
 _NAMES = "abcdefghklmnopqrsuvwxyz"
 _MAX_LINES = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrangement:
-    """How parts lie in a whole tensor.
-
-    Attributes:
-        part: The dims of a part, in axes of the whole tensor.
-        whole: The dims of the whole tensor.
-        sizes: Length of each axis; of the joined one, of all parts together.
-        part_sizes: What each part has of the joined axis; None if nothing is joined, or
-            each part is one index.
-        joins: Whether the parts are joined.
-    """
-
-    part: AxisPattern
-    whole: AxisPattern
-    sizes: dict[str, int]
-    part_sizes: tuple[int, ...] | None = None
-    joins: bool = False
+_FEWEST_DIMS_OF_KERNEL = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +56,12 @@ def derive_arrangement(
     if sum(part.size for part in parts) != whole.size or not whole.size:
         return None
     positions = _Positions(whole)
+    if len(parts) == 1 and (dims := _flipped_dims(parts[0], positions)):
+        found = derive_arrangement([np.flip(parts[0], dims)], whole)
+        if found is None:
+            return None
+        flipped = frozenset(axis for dim in dims for axis in found.part.dims[dim])
+        return replace(found, flipped=flipped)
     placed = []
     for part in parts:
         found = _place(part, positions, whole.shape)
@@ -108,6 +93,21 @@ class _Positions:
 
 def _words(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint32)
+
+
+def _flipped_dims(part: np.ndarray, positions: _Positions) -> tuple[int, ...]:
+    """The dims along which positions in the whole tensor go back all the way.
+
+    Of kernels of convolutions only: nobody flips a matrix.
+    """
+    if part.ndim < _FEWEST_DIMS_OF_KERNEL:
+        return ()
+    flipped = []
+    for dim in range(part.ndim):
+        steps = _steps_along(part, dim, positions) if part.shape[dim] > 1 else None
+        if steps is not None and (np.diff(steps) < 0).all():
+            flipped.append(dim)
+    return tuple(flipped)
 
 
 def _place(
@@ -442,32 +442,3 @@ def _holds(
     """Whether every element is where the arrangement says."""
     made = apply_arrangement(arrangement, parts)
     return made.shape == whole.shape and np.array_equal(_words(made), _words(whole))
-
-
-def apply_arrangement(
-    arrangement: Arrangement, parts: Sequence[np.ndarray]
-) -> np.ndarray:
-    """Makes the whole tensor out of its parts."""
-    axes = arrangement.part.axes
-    apart = []
-    for number, part in enumerate(parts):
-        lengths = dict(arrangement.sizes)
-        if arrangement.part_sizes is not None:
-            lengths[JOINED] = arrangement.part_sizes[number]
-        own = part.reshape([lengths[axis] for axis in axes])
-        if arrangement.joins and JOINED not in axes:
-            own = own[None]
-        apart.append(own)
-    if not arrangement.joins:
-        array, order = apart[0], list(axes)
-    elif JOINED in axes:
-        array, order = np.concatenate(apart, axes.index(JOINED)), list(axes)
-    else:
-        array, order = np.concatenate(apart), [JOINED, *axes]
-    array = array.transpose([order.index(axis) for axis in arrangement.whole.axes])
-    return array.reshape(
-        [
-            math.prod(arrangement.sizes[axis] for axis in dim)
-            for dim in arrangement.whole.dims
-        ]
-    )

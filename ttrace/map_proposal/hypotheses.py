@@ -11,12 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ttrace.ir.transform import AxisPattern, Transform
+from ttrace.map_proposal.arrangement import JOINED, Arrangement, apply_arrangement
 from ttrace.map_proposal.closeness import permuted_transform
-from ttrace.map_proposal.derivation import (
-    JOINED,
-    Arrangement,
-    apply_arrangement,
-)
 
 _SAMPLE = 256
 _MAX_DIMS = 5

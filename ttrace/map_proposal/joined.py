@@ -17,7 +17,7 @@ from ttrace.ir.transform import (
     Transform,
     solve_sizes,
 )
-from ttrace.map_proposal.derivation import Arrangement, apply_arrangement
+from ttrace.map_proposal.arrangement import Arrangement, apply_arrangement
 from ttrace.map_proposal.recorded_activations import (
     WITH_GRADIENTS,
     Activations,

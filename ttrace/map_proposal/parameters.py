@@ -16,12 +16,9 @@ import numpy as np
 
 from ttrace.ir.side import Side
 from ttrace.ir.transform import AxisPattern, Transform
+from ttrace.map_proposal.arrangement import JOINED, Arrangement
 from ttrace.map_proposal.contents import Content
-from ttrace.map_proposal.derivation import (
-    JOINED,
-    Arrangement,
-    derive_arrangement,
-)
+from ttrace.map_proposal.derivation import derive_arrangement
 from ttrace.map_proposal.hypotheses import guess_arrangement
 from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import (
@@ -243,6 +240,8 @@ def _pairing(
             if len(pattern.dims[0]) != 1:
                 return None
             (axis,) = pattern.dims[0]
+            if axis in arrangement.flipped:
+                return None
             part, of_whole = (_renamed(p, axis, STACK) for p in (part, of_whole))
             sizes[STACK] = sizes.pop(axis)
     if parts[0].is_family:
@@ -257,6 +256,7 @@ def _pairing(
     transform = Transform(
         candidate=part if is_reference else of_whole,
         reference=of_whole if is_reference else part,
+        flipped=arrangement.flipped,
     )
     return Pairing(
         reference=names[Side.REFERENCE],

@@ -112,7 +112,7 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         MapFile(path=path, rules=rules),
         reference,
         candidate,
-        {side: activations.reasons[side] | buffers.reasons[side] for side in Side},
+        {side: {**activations.reasons[side], **buffers.reasons[side]} for side in Side},
     )
     left = len(matcher.left[Side.REFERENCE])
     num_parameters = len(contents[Side.REFERENCE])

@@ -346,7 +346,11 @@ class _Mapping:
                 )
         shards = []
         for rank in sorted(by_rank):
-            made = merge_shards(name, target, by_rank[rank], str(group.rule.transform))
+            transform = group.rule.transform
+            assert transform is not None
+            made = merge_shards(
+                name, target, by_rank[rank], str(transform), transform.flipped
+            )
             if isinstance(made, str):
                 return self._candidate.skip(name, made, by_rank[rank][0][1].id)
             if made is not None:

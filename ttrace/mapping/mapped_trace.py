@@ -1,6 +1,6 @@
 """A trace under other names, whose shards are put together from recorded ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.mapping.rearrange import GridTensor, Piece, plan_pieces
+from ttrace.mapping.rearrange import FlippedInPart, GridTensor, Piece, plan_pieces
 from ttrace.store.array_cache import KEPT_BYTES, ArrayCache
 
 
@@ -123,8 +123,16 @@ def merge_shards(
     target: GridTensor,
     sources: Sequence[tuple[GridTensor, ShardRecord]],
     dims: str,
+    flipped: Collection[str] = (),
 ) -> tuple[ShardRecord, ShardPlan] | str | None:
     """One shard out of those of a rank.
+
+    Args:
+        name: Of the tensor that is made.
+        target: That tensor.
+        sources: Tensors of which the rank holds something, with what it holds.
+        dims: In words, for the layout.
+        flipped: Axes that run the other way in the target.
 
     Returns:
         The shard and its plan; None if they hold nothing of the target; why they
@@ -140,11 +148,16 @@ def merge_shards(
         for what in ("mesh", "partial_axes", "num_partials"):
             if getattr(shard.layout, what) != getattr(first.layout, what):
                 return f"the parts that a map joins differ in their layouts' {what}"
-    pieces = [
-        piece
-        for number, (source, shard) in enumerate(sources)
-        for piece in plan_pieces(shard.layout, source, target, number=number)
-    ]
+    try:
+        pieces = [
+            piece
+            for number, (source, shard) in enumerate(sources)
+            for piece in plan_pieces(
+                shard.layout, source, target, number=number, flipped=flipped
+            )
+        ]
+    except FlippedInPart as part:
+        return f"a shard holds only a part of axis {part}, which the map flips"
     if not pieces:
         return None
     if len(pieces) == 1:

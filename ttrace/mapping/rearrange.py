@@ -12,7 +12,7 @@ the source. The plan holds no arrays.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,7 @@ class Piece:
         region: The part, in the source's tensor.
         lengths: Of the grid's axes within it, in the order of the source's dims.
         order: These axes in the order of the target's dims.
+        flipped: Positions in that order of axes that run the other way.
         target: The same elements in the target's tensor.
     """
 
@@ -74,6 +75,7 @@ class Piece:
     region: Region
     lengths: tuple[int, ...]
     order: tuple[int, ...]
+    flipped: tuple[int, ...] = ()
     target: Region
 
     def values(self, local: np.ndarray, layout: ShardLayout) -> np.ndarray:
@@ -83,7 +85,11 @@ class Piece:
         """
         values = block_view(local, layout, self.block, self.region)
         arranged = values.reshape(self.lengths).transpose(self.order)
-        return arranged.reshape(self.target.extent)
+        return np.flip(arranged, self.flipped).reshape(self.target.extent)
+
+
+class FlippedInPart(Exception):
+    """A shard holds only a part of an axis that runs the other way; which one."""
 
 
 def plan_pieces(
@@ -92,6 +98,7 @@ def plan_pieces(
     target: GridTensor,
     *,
     number: int = 0,
+    flipped: Collection[str] = (),
 ) -> list[Piece]:
     """What a shard of the source holds of the target.
 
@@ -101,9 +108,13 @@ def plan_pieces(
         source: The tensor that the shard is of.
         target: The tensor wanted.
         number: Number of the shard, for the pieces.
+        flipped: Axes that run the other way in the target.
 
     Returns:
         Disjoint regions of the target; none where the shard holds nothing of it.
+
+    Raises:
+        FlippedInPart: The shard holds only a part of such an axis.
     """
     pieces = []
     for block in layout.blocks:
@@ -118,7 +129,7 @@ def plan_pieces(
             if wanted is None:
                 continue
             pieces += [
-                _piece(number, block, part, source, target)
+                _piece(number, block, part, source, target, flipped)
                 for part in _contiguous_in_both(wanted, source, target)
             ]
     return pieces
@@ -188,7 +199,11 @@ def _piece(
     box: Mapping[str, range],
     source: GridTensor,
     target: GridTensor,
+    flipped: Collection[str],
 ) -> Piece:
+    for axis in flipped:
+        if box[axis] != source.ranges[axis]:
+            raise FlippedInPart(axis)
     # Axes of one index need no place of their own in the array.
     source_axes = [axis for axis in source.pattern.axes if len(box[axis]) > 1]
     target_axes = [axis for axis in target.pattern.axes if len(box[axis]) > 1]
@@ -198,6 +213,7 @@ def _piece(
         region=_region(box, source),
         lengths=tuple(len(box[axis]) for axis in source_axes),
         order=tuple(source_axes.index(axis) for axis in target_axes),
+        flipped=tuple(n for n, axis in enumerate(target_axes) if axis in flipped),
         target=_region(box, target),
     )
 

@@ -165,6 +165,14 @@ class TensorRule:
                 got=f"unpadded {listed(set(self.unpadded) & free)}",
                 remedy="take the padding off where the tensors are recorded",
             )
+        flipped = self.transform.flipped if self.transform is not None else frozenset()
+        if flipped & (free | set(self.unpadded)):
+            raise self._error(
+                "an axis that is flipped lies over several tensors, or is padded",
+                got=f"-{', -'.join(sorted(flipped & (free | set(self.unpadded))))} in "
+                f"{self.transform}",
+                remedy="take the minus off, or write a rule for each tensor",
+            )
         num_parts = max(len(self.reference), len(self.candidate))
         if self.part_sizes is not None and len(self.part_sizes) != num_parts:
             raise self._error(
