@@ -61,7 +61,8 @@ def open_trace(
     """Opens a recorded trace, or a checkpoint in place of one.
 
     Args:
-        path: Folder of the trace; file or folder of the checkpoint.
+        path: Folder of the trace; file or folder of the checkpoint; or the address of
+            either, such as ``s3://bucket/folder``, where fsspec can read it.
         allow_incomplete: Open what there is of a trace that is being written, was cut
             off, or lacks a rank; its ``incomplete`` says what is missing.
 
@@ -69,7 +70,7 @@ def open_trace(
         TraceError: There is none, or it cannot be read.
         MissingExtraError: A package that a checkpoint's format needs is not installed.
     """
-    return open_trace_or_checkpoint(Path(path), allow_incomplete=allow_incomplete)
+    return open_trace_or_checkpoint(os.fspath(path), allow_incomplete=allow_incomplete)
 
 
 def load_report(path: str | os.PathLike[str]) -> Report:

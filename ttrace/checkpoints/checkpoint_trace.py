@@ -23,6 +23,7 @@ from ttrace.ir.trace import (
     TraceInfo,
 )
 from ttrace.store.array_cache import KEPT_BYTES, ArrayCache
+from ttrace.store.remote import RemoteFolder
 
 _MESH = "parts"
 _AXIS = "part"
@@ -93,13 +94,18 @@ class CheckpointTrace:
         incomplete: Always empty.
     """
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, *, remote: RemoteFolder | None = None):
         """Names the entries.
+
+        Args:
+            checkpoint: What was found.
+            remote: What its files stand for, where they lie behind an address.
 
         Raises:
             CheckpointError: Nothing in it is a parameter that can be compared.
         """
         self.path = checkpoint.path
+        self._remote = remote
         self.incomplete: tuple[str, ...] = ()
         self._stored: dict[tuple[int, TensorId], StoredBlock] = {}
         self._layouts: dict[object, ShardLayout] = {}  # many tensors share one
@@ -135,8 +141,8 @@ class CheckpointTrace:
 
     @property
     def name(self) -> str:
-        """Its path."""
-        return str(self.path)
+        """Its path, or its address."""
+        return str(self.path) if self._remote is None else self._remote.address
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a block.

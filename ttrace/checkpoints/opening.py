@@ -13,7 +13,8 @@ from ttrace.errors import CheckpointError, MissingExtraError
 from ttrace.ir.trace_source import TraceSource
 from ttrace.store.documents import describe_document
 from ttrace.store.files import MANIFEST
-from ttrace.store.reader import open_trace
+from ttrace.store.reader import open_folder
+from ttrace.store.remote import RemoteFolder, is_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def open_trace_or_checkpoint(
     but tensors and plain values.
 
     Args:
-        path: File or folder.
+        path: File or folder, or the address of one, such as ``s3://bucket/folder``.
         allow_incomplete: As for ``open_trace``.
         verify: As for ``open_trace``.
 
@@ -79,6 +80,10 @@ def open_trace_or_checkpoint(
         MissingExtraError: A package that its format needs is not installed.
         TraceError: As for ``open_trace``.
     """
+    remote = None
+    if isinstance(path, str) and is_address(path):
+        remote = RemoteFolder(path)
+        path = remote.folder
     path = Path(path)
     if path.is_dir():
         checkpoint = _read_folder(path)
@@ -87,8 +92,10 @@ def open_trace_or_checkpoint(
     else:
         checkpoint = None
     if checkpoint is None:
-        return open_trace(path, allow_incomplete=allow_incomplete, verify=verify)
-    return CheckpointTrace(checkpoint)
+        return open_folder(
+            path, allow_incomplete=allow_incomplete, verify=verify, remote=remote
+        )
+    return CheckpointTrace(checkpoint, remote=remote)
 
 
 def _read_folder(path: Path) -> Checkpoint | None:

@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.out is not None:
         require_writable(path, asked_by="--out")
-    reference = open_trace_or_checkpoint(Path(args.reference))
-    candidate = open_trace_or_checkpoint(Path(args.candidate))
+    reference = open_trace_or_checkpoint(args.reference)
+    candidate = open_trace_or_checkpoint(args.candidate)
     proposal = propose_map(reference, candidate, path)
     header = [
         "Proposed by 'ttrace map'; a rule below 'verified = false' should be read.",

@@ -1,7 +1,6 @@
 """``ttrace replicas``: the replicas within one trace, against each other."""
 
 import argparse
-from pathlib import Path
 
 from rich.table import Table
 
@@ -15,8 +14,7 @@ from ttrace.store.reader import open_trace
 
 def run(args: argparse.Namespace) -> int:
     """Prints replicas that disagree; 1 if there are any, 2 if nothing has replicas."""
-    path = Path(args.trace)
-    trace = open_trace(path)
+    trace = open_trace(args.trace)
     with progress_bar("comparing replicas") as progress:
         checks = replicas(
             trace, tolerance=args.tolerance, backend=args.backend, progress=progress

@@ -1,7 +1,6 @@
 """``ttrace show``: what a trace holds."""
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +15,7 @@ from ttrace.report.id_text import IdText
 
 def run(args: argparse.Namespace) -> int:
     """Prints the run, its ranks and the tensors; 2 if the trace is incomplete."""
-    trace = open_trace_or_checkpoint(Path(args.trace), allow_incomplete=True)
+    trace = open_trace_or_checkpoint(args.trace, allow_incomplete=True)
     console = output_console()
     _print_run(trace, console)
     tensors = [

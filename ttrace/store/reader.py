@@ -14,6 +14,7 @@ from ttrace.store.index import StoredShard
 from ttrace.store.mapped_files import MappedFiles, hash_of_mapped
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
+from ttrace.store.remote import RemoteFolder, is_address
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
 from ttrace.store.segments import check_segment_size, map_segment
 
@@ -37,9 +38,11 @@ class Trace:
         *,
         incomplete: Sequence[str] = (),
         verify: bool = True,
+        remote: RemoteFolder | None = None,
     ):
         """Puts the parts of the ranks together; see ``open_trace``."""
         self.path = path
+        self._remote = remote
         self.info: TraceInfo = merge_ranks([part.records for part in parts])
         self.incomplete = tuple(incomplete)
         self._verify = verify
@@ -58,8 +61,8 @@ class Trace:
 
     @property
     def name(self) -> str:
-        """Its path."""
-        return str(self.path)
+        """Its path, or its address."""
+        return str(self.path) if self._remote is None else self._remote.address
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a shard, as a view of the mapped file.
@@ -106,6 +109,10 @@ class Trace:
         path, segment = self._segments[key]
         if id(stored) not in self._verified:
             check_segment_size(path, segment)  # a map of what is gone ends the process
+            if self._remote is not None:
+                end = stored.offset + stored.nbytes
+                self._remote.fetch(path, 0, segment.header_bytes)
+                self._remote.fetch(path, stored.offset, end)
         return self._mapped.get(key, lambda: map_segment(path, segment), stored.nbytes)
 
 
@@ -117,7 +124,7 @@ def open_trace(
     Manifests and indexes are read and checked now, segments when they are needed.
 
     Args:
-        path: Folder of the trace.
+        path: Folder of the trace, or an address such as ``s3://bucket/folder``.
         allow_incomplete: Read what is safely there where ranks are missing, still
             being written or cut off, and say so in ``Trace.incomplete``.
         verify: Check the hash of each tensor when it is first loaded.
@@ -130,7 +137,33 @@ def open_trace(
         LayoutError: Its ranks disagree about the shape of a tensor.
         TraceError: It mixes runs, has a rank twice, or cannot be read.
     """
-    path = Path(path)
+    remote = None
+    if isinstance(path, str) and is_address(path):
+        remote = RemoteFolder(path)
+        path = remote.folder
+    return open_folder(
+        Path(path), allow_incomplete=allow_incomplete, verify=verify, remote=remote
+    )
+
+
+def open_folder(
+    path: Path,
+    *,
+    allow_incomplete: bool = False,
+    verify: bool = True,
+    remote: RemoteFolder | None = None,
+) -> Trace:
+    """The same of a folder of this machine.
+
+    Args:
+        path: Folder of the trace.
+        allow_incomplete: As for ``open_trace``.
+        verify: As for ``open_trace``.
+        remote: What the folder stands for, where it is not all here.
+
+    Raises:
+        TraceError: As for ``open_trace``.
+    """
     infos, missing = find_ranks(path)
     check_same_run(infos)
     missing += missing_ranks(infos)
@@ -139,13 +172,13 @@ def open_trace(
     if missing and not (allow_incomplete and parts):
         raise IncompleteTraceError(
             "the trace is incomplete",
-            where=path,
+            where=path if remote is None else remote.address,
             expected="a complete.json from every recorded rank",
             got=_shortened(missing),
             remedy="wait until the run has ended, or mend what ended it and record it "
             "again; 'ttrace show' lists what is there",
         )
-    return Trace(path, parts, incomplete=missing, verify=verify)
+    return Trace(path, parts, incomplete=missing, verify=verify, remote=remote)
 
 
 def _shortened(reasons: Sequence[str], most: int = 8) -> str:
