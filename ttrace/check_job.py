@@ -16,8 +16,8 @@ from ttrace.compare.execute import Progress
 from ttrace.errors import StorageFullError, TraceError, TtraceError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.coverage import check_kind_names
-from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.estimate import require_noise_runs
 from ttrace.judge.precision import coarser_compute
 from ttrace.judge.repetition import first_suspect, require_repeats
@@ -289,36 +289,20 @@ def _run(
         runs["reference"] = _record(request, "reference", request.reference)
     on_stage("recording the candidate")
     runs["candidate"] = _record(request, "candidate", request.candidate)
-    noise_runs = list(request.noise_traces)
     # What the candidate rounds to, where that is coarser than what the reference does.
     coarser = coarser_compute(runs["reference"].info, runs["candidate"].info)
     noise_dtype = None if coarser is None else coarser.candidate
-    for noise_seed in request.noise_seeds:
-        assert request.reference is not None
-        on_stage(
-            f"recording the reference with noise, {noise_seed} of "
-            f"{request.num_noise_runs}"
-            + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
-        )
-        name = noise_run_name(noise_seed)
-        noise_runs.append(
-            _record(request, name, request.reference, noise_seed, noise_dtype)
-        )
     policy = request.policy or TolerancePolicy()
     tolerances = request.tolerances or ToleranceTable(policy=policy)
     if request.policy is not None:
         multiplier = request.policy.multiplier
         policy = replace(tolerances.policy, multiplier=multiplier)
         tolerances = replace(tolerances, policy=policy)
-    if noise_runs:
-        on_stage("measuring the noise")
-        tolerances = estimate_from_traces(
-            runs["reference"],
-            noise_runs,
-            backend,
-            policy=request.policy,
-            progress=progress,
-        )
+    measured = _measure_noise(
+        request, runs["reference"], noise_dtype, backend, on_stage, progress
+    )
+    if measured is not None:
+        tolerances = measured
         _require_repeats(
             request,
             runs["reference"],
@@ -343,6 +327,35 @@ def _run(
     return replace(
         report, remarks=(*report.remarks, *_warnings(request, report.remarks))
     )
+
+
+def _measure_noise(
+    request: CheckRequest,
+    reference: TraceSource,
+    noise_dtype: str | None,
+    backend: Backend,
+    on_stage: Callable[[str], None],
+    progress: Progress | None,
+) -> ToleranceTable | None:
+    """Records noise runs, each while the one before is compared; None without any."""
+    if not (request.noise_traces or request.noise_seeds):
+        return None
+    with background_estimate(reference, backend) as estimate:
+        for trace in request.noise_traces:
+            estimate.add(trace)
+        for noise_seed in request.noise_seeds:
+            assert request.reference is not None
+            on_stage(
+                f"recording the reference with noise, {noise_seed} of "
+                f"{request.num_noise_runs}"
+                + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
+            )
+            name = noise_run_name(noise_seed)
+            estimate.add(
+                _record(request, name, request.reference, noise_seed, noise_dtype)
+            )
+        on_stage("measuring the noise")
+        return estimate.table(policy=request.policy, progress=progress)
 
 
 def _warnings(request: CheckRequest, remarks: Sequence[str]) -> Iterator[str]:

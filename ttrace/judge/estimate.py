@@ -51,57 +51,103 @@ def estimate_tolerance(
             remedy="record some with 'ttrace record --perturb N' and name them",
         )
     require_noise_runs(perturbed, reference)
-    noise_dtype = perturbed[0].info.ranks[0].noise_dtype
-    draws: dict[TensorId, list[float]] = {}
-    norms: dict[TensorId, float] = {}
-    runs: list[NoiseRun] = []
+    measured = NoiseMeasurement(reference, backend, processes=processes)
     for trace in perturbed:
+        measured.add(trace, progress=progress)
+    return measured.table(policy=policy)
+
+
+class NoiseMeasurement:
+    """The same, noise run by noise run.
+
+    Args:
+        reference: The plain run.
+        backend: Computes the statistics.
+        processes: Which share the work, each with the same arguments.
+    """
+
+    def __init__(
+        self,
+        reference: TraceSource,
+        backend: Backend,
+        *,
+        processes: Processes | None = None,
+    ):
+        self._reference = reference
+        self._backend = backend
+        self._processes = processes
+        self._draws: dict[TensorId, list[float]] = {}
+        self._norms: dict[TensorId, float] = {}
+        self._runs: list[NoiseRun] = []
+
+    def add(self, trace: TraceSource, *, progress: Progress | None = None) -> None:
+        """Compares a noise run with the reference.
+
+        Raises:
+            UnrepeatableError: It was given other parameters or data.
+        """
+        reference = self._reference
         matches = align(reference.info, trace.info).matches
         end = _first_other_skip(reference.info, trace.info)
         matches = [match for match in matches if match.id.step < end]
         plan = plan_comparison(matches, reference.info, trace.info)
         plan = plan_rows(plan, reference, trace)
         results = run_plan(
-            plan, reference, trace, backend, progress=progress, processes=processes
+            plan,
+            reference,
+            trace,
+            self._backend,
+            progress=progress,
+            processes=self._processes,
         )
         require_same_start(results, reference, trace)
-        runs.append((trace, {result.plan.id: result for result in results}))
+        self._runs.append((trace, {result.plan.id: result for result in results}))
         for result in results:
             if _is_measured(result):
-                of_tensor = draws.setdefault(result.plan.id, [])
+                of_tensor = self._draws.setdefault(result.plan.id, [])
                 of_tensor.append(result.stats.difference_norm)
-                norms[result.plan.id] = result.stats.reference_norm
-    if not draws:
-        raise UsageError(
-            "no noise could be measured: the reference and its perturbed runs have no "
-            "tensor in common",
-            where=reference.name,
-            got=", ".join(trace.name for trace in perturbed),
-            remedy="record the reference and the perturbed runs with the same command "
-            "and the same filters",
-        )
-    noise = {
-        tensor_id: NoiseEstimate(
-            draws=tuple(norms_of_runs), reference_norm=norms[tensor_id]
-        )
-        for tensor_id, norms_of_runs in draws.items()
-        if len(norms_of_runs) == len(perturbed)
-    }
-    return ToleranceTable(
-        policy=policy or TolerancePolicy(),
-        reference_run=reference.info.ranks[0].run_id,
-        origin=Origin.of(reference.info),
-        noise=measure_parts(
-            noise,
-            reference,
-            runs,
-            backend,
-            compute_epsilon=max(
-                compute_epsilon_of(reference.info), epsilon_of(noise_dtype)
+                self._norms[result.plan.id] = result.stats.reference_norm
+
+    def table(self, *, policy: TolerancePolicy | None = None) -> ToleranceTable:
+        """What all noise runs together say.
+
+        Raises:
+            UsageError: As for ``estimate_tolerance``.
+        """
+        reference, perturbed = self._reference, [trace for trace, _ in self._runs]
+        require_noise_runs(perturbed, reference)
+        noise_dtype = perturbed[0].info.ranks[0].noise_dtype
+        if not self._draws:
+            raise UsageError(
+                "no noise could be measured: the reference and its perturbed runs have "
+                "no tensor in common",
+                where=reference.name,
+                got=", ".join(trace.name for trace in perturbed),
+                remedy="record the reference and the perturbed runs with the same "
+                "command and the same filters",
+            )
+        noise = {
+            tensor_id: NoiseEstimate(
+                draws=tuple(norms_of_runs), reference_norm=self._norms[tensor_id]
+            )
+            for tensor_id, norms_of_runs in self._draws.items()
+            if len(norms_of_runs) == len(perturbed)
+        }
+        return ToleranceTable(
+            policy=policy or TolerancePolicy(),
+            reference_run=reference.info.ranks[0].run_id,
+            origin=Origin.of(reference.info),
+            noise=measure_parts(
+                noise,
+                reference,
+                self._runs,
+                self._backend,
+                compute_epsilon=max(
+                    compute_epsilon_of(reference.info), epsilon_of(noise_dtype)
+                ),
             ),
-        ),
-        noise_dtype=noise_dtype,
-    )
+            noise_dtype=noise_dtype,
+        )
 
 
 def _is_measured(result: TensorResult) -> bool:
