@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 MEGATRON ?= 0.15.3
 OTHER := .venv-megatron-$(MEGATRON)
 
-.PHONY: help setup demo test test-core check format lint types bench bench-real-size \
+.PHONY: help setup demo test test-core check format lint types bench bench-gpu \
+  bench-real-size \
   matrix matrix-other \
   observer zoo map-grades clean
 
@@ -20,6 +21,7 @@ help:
 	@echo "             processes (3 minutes)"
 	@echo "make check   format, lint, types and tests: what CI runs"
 	@echo "make bench   comparison and capture speed beside this machine's limits"
+	@echo "make bench-gpu  comparison on the device that jax finds"
 	@echo "make bench-real-size  the main job on GPT-2 124M (many minutes, 12 GiB, 20 GB"
 	@echo "             of disk)"
 	@echo "make matrix  every correct layout of the examples must pass (minutes)"
@@ -73,6 +75,9 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.bench_compare --json docs/performance.json
 	$(BIN)/python -m tests.benchmarks.bench_capture
 	$(BIN)/python -m tests.benchmarks.bench_jax_capture
+
+bench-gpu: setup
+	$(BIN)/python -m tests.benchmarks.bench_gpu
 
 bench-real-size: setup
 	$(BIN)/python -m tests.benchmarks.bench_real_size

@@ -44,9 +44,9 @@ def compare_arrays(
 
     Where both sides of a leaf have one sharding, every device reduces its own shard,
     and only scalars travel. Where they differ, one side is resharded to what they have
-    in common; no device ever holds a whole array that was sharded. All leaves that
-    share their shardings go through one jitted call, which is compiled once for their
-    shapes.
+    in common; no device ever holds a whole array that was sharded. Leaves of the same
+    shape, dtypes and shardings share one jitted function, and all are started before
+    one is awaited.
 
     Also inside of a jitted function, where it is part of that: its result then holds
     scalars of jax, and the function may return it, or act on ``diverged``.
