@@ -1,9 +1,9 @@
 """How fast one accelerator compares: arrays on it, and traces from disk.
 
-Run as ``python -m tests.benchmarks.bench_gpu [--bytes N] [--json FILE]``, with a jax that
-drives it. GB/s of both inputs, the best of several runs after a warm-up, beside the rate
-at which the device copies an array (what it reads and writes) and at which arrays come
-from the host. It runs on any device of jax, a CPU included.
+Run as ``python -m tests.benchmarks.bench_gpu [--bytes N] [--json FILE]``, with a jax
+that drives it. GB/s of both inputs, the best of several runs after a warm-up, beside
+the rate at which the device copies an array (what it reads and writes) and at which
+arrays come from the host. It runs on any device of jax, a CPU included.
 """
 
 import argparse
@@ -91,8 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     comes = transfer_rate(options.bytes, options.repeats)
     table = Table(
         title=f"GB/s of both inputs on {device.device_kind} ({device.platform})",
-        caption=f"It copies {copies:.1f} GB/s (read and written); {comes:.1f} GB/s come "
-        "from the host.",
+        caption=f"It copies {copies:.1f} GB/s (read and written); "
+        f"{comes:.1f} GB/s come from the host.",
     )
     for heading in ("dtype", "on the device", "/ copy", "from the host", "/ transfer"):
         table.add_column(heading, justify="right", no_wrap=True)
