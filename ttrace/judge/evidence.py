@@ -6,7 +6,7 @@ here, on a few of the tensors that failed. Nothing is judged.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.call_counts import CallCount, Place, differing_calls, is_of_call
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
@@ -109,6 +110,7 @@ class Evidence:
             the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
+        calls: Where both runs call a module, and not as often.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -132,6 +134,11 @@ class Evidence:
     masks: DropoutMasks | None = None
     own: OwnGradients | None = None
     steps_apart: bool = False
+    calls: Mapping[Place, CallCount] = field(default_factory=dict)
+
+    def is_of_call(self, verdict: TensorVerdict) -> bool:
+        """Whether it failed for want of a counterpart of a call."""
+        return is_of_call(verdict, self.calls)
 
 
 def read_evidence(
@@ -218,6 +225,7 @@ def read_evidence(
         masks=explained(find_dropout_masks, None, diverged, reference, candidate),
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
+        calls=differing_calls(reference.info, candidate.info),
     )
 
 

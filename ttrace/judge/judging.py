@@ -8,6 +8,7 @@ from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.execute import TensorResult
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.call_counts import skip_other_calls
 from ttrace.judge.deduced_layouts import doubt_layouts
 from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
@@ -93,4 +94,5 @@ def judge_tensors(
     verdicts, structure = find_structure_differences(
         verdicts, reference.info, candidate.info
     )
-    return verdicts, (*borders, *structure)
+    verdicts, calls = skip_other_calls(verdicts, reference.info, candidate.info)
+    return verdicts, (*borders, *structure, *calls)

@@ -15,6 +15,7 @@ from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
+from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.dropout import dropout
@@ -52,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     missing_layers,
     several_updates,
     not_run,
+    call_counts,
     split_ties,
     no_gradient,
     extra_gradient,
