@@ -10,6 +10,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.call_counts import skip_other_calls
 from ttrace.judge.deduced_layouts import doubt_layouts
+from ttrace.judge.idle_gradients import skip_idle_gradients
 from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
 from ttrace.judge.module_borders import find_border_differences
@@ -88,6 +89,7 @@ def judge_tensors(
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
     if strict_structure:
         return verdicts, ()
+    verdicts = skip_idle_gradients(verdicts)
     verdicts, borders = find_border_differences(
         verdicts, unverified, reference, candidate
     )
