@@ -36,10 +36,13 @@ from ttrace.judge.microbatch_factors import (
     find_microbatch_factors,
 )
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
+from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients, own_gradients
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
@@ -111,6 +114,9 @@ class Evidence:
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
         calls: Where both runs call a module, and not as often.
+        inputs: What the module of the first divergence is given in one run only.
+        still: Modules whose running statistics move in one run only.
+        submodule: The output inside that the first divergence is off by a multiple of.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -135,6 +141,9 @@ class Evidence:
     own: OwnGradients | None = None
     steps_apart: bool = False
     calls: Mapping[Place, CallCount] = field(default_factory=dict)
+    inputs: OneSidedInputs | None = None
+    still: tuple[StillStatistics, ...] = ()
+    submodule: ScaledSubmodule | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -226,6 +235,18 @@ def read_evidence(
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         calls=differing_calls(reference.info, candidate.info),
+        inputs=explained(
+            find_one_sided_inputs,
+            None,
+            diverged,
+            verdicts,
+            reference.info,
+            candidate.info,
+        ),
+        still=explained(find_still_statistics, (), verdicts, reference, candidate),
+        submodule=explained(
+            find_scaled_submodule, None, diverged, verdicts, reference, candidate
+        ),
     )
 
 
