@@ -19,6 +19,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.average_fit import AverageFit, fit_averages
 from ttrace.judge.call_counts import CallCount, Place, differing_calls, is_of_call
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
@@ -117,6 +118,7 @@ class Evidence:
         inputs: What the module of the first divergence is given in one run only.
         still: Modules whose running statistics move in one run only.
         submodule: The output inside that the first divergence is off by a multiple of.
+        average: How both runs average parameters, where they do otherwise.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -144,6 +146,7 @@ class Evidence:
     inputs: OneSidedInputs | None = None
     still: tuple[StillStatistics, ...] = ()
     submodule: ScaledSubmodule | None = None
+    average: AverageFit | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -247,6 +250,7 @@ def read_evidence(
         submodule=explained(
             find_scaled_submodule, None, diverged, verdicts, reference, candidate
         ),
+        average=explained(fit_averages, None, verdicts, reference, candidate),
     )
 
 

@@ -15,6 +15,7 @@ from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
+from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
@@ -76,6 +77,7 @@ RULES: tuple[Rule, ...] = (
     restarted_state,
     adam_settings,
     update_hyperparameters,
+    average_settings,
     optimizer_settings,
     replicas_differ,
     scaled,
