@@ -13,8 +13,8 @@ def scaled_submodule(findings: Findings) -> Diagnosis | None:
     scale = ""
     if found.reference is not None:
         scale = (
-            f"; {module} multiplies it by {found.reference:.4g} in the reference, and "
-            f"by {found.reference + found.times:.4g} in the candidate"
+            f"; {module} multiplies it by {_figure(found.reference)} in the reference, "
+            f"and by {_figure(found.reference + found.times)} in the candidate"
         )
     return Diagnosis(
         code="scaled_submodule",
@@ -26,3 +26,8 @@ def scaled_submodule(findings: Findings) -> Diagnosis | None:
         evidence={"times": found.times, "inside": str(found.inside)},
         tensor_ids=(str(found.id), str(found.inside)),
     )
+
+
+def _figure(value: float) -> str:
+    """Four digits; what rounding leaves of zero is zero."""
+    return f"{round(value, 6):.4g}"
