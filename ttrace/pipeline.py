@@ -377,6 +377,7 @@ def compare_traces(
         joined_from=lambda tensor_id: joined_from(named, tensor_id),
         unverified=unverified,
         deduced=known.layouts,
+        padded=regrouped.padded,
     )
     return build_report(
         verdicts,

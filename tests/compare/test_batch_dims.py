@@ -11,12 +11,14 @@ def dim_of(
     sizes: tuple[list[int], list[int]],
     text: str = "",
     other_lengths: frozenset[int] = frozenset(),
+    is_in_order: bool = False,
 ) -> int | str:
     return batch_dim(
         [(shape, text) for shape in reference],
         [(shape, text) for shape in candidate],
         sizes=sizes,
         other_lengths=other_lengths,
+        is_in_order=is_in_order,
     )
 
 
@@ -52,10 +54,22 @@ def test_of_one_size_a_length_that_occurs_nowhere_else_is_the_dim():
     assert dim_of([(5, 6)], [(5, 6)], sizes) == "no dim of it counts samples"
     unknown = (
         "which dim of it counts samples is not known: 3 samples in a micro-batch, and "
-        "that is also the length of another dim"
+        "that is also the length of another dim; with a number of samples that is no "
+        "length in the model it would be"
     )
     assert dim_of([(3, 3, 6)], [(3, 3, 6)], sizes) == unknown
     assert dim_of([(3, 6)], [(3, 6)], sizes, other_lengths=frozenset({3})) == unknown
+
+
+def test_of_samples_that_kept_their_order_any_dim_of_their_number_will_do():
+    sizes, lengths = ([3], [3]), frozenset({3})
+    assert dim_of([(3, 3)], [(3, 3)], sizes, is_in_order=True) == 0
+    assert dim_of([(6, 3)], [(6, 3)], sizes, "", lengths, is_in_order=True) == 1
+    # Three experts may have one number each, of padding, too.
+    assert isinstance(dim_of([(3,)], [(3,)], sizes, "", lengths, is_in_order=True), str)
+    assert dim_of([(6,)], [(6,)], sizes, is_in_order=True) == (
+        "no dim of it counts samples"
+    )
 
 
 def test_of_one_size_a_dims_text_may_name_it():

@@ -54,11 +54,32 @@ def test_a_tensor_without_positions_is_none_of_padded_ones():
 
 def test_a_dim_of_samples_is_not_guessed_where_its_length_is_a_parameters():
     dims = functools.partial(
-        dims_of, (4, 9, 5), (4, 6, 5), sizes=(4, 4), lengths=(9, 6)
+        dims_of, (9, 4, 5), (6, 4, 5), sizes=(4, 4), lengths=(9, 6)
     )
-    assert dims() == BATCH_FIRST
-    assert isinstance(dims(other=(4,)), str)
-    assert dims(other=(4,), text="b s h") == BATCH_FIRST
+    batch_second = PaddedDims(batch=1, position=0)
+    assert dims() == batch_second
+    assert dims(other=(4,)) == (
+        "which dim of it counts samples is not known: 4 samples in a micro-batch, and "
+        "that is also the length of another dim; with a number of samples that is no "
+        "length in the model it would be"
+    )
+    assert dims(other=(4,), text="s b h") == batch_second
+
+
+@pytest.mark.parametrize("rest", [(), (5,), (4,), (4, 5)])
+def test_a_tensor_that_begins_as_the_mask_has_the_samples_of_the_mask(rest):
+    found = dims_of(
+        (4, 9, *rest), (4, 6, *rest), sizes=(4, 4), lengths=(9, 6), other=(4,)
+    )
+    assert found == BATCH_FIRST
+
+
+def test_heads_in_front_of_the_positions_may_be_as_many_as_the_samples():
+    shapes = (4, 4, 9, 5), (4, 4, 6, 5)
+    found = dims_of(*shapes, sizes=(4, 4), lengths=(9, 6))
+    assert isinstance(found, str)
+    named = dims_of(*shapes, sizes=(4, 4), lengths=(9, 6), text="b h s d")
+    assert named == PaddedDims(batch=0, position=2)
 
 
 @pytest.mark.parametrize("text", ["b s h", "b s[tp] h", "b[tp] s h"])

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import Place, Span
 from ttrace.ir.side import Side
+from ttrace.pipeline import compare_traces
+from ttrace.report.model import Outcome
 from ttrace.store.memory_trace import MemoryTrace
 
 LENGTHS = (3, 6, 2, 5)
@@ -102,3 +105,29 @@ def test_other_zeros_and_ones_that_leave_less_serve_where_there_is_no_mask():
     assert samples.mask == "segments"
     first = samples.spans[Side.REFERENCE][Place(microbatch=0, row=0)]
     assert first == Span(start=1, length=2)
+
+
+def test_as_many_samples_as_a_parameter_is_long():
+    """A classifier of four classes, with four samples; fc cannot tell them apart."""
+
+    def model(length: int) -> MemoryTrace:
+        rng = np.random.default_rng(0)
+        ids = np.zeros((4, length), np.float32)
+        kept = np.zeros((4, length), np.float32)
+        for row, own in enumerate(LENGTHS):
+            ids[row, :own], kept[row, :own] = rng.standard_normal(own), 1
+        states = np.stack([ids, 2 * ids], axis=-1)
+        logits = np.outer(ids.sum(1), np.ones(4, np.float32))
+        return memory_trace(
+            {
+                "step0/fc/param/bias": np.ones(4, np.float32),
+                "step0/mb0/@root/input/0": ids,
+                "step0/mb0/@root/input/mask": kept,
+                "step0/mb0/enc/output/0": states,
+                "step0/mb0/fc/output/0": logits,
+            }
+        )
+
+    report = compare_traces(model(6), model(9), load_backend("numpy"))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.passed == report.counts.total == 5

@@ -25,6 +25,7 @@ def run(
     rate=1e-3,
     scale=1e-2,
     clip=1.0,
+    inside=False,
     names=("exp_avg", "exp_avg_sq"),
     steps=2,
     **options,
@@ -48,7 +49,10 @@ def run(
             m_hat = mean[name] / (1 - betas[0] ** (step + 1))
             v_hat = square[name] / (1 - betas[1] ** (step + 1))
             params[name] = params[name] * (1 - rate * decay)
-            params[name] -= rate * m_hat / (np.sqrt(v_hat) + epsilon)
+            root = np.sqrt(v_hat) + epsilon
+            if inside:
+                root = np.sqrt(v_hat + epsilon)
+            params[name] -= rate * m_hat / root
             add(f"step{step}/{name}/optimizer_state/w.{names[0]}", mean[name])
             add(f"step{step}/{name}/optimizer_state/w.{names[1]}", square[name])
             add(f"step{step}/{name}/updated_param/w", params[name])
@@ -104,6 +108,26 @@ def test_an_epsilon_far_above_the_gradients_is_told_from_below():
 def test_a_smaller_epsilon_than_the_reference_has():
     found = sentence(run(scale=1e-5), run(epsilon=1e-5, scale=1e-5))
     assert found is not None and "reference's what epsilon = 1e-05 gives" in found
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_an_epsilon_inside_of_the_square_root(is_swapped):
+    pair = [run(scale=1e-3), run(scale=1e-3, inside=True)]
+    found = sentence(*(pair if is_swapped else pair[::-1]))
+    one, other = "1e-08 inside of the square root", "1e-08"
+    if is_swapped:
+        one, other = other, one
+    assert found == (
+        f"3 tensors (updated_param) are what epsilon = {one} gives, and the "
+        f"reference's what epsilon = {other} gives; the gradients agree"
+    )
+
+
+def test_two_epsilons_inside_of_the_square_root():
+    options = {"scale": 1e-3, "inside": True}
+    found = sentence(run(epsilon=1e-6, **options), run(**options))
+    assert found is not None
+    assert "epsilon = 1e-06 inside of the square root gives, and" in found
 
 
 @pytest.mark.parametrize(

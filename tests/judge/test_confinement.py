@@ -39,6 +39,17 @@ def test_a_head(options):
     assert found.tensor_ids == (OUTPUT,)
 
 
+def test_half_of_the_heads():
+    """Keys and values that are repeated in another order: of four heads the middle."""
+    wrong = FULL.copy()
+    wrong[:, :, 4:12] = np.roll(FULL[:, :, 4:12], 4, axis=2)
+    found = diagnosis(wrong)
+    assert found is not None and found.evidence == {"part": "4:12 of dim 2"}
+    most = FULL.copy()
+    most[:, :, 4:13] += 1
+    assert diagnosis(most) is None
+
+
 def test_rows_that_lie_apart():
     wrong = FULL.copy()
     wrong[:, [1, 4]] += 1

@@ -39,7 +39,8 @@ def run(
             gradient = held[name].astype(np.float32)
             tensors[f"step{step}/{name}/main_grad/w"] = Tensor(full=gradient, **options)
             before = params[name]
-            after = before - more * rate * gradient - decay * before
+            of_name = decay[name] if isinstance(decay, dict) else decay
+            after = before - more * rate * gradient - of_name * before
             params[name] = after.astype(np.float32)
             tensors[f"step{step}/{name}/updated_param/w"] = Tensor(
                 full=params[name], **options
@@ -113,6 +114,38 @@ def test_another_weight_decay():
     )
     found = diagnoses(run(), reference=run(decay=1e-3))["weight_decay"]
     assert "lost 0.001 times the parameter less" in found.sentence
+
+
+def test_groups_that_have_each_others_weight_decay():
+    found = diagnoses(
+        run(decay={"a": 0.0, "b": 1e-3, "c": 1e-3}),
+        reference=run(decay={"a": 1e-3, "b": 0.0, "c": 0.0}),
+    )["weight_decay"]
+    assert found.sentence == (
+        "2 tensors (b/w, c/w) lost 0.001 times the parameter more in a step than the "
+        "reference's, and 1 (a/w) as much less, while their gradients agree: learning "
+        "rate x weight decay is another on either, so that two groups of parameters "
+        "may have each other's weight decay. Look at which parameters are put into "
+        "which group of the optimizer"
+    )
+    assert found.evidence == {
+        "learning_rate_x_weight_decay": pytest.approx(1e-3, rel=1e-3),
+        "learning_rate_x_weight_decay_of_others": pytest.approx(-1e-3, rel=1e-3),
+    }
+    found = diagnoses(
+        run(decay={"a": 0.0, "b": 3e-3, "c": 3e-3}),
+        reference=run(decay={"a": 1e-3, "b": 0.0, "c": 0.0}),
+    )["weight_decay"]
+    assert "and 1 (a/w) 0.001 times the parameter less, while" in found.sentence
+    assert "so that the weight decay of both is another. Look" in found.sentence
+
+
+def test_three_decays_are_none():
+    candidate = run(decay={"a": 1e-3, "b": 2e-3, "c": 3e-3})
+    assert "weight_decay" not in diagnoses(candidate)
+    candidate = run(decay={"a": 1e-3, "b": 2e-3, "c": 0.0})
+    reference = run(decay={"a": 0.0, "b": 0.0, "c": 1e-3})
+    assert "weight_decay" not in diagnoses(candidate, reference=reference)
 
 
 def test_what_nothing_explains_is_not_explained():

@@ -153,3 +153,55 @@ def test_calls_and_recomputations_share_an_entry():
     assert reasons(proposal, Side.CANDIDATE) == {
         "b/input/1*": "no counterpart was found in the reference"
     }
+
+
+def rotary(*, changes: bool = False, other: str = "", size: int = 4) -> Pair:
+    """A port that computes the frequencies of its rotation anew each time."""
+    pair = Pair()
+    output, _ = linear(pair)
+    pair.add("mb0/fc/output/0", "mb0/up/output/0", output)
+    frequencies = pair.values(4)
+    for step in (0, 1):
+        after = frequencies + np.float32(step * changes)
+        pair.reference[f"step{step}/rotary/updated_buffer/inv_freq"] = after
+        if other:
+            name = f"step{step}/{other}/updated_buffer/freqs"
+            pair.candidate[name] = 2 * np.ones(size, np.float32)
+    pair.reference["step0/rotary/buffer/inv_freq"] = frequencies
+    if other:
+        pair.candidate[f"step0/{other}/buffer/freqs"] = 2 * np.ones(size, np.float32)
+    return pair
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_buffer_of_one_run_that_never_changes(is_swapped):
+    pair = rotary()
+    runs = (pair.reference, pair.candidate)
+    proposal, report = propose(*(runs[::-1] if is_swapped else runs))
+    side, other = Side.REFERENCE, "candidate"
+    if is_swapped:
+        side, other = Side.CANDIDATE, "reference"
+    why = f"a buffer that no step changes, which the {other} does not have"
+    assert reasons(proposal, side) == {
+        "*/buffer/*": why,
+        "*/updated_buffer/*": why,
+    }
+    assert report.verdict is Outcome.PASS, report.summary
+    assert [left.is_gap for left in proposal.left_out] == [False]
+
+
+def test_a_buffer_that_changes_is_not_ignored():
+    proposal, report = propose(
+        rotary(changes=True).reference, rotary(changes=True).candidate
+    )
+    assert reasons(proposal, Side.REFERENCE) == {}
+    assert report.verdict is Outcome.DIVERGED
+
+
+def test_buffers_of_both_runs_may_be_one_under_two_names():
+    pair = rotary(other="turn")
+    proposal, report = propose(pair.reference, pair.candidate)
+    assert reasons(proposal, Side.REFERENCE) == {}
+    assert report.verdict is Outcome.DIVERGED
+    pair = rotary(other="turn", size=6)
+    assert reasons(propose(pair.reference, pair.candidate)[0], Side.REFERENCE)

@@ -84,6 +84,7 @@ def batch_dim(
     *,
     sizes: tuple[Sequence[int], Sequence[int]],
     other_lengths: Collection[int],
+    is_in_order: bool = False,
 ) -> int | str:
     """The dim of a tensor that counts samples, or why it is not known.
 
@@ -93,6 +94,8 @@ def batch_dim(
         sizes: Number of samples of these micro-batches, of either run.
         other_lengths: Lengths of dims that do not count samples: of parameters, and of
             the other dims of the model's inputs.
+        is_in_order: Every micro-batch has the samples of one of the other run, and in
+            the same order: then any dim of their number may be taken for theirs.
     """
     described = [*reference, *candidate]
     expected = (*sizes[0], *sizes[1])
@@ -118,12 +121,18 @@ def batch_dim(
     of_size = [dim for dim, length in enumerate(shape) if length == size]
     if not of_size:
         return "no dim of it counts samples"
-    if len(of_size) > 1 or size in other_lengths:
-        return (
-            f"which dim of it counts samples is not known: {size} samples in a "
-            "micro-batch, and that is also the length of another dim"
-        )
+    is_in_order = is_in_order and len(shape) > 1  # not what an expert has of its own
+    if not is_in_order and (len(of_size) > 1 or size in other_lengths):
+        return f"which dim of it counts samples is not known: {ambiguity(size)}"
     return of_size[0]
+
+
+def ambiguity(size: int) -> str:
+    """Why a dim as long as there are samples need not count them, and what to do."""
+    return (
+        f"{size} samples in a micro-batch, and that is also the length of another dim; "
+        "with a number of samples that is no length in the model it would be"
+    )
 
 
 def _varying_dims(shapes: Sequence[Shape]) -> list[int] | None:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ttrace.compare.batch_dims import BATCH_NAMES, Described, dim_names
+from ttrace.compare.batch_dims import BATCH_NAMES, Described, ambiguity, dim_names
 from ttrace.compare.samples import Span
 from ttrace.ir.layout import Block, Region, ShardLayout
 
@@ -71,8 +71,10 @@ def padded_dims(
     named = [dim for dim in samples if names.get(dim) in BATCH_NAMES]
     samples = named or samples
     is_clear = named or len(set(sizes)) > 1 or sizes[0] not in other_lengths
+    if 0 in samples and positions == [1] and not named:
+        samples, is_clear = [0], True  # it begins as the mask does
     if len(samples) != 1 or not is_clear:
-        return "which dim of it counts samples is not known"
+        return f"which dim of it counts samples is not known: {ambiguity(sizes[0])}"
     others = [
         tuple(n for dim, n in enumerate(shape) if dim not in (*positions, *samples))
         for shape in shapes

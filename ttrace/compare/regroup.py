@@ -38,6 +38,7 @@ class Regrouped:
         given_otherwise: Inputs of the model that stand for steps of which the runs were
             not given the same samples, with what differs.
         note: A sentence for the headline; empty where both runs cut all steps alike.
+        padded: Steps whose samples were matched, and are padded to other lengths.
     """
 
     reference: TraceSource
@@ -45,6 +46,7 @@ class Regrouped:
     set_aside: Mapping[TensorId, str] = field(default_factory=dict)
     given_otherwise: Mapping[TensorId, str] = field(default_factory=dict)
     note: str = ""
+    padded: Mapping[int, StepSamples] = field(default_factory=dict)
 
 
 def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
@@ -126,6 +128,11 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         set_aside=set_aside,
         given_otherwise=given_otherwise,
         note=_note(steps, of_losses, is_matched=is_matched),
+        padded={
+            samples.step: samples
+            for samples in steps
+            if samples.mask and samples.places is not None
+        },
     )
 
 

@@ -282,6 +282,16 @@ class StepRegrouping:
                 [sizes[Side.CANDIDATE][number] or 0 for number in of_candidate],
             ),
             other_lengths=self._other_lengths,
+            is_in_order=all(map(self._is_whole_in_order, of_reference)),
+        )
+
+    def _is_whole_in_order(self, number: int) -> bool:
+        """Whether the candidate has a micro-batch of the same samples, in order."""
+        places = self._places.get(number, ())
+        others = {place.microbatch for place in places}
+        sizes = self._samples.sizes[Side.CANDIDATE]
+        return [place.row for place in places] == list(range(len(places))) and all(
+            len(others) == 1 and sizes[other] == len(places) for other in others
         )
 
     def _padded_dims(

@@ -8,7 +8,7 @@ unseen gives others.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -165,22 +165,30 @@ def _epsilon_fits(
     by_id: Mapping[TensorId, TensorVerdict],
     runs: tuple[TraceSource, TraceSource],
 ) -> list[SettingFit]:
-    """The epsilons that explain the first updates of parameters in both runs."""
-    explained = []
-    possible = [set(_EPSILONS), set(_EPSILONS)]
-    for id_ in updated:
-        gradient = _gradient(id_, by_id)
-        if gradient is None:
-            continue
-        found = [_epsilons(id_, gradient, run) for run in runs]
-        if all(found):
-            explained.append(id_)
-            possible = [some & more for some, more in zip(possible, found, strict=True)]
-    reference, candidate = possible
-    is_known = 2 * len(explained) > len(updated) and reference and candidate
-    if not is_known or reference & candidate:
+    """The epsilons that explain the first updates of parameters in both runs.
+
+    Behind the square root, where Adam has it; else inside of that, where one run alone
+    has it there.
+    """
+    read = [
+        (id_, [_FirstUpdate.read(id_, gradient, run) for run in runs])
+        for id_ in updated
+        if (gradient := _gradient(id_, by_id)) is not None
+    ]
+    found = [
+        _OfRun.explaining([(id_, of_runs[side]) for id_, of_runs in read], len(updated))
+        for side in range(len(runs))
+    ]
+    reference, candidate = found
+    if reference is None or candidate is None:
         return []
-    texts = [_range(some) for some in possible]
+    is_alike = reference.is_inside == candidate.is_inside
+    if is_alike and reference.possible & candidate.possible:
+        return []
+    explained = [id_ for id_, _ in read if id_ in reference.ids & candidate.ids]
+    if 2 * len(explained) <= len(updated):
+        return []
+    texts = [of_run.text for of_run in (reference, candidate)]
     return [
         SettingFit(
             id=id_, setting=Setting.EPSILON, reference=texts[0], candidate=texts[1]
@@ -189,7 +197,49 @@ def _epsilon_fits(
     ]
 
 
-def _range(possible: set[float]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfRun:
+    """The epsilons that explain the first updates of a run.
+
+    Attributes:
+        ids: The parameters that they explain.
+        possible: The epsilons that explain all of these.
+        is_inside: They are added to the square, and its root is taken then.
+    """
+
+    ids: frozenset[TensorId]
+    possible: frozenset[float]
+    is_inside: bool
+
+    @classmethod
+    def explaining(
+        cls, updates: Sequence[tuple[TensorId, "_FirstUpdate | None"]], num: int
+    ) -> "_OfRun | None":
+        """Those that explain most of so many updates; None if there are none."""
+        for is_inside in (False, True):
+            ids = set()
+            possible = set(_EPSILONS)
+            for id_, first in updates:
+                found = set() if first is None else first.epsilons(is_inside)
+                if found:
+                    ids.add(id_)
+                    possible &= found
+            if 2 * len(ids) > num and possible:
+                return cls(
+                    ids=frozenset(ids),
+                    possible=frozenset(possible),
+                    is_inside=is_inside,
+                )
+        return None
+
+    @property
+    def text(self) -> str:
+        """``1e-08``, ``at most 1e-07`` or the like."""
+        where = " inside of the square root" if self.is_inside else ""
+        return _range(self.possible) + where
+
+
+def _range(possible: Collection[float]) -> str:
     """``1e-08``, ``at most 1e-07`` or the like."""
     first, last = min(possible), max(possible)
     if first == last:
@@ -197,18 +247,6 @@ def _range(possible: set[float]) -> str:
     if first == _EPSILONS[0]:
         return f"at most {last:g}"
     return f"at least {first:g}" if last == _EPSILONS[-1] else f"{first:g} to {last:g}"
-
-
-def _epsilons(id_: TensorId, gradient: TensorId, run: TraceSource) -> set[float]:
-    """The epsilons that explain the first update of a parameter alike; none at all."""
-    first = _FirstUpdate.read(id_, gradient, run)
-    if first is None:
-        return set()
-    left = {epsilon: first.unexplained(epsilon) for epsilon in _EPSILONS}
-    best = min(left.values())
-    if best > max(_MOST_UNEXPLAINED, first.rounding):
-        return set()
-    return {e for e, rest in left.items() if rest <= _MOST_ABOVE_BEST * best}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -244,9 +282,20 @@ class _FirstUpdate:
         rounding = epsilon * float(np.linalg.norm(end)) / norm
         return cls(start=start, update=update, gradient=given, rounding=rounding)
 
-    def unexplained(self, epsilon: float) -> float:
+    def epsilons(self, is_inside: bool) -> set[float]:
+        """The epsilons that explain the update alike; none at all."""
+        left = {epsilon: self.unexplained(epsilon, is_inside) for epsilon in _EPSILONS}
+        best = min(left.values())
+        if best > max(_MOST_UNEXPLAINED, self.rounding):
+            return set()
+        return {e for e, rest in left.items() if rest <= _MOST_ABOVE_BEST * best}
+
+    def unexplained(self, epsilon: float, is_inside: bool) -> float:
         """Share of the update that is neither Adam's nor weight decay."""
-        direction = self.gradient / (np.abs(self.gradient) + epsilon)
+        root = np.abs(self.gradient) + epsilon
+        if is_inside:
+            root = np.sqrt(self.gradient**2 + epsilon)
+        direction = self.gradient / root
         return _rest(self.update, direction, self.start)
 
 

@@ -84,7 +84,8 @@ def find_confinement(
             continue
         indices = np.flatnonzero(np.repeat(is_wrong, length // len(blocks)))
         part = Part.of_indices(dim, indices)
-        if len(part.ranges) <= _MAX_RANGES and is_wrong.mean() < least:
+        is_narrower = best is None or is_wrong.mean() < least
+        if len(part.ranges) <= _MAX_RANGES and is_narrower:
             least = float(is_wrong.mean())
             best = Confinement(id=verdict.id, part=part, length=length)
     return best

@@ -6,7 +6,7 @@ here, on a few of the tensors that failed. Nothing is judged.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.average_fit import AverageFit, fit_averages
+from ttrace.judge.call_counts import CallCount, Place, differing_calls, is_of_call
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
@@ -35,10 +37,13 @@ from ttrace.judge.microbatch_factors import (
     find_microbatch_factors,
 )
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
+from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients, own_gradients
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
@@ -109,6 +114,11 @@ class Evidence:
             the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
+        calls: Where both runs call a module, and not as often.
+        inputs: What the module of the first divergence is given in one run only.
+        still: Modules whose running statistics move in one run only.
+        submodule: The output inside that the first divergence is off by a multiple of.
+        average: How both runs average parameters, where they do otherwise.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -132,6 +142,15 @@ class Evidence:
     masks: DropoutMasks | None = None
     own: OwnGradients | None = None
     steps_apart: bool = False
+    calls: Mapping[Place, CallCount] = field(default_factory=dict)
+    inputs: OneSidedInputs | None = None
+    still: tuple[StillStatistics, ...] = ()
+    submodule: ScaledSubmodule | None = None
+    average: AverageFit | None = None
+
+    def is_of_call(self, verdict: TensorVerdict) -> bool:
+        """Whether it failed for want of a counterpart of a call."""
+        return is_of_call(verdict, self.calls)
 
 
 def read_evidence(
@@ -218,6 +237,20 @@ def read_evidence(
         masks=explained(find_dropout_masks, None, diverged, reference, candidate),
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
+        calls=differing_calls(reference.info, candidate.info),
+        inputs=explained(
+            find_one_sided_inputs,
+            None,
+            diverged,
+            verdicts,
+            reference.info,
+            candidate.info,
+        ),
+        still=explained(find_still_statistics, (), verdicts, reference, candidate),
+        submodule=explained(
+            find_scaled_submodule, None, diverged, verdicts, reference, candidate
+        ),
+        average=explained(fit_averages, None, verdicts, reference, candidate),
     )
 
 

@@ -6,9 +6,12 @@ from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
 from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.execute import TensorResult
+from ttrace.compare.samples import StepSamples
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.call_counts import skip_other_calls
 from ttrace.judge.deduced_layouts import doubt_layouts
+from ttrace.judge.idle_gradients import skip_idle_gradients
 from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
 from ttrace.judge.module_borders import find_border_differences
@@ -17,6 +20,7 @@ from ttrace.judge.structure import StructureDifference, find_structure_differenc
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.judge.turned_updates import TurnedUpdates, excuse_turned_updates
+from ttrace.judge.unused_outputs import skip_unused_outputs
 from ttrace.judge.updates import lost_updates
 from ttrace.judge.verdict import TensorVerdict
 
@@ -34,6 +38,7 @@ def judge_tensors(
     joined_from: JoinedFrom = lambda tensor_id: (),
     unverified: Collection[TensorId] = (),
     deduced: Mapping[TensorId, DeducedLayout] | None = None,
+    padded: Mapping[int, StepSamples] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -50,6 +55,7 @@ def judge_tensors(
         joined_from: What names the parts of a tensor that a map joined.
         unverified: What a map brings together without proof.
         deduced: Layouts that follow from shapes alone.
+        padded: Steps whose samples the runs pad to other lengths.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -85,12 +91,15 @@ def judge_tensors(
         joined_from=joined_from,
     )
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
+    verdicts = skip_unused_outputs(verdicts, padded or {}, reference, candidate)
     if strict_structure:
         return verdicts, ()
+    verdicts = skip_idle_gradients(verdicts)
     verdicts, borders = find_border_differences(
         verdicts, unverified, reference, candidate
     )
     verdicts, structure = find_structure_differences(
         verdicts, reference.info, candidate.info
     )
-    return verdicts, (*borders, *structure)
+    verdicts, calls = skip_other_calls(verdicts, reference.info, candidate.info)
+    return verdicts, (*borders, *structure, *calls)

@@ -17,12 +17,9 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.failures import failed_by_values
-from ttrace.judge.structure import StructureDifference, layers_left_out
+from ttrace.judge.structure import BOTH_SIDES, StructureDifference, layers_left_out
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
-
-BOTH_SIDES = "both"
-"""``present`` of a difference that is in no run alone."""
 
 _FORWARD = (Kind.INPUT, Kind.OUTPUT)
 

@@ -11,11 +11,10 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.judge.absences import Absences
 from ttrace.judge.coverage import Gap, coverage_of, headline
 from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.module_borders import BOTH_SIDES
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.setup import SettingDifferences
-from ttrace.judge.structure import StructureDifference
+from ttrace.judge.structure import BOTH_SIDES, StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.unmatched import one_sided_sentence
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
@@ -218,6 +217,9 @@ def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
 def _structure_text(difference: StructureDifference) -> str:
     """``blocks.*.attn.drop in the reference only, while blocks.*.attn agrees``."""
     around = difference.around
+    if difference.calls:
+        agrees = "all else" if around == ROOT_MODULE else f"{around} around it"
+        return f"{difference.modules} is {difference.calls}, while {agrees} agrees"
     if difference.present == BOTH_SIDES:
         return (
             f"{difference.modules} is not the same in both runs, while "

@@ -19,6 +19,9 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 _OUTPUTS = (Kind.OUTPUT, Kind.GRAD_OUTPUT)
 
+BOTH_SIDES = "both"
+"""``present`` of a difference that is in no run alone."""
+
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 """A number that is a whole part of a path: the layer."""
 
@@ -31,16 +34,19 @@ class StructureDifference:
         modules: The modules' paths as a pattern, ``*`` for the number of a layer; of an
             output that they return in one run only, with ``/output/<slot>`` behind it.
         present: The run that has them: ``reference`` or ``candidate``; ``both`` where
-            the modules end elsewhere (see ``ttrace.judge.module_borders``).
+            the modules end elsewhere (see ``ttrace.judge.module_borders``), or are
+            called another number of times (``ttrace.judge.call_counts``).
         around: The modules around them, as a pattern, that agree; of an output, those
             that return it; where modules end elsewhere, the one behind them.
         num_tensors: Tensors of them, in all steps.
+        calls: How often either run calls them, where that is what differs; else empty.
     """
 
     modules: str
     present: str
     around: str
     num_tensors: int
+    calls: str = ""
 
 
 def find_structure_differences(
@@ -58,10 +64,10 @@ def find_structure_differences(
         they are.
     """
     judged, outputs = _without_more_outputs(verdicts)
-    modules = _Modules(judged)
+    modules = Modules(judged)
     with_parameters = {
-        Side.REFERENCE: _with_parameters(reference),
-        Side.CANDIDATE: _with_parameters(candidate),
+        Side.REFERENCE: modules_with_parameters(reference),
+        Side.CANDIDATE: modules_with_parameters(candidate),
     }
     around: dict[tuple[str, Side], str] = {}
     for module, side in modules.one_sided:
@@ -191,7 +197,7 @@ def layers_left_out(module: str) -> str:
     return pattern if pattern.strip("*.") else module
 
 
-class _Modules:
+class Modules:
     """What became of the inputs and outputs of every module, and of their gradients."""
 
     def __init__(self, verdicts: Iterable[TensorVerdict]):
@@ -232,7 +238,7 @@ class _Modules:
         )
 
 
-def _with_parameters(info: TraceInfo) -> set[str]:
+def modules_with_parameters(info: TraceInfo) -> set[str]:
     """Modules that hold anything but activations, and all modules above them."""
     found: set[str] = set()
     for tensor_id in (*info.tensors, *info.skipped):

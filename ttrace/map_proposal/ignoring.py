@@ -10,6 +10,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.map_proposal.constant_buffers import constant_buffers
 from ttrace.map_proposal.duplicates import find_duplicates
 from ttrace.map_proposal.reasons import Cause, Reason
 from ttrace.mapping.apply import map_traces
@@ -95,6 +96,7 @@ def with_ignored(
     own_names = _own_names(map_file, reference, candidate)
     one_sided: dict[Side, dict[TensorId, Reason]] = {side: {} for side in Side}
     unmatched = []
+    constants = constant_buffers(_unmatched(alignment), traces)
     for side, tensor_id in _unmatched(alignment):
         other = other_side(side)
         if tensor_id.kind in _MAY_BE_ABSENT and tensor_id.kind not in kinds[other]:
@@ -116,6 +118,8 @@ def with_ignored(
         ):
             told = f"a counter of the module; the {other} keeps none"
             reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
+        elif (side, tensor_id) in constants:
+            reason = Reason(cause=Cause.CONSTANT, side=side)
         else:
             unmatched.append((side, tensor_id))
             continue

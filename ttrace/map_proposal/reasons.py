@@ -19,6 +19,9 @@ class Cause(Enum):
     KEPT_ELSEWHERE = auto()
     """A number of the optimizer's own."""
 
+    CONSTANT = auto()
+    """A buffer that no step changes; what is computed from it is compared."""
+
     SAME_CONTENT = auto()
     """It holds what a compared tensor holds, whose name ``detail`` is."""
 
@@ -67,6 +70,8 @@ class Reason:
                 return f"the {other} recorded no {self.detail} at all"
             case Cause.KEPT_ELSEWHERE:
                 return f"a number that the {other}'s optimizer keeps elsewhere"
+            case Cause.CONSTANT:
+                return f"a buffer that no step changes, which the {other} does not have"
             case Cause.SAME_CONTENT if self.detail:
                 return f"holds what {self.detail} holds"
             case Cause.SAME_CONTENT:

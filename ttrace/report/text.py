@@ -16,6 +16,7 @@ from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 from ttrace.report.runs_text import runs_lines
+from ttrace.report.skip_reasons import grouped_reasons
 
 _MAX_ROWS = 12
 """Rows of a table of tensors; the JSON report has them all."""
@@ -100,7 +101,7 @@ def _counts_line(report: Report) -> str:
 
 def _caveats(report: Report) -> Iterable[RenderableType]:
     """What was not compared, and what was judged by less than measured noise."""
-    reasons = sorted(report.counts.skipped_reasons.items(), key=lambda x: -x[1])
+    reasons = grouped_reasons(report.counts.skipped_reasons)
     for reason, count in reasons[:_MAX_ROWS]:
         yield Text(f"skipped {count}: {reason}", style="dim")
     if len(reasons) > _MAX_ROWS:

@@ -15,6 +15,9 @@ from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
+from ttrace.judge.rules.average_settings import average_settings
+from ttrace.judge.rules.backward_between import backward_between
+from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.dropout import dropout
@@ -30,6 +33,7 @@ from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
+from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.recomputation import recomputation
@@ -37,9 +41,11 @@ from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
+from ttrace.judge.rules.scaled_submodule import scaled_submodule
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.step_skipped import step_skipped
+from ttrace.judge.rules.still_statistics import still_statistics
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
@@ -52,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     missing_layers,
     several_updates,
     not_run,
+    call_counts,
     split_ties,
     no_gradient,
     extra_gradient,
@@ -60,6 +67,7 @@ RULES: tuple[Rule, ...] = (
     normalization,
     loss_weights,
     recomputation,
+    still_statistics,
     dropout,
     early_clipping,
     clipping,
@@ -69,13 +77,17 @@ RULES: tuple[Rule, ...] = (
     restarted_state,
     adam_settings,
     update_hyperparameters,
+    average_settings,
     optimizer_settings,
     replicas_differ,
     scaled,
     after_backward,
     unseen_clipping,
     added_bias,
+    scaled_submodule,
     embedding_rows,
+    one_sided_inputs,
+    backward_between,
     wiring,
     confined_error,
 )

@@ -26,7 +26,8 @@ def update_hyperparameters(findings: Findings) -> Diagnosis | None:
     if decay is not None:
         decayed = [fit for fit in findings.evidence.updates if fit.decay is not None]
         return _wrong_decay(findings, decayed, decay)
-    return None
+    decays = _two_decays(findings)
+    return None if decays is None else _wrong_decays(findings, *decays)
 
 
 def named_by_decay(findings: Findings) -> list[OptimizerDifference]:
@@ -60,6 +61,28 @@ def _common_decay(findings: Findings) -> float | None:
     decayed = [fit for fit in fits if fit.decay is not None]
     decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
     return decay if decay is not None and _is_proof(decayed, fits) else None
+
+
+def _two_decays(findings: Findings) -> tuple[float, float] | None:
+    """What some updates lose more, and others less; None if that is no proof."""
+    fits = findings.evidence.updates
+    decayed = [fit for fit in fits if fit.decay is not None]
+    found = [
+        common_value([f.decay for f in of_group if f.decay is not None])
+        for of_group in (_losing_more(decayed), _losing_less(decayed))
+    ]
+    more, less = found
+    if more is None or less is None or not _is_proof(decayed, fits):
+        return None
+    return more, less
+
+
+def _losing_more(fits: Sequence[UpdateFit]) -> list[UpdateFit]:
+    return [fit for fit in fits if fit.decay is not None and fit.decay > 0]
+
+
+def _losing_less(fits: Sequence[UpdateFit]) -> list[UpdateFit]:
+    return [fit for fit in fits if fit.decay is not None and fit.decay <= 0]
 
 
 def _common_rates(findings: Findings) -> list[float]:
@@ -126,8 +149,6 @@ def _wrong_rate(
 def _wrong_decay(
     findings: Findings, fits: Sequence[UpdateFit], decay: float
 ) -> Diagnosis:
-    names = sorted({_name(fit) for fit in fits})
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     which = "more" if decay > 0 else "less"
     cause = "learning rate x weight decay"
     recorded = named_by_decay(findings)
@@ -137,10 +158,42 @@ def _wrong_decay(
         code="weight_decay",
         sentence=f"{tensors(len(fits))} lost {abs(decay):.3g} times the parameter "
         f"{which} in a step than the reference's while their gradients agree: "
-        f"{cause} is another on {', '.join(names[:3])}{more}",
+        f"{cause} is another on {_names(fits)}",
         evidence={"learning_rate_x_weight_decay": decay},
         tensor_ids=ids_of(_verdicts(findings, fits)),
     )
+
+
+def _wrong_decays(findings: Findings, more: float, less: float) -> Diagnosis:
+    """Two groups of parameters, of which one is decayed more, the other less."""
+    decayed = [fit for fit in findings.evidence.updates if fit.decay is not None]
+    groups = _losing_more(decayed), _losing_less(decayed)
+    is_swapped = math.isclose(more, -less, rel_tol=_LEAST_LIKENESS)
+    how_much = "as much" if is_swapped else f"{-less:.3g} times the parameter"
+    cause = (
+        "two groups of parameters may have each other's weight decay"
+        if is_swapped
+        else "the weight decay of both is another"
+    )
+    return Diagnosis(
+        code="weight_decay",
+        sentence=f"{tensors(len(groups[0]))} ({_names(groups[0])}) lost {more:.3g} "
+        f"times the parameter more in a step than the reference's, and "
+        f"{len(groups[1])} ({_names(groups[1])}) {how_much} less, while their "
+        f"gradients agree: learning rate x weight decay is another on either, so that "
+        f"{cause}. Look at which parameters are put into which group of the optimizer",
+        evidence={
+            "learning_rate_x_weight_decay": more,
+            "learning_rate_x_weight_decay_of_others": less,
+        },
+        tensor_ids=ids_of(_verdicts(findings, [*groups[0], *groups[1]])),
+    )
+
+
+def _names(fits: Sequence[UpdateFit]) -> str:
+    names = sorted({_name(fit) for fit in fits})
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _name(fit: UpdateFit) -> str:

@@ -1,0 +1,65 @@
+"""A wrong backward between two modules whose forward agrees."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.pipeline import compare_traces
+
+VALUES = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+PLACE = "step0/mb0"
+
+ORDER = [
+    "fc1/input/0",
+    "fc1/output/0",
+    "fc2/input/0",
+    "fc2/output/0",
+    "fc2/grad_output/0",
+    "fc2/grad_input/0",
+    "fc1/grad_output/0",
+    "fc1/grad_input/0",
+]
+
+
+def run(*wrong: str, without: str = "", framework: str = "torch"):
+    return memory_trace(
+        {
+            f"{PLACE}/{name}": VALUES * np.float32(3 if name in wrong else 1)
+            for name in ORDER
+            if name != without
+        },
+        framework=framework,
+    )
+
+
+def said(candidate, reference=None) -> str | None:
+    report = compare_traces(reference or run(), candidate, load_backend("numpy"))
+    found = {each.code: each.sentence for each in report.diagnosis}
+    return found.get("backward_between")
+
+
+WRONG = ("fc1/grad_output/0", "fc1/grad_input/0")
+
+
+def test_a_function_with_a_backward_of_its_own():
+    assert said(run(*WRONG)) == (
+        "the forward agrees at output 0 of fc1 and at input 0 of fc2, the next module, "
+        "and so does the gradient of the latter, while that of the former differs "
+        f"({PLACE}/fc1/grad_output/0): it is the backward of what lies between them, "
+        "or of another use of that output. Look there for an autograd.Function with a "
+        "backward of its own, a hook or a detach()"
+    )
+    found = said(run(*WRONG, framework="jax"), run(framework="jax"))
+    assert found is not None
+    assert found.endswith("Look there for a custom_vjp or a stop_gradient")
+
+
+@pytest.mark.parametrize("name", ["fc1/output/0", "fc2/input/0", "fc2/grad_input/0"])
+def test_all_around_it_must_agree(name):
+    assert said(run(*WRONG, name)) is None
+    assert said(run(*WRONG, without=name), run(without=name)) is None
+
+
+def test_a_gradient_that_a_module_itself_makes_wrong_is_none_of_it():
+    assert said(run("fc1/grad_input/0")) is None

@@ -1,0 +1,59 @@
+"""Modules that are given in one run what they are not given in the other."""
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.pipeline import compare_traces
+
+VALUES = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+PLACE = "step0/mb0"
+
+
+def run(*states: str, module: str = "rnn", off: float = 0.0, **values):
+    """A module that is given states, or none, and what it makes of that."""
+    tensors = {f"{PLACE}/emb/output/0": VALUES, f"{PLACE}/{module}/input/0": VALUES}
+    tensors |= {f"{PLACE}/{module}/input/{state}": VALUES for state in states}
+    if module == "rnn":
+        tensors[f"{PLACE}/rnn/output/0"] = VALUES + np.float32(off)
+    else:
+        tensors[f"{PLACE}/{module}.out/input/0"] = VALUES + np.float32(off)
+    return memory_trace(tensors | values)
+
+
+def said(reference, candidate) -> str | None:
+    report = compare_traces(reference, candidate, load_backend("numpy"))
+    found = {each.code: each.sentence for each in report.diagnosis}
+    return found.get("one_sided_inputs")
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_state_that_one_run_leaves_out(is_swapped):
+    pair = [run("1.0", "1.1"), run(off=1)]
+    sides = ["reference", "candidate"]
+    if is_swapped:
+        pair, sides = pair[::-1], sides[::-1]
+    assert said(*pair) == (
+        f"rnn is given inputs 1.0 and 1.1 in the {sides[0]} only (first "
+        f"{PLACE}/rnn/input/1.0), what both runs give it agrees, and what it makes of "
+        f"that is the first to differ: look at what calls it in the {sides[1]}, such "
+        "as for a state, a mask or positions that it leaves out"
+    )
+
+
+def test_what_a_module_inside_is_given_comes_of_the_module_around_it():
+    found = said(run("mask", module="attn"), run(module="attn", off=1))
+    assert found is not None
+    assert found.startswith("attn is given input mask in the reference only (first")
+
+
+def test_nothing_is_said_where_all_agrees_or_other_inputs_differ():
+    assert said(run("1"), run()) is None
+    wrong = {f"{PLACE}/rnn/input/0": VALUES + np.float32(1)}
+    assert said(run("1"), run(off=1, **wrong)) is None
+    assert said(run(), run(off=1)) is None
+
+
+def test_an_input_more_in_either_run_may_be_one_under_two_names():
+    assert said(run("1"), run("hx", off=1)) is None

@@ -1,0 +1,222 @@
+"""Modules that one run calls more often in a micro-batch than the other.
+
+A kernel for all experts at once calls their activation once, where a loop calls it for
+each; a critic is given real and generated samples one by one, or joined. The calls then
+hold other rows, and nothing pairs them. Where all that follows of them was compared and
+agrees, nothing of the computation is missing.
+"""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ttrace.ir.kinds import ACTIVATIONS, Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
+from ttrace.ir.trace import TraceInfo
+from ttrace.judge.structure import (
+    BOTH_SIDES,
+    Modules,
+    StructureDifference,
+    layers_left_out,
+    modules_with_parameters,
+)
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_BAD = (Status.FAILED, Status.UNMATCHED)
+
+_OF_PARAMETERS = (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
+
+Place = tuple[int, int | None, str]
+"""A step, a micro-batch, and a module that runs there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCount:
+    """How often both runs call a module in a micro-batch.
+
+    Attributes:
+        reference: Calls there; at least one.
+        candidate: Calls there; at least one, and not as many.
+    """
+
+    reference: int
+    candidate: int
+
+
+def differing_calls(
+    reference: TraceInfo, candidate: TraceInfo
+) -> Mapping[Place, CallCount]:
+    """The places where both runs call a module, and not as often."""
+    of_reference, of_candidate = _calls(reference), _calls(candidate)
+    return {
+        place: CallCount(reference=len(calls), candidate=len(of_candidate[place]))
+        for place, calls in of_reference.items()
+        if place in of_candidate and len(of_candidate[place]) != len(calls)
+    }
+
+
+def _calls(info: TraceInfo) -> dict[Place, set[int]]:
+    """By place the calls whose input or output was recorded, or skipped one by one."""
+    found: dict[Place, set[int]] = {}
+    unknown: set[Place] = set()
+    for tensor_id in info.tensors:
+        if tensor_id.kind in (Kind.INPUT, Kind.OUTPUT) and (
+            tensor_id.pass_ is Pass.FORWARD
+        ):
+            found.setdefault(_place(tensor_id), set()).add(tensor_id.call)
+    for tensor_id in info.skipped:
+        if tensor_id.kind in ACTIVATIONS and tensor_id.slot is None:
+            unknown.add(_place(tensor_id))  # stands for all calls of it
+        elif tensor_id.kind is Kind.OUTPUT and tensor_id.pass_ is Pass.FORWARD:
+            found.setdefault(_place(tensor_id), set()).add(tensor_id.call)
+    return {place: calls for place, calls in found.items() if place not in unknown}
+
+
+def _place(tensor_id: TensorId) -> Place:
+    return tensor_id.step, tensor_id.microbatch, tensor_id.module
+
+
+def calls_text(counts: Iterable[CallCount]) -> str:
+    """``called 3 to 4 times in the reference, once in the candidate``."""
+    counts = list(counts)
+    numbers = (
+        {count.reference for count in counts},
+        {count.candidate for count in counts},
+    )
+    of_reference, of_candidate = (_times(of_run) for of_run in numbers)
+    return f"called {of_reference} in the reference, {of_candidate} in the candidate"
+
+
+def _times(numbers: Iterable[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low != high:
+        return f"{low} to {high} times"
+    return {1: "once", 2: "twice"}.get(low, f"{low} times")
+
+
+def skip_other_calls(
+    verdicts: Sequence[TensorVerdict], reference: TraceInfo, candidate: TraceInfo
+) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
+    """Skips what calls were given and returned, where all that follows agrees.
+
+    Of a module without parameters, if the input and the output of the module around it
+    agree. Of any module, if all else that was compared agrees, in all steps, and that
+    is losses and gradients of its parameters, too.
+
+    Args:
+        verdicts: One per tensor.
+        reference: The trusted run.
+        candidate: The run under test.
+
+    Returns:
+        The verdicts, those on tensors of such calls turned to skipped, and what they
+        are.
+    """
+    counts = differing_calls(reference, candidate)
+    if not counts:
+        return tuple(verdicts), ()
+    why = _reasons(verdicts, counts, reference, candidate)
+    by_module: dict[tuple[str, str], list[CallCount]] = {}
+    for place, (behind, _) in why.items():
+        key = layers_left_out(place[2]), layers_left_out(behind)
+        by_module.setdefault(key, []).append(counts[place])
+    judged, numbers = [], dict.fromkeys(by_module, 0)
+    for verdict in verdicts:
+        place = _place(verdict.id)
+        if is_of_call(verdict, why):
+            behind, agrees = why[place]
+            key = layers_left_out(place[2]), layers_left_out(behind)
+            numbers[key] += 1
+            verdict = replace(
+                verdict,
+                status=Status.SKIPPED,
+                cause=None,
+                margin=None,
+                reason=f"structure differs: {key[0]} is {calls_text(by_module[key])}, "
+                f"and its calls have no counterpart; {agrees}",
+            )
+        judged.append(verdict)
+    return tuple(judged), tuple(
+        StructureDifference(
+            modules=pattern,
+            present=BOTH_SIDES,
+            around=around,
+            num_tensors=numbers[pattern, around],
+            calls=calls_text(of_module),
+        )
+        for (pattern, around), of_module in by_module.items()
+        if numbers[pattern, around]
+    )
+
+
+def is_of_call(verdict: TensorVerdict, places: Container[Place]) -> bool:
+    """Whether a verdict is on what a call was given or returned there, and is bad.
+
+    Its shape differs, or a value that another call has; or only one run has it.
+    """
+    return (
+        verdict.id.kind in ACTIVATIONS
+        and verdict.status in _BAD
+        and _place(verdict.id) in places
+    )
+
+
+def _reasons(
+    verdicts: Sequence[TensorVerdict],
+    counts: Mapping[Place, CallCount],
+    reference: TraceInfo,
+    candidate: TraceInfo,
+) -> dict[Place, tuple[str, str]]:
+    """By place what agrees around it, as a path and in words."""
+    modules = Modules(verdicts)
+    with_parameters = modules_with_parameters(reference) | modules_with_parameters(
+        candidate
+    )
+    found: dict[Place, tuple[str, str]] = {}
+    for place in counts:
+        module = place[2]
+        parent = modules.around(module) if module != ROOT_MODULE else module
+        if module not in with_parameters and modules.agrees(parent):
+            around = layers_left_out(parent)
+            found[place] = parent, f"input and output of {around}, around it, agree"
+    others = set(counts) - set(found)
+    if others and _all_else_agrees(verdicts, counts):
+        words = (
+            "all else agrees, with the gradients of its parameters"
+            if any(place[2] in with_parameters for place in others)
+            else "all else agrees, with the gradients of parameters"
+        )
+        for place in others:
+            found[place] = ROOT_MODULE, words
+    return found
+
+
+def _all_else_agrees(
+    verdicts: Sequence[TensorVerdict], counts: Mapping[Place, CallCount]
+) -> bool:
+    """Whether all else was compared and agrees, and shows what the calls come to.
+
+    Losses, where there are any; and of the gradients of each module's parameters at
+    least one that noise does not hide, in each step.
+    """
+    gradients: dict[tuple[int, str], bool] = {}
+    losses: list[bool] = []
+    for verdict in verdicts:
+        id_ = verdict.id
+        if is_of_call(verdict, counts):
+            continue
+        if verdict.status in _BAD:
+            return False
+        shows = verdict.status is Status.PASSED and not verdict.noise_dominated
+        if id_.kind is Kind.LOSS:
+            losses.append(shows)
+        elif id_.kind in _OF_PARAMETERS:
+            key = id_.step, id_.module
+            gradients[key] = gradients.get(key, False) or shows
+        elif id_.kind is Kind.UPDATED_PARAM:
+            gradients.setdefault((id_.step, id_.module), False)
+    of_modules = {(step, module) for step, _, module in counts}
+    return (
+        any(gradients.values())
+        and (not losses or any(losses))
+        and all(shows for key, shows in gradients.items() if key in of_modules)
+    )

@@ -1,0 +1,72 @@
+"""A backward that is wrong between two modules whose forward agrees."""
+
+from dataclasses import replace
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, parse_tensor_id
+from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.failures import failed_by_values
+from ttrace.judge.verdict import Status, TensorVerdict
+
+
+def backward_between(findings: Findings) -> Diagnosis | None:
+    """Says so where the last gradient that agrees is that of what follows next.
+
+    The output whose gradient is the first divergence agrees, and so does the next thing
+    that a module is given behind it, with its gradient.
+    """
+    first = findings.evidence.first
+    if first is None or first.kind != Kind.GRAD_OUTPUT:
+        return None
+    id_ = parse_tensor_id(first.id)
+    by_id = {verdict.id: verdict for verdict in findings.verdicts}
+    output = by_id.get(replace(id_, kind=Kind.OUTPUT))
+    if not failed_by_values(by_id.get(id_)) or not _agrees(output):
+        return None
+    behind = None
+    is_behind = False
+    for verdict in findings.verdicts:
+        other = verdict.id
+        if verdict is output:
+            is_behind = True
+        elif (
+            is_behind
+            and other.kind is Kind.INPUT
+            and other.pass_ is Pass.FORWARD
+            and (other.step, other.microbatch) == (id_.step, id_.microbatch)
+            and not _is_around(other.module, id_.module)
+        ):
+            behind = verdict
+            break
+    if behind is None or not _agrees(behind):
+        return None
+    gradient = by_id.get(replace(behind.id, kind=Kind.GRAD_INPUT))
+    if gradient is None or not _agrees(gradient):
+        return None
+    ours = f"output {id_.slot} of {id_.module}"
+    theirs = f"input {behind.id.slot} of {behind.id.module}"
+    look = findings.words(
+        "an autograd.Function with a backward of its own, a hook or a detach()",
+        "a custom_vjp or a stop_gradient",
+    )
+    return Diagnosis(
+        code="backward_between",
+        sentence=f"the forward agrees at {ours} and at {theirs}, the next module, and "
+        f"so does the gradient of the latter, while that of the former differs ({id_}):"
+        f" it is the backward of what lies between them, or of another use of that "
+        f"output. Look there for {look}",
+        evidence={"from": str(behind.id), "to": str(id_)},
+        tensor_ids=(str(id_), str(gradient.id)),
+    )
+
+
+def _agrees(verdict: TensorVerdict | None) -> bool:
+    return (
+        verdict is not None
+        and verdict.status is Status.PASSED
+        and not verdict.noise_dominated
+    )
+
+
+def _is_around(module: str, inner: str) -> bool:
+    return module in (ROOT_MODULE, inner) or inner.startswith(f"{module}.")

@@ -1,0 +1,26 @@
+"""A module that is given in one run what it is not given in the other."""
+
+from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.judge.diagnosis import Diagnosis, Findings
+
+
+def one_sided_inputs(findings: Findings) -> Diagnosis | None:
+    """Names the inputs, as the first divergence is what the module makes."""
+    found = findings.evidence.inputs
+    if found is None:
+        return None
+    slots = [str(i.slot) for i in found.ids]
+    names = " and ".join(filter(None, (", ".join(slots[:-1]), slots[-1])))
+    inputs = "input" if len(slots) == 1 else "inputs"
+    other = Side.CANDIDATE if found.side is Side.REFERENCE else Side.REFERENCE
+    module = "the model" if found.module == ROOT_MODULE else found.module
+    return Diagnosis(
+        code="one_sided_inputs",
+        sentence=f"{module} is given {inputs} {names} in the {found.side} only (first "
+        f"{found.ids[0]}), what both runs give it agrees, and what it makes of that is "
+        f"the first to differ: look at what calls it in the {other}, such as for a "
+        "state, a mask or positions that it leaves out",
+        evidence={"module": found.module, "side": found.side.value},
+        tensor_ids=tuple(map(str, found.ids)),
+    )

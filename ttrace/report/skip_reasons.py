@@ -1,0 +1,41 @@
+"""Why tensors were skipped, in few lines: reasons that differ in names alone are one.
+
+A reason names what it is about: lengths, steps, other tensors. The report has each as
+it was given; who reads a text wants to know how many there are of a kind.
+"""
+
+import re
+from collections.abc import Mapping
+
+_NAMES = re.compile(r"[\w@*]+(?:[./][\w@*]+)+")
+"""Paths of modules, and ids of tensors."""
+
+_NUMBERS = re.compile(r"\d+(?: to \d+)?")
+
+
+def grouped_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Reasons with the number of tensors, the most frequent first.
+
+    Args:
+        reasons: Number of tensors by reason.
+
+    Returns:
+        Of reasons that are the same but for names and numbers the most frequent one,
+        which says how many more there are, with the tensors of all.
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for reason, number in reasons.items():
+        groups.setdefault(_kind(reason), {})[reason] = number
+    found = []
+    for group in groups.values():
+        example = max(group, key=lambda reason: group[reason])
+        if len(group) > 1:
+            more = len(group) - 1
+            example += f" (and {more} more like it, with other names or numbers)"
+        found.append((example, sum(group.values())))
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def _kind(reason: str) -> str:
+    """A reason without what it names."""
+    return _NUMBERS.sub("#", _NAMES.sub("*", reason))
