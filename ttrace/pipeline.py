@@ -18,6 +18,7 @@ from ttrace.compare.backend import Backend, load_backend
 from ttrace.compare.deduced_layouts import deduce_layouts
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
+from ttrace.compare.joined_calls import join_calls
 from ttrace.compare.own_buffers import agreeing_buffers
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.processes import Processes
@@ -342,7 +343,8 @@ def compare_traces(
         tolerances = replace(tolerances, noise=noise)
     known = deduce_layouts(untied.reference, untied.candidate)
     regrouped = regroup(known.reference, known.candidate)
-    reference, candidate = regrouped.reference, regrouped.candidate
+    joined = join_calls(regrouped.reference, regrouped.candidate)
+    reference, candidate = regrouped.reference, joined.candidate
     alignment = align(
         reference.info,
         candidate.info,
@@ -351,6 +353,7 @@ def compare_traces(
             **aside_too,
             **untied.set_aside,
             **regrouped.set_aside,
+            **joined.set_aside,
             **known.set_aside,
         },
         given_otherwise=regrouped.given_otherwise,
@@ -387,7 +390,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
-        note=" ".join(filter(None, (untied.note, regrouped.note))),
+        note=" ".join(filter(None, (untied.note, regrouped.note, joined.note))),
         only=only,
         remarks=remarks,
         structure=structure,

@@ -383,12 +383,12 @@ class StepRegrouping:
             if place.microbatch == other
         }
         blocks = [
-            block for old in layout.blocks for block in _blocks_of_rows(old, rows, dim)
+            block for old in layout.blocks for block in blocks_of_rows(old, rows, dim)
         ]
         return replace(layout, global_shape=global_shape, blocks=tuple(blocks))
 
 
-def _blocks_of_rows(block: Block, rows: Mapping[int, int], dim: int) -> Iterator[Block]:
+def blocks_of_rows(block: Block, rows: Mapping[int, int], dim: int) -> Iterator[Block]:
     """The parts of a block that hold some rows, each where its rows are wanted.
 
     Args:

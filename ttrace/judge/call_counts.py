@@ -6,11 +6,18 @@ hold other rows, and nothing pairs them. Where all that follows of them was comp
 agrees, nothing of the computation is missing.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 
+from ttrace.compare.call_counts import (
+    CallCount,
+    Place,
+    calls_text,
+    differing_calls,
+    place_of,
+)
 from ttrace.ir.kinds import ACTIVATIONS, Kind
-from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.structure import (
     BOTH_SIDES,
@@ -24,73 +31,6 @@ from ttrace.judge.verdict import Status, TensorVerdict
 _BAD = (Status.FAILED, Status.UNMATCHED)
 
 _OF_PARAMETERS = (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
-
-Place = tuple[int, int | None, str]
-"""A step, a micro-batch, and a module that runs there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallCount:
-    """How often both runs call a module in a micro-batch.
-
-    Attributes:
-        reference: Calls there; at least one.
-        candidate: Calls there; at least one, and not as many.
-    """
-
-    reference: int
-    candidate: int
-
-
-def differing_calls(
-    reference: TraceInfo, candidate: TraceInfo
-) -> Mapping[Place, CallCount]:
-    """The places where both runs call a module, and not as often."""
-    of_reference, of_candidate = _calls(reference), _calls(candidate)
-    return {
-        place: CallCount(reference=len(calls), candidate=len(of_candidate[place]))
-        for place, calls in of_reference.items()
-        if place in of_candidate and len(of_candidate[place]) != len(calls)
-    }
-
-
-def _calls(info: TraceInfo) -> dict[Place, set[int]]:
-    """By place the calls whose input or output was recorded, or skipped one by one."""
-    found: dict[Place, set[int]] = {}
-    unknown: set[Place] = set()
-    for tensor_id in info.tensors:
-        if tensor_id.kind in (Kind.INPUT, Kind.OUTPUT) and (
-            tensor_id.pass_ is Pass.FORWARD
-        ):
-            found.setdefault(_place(tensor_id), set()).add(tensor_id.call)
-    for tensor_id in info.skipped:
-        if tensor_id.kind in ACTIVATIONS and tensor_id.slot is None:
-            unknown.add(_place(tensor_id))  # stands for all calls of it
-        elif tensor_id.kind is Kind.OUTPUT and tensor_id.pass_ is Pass.FORWARD:
-            found.setdefault(_place(tensor_id), set()).add(tensor_id.call)
-    return {place: calls for place, calls in found.items() if place not in unknown}
-
-
-def _place(tensor_id: TensorId) -> Place:
-    return tensor_id.step, tensor_id.microbatch, tensor_id.module
-
-
-def calls_text(counts: Iterable[CallCount]) -> str:
-    """``called 3 to 4 times in the reference, once in the candidate``."""
-    counts = list(counts)
-    numbers = (
-        {count.reference for count in counts},
-        {count.candidate for count in counts},
-    )
-    of_reference, of_candidate = (_times(of_run) for of_run in numbers)
-    return f"called {of_reference} in the reference, {of_candidate} in the candidate"
-
-
-def _times(numbers: Iterable[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    if low != high:
-        return f"{low} to {high} times"
-    return {1: "once", 2: "twice"}.get(low, f"{low} times")
 
 
 def skip_other_calls(
@@ -121,7 +61,7 @@ def skip_other_calls(
         by_module.setdefault(key, []).append(counts[place])
     judged, numbers = [], dict.fromkeys(by_module, 0)
     for verdict in verdicts:
-        place = _place(verdict.id)
+        place = place_of(verdict.id)
         if is_of_call(verdict, why):
             behind, agrees = why[place]
             key = layers_left_out(place[2]), layers_left_out(behind)
@@ -156,7 +96,7 @@ def is_of_call(verdict: TensorVerdict, places: Container[Place]) -> bool:
     return (
         verdict.id.kind in ACTIVATIONS
         and verdict.status in _BAD
-        and _place(verdict.id) in places
+        and place_of(verdict.id) in places
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.tied import Untied
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
@@ -20,7 +21,7 @@ from ttrace.judge.absences import Absences, find_absences
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.average_fit import AverageFit, fit_averages
-from ttrace.judge.call_counts import CallCount, Place, differing_calls, is_of_call
+from ttrace.judge.call_counts import is_of_call
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
