@@ -15,6 +15,7 @@ from ttrace.cli.terminal import (
     stages,
 )
 from ttrace.errors import TtraceError, UsageError
+from ttrace.judge.closer_look import closer_look_named
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.launch.trace_folders import find_traces
@@ -62,6 +63,7 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         timeout_s=args.timeout,
         overwrite=args.overwrite,
         keep=args.keep,
+        closer_look=closer_look_named(args.closer_look),
     )
 
 

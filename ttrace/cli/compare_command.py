@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
             allow=args.allow,
             allow_uncovered=args.allow_uncovered,
             strict_structure=args.strict_structure,
+            closer_look=args.closer_look,
             backend=args.backend,
             progress=work.progress,
             processes=work.processes,
