@@ -4,6 +4,7 @@ import argparse
 
 from rich.table import Table
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.judge.replicas import ReplicaCheck
@@ -17,7 +18,10 @@ def run(args: argparse.Namespace) -> int:
     trace = open_trace(args.trace)
     with progress_bar("comparing replicas") as progress:
         checks = replicas(
-            trace, tolerance=args.tolerance, backend=args.backend, progress=progress
+            trace,
+            tolerance=args.tolerance,
+            backend=program_backend(args.backend),
+            progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
     console = output_console()
