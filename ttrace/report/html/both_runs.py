@@ -122,7 +122,7 @@ def map_sentence(report: Report) -> str:
         text += f", {mapped.num_unverified} of them unverified"
     if mapped.num_left_out_reference or mapped.num_left_out_candidate:
         text += (
-            f"; it leaves out {mapped.num_left_out_reference} inputs and outputs of the "
-            f"reference, {mapped.num_left_out_candidate} of the candidate"
+            f"; it leaves out {mapped.num_left_out_reference} inputs and outputs of "
+            f"the reference, {mapped.num_left_out_candidate} of the candidate"
         )
     return f"{text}."

@@ -21,7 +21,7 @@ from ttrace.report.tensor_report import tensor_to_json
 CHUNK = 200
 """Tensors whose details are packed together."""
 
-MAX_DETAIL_CHARS = 2_200_000
+MAX_DETAIL_CHARS = 3_000_000
 """Characters that all details may take; those of failed tensors come first."""
 
 _IN_COLUMNS = frozenset(
@@ -152,7 +152,7 @@ def _summary(report: Report) -> dict[str, object]:
         columns["reason"].append(tables["reason"].number(reason))
         columns["step"].append(-1 if parts.step is None else parts.step)
         for name in ("rel_err", "tolerance", "margin"):
-            columns[name].append(_short(getattr(tensor, name)))
+            columns[name].append(shortened(getattr(tensor, name)))
     tree = build_tree(modules)
     names = tables["module"].texts()
     return {
@@ -173,11 +173,17 @@ def _summary(report: Report) -> dict[str, object]:
     }
 
 
-def _short(value: float | None) -> float | str | None:
-    """Four digits, as the page shows three; JSON has no infinities."""
+def shortened(value: float | None) -> float | str | None:
+    """The three digits that the page shows; JSON has no infinities.
+
+    What is above 1 stays so: it tells a divergence.
+    """
     if value is None:
         return None
-    return float(f"{value:.3e}") if math.isfinite(value) else str(value)
+    if not math.isfinite(value):
+        return str(value)
+    short = float(f"{value:.2e}")
+    return 1.001 if value > 1 >= short else short
 
 
 def _runs(values: Sequence[int]) -> list[list[int]]:
@@ -201,7 +207,7 @@ def _rank_margins(
         times the logarithm of the largest error of the rank's part over the tolerance
         of the whole tensor.
     """
-    worst: dict[tuple[int, str], int] = {}
+    worst: dict[tuple[int, str], float] = {}
     names: dict[str, None] = {}
     for tensor in tensors:
         if not tensor.rank_rel_err or tensor.tolerance is None:
@@ -209,24 +215,30 @@ def _rank_margins(
         node = node_of_module[split_id(tensor.id).module]
         for rank, rel_err in tensor.rank_rel_err.items():
             names[rank] = None
-            level = log_margin(rel_err, tensor.tolerance)
-            worst[node, rank] = max(level, worst.get((node, rank), _ZERO))
+            margin = _margin(rel_err, tensor.tolerance)
+            if margin >= worst.get((node, rank), 0.0):
+                worst[node, rank] = margin
     ordered = sorted(names, key=lambda rank: (len(rank), rank))
     index = {rank: number for number, rank in enumerate(ordered)}
     return {
         "names": list(map(printable, ordered)),
         "node": [node for node, _ in worst],
         "rank": [index[rank] for _, rank in worst],
-        "level": list(worst.values()),
+        "level": list(map(log_level, worst.values())),
     }
 
 
-def log_margin(rel_err: float, tolerance: float) -> int:
-    """Ten times the decimal logarithm of the margin, within ``_ZERO`` and ``_HUGE``."""
-    if math.isnan(rel_err) or math.isinf(rel_err):
-        return _HUGE
-    if rel_err == 0:
-        return _ZERO
+def _margin(rel_err: float, tolerance: float) -> float:
+    """What is not finite is as far off as can be."""
+    if not math.isfinite(rel_err):
+        return math.inf
     if tolerance == 0:
-        return _HUGE
-    return round(10 * (math.log10(rel_err) - math.log10(tolerance)))
+        return 0.0 if rel_err == 0 else math.inf
+    return rel_err / tolerance
+
+
+def log_level(margin: float) -> int:
+    """Ten times the decimal logarithm, within ``_ZERO`` and ``_HUGE``."""
+    if margin == 0:
+        return _ZERO
+    return round(10 * math.log10(margin)) if math.isfinite(margin) else _HUGE

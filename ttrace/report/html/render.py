@@ -41,33 +41,37 @@ def render_html(report: Report) -> str:
     """The renderer ``html`` of ``ttrace.report.renderers``."""
     style, script = _joined("style", _STYLES), _joined("script", _SCRIPTS)
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     payload = build_payload(report)
-    page = _environment().get_template("page.html").render(
-        report=report,
-        policy=Markup(policy),
-        style=Markup(style),
-        script=Markup(script),
-        sign=words.VERDICT_SIGNS[report.verdict],
-        what_to_do=words.what_to_do(report),
-        statuses=words.STATUS_WORDS,
-        runs=list(runs_lines(report.setup)),
-        caveats=list(caveats(report)),
-        coverage=overview.coverage_rows(report),
-        not_compared=overview.not_compared(report),
-        not_compared_headline=overview.not_compared_headline(report),
-        max_reasons=overview.MAX_REASONS,
-        failures=overview.first_failures(report),
-        num_failed=len(report.failed()),
-        origins=overview.tolerance_origins(report),
-        tree=static_tree(report.tensors),
-        differences=both_runs.differences(report),
-        setup_groups=both_runs.setup_groups(report),
-        map_sentence=both_runs.map_sentence(report),
-        summary=Markup(payload.summary),  # of the base64 alphabet
-        chunks=list(map(Markup, payload.chunks)),
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            policy=Markup(policy),
+            style=Markup(style),
+            script=Markup(script),
+            sign=words.VERDICT_SIGNS[report.verdict],
+            what_to_do=words.what_to_do(report),
+            statuses=words.STATUS_WORDS,
+            runs=list(runs_lines(report.setup)),
+            caveats=list(caveats(report)),
+            coverage=overview.coverage_rows(report),
+            not_compared=overview.not_compared(report),
+            not_compared_headline=overview.not_compared_headline(report),
+            max_reasons=overview.MAX_REASONS,
+            failures=overview.first_failures(report),
+            num_failed=len(report.failed()),
+            origins=overview.tolerance_origins(report),
+            tree=static_tree(report.tensors),
+            differences=both_runs.differences(report),
+            setup_groups=both_runs.setup_groups(report),
+            map_sentence=both_runs.map_sentence(report),
+            summary=Markup(payload.summary),  # of the base64 alphabet
+            chunks=list(map(Markup, payload.chunks)),
+        )
     )
     return page + "\n"
 
@@ -87,7 +91,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _shown(value: object) -> object:
-    """Text of others without control characters; our own style and script as they are."""
+    """Text of others without control characters; markup of our own as it is."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value)
     return value

@@ -27,12 +27,12 @@ KIND_WORDS = {
 }
 
 ORIGIN_WORDS = {
-    Estimator.PERTURBED: "measured: a multiple of the largest effect that rounding noise "
-    "had in noise runs of the reference",
-    Estimator.UNCALIBRATED: "uncalibrated: a guess from the dtype and the depth; no noise "
-    "run measured it",
-    Estimator.EXACT: "exact: nothing may differ (what a run was given, or values that are "
-    "no floats)",
+    Estimator.PERTURBED: "measured: a multiple of the largest effect that rounding "
+    "noise had in noise runs of the reference",
+    Estimator.UNCALIBRATED: "uncalibrated: a guess from the dtype and the depth; no "
+    "noise run measured it",
+    Estimator.EXACT: "exact: nothing may differ (what a run was given, or values that "
+    "are no floats)",
 }
 
 STATUS_WORDS = {

@@ -62,7 +62,7 @@ const rowsOf = (i, figures) => {
       some.details ? share(some.details.num_beyond) : null],
     ["place of the error", some.details && some.details.place ? placeWords(some.details.place) : null],
     ["cosine", number("cosine")],
-    ["candidate is reference times", number("scale_fit")],
+    ["factor of the best fit", number("scale_fit")],
     ["norm of the reference", number("reference_norm")],
     ["replicas differ by", some.replica_spread ? number("replica_spread") : null],
     ["NaN", countPair(some.nan)],

@@ -1,6 +1,7 @@
 // Heat maps: modules downwards, and steps, kinds or ranks across; the worst margin.
 
 const HEAT_ROWS = 24; // as many rows as modules are unfolded into
+const FEW_ROWS = 4; // that say too little: these are unfolded into any number
 const MOST_ROWS = 300; // of one module with very many below
 const MOST_COLUMNS = 48; // steps beyond that share columns
 
@@ -11,7 +12,7 @@ const heat = { across: "kind", column: 0, row: 0 };
 const rowsBelow = (top) => {
   const { children, hasOwn } = data.nodes;
   let rows = [{ node: top, own: false }];
-  for (let first = true; ; first = false) {
+  for (;;) {
     const next = rows.flatMap((row) =>
       row.own || children[row.node].length === 0
         ? [row]
@@ -19,7 +20,7 @@ const rowsBelow = (top) => {
            ...children[row.node].map((node) => ({ node, own: false }))]);
     if (next.length === rows.length && next.every((row, i) => row.node === rows[i].node))
       return rows;
-    if (next.length > HEAT_ROWS && !first) return rows;
+    if (next.length > HEAT_ROWS && rows.length > FEW_ROWS) return rows;
     rows = next;
   }
 };
@@ -130,7 +131,7 @@ const drawHeat = () => {
         onclick: choose }, shortened(name, 56)));
     const tds = some.map((cell, c) => {
       const words = heatWords(cell, shortened(name), columns.names[c]);
-      const failing = cell.worst !== null && !(cell.worst <= 1);
+      const failing = cell.worst > 1;
       return element("td", { class: `heat-${heatLevel(cell.worst)}`, role: "gridcell",
         tabindex: r === 0 && c === 0 ? 0 : -1, "data-r": r, "data-c": c,
         "aria-label": words, title: words,

@@ -21,12 +21,6 @@ const sorted = () => {
   });
 };
 
-const whyOf = (i) => {
-  const reason = text("reason", i);
-  if (reason) return reason;
-  return statusOf(i) === "failed" ? "beyond its tolerance" : "";
-};
-
 const tensorButton = (i) => element("button", { type: "button", class: "id open",
   onclick: () => openDetails(i) }, shortened(idOf(i)));
 
@@ -38,7 +32,7 @@ const tableRow = (i) => {
     ...[errors, tolerances, margin].map((column) =>
       element("td", { class: "num" }, figure(column[i]))),
     element("td", {}, element("span", { class: `badge badge-${status}` }, status), " ",
-      element("span", { class: "clamp" }, shortened(whyOf(i), 240))));
+      element("span", { class: "clamp" }, shortened(text("reason", i), 240))));
 };
 
 const drawPage = () => {
