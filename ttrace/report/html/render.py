@@ -42,7 +42,8 @@ def render_html(report: Report) -> str:
     style, script = _joined("style", _STYLES), _joined("script", _SCRIPTS)
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"script-src '{_hash(script)}'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
     )
     payload = build_payload(report)
     page = (
