@@ -16,6 +16,7 @@ from ttrace.compare.execute import Progress
 from ttrace.errors import StorageFullError, TraceError, TtraceError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.estimate import require_noise_runs
@@ -70,6 +71,7 @@ def check(
     backend: Backend | str = "auto",
     on_stage: Callable[[str], None] | None = None,
     progress: Progress | None = None,
+    closer_look: str = CloserLook.FAILED,
 ) -> Report:
     """Records both runs and the noise, and compares; ``ttrace check`` as a function.
 
@@ -97,6 +99,7 @@ def check(
         backend: As for ``compare``.
         on_stage: Told what begins, in words.
         progress: Called with elements done and in total.
+        closer_look: As for ``compare``.
 
     Raises:
         TtraceError: A command failed, or what it recorded cannot be used. What is known
@@ -119,6 +122,7 @@ def check(
         timeout_s=timeout,
         overwrite=overwrite,
         keep=keep,
+        closer_look=closer_look_named(closer_look),
     )
     return run_check(
         request,
@@ -153,6 +157,7 @@ class CheckRequest:
         overwrite: Replace the traces of an earlier check.
         keep: ``all``, or ``report``: where everything passes, the traces that were
             recorded are deleted.
+        closer_look: As for ``compare``.
     """
 
     reference: Sequence[str] | None
@@ -171,6 +176,7 @@ class CheckRequest:
     timeout_s: float | None = None
     overwrite: bool = False
     keep: str = defaults.KEEP
+    closer_look: CloserLook = CloserLook.FAILED
 
     @property
     def report_path(self) -> Path:
@@ -340,6 +346,7 @@ def _run(
         allow=request.allow,
         allow_uncovered=request.allow_uncovered,
         strict_structure=request.strict_structure,
+        closer_look=request.closer_look,
         map_file=request.map_file,
         progress=progress,
     )

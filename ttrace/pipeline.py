@@ -30,6 +30,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.closer_look import CloserLook, closer_look_named, look_at_some
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.evidence import read_evidence
@@ -99,6 +100,7 @@ def compare(
     backend: Backend | str = "auto",
     progress: Progress | None = None,
     processes: Processes | None = None,
+    closer_look: str = CloserLook.FAILED,
 ) -> Report:
     """Compares two recorded runs, or checkpoints; ``ttrace compare`` as a function.
 
@@ -122,6 +124,9 @@ def compare(
         progress: Called with elements done and in total.
         processes: Which share the work, each with the same arguments; all return the
             same report. Such as ``ttrace.backends.jax_processes.JaxProcesses()``.
+        closer_look: Which tensors are looked at once more, for the ``details`` in the
+            report: ``failed`` (those that failed or came near their tolerance, a
+            bounded number of them), ``all`` in which any element differs, or ``none``.
 
     Returns:
         The report; its ``verdict.exit_code`` is what the command would exit with.
@@ -142,6 +147,7 @@ def compare(
         strict_structure=strict_structure,
         progress=progress,
         processes=processes,
+        closer_look=closer_look_named(closer_look),
     )
 
 
@@ -288,6 +294,7 @@ def compare_traces(
     only: CaptureFilter | None = None,
     progress: Progress | None = None,
     processes: Processes | None = None,
+    closer_look: CloserLook = CloserLook.FAILED,
 ) -> Report:
     """Aligns, compares and judges two traces.
 
@@ -306,6 +313,7 @@ def compare_traces(
             all.
         progress: Called as the comparison proceeds.
         processes: Which share the work; None for this one alone.
+        closer_look: As for ``compare``.
 
     Raises:
         CommandError: One of the processes ended, or hangs.
@@ -377,6 +385,15 @@ def compare_traces(
         unverified=unverified,
         deduced=known.layouts,
     )
+    evidence = read_evidence(
+        verdicts,
+        reference,
+        candidate,
+        backend,
+        recorded=named.info,
+        own_microbatches=known.candidate,
+        untied=untied,
+    )
     return build_report(
         verdicts,
         reference,
@@ -389,14 +406,9 @@ def compare_traces(
         only=only,
         remarks=remarks,
         structure=structure,
-        evidence=read_evidence(
-            verdicts,
-            reference,
-            candidate,
-            backend,
-            recorded=named.info,
-            own_microbatches=known.candidate,
-            untied=untied,
+        evidence=evidence,
+        details=look_at_some(
+            verdicts, reference, candidate, closer_look, evidence.first
         ),
     )
 

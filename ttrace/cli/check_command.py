@@ -11,6 +11,7 @@ from ttrace.check_job import (
     run_check,
 )
 from ttrace.check_plan import plan_check, total_bytes
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.terminal import (
     announce,
@@ -20,11 +21,12 @@ from ttrace.cli.terminal import (
     stages,
 )
 from ttrace.errors import TtraceError, UsageError
+from ttrace.judge.closer_look import closer_look_named
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map
-from ttrace.pipeline import loaded_backend, open_trace
+from ttrace.pipeline import open_trace
 from ttrace.report.model import Report
 
 
@@ -67,6 +69,7 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         timeout_s=args.timeout,
         overwrite=args.overwrite,
         keep=args.keep,
+        closer_look=closer_look_named(args.closer_look),
     )
 
 
@@ -96,7 +99,7 @@ def _checked(request: CheckRequest, backend: str) -> Report:
     try:
         with stages() as begin, progress_bar("comparing") as progress:
             return run_check(
-                request, loaded_backend(backend), on_stage=begin, progress=progress
+                request, program_backend(backend), on_stage=begin, progress=progress
             )
     except UsageError:
         raise

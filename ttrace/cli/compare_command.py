@@ -2,6 +2,7 @@
 
 import argparse
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.shared_work import shared_work
 from ttrace.pipeline import compare
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
             allow=args.allow,
             allow_uncovered=args.allow_uncovered,
             strict_structure=args.strict_structure,
-            backend=args.backend,
+            closer_look=args.closer_look,
+            backend=program_backend(args.backend),
             progress=work.progress,
             processes=work.processes,
         )

@@ -4,9 +4,9 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.terminal import announce, output_console, progress_bar
 from ttrace.errors import MissingExtraError
-from ttrace.pipeline import loaded_backend
 from ttrace.report.text import print_report
 
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from ttrace.examples.demo import SCENARIOS, run_scenario
 
     console = output_console()
-    backend = loaded_backend(args.backend)
+    backend = program_backend(args.backend)
     closing = []
     as_expected = True
     for scenario in SCENARIOS:

@@ -82,6 +82,14 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="safety factor on the measured noise",
     )
+    group.add_argument(
+        "--closer-look",
+        choices=defaults.CLOSER_LOOK_CHOICES,
+        default=defaults.CLOSER_LOOK,
+        help="which tensors are read once more, for where and how they differ: those "
+        "that failed or came near it, all that differ anywhere, or none (default: "
+        "%(default)s)",
+    )
 
 
 def add_report_files(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.judge.replicas import ReplicaCheck
@@ -19,7 +20,10 @@ def run(args: argparse.Namespace) -> int:
     trace = open_trace(path)
     with progress_bar("comparing replicas") as progress:
         checks = replicas(
-            trace, tolerance=args.tolerance, backend=args.backend, progress=progress
+            trace,
+            tolerance=args.tolerance,
+            backend=program_backend(args.backend),
+            progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
     console = output_console()

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.shared_work import shared_work
 from ttrace.cli.terminal import announce
 from ttrace.pipeline import estimate_tolerance
@@ -17,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
         table = estimate_tolerance(
             args.reference,
             args.perturbed,
-            backend=args.backend,
+            backend=program_backend(args.backend),
             progress=work.progress,
             processes=work.processes,
         )

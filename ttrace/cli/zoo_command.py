@@ -5,9 +5,9 @@ import importlib.util
 import json
 from pathlib import Path
 
+from ttrace.cli.program_backend import program_backend
 from ttrace.cli.terminal import announce, output_console
 from ttrace.errors import MissingExtraError
-from ttrace.pipeline import loaded_backend
 from ttrace.store.output_file import require_writable, write_output
 
 
@@ -37,7 +37,7 @@ def _run_bugs(args: argparse.Namespace, exhibits) -> int:
     from ttrace.examples.main_job import MainJob
 
     results = []
-    with MainJob(loaded_backend(args.backend)) as job:
+    with MainJob(program_backend(args.backend)) as job:
         for number, exhibit in enumerate(exhibits, 1):
             announce(f"{exhibit.bug.name} ({number} of {len(exhibits)})")
             results.append(run_bug(exhibit, job))

@@ -218,13 +218,16 @@ def _compare(
     backend: Backend,
     meter: _Meter,
 ) -> Iterator[PairStats]:
-    arrays = (_read(pair, reference, candidate) for pair, reference, candidate in jobs)
+    arrays = (
+        read_pair(pair, reference, candidate) for pair, reference, candidate in jobs
+    )
     for stats, (pair, _, _) in zip(backend.compare(arrays), jobs, strict=True):
         meter.add(pair.size)
         yield stats
 
 
-def _read(pair: Pair, reference: TraceSource, candidate: TraceSource) -> ArrayPair:
+def read_pair(pair: Pair, reference: TraceSource, candidate: TraceSource) -> ArrayPair:
+    """The values of both sides of a pair; views, where nothing has to be gathered."""
     if not isinstance(pair, PairPlan):
         return pair.arrays(reference, candidate)
     return ArrayPair(

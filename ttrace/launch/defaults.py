@@ -14,3 +14,9 @@ KEEP = "all"
 
 KEEP_CHOICES = ("all", "report")
 """``report``: the traces that it recorded are deleted."""
+
+CLOSER_LOOK = "failed"
+"""Which tensors a comparison looks at once more."""
+
+CLOSER_LOOK_CHOICES = ("failed", "all", "none")
+"""See ``ttrace.judge.closer_look.CloserLook``, which is slower to import."""

@@ -1,12 +1,14 @@
 """Puts a report together from verdicts and both runs; judges nothing itself."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ttrace.compare.execute import TensorResult
+from ttrace.compare.tensor_details import TensorDetails
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.sharded_axes import ShardedAxes
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
@@ -43,6 +45,7 @@ def build_report(
     remarks: Sequence[str] = (),
     structure: Sequence[StructureDifference] = (),
     evidence: Evidence,
+    details: Mapping[TensorId, TensorDetails] | None = None,
 ) -> Report:
     """Sums the verdicts up.
 
@@ -59,7 +62,9 @@ def build_report(
         remarks: What is odd about the comparison.
         structure: Modules that only one run has, and that change nothing.
         evidence: What was read of both runs to explain failures.
+        details: What a closer look at some tensors told; None where there was none.
     """
+    details = details or {}
     gaps = find_gaps(
         verdicts, tolerances, reference.info, candidate.info, allow=allow_uncovered
     )
@@ -85,7 +90,7 @@ def build_report(
         first_divergence=evidence.first,
         diagnosis=diagnose(verdicts, candidate.info, evidence),
         structure=tuple(structure),
-        tensors=tuple(map(_tensor_report, verdicts)),
+        tensors=tuple(_tensor_report(v, details.get(v.id)) for v in verdicts),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
     )
 
@@ -104,7 +109,9 @@ def _counts(verdicts: Sequence[TensorVerdict]) -> Counts:
     )
 
 
-def _tensor_report(verdict: TensorVerdict) -> TensorReport:
+def _tensor_report(
+    verdict: TensorVerdict, details: TensorDetails | None
+) -> TensorReport:
     bare = {
         "id": str(verdict.id),
         "kind": verdict.id.kind.value,
@@ -146,6 +153,7 @@ def _tensor_report(verdict: TensorVerdict) -> TensorReport:
         rank_rel_err={
             str(rank): part.rel_err for rank, part in sorted(result.rank_stats.items())
         },
+        details=details,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ttrace.compare.tensor_details import TensorDetails
 from ttrace.judge.verdict import PartFigures
 from ttrace.report.json_values import encode
 
@@ -52,6 +53,7 @@ class TensorReport:
         inf: Number of infinities in reference and candidate.
         replica_spread: Largest relative difference of two replicas in the candidate.
         rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
+        details: What a closer look told, of those that had one.
     """
 
     id: str
@@ -83,6 +85,7 @@ class TensorReport:
     inf: tuple[int, int] | None = None
     replica_spread: float | None = None
     rank_rel_err: Mapping[str, float] | None = None
+    details: TensorDetails | None = None
 
 
 _TUPLE_FIELDS = tuple(
@@ -90,13 +93,17 @@ _TUPLE_FIELDS = tuple(
 )
 
 
-_FIELDS = tuple(field.name for field in fields(TensorReport))
+_FIELDS = tuple(field.name for field in fields(TensorReport) if field.name != "details")
+"""Those whose JSON form is that of their value."""
 
 
 def tensor_to_json(tensor: TensorReport) -> dict:
     """Its fields that are not None; by hand, as there may be very many."""
     items = ((name, getattr(tensor, name)) for name in _FIELDS)
-    return {name: encode(item) for name, item in items if item is not None}
+    value = {name: encode(item) for name, item in items if item is not None}
+    if tensor.details is not None:
+        value["details"] = encode(tensor.details.to_json())
+    return value
 
 
 def tensor_from_json(value: Mapping) -> TensorReport:
@@ -106,4 +113,6 @@ def tensor_from_json(value: Mapping) -> TensorReport:
     }
     if arguments.get("failed_part") is not None:
         arguments["failed_part"] = PartFigures(**arguments["failed_part"])
+    if arguments.get("details") is not None:
+        arguments["details"] = TensorDetails.from_json(arguments["details"])
     return TensorReport(**arguments)

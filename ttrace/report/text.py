@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ttrace.judge.verdict import Cause
 from ttrace.report.caveats import caveats
+from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
@@ -72,6 +73,8 @@ def render_report(report: Report) -> RenderableType:
         parts.append(Text(f"compared only: {filters}", style="yellow"))
     parts += _caveats(report)
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
+    if closer_look := closer_look_sentence(report):
+        parts.append(Text(f"closer look: {closer_look}"))
     parts += (Text(f"remark: {remark}", style="yellow") for remark in report.remarks)
     parts += _differences(report)
     failed = report.failed()

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from ttrace.report.caveats import caveats
+from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.html import both_runs, overview, words
 from ttrace.report.html.figures import figure, plural, setting
 from ttrace.report.html.payload import build_payload
@@ -54,6 +55,7 @@ def render_html(report: Report) -> str:
             policy=Markup(policy),
             style=Markup(style),
             script=Markup(script),
+            closer_look=closer_look_sentence(report),
             sign=words.VERDICT_SIGNS[report.verdict],
             what_to_do=words.what_to_do(report),
             statuses=words.STATUS_WORDS,

@@ -1,0 +1,94 @@
+"""What a closer look at the first divergence told, in words."""
+
+import math
+
+from ttrace.compare.tensor_details import ErrorPlace
+from ttrace.report.model import Report
+from ttrace.report.tensor_report import TensorReport
+
+_WHOLE = 0.5
+"""From this share of its elements on, a tensor is wrong as a whole."""
+
+_MAX_RUNS = 4
+"""Of neighbouring ranks, that are named."""
+
+_PLACED = frozenset({"confined_error", "embedding_rows", "added_bias", "dropout"})
+"""Codes of what tells more exactly which elements are wrong."""
+
+
+def closer_look_sentence(report: Report) -> str:
+    """Says of the first divergence how many elements are off, and where they lie.
+
+    Returns:
+        Empty where nothing was looked at, or no element is off by much.
+    """
+    first = report.first_divergence
+    tensor = next(
+        (t for t in report.tensors if first is not None and t.id == first.id), None
+    )
+    if tensor is None or tensor.details is None or not tensor.details.num_beyond:
+        return ""
+    is_placed = any(
+        item.code in _PLACED and tensor.id in item.tensor_ids
+        for item in report.diagnosis
+    )
+    return _sentence(tensor, tensor.details.place, is_placed=is_placed)
+
+
+def _sentence(
+    tensor: TensorReport, place: ErrorPlace | None, *, is_placed: bool
+) -> str:
+    assert tensor.details is not None
+    number, total = tensor.details.num_beyond, tensor.num_elements or 0
+    one = number == 1
+    text = (
+        f"{number} of the {total} elements of {tensor.id} {'is' if one else 'are'} "
+        f"off{_limit(tensor)}"
+    )
+    if is_placed:
+        return text
+    if one and tensor.max_abs_err_at and not any(tensor.nan or ()):
+        at = list(tensor.max_abs_err_at)
+        return f"{text}, at {at}: look at what computes this element"
+    if place is not None:
+        return (
+            f"{text}, and {place.share:.0%} of the squared error lies at "
+            f"{_place_text(place)}: look at what these have of their own"
+        )
+    if number > _WHOLE * total:
+        return f"{text}: look for what changes all of it, such as a factor or a setting"
+    return text
+
+
+def _limit(tensor: TensorReport) -> str:
+    """Beyond what an element is off; empty where nothing was tolerated."""
+    if not tensor.tolerance or not tensor.num_elements or not tensor.reference_norm:
+        return ""
+    rms = tensor.reference_norm / math.sqrt(tensor.num_elements)
+    return f" by more than {tensor.tolerance * rms:.3g} (tolerance x root mean square)"
+
+
+def _place_text(place: ErrorPlace) -> str:
+    ranges = ", ".join(f"{start}:{stop}" for start, stop in place.ranges)
+    text = f"{ranges} of dim {place.dim}"
+    if not place.ranks:
+        return text
+    ranks = _ranks_text(place.ranks)
+    if len(place.ranks) == 1:
+        return f"{text}, which only rank {ranks} of the candidate holds"
+    return f"{text}, which only ranks {ranks} of the candidate hold"
+
+
+def _ranks_text(ranks: tuple[int, ...]) -> str:
+    """``0-2, 5`` of ascending ranks, and how many more there are of very many."""
+    starts = [n for n, rank in enumerate(ranks) if not n or ranks[n - 1] != rank - 1]
+    runs = [
+        ranks[start:stop]
+        for start, stop in zip(starts, [*starts[1:], len(ranks)], strict=True)
+    ]
+    texts = [
+        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}"
+        for run in runs[:_MAX_RUNS]
+    ]
+    num_left = sum(map(len, runs[_MAX_RUNS:]))
+    return ", ".join(texts) + (f" and {num_left} more" if num_left else "")
