@@ -7,6 +7,7 @@ these two by their hashes, and no request at all. Every name is escaped.
 import base64
 import functools
 import hashlib
+import re
 from importlib import resources
 
 import jinja2
@@ -89,7 +90,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters |= {"figure": figure, "setting": setting, "plural": plural}
+    environment.filters |= {
+        "breakable": _breakable,
+        "figure": figure,
+        "plural": plural,
+        "setting": setting,
+    }
     return environment
 
 
@@ -98,6 +104,12 @@ def _shown(value: object) -> object:
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value)
     return value
+
+
+def _breakable(text: str) -> Markup:
+    """A tensor id that may be broken behind a slash or a dot, and not within a word."""
+    parts = re.split(r"(?<=[/.])", printable(text))
+    return Markup("<wbr>").join(part for part in parts if part)
 
 
 @functools.cache

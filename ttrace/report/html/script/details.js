@@ -62,7 +62,7 @@ const rowsOf = (i, figures) => {
       some.details ? share(some.details.num_beyond) : null],
     ["place of the error", some.details && some.details.place ? placeWords(some.details.place) : null],
     ["cosine", number("cosine")],
-    ["factor of the best fit", number("scale_fit")],
+    ["best fit", some.scale_fit === undefined ? null : `${number("scale_fit")} × reference`],
     ["norm of the reference", number("reference_norm")],
     ["replicas differ by", some.replica_spread ? number("replica_spread") : null],
     ["NaN", countPair(some.nan)],
@@ -89,7 +89,7 @@ const rankTable = (figures, tolerance) => {
   return element("figure", {},
     element("figcaption", {}, "Error of the part that each rank of the candidate holds"),
     element("div", { class: "ranks" }, ...ranks.map(([rank], k) =>
-      element("span", { class: `rank heat-${cellLevel(values[k], tolerance)}` },
+      element("span", { class: `rank heat-${rankLevel(values[k], tolerance)}` },
         element("b", {}, rank), ` ${figure(values[k])}`))));
 };
 
@@ -114,7 +114,7 @@ const openDetails = async (i) => {
     element("dl", { class: "figures" }, ...rowsOf(i, figures).map(([name, value]) =>
       element("div", {}, element("dt", {}, name), element("dd", {}, String(value))))),
     figures ? rankTable(figures, tolerance) : null,
-    figures ? drawPictures(figures, tolerance) : null,
+    figures ? drawPictures(figures) : null,
     figures ? null : element("p", { class: "hint" },
       "To keep this page small, further figures of this tensor are in the JSON report only."),
   ].filter((part) => part !== null));
@@ -144,6 +144,6 @@ const linkIds = () => {
     const i = indexOf(span.textContent);
     if (i < 0) continue;
     span.replaceWith(element("button", { type: "button", class: "id open clamp",
-      onclick: () => openDetails(i) }, span.textContent));
+      onclick: () => openDetails(i) }, ...span.childNodes));
   }
 };

@@ -160,7 +160,7 @@ const showPoint = (place, aloud) => {
   if (place < 0) return;
   const i = plot.points[place];
   tip.replaceChildren(
-    element("span", { class: "id" }, shortened(idOf(i))), element("br"), figuresOf(i));
+    element("span", { class: "id" }, ...brokenId(idOf(i))), element("br"), figuresOf(i));
   const x = plotX(place);
   const y = plotY(data.columns.rel_err[i]);
   tip.style.left = `${Math.max(0, Math.min(x + 12, plot.width - tip.offsetWidth - 4))}px`;

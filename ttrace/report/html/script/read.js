@@ -48,4 +48,8 @@ const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const shortened = (text, most = 160) =>
   text.length <= most ? text : `${text.slice(0, most / 2)} … ${text.slice(-most / 2)}`;
 
+// A tensor id, which may be broken behind a slash or a dot, and not within a word.
+const brokenId = (id) => shortened(id).split(/(?<=[/.])/)
+  .flatMap((part) => [part, element("wbr")]).slice(0, -1);
+
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

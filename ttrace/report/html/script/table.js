@@ -22,7 +22,7 @@ const sorted = () => {
 };
 
 const tensorButton = (i) => element("button", { type: "button", class: "id open",
-  onclick: () => openDetails(i) }, shortened(idOf(i)));
+  onclick: () => openDetails(i) }, ...brokenId(idOf(i)));
 
 const tableRow = (i) => {
   const { rel_err: errors, tolerance: tolerances, margin } = data.columns;
