@@ -43,6 +43,9 @@ from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Outcome, Report
 from ttrace.store.output_file import require_writable
 
+REPORT_FILE = "report.json"
+"""The report of a check, in its folder."""
+
 _AGAIN = "reference-again"
 """Folder of a run that tells whether the reference repeats itself."""
 
@@ -177,7 +180,7 @@ class CheckRequest:
 
     @property
     def report_path(self) -> Path:
-        return self.out / "report.json"
+        return self.out / REPORT_FILE
 
     @property
     def tolerance_path(self) -> Path:

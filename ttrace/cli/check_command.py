@@ -4,7 +4,12 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ttrace.check_job import CheckRequest, reusable_options, run_check
+from ttrace.check_job import (
+    REPORT_FILE,
+    CheckRequest,
+    reusable_options,
+    run_check,
+)
 from ttrace.check_plan import plan_check, total_bytes
 from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
@@ -27,7 +32,7 @@ from ttrace.report.model import Report
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands, prints the report; the exit code is its verdict."""
-    files = wanted_reports(args)
+    files = wanted_reports(args, own=Path(args.out) / REPORT_FILE)
     with reported_errors(files, backend=args.backend):
         request = _request(args)
         if args.plan:

@@ -92,8 +92,10 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_report_files(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is written besides")
+def add_report_files(
+    parser: argparse.ArgumentParser, *, title: str = "what is written besides"
+) -> None:
+    group = parser.add_argument_group(title)
     for name, renderer in RENDERERS.items():
         group.add_argument(
             f"--{name}", metavar="FILE", help=f"{renderer.help}; '-': standard output"

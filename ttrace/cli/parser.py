@@ -45,6 +45,7 @@ def build_parser() -> Parser:
     _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
+    _add_report(commands)
     _add_show(commands)
     _add_clean(commands)
     _add_demo(commands)
@@ -281,6 +282,24 @@ def _add_replicas(commands) -> None:
         "depth)",
     )
     add_backend(parser)
+
+
+def _add_report(commands) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="show a report that was written as JSON, or write it in another form",
+        description="Prints a report that 'check' or 'compare --json' wrote, or writes "
+        "it in other forms. Ends with 0 whatever the verdict is.",
+        examples=(
+            ("ttrace report ttrace-check/report.json", "what the terminal showed"),
+            (
+                "ttrace report ttrace-check/report.json --html report.html",
+                "a page for a browser",
+            ),
+        ),
+    )
+    parser.add_argument("report", metavar="REPORT", help="the JSON file of a report")
+    add_report_files(parser, title="what is written, in place of the text")
 
 
 def _add_show(commands) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,12 +21,20 @@ STDOUT = Path("-")
 """In place of a file: standard output."""
 
 
-def wanted_reports(args: argparse.Namespace) -> dict[str, Path]:
+def wanted_reports(
+    args: argparse.Namespace, *, source: Path | None = None, own: Path | None = None
+) -> dict[str, Path]:
     """The files that the options ask for, by name of the format.
 
+    Args:
+        args: With the options of ``add_report_files``.
+        source: What the command reads; none may replace it.
+        own: Where the command writes its report as JSON by itself; none of another
+            format may replace that.
+
     Raises:
-        UsageError: The folder of one does not exist, or several are to go to standard
-            output.
+        UsageError: The folder of one does not exist, several are to go to standard
+            output or to one file, or one would replace a file of the command.
         StorageFullError: One could not be written.
     """
     wanted = {name: Path(file) for name in RENDERERS if (file := getattr(args, name))}
@@ -36,10 +45,36 @@ def wanted_reports(args: argparse.Namespace) -> dict[str, Path]:
             where=" and ".join(to_stdout),
             remedy="give a file in place of one '-'",
         )
-    for name, path in wanted.items():
-        if path != STDOUT:
-            require_writable(path, asked_by=f"--{name}")
+    files = {name: path for name, path in wanted.items() if path != STDOUT}
+    _require_distinct(files)
+    for name, path in files.items():
+        is_own = own is not None and name != "json" and _is_same(path, own)
+        if is_own or (source is not None and _is_same(path, source)):
+            raise UsageError(
+                "a report would replace the JSON file that it is made from",
+                where=f"--{name}",
+                got=path,
+                remedy="give it a file of its own",
+            )
+        require_writable(path, asked_by=f"--{name}")
     return wanted
+
+
+def _require_distinct(files: Mapping[str, Path]) -> None:
+    """Refuses two reports in one file, of which the second would replace the first."""
+    for (one, path), (other, another) in itertools.combinations(files.items(), 2):
+        # A device, such as /dev/null, takes any number of them.
+        if _is_same(path, another) and (path.is_file() or not path.exists()):
+            raise UsageError(
+                "two reports cannot both go to one file",
+                where=f"--{one} and --{other}",
+                got=path,
+                remedy="give each a file of its own",
+            )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
 
 
 def result_console(files: Mapping[str, Path]) -> Console:

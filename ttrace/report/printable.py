@@ -33,6 +33,8 @@ class Printable:
 
 def printable(text: str) -> str:
     """The text with a mark for every character that is no line end and not shown."""
+    if text.isprintable():  # nearly all texts are
+        return text
     return "".join(
         char if char.isprintable() or char == "\n" else _MARK for char in text
     )

@@ -41,6 +41,11 @@ RENDERERS = {
         function="render_text",
         help="write there what the terminal shows",
     ),
+    "html": Renderer(
+        module="ttrace.report.html.render",
+        function="render_html",
+        help="write there a page for a browser, with plots, in one file",
+    ),
 }
 """By name, which is also that of the option."""
 

@@ -9,9 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ttrace.ir.kinds import Kind
-from ttrace.judge.coverage import PARAM_GRADIENTS
-from ttrace.judge.verdict import Cause, PartReason
+from ttrace.judge.verdict import Cause
+from ttrace.report.caveats import caveats
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.id_text import IdText
 from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
@@ -110,56 +109,8 @@ def _caveats(report: Report) -> Iterable[RenderableType]:
     if len(reasons) > _MAX_ROWS:
         rest = sum(count for _, count in reasons[_MAX_ROWS:])
         yield Text(f"skipped {rest}: for other reasons", style="dim")
-    for reason, count in sorted(report.parts.items()):
-        yield Text(_part_sentence(reason, count, report), style="yellow")
-    if _lacks_updates(report):
-        yield Text(
-            "no updated_param was recorded, so what the optimizer does was not "
-            "compared: give the optimizer to the frontend's trace call",
-            style="yellow",
-        )
-    if report.num_uncalibrated:
-        yield Text(
-            "uncalibrated tolerances, from dtype and depth and not from noise (use "
-            f"ttrace check, or --tolerance): {report.num_uncalibrated} tensors",
-            style="yellow",
-        )
-
-
-def _lacks_updates(report: Report) -> bool:
-    """Whether training runs recorded gradients of parameters, and no parameter after.
-
-    What ``--kinds`` leaves out is not missed.
-    """
-    has_gradients = any(kind.value in report.coverage for kind in PARAM_GRADIENTS)
-    runs = (report.setup.reference, report.setup.candidate)
-    return (
-        has_gradients
-        and Kind.UPDATED_PARAM.value not in report.coverage
-        and not any("kinds" in run.capture for run in runs)
-        and not report.only
-    )
-
-
-def _part_sentence(reason: PartReason, count: int, report: Report) -> str:
-    sides = {"reference": report.setup.reference, "candidate": report.setup.candidate}
-    filtered = [
-        f"{run.num_recorded_ranks} of {run.world_size} ranks of the {side}"
-        for side, run in sides.items()
-        if run.num_recorded_ranks is not None
-        and run.num_recorded_ranks < run.world_size
-    ]
-    recorded = " and ".join(filtered) or "not all ranks"
-    what = {
-        PartReason.RANKS: "what these ranks have in common",
-        PartReason.ROWS: "the rows that these ranks have in common, where rows depend "
-        "on data",
-    }[reason]
-    return (
-        f"compared in part, as {recorded} were recorded: {count} "
-        f"tensor{'s' if count > 1 else ''}, by {what}; record without --ranks to "
-        "compare all of them"
-    )
+    for sentence in caveats(report):
+        yield Text(sentence, style="yellow")
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:

@@ -1,0 +1,314 @@
+"""The page in a real browser: it shows what it should, and asks for nothing."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.factories.large_reports import large_report
+from tests.factories.reports import some_report
+from tests.report.browser import browser, missing, opened
+from ttrace.report.html.render import render_html
+from ttrace.testing.report_samples import (
+    CONTROLS,
+    HOSTILE,
+    LONG,
+    diverged_report,
+    reports,
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=f"no browser here: {missing()}"),
+]
+
+
+@pytest.fixture(scope="module")
+def started():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def open_report(started, tmp_path):
+    """Opens a report: ``with open_report(report) as found``."""
+
+    def open_report(report, **options):
+        path = tmp_path / "report.html"
+        path.write_text(render_html(report), encoding="utf-8")
+        return opened(started, path, **options)
+
+    return open_report
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """A report of 3 000 tensors, of which the later half goes wrong."""
+    return large_report(3000)
+
+
+def clean(found):
+    assert found.complaints == [] and found.requests == []
+
+
+def count(page):
+    return page.text_content("#f-count")
+
+
+@pytest.mark.parametrize("name", ["pass", "diverged", "error", "empty", "nonfinite"])
+def test_loads_without_a_complaint_and_without_a_request(open_report, name):
+    report = reports()[name]
+    with open_report(report) as found:
+        assert report.verdict.value in found.page.text_content("h1")
+        assert found.page.is_visible("#explore") == bool(report.tensors)
+        assert not found.page.is_visible(".broken")
+        clean(found)
+
+
+def test_filters(open_report, layers):
+    with open_report(layers) as found:
+        page = found.page
+        assert count(page) == "3000 of 3000 tensors"
+        failed = len(layers.failed())
+        page.select_option("#f-status", "failed")
+        assert count(page) == f"{failed} of 3000 tensors"
+        assert page.locator("#table tbody tr").count() == 50
+        assert page.locator("#table tbody .badge-failed").count() == 50
+        page.select_option("#f-status", "")
+        page.select_option("#f-kind", "output")
+        outputs = [tensor for tensor in layers.tensors if tensor.kind == "output"]
+        assert count(page) == f"{len(outputs)} of 3000 tensors"
+        page.fill("#f-text", "*.linear_proj/output/*")
+        wanted = [t for t in outputs if ".linear_proj/" in t.id]
+        page.wait_for_function(
+            "text => document.getElementById('f-count').textContent === text",
+            arg=f"{len(wanted)} of 3000 tensors",
+        )
+        page.click("#filters button[type=reset]")
+        assert count(page) == "3000 of 3000 tensors"
+        page.fill("#f-text", "LAYERS.95.mlp")
+        page.wait_for_function(
+            "() => !document.getElementById('f-count').textContent.startsWith('3000')"
+        )
+        below = [t for t in layers.tensors if "layers.95.mlp" in t.id]
+        assert count(page) == f"{len(below)} of 3000 tensors"
+        clean(found)
+
+
+def test_steps(open_report):
+    report = reports()["many tensors"]
+    later = replace(report.tensors[0], id="step7/late/output/0")
+    with open_report(replace(report, tensors=(*report.tensors, later))) as found:
+        found.page.select_option("#f-step", "7")
+        assert count(found.page) == "1 of 5001 tensors"
+        clean(found)
+
+
+def test_a_tensor_opens_with_all_its_figures(open_report):
+    report = diverged_report()
+    with open_report(report) as found:
+        page = found.page
+        page.click("#table tbody .row-failed button")
+        assert page.is_visible("dialog")
+        assert report.tensors[1].id in page.text_content("#details-title")
+        body = page.text_content("#details-body")
+        for text in (
+            "4 x the largest of 3 noise runs",
+            "reference float32, candidate bfloat16",
+            "reference whole (1 rank), candidate s[tp] h (2 ranks)",
+            "0.5 at [2, 1]",
+            "3 of 12",
+            "3 × 4",
+        ):
+            assert text in body
+        assert page.locator("#details-body .rank").count() == 2
+        page.keyboard.press("Escape")
+        assert not page.is_visible("dialog")
+        clean(found)
+
+
+def test_the_dialog_goes_from_failure_to_failure(open_report, layers):
+    first, second = layers.failed()[:2]
+    with open_report(layers) as found:
+        page = found.page
+        page.click("#table tbody button")
+        assert page.text_content("#details-title .id") == first.id
+        assert page.is_disabled("#details-back")
+        page.click("#details-on")
+        page.wait_for_function(
+            "id => document.querySelector('#details-title .id').textContent === id",
+            arg=second.id,
+        )
+        clean(found)
+
+
+def test_ids_in_the_text_open_their_tensor(open_report, layers):
+    with open_report(layers) as found:
+        page = found.page
+        page.click(".finding.first button.open")
+        assert page.text_content("#details-title .id") == layers.first_divergence.id
+        clean(found)
+
+
+def test_the_plot_is_pointed_at_clicked_and_reached_by_keys(open_report, layers):
+    with open_report(layers) as found:
+        page = found.page
+        page.focus("#plot")
+        page.keyboard.press("ArrowRight")
+        assert page.text_content("#plot-said").startswith(layers.tensors[0].id)
+        page.keyboard.press("Shift+ArrowRight")
+        first = layers.failed()[0]
+        assert page.text_content("#plot-said").startswith(first.id)
+        assert f"margin {first.margin:.3g}" in page.text_content("#plot-said")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("dialog[open]")
+        assert page.text_content("#details-title .id") == first.id
+        page.keyboard.press("Escape")
+        box = page.locator("#plot").bounding_box()
+        x = box["width"] * 0.7
+        for y in range(30, int(box["height"]) - 30, 12):  # some point is near
+            page.hover("#plot", position={"x": x, "y": y})
+            if page.is_visible("#plot-tip"):
+                break
+        assert "margin" in page.text_content("#plot-tip")
+        page.click("#plot", position={"x": x, "y": y})
+        page.wait_for_selector("dialog[open]")
+        clean(found)
+
+
+def test_heat_maps(open_report, layers):
+    with open_report(layers) as found:
+        page = found.page
+        assert page.locator("#heat-tabs input").count() == 2  # one step only
+        cells = page.locator("table.heat td")
+        assert cells.count() > 100
+        label = page.locator("table.heat td.heat-7").first.get_attribute("aria-label")
+        assert "worst margin" in label and "failed" in label
+        page.click("#heat-tabs input[value=rank]")
+        assert page.locator("table.heat thead th").count() == 1 + 8
+        page.click("#heat-tabs input[value=kind]")
+        page.locator("table.heat td").first.focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.dataset.r") == "1"
+        page.keyboard.press("Enter")
+        assert not count(page).startswith("3000")
+        assert page.input_value("#f-kind") != "" and page.input_value("#f-node") != "0"
+        page.click("#heat-path button >> nth=0")
+        assert page.input_value("#f-node") == "0"
+        clean(found)
+
+
+def test_the_tree_unfolds_and_restricts(open_report, layers):
+    with open_report(layers) as found:
+        page = found.page
+        failed = len(layers.failed())
+        assert f"{failed}/3000" in page.text_content("#tree > details > summary")
+        summary = page.locator("#tree summary", has_text="self_attention").first
+        inside = summary.locator("xpath=..").locator("> :not(summary)")
+        if inside.count() == 0:
+            summary.click()
+        assert inside.count() == 3
+        summary.hover()
+        summary.locator("button.only").click()
+        assert ".self_attention" in page.text_content("#f-node option:checked")
+        assert not count(page).startswith("3000")
+        clean(found)
+
+
+def test_sorted_by_margin_the_worst_comes_first(open_report, layers):
+    worst = max(layers.tensors, key=lambda tensor: tensor.margin)
+    with open_report(layers) as found:
+        page = found.page
+        page.click("button[data-sort=margin]")
+        row = page.locator("#table tbody tr").first
+        assert f"{worst.margin:.3g}" in row.text_content()
+        page.click("#page-on")
+        assert page.text_content("#page-said") == "51 to 100 of 3000"
+        clean(found)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE.values(), *CONTROLS.values(), LONG])
+def test_names_of_others_are_harmless(open_report, name):
+    with open_report(diverged_report(name, reason=name)) as found:
+        page = found.page
+        page.on("dialog", lambda dialog: found.complaints.append(dialog.message))
+        assert page.locator("main img, main x, main b:not(.rank b)").count() == 0
+        page.locator("#table tbody button").first.click()
+        page.wait_for_selector("dialog[open]")
+        page.keyboard.press("Escape")
+        page.focus("#plot")
+        page.keyboard.press("ArrowRight")
+        page.locator("table.heat td").first.click()
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= window.innerWidth"
+        ), "a long name makes the page wider than the window"
+        clean(found)
+
+
+def test_a_script_that_is_not_ours_does_not_run(started, tmp_path):
+    """The policy itself, should anything ever slip through."""
+    text = render_html(some_report())
+    attack = "<script>document.title = 'gone'</script><img src=x onerror='x()'>"
+    path = tmp_path / "attacked.html"
+    path.write_text(text.replace("<main>", f"<main>{attack}"), encoding="utf-8")
+    with opened(started, path) as found:
+        assert found.page.title() == "ttrace: diverged"
+        assert any("Content Security Policy" in said for said in found.complaints)
+
+
+def test_without_a_script_the_page_reads(open_report, layers):
+    with open_report(layers, script=False) as found:
+        page = found.page
+        assert not page.is_visible("#explore") and not page.is_visible("dialog")
+        assert page.is_visible("#failures-title")
+        assert page.is_visible(f"text={layers.failed()[0].id} >> nth=0")
+        summary = page.locator(".static .tree summary").first
+        assert f"{len(layers.failed())}/3000" in summary.text_content()
+        clean(found)
+
+
+def test_a_browser_that_cannot_unpack_says_so(started, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(render_html(diverged_report()), encoding="utf-8")
+    context = started.new_context()
+    try:
+        page = context.new_page()
+        page.add_init_script("delete window.DecompressionStream")
+        page.goto(path.as_uri())
+        page.wait_for_selector("#broken:visible")
+        assert "browser of 2023 or newer" in page.text_content("#broken")
+        assert page.is_visible("#failures-title")
+    finally:
+        context.close()
+
+
+def test_dark_and_print(open_report, layers):
+    with open_report(layers, dark=True) as found:
+        page = found.page
+        ground = "getComputedStyle(document.documentElement).backgroundColor"
+        assert page.evaluate(ground) == "rgb(20, 23, 27)"
+        page.emulate_media(media="print", color_scheme="light")
+        assert page.evaluate(ground) == "rgb(255, 255, 255)"
+        assert not page.is_visible("#filters")
+        assert len(page.pdf()) > 10_000
+        clean(found)
+
+
+def test_100_000_tensors(started, tmp_path):
+    """Under 5 MB, and under 2 s of the processor until everything is drawn."""
+    path = tmp_path / "large.html"
+    path.write_text(render_html(large_report(100_000)), encoding="utf-8")
+    assert path.stat().st_size < 5e6
+    with opened(started, path) as found:
+        page = found.page
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        page.reload()
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        seconds = {item["name"]: item["value"] for item in metrics}["TaskDuration"]
+        assert seconds < 2
+        assert count(page) == "100000 of 100000 tensors"
+        page.click("#table tbody button")
+        assert page.is_visible("dialog")
+        assert "noise runs" in page.text_content("#details-body")

@@ -1,0 +1,29 @@
+"""``ttrace report``: a report that was written as JSON, in another form."""
+
+import argparse
+from pathlib import Path
+
+from ttrace.cli.report_files import (
+    STDOUT,
+    result_console,
+    wanted_reports,
+    write_reports,
+)
+from ttrace.cli.terminal import output_console
+from ttrace.pipeline import load_report
+from ttrace.report.text import print_report, print_report_path
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes what the options ask for, or prints the text; 0 whatever the verdict."""
+    files = wanted_reports(args, source=Path(args.report))
+    report = load_report(args.report)
+    if not files:
+        print_report(report, output_console())
+        return 0
+    write_reports(report, files)
+    console = result_console(files)
+    for path in files.values():
+        if path != STDOUT:
+            print_report_path(path, console)
+    return 0
