@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ from ttrace.compare import closer_look
 from ttrace.compare.align import align
 from ttrace.compare.closer_look import boxes_of, look_closer
 from ttrace.compare.error_grid import edges_of
-from ttrace.compare.execute import run_plan
+from ttrace.compare.execute import TensorResult, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.tensor_details import MAP_CELLS, PROFILE_BINS
@@ -39,7 +40,7 @@ PAIRS = [
 ]
 
 
-def look(reference, candidate):
+def look(reference, candidate) -> tuple[Any, TensorResult]:
     """Compares two traces by their first tensor, and looks closer at it."""
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
