@@ -6,7 +6,7 @@ from ttrace.compare.tensor_details import ErrorPlace
 from ttrace.report.model import Report
 from ttrace.report.tensor_report import TensorReport
 
-_WHOLE = 0.5
+_WHOLE = 0.95
 """From this share of its elements on, a tensor is wrong as a whole."""
 
 _MAX_RUNS = 4
@@ -54,7 +54,7 @@ def _sentence(
         return f"{text}, at {at}: look at what computes this element"
     if place is not None:
         return (
-            f"{text}, and {place.share:.0%} of the squared error lies at "
+            f"{text}, and {100 * place.share:.3g}% of the squared error lies at "
             f"{_place_text(place)}: look at what these have of their own"
         )
     if number > _WHOLE * total:
