@@ -37,8 +37,9 @@ def take(
             for dark in (False, True):
                 name = f"{path.stem}-{width}-{'dark' if dark else 'light'}"
                 files = [out / f"{name}{end}.png" for end in ("", "-top", "-details")]
-                size = {"width": width, "height": HEIGHT}
-                with opened(started, path, dark=dark, **size) as found:
+                with opened(
+                    started, path, width=width, height=HEIGHT, dark=dark
+                ) as found:
                     page = found.page
                     page.screenshot(path=files[0], full_page=True)
                     page.screenshot(path=files[1])
