@@ -10,7 +10,7 @@ from ttrace.errors import TtraceError
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
-HEAVY = {"jax", "jaxlib", "torch", "flax", "megatron", "numpy", "rich"}
+HEAVY = {"jax", "jaxlib", "torch", "flax", "megatron", "numpy", "rich", "jinja2"}
 
 CORE = (
     "ttrace.pipeline",

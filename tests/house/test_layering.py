@@ -39,6 +39,8 @@ CORE = MAY_IMPORT.keys() - {"frontends", "backends"}
 CORE_PACKAGES = {
     "absl",
     "cachetools",
+    "jinja2",
+    "markupsafe",
     "psutil",
     "ml_dtypes",
     "numpy",

@@ -94,8 +94,13 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
         f"ttrace/examples/jax_port/maps/{file.name}"
         for file in (ROOT / "examples" / "jax_port" / "maps").glob("*.toml")
     }
-    assert maps
-    assert installed == expected | maps | {"ttrace/py.typed"}
+    page = {
+        f"ttrace/report/html/{folder}/{file.name}"
+        for folder in ("script", "style", "template")
+        for file in (ROOT / "ttrace" / "report" / "html" / folder).iterdir()
+    }
+    assert maps and page
+    assert installed == expected | maps | page | {"ttrace/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

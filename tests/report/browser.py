@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 FLAGS = (
     "--no-sandbox",
@@ -46,13 +47,13 @@ class Opened:
         requests: All that was asked for, but for the page itself.
     """
 
-    page: object
+    page: Any
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[object]:
+def browser() -> Iterator[Any]:
     """A browser that is closed at the end."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
@@ -68,7 +69,7 @@ def browser() -> Iterator[object]:
 
 @contextlib.contextmanager
 def opened(
-    started,
+    started: Any,
     path: Path,
     *,
     width: int = 1280,

@@ -1,8 +1,9 @@
 """Takes the pictures of a report: ``python -m tests.report.screenshots FILE.html OUT``.
 
-For people to look at, and for docs/figures: two widths, light and dark, of each the whole
-page, its top, and the dialog of a failed tensor: the first, or the first whose id a
-pattern matches (``--tensor``).
+For people to look at: two widths, light and dark, of each the whole page, its top, and
+the dialog of a failed tensor: the first, or the first whose id a pattern matches
+(``--tensor``). With ``--figure`` OUT is one file: the page down to its plot, as in
+docs/figures.
 """
 
 import argparse
@@ -36,8 +37,9 @@ def take(
             for dark in (False, True):
                 name = f"{path.stem}-{width}-{'dark' if dark else 'light'}"
                 files = [out / f"{name}{end}.png" for end in ("", "-top", "-details")]
-                size = {"width": width, "height": HEIGHT}
-                with opened(started, path, dark=dark, **size) as found:
+                with opened(
+                    started, path, width=width, height=HEIGHT, dark=dark
+                ) as found:
                     page = found.page
                     page.screenshot(path=files[0], full_page=True)
                     page.screenshot(path=files[1])
@@ -53,12 +55,27 @@ def take(
     return taken
 
 
+def take_figure(path: Path, file: Path) -> None:
+    """Takes a picture of a page from its top to the end of its plot."""
+    with (
+        browser() as started,
+        opened(started, path, width=WIDTHS[0], height=HEIGHT) as found,
+    ):
+        end = found.page.locator("#heat-title").bounding_box()["y"]
+        clip = {"x": 0, "y": 0, "width": WIDTHS[0], "height": end - 24}
+        found.page.screenshot(path=file, full_page=True, clip=clip)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tensor", default="", help="pattern of the one to open")
+    parser.add_argument("--figure", action="store_true", help="OUT is one file")
     args = parser.parse_args()
+    if args.figure:
+        take_figure(args.page, args.out)
+        return
     for picture in take(args.page, args.out, tensor=args.tensor):
         print(picture)
 

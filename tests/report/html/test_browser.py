@@ -1,5 +1,6 @@
 """The page in a real browser: it shows what it should, and asks for nothing."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,14 @@ import pytest
 from tests.factories.large_reports import large_report
 from tests.factories.reports import some_report
 from tests.report.browser import browser, missing, opened
+from ttrace.compare.tensor_details import (
+    ErrorMap,
+    ErrorPlace,
+    Profile,
+    ShardBorders,
+    TensorDetails,
+    UlpHistogram,
+)
 from ttrace.report.html.render import render_html
 from ttrace.testing.report_samples import (
     CONTROLS,
@@ -123,6 +132,67 @@ def test_a_tensor_opens_with_all_its_figures(open_report):
         assert page.locator("#details-body .rank").count() == 2
         page.keyboard.press("Escape")
         assert not page.is_visible("dialog")
+        clean(found)
+
+
+def looked_at(report):
+    """The report with a closer look at its failed tensor, of 3 x 4 elements."""
+    closer = TensorDetails(
+        ulp_histogram=UlpHistogram(
+            dtype="bfloat16", counts=(6, 0, 3, 2), num_not_comparable=1
+        ),
+        num_beyond=5,
+        error_map=ErrorMap(
+            dims=(0, 1),
+            edges=((0, 1, 2, 3), (0, 2, 4)),
+            errors=((0.0, 0.1), (0.0, 1.0), (math.nan, math.inf)),
+        ),
+        profiles=(
+            Profile(dim=0, edges=(0, 1, 2, 3), errors=(0.1, 1.0, math.inf)),
+            Profile(dim=1, edges=(0, 2, 4), errors=(0.0, 1.0)),
+        ),
+        borders=(
+            ShardBorders(side="reference", dim=0, positions=(1,)),
+            ShardBorders(side="candidate", dim=1, positions=(2,)),
+        ),
+        place=ErrorPlace(dim=1, ranges=((2, 4),), share=0.97, ranks=(1,)),
+    )
+    tensors = tuple(
+        replace(tensor, details=closer) if tensor.status == "failed" else tensor
+        for tensor in report.tensors
+    )
+    return replace(report, tensors=tensors)
+
+
+def test_a_closer_look_is_drawn(open_report):
+    with open_report(looked_at(diverged_report())) as found:
+        page = found.page
+        page.click("#table tbody .row-failed button")
+        page.wait_for_selector("dialog[open]")
+        assert page.locator("svg.map .cell").count() == 6
+        strengths = page.locator("svg.map .cell").evaluate_all(
+            "cells => cells.map(cell => Number(cell.getAttribute('fill-opacity')))"
+        )
+        assert strengths == [0, 0.06, 0, 1, 0, 1]  # zero, least, most; NaN, infinity
+        assert page.locator("svg.map .border-reference").count() == 1
+        assert page.locator("svg.map .border-candidate").count() == 1
+        ring = page.locator("svg.map .worst circle").last
+        across, down = (float(ring.get_attribute(name)) for name in ("cx", "cy"))
+        box = page.locator("svg.map .map-frame")
+        width, height = (float(box.get_attribute(n)) for n in ("width", "height"))
+        assert across == pytest.approx(width * 1.5 / 4)  # at [2, 1]
+        assert down == pytest.approx(height * 2.5 / 3)
+        assert page.locator("svg.bars").count() == 3
+        body = page.text_content("#details-body")
+        for said in (
+            "units in the last place of bfloat16",
+            "1 element not finite",
+            "5 of 12",
+            "index 2 to 3 of dim 1 has 97 % of it, held by rank 1 of the candidate",
+            "shards of the reference meet",
+            "shards of the candidate meet",
+        ):
+            assert said in body
         clean(found)
 
 

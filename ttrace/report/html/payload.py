@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ttrace.ir.kinds import KINDS, Kind
 from ttrace.judge.verdict import Cause
@@ -72,7 +73,7 @@ def pack(value: object) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def unpack(text: str) -> object:
+def unpack(text: str) -> Any:
     """What ``pack`` packed; the page's own script does it by DecompressionStream."""
     return json.loads(zlib.decompress(base64.b64decode(text)))
 
@@ -122,7 +123,7 @@ def tensor_details(tensor: TensorReport) -> dict[str, object]:
     return _printable(value)
 
 
-def _printable(value):
+def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, Mapping):

@@ -1,0 +1,44 @@
+"""Which files a command may be asked to write: refused before the work."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from ttrace.cli.report_files import wanted_reports
+from ttrace.errors import UsageError
+from ttrace.report.renderers import RENDERERS
+
+
+def asked(**files):
+    return argparse.Namespace(**{**dict.fromkeys(RENDERERS), **files})
+
+
+def test_files_by_name_of_the_format(tmp_path):
+    page = str(tmp_path / "page.html")
+    assert wanted_reports(asked(html=page, json="-")) == {
+        "json": Path("-"),
+        "html": Path(page),
+    }
+
+
+def test_the_report_of_a_check_is_not_replaced_by_a_page(tmp_path):
+    own = tmp_path / "report.json"
+    with pytest.raises(UsageError, match="would replace the JSON file") as caught:
+        wanted_reports(asked(html=str(own)), own=own)
+    assert caught.value.where == "--html"
+    # The same in its own format does no harm.
+    assert wanted_reports(asked(json=str(own)), own=own) == {"json": own}
+
+
+def test_what_a_command_reads_is_not_replaced(tmp_path):
+    source = tmp_path / "report.json"
+    source.write_text("{}")
+    with pytest.raises(UsageError, match="would replace the JSON file"):
+        wanted_reports(asked(json=str(source)), source=source)
+
+
+def test_two_in_one_file(tmp_path):
+    path = str(tmp_path / "report")
+    with pytest.raises(UsageError, match="two reports cannot both go to one file"):
+        wanted_reports(asked(html=path, text=path))
