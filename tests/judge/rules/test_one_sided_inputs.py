@@ -32,14 +32,15 @@ def said(reference, candidate) -> str | None:
 @pytest.mark.parametrize("is_swapped", [False, True])
 def test_a_state_that_one_run_leaves_out(is_swapped):
     pair = [run("1.0", "1.1"), run(off=1)]
-    sides = ["reference", "candidate"]
+    side, look = "reference", "that leaves out, such as"
     if is_swapped:
-        pair, sides = pair[::-1], sides[::-1]
+        pair = [run(), run("1.0", "1.1", off=1)]
+        side, look = "candidate", "gives beside what the reference does, such as"
     assert said(*pair) == (
-        f"rnn is given inputs 1.0 and 1.1 in the {sides[0]} only (first "
+        f"rnn is given inputs 1.0 and 1.1 in the {side} only (first "
         f"{PLACE}/rnn/input/1.0), what both runs give it agrees, and what it makes of "
-        f"that is the first to differ: look at what calls it in the {sides[1]}, such "
-        "as for a state, a mask or positions that it leaves out"
+        "that is the first to differ: look at what calls it in the candidate, and what "
+        f"{look} a state, a mask or positions"
     )
 
 
