@@ -14,13 +14,12 @@ REAL, FAKE, LATER = np.random.default_rng(0).normal(size=(3, 8, 4)).astype(np.fl
 PLACE = "step0/mb0"
 
 
-def run(*given: Sequence[np.ndarray], off: dict[int, float] | None = None, **values):
+def run(*given: Sequence[np.ndarray], off: dict[int, float] | None = None):
     """A critic with a linear inside that sees two tokens of each row.
 
     Args:
         *given: What it is given in each call: rows, one behind the other.
         off: By number of a call what is added to its output.
-        **values: Further tensors.
     """
     tensors: dict[str, np.ndarray] = {}
     for call, parts in enumerate(given):
@@ -36,7 +35,7 @@ def run(*given: Sequence[np.ndarray], off: dict[int, float] | None = None, **val
             f"{PLACE}/D/grad_output/0{number}": rows * 5,
         }
     tensors["step0/D/main_grad/weight"] = np.ones(8, np.float32)
-    return tensors | values
+    return tensors
 
 
 def compare(reference, candidate) -> Report:
@@ -101,7 +100,7 @@ def test_a_bug_in_one_of_the_calls_is_found_there():
 )
 def test_where_rows_do_not_tell_nothing_is_joined(given):
     other = {"step0/D/main_grad/weight": np.ones(8, np.float32) * 2}
-    report = compare(ONE_BY_ONE, run(*given, **other))
+    report = compare(ONE_BY_ONE, run(*given) | other)
     assert report.verdict is Outcome.DIVERGED
     assert "matched by the rows" not in report.summary
     assert "call_counts" in {found.code for found in report.diagnosis}
@@ -115,8 +114,8 @@ def test_what_sums_over_rows_is_not_compared():
     }
     more = penalty | {f"{PLACE}/D/output/1/call2": np.array(3.0)}
     for pair in (
-        (run([REAL], [FAKE], [LATER], **more), run([REAL, FAKE], [LATER], **penalty)),
-        (run([REAL, FAKE], [LATER], **penalty), run([REAL], [FAKE], [LATER], **more)),
+        (ONE_BY_ONE | more, JOINED | penalty),
+        (JOINED | penalty, ONE_BY_ONE | more),
     ):
         report = compare(*pair)
         assert report.verdict is Outcome.PASS, report.summary

@@ -20,7 +20,7 @@ GRADIENTS = [
 def run(
     *,
     rate=0.1,
-    decay=0.0,
+    decay: float | dict[str, float] = 0.0,
     accumulates=False,
     says=None,
     of_group1=None,

@@ -160,6 +160,7 @@ def _is_by_padding(
 ) -> bool:
     """Whether all samples that the runs pad alike agree, if there are any."""
     output = verdict.id
+    assert output.microbatch is not None
     if samples.places is None or output.microbatch not in samples.places:
         return False
     places = samples.places[output.microbatch]

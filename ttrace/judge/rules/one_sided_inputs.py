@@ -13,14 +13,19 @@ def one_sided_inputs(findings: Findings) -> Diagnosis | None:
     slots = [str(i.slot) for i in found.ids]
     names = " and ".join(filter(None, (", ".join(slots[:-1]), slots[-1])))
     inputs = "input" if len(slots) == 1 else "inputs"
-    other = Side.CANDIDATE if found.side is Side.REFERENCE else Side.REFERENCE
+    what = "a state, a mask or positions"
+    look = (
+        f"that leaves out, such as {what}"
+        if found.side is Side.REFERENCE
+        else f"gives beside what the reference does, such as {what}"
+    )
     module = "the model" if found.module == ROOT_MODULE else found.module
     return Diagnosis(
         code="one_sided_inputs",
         sentence=f"{module} is given {inputs} {names} in the {found.side} only (first "
         f"{found.ids[0]}), what both runs give it agrees, and what it makes of that is "
-        f"the first to differ: look at what calls it in the {other}, such as for a "
-        "state, a mask or positions that it leaves out",
+        f"the first to differ: look at what calls it in the candidate, and what "
+        f"{look}",
         evidence={"module": found.module, "side": found.side.value},
         tensor_ids=tuple(map(str, found.ids)),
     )
