@@ -37,6 +37,7 @@ from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
+from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.step_skipped import step_skipped
@@ -62,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     recomputation,
     dropout,
     early_clipping,
+    scaled_clipping,
     clipping,
     rank_factors,
     accumulated_gradient,
