@@ -21,16 +21,15 @@ def scaled_clipping(findings: Findings) -> Diagnosis | None:
     if not clipped:
         return None
     step = clipped[0].id.step
-    scale = next(
-        (s for s, in_step in _notes(findings.candidate) if step in in_step), ""
-    )
+    scales = [scale for scale, steps in _notes(findings.candidate) if step in steps]
     is_wrong_before = any(
         verdict.id.kind in _BEFORE and verdict.id.step == step
         for verdict in findings.verdicts
         if verdict.status is Status.FAILED
     )
-    if not scale or is_wrong_before:
+    if not scales or is_wrong_before:
         return None
+    scale = scales[0]
     of_step = [verdict for verdict in clipped if verdict.id.step == step]
     return Diagnosis(
         code="scaled_clipping",
