@@ -1,5 +1,6 @@
 """What hooks on modules cannot see of a step: adapters tell it, and it is recorded."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -55,6 +56,8 @@ class StepRecords:
         self._before_parameters = before_parameters
         self._unreduced: dict[str, list[int]] = {}
         self._scaled_clips: dict[str, list[int]] = {}
+        self._losses: tuple[int, collections.Counter[tuple[int, str | None]]]
+        self._losses = -1, collections.Counter()
 
     def named_parameters(self) -> Iterator[NamedParameter]:
         """Every parameter of this rank, in the order of a forward pass."""
@@ -74,7 +77,7 @@ class StepRecords:
         scale: float | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """Records the loss of a micro-batch.
+        """Records the loss of a micro-batch; of several of one the nth as call n.
 
         Args:
             value: A scalar; a Python number is recorded as float64.
@@ -91,13 +94,21 @@ class StepRecords:
             index = self._capture.calls.microbatch
         else:
             index = self._description.global_microbatch(microbatch)
+        if self._capture.is_paused:
+            return
+        step, losses = self._losses
+        if step != self._capture.step:
+            losses = collections.Counter()
+            self._losses = self._capture.step, losses
         id_ = TensorId(
             step=self._capture.step,
             microbatch=index,
             module=ROOT_MODULE,
             kind=Kind.LOSS,
             slot=slot,
+            call=losses[index, slot],
         )
+        losses[index, slot] += 1
         self._record_scalar(id_, value, layout, scale)
 
     @guarded("record a number of the step")
