@@ -38,6 +38,7 @@ from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients, own_gradients
+from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
 from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
@@ -45,6 +46,7 @@ from ttrace.judge.trace_lines import (
     has_no_optimizer,
     only_one_steps_early,
 )
+from ttrace.judge.undescribed import Undescribed, find_undescribed
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -109,6 +111,9 @@ class Evidence:
             the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
+        undescribed: Parameters of which the candidate's ranks have parts, and nothing
+            says so: all else is told under a wrong assumption.
+        shared_samples: Ranks of the candidate that were given those of others.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -132,6 +137,8 @@ class Evidence:
     masks: DropoutMasks | None = None
     own: OwnGradients | None = None
     steps_apart: bool = False
+    undescribed: Undescribed | None = None
+    shared_samples: SharedSamples | None = None
 
 
 def read_evidence(
@@ -218,6 +225,16 @@ def read_evidence(
         masks=explained(find_dropout_masks, None, diverged, reference, candidate),
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
+        undescribed=explained(
+            find_undescribed,
+            None,
+            reference,
+            candidate,
+            own_microbatches or candidate,
+        ),
+        shared_samples=explained(
+            find_shared_samples, None, verdicts, own_microbatches or candidate
+        ),
     )
 
 

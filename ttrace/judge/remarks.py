@@ -20,6 +20,7 @@ from ttrace.judge.trace_lines import (
     early_step_sentence,
     side_without_optimizer,
 )
+from ttrace.judge.undescribed import shorter_parameters
 
 _WITH_BACKWARD = frozenset({"torch", "megatron"})
 """Frameworks in whose steps a script calls backward itself."""
@@ -56,7 +57,9 @@ def find_remarks(
             f"the {side}'s trace was given no optimizer, and nothing of it was "
             "recorded: torch_capture.trace(model, optimizer)"
         )
-    remarks += other_lengths(alignment, reference.info, candidate.info)
+    matches = [(m.reference, m.candidate) for m in alignment.matches]
+    if not shorter_parameters(matches, candidate.info):  # which share their samples
+        remarks += other_lengths(alignment, reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:

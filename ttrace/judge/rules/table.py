@@ -17,6 +17,7 @@ from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
+from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
@@ -47,6 +48,7 @@ from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
+    described_shape,
     initial_replicas,
     step_skipped,
     first_nonfinite,
@@ -91,9 +93,10 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out.
 
-    Where updates of two steps were compared, nothing is known of the candidate.
+    Where updates of two steps were compared, nothing is known of the candidate; nor
+    where its ranks have parts of parameters that nothing describes.
     """
-    if evidence is not None and evidence.steps_apart:
+    if evidence is not None and (evidence.steps_apart or evidence.undescribed):
         return ()
     own = None if evidence is None else evidence.own
     own = own or own_gradients(candidate)
