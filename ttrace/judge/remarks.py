@@ -33,6 +33,7 @@ def find_remarks(
     tolerances: ToleranceTable,
     *,
     allow: Sequence[str] = (),
+    is_mapped: bool = False,
 ) -> tuple[str, ...]:
     """Sentences without a full stop.
 
@@ -42,6 +43,7 @@ def find_remarks(
         candidate: The run under test, likewise.
         tolerances: What rounding explains.
         allow: Patterns of tensor ids that may be unmatched.
+        is_mapped: A map says which names go together.
     """
     remarks = []
     if _is_same(reference, candidate):
@@ -65,7 +67,8 @@ def find_remarks(
         if outside is not None:
             remarks.append(f"in the {side} {outside}")
     remarks += _runs_without_modules(reference.info, candidate.info)
-    remarks += _other_names(alignment, reference.name, candidate.name)
+    names = (reference.name, candidate.name)
+    remarks += _other_names(alignment, *names, is_mapped=is_mapped)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
@@ -105,7 +108,9 @@ def _runs_without_modules(reference: TraceInfo, candidate: TraceInfo) -> Iterato
         )
 
 
-def _other_names(alignment: Alignment, reference: str, candidate: str) -> Iterator[str]:
+def _other_names(
+    alignment: Alignment, reference: str, candidate: str, *, is_mapped: bool
+) -> Iterator[str]:
     """That either run has parameters of which the other has none of the name."""
     only: dict[Side, list[str]] = {side: [] for side in Side}
     for entry in alignment.entries:
@@ -119,6 +124,14 @@ def _other_names(alignment: Alignment, reference: str, candidate: str) -> Iterat
         + (", ...)" if len(names) > 1 else ")")
         for names in (only[Side.REFERENCE], only[Side.CANDIDATE])
     )
+    if is_mapped:
+        yield (
+            f"{ours} of the reference and {theirs} of the candidate have no "
+            "counterpart by the map: if they are the same, write a rule for them; a "
+            "proposal leaves a parameter out that begins with other values, as one "
+            "that was not loaded"
+        )
+        return
     yield (
         f"{ours} of the reference and {theirs} of the candidate have no counterpart of "
         "the same name: if they are the same under other names, or stacked or split, "
