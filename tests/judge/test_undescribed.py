@@ -16,6 +16,7 @@ RNG = np.random.default_rng(0)
 UP, DOWN, INPUTS = (
     RNG.normal(size=shape).astype(np.float32) for shape in ((8, 4), (4, 8), (2, 4))
 )
+WRITTEN = written_settings(parameters={"*": "..."}, activations={})
 UP_ID, DOWN_ID = (f"step0/blocks.1.{name}/param/weight" for name in ("up", "down"))
 
 
@@ -34,7 +35,12 @@ def reference() -> MemoryTrace:
 
 
 def candidate(
-    *, up=UP, down=DOWN, other=INPUTS, norms=(1.0, 2.0), framework="torch", **settings
+    *,
+    up=UP,
+    down=DOWN,
+    other=INPUTS,
+    framework="torch",
+    settings=None,
 ) -> MemoryTrace:
     """Two ranks that take their parts for whole, and their inputs for their own."""
     parts = {UP_ID: np.split(up, 2, 0), DOWN_ID: np.split(down, 2, 1)}
@@ -49,13 +55,13 @@ def candidate(
         },
         {"dp": 2},
         framework=framework,
-        settings=settings,
+        settings=settings or {},
     )
     arrays = dict(trace.arrays)
     for rank in range(2):
         for name, halves in parts.items():
             arrays[rank, name] = halves[rank]
-        arrays[rank, norm] = INPUTS[0] * norms[rank]
+        arrays[rank, norm] = INPUTS[0] * (1 + rank)
         arrays[rank, "step0/mb1/@root/input/0"] = other
     return MemoryTrace(of_own_microbatches(trace), arrays)
 
@@ -106,7 +112,7 @@ def test_what_was_not_found_is_not_said():
     [
         candidate(up=UP[:6]),  # 3 of 8
         candidate(framework="megatron"),
-        candidate(**written_settings(parameters={"*": "..."}, activations={})),
+        candidate(settings=WRITTEN),
     ],
 )
 def test_other_shapes_are_other_matters(trace):
@@ -116,7 +122,7 @@ def test_other_shapes_are_other_matters(trace):
 
 
 def test_a_description_that_contradicts_is_named_with_its_pattern_and_text():
-    trace = candidate(**written_settings(parameters={"*": "..."}, activations={}))
+    trace = candidate(settings=WRITTEN)
     report = compared(trace)
     (diagnosis,) = [d for d in report.diagnosis if d.code == "described_shape"]
     assert diagnosis.sentence == (

@@ -118,10 +118,10 @@ def growing(scale: float = 1024.0, kind: type = torch.amp.GradScaler):
 
 
 @pytest.fixture
-def one_process():
+def one_process(tmp_path):
     """A process group of this process, which FSDP's scaler communicates in."""
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    address = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", address, rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
