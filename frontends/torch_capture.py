@@ -13,7 +13,8 @@ What is recorded, and how it is counted:
 - ``main_grad`` is ``parameter.grad`` as the optimizer is given it, or as it is before
   it is clipped, if that is done by torch's own functions or the script calls
   ``trace.main_grads()`` first. ``clipped_grad`` is what the optimizer is then given.
-- A step that ``torch.amp.GradScaler`` skips, as its gradients overflow, is noted.
+- Gradients of a loss that ``torch.amp.GradScaler`` has scaled carry its factor as
+  their scale. A step that it skips, as its gradients overflow, is noted.
 
 Tracing changes no bit of a training step. Outside of training there is one exception:
 torch leaves its fused inference path of ``nn.TransformerEncoderLayer`` where a module
@@ -36,7 +37,7 @@ from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.dims_rules import DimsRules
-from ttrace.frontends.torch_parts.grad_scalers import observed_scalers
+from ttrace.frontends.torch_parts.grad_scalers import LossScales, observed_scalers
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimized_parameters import (
     steps_in_backward,
@@ -57,6 +58,7 @@ class PlainTrace:
         session: Takes the records, or None in a plain run.
         optimizers: Those of the script.
         averaged: Averages of the model's parameters; None where it has none.
+        scales: Knows the losses that a gradient scaler made.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class PlainTrace:
         session: CaptureSession | None = None,
         optimizers: tuple[OptimizerTap, ...] = (),
         averaged: AveragedParameters | None = None,
+        scales: LossScales | None = None,
     ):
         self._session = session
         self._optimizers = optimizers
         self._averaged = averaged
+        self._scales = scales
 
     def step(self) -> None:
         """Ends a training step."""
@@ -89,9 +93,11 @@ class PlainTrace:
             value: A scalar.
             microbatch: Counted from 0 in each step; where None, the one whose forward
                 ran last.
-            scale: Known factor over the mathematical value, e.g. that of a gradient
-                scaler; 1 where None.
+            scale: Known factor over the mathematical value; where None, that of the
+                ``GradScaler`` that made this very tensor, else 1.
         """
+        if scale is None and self._scales is not None:
+            scale = self._scales.factor_of(value)
         if self._session is not None:
             self._session.records.loss(value, microbatch=microbatch, scale=scale)
 
@@ -204,12 +210,12 @@ def trace(
     perturbed = () if seed is None else [tap.optimizer for tap in taps]
     try:
         with (
-            observed_scalers(taps),
+            observed_scalers(taps, session) as scales,
             observed_clips(taps),
             corrected_in_float32(perturbed),
             perturbed_casts(perturbed, seed or 0),
         ):
-            yield PlainTrace(session, tuple(taps), averages)
+            yield PlainTrace(session, tuple(taps), averages, scales)
     except BaseException as error:
         session.abort(f"the run ended with {type(error).__name__}: {error}")
         raise

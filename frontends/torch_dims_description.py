@@ -29,19 +29,21 @@ from ttrace.frontends.torch_parts.description import (
 )
 from ttrace.frontends.torch_parts.dims_rules import DimsRules as DimsRules
 from ttrace.frontends.torch_parts.dims_rules import (
-    layout_by_rules,
+    layout_as_tensor,
     no_such_axis,
     require_axes,
 )
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.ir.written_dims import written_settings
 
 
 class DimsDescription(PlainDescription):
     """Names of plain torch, layouts as the user writes them.
 
-    What no pattern matches is skipped with that reason, never guessed.
+    What no pattern matches is skipped with that reason, never guessed. A gradient
+    that no pattern of its own matches lies as its tensor does.
 
     Args:
         model: The model, possibly wrapped in DistributedDataParallel.
@@ -135,6 +137,12 @@ class DimsDescription(PlainDescription):
     def scale(self, kind: Kind) -> float:
         return self._scales.get(kind, 1.0)
 
+    def settings(self) -> Mapping[str, str | int | float | bool | None]:
+        written = written_settings(
+            activations=self._activations, parameters=self._parameters
+        )
+        return {**super().settings(), **written}
+
     def global_microbatch(self, local: int) -> int:
         axis = self._microbatch_axis
         if axis is None:
@@ -150,7 +158,7 @@ class DimsDescription(PlainDescription):
         local_shape: tuple[int, ...],
     ) -> ShardLayout | NoLayout | RecordedElsewhere:
         rules = self._activations if which == "activations" else self._parameters
-        layout = layout_by_rules(
+        layout = layout_as_tensor(
             which, rules, path, kind, slot, local_shape, self._mesh
         )
         if layout is not None:

@@ -368,7 +368,9 @@ def compare_traces(
     )
     alignment = with_reasons(alignment, one_sided)
     alignment = _restricted(alignment, only)
-    remarks = find_remarks(alignment, *given, tolerances, allow=allow)
+    remarks = find_remarks(
+        alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
+    )
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(

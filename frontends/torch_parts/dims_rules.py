@@ -1,7 +1,7 @@
 """Layouts that the user writes: dims text by pattern of module, kind and slot."""
 
-import fnmatch
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ttrace.errors import LayoutError
 from ttrace.frontends.torch_parts.local_tensor import NoLayout, RecordedElsewhere
@@ -10,6 +10,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.open_dims import with_rest
 from ttrace.ir.splits import Split
+from ttrace.ir.written_dims import first_match, match_of_tensor
 
 DimsRules = Mapping[str, str | NoLayout | RecordedElsewhere]
 """Dims text by pattern, or why there is none. The first pattern that matches counts.
@@ -44,24 +45,53 @@ def layout_by_rules(
     Raises:
         LayoutError: The text does not fit the tensor.
     """
-    whole_text = f"{path}/{kind}/{slot}"
-    for pattern, text in rules.items():
-        if not fnmatch.fnmatchcase(whole_text if "/" in pattern else path, pattern):
-            continue
-        if not isinstance(text, str):
-            return text
-        dims = parse_dims(with_rest(text, len(local_shape)))
-        try:
-            return dims.lower_local(local_shape, mesh)
-        except LayoutError as error:
-            raise LayoutError(
-                error.what,
-                where=f"{which}, {pattern!r}: {text!r}",
-                expected=error.expected,
-                got=error.got,
-                remedy=error.remedy,
-            ) from error
-    return None
+    pattern = first_match(rules, path, kind, slot)
+    return _lowered(which, rules, pattern, local_shape, mesh)
+
+
+def layout_as_tensor(
+    which: str,
+    rules: DimsRules,
+    path: str,
+    kind: Kind,
+    slot: str,
+    local_shape: tuple[int, ...],
+    mesh: Mesh,
+) -> ShardLayout | NoLayout | RecordedElsewhere | None:
+    """As ``layout_by_rules``; what has no pattern of its own lies as what it is of."""
+    pattern = match_of_tensor(rules, path, kind, slot)
+    layout = _lowered(which, rules, pattern, local_shape, mesh)
+    if pattern != first_match(rules, path, kind, slot):
+        if isinstance(layout, ShardLayout) and layout.partial_axes:
+            # The gradient of a sum is that of each of its partials.
+            names = layout.dims and layout.dims.partition(" partial[")[0]
+            return replace(layout, partial_axes=(), dims=names)
+    return layout
+
+
+def _lowered(
+    which: str,
+    rules: DimsRules,
+    pattern: str | None,
+    local_shape: tuple[int, ...],
+    mesh: Mesh,
+) -> ShardLayout | NoLayout | RecordedElsewhere | None:
+    if pattern is None:
+        return None
+    text = rules[pattern]
+    if not isinstance(text, str):
+        return text
+    dims = parse_dims(with_rest(text, len(local_shape)))
+    try:
+        return dims.lower_local(local_shape, mesh)
+    except LayoutError as error:
+        raise LayoutError(
+            error.what,
+            where=f"{which}, {pattern!r}: {text!r}",
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy,
+        ) from error
 
 
 def require_axes(rules: DimsRules, mesh: Mesh) -> None:

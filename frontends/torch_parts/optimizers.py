@@ -1,9 +1,10 @@
 """Hooks on a torch optimizer: what a step is given, and what it makes of it."""
 
+import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from absl import logging
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.arrays import unobserved
-from ttrace.frontends.torch_parts.clip_times import ClipTimes, Remembered
+from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Remembered
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
@@ -94,6 +95,9 @@ class OptimizerTap:
         self._clips = ClipTimes()
         self._recorded: Mapping[int, Remembered] = {}
         self._left_over: Mapping[int, Remembered] = {}
+        self._loss_scale = 1.0
+        self._scaled: Mapping[int, Remembered] = {}
+        self._held_scale = self._norm_scale = 1.0
         self._last_step = -1
         self._has_warned_of_second_step = False
         self._handles: list[RemovableHandle] = []
@@ -123,11 +127,45 @@ class OptimizerTap:
         Args:
             grad_norm: The norm, where the script knows it; computed if None.
         """
+        with self._still_scaled():
+            self._record_gradients(grad_norm)
+
+    def _record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
         is_first = self._record_main_grads()
         if is_first and grad_norm is None and self._holds_whole_model:
             grad_norm = self._total_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
+
+    def note_loss_scale(self, factor: float, before: Gradients) -> None:
+        """A backward from a scaled loss has ended.
+
+        Args:
+            factor: What the loss was multiplied by, and is in the gradients until they
+                are unscaled.
+            before: The gradients before it; where they are still these, the loss was
+                another model's.
+        """
+        now = self.remembered_gradients()
+        if now != before:
+            self._loss_scale, self._scaled = factor, now
+
+    def forget_loss_scale(self) -> None:
+        """The gradients are unscaled."""
+        self._scaled = {}
+
+    @contextlib.contextmanager
+    def _still_scaled(self) -> Iterator[None]:
+        """What is recorded inside is divided by the loss scale that it still has.
+
+        Known of gradients that nothing has changed since their backward.
+        """
+        if self._scaled and self._scaled == self.remembered_gradients():
+            self._held_scale = self._loss_scale
+        try:
+            yield
+        finally:
+            self._held_scale = 1.0
 
     @guarded("record gradients before they are clipped")
     def before_clip(self, clip: Clip) -> None:
@@ -138,14 +176,17 @@ class OptimizerTap:
         """
         given = clip.with_gradient or clip.parameter_ids
         touches = not given.isdisjoint(self._own_parameters())
-        gradients = self._remembered_gradients()
+        gradients = self.remembered_gradients()
         if touches and gradients != self._left_over:
-            if clip.limits and not self._session.is_paused:
-                self._clips.before(gradients)
-            if self._is_whole_norm(clip):
-                self._record_main_grads()
-            else:
-                self.record_gradients()
+            with self._still_scaled():
+                if clip.limits and not self._session.is_paused:
+                    self._clips.before(gradients)
+                    self._session.records.clips_of_scaled(self._held_scale)
+                self._norm_scale = self._held_scale
+                if self._is_whole_norm(clip):
+                    self._record_main_grads()
+                else:
+                    self._record_gradients()
 
     @guarded("record the norm of gradients that were clipped")
     def after_clip(self, clip: Clip, norm: torch.Tensor | float | None) -> None:
@@ -156,16 +197,17 @@ class OptimizerTap:
             norm: Total norm before clipping; None if it gave none.
         """
         now = self._now()
-        self._clips.after(self._remembered_gradients())
+        self._clips.after(self.remembered_gradients())
         if self._given_gradients != now:
-            self._left_over = self._remembered_gradients()
+            self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
             norm = _whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
-            self._record_norm(norm)
+            scale = None if self._norm_scale == 1 else self._norm_scale
+            self._record_norm(norm, scale=scale)
         if not clip.limits:
-            self._recorded = self._remembered_gradients()
+            self._recorded = self.remembered_gradients()
         elif not clip.parameter_ids.isdisjoint(self._own_parameters()):
             # A DTensor that changes in place does not say so.
             self._was_clipped = now
@@ -202,7 +244,7 @@ class OptimizerTap:
         self._warn_of_second_step()
         self._record_given()  # of an optimizer that never called its closure
         self._record_result()
-        self._left_over = self._remembered_gradients()
+        self._left_over = self.remembered_gradients()
         self._evaluation = 0
 
     def _warn_of_second_step(self) -> None:
@@ -238,7 +280,7 @@ class OptimizerTap:
         """The optimizer calls its closure again, with other parameters."""
         if not self._session.is_paused:
             self._record_parameters()
-            self._left_over = self._remembered_gradients()
+            self._left_over = self.remembered_gradients()
             self._evaluation += 1
 
     @guarded("record what a closure computed")
@@ -255,17 +297,17 @@ class OptimizerTap:
         if session.is_paused or self._was_given >= now:
             return
         self._was_given = now
-        self.record_gradients()
+        self._record_gradients()
         if not self._holds_whole_model:
             self._record_norm(self._no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
             is_clipped = self._was_clipped == now
-            if is_clipped or self._remembered_gradients() != self._recorded:
+            if is_clipped or self.remembered_gradients() != self._recorded:
                 session.records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
         session.records.unreduced_gradients()
-        clips = self._clips.of_step(self._remembered_gradients())
+        clips = self._clips.of_step(self.remembered_gradients())
         if self._leader is None:
             session.records.optimizer_settings(
                 lambda: {
@@ -288,7 +330,7 @@ class OptimizerTap:
         if session.is_paused or self._given_gradients >= now:
             return False
         self._given_gradients = now
-        self._recorded = self._remembered_gradients()
+        self._recorded = self.remembered_gradients()
         session.records.parameters(
             Kind.MAIN_GRAD, self._gradient, call=self._evaluation
         )
@@ -303,7 +345,9 @@ class OptimizerTap:
             float(learning_rate)
         )
 
-    def _record_norm(self, norm: torch.Tensor | float | NoLayout) -> None:
+    def _record_norm(
+        self, norm: torch.Tensor | float | NoLayout, *, scale: float | None = None
+    ) -> None:
         session, now = self._session, self._now()
         if self._leader is not None:
             return
@@ -317,6 +361,7 @@ class OptimizerTap:
             norm if is_known else 0.0,
             slot=slot,
             call=self._evaluation,
+            scale=scale,
             layout=None if is_known else norm,
         )
 
@@ -367,11 +412,14 @@ class OptimizerTap:
             return gradient / scale
 
     def _scale_inside(self) -> float:
-        """What a fused step divides its gradients by, as a ``GradScaler`` tells it."""
-        scale = getattr(self.optimizer, "grad_scale", None)
-        return float(scale) if isinstance(scale, torch.Tensor) else 1.0
+        """The loss scale that gradients still have, as a ``GradScaler`` tells it.
 
-    def _remembered_gradients(self) -> Mapping[int, Remembered]:
+        A fused step divides its gradients by it.
+        """
+        scale = getattr(self.optimizer, "grad_scale", None)
+        return float(scale) if isinstance(scale, torch.Tensor) else self._held_scale
+
+    def remembered_gradients(self) -> Mapping[int, Remembered]:
         """The gradients as they are now, to tell later whether they have changed."""
         return {
             key: Remembered(parameter.grad)

@@ -32,11 +32,13 @@ class _Sum:
     Attributes:
         array: The sum; None where it cannot be recorded.
         layout: Of the sum.
+        loss_scale: What the loss was multiplied by whose gradient it is.
         reason: Why it cannot be recorded.
     """
 
     array: np.ndarray | None = None
     layout: ShardLayout | None = None
+    loss_scale: float = 1.0
     reason: str = ""
 
 
@@ -111,7 +113,7 @@ class ParameterGradients:
             if sum_.array is None or sum_.layout is None:
                 recorder.skip(id_, sum_.reason)
             else:
-                recorder.array(id_, sum_.array, sum_.layout)
+                recorder.array(id_, sum_.array, sum_.layout, loss_scale=sum_.loss_scale)
             if self._hidden:
                 self._seen.add(id_)
         self._sums.clear()
@@ -168,12 +170,16 @@ class ParameterGradients:
         array = array_of(answer.values)
         if sum_.array is None:
             sum_.array, sum_.layout = array, answer.layout
+            sum_.loss_scale = recorder.loss_scale
         elif sum_.layout != answer.layout:
             sum_.array = None
             sum_.reason = "backward adds to it in several parts of different layouts"
         else:
             with unobserved():
-                total = tensor_of(sum_.array) + tensor_of(array)
+                added = tensor_of(array)
+                if recorder.loss_scale != sum_.loss_scale:  # of another scaler
+                    added = added * (sum_.loss_scale / recorder.loss_scale)
+                total = tensor_of(sum_.array) + added
                 sum_.array = array_of(total)
 
     def _id(self, named: NamedParameter, microbatch: int) -> TensorId:

@@ -7,6 +7,8 @@ import torch
 
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor
+from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.computed_buffers import computed_setting
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
 from ttrace.ir.trace import RankInfo
@@ -47,11 +49,22 @@ def rank_info_of(
         meshes=(*description.meshes(), *_meshes_of_parameters(description)),
         settings={
             **description.settings(),
+            **computed_setting(_computed_buffers(description)),
             "parameter_dtypes": ",".join(sorted(dtypes)),
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             **(settings or {}),
         },
     )
+
+
+def _computed_buffers(description: ModelDescription) -> list[tuple[str, str]]:
+    """The buffers that no state dict holds, by module and name."""
+    found = []
+    with contextlib.suppress(Exception):  # torch keeps them in a private attribute
+        for path, module in description.modules():
+            for name in sorted(module._non_persistent_buffers_set):
+                found.append((clean_name(path), clean_name(name)))
+    return found
 
 
 def _meshes_of_parameters(description: ModelDescription) -> list[Mesh]:

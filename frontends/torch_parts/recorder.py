@@ -21,11 +21,14 @@ from ttrace.frontends.torch_parts.local_tensor import (
 )
 from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.dims_text import flat_part
+from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rank_recorder import RankRecorder
+
+_OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
 
 class ActivationRecords(Protocol):
@@ -48,6 +51,10 @@ class TensorRecorder:
         description: Layouts and scales.
         rank: Takes the records.
         activations: Asked of each activation before the description; None for no one.
+
+    Attributes:
+        loss_scale: What the loss was multiplied by whose backward runs now. A part of
+            the scale of the gradients that come from it.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class TensorRecorder:
         *,
         activations: ActivationRecords | None = None,
     ):
+        self.loss_scale = 1.0
         self._description = description
         self._rank = rank
         self._activations = activations
@@ -193,6 +201,7 @@ class TensorRecorder:
         layout: ShardLayout,
         *,
         scale: float | None = None,
+        loss_scale: float | None = None,
     ) -> None:
         """Records an array, which is handed over.
 
@@ -201,9 +210,13 @@ class TensorRecorder:
             array: Its values.
             layout: What part of the logical tensor they are.
             scale: As in ``tensor``.
+            loss_scale: That of the backward that made a gradient; None for the one
+                that runs now.
         """
         try:
             factor = self._description.scale(id_.kind) if scale is None else scale
+            if scale is None and id_.kind in _OF_BACKWARD:
+                factor *= self.loss_scale if loss_scale is None else loss_scale
         except Exception as error:
             self.skip(id_, reason_of(error, "tell its scale"))
             return

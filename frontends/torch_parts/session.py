@@ -110,6 +110,16 @@ class CaptureSession:
         return self._capture.step
 
     @property
+    def loss_scale(self) -> float:
+        """What the loss was multiplied by whose backward runs now."""
+        return 1.0 if self._recorder is None else self._recorder.loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, factor: float) -> None:
+        if self._recorder is not None:
+            self._recorder.loss_scale = factor
+
+    @property
     def is_paused(self) -> bool:
         """Whether what happens now is neither recorded nor counted."""
         return self._capture.is_paused

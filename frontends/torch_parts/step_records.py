@@ -1,5 +1,6 @@
 """What hooks on modules cannot see of a step: adapters tell it, and it is recorded."""
 
+import collections
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingValue
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
-from ttrace.ir.step_notes import UNREDUCED, steps_text
+from ttrace.ir.step_notes import SCALED_CLIPS, UNREDUCED, steps_text
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
 
@@ -54,6 +55,9 @@ class StepRecords:
         self._capture = capture
         self._before_parameters = before_parameters
         self._unreduced: dict[str, list[int]] = {}
+        self._scaled_clips: dict[str, list[int]] = {}
+        self._losses: tuple[int, collections.Counter[tuple[int, str | None]]]
+        self._losses = -1, collections.Counter()
 
     def named_parameters(self) -> Iterator[NamedParameter]:
         """Every parameter of this rank, in the order of a forward pass."""
@@ -73,7 +77,7 @@ class StepRecords:
         scale: float | None = None,
         layout: Layout | None = None,
     ) -> None:
-        """Records the loss of a micro-batch.
+        """Records the loss of a micro-batch; of several of one the nth as call n.
 
         Args:
             value: A scalar; a Python number is recorded as float64.
@@ -90,13 +94,21 @@ class StepRecords:
             index = self._capture.calls.microbatch
         else:
             index = self._description.global_microbatch(microbatch)
+        if self._capture.is_paused:
+            return
+        step, losses = self._losses
+        if step != self._capture.step:
+            losses = collections.Counter()
+            self._losses = self._capture.step, losses
         id_ = TensorId(
             step=self._capture.step,
             microbatch=index,
             module=ROOT_MODULE,
             kind=Kind.LOSS,
             slot=slot,
+            call=losses[index, slot],
         )
+        losses[index, slot] += 1
         self._record_scalar(id_, value, layout, scale)
 
     @guarded("record a number of the step")
@@ -150,6 +162,22 @@ class StepRecords:
             if step not in steps:
                 steps.append(step)
                 recorder.state({UNREDUCED: steps_text(steps, what)})
+
+    @guarded("tell that clipped gradients are scaled")
+    def clips_of_scaled(self, loss_scale: float) -> None:
+        """States that gradients are clipped with a loss scale still in them.
+
+        Args:
+            loss_scale: What the loss was multiplied by; of 1 nothing is stated.
+        """
+        recorder, step = self._capture.recorder, self._capture.step
+        if loss_scale == 1 or recorder is None or not recorder.is_active:
+            return
+        steps = self._scaled_clips.setdefault(f"{loss_scale:.15g}", [])
+        if step not in steps:
+            steps.append(step)
+            key = f"{SCALED_CLIPS}.{loss_scale:.15g}"
+            recorder.state({key: steps_text(steps, f"{loss_scale:.15g}")})
 
     def skipped_step(self, loss_scale: float) -> None:
         """Notes that the optimizer skipped the running step: its gradients overflowed.

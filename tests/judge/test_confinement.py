@@ -84,3 +84,18 @@ def test_an_error_that_is_spread_has_no_place():
     half = FULL.copy()
     half[:, :, :12] += 1
     assert diagnosis(half) is None
+
+
+def test_what_the_model_is_given_has_no_heads():
+    labels = np.arange(48, dtype=np.int64).reshape(4, 12)
+    given = "step0/mb0/@root/input/labels"
+    wrong = labels.copy()
+    wrong[:, 9:] = -100
+    runs = [memory_trace({given: v, LATER: FULL}) for v in (wrong, labels)]
+    report = compare_traces(*runs, load_backend("numpy"))
+    (found,) = [d for d in report.diagnosis if d.code == "confined_error"]
+    assert found.sentence == (
+        "the error of step0/mb0/@root/input/labels lies at indices 9:12 of dim 1 (of "
+        "length 12), and everything else of it agrees: look at what these indices have "
+        "of their own, such as padding, or a sample that one run has otherwise"
+    )

@@ -240,3 +240,22 @@ def test_a_loss_that_is_given_late_comes_before_the_gradients_it_leads_to():
     assert first_of(compare(step(), candidate)) == "step0/mb0/c/grad_output/0"
     candidate = step(2.0) | {"step0/mb0/c/output/0": ONES * 3}
     assert first_of(compare(step(), candidate)) == "step0/mb0/c/output/0"
+
+
+def test_a_loss_behind_a_forward_of_its_own_comes_after_the_first_backward():
+    """As the second loss of a GAN: b runs again for it, and is trained by it."""
+
+    def step(first=1.0, second=1.0, *, is_trained=True):
+        tensors = {f"step0/mb0/{block}/output/0": ONES for block in "ab"}
+        tensors["step0/mb0/b/grad_output/0"] = ONES * first
+        tensors["step0/mb0/b/output/0/call1"] = ONES
+        tensors["step0/mb0/@root/loss"] = np.array(second, "f4")
+        if is_trained:
+            tensors["step0/mb0/b/grad_output/0/call1"] = ONES * second
+        return tensors
+
+    assert first_of(compare(step(), step(2, 3))) == "step0/mb0/b/grad_output/0"
+    assert first_of(compare(step(), step(1, 3))) == "step0/mb0/@root/loss"
+    # A forward that is not trained, as for a metric, makes no loss of its own.
+    runs = (step(is_trained=False), step(2, 3, is_trained=False))
+    assert first_of(compare(*runs)) == "step0/mb0/@root/loss"

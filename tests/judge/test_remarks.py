@@ -6,6 +6,7 @@ import pytest
 from tests.factories.traces import CAME_TWICE, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.judge.remarks import repeats_in
+from ttrace.mapping.map_file import read_map
 from ttrace.pipeline import compare_traces
 
 ONES = np.ones(8, np.float32)
@@ -112,3 +113,23 @@ def test_parameters_under_other_names_get_a_map():
 
 def test_a_parameter_that_is_gone_has_no_other_name():
     assert remarks({**STEP, "step0/fc/param/bias": ONES}, STEP) == ()
+
+
+def test_under_a_map_no_other_map_is_proposed(tmp_path):
+    path = tmp_path / "map.toml"
+    path.write_text(
+        'version = 1\n[[tensor]]\nreference = "a/{kind}/0"\ncandidate = "b/{kind}/0"\n'
+    )
+    step = "step0/mb0/{}/output/0"
+    runs = [
+        memory_trace({step.format(module): ONES, f"step0/{name}/param/weight": ONES})
+        for module, name in (("a", "old"), ("b", "new"))
+    ]
+    report = compare_traces(*runs, load_backend("numpy"), map_file=read_map(path))
+    (remark,) = [r for r in report.remarks if "counterpart" in r]
+    assert remark == (
+        "1 parameter (old/weight) of the reference and 1 parameter (new/weight) of the "
+        "candidate have no counterpart by the map: if they are the same, write a rule "
+        "for them; a proposal leaves a parameter out that begins with other values, as "
+        "one that was not loaded"
+    )

@@ -11,6 +11,9 @@ UNREDUCED = "unreduced_gradients"
 CLIPS = "gradient_clips"
 """How often a step clips its gradients, and whether they change after it."""
 
+SCALED_CLIPS = "clips_of_scaled_gradients"
+"""Steps that clip gradients with a loss scale still in them; one key for each scale."""
+
 _EARLY = "before they change again"
 
 _MAX_STEPS = 16

@@ -42,6 +42,7 @@ from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients, own_gradients
+from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
 from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
@@ -51,6 +52,7 @@ from ttrace.judge.trace_lines import (
     has_no_optimizer,
     only_one_steps_early,
 )
+from ttrace.judge.undescribed import Undescribed, find_undescribed
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -120,6 +122,9 @@ class Evidence:
         still: Modules whose running statistics move in one run only.
         submodule: The output inside that the first divergence is off by a multiple of.
         average: How both runs average parameters, where they do otherwise.
+        undescribed: Parameters of which the candidate's ranks have parts, and nothing
+            says so: all else is told under a wrong assumption.
+        shared_samples: Ranks of the candidate that were given those of others.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -148,6 +153,8 @@ class Evidence:
     still: tuple[StillStatistics, ...] = ()
     submodule: ScaledSubmodule | None = None
     average: AverageFit | None = None
+    undescribed: Undescribed | None = None
+    shared_samples: SharedSamples | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -252,6 +259,16 @@ def read_evidence(
             find_scaled_submodule, None, diverged, verdicts, reference, candidate
         ),
         average=explained(fit_averages, None, verdicts, reference, candidate),
+        undescribed=explained(
+            find_undescribed,
+            None,
+            reference,
+            candidate,
+            own_microbatches or candidate,
+        ),
+        shared_samples=explained(
+            find_shared_samples, None, verdicts, own_microbatches or candidate
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import ACTIVATIONS, KINDS, Kind, Phase
-from ttrace.ir.tensor_id import Pass
+from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.judge.absences import Absences
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.initial_replicas import of_candidate
@@ -55,7 +55,7 @@ def find_first_divergence(
     ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
-        first = _loss_before(_first_of_backward(failures, verdicts), failures)
+        first = _loss_before(_first_of_backward(failures, verdicts), verdicts)
         if first.id in left_out:
             return _divergence(first, _not_run(left_out[first.id]))
         if first in of_candidate(verdicts):
@@ -97,24 +97,37 @@ def _first_of_backward(
 
 
 def _loss_before(
-    first: TensorVerdict, failures: Sequence[TensorVerdict]
+    first: TensorVerdict, verdicts: Sequence[TensorVerdict]
 ) -> TensorVerdict:
     """The loss, where it failed before the backward that it leads to.
 
-    A script may give its loss when its micro-batch is over.
+    A script may give its loss when its micro-batch is over. Behind another forward of
+    the micro-batch, which has a backward of its own, it is the loss of that one, such
+    as the second of a GAN's.
     """
     if KINDS[first.id.kind].phase is not Phase.BACKWARD:
         return first
-    return next(
-        (
-            verdict
-            for verdict in failures
-            if verdict.id.kind is Kind.LOSS
-            and verdict.id.step == first.id.step
-            and first.id.microbatch in (None, verdict.id.microbatch)
-        ),
-        first,
-    )
+    around = [
+        verdict
+        for verdict in verdicts
+        if verdict.id.step == first.id.step
+        and first.id.microbatch in (None, verdict.id.microbatch)
+    ]
+    place = next((i for i, verdict in enumerate(around) if verdict is first), 0)
+    trained = {_call(v.id) for v in around[place:] if v.id.kind is Kind.GRAD_OUTPUT}
+    for index, verdict in enumerate(around):
+        if verdict.id.kind is Kind.LOSS and verdict.status is Status.FAILED:
+            return verdict
+        is_forward = verdict.id.kind is Kind.OUTPUT and (
+            verdict.id.pass_ is Pass.FORWARD
+        )
+        if index > place and is_forward and _call(verdict.id) in trained:
+            return first
+    return first
+
+
+def _call(id_: TensorId) -> tuple[int | None, str, int]:
+    return id_.microbatch, id_.module, id_.call
 
 
 def _one_sided_gradient(

@@ -5,15 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.absences import Absences
 from ttrace.judge.coverage import Gap, coverage_of, headline
-from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.replica_axes import differing_axes
-from ttrace.judge.replicas import differing_replicas
+from ttrace.judge.evidence import Evidence
 from ttrace.judge.setup import SettingDifferences
+from ttrace.judge.setup_sentence import setup_sentence
 from ttrace.judge.structure import BOTH_SIDES, StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.unmatched import one_sided_sentence
@@ -79,24 +76,22 @@ class RunVerdict:
 def judge_run(
     verdicts: Sequence[TensorVerdict],
     settings: SettingDifferences,
-    first: FirstDivergence | None,
     gaps: Sequence[Gap],
     structure: Sequence[StructureDifference] = (),
     *,
     candidate: TraceInfo,
-    absences: Absences,
+    evidence: Evidence,
 ) -> RunVerdict:
     """Sums the verdicts on all tensors up.
 
     Args:
         verdicts: One per tensor.
         settings: What the two runs say of themselves, as far as it differs.
-        first: The first divergence among the verdicts.
         gaps: What should have been compared. They only forbid to pass: a divergence
             that was found stays one, unless the gap makes it doubtful.
         structure: Modules that only one run has, and that change nothing.
         candidate: The run under test.
-        absences: What one of the runs does not have.
+        evidence: What was read of both runs to explain failures.
     """
     counts = count_statuses(verdicts)
     if not counts[Status.PASSED] + counts[Status.FAILED]:
@@ -127,13 +122,14 @@ def judge_run(
             )
     for verdict in verdicts:
         if verdict.setup and verdict.status is Status.FAILED:
-            return _error(ErrorKind.SETUP, _setup_sentence(verdict, candidate))
+            return _error(ErrorKind.SETUP, setup_sentence(verdict, candidate, evidence))
     blocking = [gap.sentence for gap in gaps if gap.is_blocking]
     if blocking:
         return _error(ErrorKind.COVERAGE, f"{'. '.join(blocking)}.")
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
+        first = evidence.first
         assert first is not None
-        if not counts[Status.FAILED] and not absences.gradients:
+        if not counts[Status.FAILED] and not evidence.absences.gradients:
             return RunVerdict(
                 outcome=Outcome.DIVERGED, summary=f"{one_sided_sentence(verdicts)}."
             )
@@ -233,51 +229,6 @@ def _structure_text(difference: StructureDifference) -> str:
     return (
         f"{difference.modules} in the {difference.present} only, while "
         f"{'the model' if around == ROOT_MODULE else around} around it agrees"
-    )
-
-
-def _setup_sentence(verdict: TensorVerdict, candidate: TraceInfo) -> str:
-    """What to do about the first thing that two runs were given unlike."""
-    shared = _data_of_replicas(verdict, candidate)
-    if shared is not None:
-        return shared
-    if verdict.cause is Cause.SHAPE and verdict.id.microbatch is not None:
-        return (
-            "Set-up differs: what the model was given has another shape. First: "
-            f"{verdict.id}: {verdict.reason}. Give both the same data, padded to the "
-            "same lengths; what follows may be a consequence."
-        )
-    if verdict.cause is Cause.SAMPLES:
-        return (
-            "Set-up differs: the two runs were not given the same samples in a step. "
-            f"First: {verdict.id}: {verdict.reason}. Let both runs have the same "
-            "samples in a step; what follows may be a consequence."
-        )
-    return (
-        "Set-up differs: the two runs were not given the same. First: "
-        f"{verdict.id}: {verdict.reason}. Start both from the same parameters and "
-        "data; what follows may be a consequence."
-    )
-
-
-def _data_of_replicas(verdict: TensorVerdict, candidate: TraceInfo) -> str | None:
-    """That ranks were given different samples which must have the same, or None."""
-    result, tolerance = verdict.result, verdict.tolerance
-    if verdict.id.kind is not Kind.INPUT or result is None or tolerance is None:
-        return None
-    bad = differing_replicas(result.candidate_replicas, tolerance, exact=True)
-    if not bad:
-        return None
-    mesh = result.plan.match.candidate.shards[0].layout.mesh
-    over = "+".join(sorted(differing_axes(bad, mesh, candidate)))
-    first = bad[0]
-    more = f", and {len(bad) - 1} more like it" if len(bad) > 1 else ""
-    return (
-        f"Set-up differs: ranks of the candidate that share their samples over {over} "
-        f"were given different ones. First: {verdict.id}: rank {first.rank} has other "
-        f"values than rank {first.against}{more}. Give all ranks of a group over "
-        f"{over} the same data, such as by a sampler that counts data-parallel ranks "
-        "only; what follows may be a consequence."
     )
 
 

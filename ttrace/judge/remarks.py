@@ -20,6 +20,7 @@ from ttrace.judge.trace_lines import (
     early_step_sentence,
     side_without_optimizer,
 )
+from ttrace.judge.undescribed import shorter_parameters
 
 _WITH_BACKWARD = frozenset({"torch", "megatron"})
 """Frameworks in whose steps a script calls backward itself."""
@@ -32,6 +33,7 @@ def find_remarks(
     tolerances: ToleranceTable,
     *,
     allow: Sequence[str] = (),
+    is_mapped: bool = False,
 ) -> tuple[str, ...]:
     """Sentences without a full stop.
 
@@ -41,6 +43,7 @@ def find_remarks(
         candidate: The run under test, likewise.
         tolerances: What rounding explains.
         allow: Patterns of tensor ids that may be unmatched.
+        is_mapped: A map says which names go together.
     """
     remarks = []
     if _is_same(reference, candidate):
@@ -56,13 +59,16 @@ def find_remarks(
             f"the {side}'s trace was given no optimizer, and nothing of it was "
             "recorded: torch_capture.trace(model, optimizer)"
         )
-    remarks += other_lengths(alignment, reference.info, candidate.info)
+    matches = [(m.reference, m.candidate) for m in alignment.matches]
+    if not shorter_parameters(matches, candidate.info):  # which share their samples
+        remarks += other_lengths(alignment, reference.info, candidate.info)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:
             remarks.append(f"in the {side} {outside}")
     remarks += _runs_without_modules(reference.info, candidate.info)
-    remarks += _other_names(alignment, reference.name, candidate.name)
+    names = (reference.name, candidate.name)
+    remarks += _other_names(alignment, *names, is_mapped=is_mapped)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
@@ -102,7 +108,9 @@ def _runs_without_modules(reference: TraceInfo, candidate: TraceInfo) -> Iterato
         )
 
 
-def _other_names(alignment: Alignment, reference: str, candidate: str) -> Iterator[str]:
+def _other_names(
+    alignment: Alignment, reference: str, candidate: str, *, is_mapped: bool
+) -> Iterator[str]:
     """That either run has parameters of which the other has none of the name."""
     only: dict[Side, list[str]] = {side: [] for side in Side}
     for entry in alignment.entries:
@@ -116,6 +124,14 @@ def _other_names(alignment: Alignment, reference: str, candidate: str) -> Iterat
         + (", ...)" if len(names) > 1 else ")")
         for names in (only[Side.REFERENCE], only[Side.CANDIDATE])
     )
+    if is_mapped:
+        yield (
+            f"{ours} of the reference and {theirs} of the candidate have no "
+            "counterpart by the map: if they are the same, write a rule for them; a "
+            "proposal leaves a parameter out that begins with other values, as one "
+            "that was not loaded"
+        )
+        return
     yield (
         f"{ours} of the reference and {theirs} of the candidate have no counterpart of "
         "the same name: if they are the same under other names, or stacked or split, "

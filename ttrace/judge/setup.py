@@ -7,12 +7,14 @@ that are given other things compute other things.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ttrace.ir.computed_buffers import KEY as COMPUTED_BUFFERS
 from ttrace.ir.dropout import without_dropout
 from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.ir.written_dims import without_written
 from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
@@ -70,7 +72,8 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
 
 def _general(settings: Mapping[str, object]) -> dict[str, object]:
     """Those that are not compared by other rules."""
-    return without_dropout(without_optimizer(settings))
+    general = without_written(without_dropout(without_optimizer(settings)))
+    return {name: value for name, value in general.items() if name != COMPUTED_BUFFERS}
 
 
 def _stated_by_both(

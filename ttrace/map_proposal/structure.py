@@ -14,6 +14,7 @@ from ttrace.ir.transform import AxisPattern, Transform
 from ttrace.map_proposal.alike_parameters import pairing_of_alike, same_slots
 from ttrace.map_proposal.elimination import match_by_elimination
 from ttrace.map_proposal.generalization import generalize
+from ttrace.map_proposal.other_layers import match_as_in_other_layers
 from ttrace.map_proposal.parameter_order import ParameterOrder, Places
 from ttrace.map_proposal.parameters import ParameterMatcher, likeness
 from ttrace.map_proposal.units import (
@@ -68,6 +69,7 @@ def match_by_structure(
         _match_modules(
             matcher, outputs_agree, order, only_verified=True, apart=Side.REFERENCE
         )
+        match_as_in_other_layers(matcher)
         match_by_elimination(matcher, places)
 
 

@@ -72,11 +72,10 @@ def build_report(
     judged = judge_run(
         verdicts,
         settings,
-        evidence.first,
         gaps,
         structure,
         candidate=candidate.info,
-        absences=evidence.absences,
+        evidence=evidence,
     )
     return Report(
         verdict=judged.outcome,

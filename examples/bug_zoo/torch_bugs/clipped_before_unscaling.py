@@ -13,11 +13,9 @@ BUG = Bug(
     model=(*CLIP, "--loss-scale", "1024"),
     layout=DDP,
     first_seen=(
-        place("*", Kind.MAIN_GRAD),  # what is about to be clipped
-        place("@root", Kind.GRAD_NORM),
-        place("*", Kind.CLIPPED_GRAD),
+        place("*", Kind.CLIPPED_GRAD),  # before it, the loss scale is known
     ),
-    diagnosis="scaled",
+    diagnosis="scaled_clipping",
 )
 
 

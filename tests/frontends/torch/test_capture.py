@@ -321,3 +321,30 @@ def test_a_trace_that_is_given_no_optimizer_says_so(switch_on):
     with torch_capture.trace(model):
         model(torch.ones(1, 2))
     assert has_no_optimizer(open_trace(path).info)
+
+
+def test_several_losses_of_a_micro_batch_are_calls(switch_on):
+    """As those of a GAN: each is recorded behind the forward that it comes from."""
+    path = switch_on()
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    with torch_capture.trace(model, optimizer) as trace:
+        for step in range(2):
+            out = model(torch.ones(1, 2))
+            for factor in (1, 2):
+                loss = out.sum() * factor + step
+                trace.loss(loss)
+                loss.backward(retain_graph=True)
+            with trace.paused():
+                trace.loss(0.0)
+            trace.loss(3.0, microbatch=0)
+            optimizer.step()
+            trace.step()
+    info = open_trace(path).info
+    losses = [str(id_) for id_ in info.tensors if id_.kind is Kind.LOSS]
+    assert sorted(losses) == [
+        f"step{step}/mb0/@root/loss{call}"
+        for step in range(2)
+        for call in ("", "/call1", "/call2")
+    ]
+    assert not [id_ for id_ in info.skipped if id_.kind is Kind.LOSS]

@@ -56,6 +56,54 @@ def test_a_pattern_with_slash_says_kind_and_slot_and_the_first_match_counts():
         assert activation(description, path, kind, 2, 3) == lowered(text, (2, 3))
 
 
+def test_a_gradient_without_a_rule_of_its_own_lies_as_its_tensor():
+    description = described(
+        {
+            "1.0/grad_input/*": "b[tp] f",
+            "1.*/output/*": "b f[tp]",
+            "1.*/input/*": "b f[dp]",
+            "1.1/output/1": NoLayout(reason="not now"),
+            "0/output/*": "b f[dp] partial[tp]",
+            "*": "b f",
+        }
+    )
+    for path, kind, text in (
+        ("1.0", Kind.GRAD_OUTPUT, "b f[tp]"),
+        ("1.0", Kind.GRAD_INPUT, "b[tp] f"),
+        ("1.1", Kind.GRAD_INPUT, "b f[dp]"),
+        ("0", Kind.OUTPUT, "b f[dp] partial[tp]"),
+        ("0", Kind.GRAD_OUTPUT, "b f[dp]"),  # that of each partial
+        ("0", Kind.GRAD_INPUT, "b f"),
+    ):
+        assert activation(description, path, kind, 2, 3) == lowered(text, (2, 3))
+
+
+def test_a_rule_for_tensors_and_gradients_alike_is_not_the_gradients_own():
+    description = described({"1.*/output/*": "b f[tp]", "*/*/*": "b f"})
+    layout = activation(description, "1.0", Kind.GRAD_OUTPUT, 2, 3)
+    assert layout == lowered("b f[tp]", (2, 3))
+    description = described({"*/grad_output/*": "b[tp] f", "1.*/output/*": "b f[tp]"})
+    layout = activation(description, "1.0", Kind.GRAD_OUTPUT, 2, 3)
+    assert layout == lowered("b[tp] f", (2, 3))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.PARAM_GRAD,
+        Kind.MAIN_GRAD,
+        Kind.CLIPPED_GRAD,
+        Kind.OPTIMIZER_STATE,
+        Kind.UPDATED_PARAM,
+    ],
+)
+def test_what_there_is_of_a_parameter_lies_as_the_parameter(kind):
+    rules: DimsRules = {"0/param/weight": "f[tp] ...", "*": "..."}
+    description = described(parameters=rules)
+    (weight, *_) = description.parameters()
+    assert description.parameter_layout(weight, kind) == lowered("f[tp] d1", (6, 4))
+
+
 @pytest.mark.parametrize(
     ("text", "shape", "written_out"),
     [

@@ -118,7 +118,7 @@ def test_the_first_factor_is_named_where_none_explains_most():
     reference = memory_trace(dict.fromkeys(names, VALUES))
     candidate = memory_trace(dict(zip(names, values, strict=True)))
     found = diagnoses(reference, candidate)["scaled"]
-    assert found.evidence == {"factor": 1020.0}
+    assert found.evidence == {"factor": 1024.0}
     assert found.tensor_ids == tuple(names[:1])
 
 

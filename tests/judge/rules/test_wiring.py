@@ -84,3 +84,25 @@ def test_what_is_no_matter_of_wiring():
     for trace, more in ((reference, 1), (candidate, 2)):
         trace.arrays[0, "step0/mb0/layers.1/input/0"] = START * 3 + more
     assert diagnosis(candidate, reference) is None
+
+
+def test_what_the_model_itself_is_given_is_a_matter_of_the_batch():
+    """Labels that are the inputs: no module is called in another order."""
+    ids, labels = np.arange(32), np.where(np.arange(32) % 3, np.arange(32), -100)
+    found = diagnosis(
+        *(
+            memory_trace(
+                {
+                    "step0/mb0/@root/input/input_ids": ids,
+                    "step0/mb0/@root/input/labels": given,
+                    "step0/mb0/a/output/0": START,
+                }
+            )
+            for given in (ids, labels)
+        )
+    )
+    assert found is not None
+    assert found.sentence == (
+        "input labels of @root of the candidate is input input_ids of @root of the "
+        "reference (step 0): look at how the batch of the candidate is made"
+    )

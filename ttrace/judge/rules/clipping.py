@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_STEP = (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD)
@@ -17,6 +18,8 @@ def clipping(findings: Findings) -> Diagnosis | None:
     It does if nothing clipped was seen in one of the runs, or if all gradients that
     were compared agree and not all of the clipped ones do.
     """
+    if scaled_clipping(findings) is not None:  # which knows more
+        return None
     for step, of_step in sorted(_steps(findings.verdicts).items()):
         before, after = (of_step[kind] for kind in _OF_STEP)
         if not after or any(verdict.status not in _BEFORE for verdict in before):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
+from ttrace.judge.factors import factor_text
 from ttrace.judge.microbatch_factors import MicrobatchFactors
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -74,7 +75,7 @@ def _diagnosis(
     """
     step = first[0].id.step
     named = ", ".join(
-        f"{factor:.3g} in micro-batch {number}{'' if index else of}"
+        f"{factor_text(factor)} in micro-batch {number}{'' if index else of}"
         for index, (number, factor) in enumerate(list(factors.items())[:_MAX_NAMED])
     )
     num_more = len(factors) - _MAX_NAMED

@@ -2,6 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.factors import factor_text
 from ttrace.judge.verdict import Cause, TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -43,7 +44,8 @@ def rank_factors(findings: Findings) -> Diagnosis | None:
         return None  # these ranks do nothing of their own: it is the others to look at
     ranks = sorted(factors)
     named = ", ".join(
-        f"{factors[rank]:.3g} times on rank {rank}" for rank in ranks[:_MAX_NAMED]
+        f"{factor_text(factors[rank])} times on rank {rank}"
+        for rank in ranks[:_MAX_NAMED]
     )
     more = len(ranks) - _MAX_NAMED
     others = f" and so on, on {more} more ranks" if more > 0 else ""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import (
     LEAST_ELEMENTS,
     Diagnosis,
@@ -11,7 +12,10 @@ from ttrace.judge.diagnosis import (
     kinds_of,
     tensors,
 )
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.factors import factor_text, rounded_factor
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
@@ -37,7 +41,7 @@ def scaled(findings: Findings) -> Diagnosis | None:
         if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
             continue
         ratio = stats.candidate_norm / stats.reference_norm
-        factor = float(f"{math.copysign(ratio, stats.cosine):.3g}")
+        factor = rounded_factor(math.copysign(ratio, stats.cosine))
         if factor != 1:
             found.setdefault(factor, []).append(verdict)
     found = {f: vs for f, vs in found.items() if _num_elements(vs) >= LEAST_ELEMENTS}
@@ -54,10 +58,34 @@ def scaled(findings: Findings) -> Diagnosis | None:
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",
-        sentence=f"{tensors(len(verdicts))} ({kinds_of(verdicts)}) {are} {factor:g} "
-        "times the reference",
+        sentence=f"{tensors(len(verdicts))} ({kinds_of(verdicts)}) {are} "
+        f"{factor_text(factor)} times the reference{_taken_out(verdicts, findings)}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _taken_out(scaled: Sequence[TensorVerdict], findings: Findings) -> str:
+    """That the factor is on the backward alone: what the optimizer is given agrees."""
+    step = findings.failed[0].id.step
+    known = {verdict.id for verdict in scaled}
+    backward = [v for v in findings.failed if v.id.step == step]
+    given = [
+        verdict
+        for verdict in findings.verdicts
+        if verdict.id.step == step
+        and verdict.id.kind is Kind.MAIN_GRAD
+        and verdict.status is not Status.SKIPPED
+    ]
+    is_whole = all(v.id in known and v.id.kind in _OF_BACKWARD for v in backward)
+    if not given or not is_whole or any(v.status is not Status.PASSED for v in given):
+        return ""
+    return (
+        f". In step {step} that is all that differs, and its {len(given)} main_grad "
+        "agree: the factor is taken out again before the optimizer steps, as where a "
+        "script scales its loss by hand (a GradScaler's scale is known). If that is "
+        "meant, compare what the optimizer is given: --kinds "
+        "main_grad,clipped_grad,updated_param"
     )
 
 

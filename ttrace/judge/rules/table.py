@@ -20,6 +20,7 @@ from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.confined_error import confined_error
+from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
@@ -41,6 +42,7 @@ from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
+from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.rules.scaled_submodule import scaled_submodule
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.split_ties import split_ties
@@ -52,6 +54,7 @@ from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
+    described_shape,
     initial_replicas,
     step_skipped,
     first_nonfinite,
@@ -70,6 +73,7 @@ RULES: tuple[Rule, ...] = (
     still_statistics,
     dropout,
     early_clipping,
+    scaled_clipping,
     clipping,
     rank_factors,
     accumulated_gradient,
@@ -101,9 +105,10 @@ def diagnose(
 ) -> tuple[Diagnosis, ...]:
     """Applies every rule; those that have nothing to say are left out.
 
-    Where updates of two steps were compared, nothing is known of the candidate.
+    Where updates of two steps were compared, nothing is known of the candidate; nor
+    where its ranks have parts of parameters that nothing describes.
     """
-    if evidence is not None and evidence.steps_apart:
+    if evidence is not None and (evidence.steps_apart or evidence.undescribed):
         return ()
     own = None if evidence is None else evidence.own
     own = own or own_gradients(candidate)

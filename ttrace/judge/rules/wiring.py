@@ -1,6 +1,6 @@
 """A module that is given another tensor than in the reference."""
 
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings
 
 
@@ -26,6 +26,8 @@ def wiring(findings: Findings) -> Diagnosis | None:
             "look at the order in which these modules are called, at what is passed "
             "to them, and at their names"
         )
+        if {found.given.module, found.instead.module} == {ROOT_MODULE}:
+            look = "look at how the batch of the candidate is made"
     else:
         look = "look at what the candidate does between the two"
     return Diagnosis(

@@ -1,0 +1,120 @@
+"""What is said of the first thing that two runs were given unlike."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.ir.computed_buffers import computed_setting, is_computed
+from ttrace.pipeline import compare_traces
+from ttrace.report.model import Outcome
+from ttrace.store.memory_trace import MemoryTrace
+
+VALUES = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
+
+
+def summary(reference: MemoryTrace, candidate: MemoryTrace) -> str:
+    report = compare_traces(reference, candidate, load_backend("numpy"))
+    assert report.verdict is Outcome.ERROR and report.error_kind == "setup"
+    return report.summary
+
+
+def ends(first: str, **fields) -> str:
+    """The summary where a tensor differs, behind the reason."""
+    pair = ({first: values} for values in (VALUES, VALUES * 2))
+    text = summary(*(memory_trace(one, **fields) for one in pair))
+    assert text.startswith(
+        f"Set-up differs: the two runs were not given the same. First: {first}: "
+        "rel_err 1 exceeds the tolerance 0. "
+    )
+    return text.partition("tolerance 0. ")[2]
+
+
+def test_a_parameter_may_not_have_been_loaded():
+    assert ends("step0/a/param/weight") == (
+        "This initial value differs: was it loaded? Start both from the same "
+        "parameters; what follows may be a consequence."
+    )
+
+
+def test_a_buffer_of_no_state_dict_is_a_matter_of_settings():
+    computed = computed_setting([("layers.3.rope", "inv_freq"), ("x", "other")])
+    assert ends("step0/layers.0.rope/buffer/inv_freq", settings=computed) == (
+        "No state dict holds this buffer, layers.0.rope computes it when it is built: "
+        "compare what that module is configured with in both runs; what follows may be "
+        "a consequence."
+    )
+    assert ends("step0/layers.0.rope/buffer/scale", settings=computed) == (
+        "Load this buffer in both runs from the same state; if no state dict holds it, "
+        "compare what layers.0.rope is configured with; what follows may be a "
+        "consequence."
+    )
+
+
+def test_computed_buffers_are_a_setting_that_is_not_compared():
+    assert computed_setting([]) == {}
+    one, other = ({"computed_buffers": text} for text in ("a/b", "a/c"))
+    assert is_computed(one, "a", "b") and not is_computed(other, "a", "b")
+    tensors = {"step0/a/param/weight": VALUES}
+    report = compare_traces(
+        memory_trace(tensors, settings=one),
+        memory_trace(tensors, settings=other),
+        load_backend("numpy"),
+    )
+    assert not report.setup.differences
+
+
+def test_inputs_have_the_old_words():
+    assert ends("step0/mb0/@root/input/0") == (
+        "Start both from the same parameters and data; what follows may be a "
+        "consequence."
+    )
+
+
+def of_ranks(*samples: np.ndarray, sizes=None) -> MemoryTrace:
+    """A run whose nth rank has the nth samples, as its micro-batch of that number."""
+    names = [f"step0/mb{number}/@root/input/0" for number in range(len(samples))]
+    trace = memory_trace(
+        dict(zip(names, samples, strict=True)), sizes or {"dp": len(samples)}
+    )
+    tensors = {
+        id_: record
+        if sizes
+        else replace(
+            record,
+            shards=tuple(s for s in record.shards if s.rank == id_.microbatch),
+        )
+        for id_, record in trace.info.tensors.items()
+    }
+    return MemoryTrace(replace(trace.info, tensors=tensors), trace.arrays)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ((0, 0), "in step 0 rank 1 of the candidate has rank 0's samples. First"),
+        (
+            (0, 1, 0, 1),
+            "in step 0 rank 2 of the candidate has rank 0's samples, and 1 more rank "
+            "those of another. First",
+        ),
+    ],
+)
+def test_ranks_that_have_the_samples_of_others(samples, said):
+    own = [VALUES + 10 * number for number in range(len(samples))]
+    reference = of_ranks(*own, sizes={"dp": 1})
+    text = summary(reference, of_ranks(*(own[number] for number in samples)))
+    assert text.startswith(f"Set-up differs: {said}: step0/mb")
+    assert text.endswith(
+        "Look at the sampler, which is to give every data-parallel rank samples of its "
+        "own; where these ranks share their samples, as in tensor parallelism by hand, "
+        "describe that; what follows may be a consequence."
+    )
+
+
+def test_ranks_with_other_samples_of_their_own():
+    own = [VALUES, VALUES + 10]
+    text = summary(of_ranks(*own, sizes={"dp": 1}), of_ranks(VALUES, VALUES + 20))
+    assert "sampler" not in text

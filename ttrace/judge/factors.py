@@ -1,0 +1,35 @@
+"""A factor between two tensors, rounded for people: exactly where it is a power of two.
+
+Loss scales, numbers of ranks and of micro-batches mostly are; 1024 read as 1020 sends
+people looking for 1020.
+"""
+
+import math
+
+_CLOSE = 1e-4
+"""How far a measured factor may be from the power of two that it is."""
+
+
+def rounded_factor(ratio: float) -> float:
+    """The power of two that a measured factor is, or its first three digits.
+
+    Args:
+        ratio: Finite; 0 stays 0.
+    """
+    if ratio == 0:
+        return 0.0
+    power = math.copysign(2.0 ** round(math.log2(abs(ratio))), ratio)
+    if math.isclose(ratio, power, rel_tol=_CLOSE):
+        return power
+    return float(f"{ratio:.3g}")
+
+
+def factor_text(factor: float) -> str:
+    """``1024``, ``1/1024``, ``0.5``, ``3.14``."""
+    rounded = rounded_factor(factor)
+    short = f"{rounded:.3g}"
+    if float(short) == rounded:
+        return f"{rounded:g}"
+    if abs(rounded) >= 1:
+        return f"{rounded:.15g}"
+    return f"{'-' if rounded < 0 else ''}1/{1 / abs(rounded):.15g}"
