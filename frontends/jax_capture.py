@@ -54,13 +54,18 @@ from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.harvest.step_trace import RunningStep, StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.given_batch import (
+    GIVEN,
     argument_names,
     has_model_input,
 )
 from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
-from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
+from ttrace.frontends.jax_parts.record.step_params import (
+    GivenArrays,
+    Returned,
+    with_returned,
+)
 from ttrace.frontends.jax_parts.strict_step import StrictStep
 from ttrace.frontends.jax_parts.taps.mini_steps import is_marker
 from ttrace.frontends.jax_parts.taps.optax_settings import setting_of
@@ -172,6 +177,7 @@ class TracedStep:
             max_iterations=options.max_iterations,
             strict=options.strict,
         )
+        self._returned: Returned | None = None
         self._number = 0
         atexit.register(self._at_exit)
 
@@ -184,12 +190,13 @@ class TracedStep:
         given: GivenArrays | None = None
         if is_wanted:
             with self._session.stopping_at_faults("read the arguments of the step"):
-                given = GivenArrays(args, kwargs)
+                given = GivenArrays(args, kwargs, self._returned)
         try:
             taps = step_taps(self._missed, self._stated, scopes=self._options.scopes)
             guard = self._session.stopping_at_faults
             with taps, self._programs.running(number, guard) as running:
                 result = self._step(*args, **kwargs)
+            self._returned = Returned(result)
             if given is not None:
                 names = argument_names(self._step, args, kwargs)
                 self._record(number, running, given, names, result)
@@ -214,7 +221,9 @@ class TracedStep:
                 batch = self._batch(given, running, names, result)
             updated = given.updated(use, result)
             has_optimizer = use.has_optimizer
-            return batch + with_returned(captures, updated, has_optimizer=has_optimizer)
+            made = with_returned(captures, updated, has_optimizer=has_optimizer)
+            first = [capture for capture in batch if capture.order == GIVEN]
+            return first + made + [c for c in batch if c.order != GIVEN]
 
         self._session.record(number, find_captures, self._missed, self._stated.texts())
 
@@ -227,7 +236,7 @@ class TracedStep:
     ) -> list[Capture]:
         """What the step was given beside its state; where that fails, all else is."""
         try:
-            return given.batch(
+            return given.batch_and_state(
                 running.params,
                 result,
                 names=names,

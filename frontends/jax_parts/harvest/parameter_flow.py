@@ -54,6 +54,8 @@ class ProgramParams:
         is_differentiated: The program differentiates, or computes a part of that.
         direct: For every result, the arguments that it is, or is made of outside of
             what is differentiated.
+        forward: Results that the differentiated function itself computes, as what it
+            returns beside the loss: no gradient had a part in them.
         scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
             and in which shape: as they are given, or reshaped.
         keys: Arguments that are random keys, as ``jax.random.PRNGKey`` makes them.
@@ -67,6 +69,7 @@ class ProgramParams:
     direct: tuple[frozenset[int], ...]
     scanned: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     keys: frozenset[int] = frozenset()
+    forward: frozenset[int] = frozenset()
     mapped: Mapping[int, Mapped] = field(default_factory=dict)
 
 
@@ -95,6 +98,7 @@ def program_params(
         direct=tuple(
             frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
         ),
+        forward=frozenset(i for i, out in enumerate(outs) if out.is_forward),
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
         mapped=walk.mapped,
@@ -117,16 +121,25 @@ class _Flow:
             differentiated.
         elements: The argument whose elements it has, in their order: the same one, or
             reshaped; None where there is none.
+        is_differentiated: What is differentiated has computed it, or a part of it.
+        is_backward: A gradient has a part in it.
     """
 
     same: int | None = None
     made_of: int = 0
     elements: int | None = None
+    is_differentiated: bool = False
+    is_backward: bool = False
 
     @property
     def all(self) -> int:
         """Bits of what it is, or is made of."""
         return self.made_of if self.same is None else self.made_of | 1 << self.same
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether what is differentiated has computed it, and no gradient."""
+        return self.is_differentiated and not self.is_backward
 
 
 _NOTHING = _Flow()
@@ -134,10 +147,14 @@ _NOTHING = _Flow()
 
 def _joined(flows: Iterable[_Flow]) -> _Flow:
     """What is made of several values."""
-    made_of = 0
+    made_of, is_differentiated, is_backward = 0, False, False
     for flow in flows:
         made_of |= flow.all
-    return _Flow(made_of=made_of)
+        is_differentiated |= flow.is_differentiated
+        is_backward |= flow.is_backward
+    return _Flow(
+        made_of=made_of, is_differentiated=is_differentiated, is_backward=is_backward
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -163,7 +180,16 @@ class _Walk:
             operands = list(map(read, eqn.invars))
             outs = self.call(eqn.primitive, eqn.params, operands, len(eqn.outvars))
             if private_jax.is_differentiated(eqn):
-                outs = [replace(out, made_of=0) for out in outs]
+                is_backward = private_jax.is_transposed(eqn)
+                outs = [
+                    replace(
+                        out,
+                        made_of=0,
+                        is_differentiated=True,
+                        is_backward=out.is_backward or is_backward,
+                    )
+                    for out in outs
+                ]
             flows.update(zip(eqn.outvars, outs, strict=True))
         return list(map(read, jaxpr.outvars))
 

@@ -1,6 +1,6 @@
 """The arrays that were the parameters of one step, over all of its programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,24 @@ class ParameterUse:
         self._mapped_forms: dict[tuple[Shape, str], list[Mapped]] = {}
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
+        self._forward: dict[int, Any] = {}
+        self._kept: dict[int, tuple[Any, Any]] = {}
+
+    def keep(self, args: Sequence[Any], indices: Iterable[int]) -> None:
+        """Copies arguments of a program that it is about to take (donation).
+
+        Args:
+            args: Its flat arguments.
+            indices: Those that may be asked for when they are gone.
+        """
+        for index in indices:
+            array = args[index]
+            if isinstance(array, jax.Array) and not array.is_deleted():
+                self._kept[id(array)] = (array, jnp.copy(array))
+
+    def kept(self, array: Any) -> Any:
+        """The copy of an array that a program took; the array itself where none did."""
+        return self._kept.get(id(array), (array, array))[1]
 
     def add(
         self, program: ProgramParams, args: Sequence[Any], results: Sequence[Any]
@@ -68,6 +86,7 @@ class ParameterUse:
         for result, indices in zip(results, program.direct, strict=True):
             alike = [args[i] for i in indices if _is_like(args[i], result)]
             self._carried |= {id(arg): arg for arg in alike}
+        self._forward |= {id(results[i]): results[i] for i in program.forward}
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
                 self._made_of[id(result)] = (result, [args[i] for i in indices])
@@ -87,6 +106,10 @@ class ParameterUse:
         return id(array) in self._carried or any(
             id(array) in arrays for arrays in self._arrays.values()
         )
+
+    def is_forward(self, result: Any) -> bool:
+        """Whether a differentiated function computed a result, and no gradient."""
+        return id(result) in self._forward
 
     def is_key(self, array: Any) -> bool:
         """Whether an array was a random key, as ``jax.random.PRNGKey`` makes it.

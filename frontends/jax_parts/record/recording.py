@@ -84,7 +84,8 @@ class StepRecording:
         if not self.has_params and not self.request.capture.to_json():
             self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
-            if capture.kind is Kind.PARAM and (self.has_params or capture.call):
+            is_initial = capture.kind in (Kind.PARAM, Kind.BUFFER)
+            if is_initial and (self.has_params or capture.call):
                 continue  # the initial ones, once
             id_ = self._id(capture, per_microbatch)
             if capture.kind is Kind.LEARNING_RATE and capture.skip:

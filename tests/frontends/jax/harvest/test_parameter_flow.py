@@ -191,3 +191,23 @@ def test_without_taps_nothing_is_known():
     )
     assert flow.arguments == {} and not flow.is_differentiated
     assert flow.direct == (frozenset({0}),)
+
+
+def test_what_is_computed_forward_is_told_from_gradients_and_from_the_rest():
+    def step(params, state, x):
+        def with_state(params):
+            return loss(params, x), {"mean": 0.9 * state["mean"] + x.mean(0)}
+
+        (value, new), grads = jax.value_and_grad(with_state, has_aux=True)(params)
+        return new, grads, sgd(params, grads), value, x + 1
+
+    def scanned_step(params, state, x):
+        def one(state, x):
+            new, grads, *_ = step(params, state, x)
+            return new, grads
+
+        return jax.lax.scan(one, state, x[None])
+
+    state = {"mean": jnp.zeros((2, 4))}
+    assert flow_of(step, PARAMS, state, X).forward == {0, 3}
+    assert flow_of(scanned_step, PARAMS, state, X).forward == {0}
