@@ -59,6 +59,7 @@ from ttrace.frontends.jax_parts.record.given_batch import (
     has_model_input,
 )
 from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
+from ttrace.frontends.jax_parts.record.order_of_use import in_order_of_use
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import (
@@ -215,7 +216,9 @@ class TracedStep:
     ) -> None:
         def find_captures() -> list[Capture]:
             use = running.params
-            captures = without_mini_steps(running.captures())
+            captures = in_order_of_use(
+                without_mini_steps(running.captures()), use.read()
+            )
             batch: list[Capture] = []
             if captures and not has_model_input(captures):
                 batch = self._batch(given, running, names, result)

@@ -24,6 +24,11 @@ _IDENTITIES = frozenset(
 )
 """Primitives whose results are their operands: placed elsewhere, perhaps."""
 
+_VIEWS = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose"}
+)
+"""Primitives that give an array another form, or dtype, before it is computed with."""
+
 Name = tuple[str, str | None]
 """Module and slot of a parameter."""
 
@@ -54,6 +59,8 @@ class ProgramParams:
         is_differentiated: The program differentiates, or computes a part of that.
         direct: For every result, the arguments that it is, or is made of outside of
             what is differentiated.
+        read: Differentiated parameters in the order in which the program first computes
+            with each: casts and the like are no computation.
         forward: Results that the differentiated function itself computes, as what it
             returns beside the loss: no gradient had a part in them.
         scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
@@ -70,6 +77,7 @@ class ProgramParams:
     scanned: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     keys: frozenset[int] = frozenset()
     forward: frozenset[int] = frozenset()
+    read: tuple[Name, ...] = ()
     mapped: Mapping[int, Mapped] = field(default_factory=dict)
 
 
@@ -98,6 +106,7 @@ def program_params(
         direct=tuple(
             frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
         ),
+        read=tuple(walk.read),
         forward=frozenset(i for i, out in enumerate(outs) if out.is_forward),
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
@@ -123,6 +132,7 @@ class _Flow:
             reshaped; None where there is none.
         is_differentiated: What is differentiated has computed it, or a part of it.
         is_backward: A gradient has a part in it.
+        param: The differentiated parameter that it is, or is a view or a cast of.
     """
 
     same: int | None = None
@@ -130,6 +140,7 @@ class _Flow:
     elements: int | None = None
     is_differentiated: bool = False
     is_backward: bool = False
+    param: Name | None = None
 
     @property
     def all(self) -> int:
@@ -165,6 +176,7 @@ class _Walk:
     scanned: dict[int, tuple[int, ...]] = field(default_factory=dict)
     keys: set[int] = field(default_factory=set)
     mapped: dict[int, Mapped] = field(default_factory=dict)
+    read: dict[Name, None] = field(default_factory=dict)
 
     def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
         """The results of a jaxpr, open or closed, given its arguments."""
@@ -179,6 +191,7 @@ class _Walk:
         for eqn in jaxpr.eqns:
             operands = list(map(read, eqn.invars))
             outs = self.call(eqn.primitive, eqn.params, operands, len(eqn.outvars))
+            outs = self._note_read(eqn, operands, outs)
             if private_jax.is_differentiated(eqn):
                 is_backward = private_jax.is_transposed(eqn)
                 outs = [
@@ -230,6 +243,21 @@ class _Walk:
             self.through(jaxpr, [everything] * len(jaxpr.invars))
         return [everything] * num_results
 
+    def _note_read(
+        self, eqn: Any, operands: Sequence[_Flow], outs: list[_Flow]
+    ) -> list[_Flow]:
+        """Follows views of parameters to what computes with them; the first one counts.
+
+        What holds a program notes it there.
+        """
+        name = eqn.primitive.name
+        if name in _VIEWS:
+            return [replace(out, param=operands[0].param) for out in outs]
+        is_call = any(True for _ in private_jax.jaxprs_in_params(eqn.params))
+        if eqn.primitive is not tap_p and name not in _IDENTITIES and not is_call:
+            self.read |= {op.param: None for op in operands if op.param is not None}
+        return outs
+
     def _tap(self, params: Mapping[str, Any], x: _Flow) -> _Flow:
         site: TapSite = params["site"]
         role, dims = params["role"], params["batch_dims"]
@@ -246,7 +274,7 @@ class _Walk:
         if site.grad is None:
             return x
         self.is_differentiated = True
-        return replace(x, made_of=0)
+        return replace(x, made_of=0, param=(site.module, site.slot))
 
     def _shard_map(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> Any:
         """Notes arguments that lose the dim which the devices divide, at once."""
@@ -298,7 +326,8 @@ class _Walk:
         consts = list(ins[:num_consts])
         end = num_consts + num_carried
         carry = [_joined([flow]) for flow in ins[num_consts:end]]
-        elements = [_joined([flow]) for flow in ins[end:]]
+        # Of stacked layers an iteration reads its own.
+        elements = [replace(_joined([flow]), param=flow.param) for flow in ins[end:]]
         while True:
             outs = self.through(body, [*consts, *carry, *elements])
             after = [

@@ -36,6 +36,7 @@ class ParameterUse:
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
         self._forward: dict[int, Any] = {}
+        self._read: dict[Name, None] = {}
         self._kept: dict[int, tuple[Any, Any]] = {}
 
     def keep(self, args: Sequence[Any], indices: Iterable[int]) -> None:
@@ -86,6 +87,7 @@ class ParameterUse:
         for result, indices in zip(results, program.direct, strict=True):
             alike = [args[i] for i in indices if _is_like(args[i], result)]
             self._carried |= {id(arg): arg for arg in alike}
+        self._read |= dict.fromkeys(program.read)
         self._forward |= {id(results[i]): results[i] for i in program.forward}
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
@@ -106,6 +108,10 @@ class ParameterUse:
         return id(array) in self._carried or any(
             id(array) in arrays for arrays in self._arrays.values()
         )
+
+    def read(self) -> list[Name]:
+        """Differentiated parameters, in the order in which they are first used."""
+        return list(self._read)
 
     def is_forward(self, result: Any) -> bool:
         """Whether a differentiated function computed a result, and no gradient."""

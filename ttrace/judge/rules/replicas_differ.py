@@ -58,8 +58,10 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     elif len(differing) > 1:
         named = {str(verdict.id): None for verdict in differing}
         first = findings.evidence.first
-        is_there = first is not None and first.id in named
-        what += f" (first {first.id if is_there else next(iter(named))})"
+        if first is not None and first.id in named:
+            what += f" (first {first.id})"
+        else:
+            what += f" (first {next(iter(named))})"
     return Diagnosis(
         code="replicas_differ",
         sentence=f"replicas of {what} that must agree over {over} do not: {cause}",

@@ -211,3 +211,30 @@ def test_what_is_computed_forward_is_told_from_gradients_and_from_the_rest():
     state = {"mean": jnp.zeros((2, 4))}
     assert flow_of(step, PARAMS, state, X).forward == {0, 3}
     assert flow_of(scanned_step, PARAMS, state, X).forward == {0}
+
+
+@pytest.mark.parametrize("cast", [lambda x: x, lambda x: x.astype(jnp.bfloat16)])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint, jax.jit])
+def test_parameters_are_read_in_the_order_of_the_forward(cast, wrap):
+    params = {
+        "c_first": {"w": jnp.eye(4), "b": jnp.zeros(4)},
+        "b_layers": jnp.stack([jnp.eye(4)] * 3),
+        "unused": jnp.ones(2),
+        "a_last": jnp.eye(4),
+    }
+
+    def forward(params, x):
+        params = jax.tree.map(cast, params)
+        x = cast(x) @ params["c_first"]["w"].T + params["c_first"]["b"]
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, params["b_layers"])
+        return (x @ params["a_last"]).astype(jnp.float32).sum()
+
+    def step(params, x):
+        return sgd(params, jax.grad(wrap(forward))(params, x))
+
+    assert flow_of(step, params, X).read == (
+        ("c_first", "w"),
+        ("c_first", "b"),
+        ("@root", "b_layers"),
+        ("@root", "a_last"),
+    )
