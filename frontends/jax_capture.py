@@ -88,6 +88,7 @@ def trace(
     max_iterations: int = MAX_ITERATIONS,
     dims: Mapping[str, str] | None = None,
     scopes: bool | None = None,
+    loss_scale: float = 1.0,
 ) -> Callable[..., Any]:
     """Records every call of a training step, if ``ttrace record`` started the process.
 
@@ -118,6 +119,8 @@ def trace(
         scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
             is an output of that name; by default where the script has imported neither
             flax nor equinox.
+        loss_scale: A constant by which the step multiplies the loss that it
+            differentiates, and divides the gradients before the update.
 
     Returns:
         A function of the same arguments and results.
@@ -130,12 +133,14 @@ def trace(
     _require_step(step)
     _require_positive("microbatches", microbatches)
     _require_positive("max_iterations", max_iterations)
+    _require_scale(loss_scale)
     options = Options(
         strict=strict,
         microbatches=microbatches,
         max_iterations=max_iterations,
         dims=DeclaredDims.parse(dims or {}),
         scopes=scopes,
+        loss_scale=loss_scale,
     )
     request = request_from_environment(os.environ)
     if request is None:
@@ -228,7 +233,8 @@ class TracedStep:
             first = [capture for capture in batch if capture.order == GIVEN]
             return first + made + [c for c in batch if c.order != GIVEN]
 
-        self._session.record(number, find_captures, self._missed, self._stated.texts())
+        stated = self._stated.texts() | running.params.stated()
+        self._session.record(number, find_captures, self._missed, stated)
 
     def _batch(
         self,
@@ -314,6 +320,18 @@ def _require_step(step: object) -> None:
             where="jax_capture.trace",
             got=type(step).__name__,
             remedy="give the function that makes one training step",
+        )
+
+
+def _require_scale(scale: float) -> None:
+    if not 0 < scale < float("inf"):
+        raise UsageError(
+            "a loss scale that is no positive number",
+            where="jax_capture.trace(loss_scale=...)",
+            expected="the number by which the step multiplies its loss",
+            got=scale,
+            remedy="correct it; leave out one that changes from step to step, and "
+            "compare --kinds main_grad,updated_param",
         )
 
 

@@ -7,10 +7,12 @@ an updated parameter is. A differentiated function may hand a parameter on (NNX 
 with the whole model): that is the parameter itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core as jex_core
 from jax.sharding import Mesh
 
@@ -28,6 +30,8 @@ _VIEWS = frozenset(
     {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose"}
 )
 """Primitives that give an array another form, or dtype, before it is computed with."""
+
+_PRODUCTS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot_general"})
 
 Name = tuple[str, str | None]
 """Module and slot of a parameter."""
@@ -61,6 +65,8 @@ class ProgramParams:
             what is differentiated.
         read: Differentiated parameters in the order in which the program first computes
             with each: casts and the like are no computation.
+        product_dtypes: Of matrix products and convolutions that are differentiated, how
+            many are of operands of each floating dtype.
         forward: Results that the differentiated function itself computes, as what it
             returns beside the loss: no gradient had a part in them.
         scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
@@ -78,6 +84,7 @@ class ProgramParams:
     keys: frozenset[int] = frozenset()
     forward: frozenset[int] = frozenset()
     read: tuple[Name, ...] = ()
+    product_dtypes: Mapping[str, int] = field(default_factory=dict)
     mapped: Mapping[int, Mapped] = field(default_factory=dict)
 
 
@@ -107,6 +114,11 @@ def program_params(
             frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
         ),
         read=tuple(walk.read),
+        product_dtypes=collections.Counter(
+            dtype
+            for jaxpr in private_jax.jaxprs_in_params(params)
+            for dtype in _product_dtypes(jaxpr)
+        ),
         forward=frozenset(i for i, out in enumerate(outs) if out.is_forward),
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
@@ -336,6 +348,19 @@ class _Walk:
             if after == carry:
                 return [*carry, *map(_of_element, outs[num_carried:])]
             carry = after
+
+
+def _product_dtypes(jaxpr: Any, is_inside: bool = False) -> Iterator[str]:
+    """Dtypes of the operands of products in what is differentiated, one for each."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        is_within = is_inside or private_jax.is_differentiated(eqn)
+        if eqn.primitive.name in _PRODUCTS:
+            dtype = eqn.invars[0].aval.dtype
+            if is_within and jnp.issubdtype(dtype, jnp.floating):
+                yield jnp.dtype(dtype).name
+            continue
+        for inner in private_jax.jaxprs_in_params(eqn.params):
+            yield from _product_dtypes(inner, is_within)
 
 
 def _of_element(flow: _Flow) -> _Flow:

@@ -1,5 +1,6 @@
 """The arrays that were the parameters of one step, over all of its programs."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ttrace.frontends.jax_parts.harvest.parameter_flow import (
     Name,
     ProgramParams,
 )
+from ttrace.ir.trace import PRODUCT_DTYPE
 
 Shape = tuple[int, ...]
 
@@ -37,6 +39,7 @@ class ParameterUse:
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
         self._forward: dict[int, Any] = {}
         self._read: dict[Name, None] = {}
+        self._product_dtypes: collections.Counter[str] = collections.Counter()
         self._kept: dict[int, tuple[Any, Any]] = {}
 
     def keep(self, args: Sequence[Any], indices: Iterable[int]) -> None:
@@ -87,6 +90,7 @@ class ParameterUse:
         for result, indices in zip(results, program.direct, strict=True):
             alike = [args[i] for i in indices if _is_like(args[i], result)]
             self._carried |= {id(arg): arg for arg in alike}
+        self._product_dtypes.update(program.product_dtypes)
         self._read |= dict.fromkeys(program.read)
         self._forward |= {id(results[i]): results[i] for i in program.forward}
         if program.is_differentiated:
@@ -112,6 +116,15 @@ class ParameterUse:
     def read(self) -> list[Name]:
         """Differentiated parameters, in the order in which they are first used."""
         return list(self._read)
+
+    def stated(self) -> dict[str, str]:
+        """Settings of the run that its programs show.
+
+        The dtype of most of the products that it differentiates: in plain JAX nothing
+        else says in which precision it computes.
+        """
+        most = self._product_dtypes.most_common(1)
+        return {PRODUCT_DTYPE: most[0][0]} if most else {}
 
     def is_forward(self, result: Any) -> bool:
         """Whether a differentiated function computed a result, and no gradient."""

@@ -11,6 +11,7 @@ from ttrace.judge.diagnosis import (
     kinds_of,
     tensors,
 )
+from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.verdict import TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -27,6 +28,8 @@ def scaled(findings: Findings) -> Diagnosis | None:
     behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
     the reference's by consequence.
     """
+    if scale_of_loss(findings) is not None:
+        return None  # another rule has told it
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:
         if verdict.result is None or verdict.margin is None or verdict.margin <= 1:

@@ -23,6 +23,7 @@ from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
+from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.never_updated import never_updated
@@ -58,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     rounded_update,
     never_updated,
     normalization,
+    loss_scale,
     loss_weights,
     recomputation,
     dropout,

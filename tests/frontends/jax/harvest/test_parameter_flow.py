@@ -238,3 +238,19 @@ def test_parameters_are_read_in_the_order_of_the_forward(cast, wrap):
         ("@root", "b_layers"),
         ("@root", "a_last"),
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_dtypes_of_differentiated_products(dtype, wrap):
+    @wrap
+    def forward(params, x):
+        hidden = x.astype(dtype) @ params["w"].astype(dtype)
+        return (hidden.astype(jnp.float32) ** 2).sum()
+
+    def step(params, x):
+        grads = jax.grad(forward)(params, x)
+        more = grads["w"].astype(jnp.bfloat16) @ jnp.eye(4, dtype="bfloat16")
+        return sgd(params, {"w": more})
+
+    assert flow_of(step, PARAMS, X).product_dtypes.keys() == {jnp.dtype(dtype).name}
