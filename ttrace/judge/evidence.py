@@ -39,6 +39,7 @@ from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_diffe
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients, own_gradients
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.state_decay import StateDecay, find_state_decays
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
     OF_OPTIMIZERS,
@@ -109,6 +110,8 @@ class Evidence:
             the candidate as it was compared is known.
         steps_apart: One run ended its steps before the updates, so that those of two
             steps were compared.
+        state_decays: States of the optimizer that hold a share of their parameter more
+            or less.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -132,6 +135,7 @@ class Evidence:
     masks: DropoutMasks | None = None
     own: OwnGradients | None = None
     steps_apart: bool = False
+    state_decays: tuple[StateDecay, ...] = ()
 
 
 def read_evidence(
@@ -218,6 +222,7 @@ def read_evidence(
         masks=explained(find_dropout_masks, None, diverged, reference, candidate),
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
+        state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
     )
 
 

@@ -40,6 +40,7 @@ from ttrace.judge.rules.rounded_update import rounded_update
 from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.split_ties import split_ties
+from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     accumulated_gradient,
     one_microbatch,
     restarted_state,
+    state_decay,
     adam_settings,
     update_hyperparameters,
     optimizer_settings,
