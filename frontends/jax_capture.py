@@ -54,13 +54,19 @@ from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.harvest.step_trace import RunningStep, StepTrace
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.given_batch import (
+    GIVEN,
     argument_names,
     has_model_input,
 )
 from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
+from ttrace.frontends.jax_parts.record.order_of_use import in_order_of_use
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
-from ttrace.frontends.jax_parts.record.step_params import GivenArrays, with_returned
+from ttrace.frontends.jax_parts.record.step_params import (
+    GivenArrays,
+    Returned,
+    with_returned,
+)
 from ttrace.frontends.jax_parts.strict_step import StrictStep
 from ttrace.frontends.jax_parts.taps.mini_steps import is_marker
 from ttrace.frontends.jax_parts.taps.optax_settings import setting_of
@@ -82,6 +88,7 @@ def trace(
     max_iterations: int = MAX_ITERATIONS,
     dims: Mapping[str, str] | None = None,
     scopes: bool | None = None,
+    loss_scale: float = 1.0,
 ) -> Callable[..., Any]:
     """Records every call of a training step, if ``ttrace record`` started the process.
 
@@ -112,6 +119,8 @@ def trace(
         scopes: What leaves a ``jax.named_scope`` in the function that is differentiated
             is an output of that name; by default where the script has imported neither
             flax nor equinox.
+        loss_scale: A constant by which the step multiplies the loss that it
+            differentiates, and divides the gradients before the update.
 
     Returns:
         A function of the same arguments and results.
@@ -124,12 +133,14 @@ def trace(
     _require_step(step)
     _require_positive("microbatches", microbatches)
     _require_positive("max_iterations", max_iterations)
+    _require_scale(loss_scale)
     options = Options(
         strict=strict,
         microbatches=microbatches,
         max_iterations=max_iterations,
         dims=DeclaredDims.parse(dims or {}),
         scopes=scopes,
+        loss_scale=loss_scale,
     )
     request = request_from_environment(os.environ)
     if request is None:
@@ -172,6 +183,7 @@ class TracedStep:
             max_iterations=options.max_iterations,
             strict=options.strict,
         )
+        self._returned: Returned | None = None
         self._number = 0
         atexit.register(self._at_exit)
 
@@ -184,12 +196,13 @@ class TracedStep:
         given: GivenArrays | None = None
         if is_wanted:
             with self._session.stopping_at_faults("read the arguments of the step"):
-                given = GivenArrays(args, kwargs)
+                given = GivenArrays(args, kwargs, self._returned)
         try:
             taps = step_taps(self._missed, self._stated, scopes=self._options.scopes)
             guard = self._session.stopping_at_faults
             with taps, self._programs.running(number, guard) as running:
                 result = self._step(*args, **kwargs)
+            self._returned = Returned(result)
             if given is not None:
                 names = argument_names(self._step, args, kwargs)
                 self._record(number, running, given, names, result)
@@ -208,15 +221,20 @@ class TracedStep:
     ) -> None:
         def find_captures() -> list[Capture]:
             use = running.params
-            captures = without_mini_steps(running.captures())
+            captures = in_order_of_use(
+                without_mini_steps(running.captures()), use.read()
+            )
             batch: list[Capture] = []
             if captures and not has_model_input(captures):
                 batch = self._batch(given, running, names, result)
             updated = given.updated(use, result)
             has_optimizer = use.has_optimizer
-            return batch + with_returned(captures, updated, has_optimizer=has_optimizer)
+            made = with_returned(captures, updated, has_optimizer=has_optimizer)
+            first = [capture for capture in batch if capture.order == GIVEN]
+            return first + made + [c for c in batch if c.order != GIVEN]
 
-        self._session.record(number, find_captures, self._missed, self._stated.texts())
+        stated = self._stated.texts() | running.params.stated()
+        self._session.record(number, find_captures, self._missed, stated)
 
     def _batch(
         self,
@@ -227,7 +245,7 @@ class TracedStep:
     ) -> list[Capture]:
         """What the step was given beside its state; where that fails, all else is."""
         try:
-            return given.batch(
+            return given.batch_and_state(
                 running.params,
                 result,
                 names=names,
@@ -303,6 +321,18 @@ def _require_step(step: object) -> None:
             where="jax_capture.trace",
             got=type(step).__name__,
             remedy="give the function that makes one training step",
+        )
+
+
+def _require_scale(scale: float) -> None:
+    if not 0 < scale < float("inf"):
+        raise UsageError(
+            "a loss scale that is no positive number",
+            where="jax_capture.trace(loss_scale=...)",
+            expected="the number by which the step multiplies its loss",
+            got=scale,
+            remedy="correct it; leave out one that changes from step to step, and "
+            "compare --kinds main_grad,updated_param",
         )
 
 

@@ -155,6 +155,17 @@ def is_differentiated(eqn: Any) -> bool:
     )
 
 
+def is_transposed(eqn: Any) -> bool:
+    """Whether an equation belongs to the backward of differentiation.
+
+    As in ``is_differentiated``, what is in a jaxpr of it need not say so itself.
+    """
+    return any(
+        isinstance(part, source_info_util.Transform) and part.name == "transpose"
+        for part in eqn.source_info.name_stack.stack
+    )
+
+
 def spec_entries(spec: PartitionSpec) -> tuple[Any, ...]:
     """The mesh axes that shard each dim, those that sums run over left out.
 

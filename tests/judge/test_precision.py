@@ -7,6 +7,7 @@ import pytest
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.limits import compute_epsilon_of
 from ttrace.judge.precision import CoarserCompute, coarser_compute
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.pipeline import compare_traces
@@ -97,6 +98,23 @@ def test_what_is_beyond_it_fails():
 )
 def test_noise_that_was_measured_as_coarsely_is_as_it_is(reference, candidate):
     assert coarser_compute(run(*reference).info, run(*candidate).info) is None
+
+
+@pytest.mark.parametrize(
+    ("products", "coarser"), [("float32", None), ("float16", "float16"), (None, None)]
+)
+def test_products_tell_what_outputs_do_not(products, coarser):
+    """Plain JAX has no outputs, or a policy casts them back to float32."""
+    settings = {"product_dtype": "float32"}
+    own = {} if products is None else {"product_dtype": products}
+    for tensors in ({MAIN: ONES}, {HIDDEN: ONES, MAIN: ONES}):
+        reference = memory_trace(tensors, settings=settings)
+        candidate = memory_trace(tensors, settings=own)
+        found = coarser_compute(reference.info, candidate.info)
+        assert (found.candidate if found else None) == coarser
+        assert coarser_compute(candidate.info, reference.info) is None
+        wide = compute_epsilon_of(candidate.info) > 1e-4
+        assert wide is (coarser is not None)
 
 
 def test_a_single_module_in_a_coarser_dtype_is_no_precision_of_the_run():

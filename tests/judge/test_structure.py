@@ -226,3 +226,45 @@ def test_an_output_more_in_either_run_may_be_one_under_two_names():
     renamed = {t.replace("put/1", "put/2"): v for t, v in WEIGHTS.items()}
     report = compare(two_steps(**WEIGHTS), two_steps(**renamed))
     assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 16
+
+
+def plain_jax(*more: str):
+    """A model without modules: its inputs, its loss, and what it does to parameters."""
+    return {
+        "step0/mb0/@root/input/tokens": ONES,
+        **{f"step0/mb0/{name}/output/0": ONES for name in more},
+        "step0/mb0/@root/loss": ONES[:1],
+        "step0/mb0/@root/param_grad/w": ONES,
+        "step0/@root/main_grad/w": ONES,
+    }
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_products_of_plain_jax_that_one_run_writes_otherwise(side):
+    pair = (plain_jax("td,edh->teh", "router"), plain_jax("router"))
+    report = compare(*(pair if side == "reference" else pair[::-1]))
+    assert report.verdict is Outcome.PASS, report.summary
+    (difference,) = report.structure
+    assert (difference.modules, difference.present) == ("td,edh->teh", side)
+    (reason,) = report.counts.skipped_reasons
+    assert reason == (
+        f"structure differs: td,edh->teh is in the {side} only; inputs, loss and "
+        "gradients of the model, and all else, agree"
+    )
+
+
+@pytest.mark.parametrize("missing", ["input/tokens", "loss", "param_grad/w"])
+def test_products_of_a_model_of_which_too_little_was_compared(missing):
+    left_out = f"step0/mb0/@root/{missing}"
+    reference = plain_jax("td,edh->teh")
+    candidate = plain_jax()
+    for tensors in (reference, candidate):
+        del tensors[left_out]
+    assert compare(reference, candidate).counts.unmatched == 1
+
+
+@pytest.mark.parametrize("wrong", ["step0/@root/main_grad/w", "step0/mb0/b/output/0"])
+def test_products_beside_what_fails_are_unmatched(wrong):
+    candidate = plain_jax("b") | {wrong: ONES * 2}
+    report = compare(plain_jax("td,edh->teh", "b"), candidate)
+    assert report.counts.unmatched == 1 and report.verdict is Outcome.DIVERGED

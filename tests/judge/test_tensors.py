@@ -414,3 +414,13 @@ def test_counts_have_every_status():
 
 def test_nothing_compared_is_no_pass():
     assert verdict_of(ONES, ONES, change_stats={"count": 0}).status is Status.SKIPPED
+
+
+def test_a_wrong_learning_rate_is_said_with_both_values():
+    rate = "step0/@root/learning_rate/group0"
+    verdicts = verdicts_of(
+        memory_trace({rate: np.array(2e-3, np.float32)}),
+        memory_trace({rate: np.array(1e-3, np.float32)}),
+    )
+    (verdict,) = verdicts.values()
+    assert verdict.reason.endswith("it is 0.001, and 0.002 in the reference")

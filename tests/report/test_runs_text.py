@@ -59,3 +59,21 @@ def test_what_parameters_are_sharded_over(dims, sizes, expected):
 
 def test_two_single_ranks_say_nothing():
     assert lines({"a": None}, {"dp": 1}) == []
+
+
+def test_devices_of_jax_that_hold_nothing_are_no_ranks_of_the_run():
+    on_one = Tensor(full=VALUES, holders=(0,))
+    wide = memory_trace({"step0/a/param/w": VALUES}, {"dp": 4}, framework="jax")
+    idle = memory_trace({"step0/a/param/w": on_one}, {"dp": 4}, framework="jax")
+
+    def said(reference, candidate):
+        report = compare_traces(reference, candidate, NumpyBackend())
+        assert Report.from_json(json.loads(report.json_text())) == report
+        return list(runs_lines(report.setup))
+
+    assert said(idle, idle) == []
+    (line,) = said(idle, wide)
+    assert line == (
+        "runs: the reference on 1 rank; the candidate on 4 ranks (dp 4), none of 1 "
+        "parameters sharded"
+    )

@@ -47,6 +47,10 @@ PRECISION_SETTINGS = (
 same mathematics."""
 
 
+PRODUCT_DTYPE = "product_dtype"
+"""Name of the setting that says in which dtype most matrix products of a run are."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
     """What one rank captured of one logical tensor.

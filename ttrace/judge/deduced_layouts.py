@@ -1,12 +1,12 @@
 """What a disagreement says of a tensor whose layout was deduced from shapes.
 
 Values that agree prove the layout. Where they do not, either the run or the layout is
-wrong. It is the run where the layout was proven elsewhere: by the same tensor of
-another micro-batch, step or layer; by another tensor of the module, or by one of which
-the same axes divide as many samples, if nothing else that the ranks' values may be
-explains them: parts in another order, partials, gradients
-of a mean over the samples of one rank. Anything else is no verdict, but a doubt that is
-said: the tensor is skipped.
+wrong. It is the run where a parameter that all ranks had alike is another one on each
+after the step. And where the layout was proven elsewhere: by the same tensor of another
+micro-batch, step or layer; by another tensor of the module, or by one of which the same
+axes divide as many samples, if nothing else that the ranks' values may be explains
+them: parts in another order, partials, gradients of a mean over the samples of one
+rank. Anything else is no verdict, but a doubt that is said: the tensor is skipped.
 """
 
 import re
@@ -18,7 +18,7 @@ import numpy as np
 from ttrace.compare.assembled import assembled
 from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.samples import is_model_input
-from ttrace.ir.kinds import GRADIENTS, PER_MICROBATCH
+from ttrace.ir.kinds import GRADIENTS, PER_MICROBATCH, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace import TensorRecord
@@ -38,6 +38,9 @@ _Name = tuple[TensorId, tuple[tuple[str, int], ...]]
 _MUCH_CLOSER = 0.1
 """Of the error of gradients, what remains where they are those of a mean over fewer
 samples; other errors may come on top."""
+
+_OF_A_PARAMETER = (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD, Kind.UPDATED_PARAM)
+"""What a step has of a parameter, under its name, behind all reductions."""
 
 _DOUBTED = (Cause.ERROR, Cause.REPLICAS)
 """What a wrong layout can look like."""
@@ -92,14 +95,25 @@ class _Doubts:
             if verdict.id in agreed and (samples := self._samples_of(verdict))
         }
         self._explanations: dict[_Name, list[str]] = {}
+        self._given_alike = {
+            (verdict.id.module, verdict.id.slot)
+            for verdict in verdicts
+            if verdict.id.kind is Kind.PARAM and _agrees(verdict)
+        }
+        self._apart_after = {
+            (side, verdict.id.step, verdict.id.module, verdict.id.slot)
+            for verdict in verdicts
+            for side in Side
+            if verdict.id.kind is Kind.UPDATED_PARAM and _is_apart(verdict, side)
+        }
 
     def of(self, verdict: TensorVerdict) -> TensorVerdict:
         """The verdict, or the doubt in its place."""
         layout = self._layouts[verdict.id]
         name = self._name(verdict.id)
-        if name in self._proven or _agrees(verdict):
+        if name in self._proven or _agrees(verdict) or self._drifts(verdict):
             return verdict
-        if layout.undivided_axes and self._replicas_differ(verdict, layout):
+        if self._is_apart(verdict):
             doubt = (
                 f"over {', '.join(layout.undivided_axes)} each rank has a value of its "
                 f"own: a partial, or of its own samples; {layout.unknown_reason}"
@@ -145,15 +159,30 @@ class _Doubts:
         )
         return name, tuple(self._layouts[id_].dims.items())
 
-    def _replicas_differ(self, verdict: TensorVerdict, layout: DeducedLayout) -> bool:
-        result, tolerance = verdict.result, verdict.tolerance
-        assert result is not None and tolerance is not None
-        replicas = (
-            result.candidate_replicas
-            if layout.side is Side.CANDIDATE
-            else result.reference_replicas
-        )
-        return bool(differing_replicas(replicas, tolerance, exact=False))
+    def _drifts(self, verdict: TensorVerdict) -> bool:
+        """Whether a parameter was alike on all ranks, and is no more after the step.
+
+        That, or what the optimizer was given or keeps for it: the values are no
+        partials of anything then. Nor are initial values, of which one rank has those
+        of the other run.
+        """
+        id_, slot = verdict.id, verdict.id.slot
+        side = self._layouts[id_].side
+        if not self._is_apart(verdict):
+            return False
+        if id_.kind is Kind.PARAM:
+            return verdict.cause is Cause.REPLICAS
+        if id_.kind is Kind.OPTIMIZER_STATE:
+            slot = (slot or "").rpartition(".")[0]
+        elif id_.kind not in _OF_A_PARAMETER:
+            return False
+        is_drifted = (side, id_.step, id_.module, slot) in self._apart_after
+        return is_drifted and (id_.module, slot) in self._given_alike
+
+    def _is_apart(self, verdict: TensorVerdict) -> bool:
+        """Whether ranks that may be replicas have values of their own."""
+        layout = self._layouts[verdict.id]
+        return bool(layout.undivided_axes) and _is_apart(verdict, layout.side)
 
     def _explanation(self, verdict: TensorVerdict, name: _Name) -> str:
         """What else the ranks' values may be, that explains all that was tried."""
@@ -226,6 +255,19 @@ def _products(sizes: Collection[int]) -> list[int]:
     for size in sizes:
         found |= {size * other for other in found}
     return sorted(found - {1})
+
+
+def _is_apart(verdict: TensorVerdict, side: Side) -> bool:
+    """Whether ranks of a run that hold the same part have values of their own."""
+    result, tolerance = verdict.result, verdict.tolerance
+    if result is None or tolerance is None:
+        return False
+    replicas = (
+        result.candidate_replicas
+        if side is Side.CANDIDATE
+        else result.reference_replicas
+    )
+    return bool(differing_replicas(replicas, tolerance, exact=False))
 
 
 def _agrees(verdict: TensorVerdict) -> bool:

@@ -45,6 +45,7 @@ from ttrace.judge.own_gradients import OwnGradients, own_gradients
 from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
 from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.state_decay import StateDecay, find_state_decays
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import (
@@ -125,6 +126,8 @@ class Evidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        state_decays: States of the optimizer that hold a share of their parameter more
+            or less.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -155,6 +158,7 @@ class Evidence:
     average: AverageFit | None = None
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    state_decays: tuple[StateDecay, ...] = ()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -269,6 +273,7 @@ def read_evidence(
         shared_samples=explained(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
+        state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
     )
 
 

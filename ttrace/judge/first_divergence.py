@@ -56,6 +56,7 @@ def find_first_divergence(
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
     if failures:
         first = _loss_before(_first_of_backward(failures, verdicts), verdicts)
+        first = _state_before(first, failures)
         if first.id in left_out:
             return _divergence(first, _not_run(left_out[first.id]))
         if first in of_candidate(verdicts):
@@ -128,6 +129,22 @@ def _loss_before(
 
 def _call(id_: TensorId) -> tuple[int | None, str, int]:
     return id_.microbatch, id_.module, id_.call
+
+
+def _state_before(
+    first: TensorVerdict, failures: Sequence[TensorVerdict]
+) -> TensorVerdict:
+    """What an optimizer keeps, where it failed before the update that is made of it.
+
+    Frontends of torch record updated parameters first.
+    """
+    if first.id.kind is not Kind.UPDATED_PARAM:
+        return first
+    for verdict in failures:
+        id_ = verdict.id
+        if id_.kind is Kind.OPTIMIZER_STATE and id_.step == first.id.step:
+            return verdict
+    return first
 
 
 def _one_sided_gradient(

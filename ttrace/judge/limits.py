@@ -10,7 +10,7 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.precision import CoarserCompute, coarser_compute
+from ttrace.judge.precision import CoarserCompute, coarser_compute, product_dtype
 from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
 from ttrace.judge.tolerance import NoiseEstimate, Tolerance, ToleranceTable
 
@@ -105,7 +105,7 @@ def epsilon_of(dtype: str | None) -> float:
 
 
 def compute_epsilon_of(info: TraceInfo) -> float:
-    """Epsilon of the coarsest dtype among the outputs of a run."""
+    """Epsilon of the coarsest dtype among the outputs of a run, or of its products."""
     outputs = {
         shard.dtype
         for record in info.tensors.values()
@@ -113,4 +113,5 @@ def compute_epsilon_of(info: TraceInfo) -> float:
         for shard in record.shards
     }
     epsilons = [dtype_named(name).epsilon for name in outputs]
+    epsilons.append(epsilon_of(product_dtype(info)))
     return max((e for e in epsilons if e is not None), default=0.0)

@@ -141,7 +141,7 @@ def judge_run(
         return RunVerdict(
             outcome=Outcome.DIVERGED,
             summary=f"Of {len(verdicts)} tensors: {numbers}. First: {first.sentence}."
-            f"{_doubt(verdicts)}",
+            f"{_doubt(verdicts) or _few_noise_runs(verdicts)}",
         )
     compared = headline(coverage_of(verdicts))
     if gaps:
@@ -187,6 +187,26 @@ def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
         "change sign at a ReLU or go to another expert: this may be rounding. Measure "
         "it in the candidate's precision to be sure, with a reference that computes in "
         "it."
+    )
+
+
+def _few_noise_runs(verdicts: Sequence[TensorVerdict]) -> str:
+    """That nothing fails clearly, by tolerances of a single noise run; or empty."""
+    bad = (Status.FAILED, Status.UNMATCHED)
+    failed = [verdict for verdict in verdicts if verdict.status in bad]
+    margins = [
+        verdict.margin
+        for verdict in failed
+        if verdict.margin is not None
+        and verdict.tolerance is not None
+        and verdict.tolerance.num_noise_runs == 1
+    ]
+    if len(margins) < len(failed) or max(margins, default=_CLEAR) >= _CLEAR:
+        return ""
+    return (
+        f" No error is more than {max(margins):.2g} times its tolerance, and that was "
+        "measured on one noise run, whose noise may be small by chance: measure again "
+        "with --draws 3 to be sure."
     )
 
 

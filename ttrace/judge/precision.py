@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import PRODUCT_DTYPE, TraceInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,8 @@ def coarser_compute(
     """The dtypes of both, if the candidate's is the coarser one; else None.
 
     One module that computes in another dtype is no precision of the run, but may be a
-    bug of it: what most outputs have counts. Runs that recorded no outputs say nothing.
+    bug of it: what most outputs have counts, or most matrix products where the frontend
+    says it. Runs that recorded neither say nothing.
 
     Args:
         reference: The trusted run.
@@ -84,11 +85,31 @@ def coarser_compute(
 def compute_dtypes(
     reference: TraceInfo, candidate: TraceInfo
 ) -> tuple[str, str] | None:
-    """The dtypes of most outputs of both runs, if they are not one; else None."""
-    names = _dtype_of_most_outputs(reference), _dtype_of_most_outputs(candidate)
+    """The dtypes that both runs compute in, if they are not one; else None."""
+    names = _computes_in(reference), _computes_in(candidate)
     if names[0] is None or names[1] is None or names[0] == names[1]:
         return None
     return names[0], names[1]
+
+
+def _computes_in(info: TraceInfo) -> str | None:
+    """The dtype of most outputs, or that of most products where it is coarser.
+
+    A policy may cast what modules are given, and cast back what they return.
+    """
+    names = _dtype_of_most_outputs(info), product_dtype(info)
+    known = [name for name in names if name is not None]
+    return max(known, key=_epsilon, default=None)
+
+
+def product_dtype(info: TraceInfo) -> str | None:
+    """The dtype of most matrix products of a run; None where it does not say."""
+    name = info.ranks[0].settings.get(PRODUCT_DTYPE)
+    return name if isinstance(name, str) else None
+
+
+def _epsilon(name: str) -> float:
+    return dtype_named(name).epsilon or 0.0
 
 
 def _dtype_of_most_outputs(info: TraceInfo) -> str | None:

@@ -17,6 +17,8 @@ from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.verdict import Status, TensorVerdict
 
+_OF_WHOLE_MODEL = frozenset({Kind.LOSS, Kind.PARAM_GRAD, Kind.MAIN_GRAD})
+
 _OUTPUTS = (Kind.OUTPUT, Kind.GRAD_OUTPUT)
 
 BOTH_SIDES = "both"
@@ -86,8 +88,8 @@ def find_structure_differences(
             verdict = replace(
                 verdict,
                 status=Status.SKIPPED,
-                reason=f"structure differs: {pattern} is in the {side} only; input and "
-                f"output of {parent}, around it, agree",
+                reason=f"structure differs: {pattern} is in the {side} only; "
+                + modules.agreement(parent),
             )
         judged.append(verdict)
     differences = tuple(
@@ -204,13 +206,21 @@ class Modules:
         self._passed: set[tuple[str, Kind]] = set()
         self._bad: set[str] = set()
         self._compared: set[str] = set()
+        self._with_output: set[str] = set()
+        self._agreed: set[Kind] = set()
+        self._has_failed = False
         unmatched: dict[tuple[str, Side], None] = {}
         for verdict in verdicts:
             module = verdict.id.module
             if verdict.status in (Status.PASSED, Status.FAILED):
                 self._compared.add(module)
+                self._has_failed |= verdict.status is Status.FAILED
+            if verdict.status is Status.PASSED and not verdict.noise_dominated:
+                self._agreed.add(verdict.id.kind)
             if verdict.id.kind not in ACTIVATIONS:
                 continue
+            if verdict.id.kind is Kind.OUTPUT:
+                self._with_output.add(module)
             if verdict.status is Status.PASSED and not verdict.noise_dominated:
                 self._passed.add((module, verdict.id.kind))
             elif verdict.status in (Status.FAILED, Status.UNMATCHED):
@@ -233,9 +243,30 @@ class Modules:
 
     def agrees(self, module: str) -> bool:
         """Whether what goes in and what comes out was compared, and agrees."""
+        if module == ROOT_MODULE and self._agrees_without_output():
+            return True
         return module not in self._bad and all(
             (module, kind) in self._passed for kind in (Kind.INPUT, Kind.OUTPUT)
         )
+
+    def _agrees_without_output(self) -> bool:
+        """Whether a model that returns nothing but its loss agrees: plain JAX.
+
+        With the gradients of its parameters, and all else that was compared.
+        """
+        return (
+            ROOT_MODULE not in self._with_output
+            and ROOT_MODULE not in self._bad
+            and not self._has_failed
+            and _OF_WHOLE_MODEL <= self._agreed
+            and (ROOT_MODULE, Kind.INPUT) in self._passed
+        )
+
+    def agreement(self, module: str) -> str:
+        """What of a module, around another one, was compared and agrees."""
+        if module == ROOT_MODULE and self._agrees_without_output():
+            return "inputs, loss and gradients of the model, and all else, agree"
+        return f"input and output of {module}, around it, agree"
 
 
 def modules_with_parameters(info: TraceInfo) -> set[str]:

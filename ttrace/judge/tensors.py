@@ -337,6 +337,9 @@ def _failure(
     if margin > 1:
         limit = tolerance.relative_to(stats.reference_norm)
         reason = f"rel_err {stats.rel_err:.3g} exceeds the tolerance {limit:.3g}"
+        if result.plan.id.kind is Kind.LEARNING_RATE and stats.count == 1:
+            rates = stats.max_abs_candidate, stats.max_abs_reference
+            reason += ": it is {:.7g}, and {:.7g} in the reference".format(*rates)
         if result.rows is not None and complete:
             difference = rows_difference(result.rows)
             if difference is not None:

@@ -97,6 +97,8 @@ class Tolerance:
         noise_dominated: That share is too large for the tolerance to tell an error.
         measured: It rests on noise that was measured in the dtype of the candidate; not
             on dtypes alone, nor on the noise of a finer reference.
+        num_noise_runs: How many noise runs it is the largest noise of; 0 where it rests
+            on something else.
     """
 
     difference_norm: float
@@ -105,6 +107,7 @@ class Tolerance:
     noise_share: float | None = None
     noise_dominated: bool = False
     measured: bool = False
+    num_noise_runs: int = 0
 
     def relative_to(self, reference_norm: float) -> float:
         """The tolerated ``rel_err`` for a reference of that norm."""
@@ -313,6 +316,9 @@ class ToleranceTable:
             noise_dominated=share is not None and share > policy.dominated_share,
             measured=estimator is Estimator.PERTURBED
             and (coarser is None or coarser.factor == 1),
+            num_noise_runs=0
+            if noise is None or floor > estimated
+            else len(noise.draws),
         )
 
     def save(self, path: Path | str) -> None:

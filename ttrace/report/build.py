@@ -220,7 +220,16 @@ def run_setup(trace: TraceSource) -> RunSetup:
         sharded_parameters=dict(
             Counter(axis for record in parameters for axis in axes.of(record))
         ),
+        num_idle_ranks=_num_idle(trace.info),
     )
+
+
+def _num_idle(info: TraceInfo) -> int:
+    """Devices that JAX sees, and that hold nothing; processes are there to work."""
+    if info.ranks[0].framework != "jax" or not info.tensors:
+        return 0
+    recorded = {rank.rank for rank in info.ranks}
+    return len(recorded - {s.rank for r in info.tensors.values() for s in r.shards})
 
 
 def _parameters(info: TraceInfo) -> list[TensorRecord]:

@@ -201,6 +201,9 @@ class Report:
     def to_json(self) -> dict:
         """The report as JSON values; infinities and NaN as text, None left out."""
         value = {"schema_version": SCHEMA_VERSION, **asdict(replace(self, tensors=()))}
+        for side in ("reference", "candidate"):
+            if not value["setup"][side]["num_idle_ranks"]:
+                del value["setup"][side]["num_idle_ranks"]
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]

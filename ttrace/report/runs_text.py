@@ -12,12 +12,16 @@ def runs_lines(setup: Setup) -> Iterator[str]:
     Nothing of two runs on one rank each, and of what was not recorded.
     """
     runs = (setup.reference, setup.candidate)
-    if not all(run.world_size for run in runs) or max(r.world_size for r in runs) < 2:
+    if (
+        not all(run.world_size for run in runs)
+        or max(r.num_working_ranks for r in runs) < 2
+    ):
         return
     sides = []
     for name, run in zip(("reference", "candidate"), runs, strict=True):
-        plural = "" if run.world_size == 1 else "s"
-        sides.append(f"the {name} on {run.world_size} rank{plural}{_axes(run)}")
+        number = run.num_working_ranks
+        plural = "" if number == 1 else "s"
+        sides.append(f"the {name} on {number} rank{plural}{_axes(run)}")
     yield f"runs: {'; '.join(sides)}"
 
 
@@ -29,8 +33,9 @@ def _axes(run: RunSetup) -> str:
         for axis, size in mesh.items()
     }
     axes = ", ".join(f"{axis} {size}" for axis, size in sizes.items() if size > 1)
-    if run.world_size == 1 or not run.num_parameters:
-        return f" ({axes})" if axes and run.world_size > 1 else ""
+    number = run.num_working_ranks
+    if number == 1 or not run.num_parameters:
+        return f" ({axes})" if axes and number > 1 else ""
     sharded = " and ".join(
         f"{number} over {axis}" for axis, number in run.sharded_parameters.items()
     )

@@ -20,6 +20,8 @@ class RunSetup:
             that do not say.
         num_parameters: Parameters that it recorded, in their first state.
         sharded_parameters: By mesh axis, how many of them are sharded over it.
+        num_idle_ranks: Of a program that runs on all devices, those that hold nothing
+            of what was recorded.
     """
 
     path: str
@@ -32,6 +34,12 @@ class RunSetup:
     num_recorded_ranks: int | None = None
     num_parameters: int = 0
     sharded_parameters: Mapping[str, int] = field(default_factory=dict)
+    num_idle_ranks: int = 0
+
+    @property
+    def num_working_ranks(self) -> int:
+        """The ranks that the run was on."""
+        return self.world_size - self.num_idle_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

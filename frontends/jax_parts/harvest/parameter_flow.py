@@ -7,10 +7,12 @@ an updated parameter is. A differentiated function may hand a parameter on (NNX 
 with the whole model): that is the parameter itself.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import collections
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core as jex_core
 from jax.sharding import Mesh
 
@@ -23,6 +25,13 @@ _IDENTITIES = frozenset(
     {"copy", "device_put", "optimization_barrier", "reshard", "sharding_constraint"}
 )
 """Primitives whose results are their operands: placed elsewhere, perhaps."""
+
+_VIEWS = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze", "transpose"}
+)
+"""Primitives that give an array another form, or dtype, before it is computed with."""
+
+_PRODUCTS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot_general"})
 
 Name = tuple[str, str | None]
 """Module and slot of a parameter."""
@@ -54,6 +63,12 @@ class ProgramParams:
         is_differentiated: The program differentiates, or computes a part of that.
         direct: For every result, the arguments that it is, or is made of outside of
             what is differentiated.
+        read: Differentiated parameters in the order in which the program first computes
+            with each: casts and the like are no computation.
+        product_dtypes: Of matrix products and convolutions that are differentiated, how
+            many are of operands of each floating dtype.
+        forward: Results that the differentiated function itself computes, as what it
+            returns beside the loss: no gradient had a part in them.
         scanned: Arguments whose elements a ``scan`` takes one by one, first to last,
             and in which shape: as they are given, or reshaped.
         keys: Arguments that are random keys, as ``jax.random.PRNGKey`` makes them.
@@ -67,6 +82,9 @@ class ProgramParams:
     direct: tuple[frozenset[int], ...]
     scanned: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     keys: frozenset[int] = frozenset()
+    forward: frozenset[int] = frozenset()
+    read: tuple[Name, ...] = ()
+    product_dtypes: Mapping[str, int] = field(default_factory=dict)
     mapped: Mapping[int, Mapped] = field(default_factory=dict)
 
 
@@ -95,6 +113,13 @@ def program_params(
         direct=tuple(
             frozenset(i for i in range(num_args) if out.all >> i & 1) for out in outs
         ),
+        read=tuple(walk.read),
+        product_dtypes=collections.Counter(
+            dtype
+            for jaxpr in private_jax.jaxprs_in_params(params)
+            for dtype in _product_dtypes(jaxpr)
+        ),
+        forward=frozenset(i for i, out in enumerate(outs) if out.is_forward),
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
         mapped=walk.mapped,
@@ -117,16 +142,27 @@ class _Flow:
             differentiated.
         elements: The argument whose elements it has, in their order: the same one, or
             reshaped; None where there is none.
+        is_differentiated: What is differentiated has computed it, or a part of it.
+        is_backward: A gradient has a part in it.
+        param: The differentiated parameter that it is, or is a view or a cast of.
     """
 
     same: int | None = None
     made_of: int = 0
     elements: int | None = None
+    is_differentiated: bool = False
+    is_backward: bool = False
+    param: Name | None = None
 
     @property
     def all(self) -> int:
         """Bits of what it is, or is made of."""
         return self.made_of if self.same is None else self.made_of | 1 << self.same
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether what is differentiated has computed it, and no gradient."""
+        return self.is_differentiated and not self.is_backward
 
 
 _NOTHING = _Flow()
@@ -134,10 +170,14 @@ _NOTHING = _Flow()
 
 def _joined(flows: Iterable[_Flow]) -> _Flow:
     """What is made of several values."""
-    made_of = 0
+    made_of, is_differentiated, is_backward = 0, False, False
     for flow in flows:
         made_of |= flow.all
-    return _Flow(made_of=made_of)
+        is_differentiated |= flow.is_differentiated
+        is_backward |= flow.is_backward
+    return _Flow(
+        made_of=made_of, is_differentiated=is_differentiated, is_backward=is_backward
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -148,6 +188,7 @@ class _Walk:
     scanned: dict[int, tuple[int, ...]] = field(default_factory=dict)
     keys: set[int] = field(default_factory=set)
     mapped: dict[int, Mapped] = field(default_factory=dict)
+    read: dict[Name, None] = field(default_factory=dict)
 
     def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
         """The results of a jaxpr, open or closed, given its arguments."""
@@ -162,8 +203,18 @@ class _Walk:
         for eqn in jaxpr.eqns:
             operands = list(map(read, eqn.invars))
             outs = self.call(eqn.primitive, eqn.params, operands, len(eqn.outvars))
+            outs = self._note_read(eqn, operands, outs)
             if private_jax.is_differentiated(eqn):
-                outs = [replace(out, made_of=0) for out in outs]
+                is_backward = private_jax.is_transposed(eqn)
+                outs = [
+                    replace(
+                        out,
+                        made_of=0,
+                        is_differentiated=True,
+                        is_backward=out.is_backward or is_backward,
+                    )
+                    for out in outs
+                ]
             flows.update(zip(eqn.outvars, outs, strict=True))
         return list(map(read, jaxpr.outvars))
 
@@ -204,6 +255,21 @@ class _Walk:
             self.through(jaxpr, [everything] * len(jaxpr.invars))
         return [everything] * num_results
 
+    def _note_read(
+        self, eqn: Any, operands: Sequence[_Flow], outs: list[_Flow]
+    ) -> list[_Flow]:
+        """Follows views of parameters to what computes with them; the first one counts.
+
+        What holds a program notes it there.
+        """
+        name = eqn.primitive.name
+        if name in _VIEWS:
+            return [replace(out, param=operands[0].param) for out in outs]
+        is_call = any(True for _ in private_jax.jaxprs_in_params(eqn.params))
+        if eqn.primitive is not tap_p and name not in _IDENTITIES and not is_call:
+            self.read |= {op.param: None for op in operands if op.param is not None}
+        return outs
+
     def _tap(self, params: Mapping[str, Any], x: _Flow) -> _Flow:
         site: TapSite = params["site"]
         role, dims = params["role"], params["batch_dims"]
@@ -220,7 +286,7 @@ class _Walk:
         if site.grad is None:
             return x
         self.is_differentiated = True
-        return replace(x, made_of=0)
+        return replace(x, made_of=0, param=(site.module, site.slot))
 
     def _shard_map(self, params: Mapping[str, Any], ins: Sequence[_Flow]) -> Any:
         """Notes arguments that lose the dim which the devices divide, at once."""
@@ -272,7 +338,8 @@ class _Walk:
         consts = list(ins[:num_consts])
         end = num_consts + num_carried
         carry = [_joined([flow]) for flow in ins[num_consts:end]]
-        elements = [_joined([flow]) for flow in ins[end:]]
+        # Of stacked layers an iteration reads its own.
+        elements = [replace(_joined([flow]), param=flow.param) for flow in ins[end:]]
         while True:
             outs = self.through(body, [*consts, *carry, *elements])
             after = [
@@ -281,6 +348,19 @@ class _Walk:
             if after == carry:
                 return [*carry, *map(_of_element, outs[num_carried:])]
             carry = after
+
+
+def _product_dtypes(jaxpr: Any, is_inside: bool = False) -> Iterator[str]:
+    """Dtypes of the operands of products in what is differentiated, one for each."""
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        is_within = is_inside or private_jax.is_differentiated(eqn)
+        if eqn.primitive.name in _PRODUCTS:
+            dtype = eqn.invars[0].aval.dtype
+            if is_within and jnp.issubdtype(dtype, jnp.floating):
+                yield jnp.dtype(dtype).name
+            continue
+        for inner in private_jax.jaxprs_in_params(eqn.params):
+            yield from _product_dtypes(inner, is_within)
 
 
 def _of_element(flow: _Flow) -> _Flow:

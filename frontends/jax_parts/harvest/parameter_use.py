@@ -1,6 +1,7 @@
 """The arrays that were the parameters of one step, over all of its programs."""
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from ttrace.frontends.jax_parts.harvest.parameter_flow import (
     Name,
     ProgramParams,
 )
+from ttrace.ir.trace import PRODUCT_DTYPE
 
 Shape = tuple[int, ...]
 
@@ -35,6 +37,26 @@ class ParameterUse:
         self._mapped_forms: dict[tuple[Shape, str], list[Mapped]] = {}
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
+        self._forward: dict[int, Any] = {}
+        self._read: dict[Name, None] = {}
+        self._product_dtypes: collections.Counter[str] = collections.Counter()
+        self._kept: dict[int, tuple[Any, Any]] = {}
+
+    def keep(self, args: Sequence[Any], indices: Iterable[int]) -> None:
+        """Copies arguments of a program that it is about to take (donation).
+
+        Args:
+            args: Its flat arguments.
+            indices: Those that may be asked for when they are gone.
+        """
+        for index in indices:
+            array = args[index]
+            if isinstance(array, jax.Array) and not array.is_deleted():
+                self._kept[id(array)] = (array, jnp.copy(array))
+
+    def kept(self, array: Any) -> Any:
+        """The copy of an array that a program took; the array itself where none did."""
+        return self._kept.get(id(array), (array, array))[1]
 
     def add(
         self, program: ProgramParams, args: Sequence[Any], results: Sequence[Any]
@@ -68,6 +90,9 @@ class ParameterUse:
         for result, indices in zip(results, program.direct, strict=True):
             alike = [args[i] for i in indices if _is_like(args[i], result)]
             self._carried |= {id(arg): arg for arg in alike}
+        self._product_dtypes.update(program.product_dtypes)
+        self._read |= dict.fromkeys(program.read)
+        self._forward |= {id(results[i]): results[i] for i in program.forward}
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
                 self._made_of[id(result)] = (result, [args[i] for i in indices])
@@ -87,6 +112,23 @@ class ParameterUse:
         return id(array) in self._carried or any(
             id(array) in arrays for arrays in self._arrays.values()
         )
+
+    def read(self) -> list[Name]:
+        """Differentiated parameters, in the order in which they are first used."""
+        return list(self._read)
+
+    def stated(self) -> dict[str, str]:
+        """Settings of the run that its programs show.
+
+        The dtype of most of the products that it differentiates: in plain JAX nothing
+        else says in which precision it computes.
+        """
+        most = self._product_dtypes.most_common(1)
+        return {PRODUCT_DTYPE: most[0][0]} if most else {}
+
+    def is_forward(self, result: Any) -> bool:
+        """Whether a differentiated function computed a result, and no gradient."""
+        return id(result) in self._forward
 
     def is_key(self, array: Any) -> bool:
         """Whether an array was a random key, as ``jax.random.PRNGKey`` makes it.

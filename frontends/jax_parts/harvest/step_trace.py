@@ -136,11 +136,21 @@ class StepTrace:
         )
         # JAX takes them only where a program is about to run, not where it is traced.
         program = private_jax.compiled_with(plan.jaxpr, options)
+        flow = program_params(
+            primitive, params, num_args=len(avals), num_results=plan.num_outs
+        )
+        results = plan.jaxpr.out_avals[: plan.num_outs]
+        known = {*flow.arguments.values(), *flow.keys} | {
+            index
+            for aval, indices in zip(results, flow.direct, strict=True)
+            for index in indices
+            if (aval.shape, aval.dtype) == (avals[index].shape, avals[index].dtype)
+        }
+        donated = params.get("donated_invars", ())
         return _Program(
             harvest=dataclasses.replace(plan, jaxpr=program),
-            params=program_params(
-                primitive, params, num_args=len(avals), num_results=plan.num_outs
-            ),
+            params=flow,
+            taken=tuple(i for i, d in enumerate(donated) if d and i not in known),
         )
 
     def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
@@ -156,10 +166,18 @@ class StepTrace:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Program:
-    """A harvested program, and what the original says of its parameters."""
+    """A harvested program, and what the original says of its parameters.
+
+    Attributes:
+        harvest: The program.
+        params: What the original says.
+        taken: Donated arguments that are neither parameters nor carried on in a result
+            that is made of them: perhaps a part of the batch, or what a model keeps.
+    """
 
     harvest: Harvest
     params: ProgramParams
+    taken: tuple[int, ...] = ()
 
 
 class RunningStep:
@@ -192,6 +210,8 @@ class RunningStep:
                 program = self._programs.program(primitive, args, params)
         if program is None:
             return NotImplemented
+        with self._guard("keep what the step is given"):
+            self.params.keep(args, program.taken)
         outs, extras = program.harvest.run(*args, step=self._step)
         with self._guard("keep what the step has computed"):
             self._collector.absorb(program.harvest.events, extras, (self._position,))

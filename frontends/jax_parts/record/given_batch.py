@@ -77,17 +77,23 @@ def batch_of(
         state: The ways to those that are known to be its state.
         keys: The ways to random keys.
     """
-    depth = 1
-    while len({path[:depth] for path in given}) == 1 and any(
-        len(path) > depth for path in given
-    ):
-        depth += 1
+    depth = depth_of_arguments(given)
     roots = {path[:depth] for path in state}
     return {
         path: array
         for path, array in given.items()
         if path[:depth] not in roots and path not in keys
     }
+
+
+def depth_of_arguments(given: Collection[Path]) -> int:
+    """How many keys lead to an argument: one, or what a single one is looked into."""
+    depth = 1
+    while len({path[:depth] for path in given}) == 1 and any(
+        len(path) > depth for path in given
+    ):
+        depth += 1
+    return depth
 
 
 def has_model_input(captures: Iterable[Capture]) -> bool:
@@ -138,6 +144,19 @@ def batch_captures(
     return found
 
 
+def part_of_devices(array: jax.Array, mapped: Mapped) -> Part:
+    """An array that a ``jax.pmap`` takes apart: one value for each place on its axis.
+
+    Args:
+        array: The array, with the dim that counts the devices.
+        mapped: How they divide it.
+    """
+    sharding = NamedSharding(mapped.mesh, PartitionSpec(mapped.axis))
+    # [places, *what a device has]
+    array = jax.device_put(jnp.moveaxis(array, mapped.dim, 0), sharding)
+    return Part(array=array, index=(slice(None),), axes=(mapped.axis,))
+
+
 def _parts(
     array: Any,
     scanned: tuple[int, ...] | None,
@@ -152,10 +171,8 @@ def _parts(
         return [DELETED]
     axes, before = (), ()
     if mapped is not None:
-        # [places, *what a device has]
-        sharding = NamedSharding(mapped.mesh, PartitionSpec(mapped.axis))
-        array = jax.device_put(jnp.moveaxis(array, mapped.dim, 0), sharding)
-        axes, before = (mapped.axis,), (slice(None),)
+        part = part_of_devices(array, mapped)
+        array, axes, before = part.array, part.axes, part.index
     local = array.shape[len(axes) :]
     if microbatches == 1 or not local:
         return [Part(array=array, index=before, axes=axes)]

@@ -18,7 +18,7 @@ from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
 from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
-from ttrace.ir.kinds import PER_MICROBATCH, Kind
+from ttrace.ir.kinds import NEEDS_AUTOGRAD, PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
@@ -45,6 +45,8 @@ class Options:
         dims: Dims text of values that are local to a ``shard_map``.
         scopes: Values that leave a named scope are tapped; None for where there are no
             modules.
+        loss_scale: Factor of the loss that is differentiated; gradients have it up to
+            those that an optimizer is given.
     """
 
     strict: bool = False
@@ -52,6 +54,7 @@ class Options:
     max_iterations: int = MAX_ITERATIONS
     dims: DeclaredDims = field(default_factory=DeclaredDims)
     scopes: bool | None = None
+    loss_scale: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -84,7 +87,8 @@ class StepRecording:
         if not self.has_params and not self.request.capture.to_json():
             self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
-            if capture.kind is Kind.PARAM and (self.has_params or capture.call):
+            is_initial = capture.kind in (Kind.PARAM, Kind.BUFFER)
+            if is_initial and (self.has_params or capture.call):
                 continue  # the initial ones, once
             id_ = self._id(capture, per_microbatch)
             if capture.kind is Kind.LEARNING_RATE and capture.skip:
@@ -185,7 +189,11 @@ class StepRecording:
         self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
     ) -> None:
         if reason is None:
-            self.writers.add(id_, shards)
+            scaled = id_.kind is Kind.LOSS or (
+                id_.kind in NEEDS_AUTOGRAD and id_.kind in PER_MICROBATCH
+            )
+            scale = self.options.loss_scale if scaled else 1.0
+            self.writers.add(id_, shards, scale=scale)
         else:
             self.writers.skip(id_, reason)
 

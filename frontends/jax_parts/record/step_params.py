@@ -1,6 +1,7 @@
 """What a step is given and returns: parameters that it updates, state, and a batch."""
 
 import dataclasses
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
 from ttrace.frontends.jax_parts.harvest.parameter_flow import Name
 from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
 from ttrace.frontends.jax_parts.record.given_batch import batch_captures, batch_of
+from ttrace.frontends.jax_parts.record.model_state import model_state, state_captures
 from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
@@ -28,15 +30,39 @@ NOT_RETURNED = (
 )
 
 
+class Returned:
+    """The arrays that a step has returned, as long as somebody has them.
+
+    Args:
+        result: What it returned.
+    """
+
+    def __init__(self, result: Any):
+        self._arrays = {
+            id(array): weakref.ref(array) for array in _arrays_of(result).values()
+        }
+
+    def __contains__(self, array: Any) -> bool:
+        """Whether it is one of them."""
+        known = self._arrays.get(id(array))
+        return known is not None and known() is array
+
+
 class GivenArrays:
     """The arrays that a step is given, by the way to each; to make before it runs.
 
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
+        before: What the step before has returned; None for the first one.
     """
 
-    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]):
+    def __init__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        before: "Returned | None" = None,
+    ):
         self._trees = {**{str(i): arg for i, arg in enumerate(args)}, **kwargs}
         self._given = _arrays_of(self._trees)
         # Donated arrays are deleted meanwhile: what is asked of them is asked now.
@@ -44,8 +70,13 @@ class GivenArrays:
         self._indices: dict[int, int] = {}
         for index, array in enumerate(self._given.values()):
             self._indices.setdefault(id(array), index)
+        self._carried = {
+            path
+            for path, array in self._given.items()
+            if before is not None and array in before
+        }
 
-    def batch(
+    def batch_and_state(
         self,
         use: ParameterUse,
         result: Any,
@@ -53,11 +84,12 @@ class GivenArrays:
         names: Mapping[str, str],
         microbatches: int,
     ) -> list[Capture]:
-        """What is no state of the step, as inputs of its model.
+        """What is no state of the step, as inputs of its model, and what that keeps.
 
         State is what was a parameter, what is carried on in the result or in a changed
         argument, and what lies in an argument with any of these. Random keys are no
-        batch either.
+        batch either. What the model keeps is the part of it that the differentiated
+        function computes.
 
         Args:
             use: As for ``updated``.
@@ -76,24 +108,35 @@ class GivenArrays:
         places = returned_leaves(
             range(len(given)), leaves, list(map(_leaf, returned, results))
         )
+        computed: dict[Path, Any] = {}
         for index, place in places.items():
             path, before = given[index]
-            if path in copied or use.may_update(before, results[place]):
+            if path not in state and use.is_forward(results[place]):
+                computed[path] = results[place]
+            elif path in copied or use.may_update(before, results[place]):
                 state.add(path)
         for path, after in _arrays_of(self._trees).items():
             if after is not self._given.get(path, after):
                 state.add(path)
         keys = {path for path, array in everything.items() if use.is_key(array)}
-        batch = batch_of(everything, state, keys)
+        of_model = model_state(everything, state, computed, self._carried)
+        batch = batch_of(everything, state | of_model, keys)
         shapes = {path: use.scanned_shape(array) for path, array in batch.items()}
         scanned = {path: shape for path, shape in shapes.items() if shape is not None}
-        mapped = {path: use.mapped(array) for path, array in batch.items()}
-        return batch_captures(
-            batch,
+        ways = {path: use.mapped(array) for path, array in everything.items()}
+        mapped = {path: how for path, how in ways.items() if how is not None}
+        inputs = batch_captures(
+            {path: use.kept(array) for path, array in batch.items()},
             names,
             scanned,
-            {path: how for path, how in mapped.items() if how is not None},
+            mapped,
             microbatches=microbatches,
+        )
+        return inputs + state_captures(
+            {path: use.kept(everything[path]) for path in sorted(of_model)},
+            {path: computed[path] for path in sorted(of_model)},
+            names,
+            mapped,
         )
 
     def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:

@@ -20,16 +20,19 @@ class RankWriters:
     def __init__(self, recorders: Iterable[RankRecorder]):
         self._recorders = {recorder.rank: recorder for recorder in recorders}
 
-    def add(self, id_: TensorId, shards: Mapping[int, RankShard]) -> None:
+    def add(
+        self, id_: TensorId, shards: Mapping[int, RankShard], *, scale: float = 1.0
+    ) -> None:
         """Records what the ranks hold of a tensor.
 
         Args:
             id_: Its identity.
             shards: By rank; ranks that do not record are passed over.
+            scale: Known factor over the mathematical values.
         """
         for rank, shard in shards.items():
             if rank in self._recorders:
-                self._recorders[rank].add(id_, shard.array, shard.layout)
+                self._recorders[rank].add(id_, shard.array, shard.layout, scale=scale)
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded, on the first rank."""

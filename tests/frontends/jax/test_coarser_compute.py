@@ -133,3 +133,43 @@ def test_only_what_bfloat16_does_not_explain_fails(train, run, is_reference_coar
 def test_dtypes_of_parameters_are_settings(train):
     (rank, *_) = train(linen_run, jnp.bfloat16).info.ranks
     assert rank.settings["parameter_dtypes"] == "float32"
+
+
+@pytest.mark.parametrize("said", [1.0, 128.0])
+def test_a_loss_scale_that_is_said_is_compared_without(tmp_path, monkeypatch, said):
+    """Plain JAX that casts by hand: its products alone tell that it is float16."""
+
+    def recorded(name: str, dtype: Any, scale: float, said: float) -> Trace:
+        @jax.jit
+        def step(params: Any, x: Any) -> Any:
+            def loss(params: Any) -> Any:
+                x_ = x.astype(dtype)
+                for w in params["layers"]:
+                    x_ = jnp.tanh(x_ @ w.astype(dtype))
+                return mean_loss(x_, scale)
+
+            grads = jax.tree.map(lambda g: g / scale, jax.grad(loss)(params))
+            updates, _ = TX.update(grads, TX.init(params), params)
+            return optax.apply_updates(params, updates)
+
+        keys = jax.random.split(jax.random.key(0), 2)
+        params = {"layers": [jax.random.normal(key, (16, 16)) / 4 for key in keys]}
+        request = RecordRequest(out=tmp_path / name)
+        for variable, value in request.to_environment().items():
+            monkeypatch.setenv(variable, value)
+        traced = jax_capture.trace(step, scopes=True, loss_scale=said)
+        assert isinstance(traced, TracedStep)
+        with traced:
+            traced(params, X)
+        return open_trace(request.out)
+
+    reference = recorded("reference", jnp.float32, 1.0, 1.0)
+    candidate = recorded("candidate", jnp.float16, 128.0, said)
+    assert candidate.info.ranks[0].settings["product_dtype"] == "float16"
+    report = compare_traces(reference, candidate, BACKEND)
+    codes = [diagnosis.code for diagnosis in report.diagnosis]
+    if said == 1.0:
+        assert report.verdict is Outcome.DIVERGED and codes == ["loss_scale"]
+    else:
+        assert report.verdict is Outcome.PASS, report.summary
+    assert any("float16" in remark for remark in report.remarks)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.ir.kinds import Kind
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
@@ -60,6 +60,11 @@ def averaged(tree: Any) -> Any:
 
 def as_it_is(tree: Any) -> Any:
     return tree
+
+
+def only_the_loss(tree: Any) -> Any:
+    loss, grads = tree
+    return averaged(loss), grads
 
 
 def replicated(tree: Any) -> Any:
@@ -142,24 +147,84 @@ def test_other_data_is_a_set_up_difference(recorded):
     assert "input" in report.summary
 
 
-def test_gradients_that_are_not_averaged_do_not_pass(recorded):
-    step = jax.pmap(step_of(as_it_is), axis_name="i", devices=jax.devices()[:DEVICES])
-    state = replicated(state_of())
-    candidate = recorded("pmap", step, *state, on_devices(X), on_devices(Y))
-    assert compared(one(recorded), candidate).verdict is not Outcome.PASS
-
-
-def test_micro_batches_are_those_of_each_device(recorded):
-    x, y = X.reshape(2, 8, 5), Y.reshape(2, 8)
-    whole = jax.jit(accumulating(as_it_is))
-    reference = recorded("one", whole, *state_of(), x, y, microbatches=2)
-    step = jax.pmap(
-        accumulating(averaged), axis_name="i", devices=jax.devices()[:DEVICES]
+def mapped_by_shard_map(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """All state is said to be alike on the devices, whatever they make of it."""
+    each, whole = PartitionSpec("i"), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(whole, whole, each, each),
+            out_specs=(whole, whole, whole),
+            check_vma=False,
+        )
     )
-    parts = [np.moveaxis(on_devices(array, 1), 1, 0) for array in (x, y)]
-    candidate = recorded("pmap", step, *replicated(state_of()), *parts, microbatches=2)
-    inputs = [id_ for id_ in candidate.info.tensors if id_.kind is Kind.INPUT]
-    assert {id_.microbatch for id_ in inputs} == {0, 1}
+
+
+@pytest.mark.parametrize("by", ["pmap", "shard_map", "shard_map of NamedSharding"])
+def test_gradients_that_are_not_averaged_are_replicas_that_differ(recorded, by):
+    devices = jax.devices()[:DEVICES]
+    if by == "pmap":
+        step = jax.pmap(step_of(only_the_loss), axis_name="i", devices=devices)
+        given = (*replicated(state_of()), on_devices(X), on_devices(Y))
+    else:
+        mesh = Mesh(np.array(devices), ("i",), axis_types=(AxisType.Auto,))
+        step = mapped_by_shard_map(step_of(only_the_loss), mesh)
+        given = (*state_of(), X, Y)
+        if by != "shard_map":
+            whole = NamedSharding(mesh, PartitionSpec())
+            given = (*jax.device_put(state_of(), whole), X, Y)
+    report = compared(one(recorded), recorded(by.replace(" ", "_"), step, *given))
+    assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/@root/main_grad/w"
+    (diagnosis,) = [d for d in report.diagnosis if d.code == "replicas_differ"]
+    assert diagnosis.evidence["axes"] == "i"
+    assert diagnosis.sentence == (
+        "replicas of 4 tensors (first step0/@root/main_grad/w) that must agree over i "
+        "do not: a reduction over i is missing, or runs over the wrong group"
+    )
+    assert {str(id_) for id_ in diagnosis.tensor_ids} == {
+        "step0/@root/main_grad/w",
+        "step0/@root/optimizer_state/w.mu",
+        "step0/@root/optimizer_state/w.nu",
+        "step0/@root/updated_param/w",
+    }
+
+
+def test_gradients_that_the_optimizer_averages_itself_are_no_replicas(recorded):
+    """What it is given may be of each device's own samples, where updates agree."""
+
+    def average(updates: Any, state: Any, params: Any = None) -> Any:
+        return averaged(updates), state
+
+    own = optax.GradientTransformation(lambda params: optax.EmptyState(), average)
+    tx = optax.chain(own, optax.sgd(1e-2))
+
+    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(params, x, y)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    def alone(params: Any, state: Any, x: Any, y: Any) -> Any:
+        loss, grads = jax.value_and_grad(loss_of)(params, x, y)
+        return jax.tree.map(lambda p, g: p - 1e-2 * g, params, grads), state, loss
+
+    params, _ = state_of()
+    mapped = jax.pmap(step, axis_name="i", devices=jax.devices()[:DEVICES])
+    given = replicated((params, tx.init(params)))
+    candidate = recorded("pmap", mapped, *given, on_devices(X), on_devices(Y))
+    reference = recorded("one", jax.jit(alone), params, tx.init(params), X, Y)
     report = compared(reference, candidate)
-    assert report.verdict is Outcome.PASS, report.summary
-    assert report.coverage["input"].compared == 4
+    assert report.counts.failed == 0, report.summary
+    assert report.coverage["updated_param"].compared == 1
+
+
+def test_initial_values_of_each_device_are_said_so(recorded):
+    step = jax.pmap(step_of(averaged), axis_name="i", devices=jax.devices()[:DEVICES])
+    params, state = replicated(state_of())
+    params = {"w": params["w"] * (1 + 0.1 * jnp.arange(DEVICES))[:, None, None]}
+    candidate = recorded("pmap", step, params, state, on_devices(X), on_devices(Y))
+    report = compared(one(recorded), candidate)
+    assert report.verdict is Outcome.DIVERGED
+    assert [d.code for d in report.diagnosis][:1] == ["initial_replicas"]

@@ -115,3 +115,10 @@ def test_gradients_of_what_is_no_embedding_though_it_is_given_ids(shape):
     report = compare_traces(reference, candidate, load_backend("numpy"))
     assert report.verdict == "diverged"
     assert "embedding_rows" not in {found.code for found in report.diagnosis}
+
+
+def test_rows_that_each_rank_lacks_for_want_of_a_reduction_are_not_blamed():
+    candidate = run([6], size=2)
+    candidate.arrays[1, OUTPUT] = WEIGHT[IDS] * (IDS >= 6)[..., None]
+    found = diagnoses(run(), candidate)
+    assert "replicas_differ" in found and "embedding_rows" not in found

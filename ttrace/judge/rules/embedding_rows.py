@@ -2,6 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.rules.replicas_differ import replicas_differ
 
 _MAX_NAMED = 8
 
@@ -9,7 +10,7 @@ _MAX_NAMED = 8
 def embedding_rows(findings: Findings) -> Diagnosis | None:
     """Names the rows: which token ids, as a rule, are wrong wherever they occur."""
     found = findings.evidence.rows
-    if found is None:
+    if found is None or _is_unreduced(findings, str(found.id)):
         return None
     named = ", ".join(map(str, found.rows[:_MAX_NAMED]))
     more = len(found.rows) - _MAX_NAMED
@@ -28,3 +29,9 @@ def embedding_rows(findings: Findings) -> Diagnosis | None:
         evidence={"rows": rows, "num_right": found.num_right},
         tensor_ids=(str(found.id),),
     )
+
+
+def _is_unreduced(findings: Findings, first: str) -> bool:
+    """Whether replicas of it differ: ranks have their own rows, and lack the others."""
+    differing = replicas_differ(findings)
+    return differing is not None and first in differing.tensor_ids

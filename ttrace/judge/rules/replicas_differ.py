@@ -52,12 +52,19 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         return None
     over = "+".join(sorted(axes))
     cause = f"a reduction over {over} is missing, or runs over the wrong group"
+    what = tensors(len(differing))
     if differing[0].id.kind is Kind.LEARNING_RATE:
         cause = f"their optimizers step with different learning rates over {over}"
+    elif len(differing) > 1:
+        named = {str(verdict.id): None for verdict in differing}
+        first = findings.evidence.first
+        if first is not None and first.id in named:
+            what += f" (first {first.id})"
+        else:
+            what += f" (first {next(iter(named))})"
     return Diagnosis(
         code="replicas_differ",
-        sentence=f"replicas of {tensors(len(differing))} that must agree over {over} "
-        f"do not: {cause}",
+        sentence=f"replicas of {what} that must agree over {over} do not: {cause}",
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=ids_of(differing),
     )

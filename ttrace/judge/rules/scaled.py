@@ -16,6 +16,7 @@ from ttrace.judge.factors import factor_text, rounded_factor
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
+from ttrace.judge.rules.loss_scale import scale_of_loss
 
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
@@ -31,6 +32,8 @@ def scaled(findings: Findings) -> Diagnosis | None:
     behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
     the reference's by consequence.
     """
+    if scale_of_loss(findings) is not None:
+        return None  # another rule has told it
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:
         if verdict.result is None or verdict.margin is None or verdict.margin <= 1:

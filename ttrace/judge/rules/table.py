@@ -27,6 +27,7 @@ from ttrace.judge.rules.embedding_rows import embedding_rows
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
+from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.never_updated import never_updated
@@ -46,6 +47,7 @@ from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.rules.scaled_submodule import scaled_submodule
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.rules.split_ties import split_ties
+from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
@@ -68,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     rounded_update,
     never_updated,
     normalization,
+    loss_scale,
     loss_weights,
     recomputation,
     still_statistics,
@@ -79,6 +82,7 @@ RULES: tuple[Rule, ...] = (
     accumulated_gradient,
     one_microbatch,
     restarted_state,
+    state_decay,
     adam_settings,
     update_hyperparameters,
     average_settings,

@@ -17,7 +17,12 @@ _LEAST_LIKENESS = 1e-2
 
 
 def update_hyperparameters(findings: Findings) -> Diagnosis | None:
-    """Names the learning rate or the weight decay, where it explains the updates."""
+    """Names the learning rate or the weight decay, where it explains the updates.
+
+    Not where moments that the decay goes through explain them: it is no other one then.
+    """
+    if findings.evidence.state_decays:
+        return None
     factor = _common_factor(findings)
     if factor is not None:
         scaled = [fit for fit in findings.evidence.updates if fit.factor is not None]

@@ -191,3 +191,66 @@ def test_without_taps_nothing_is_known():
     )
     assert flow.arguments == {} and not flow.is_differentiated
     assert flow.direct == (frozenset({0}),)
+
+
+def test_what_is_computed_forward_is_told_from_gradients_and_from_the_rest():
+    def step(params, state, x):
+        def with_state(params):
+            return loss(params, x), {"mean": 0.9 * state["mean"] + x.mean(0)}
+
+        (value, new), grads = jax.value_and_grad(with_state, has_aux=True)(params)
+        return new, grads, sgd(params, grads), value, x + 1
+
+    def scanned_step(params, state, x):
+        def one(state, x):
+            new, grads, *_ = step(params, state, x)
+            return new, grads
+
+        return jax.lax.scan(one, state, x[None])
+
+    state = {"mean": jnp.zeros((2, 4))}
+    assert flow_of(step, PARAMS, state, X).forward == {0, 3}
+    assert flow_of(scanned_step, PARAMS, state, X).forward == {0}
+
+
+@pytest.mark.parametrize("cast", [lambda x: x, lambda x: x.astype(jnp.bfloat16)])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.checkpoint, jax.jit])
+def test_parameters_are_read_in_the_order_of_the_forward(cast, wrap):
+    params = {
+        "c_first": {"w": jnp.eye(4), "b": jnp.zeros(4)},
+        "b_layers": jnp.stack([jnp.eye(4)] * 3),
+        "unused": jnp.ones(2),
+        "a_last": jnp.eye(4),
+    }
+
+    def forward(params, x):
+        params = jax.tree.map(cast, params)
+        x = cast(x) @ params["c_first"]["w"].T + params["c_first"]["b"]
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, params["b_layers"])
+        return (x @ params["a_last"]).astype(jnp.float32).sum()
+
+    def step(params, x):
+        return sgd(params, jax.grad(wrap(forward))(params, x))
+
+    assert flow_of(step, params, X).read == (
+        ("c_first", "w"),
+        ("c_first", "b"),
+        ("@root", "b_layers"),
+        ("@root", "a_last"),
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32])
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_dtypes_of_differentiated_products(dtype, wrap):
+    @wrap
+    def forward(params, x):
+        hidden = x.astype(dtype) @ params["w"].astype(dtype)
+        return (hidden.astype(jnp.float32) ** 2).sum()
+
+    def step(params, x):
+        grads = jax.grad(forward)(params, x)
+        more = grads["w"].astype(jnp.bfloat16) @ jnp.eye(4, dtype="bfloat16")
+        return sgd(params, {"w": more})
+
+    assert flow_of(step, PARAMS, X).product_dtypes.keys() == {jnp.dtype(dtype).name}

@@ -7,13 +7,19 @@ W, B = ("layer", "w"), ("layer", "b")
 
 
 def program(
-    arguments, *, has_optimizer=False, is_differentiated=True, direct=(frozenset(),)
+    arguments,
+    *,
+    has_optimizer=False,
+    is_differentiated=True,
+    direct=(frozenset(),),
+    forward=frozenset(),
 ):
     return ProgramParams(
         arguments=arguments,
         has_optimizer=has_optimizer,
         is_differentiated=is_differentiated,
         direct=direct,
+        forward=forward,
     )
 
 
@@ -57,3 +63,19 @@ def test_programs_without_gradients_say_nothing_of_their_results():
     use = ParameterUse()
     use.add(program({W: 0}, is_differentiated=False), [w], [result])
     assert use.may_update(w, result)
+
+
+def test_what_a_program_takes_is_kept_before():
+    x, other = jnp.ones(2), jnp.zeros(2)
+    use = ParameterUse()
+    use.keep([other, x, 1.0], [1, 2])
+    x.delete()
+    assert use.kept(x).tolist() == [1, 1] and use.kept(other) is other
+
+
+def test_what_a_differentiated_function_computes_is_told_from_gradients():
+    x, state, gradient = (jnp.ones(2) for _ in range(3))
+    use = ParameterUse()
+    both = program({W: 0}, direct=(frozenset(), frozenset()), forward=frozenset({0}))
+    use.add(both, [x], [state, gradient])
+    assert use.is_forward(state) and not use.is_forward(gradient)

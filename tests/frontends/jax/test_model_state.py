@@ -1,0 +1,214 @@
+"""What a model of plain JAX keeps between steps: given, computed anew, returned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import jax_utils
+
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.frontends import jax_capture
+from ttrace.frontends.jax_capture import TracedStep
+from ttrace.frontends.jax_parts.record.model_state import model_state
+from ttrace.ir.kinds import Kind
+from ttrace.pipeline import compare_traces
+from ttrace.recording.request import RecordRequest
+from ttrace.report.model import Outcome
+from ttrace.store.reader import Trace, open_trace
+
+TX = optax.sgd(1e-1)
+DATA = np.random.default_rng(0).standard_normal((3, 8, 5)).astype(np.float32)
+
+
+def given_state() -> dict[str, Any]:
+    """As BatchNorm of haiku keeps it; the old average is used by no training step."""
+    return {
+        "average": jnp.zeros(4),
+        "counter": jnp.zeros((), jnp.int32),
+        "hidden": jnp.zeros(4),
+    }
+
+
+def moved(state: dict[str, Any], x: Any, decay: float) -> dict[str, Any]:
+    counter = state["counter"] + 1
+    hidden = decay * state["hidden"] + (1 - decay) * x.mean(0)
+    return {
+        "average": hidden / (1 - decay ** counter.astype(jnp.float32)),
+        "counter": counter,
+        "hidden": hidden,
+    }
+
+
+def step_with(decay: float, apart: bool) -> Any:
+    """A step whose model state is an argument of its own, or beside the parameters."""
+
+    def step(params: Any, state: Any, opt: Any, x: Any) -> Any:
+        if not apart:
+            params, state = params["params"], params["state"]
+
+        def loss(params: Any) -> Any:
+            hidden = x @ params["w"]
+            return (jnp.tanh(hidden - hidden.mean(0)) ** 2).mean(), moved(
+                state, hidden, decay
+            )
+
+        grads, state = jax.grad(loss, has_aux=True)(params)
+        updates, opt = TX.update(grads, opt, params)
+        params = optax.apply_updates(params, updates)
+        return (
+            (params, state, opt)
+            if apart
+            else (
+                {"params": params, "state": state},
+                None,
+                opt,
+            )
+        )
+
+    return step
+
+
+def recorded(
+    monkeypatch, out, step: Any, args: list[Any], *, num_steps: int = 3, **options: Any
+) -> Trace:
+    request = RecordRequest(out=out)
+    for variable, value in request.to_environment().items():
+        monkeypatch.setenv(variable, value)
+    traced = jax_capture.trace(step, scopes=True, **options)
+    assert isinstance(traced, TracedStep)
+    with traced:
+        for number in range(num_steps):
+            args = list(traced(*args, jnp.array(DATA[number])))
+    return open_trace(out)
+
+
+def kept(trace: Trace) -> list[str]:
+    kinds = (Kind.INPUT, Kind.BUFFER, Kind.UPDATED_BUFFER)
+    ids = (*trace.info.tensors, *trace.info.skipped)
+    return sorted(str(id_) for id_ in ids if id_.kind in kinds and id_.step < 2)
+
+
+def arguments(apart: bool) -> list[Any]:
+    params = {"w": jax.random.normal(jax.random.key(0), (5, 4))}
+    if apart:
+        return [params, given_state(), TX.init(params)]
+    return [{"params": params, "state": given_state()}, None, TX.init(params)]
+
+
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("donated", [(), (0, 1, 2, 3)])
+def test_what_a_model_keeps_is_recorded_as_its_buffers(
+    monkeypatch, tmp_path, apart, donated
+):
+    step = jax.jit(step_with(0.9, apart), donate_argnums=donated)
+    trace = recorded(monkeypatch, tmp_path / "one", step, arguments(apart))
+    name = "state" if apart else "params.state"
+    leaves = ("average", "counter", "hidden")
+    assert kept(trace) == sorted(
+        [f"step0/@root/buffer/{name}.{leaf}" for leaf in leaves]
+        + [
+            f"step{n}/@root/updated_buffer/{name}.{leaf}"
+            for n in (0, 1)
+            for leaf in leaves
+        ]
+        + [f"step{n}/mb0/@root/input/x" for n in (0, 1)]
+    )
+    assert not trace.info.skipped
+    last = next(
+        record
+        for id_, record in trace.info.tensors.items()
+        if str(id_) == f"step2/@root/updated_buffer/{name}.counter"
+    )
+    assert trace.load(last.shards[0]) == 3
+    first, *_ = trace.info.tensors
+    assert first.kind in (Kind.INPUT, Kind.BUFFER)
+
+
+def test_another_momentum_is_found_at_the_state_and_is_no_set_up(monkeypatch, tmp_path):
+    def of(name: str, decay: float) -> Trace:
+        step = jax.jit(step_with(decay, True), donate_argnums=(0, 1, 2))
+        return recorded(monkeypatch, tmp_path / name, step, arguments(True))
+
+    reference = of("reference", 0.9)
+    same = compare_traces(reference, of("same", 0.9), NumpyBackend())
+    assert same.verdict is Outcome.PASS, same.summary
+    report = compare_traces(reference, of("other", 0.99), NumpyBackend())
+    assert report.verdict is Outcome.DIVERGED, report.summary
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/@root/updated_buffer/state.hidden"
+
+
+def test_what_came_back_before_is_state_even_if_it_is_one_array(monkeypatch, tmp_path):
+    @jax.jit
+    def step(params: Any, mean: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            hidden = x @ params["w"]
+            return (hidden**2).mean(), 0.9 * mean + 0.1 * hidden.mean(0)
+
+        grads, mean = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), mean
+
+    params, *_ = arguments(True)
+    args = [params, jnp.zeros(4)]
+    trace = recorded(monkeypatch, tmp_path / "one", step, args)
+    assert kept(trace) == [
+        "step0/mb0/@root/input/mean",
+        "step0/mb0/@root/input/x",
+        "step1/@root/updated_buffer/mean",
+        "step1/mb0/@root/input/x",
+    ]
+
+
+def test_state_of_each_device_of_a_pmap_is_compared_with_that_of_one_device(
+    monkeypatch, tmp_path
+):
+    def mean(x: Any) -> Any:
+        return jax.lax.pmean(x, "b")
+
+    def step(params: Any, state: Any, opt: Any, x: Any) -> Any:
+        def loss(params: Any) -> Any:
+            hidden = x @ params["w"]
+            value, at = mean((hidden**2).mean()), mean(hidden.mean(0, keepdims=True))
+            return value, moved(state, at, 0.9)
+
+        grads, state = jax.grad(loss, has_aux=True)(params)
+        updates, opt = TX.update(mean(grads), opt, params)
+        return optax.apply_updates(params, updates), state, opt
+
+    def of(name: str, number: int) -> Trace:
+        mapped = jax.pmap(step, axis_name="b", devices=jax.devices()[:number])
+        request = RecordRequest(out=tmp_path / name)
+        for variable, value in request.to_environment().items():
+            monkeypatch.setenv(variable, value)
+        traced = jax_capture.trace(mapped, scopes=True)
+        assert isinstance(traced, TracedStep)
+        devices = jax.devices()[:number]
+        args = [jax_utils.replicate(tree, devices) for tree in arguments(True)]
+        with traced:
+            for x in DATA:
+                args = traced(*args, x.reshape(number, -1, 5))
+        return open_trace(request.out)
+
+    report = compare_traces(of("one", 1), of("four", 4), NumpyBackend())
+    assert report.verdict is Outcome.PASS, report.summary
+    coverage = report.coverage["updated_buffer"]
+    assert (coverage.compared, coverage.total) == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("computed", "carried", "expected"),
+    [
+        ({("1", "a"), ("1", "b")}, set(), {("1", "a"), ("1", "b")}),
+        ({("1", "a")}, set(), set()),  # another leaf does not come back: a batch
+        ({("2",)}, set(), set()),
+        ({("2",)}, {("2",)}, {("2",)}),
+        ({("0", "c")}, set(), {("0", "c")}),  # beside parameters
+    ],
+)
+def test_which_of_what_is_computed_is_state(computed, carried, expected):
+    given = {("0", "c"), ("0", "w"), ("1", "a"), ("1", "b"), ("2",)}
+    assert model_state(given, {("0", "w")}, computed, carried) == expected
