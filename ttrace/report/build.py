@@ -11,6 +11,7 @@ from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.frontier.culprits import find_culprits
 from ttrace.judge.outcome import judge_run
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
@@ -87,6 +88,7 @@ def build_report(
         structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
+        culprits=find_culprits(verdicts, evidence.absences, evidence.first),
     )
 
 
