@@ -1,7 +1,7 @@
 """Where failures begin: on random models with planted errors, and on single cases."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.factories.dataflows import Part, a_step
@@ -68,6 +68,14 @@ def test_one_planted_error_is_the_one_place_that_explains_all(model, data):
     assert report.first_divergence.id == text
 
 
+def is_one_backward(one: str, other: str) -> bool:
+    """Both come out of one module's backward, which is one place."""
+    (module, kind), (other_module, other_kind) = (
+        text.rsplit("/", 2)[:2] for text in (one, other)
+    )
+    return module == other_module and {kind, other_kind} == {"grad_input", "param_grad"}
+
+
 @few
 @given(model=models, data=st.data())
 def test_two_planted_errors_are_two_places_unless_one_follows_from_the_other(
@@ -75,6 +83,7 @@ def test_two_planted_errors_are_two_places_unless_one_follows_from_the_other(
 ):
     """What fails by the other error alone too is not told to be wrong by itself."""
     one, other = planted(data, model, 2)
+    assume(not is_one_backward(one, other))
     right = a_step(model)
     by_one, by_other = (
         failed(compare(right, a_step(model, [t]))) for t in (one, other)

@@ -9,7 +9,8 @@ from ttrace.judge.absences import Absences
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.frontier.flow import Failures, Place
-from ttrace.judge.frontier.steps import Steps
+from ttrace.judge.frontier.microbatch import content_of
+from ttrace.judge.frontier.steps import follow
 from ttrace.judge.verdict import TensorVerdict
 
 _MAX_IDS = 5
@@ -61,28 +62,42 @@ def find_culprits(
     """
     lacking = [v.id for v in (*absences.gradients, *extra_gradients(verdicts))]
     lacking += [found.verdicts[0].id for found in absences.not_run]
-    failures = Failures(lacking)
+    failures = _followed(verdicts, lacking, None if first is None else first.id)
+    if not failures.places:
+        failures = _followed(verdicts, lacking, None)
     num_failed = sum(map(failures.is_failure, verdicts))
-    if not num_failed:
-        return ()
-    steps = Steps(failures)
-    by_step: dict[int, list[TensorVerdict]] = {}
-    for verdict in verdicts:
-        by_step.setdefault(verdict.id.step, []).append(verdict)
-    for step in sorted(by_step):
-        steps.follow(by_step[step])
     places = failures.places
-    if first is not None:
-        places = sorted(places, key=lambda place: not _begin_with(first.id, place))
+    named = next((v for v in verdicts if first and str(v.id) == first.id), None)
+    if named is not None:
+        places = sorted(places, key=lambda place: not _begin_with(named, place))
     return tuple(_culprit(place, num_failed) for place in places)
 
 
-def _begin_with(id_: str, place: Place) -> bool:
-    """Puts a tensor first among those of its place; False if it is not of this one."""
+def _followed(
+    verdicts: Sequence[TensorVerdict], lacking: Sequence[TensorId], first: str | None
+) -> Failures:
+    failures = Failures(lacking, first)
+    if any(map(failures.is_failure, verdicts)):
+        follow(verdicts, failures)
+    return failures
+
+
+def _begin_with(named: TensorVerdict, place: Place) -> bool:
+    """Puts a tensor first among those of its place; False if it is not of this one.
+
+    One that is a single array with the place's first stands for that: the gradient of
+    the model's output is that of its last module's, too.
+    """
     for index, verdict in enumerate(place.verdicts):
-        if str(verdict.id) == id_:
+        if verdict.id == named.id:
             place.verdicts.insert(0, place.verdicts.pop(index))
             return True
+    first = place.verdicts[0]
+    content = content_of(named)
+    is_same = content is not None and content == content_of(first)
+    if is_same and named.id.kind is first.id.kind and named.cause is first.cause:
+        place.verdicts[0] = named
+        return True
     return False
 
 

@@ -105,10 +105,13 @@ class Failures:
 
     Args:
         lacking: Tensors that only one run has, which is a failure there.
+        first: Of those of which nothing is known that they are computed from, the only
+            one that is a place; None for the first that comes.
     """
 
-    def __init__(self, lacking: Iterable[TensorId]):
+    def __init__(self, lacking: Iterable[TensorId], first: str | None = None):
         self._lacking = frozenset(lacking)
+        self._first = first
         self._by_key: dict[Hashable, int] = {}
         self.places: list[Place] = []
         self.closed: Places = _NONE
@@ -129,14 +132,15 @@ class Failures:
         """
         if self.is_failure(verdict):
             return self._failure(verdict, given, key)
-        if verdict.status is not Status.PASSED or verdict.result is None:
+        if verdict.status is not Status.PASSED:
             return Flow(
                 failed=given.failed,
                 reached=given.reached,
                 margin=given.margin,
                 is_known=False,
             )
-        is_equal = verdict.result.stats.num_unequal == 0
+        result = verdict.result
+        is_equal = result is None or result.stats.num_unequal == 0
         return Flow(
             reached=_NONE if is_equal else _union(given.failed, given.reached),
             margin=0.0 if is_equal else verdict.margin or 0.0,
@@ -159,7 +163,8 @@ class Failures:
             elif is_clear or not self.places:
                 return self._begin(verdict, given, key)
         elif not places:
-            if not self.places:
+            is_first = self._first in (None, str(verdict.id))
+            if not self.places and is_first:
                 return self._begin(verdict, given, key)
             places = _union(given.reached, self.closed)
         places = places or _UNEXPLAINED

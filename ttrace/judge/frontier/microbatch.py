@@ -71,7 +71,7 @@ class Microbatch:
 
     def _take(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         """What goes on from a tensor; what is one array with another comes from it."""
-        content = _content(verdict)
+        content = content_of(verdict)
         if content is None:
             return self._failures.take(verdict, given, key)
         flow = self._failures.take(verdict, self._contents.get(content, given), key)
@@ -162,7 +162,7 @@ def parameter_key(verdict: TensorVerdict) -> Hashable:
     return verdict.id.kind, f"{stats.candidate_norm / stats.reference_norm:.3g}"
 
 
-def _content(verdict: TensorVerdict) -> _Content | None:
+def content_of(verdict: TensorVerdict) -> _Content | None:
     """Equal for tensors that are one array in the reference."""
     result = verdict.result
     if result is None or result.stats.count < _LEAST_ELEMENTS:

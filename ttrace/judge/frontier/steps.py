@@ -1,6 +1,6 @@
 """Follows failures from step to step: micro-batches, the optimizer, the next step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ttrace.ir.kinds import KINDS, Kind
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
@@ -17,7 +17,22 @@ _BEFORE_UPDATE = frozenset(
 updated parameters: averages of them, copies in a finer precision."""
 
 
-class Steps:
+def follow(verdicts: Iterable[TensorVerdict], failures: Failures) -> None:
+    """Follows failures through all steps.
+
+    Args:
+        verdicts: On all tensors, in order of the dataflow.
+        failures: What takes them.
+    """
+    by_step: dict[int, list[TensorVerdict]] = {}
+    for verdict in verdicts:
+        by_step.setdefault(verdict.id.step, []).append(verdict)
+    steps = _Steps(failures)
+    for step in sorted(by_step):
+        steps.follow(by_step[step])
+
+
+class _Steps:
     """Follows the failures of one step after the other.
 
     Args:
@@ -72,10 +87,13 @@ class Steps:
         norm = NOTHING
         for verdict in by_kind.get(Kind.GRAD_NORM, ()):
             norm += self._take(verdict, total if total is not NOTHING else UNKNOWN)
-        for verdict in by_kind.get(Kind.CLIPPED_GRAD, ()):
+        clipped = by_kind.get(Kind.CLIPPED_GRAD, ())
+        for verdict in clipped:
             name = _name(verdict)
             given = gradients.get(name, UNKNOWN) + norm
             gradients[name] = self._take(verdict, given)
+        # Some optimizers clip by the norm themselves, and only their state shows it.
+        inside = NOTHING if clipped else norm
         rates = NOTHING
         for verdict in by_kind.get(Kind.LEARNING_RATE, ()):
             rates += self._take(verdict, GIVEN)
@@ -87,16 +105,15 @@ class Steps:
             (early if state in _BEFORE_UPDATE else late).append((verdict, owner))
         states: dict[_Name, Flow] = {}
         for verdict, owner in early:
-            given = gradients.get(owner, UNKNOWN) + self._states.get(
-                _name(verdict), NOTHING
-            )
+            given = gradients.get(owner, UNKNOWN) + inside
+            given += self._states.get(_name(verdict), NOTHING)
             flow = self._states[_name(verdict)] = self._take(verdict, given)
             states[owner] = states.get(owner, NOTHING) + flow
         updated: dict[_Name, Flow] = {}
         for verdict in by_kind.get(Kind.UPDATED_PARAM, ()):
             name = _name(verdict)
             given = gradients.get(name) or _accumulated(name, begun) + UNKNOWN
-            given += rates + states.get(name, NOTHING)
+            given += rates + states.get(name, inside)
             given += self._held.get(name, NOTHING)
             updated[name] = self._take(verdict, given)
         for verdict, owner in late:
