@@ -18,6 +18,7 @@ BUG = Bug(
         place("*", Kind.CLIPPED_GRAD),
     ),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 
