@@ -73,8 +73,8 @@ def a_culprit(**changes) -> Culprit:
     """The place of the tensor that failed."""
     fields = {
         "id": FAILED.id,
-        "sentence": "main_grad weight of decoder.final_layernorm (step 0): NaN; what "
-        "backward made for it agrees; explains 7 of 9 failed tensors",
+        "sentence": "main_grad weight of decoder.final_layernorm (step 0): NaN; the "
+        "gradients that backward made of it agree; explains 7 of 9 failed tensors",
         "share": "7 of 9 failed tensors",
         "explains": {"main_grad": 2, "updated_param": 5},
         "ids": (FAILED.id,),

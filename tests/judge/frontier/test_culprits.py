@@ -219,3 +219,26 @@ def test_a_recomputation_that_differs_is_a_place_of_its_own():
     assert report.culprits[0].sentence.startswith(
         "output 0 of b (step 0, micro-batch 0, recomputed): "
     )
+
+
+def test_parameters_that_were_not_compared_are_not_said_to_agree():
+    """Of the second step, where no update was recorded."""
+    model = Part(parts=(LEAF, LEAF))
+    wrong = "step1/mb0/b/output/0"
+    for kinds, words in (
+        ((), "inputs, parameters and inner modules agree"),
+        (
+            ("updated_param",),
+            "what was compared of inputs, parameters and inner modules agrees",
+        ),
+    ):
+        reference, candidate = (
+            {
+                text: values
+                for text, values in a_step(model, errors, num_steps=2).items()
+                if not any(kind in text for kind in kinds)
+            }
+            for errors in ((), (wrong,))
+        )
+        (culprit,) = compare(reference, candidate).culprits
+        assert culprit.id == wrong and f"; {words}; explains" in culprit.sentence

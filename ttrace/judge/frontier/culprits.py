@@ -147,15 +147,15 @@ _COMPUTED_FROM = {
     Kind.INPUT: "all before it in the module around",
     Kind.OUTPUT: "inputs, parameters and inner modules",
     Kind.LOSS: "the forward before it",
-    Kind.GRAD_OUTPUT: "the forward and the backward before it",
+    Kind.GRAD_OUTPUT: "all before it in forward and backward",
     Kind.GRAD_INPUT: "the module's forward and the gradients of its outputs",
     Kind.PARAM_GRAD: "the module's forward and the gradients of its outputs",
-    Kind.MAIN_GRAD: "what backward made for it",
+    Kind.MAIN_GRAD: "the gradients that backward made of it",
     Kind.GRAD_NORM: "the gradients",
     Kind.CLIPPED_GRAD: "the gradient and the norm of all",
-    Kind.OPTIMIZER_STATE: "what the optimizer computes it from",
+    Kind.OPTIMIZER_STATE: "the gradient and the state before",
     Kind.UPDATED_PARAM: "gradient, state and learning rate",
-    Kind.UPDATED_BUFFER: "what the module computes it from",
+    Kind.UPDATED_BUFFER: "the module's forward and the buffer before",
 }
 
 
@@ -165,5 +165,7 @@ def _inputs(place: Place) -> str:
     if not place.is_claimed or _is_given(first) or first.kind not in _COMPUTED_FROM:
         return ""
     words = _COMPUTED_FROM[first.kind]
-    agree = f"{words} agree{'s' * words.startswith(('all', 'what'))}"
-    return f"; {agree}" + ("" if place.is_whole else ", as far as compared")
+    if not place.is_whole:
+        return f"; what was compared of {words} agrees"
+    is_one = words.startswith("all") or first.kind is Kind.LOSS
+    return f"; {words} agree{'s' * is_one}"

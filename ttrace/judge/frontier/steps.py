@@ -43,6 +43,7 @@ class _Steps:
         self._failures = failures
         self._held: dict[_Name, Flow] = {}
         self._states: dict[_Name, Flow] = {}
+        self._parameters: set[_Name] = set()
 
     def follow(self, verdicts: Sequence[TensorVerdict]) -> None:
         """Follows those of a step.
@@ -62,6 +63,7 @@ class _Steps:
                 self._held[_name(verdict)] = self._failures.take(
                     verdict, GIVEN, parameter_key(verdict)
                 )
+        self._parameters |= {_name(v) for v in by_kind.get(Kind.PARAM, ())}
         held: dict[str, Flow] = {}
         for (module, _), flow in self._held.items():
             held[module] = held.get(module, NOTHING) + flow
@@ -120,6 +122,9 @@ class _Steps:
             given = gradients.get(owner, UNKNOWN) + updated.get(owner, UNKNOWN) + rates
             given += self._states.get(_name(verdict), NOTHING)
             self._states[_name(verdict)] = self._take(verdict, given)
+        for name in self._parameters - updated.keys():  # not recorded
+            flow = gradients.get(name, UNKNOWN)
+            updated[name] = self._held[name] + flow + UNKNOWN
         self._held |= updated
 
     def _buffers(
