@@ -13,6 +13,7 @@ from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.frontier.culprits import find_culprits
 from ttrace.judge.outcome import judge_run
+from ttrace.judge.own_faults import explained
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
 from ttrace.judge.structure import StructureDifference
@@ -88,7 +89,9 @@ def build_report(
         structure=tuple(structure),
         tensors=tuple(map(_tensor_report, verdicts)),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
-        culprits=find_culprits(verdicts, evidence.absences, evidence.first),
+        culprits=explained(
+            find_culprits, (), verdicts, evidence.absences, evidence.first
+        ),
     )
 
 

@@ -7,10 +7,9 @@ way back. Equal figures tell that two tensors are one array, which says more.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.frontier.calls import Call, calls_of, recomputed
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
 from ttrace.judge.structure import layers_left_out
@@ -53,7 +52,7 @@ class Microbatch:
         self._failures = failures
         self._held = held
         self._contents: dict[_Content, Flow] = {}
-        self._inputs: dict[TensorId, Flow] = {}
+        self._inputs: dict[tuple[str, int, str | None], Flow] = {}
         self._forward: dict[tuple[str, int], Flow] = {}
         first, again = recomputed(verdicts)
         root = calls_of(first)
@@ -90,7 +89,7 @@ class Microbatch:
         of = "" if call.parent is None else layers_left_out(call.parent.module)
         seen = borders = NOTHING
         for verdict in call.of(Kind.INPUT):
-            given, name = around, replace(verdict.id, pass_=Pass.FORWARD)
+            given, name = around, (call.module, call.number, verdict.id.slot)
             if is_repeated:
                 given = self._inputs.get(name, UNKNOWN)
             flow = self._take(verdict, given, (Kind.INPUT, of, verdict.id.pass_))
