@@ -1,7 +1,7 @@
 """Tells whether two training runs compute the same thing, and where they differ.
 
 Everything that the command line does is a function here: ``compare``, ``check``,
-``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``; see
+``estimate_tolerance``, ``replicas``, ``lint``, ``open_trace``, ``load_report``; see
 ``ttrace.pipeline`` and ``ttrace.check_job``. Importing ttrace imports none of it, and
 no numpy.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
     from ttrace.pipeline import compare as compare
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
+    from ttrace.pipeline import lint as lint
     from ttrace.pipeline import load_report as load_report
     from ttrace.pipeline import open_trace as open_trace
     from ttrace.pipeline import replicas as replicas
@@ -34,6 +35,7 @@ _LAZY = {
     "check": "ttrace.check_job",
     "compare_arrays": "ttrace.backends.live_arrays",
     "estimate_tolerance": "ttrace.pipeline",
+    "lint": "ttrace.pipeline",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",
     "replicas": "ttrace.pipeline",

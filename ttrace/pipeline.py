@@ -33,9 +33,11 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.closer_look import CloserLook, closer_look_named, look_at_some
 from ttrace.judge.coverage import check_kind_names
+from ttrace.judge.diagnosis import Diagnosis
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.evidence import read_evidence
 from ttrace.judge.judging import judge_tensors
+from ttrace.judge.lint.linting import lint_trace
 from ttrace.judge.remarks import find_remarks
 from ttrace.judge.replicas import ReplicaCheck, check_replicas
 from ttrace.judge.same_reference import (
@@ -229,6 +231,43 @@ def replicas(
             + ("" if len(ranks) != 1 or ranks[0].world_size == 1 else ", on all ranks"),
         )
     return checks
+
+
+def lint(
+    trace: TraceLike,
+    *,
+    tolerance: ToleranceTable | str | os.PathLike[str] | None = None,
+    backend: Backend | str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Diagnosis, ...]:
+    """What a run shows to be wrong without a reference; ``ttrace lint`` as a function.
+
+    Args:
+        trace: The run.
+        tolerance: As for ``compare``; of replicas.
+        backend: As for ``compare``.
+        progress: Called with elements done and in total.
+
+    Returns:
+        What was found, the strongest first; empty if nothing was.
+
+    Raises:
+        UsageError: The trace holds no tensors.
+        TtraceError: The trace or the tolerances cannot be read.
+    """
+    source = opened(trace)
+    if not source.info.tensors:
+        raise UsageError(
+            "the trace holds no tensors, so there is nothing to look at",
+            where=source.name,
+            remedy="record without the filters that left all of them out",
+        )
+    return lint_trace(
+        source,
+        loaded_backend(backend),
+        tolerances=tolerances_of(tolerance, None),
+        progress=progress,
+    )
 
 
 def _filter_of(**options: Any) -> CaptureFilter:

@@ -95,6 +95,9 @@ class Bug:
             ttrace ends with a set-up difference and exit code 2.
         paper_row: Row in the table of the paper (arXiv:2506.09280), if it is there.
         not_found: Why ttrace does not find it; None for a bug that must be found.
+        expected_code: Code of the diagnosis that an engineer would name first, stated
+            before the bug is run; None where there is no code for it, or nobody has
+            stated one.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Bug:
     is_setup: bool = False
     paper_row: int | None = None
     not_found: str | None = None
+    expected_code: str | None = None
 
     def __post_init__(self):
         if not _NAME.fullmatch(self.name):

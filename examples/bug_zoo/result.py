@@ -1,7 +1,7 @@
 """What running one bug showed, and its JSON form."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 from ttrace.examples.bug_zoo.bug import Bug
 from ttrace.report.model import Outcome, Report
@@ -26,6 +26,8 @@ class BugResult:
         seconds: How long its runs took, the reference among them if nobody had
             recorded it before.
         reason: Why it was not found, or what failed; empty otherwise.
+        expected_code: Code that was stated before the run; None if none was.
+        code_right: Whether the first diagnosis has it; None if none was stated.
     """
 
     name: str
@@ -40,6 +42,8 @@ class BugResult:
     diagnosis_right: bool | None
     seconds: float
     reason: str = ""
+    expected_code: str | None = None
+    code_right: bool | None = None
 
     @property
     def as_expected(self) -> bool:
@@ -58,10 +62,16 @@ class BugResult:
     def from_json(cls, value: Mapping) -> "BugResult":
         """Reads what ``to_json`` made; fields of later versions are left out.
 
+        Those that an earlier version lacks have their default.
+
         Raises:
             LookupError, TypeError, ValueError: It is not what ``to_json`` makes.
         """
-        known = {f.name: value[f.name] for f in fields(cls)}
+        known = {
+            f.name: value[f.name]
+            for f in fields(cls)
+            if f.name in value or f.default is MISSING
+        }
         known["diagnosis"] = tuple(known["diagnosis"])
         if known["margin"] is not None:
             known["margin"] = float(known["margin"])
@@ -95,6 +105,10 @@ def judge_bug(bug: Bug, clean: Report, buggy: Report, *, seconds: float) -> BugR
         diagnosis_right=None if bug.diagnosis is None else bug.diagnosis in codes,
         seconds=round(seconds, 1),
         reason="; ".join(problems),
+        expected_code=bug.expected_code,
+        code_right=None
+        if bug.expected_code is None
+        else codes[:1] == (bug.expected_code,),
     )
 
 
@@ -115,4 +129,6 @@ def failed_bug(
         diagnosis_right=None if bug.diagnosis is None else False,
         seconds=round(seconds, 1),
         reason=str(error),
+        expected_code=bug.expected_code,
+        code_right=None if bug.expected_code is None else False,
     )

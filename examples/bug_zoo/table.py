@@ -71,3 +71,13 @@ def summary(results: Sequence[BugResult]) -> str:
         f"{found} of {total} bugs found, {right} first seen in the right place; "
         f"{clean} of {total} clean twins pass"
     )
+
+
+def codes_summary(results: Sequence[BugResult]) -> str:
+    """How often the first diagnosis is the one that was stated before; empty if none
+    was."""
+    stated = [result for result in results if result.code_right is not None]
+    if not stated:
+        return ""
+    right = sum(bool(result.code_right) for result in stated)
+    return f"the first diagnosis is the stated one for {right} of {len(stated)} bugs"

@@ -1,5 +1,6 @@
 """``ttrace zoo``: list, run, errors, JSON."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from ttrace.cli.main import main
 from ttrace.examples.bug_zoo import runner
 from ttrace.examples.bug_zoo.registry import load_zoo
 from ttrace.examples.bug_zoo.result import BugResult
-from ttrace.examples.bug_zoo.table import summary
+from ttrace.examples.bug_zoo.table import codes_summary, summary
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def test_run_succeeds_if_every_bug_is_found(results, capsys):
     printed = capsys.readouterr().out
     assert "1 of 1 bugs found, 1 first seen in the right place" in printed
     assert "1 of 1 clean twins pass" in printed
+    assert "the first diagnosis is the stated one for 1 of 1 bugs" in printed
 
 
 def test_missed_bug_stays_in_the_table_with_the_reason(results, capsys):
@@ -74,3 +76,18 @@ def test_false_alarm_is_a_failure():
     alarmed = BugResult.from_json({**FOUND.to_json(), "clean": "diverged"})
     assert FOUND.as_expected and not alarmed.as_expected
     assert summary([FOUND, alarmed, MISSED]).endswith("2 of 3 clean twins pass")
+
+
+def test_codes_are_counted_where_they_were_stated():
+    wrong = dataclasses.replace(FOUND, code_right=False)
+    assert codes_summary([MISSED]) == ""
+    assert codes_summary([FOUND, wrong, MISSED]) == (
+        "the first diagnosis is the stated one for 1 of 2 bugs"
+    )
+
+
+def test_results_of_before_codes_were_stated_are_read():
+    value = FOUND.to_json()
+    del value["expected_code"], value["code_right"]
+    read = BugResult.from_json(value)
+    assert (read.expected_code, read.code_right) == (None, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.factories.reports import some_report
+from tests.paths import ROOT
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.errors import UsageError
 from ttrace.examples.bug_zoo import registry
@@ -147,6 +148,32 @@ class TestJudgement:
         result = judge_bug(bug, clean, buggy, seconds=1.0)
         assert result.found is found
         assert result.module_right
+
+    @pytest.mark.parametrize(
+        "stated, right", [("replicas_differ", True), ("scaled", False), (None, None)]
+    )
+    def test_the_first_diagnosis_must_be_the_one_that_was_stated(self, stated, right):
+        bug = dataclasses.replace(EXAMPLE, expected_code=stated)
+        clean = some_report(verdict=Outcome.PASS)
+        first = some_report().diagnosis[0]
+        more = dataclasses.replace(first, code="scaled")
+        buggy = some_report(diagnosis=(first, more))
+        result = judge_bug(bug, clean, buggy, seconds=1.0)
+        assert (result.expected_code, result.code_right) == (stated, right)
+        silent = judge_bug(bug, clean, some_report(diagnosis=()), seconds=1.0)
+        assert silent.code_right is (None if stated is None else False)
+
+    def test_stated_codes_are_codes_of_rules(self):
+        """Read from the sources: a rule states its code where it makes a diagnosis."""
+        rules = "".join(
+            path.read_text(encoding="utf-8")
+            for path in (ROOT / "ttrace" / "judge" / "rules").glob("*.py")
+        )
+        stated = {e.bug.expected_code for e in ZOO.values()} - {None}
+        assert stated and all(f'"{code}"' in rules for code in stated)
+        own = ("plain_torch", "torch_bugs", "jax_bugs")
+        bugs = [e.bug for e in ZOO.values() if e.path.parent.name in own]
+        assert all(bug.expected_code or bug.diagnosis is None for bug in bugs)
 
 
 class TestLaunches:

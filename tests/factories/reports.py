@@ -5,6 +5,7 @@ import math
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.report.model import (
     Counts,
+    Culprit,
     FirstDivergence,
     KindCoverage,
     Outcome,
@@ -66,6 +67,21 @@ FAILED = TensorReport(
     inf=(0, 0),
     rank_rel_err={"0": math.inf},
 )
+
+
+def a_culprit(**changes) -> Culprit:
+    """The place of the tensor that failed."""
+    fields = {
+        "id": FAILED.id,
+        "sentence": "main_grad weight of decoder.final_layernorm (step 0): NaN; the "
+        "gradients that backward made of it agree; explains 7 of 9 failed tensors",
+        "share": "7 of 9 failed tensors",
+        "explains": {"main_grad": 2, "updated_param": 5},
+        "ids": (FAILED.id,),
+        "num_own": 1,
+        "inputs_agree": True,
+    }
+    return Culprit(**{**fields, **changes})
 
 
 def some_report(**changes) -> Report:

@@ -14,6 +14,8 @@ FOUND = BugResult(
     diagnosis=("replicas_differ",),
     diagnosis_right=True,
     seconds=1.5,
+    expected_code="replicas_differ",
+    code_right=True,
 )
 MISSED = BugResult(
     name="router_weight",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.factories.reports import FAILED, some_report
+from tests.factories.reports import FAILED, a_culprit, some_report
 from ttrace.errors import (
     SchemaVersionError,
     StorageFullError,
@@ -26,6 +26,14 @@ from ttrace.report.model import (
 
 def test_golden_file(golden):
     golden("report.json", json.dumps(some_report().to_json(), indent=1) + "\n")
+
+
+def test_places_are_written_and_left_out_where_there_are_none():
+    report = some_report(culprits=(a_culprit(),))
+    assert Report.from_json(json.loads(report.json_text())) == report
+    (written,) = report.to_json()["culprits"]
+    assert written["explains"] == {"main_grad": 2, "updated_param": 5}
+    assert "culprits" not in some_report().to_json()
 
 
 def test_round_trip_through_json_text():

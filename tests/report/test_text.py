@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.factories.reports import FAILED, PASSED, some_report
+from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from ttrace.report.model import Counts, KindCoverage, Outcome, TensorReport
 from ttrace.report.text import print_report
 
@@ -45,6 +45,29 @@ def test_everything_a_reader_needs():
         "report: out/report.json",
     ):
         assert sentence in text, sentence
+
+
+def test_one_place_says_only_what_follows_from_it():
+    text = rendered(some_report(culprits=(a_culprit(),)))
+    assert "the first divergence explains 7 of 9 failed tensors\n" in text
+    assert a_culprit().sentence not in text
+    alone = a_culprit(explains={"main_grad": 1}, share="the only failed tensor")
+    assert "explains" not in rendered(some_report(culprits=(alone,)))
+    elsewhere = a_culprit(id=PASSED.id)
+    text = rendered(some_report(culprits=(elsewhere,)))
+    assert f"place: {elsewhere.sentence}\n" in text
+
+
+def test_several_places_come_before_the_figures():
+    culprits = (a_culprit(), a_culprit(id=PASSED.id, sentence="output 0 of a: wrong"))
+    text = rendered(some_report(culprits=culprits))
+    assert (
+        f"2 independent places:\n1. {culprits[0].sentence}\n2. output 0 of a: wrong\n"
+        "1 passed, 1 failed" in text
+    )
+    many = tuple(a_culprit(id=f"step{number}/a/output") for number in range(14))
+    assert "12. " in rendered(some_report(culprits=many))
+    assert "\nand 2 more\n" in rendered(some_report(culprits=many))
 
 
 def test_nothing_is_lost_in_narrow_terminals():

@@ -46,6 +46,7 @@ def build_parser() -> Parser:
     _add_tolerance(commands)
     _add_replicas(commands)
     _add_report(commands)
+    _add_lint(commands)
     _add_show(commands)
     _add_clean(commands)
     _add_demo(commands)
@@ -300,6 +301,29 @@ def _add_report(commands) -> None:
     )
     parser.add_argument("report", metavar="REPORT", help="the JSON file of a report")
     add_report_files(parser, title="what is written, in place of the text")
+
+
+def _add_lint(commands) -> None:
+    parser = commands.add_parser(
+        "lint",
+        help="all that one trace shows to be wrong; needs no reference",
+        description="Looks for what is wrong whatever a reference would say: replicas "
+        "that differ, NaN and infinities, stale values, zeros, parameters that are not "
+        "updated or lack a gradient.",
+        examples=(
+            ("ttrace lint runs/candidate", "0: nothing found, 1: something"),
+            ("ttrace lint runs/candidate --json lint.json", "for programs, too"),
+        ),
+    )
+    parser.add_argument("trace", metavar="TRACE", help="folder of the trace")
+    parser.add_argument(
+        "--tolerance",
+        metavar="FILE",
+        help="of replicas, made by 'ttrace tolerance' or 'check' (default: judge by "
+        "dtype and depth)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was found")
+    add_backend(parser)
 
 
 def _add_show(commands) -> None:

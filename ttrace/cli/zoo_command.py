@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_bugs(args: argparse.Namespace, exhibits) -> int:
     from ttrace.examples.bug_zoo.runner import run_bug
-    from ttrace.examples.bug_zoo.table import result_table, summary
+    from ttrace.examples.bug_zoo.table import codes_summary, result_table, summary
     from ttrace.examples.main_job import MainJob
 
     results = []
@@ -50,4 +50,6 @@ def _run_bugs(args: argparse.Namespace, exhibits) -> int:
         if result.reason:
             console.print(f"\n{result.name}: {result.reason}", markup=False)
     console.print(f"\n{summary(results)}", markup=False)
+    if codes_summary(results):
+        console.print(codes_summary(results), markup=False)
     return 0 if all(result.as_expected for result in results) else 1

@@ -13,7 +13,9 @@ from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.frontier.culprits import find_culprits
 from ttrace.judge.outcome import judge_run
+from ttrace.judge.own_faults import explained
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
 from ttrace.judge.structure import StructureDifference
@@ -91,6 +93,9 @@ def build_report(
         structure=tuple(structure),
         tensors=tuple(_tensor_report(v, details.get(v.id)) for v in verdicts),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
+        culprits=explained(
+            find_culprits, (), verdicts, evidence.absences, evidence.first
+        ),
     )
 
 

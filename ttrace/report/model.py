@@ -14,6 +14,7 @@ from ttrace.judge.coverage import WITHOUT_NOISE
 from ttrace.judge.coverage import KindCoverage as KindCoverage
 from ttrace.judge.diagnosis import Diagnosis as Diagnosis
 from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
+from ttrace.judge.frontier.culprits import Culprit as Culprit
 from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.structure import StructureDifference as StructureDifference
@@ -106,6 +107,8 @@ class Report:
             has, and around which everything agrees; their tensors are skipped.
         tensors: Every tensor of either trace, in order of the dataflow.
         setup: Both runs.
+        culprits: The places where failures begin, each with what follows from it; that
+            of the first divergence first. Empty where nothing failed.
     """
 
     verdict: Outcome
@@ -122,6 +125,7 @@ class Report:
     structure: tuple[StructureDifference, ...] = ()
     tensors: tuple[TensorReport, ...]
     setup: Setup
+    culprits: tuple[Culprit, ...] = ()
 
     def __repr__(self) -> str:
         counts = self.counts
@@ -207,6 +211,8 @@ class Report:
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]
+        if not self.culprits:
+            del value["culprits"]
         value = encode(value)
         value["tensors"] = [tensor_to_json(tensor) for tensor in self.tensors]
         return value
@@ -277,6 +283,10 @@ class Report:
                 kind: KindCoverage(**counts)
                 for kind, counts in value.get("coverage", {}).items()
             },
+            culprits=tuple(
+                Culprit(**{**item, "ids": tuple(item["ids"])})
+                for item in value.get("culprits", ())
+            ),
         )
 
     @classmethod

@@ -66,6 +66,7 @@ def render_report(report: Report) -> RenderableType:
             (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
+        *map(Text, _culprit_lines(report)),
         Text(_counts_line(report)),
         *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
@@ -99,6 +100,25 @@ def _counts_line(report: Report) -> str:
         f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
         f"margin {_figure(report.largest_margin)} (error / tolerance){backend}"
     )
+
+
+def _culprit_lines(report: Report) -> Iterable[str]:
+    """Where failures begin, and what follows from each.
+
+    Of the first divergence alone, only what follows: the summary has all else.
+    """
+    culprits, first = report.culprits, report.first_divergence
+    if len(culprits) == 1 and first is not None and culprits[0].id == first.id:
+        if sum(culprits[0].explains.values()) > 1:
+            yield f"the first divergence explains {culprits[0].share}"
+        return
+    if len(culprits) > 1:
+        yield f"{len(culprits)} independent places:"
+    for number, culprit in enumerate(culprits[:_MAX_ROWS], 1):
+        mark = f"{number}. " if len(culprits) > 1 else "place: "
+        yield f"{mark}{culprit.sentence}"
+    if len(culprits) > _MAX_ROWS:
+        yield f"and {len(culprits) - _MAX_ROWS} more"
 
 
 def _caveats(report: Report) -> Iterable[RenderableType]:

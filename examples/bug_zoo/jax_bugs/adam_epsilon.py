@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="gpt2_linen",
     world_size=1,
     first_seen=(place("*", Kind.UPDATED_PARAM),),
+    expected_code="adam_settings",
 )
 
 

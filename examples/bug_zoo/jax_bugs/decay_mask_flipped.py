@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="llama_nnx",
     world_size=1,
     first_seen=(place("*", Kind.UPDATED_PARAM),),
+    expected_code="weight_decay",
 )
 
 

@@ -22,6 +22,7 @@ BUG = Bug(
     map_name="gpt2_linen_stacked",
     world_size=1,
     first_seen=(place("transformer.h.*", Kind.UPDATED_PARAM),),
+    expected_code="weight_decay",
 )
 
 

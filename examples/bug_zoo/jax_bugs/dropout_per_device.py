@@ -15,6 +15,7 @@ BUG = Bug(
     layout=(*LINEN, *SHARD_MAP, *DROPOUT, "--mesh", "4x1"),
     world_size=1,
     first_seen=(place("h_0", Kind.INPUT),),
+    expected_code="dropout",
 )
 
 

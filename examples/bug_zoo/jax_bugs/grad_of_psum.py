@@ -18,6 +18,7 @@ BUG = Bug(
     layout=(*LINEN, *SHARD_MAP, "--mesh", "1x2"),
     world_size=1,
     first_seen=(place("h_1.mlp.c_proj", Kind.GRAD_INPUT, Kind.PARAM_GRAD),),
+    expected_code="scaled",
 )
 
 

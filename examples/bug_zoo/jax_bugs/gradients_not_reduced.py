@@ -19,6 +19,7 @@ BUG = Bug(
     world_size=1,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

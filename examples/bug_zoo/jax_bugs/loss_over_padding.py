@@ -17,6 +17,7 @@ BUG = Bug(
     world_size=1,
     first_seen=(place("@root", Kind.LOSS),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

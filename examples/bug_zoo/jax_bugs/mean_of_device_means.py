@@ -15,6 +15,7 @@ BUG = Bug(
     layout=(*NNX, *SHARD_MAP, "--mesh", "4x1"),
     world_size=1,
     first_seen=(place("@root", Kind.LOSS, Kind.GRAD_OUTPUT),),
+    expected_code="loss_weights",
 )
 
 

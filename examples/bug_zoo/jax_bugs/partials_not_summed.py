@@ -15,6 +15,7 @@ BUG = Bug(
     layout=(*NNX, *SHARD_MAP, "--mesh", "1x2"),
     world_size=1,
     first_seen=(place("layers.0.self_attn*", Kind.OUTPUT),),
+    expected_code="replicas_differ",
 )
 
 

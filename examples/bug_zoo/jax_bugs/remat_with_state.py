@@ -28,6 +28,7 @@ BUG = Bug(
     first_seen=(
         place("transformer.h.0.mlp*", Kind.INPUT, Kind.OUTPUT, Kind.GRAD_INPUT),
     ),
+    expected_code="recomputation",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     world_size=1,
     first_seen=(place("@root", Kind.LOSS, Kind.GRAD_OUTPUT),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

@@ -19,6 +19,7 @@ BUG = Bug(
     world_size=1,
     first_seen=(place("*", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="gpt2_linen",
     world_size=1,
     first_seen=(place("transformer.wte", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
+    expected_code="split_ties",
 )
 
 

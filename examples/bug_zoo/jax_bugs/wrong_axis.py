@@ -15,6 +15,7 @@ BUG = Bug(
     layout=(*NNX, *SHARD_MAP, *ON_2X2),
     world_size=1,
     first_seen=(place("blocks.0.attention*", Kind.OUTPUT),),
+    expected_code="replicas_differ",
 )
 
 

@@ -14,6 +14,7 @@ BUG = Bug(
     layout=DATA,
     first_seen=(place("@root", Kind.GRAD_OUTPUT), place("head", Kind.GRAD_OUTPUT)),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

@@ -17,6 +17,7 @@ BUG = Bug(
     model=UNEVEN,
     layout=DATA,
     first_seen=(place("@root", Kind.GRAD_OUTPUT), place("head", Kind.GRAD_OUTPUT)),
+    expected_code="loss_weights",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     layout=DATA,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

@@ -17,6 +17,7 @@ BUG = Bug(
     model=MODEL,
     layout=PIPELINE,
     first_seen=(place("*", Kind.MAIN_GRAD),),
+    expected_code="one_microbatch",
 )
 
 

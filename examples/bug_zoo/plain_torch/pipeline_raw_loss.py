@@ -18,6 +18,7 @@ BUG = Bug(
     layout=PIPELINE,
     first_seen=(place("@root", Kind.GRAD_OUTPUT), place("head", Kind.GRAD_OUTPUT)),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

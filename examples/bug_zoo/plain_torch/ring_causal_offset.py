@@ -17,6 +17,7 @@ BUG = Bug(
     model=MODEL,
     layout=RING,
     first_seen=(place("blocks.0.attention.core", Kind.OUTPUT),),
+    expected_code="confined_error",
 )
 
 

@@ -13,6 +13,7 @@ BUG = Bug(
     model=MODEL,
     layout=TENSOR,
     first_seen=(place("blocks.0.attention.proj", Kind.OUTPUT),),
+    expected_code="added_bias",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     layout=ULYSSES,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

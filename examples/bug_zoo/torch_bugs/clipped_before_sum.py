@@ -14,6 +14,7 @@ BUG = Bug(
     layout=SUM,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
         place("*", Kind.CLIPPED_GRAD),  # before it, the loss scale is known
     ),
     diagnosis="scaled_clipping",
+    expected_code="scaled_clipping",
 )
 
 

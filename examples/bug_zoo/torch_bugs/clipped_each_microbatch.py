@@ -17,6 +17,7 @@ BUG = Bug(
         place("*", Kind.CLIPPED_GRAD),
         place("@root", Kind.GRAD_NORM),
     ),
+    expected_code="early_clipping",
 )
 
 

@@ -13,6 +13,7 @@ BUG = Bug(
     model=ADAMW,
     layout=FSDP2,
     first_seen=(place("layers.0.attention_norm", Kind.UPDATED_PARAM),),
+    expected_code="weight_decay",
 )
 
 

@@ -22,6 +22,7 @@ BUG = Bug(
         place("head", Kind.MAIN_GRAD),
     ),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

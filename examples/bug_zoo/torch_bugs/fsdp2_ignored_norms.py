@@ -14,6 +14,7 @@ BUG = Bug(
     layout=FSDP2,
     first_seen=(place("*norm", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

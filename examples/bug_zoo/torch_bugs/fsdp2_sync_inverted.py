@@ -17,6 +17,7 @@ BUG = Bug(
     model=MODEL,
     layout=FSDP2,
     first_seen=(place("*", Kind.MAIN_GRAD),),
+    expected_code="after_backward",
 )
 
 

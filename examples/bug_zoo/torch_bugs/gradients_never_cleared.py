@@ -14,6 +14,7 @@ BUG = Bug(
     layout=DDP,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     num_steps=2,
+    expected_code="accumulated_gradient",
 )
 
 

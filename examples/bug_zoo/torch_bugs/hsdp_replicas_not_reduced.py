@@ -15,6 +15,7 @@ BUG = Bug(
     first_seen=(place("*", Kind.MAIN_GRAD),),
     world_size=4,
     diagnosis="no_gradient",
+    expected_code="no_gradient",
 )
 
 

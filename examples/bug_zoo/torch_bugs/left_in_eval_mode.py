@@ -15,6 +15,7 @@ BUG = Bug(
     first_seen=(place("layers.0.dropout", Kind.OUTPUT),),
     world_size=1,
     num_steps=2,
+    expected_code="dropout",
 )
 
 

@@ -14,6 +14,7 @@ BUG = Bug(
     layout=DDP,
     diagnosis="extra_gradient",
     first_seen=(place("*", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
+    expected_code="extra_gradient",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
         place("*", Kind.CLIPPED_GRAD),
         place("@root", Kind.GRAD_NORM),
     ),
+    expected_code="clipping",
 )
 
 

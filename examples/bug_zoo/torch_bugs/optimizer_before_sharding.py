@@ -14,6 +14,7 @@ BUG = Bug(
     layout=FSDP2,
     first_seen=(place("*", Kind.MAIN_GRAD, Kind.UPDATED_PARAM),),
     diagnosis="no_gradient",
+    expected_code="no_gradient",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
         place("layers.1", Kind.INPUT),
         place("layers.2", Kind.INPUT),
     ),
+    expected_code="wiring",
 )
 
 

@@ -13,6 +13,7 @@ BUG = Bug(
     model=(*MODEL, "--warmup", "4"),
     layout=DDP,
     first_seen=(place("@root", Kind.LEARNING_RATE),),
+    expected_code="scaled_update",
 )
 
 

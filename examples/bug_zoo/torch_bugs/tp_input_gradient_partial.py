@@ -20,6 +20,7 @@ BUG = Bug(
         place("layers.1.mlp*", Kind.GRAD_INPUT),
         place("layers.1.mlp_norm", Kind.GRAD_OUTPUT),
     ),
+    expected_code="replicas_differ",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     layout=TP,
     first_seen=(place("*norm", Kind.PARAM_GRAD, Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

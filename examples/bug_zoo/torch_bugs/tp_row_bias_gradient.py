@@ -21,6 +21,7 @@ BUG = Bug(
         place("*.attention.o", Kind.PARAM_GRAD),
     ),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

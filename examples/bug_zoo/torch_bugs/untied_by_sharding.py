@@ -16,6 +16,7 @@ BUG = Bug(
         place("embed", Kind.PARAM_GRAD, Kind.MAIN_GRAD),
         place("head", Kind.PARAM, Kind.PARAM_GRAD),
     ),
+    expected_code="split_ties",
 )
 
 

@@ -13,10 +13,10 @@ from ttrace.judge.diagnosis import (
     tensors,
 )
 from ttrace.judge.factors import factor_text, rounded_factor
+from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
-from ttrace.judge.rules.loss_scale import scale_of_loss
 
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""

@@ -1,0 +1,244 @@
+"""Where failures begin: on random models with planted errors, and on single cases."""
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.factories.dataflows import Part, a_step
+from tests.factories.traces import memory_trace
+from ttrace.compare.backend import load_backend
+from ttrace.pipeline import compare_traces
+from ttrace.report.model import Report
+
+ONES = np.ones(8, np.float32)
+
+LEAF = Part()
+
+models = st.recursive(
+    st.just(LEAF),
+    lambda inner: st.builds(
+        Part,
+        parts=st.lists(inner, min_size=1, max_size=4).map(tuple),
+        is_sum=st.booleans(),
+    ),
+    max_leaves=8,
+).filter(lambda model: bool(model.parts))
+
+few = settings(max_examples=25, deadline=None)
+
+
+def compare(reference, candidate) -> Report:
+    """Both are values by text of the id."""
+    return compare_traces(
+        memory_trace(reference), memory_trace(candidate), load_backend("numpy")
+    )
+
+
+def failed(report: Report) -> set[str]:
+    return {tensor.id for tensor in report.failed()}
+
+
+def planted(data, model: Part, number: int) -> list[str]:
+    """Ids at which an error may begin; what a run is given is none."""
+    texts = [
+        text
+        for text in a_step(model)
+        if "/param/" not in text and "@root/input" not in text
+    ]
+    return data.draw(
+        st.lists(st.sampled_from(texts), min_size=number, max_size=number, unique=True)
+    )
+
+
+@few
+@given(model=models, data=st.data())
+def test_one_planted_error_is_the_one_place_that_explains_all(model, data):
+    (text,) = planted(data, model, 1)
+    report = compare(a_step(model, num_steps=2), a_step(model, [text], num_steps=2))
+    (culprit,) = report.culprits
+    assert culprit.ids == (text,)
+    assert sum(culprit.explains.values()) == report.counts.failed
+    assert culprit.share == (
+        f"all {report.counts.failed} failed tensors"
+        if report.counts.failed > 1
+        else "the only failed tensor"
+    )
+    assert culprit.inputs_agree
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == text
+
+
+def is_one_backward(one: str, other: str) -> bool:
+    """Both come out of one module's backward, which is one place."""
+    (module, kind), (other_module, other_kind) = (
+        text.rsplit("/", 2)[:2] for text in (one, other)
+    )
+    return module == other_module and {kind, other_kind} == {"grad_input", "param_grad"}
+
+
+@few
+@given(model=models, data=st.data())
+def test_two_planted_errors_are_two_places_unless_one_follows_from_the_other(
+    model, data
+):
+    """What fails by the other error alone too is not told to be wrong by itself."""
+    one, other = planted(data, model, 2)
+    assume(not is_one_backward(one, other))
+    right = a_step(model)
+    by_one, by_other = (
+        failed(compare(right, a_step(model, [t]))) for t in (one, other)
+    )
+    report = compare(right, a_step(model, [one, other]))
+    expected = {one} - by_other | {other} - by_one
+    assert {id_ for culprit in report.culprits for id_ in culprit.ids} == expected
+    explained = [sum(culprit.explains.values()) for culprit in report.culprits]
+    assert max(explained) <= report.counts.failed <= sum(explained)
+
+
+def test_branches_beside_each_other_are_two_places():
+    model = Part(parts=(Part(parts=(LEAF, LEAF)), LEAF), is_sum=True)
+    wrong = ["step0/mb0/a.a/output/0", "step0/mb0/b/output/0"]
+    report = compare(a_step(model), a_step(model, wrong))
+    assert [culprit.id for culprit in report.culprits] == wrong
+    assert [culprit.inputs_agree for culprit in report.culprits] == [True, True]
+    assert report.culprits[1].sentence == (
+        "output 0 of b (step 0, micro-batch 0): "
+        + next(t.reason for t in report.tensors if t.id == wrong[1])
+        + "; inputs, parameters and inner modules agree; explains 20 of 24 failed "
+        "tensors"
+    )
+
+
+def in_a_row(*, without: tuple[str, ...] = (), **factors: float) -> dict:
+    """Three modules in a row; factors on what holds their text."""
+    texts = ["step0/mb0/@root/input/0"]
+    for module in "abc":
+        texts += [f"step0/mb0/{module}/input/0", f"step0/mb0/{module}/output/0"]
+    for module in "cba":
+        texts += [f"step0/mb0/{module}/grad_output/0"]
+        texts += [f"step0/mb0/{module}/grad_input/0"]
+        texts += [f"step0/mb0/{module}/param_grad/weight"]
+    texts += [f"step0/{module}/main_grad/weight" for module in "abc"]
+    values = {text: ONES * (1 + number) for number, text in enumerate(texts)}
+    for part, factor in factors.items():
+        for text in values:
+            if part.replace("__", "/") in text:
+                values[text] = values[text] * factor
+    return {t: v for t, v in values.items() if not any(p in t for p in without)}
+
+
+def places(report: Report) -> list[str]:
+    return [culprit.id for culprit in report.culprits]
+
+
+def test_a_gradient_that_is_missing_begins_a_failure_like_a_wrong_one():
+    gone = (
+        "b/grad_input",
+        "a/grad",
+        "b/param_grad",
+        "a/param_grad",
+        "b/main",
+        "a/main",
+    )
+    report = compare(in_a_row(), in_a_row(without=gone))
+    assert places(report) == ["step0/mb0/b/grad_input/0"]
+    (culprit,) = report.culprits
+    assert culprit.share == "all 7 failed tensors"
+    assert "only in the reference" in culprit.sentence
+
+
+def test_what_is_not_recorded_passes_failures_on():
+    """The output of a fails; of b nothing was recorded, and what c is given fails."""
+    without = ("mb0/b/", "grad")
+    reference = in_a_row(without=without)
+    candidate = in_a_row(without=without, a__output=2, c__=2)
+    report = compare(reference, candidate)
+    assert places(report) == ["step0/mb0/a/output/0"]
+    assert report.culprits[0].share == "all 3 failed tensors"
+
+
+def test_of_what_nothing_else_is_known_only_the_first_is_named():
+    """No forward, no backward: gradients of parameters, one behind the other."""
+    without = ("input", "output", "param_grad")
+    candidate = in_a_row(without=without, a__main_grad=2, c__main_grad=3)
+    report = compare(in_a_row(without=without), candidate)
+    (culprit,) = report.culprits
+    assert not culprit.inputs_agree and "agree" not in culprit.sentence
+    assert culprit.share == "1 of 2 failed tensors"
+
+
+def test_the_place_is_that_of_the_first_divergence():
+    """Of gradients without their backward that is the one made first."""
+    without = ("input", "grad_output", "param_grad")
+    candidate = in_a_row(without=without, a__main_grad=2, c__main_grad=2)
+    report = compare(in_a_row(without=without), candidate)
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/c/main_grad/weight"
+    assert places(report) == ["step0/c/main_grad/weight"]
+    assert report.culprits[0].ids[1:] == ("step0/a/main_grad/weight",)
+
+
+def test_an_error_that_comes_back_from_below_the_tolerance_is_no_place():
+    """a fails, b is within its tolerance, and c barely is not."""
+    report = compare(
+        in_a_row(without=("grad",)),
+        in_a_row(without=("grad",), a__output=2, b__=1 + 2e-6, c__=1 + 2e-5),
+    )
+    assert report.counts.failed == 3
+    assert places(report) == ["step0/mb0/a/output/0"]
+    assert report.culprits[0].share == "all 3 failed tensors"
+
+
+def test_a_learning_rate_of_a_later_step_is_a_place_of_its_own():
+    reference = a_step(Part(parts=(LEAF,)), num_steps=2)
+    wrong = "step0/a/updated_param/weight"
+    candidate = a_step(Part(parts=(LEAF,)), [wrong], num_steps=2)
+    rate = "step1/@root/learning_rate/group0"
+    reference[rate], candidate[rate] = np.float32(0.1) * ONES, np.float32(0.2) * ONES
+    report = compare(reference, candidate)
+    assert places(report) == [wrong, rate]
+    assert not report.culprits[1].inputs_agree
+
+
+def test_a_pass_has_no_places():
+    assert compare(in_a_row(), in_a_row()).culprits == ()
+
+
+def test_a_recomputation_that_differs_is_a_place_of_its_own():
+    again = {
+        f"{text}/recompute": v for text, v in in_a_row().items() if "mb0/b" in text
+    }
+    again = {t: v for t, v in again.items() if "grad" not in t}
+    reference = in_a_row()
+    candidate = reference | again
+    wrong = "step0/mb0/b/output/0/recompute"
+    candidate[wrong] = candidate[wrong] * 2
+    candidate["step0/mb0/b/grad_input/0"] = ONES * 7
+    report = compare(reference, candidate)
+    assert places(report) == [wrong]
+    assert report.culprits[0].sentence.startswith(
+        "output 0 of b (step 0, micro-batch 0, recomputed): "
+    )
+
+
+def test_parameters_that_were_not_compared_are_not_said_to_agree():
+    """Of the second step, where no update was recorded."""
+    model = Part(parts=(LEAF, LEAF))
+    wrong = "step1/mb0/b/output/0"
+    for kinds, words in (
+        ((), "inputs, parameters and inner modules agree"),
+        (
+            ("updated_param",),
+            "what was compared of inputs, parameters and inner modules agrees",
+        ),
+    ):
+        reference, candidate = (
+            {
+                text: values
+                for text, values in a_step(model, errors, num_steps=2).items()
+                if not any(kind in text for kind in kinds)
+            }
+            for errors in ((), (wrong,))
+        )
+        (culprit,) = compare(reference, candidate).culprits
+        assert culprit.id == wrong and f"; {words}; explains" in culprit.sentence

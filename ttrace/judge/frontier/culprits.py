@@ -1,0 +1,171 @@
+"""The places where failures begin, out of all tensors that failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
+from ttrace.judge.absences import Absences
+from ttrace.judge.extra_gradients import extra_gradients
+from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.frontier.flow import Failures, Place
+from ttrace.judge.frontier.microbatch import content_of
+from ttrace.judge.frontier.steps import follow
+from ttrace.judge.verdict import TensorVerdict
+
+_MAX_IDS = 5
+"""Ids of a place that are named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Culprit:
+    """A place whose inputs agree, and whose result does not.
+
+    Attributes:
+        id: The first tensor that is wrong there.
+        sentence: What it is, and what follows from it.
+        share: How much of all that failed follows from it: ``8 of 14 failed tensors``.
+        explains: How many tensors failed by it, itself too, by kind: they are computed
+            from it. One that is computed from several places counts at each.
+        ids: The first few that are wrong by themselves there, ``id`` first.
+        num_own: How many those are.
+        inputs_agree: What it is computed from was compared, at least in part, and
+            agrees; else it is only the first that failed.
+    """
+
+    id: str
+    sentence: str
+    share: str
+    explains: Mapping[str, int]
+    ids: tuple[str, ...]
+    num_own: int
+    inputs_agree: bool
+
+
+def find_culprits(
+    verdicts: Sequence[TensorVerdict],
+    absences: Absences,
+    first: FirstDivergence | None,
+) -> tuple[Culprit, ...]:
+    """Splits failed tensors into those that begin a failure and those that follow.
+
+    Linear in the number of tensors; reads no array.
+
+    Args:
+        verdicts: On all tensors, in order of the dataflow.
+        absences: What one of the runs does not have.
+        first: The first divergence.
+
+    Returns:
+        The places, that of the first divergence first, then in order of the dataflow;
+        none where nothing failed.
+    """
+    lacking = [v.id for v in (*absences.gradients, *extra_gradients(verdicts))]
+    lacking += [found.verdicts[0].id for found in absences.not_run]
+    failures = _followed(verdicts, lacking, None if first is None else first.id)
+    if not failures.places:
+        failures = _followed(verdicts, lacking, None)
+    num_failed = sum(map(failures.is_failure, verdicts))
+    places = failures.places
+    named = next((v for v in verdicts if first and str(v.id) == first.id), None)
+    if named is not None:
+        places = sorted(places, key=lambda place: not _begin_with(named, place))
+    return tuple(_culprit(place, num_failed) for place in places)
+
+
+def _followed(
+    verdicts: Sequence[TensorVerdict], lacking: Sequence[TensorId], first: str | None
+) -> Failures:
+    failures = Failures(lacking, first)
+    if any(map(failures.is_failure, verdicts)):
+        follow(verdicts, failures)
+    return failures
+
+
+def _begin_with(named: TensorVerdict, place: Place) -> bool:
+    """Puts a tensor first among those of its place; False if it is not of this one.
+
+    One that is a single array with the place's first stands for that: the gradient of
+    the model's output is that of its last module's, too.
+    """
+    for index, verdict in enumerate(place.verdicts):
+        if verdict.id == named.id:
+            place.verdicts.insert(0, place.verdicts.pop(index))
+            return True
+    first = place.verdicts[0]
+    content = content_of(named)
+    is_same = content is not None and content == content_of(first)
+    if is_same and named.id.kind is first.id.kind and named.cause is first.cause:
+        place.verdicts[0] = named
+        return True
+    return False
+
+
+def _culprit(place: Place, num_failed: int) -> Culprit:
+    first = place.verdicts[0]
+    explained = sum(place.explained.values())
+    num_own = len({(v.id.module, v.id.slot) for v in place.verdicts})
+    more = f", and {num_own - 1} more like it" if num_own > 1 else ""
+    share = _of_all(explained, num_failed)
+    return Culprit(
+        id=str(first.id),
+        sentence=f"{_name(first.id)}{more}: {first.reason}{_inputs(place)}; explains "
+        f"{share}",
+        share=share,
+        explains={kind.value: number for kind, number in place.explained.items()},
+        ids=tuple(str(v.id) for v in place.verdicts[:_MAX_IDS]),
+        num_own=len(place.verdicts),
+        inputs_agree=place.is_claimed and not _is_given(first.id),
+    )
+
+
+def _of_all(number: int, total: int) -> str:
+    if total == 1:
+        return "the only failed tensor"
+    of_all = f"all {total}" if number == total else f"{number} of {total}"
+    return f"{of_all} failed tensors"
+
+
+def _name(tensor_id: TensorId) -> str:
+    place = f"step {tensor_id.step}"
+    if tensor_id.microbatch is not None:
+        place += f", micro-batch {tensor_id.microbatch}"
+    slot = "" if tensor_id.slot is None else f" {tensor_id.slot}"
+    call = f", call {tensor_id.call}" if tensor_id.call else ""
+    again = ", recomputed" if tensor_id.pass_ is Pass.RECOMPUTE else ""
+    return f"{tensor_id.kind}{slot} of {tensor_id.module} ({place}{call}{again})"
+
+
+def _is_given(tensor_id: TensorId) -> bool:
+    """Whether nothing is upstream of it: a run is given it."""
+    return tensor_id.kind in (Kind.PARAM, Kind.BUFFER, Kind.LEARNING_RATE) or (
+        tensor_id.kind is Kind.INPUT and tensor_id.module == ROOT_MODULE
+    )
+
+
+_COMPUTED_FROM = {
+    Kind.INPUT: "all before it in the module around",
+    Kind.OUTPUT: "inputs, parameters and inner modules",
+    Kind.LOSS: "the forward before it",
+    Kind.GRAD_OUTPUT: "all before it in forward and backward",
+    Kind.GRAD_INPUT: "the module's forward and the gradients of its outputs",
+    Kind.PARAM_GRAD: "the module's forward and the gradients of its outputs",
+    Kind.MAIN_GRAD: "the gradients that backward made of it",
+    Kind.GRAD_NORM: "the gradients",
+    Kind.CLIPPED_GRAD: "the gradient and the norm of all",
+    Kind.OPTIMIZER_STATE: "the gradient and the state before",
+    Kind.UPDATED_PARAM: "gradient, state and learning rate",
+    Kind.UPDATED_BUFFER: "the module's forward and the buffer before",
+}
+
+
+def _inputs(place: Place) -> str:
+    """That what it is computed from agrees, in words; empty where that is not known."""
+    first = place.verdicts[0].id
+    if not place.is_claimed or _is_given(first) or first.kind not in _COMPUTED_FROM:
+        return ""
+    words = _COMPUTED_FROM[first.kind]
+    if not place.is_whole:
+        return f"; what was compared of {words} agrees"
+    is_one = words.startswith("all") or first.kind is Kind.LOSS
+    return f"; {words} agree{'s' * is_one}"

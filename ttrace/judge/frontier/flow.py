@@ -1,0 +1,188 @@
+"""What reaches a tensor along the dataflow, and where failures begin.
+
+A failed tensor whose inputs agree begins a failure; one that has a failed tensor
+upstream is explained by what began that one. Nothing here knows of modules.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.verdict import Status, TensorVerdict
+
+_CLEAR = 10.0
+"""Times the margin of its inputs, from which on a tensor fails by itself although an
+error may have come to it through tensors that pass."""
+
+_MAX_PLACES = 16
+"""Places that one tensor is explained by, at most."""
+
+Places = frozenset[int]
+"""Numbers of places, in the order in which they were found."""
+
+_NONE: Places = frozenset()
+
+_UNEXPLAINED: Places = frozenset({-1})
+"""Stands for the place of a failure that is behind another one in time, and of which
+is not known what it is computed from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What is known of some tensors that another is computed from.
+
+    Attributes:
+        failed: Places that explain those among them that failed.
+        reached: Places upstream of those that passed: their error may go on below the
+            tolerance.
+        margin: The largest one of those that passed.
+        is_known: All of them were compared.
+        is_any_known: Some were.
+    """
+
+    failed: Places = _NONE
+    reached: Places = _NONE
+    margin: float = 0.0
+    is_known: bool = True
+    is_any_known: bool = False
+
+    def __add__(self, other: "Flow") -> "Flow":
+        if self is NOTHING:
+            return other
+        if other is NOTHING:
+            return self
+        return Flow(
+            failed=_union(self.failed, other.failed),
+            reached=_union(self.reached, other.reached),
+            margin=max(self.margin, other.margin),
+            is_known=self.is_known and other.is_known,
+            is_any_known=self.is_any_known or other.is_any_known,
+        )
+
+
+NOTHING = Flow()
+"""No tensor at all: adds nothing to a flow."""
+
+UNKNOWN = Flow(is_known=False)
+"""Tensors that were not recorded."""
+
+GIVEN = Flow(is_any_known=True)
+"""What is upstream of what a run is given: nothing."""
+
+
+def _union(one: Places, other: Places) -> Places:
+    if one is other or not other:
+        return one
+    if not one:
+        return other
+    union = one | other
+    return (
+        union if len(union) <= _MAX_PLACES else frozenset(sorted(union)[:_MAX_PLACES])
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Failed tensors that begin a failure together.
+
+    Attributes:
+        verdicts: On these.
+        is_claimed: The inputs of the first one were compared, and agree.
+        is_whole: That is all of its inputs.
+        explained: Failed tensors that follow from them, themselves too, by kind.
+    """
+
+    verdicts: list[TensorVerdict]
+    is_claimed: bool
+    is_whole: bool
+    explained: Counter[Kind] = field(default_factory=Counter)
+
+
+class Failures:
+    """Takes tensors in an order in which each comes behind what it is computed from.
+
+    Args:
+        lacking: Tensors that only one run has, which is a failure there.
+        first: Of those of which nothing is known that they are computed from, the only
+            one that is a place; None for the first that comes.
+    """
+
+    def __init__(self, lacking: Iterable[TensorId], first: str | None = None):
+        self._lacking = frozenset(lacking)
+        self._first = first
+        self._by_key: dict[Hashable, int] = {}
+        self.places: list[Place] = []
+        self.closed: Places = _NONE
+        """Places whose failures reach the parameters that a step starts from: what
+        fails in it is no place of its own."""
+
+    def is_failure(self, verdict: TensorVerdict) -> bool:
+        """Whether a tensor failed, or is missing where it must not be."""
+        return verdict.status is Status.FAILED or verdict.id in self._lacking
+
+    def take(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
+        """Says what goes on from a tensor.
+
+        Args:
+            verdict: On the tensor.
+            given: What it is computed from.
+            key: Failures of one key that begin by themselves are one place.
+        """
+        if self.is_failure(verdict):
+            return self._failure(verdict, given, key)
+        if verdict.status is not Status.PASSED:
+            return Flow(
+                failed=given.failed,
+                reached=given.reached,
+                margin=given.margin,
+                is_known=False,
+            )
+        result = verdict.result
+        is_equal = result is None or result.stats.num_unequal == 0
+        return Flow(
+            reached=_NONE if is_equal else _union(given.failed, given.reached),
+            margin=0.0 if is_equal else verdict.margin or 0.0,
+            is_any_known=True,
+        )
+
+    def _failure(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
+        if given is GIVEN:
+            return self._begin(verdict, given, key)
+        places = given.failed
+        if not places and given.is_any_known:
+            margin = verdict.margin
+            is_clear = margin is None or given.margin * _CLEAR <= margin
+            if self.closed and not given.reached and key in self._by_key:
+                return self._begin(verdict, given, key)
+            if self.closed:
+                places = _union(given.reached, self.closed)
+            elif given.reached and not is_clear:
+                places = given.reached
+            elif is_clear or not self.places:
+                return self._begin(verdict, given, key)
+        elif not places:
+            is_first = self._first in (None, str(verdict.id))
+            if not self.places and is_first:
+                return self._begin(verdict, given, key)
+            places = _union(given.reached, self.closed)
+        places = places or _UNEXPLAINED
+        for place in places - _UNEXPLAINED:
+            self.places[place].explained[verdict.id.kind] += 1
+        return Flow(failed=places, is_any_known=True)
+
+    def _begin(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
+        place = self._by_key.get(key)
+        if place is None:
+            place = self._by_key[key] = len(self.places)
+            self.places.append(
+                Place(
+                    verdicts=[],
+                    is_claimed=given.is_any_known,
+                    is_whole=given.is_known,
+                )
+            )
+        self.places[place].verdicts.append(verdict)
+        self.places[place].explained[verdict.id.kind] += 1
+        return Flow(failed=frozenset({place}), is_any_known=True)

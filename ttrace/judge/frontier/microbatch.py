@@ -1,0 +1,172 @@
+"""Follows failures through the forward and the backward of one micro-batch.
+
+What is computed from what is read off the nesting of modules: what a module is given
+comes from what the module around it was given, and from what ran before within it; what
+it returns from its inputs, its parameters and what ran within it. Gradients go the same
+way back. Equal figures tell that two tensors are one array, which says more.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.judge.frontier.calls import Call, calls_of, recomputed
+from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
+from ttrace.judge.structure import layers_left_out
+from ttrace.judge.verdict import TensorVerdict
+
+_LEAST_ELEMENTS = 4
+"""Elements of tensors whose equal figures tell that they are one array."""
+
+_PARALLEL = 1e-9
+"""What the cosine of a tensor and a multiple of it may be less than 1."""
+
+_GRADIENTS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
+
+_Content = tuple[int, float, float]
+
+
+class Microbatch:
+    """What a micro-batch made of the parameters that a step starts from.
+
+    Attributes:
+        gradients: What reaches each gradient of a parameter, by module and slot.
+        of_modules: What was seen in the forward and the backward of a module.
+    """
+
+    def __init__(
+        self,
+        verdicts: Sequence[TensorVerdict],
+        failures: Failures,
+        held: Mapping[str, Flow],
+    ):
+        """Follows all of it.
+
+        Args:
+            verdicts: On the tensors of the micro-batch, in order of capture.
+            failures: What takes them.
+            held: What reaches parameters and buffers, by module.
+        """
+        self.gradients: dict[tuple[str, str | None], Flow] = {}
+        self.of_modules: dict[str, Flow] = {}
+        self._failures = failures
+        self._held = held
+        self._contents: dict[_Content, Flow] = {}
+        self._inputs: dict[tuple[str, int, str | None], Flow] = {}
+        self._forward: dict[tuple[str, int], Flow] = {}
+        first, again = recomputed(verdicts)
+        root = calls_of(first)
+        self._run(root, GIVEN)
+        seen = self._forward[ROOT_MODULE, 0]
+        losses = NOTHING
+        for loss in root.of(Kind.LOSS):
+            losses += self._take(loss, seen, (Kind.LOSS,))
+        self._contents = {}
+        if again:
+            for call in calls_of(again).children:
+                self._run(call, UNKNOWN, is_repeated=True)
+        self._contents = {}
+        self._run_back(root, seen + (losses if losses is not NOTHING else UNKNOWN))
+
+    def _take(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
+        """What goes on from a tensor; what is one array with another comes from it."""
+        content = content_of(verdict)
+        if content is None:
+            return self._failures.take(verdict, given, key)
+        flow = self._failures.take(verdict, self._contents.get(content, given), key)
+        self._contents[content] = flow
+        return flow
+
+    def _run(self, call: Call, around: Flow, *, is_repeated: bool = False) -> Flow:
+        """Follows a forward; returns what goes in and out of it.
+
+        Args:
+            call: Whose.
+            around: What was seen in the call that it is within.
+            is_repeated: It is what a recomputation begins with.
+        """
+        form = layers_left_out(call.module)
+        of = "" if call.parent is None else layers_left_out(call.parent.module)
+        seen = borders = NOTHING
+        for verdict in call.of(Kind.INPUT):
+            given, name = around, (call.module, call.number, verdict.id.slot)
+            if is_repeated:
+                given = self._inputs.get(name, UNKNOWN)
+            flow = self._take(verdict, given, (Kind.INPUT, of, verdict.id.pass_))
+            self._inputs.setdefault(name, flow)
+            borders += flow
+        seen += borders if call.of(Kind.INPUT) else around + UNKNOWN
+        seen += self._held.get(call.module, NOTHING)
+        for child in call.children:
+            seen += self._run(child, seen)
+        given = seen
+        for verdict in call.of(Kind.OUTPUT):
+            flow = self._take(verdict, given, (Kind.OUTPUT, form, verdict.id.pass_))
+            borders += flow
+            seen += flow
+        name = call.module, call.number
+        self._forward[name] = self._forward.get(name, NOTHING) + seen
+        return borders if call.of(Kind.OUTPUT) else seen
+
+    def _run_back(self, call: Call, around: Flow) -> Flow:
+        """Follows a backward; returns what goes in and out of it.
+
+        Args:
+            call: Whose.
+            around: What was seen in that of the call that it is within, and in the
+                forward of that.
+        """
+        form = layers_left_out(call.module)
+        of = "" if call.parent is None else layers_left_out(call.parent.module)
+        seen = borders = NOTHING
+        for verdict in call.of(Kind.GRAD_OUTPUT):
+            borders += self._take(verdict, around, (Kind.GRAD_OUTPUT, of))
+        if call.of(Kind.GRAD_OUTPUT):
+            seen += borders
+        else:
+            seen += around if call.parent is None else around + UNKNOWN
+        seen += self._forward.get((call.module, call.number), UNKNOWN)
+        for child in call.last_first:
+            seen += self._run_back(child, seen)
+        given = seen
+        for verdict in call.of(Kind.GRAD_INPUT):
+            flow = self._take(verdict, given, (Kind.GRAD_INPUT, form))
+            borders += flow
+            seen += flow
+        for verdict in call.of(Kind.PARAM_GRAD):
+            self._take_gradient(verdict, seen)
+        of_module = self.of_modules.get(call.module, NOTHING)
+        self.of_modules[call.module] = of_module + seen
+        return borders if call.of(Kind.GRAD_INPUT) else seen
+
+    def _take_gradient(self, verdict: TensorVerdict, given: Flow) -> None:
+        name = (verdict.id.module, verdict.id.slot)
+        flow = self._failures.take(verdict, given, parameter_key(verdict))
+        self.gradients[name] = self.gradients.get(name, NOTHING) + flow
+
+
+def parameter_key(verdict: TensorVerdict) -> Hashable:
+    """What failures of parameters, and of their gradients, are one place by.
+
+    Of one kind, and by the same factor, if it is one: an optimizer, or a reduction,
+    goes wrong in many parameters at once.
+    """
+    if verdict.result is None:
+        return verdict.id.kind, verdict.cause
+    stats = verdict.result.stats
+    is_multiple = stats.reference_norm > 0 and abs(stats.cosine) > 1 - _PARALLEL
+    is_gradient = verdict.id.kind in _GRADIENTS
+    if not (is_multiple and is_gradient and stats.count >= _LEAST_ELEMENTS):
+        return verdict.id.kind, None
+    return verdict.id.kind, f"{stats.candidate_norm / stats.reference_norm:.3g}"
+
+
+def content_of(verdict: TensorVerdict) -> _Content | None:
+    """Equal for tensors that are one array in the reference."""
+    result = verdict.result
+    if result is None or result.stats.count < _LEAST_ELEMENTS:
+        return None
+    stats = result.stats
+    if not stats.reference_norm or verdict.id.kind is Kind.LOSS:
+        return None
+    return stats.count, stats.reference_norm, stats.max_abs_reference
