@@ -224,9 +224,12 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = []
         for row in rows(Path(folder), counts):
-            print(row, flush=True)
             measured.append(row)
+            _write(measured, options)  # each time: all of them take many minutes
     rich.console.Console(width=100).print(table(measured))
+
+
+def _write(measured: list[Row], options: argparse.Namespace) -> None:
     if options.json is not None:
         rows_json = [asdict(row) for row in measured]
         write_section(options.json, "scaling", {"rows": rows_json})
