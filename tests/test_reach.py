@@ -68,7 +68,7 @@ def test_a_segment_that_is_harmed_while_it_is_compared(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_tensors_of_one_element_and_of_none(tmp_path: Path, backend: str) -> None:
     shapes = {"none": (0,), "row": (3, 0, 2), "scalar": (), "one": (1, 1)}
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         f"step0/mb0/{name}/output/0": np.full(shape, 2.0, np.float32)
         for name, shape in shapes.items()
     }
