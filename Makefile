@@ -71,9 +71,10 @@ map-grades: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.map_grading
 
 bench: setup
-	$(BIN)/python -m tests.benchmarks.bench_scaling
+	$(BIN)/python -m tests.benchmarks.bench_scaling --json docs/performance.json \
+	  --figures docs/figures
 	$(BIN)/python -m tests.benchmarks.bench_compare --json docs/performance.json
-	$(BIN)/python -m tests.benchmarks.bench_capture
+	$(BIN)/python -m tests.benchmarks.bench_capture --json docs/performance.json
 	$(BIN)/python -m tests.benchmarks.bench_jax_capture
 
 bench-gpu: setup

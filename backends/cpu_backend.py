@@ -71,7 +71,7 @@ class CpuBackend:
         def collect() -> list[PairStats]:
             for future in futures:
                 future.result()
-            return table.reduce(starts, sizes, BLOCK_ELEMENTS)[0]
+            return table.reduce(starts, sizes, BLOCK_ELEMENTS)
 
         return collect
 

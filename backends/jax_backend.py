@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import jax
 import numpy as np
@@ -213,15 +212,18 @@ def _run_kernels(
 
 def _collect(stream: Stream, table: TileTable) -> list[PairStats]:
     """Statistics of each pair from those of all tiles."""
-    results, is_open = table.reduce(stream.starts, stream.sizes, TILE_ELEMENTS)
-    for index in np.flatnonzero(is_open).tolist():
-        start, end = int(stream.starts[index]), int(stream.ends[index])
-        tiles = [row - start for row in table.rows_with_maximum(start, end)]
-        value, position = _locate_maximum(stream.pairs[index], tiles)
-        results[index] = replace(
-            results[index], max_abs_diff=value, max_abs_diff_at=position
-        )
-    return results
+
+    def locate(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        is_small = stream.ends[indices] - stream.starts[indices] == 1
+        found = dict(_locate_in_small(stream.pairs, indices[is_small].tolist()))
+        for index in indices[~is_small].tolist():
+            start, end = int(stream.starts[index]), int(stream.ends[index])
+            tiles = [row - start for row in table.rows_with_maximum(start, end)]
+            found[index] = _locate_maximum(stream.pairs[index], tiles)
+        values, positions = zip(*(found[i] for i in indices.tolist()), strict=True)
+        return np.array(values), np.array(positions)
+
+    return table.reduce(stream.starts, stream.sizes, TILE_ELEMENTS, locate=locate)
 
 
 def _compare_tile(spans: list[Span], row: int) -> PairStats:
@@ -243,6 +245,40 @@ def _locate_maximum(pair: ArrayPair, tiles: list[int]) -> tuple[float, int]:
         if differences[offset] > largest:
             largest, position = float(differences[offset]), start + offset
     return largest, position
+
+
+def _locate_in_small(
+    pairs: list[ArrayPair], indices: list[int]
+) -> Iterator[tuple[int, tuple[float, int]]]:
+    """As ``_locate_maximum``, of pairs of one tile; many of them at once."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for index in indices:
+        pair = pairs[index]
+        groups[pair.reference.dtype, pair.candidate.dtype, pair.factor].append(index)
+    for group in groups.values():
+        for first in range(0, len(group), CHUNK_TILES):
+            some = group[first : first + CHUNK_TILES]
+            together = ArrayPair(
+                reference=_joined(pairs[index].reference for index in some),
+                candidate=_joined(pairs[index].candidate for index in some),
+                factor=pairs[some[0]].factor,
+            )
+            size = together.reference.size
+            differences = np.abs(subtract(*exact_values(together, 0, size)))
+            sizes = np.array([pairs[index].reference.size for index in some])
+            starts = np.cumsum(sizes) - sizes
+            largest = np.maximum.reduceat(differences, starts)
+            at = np.flatnonzero(differences == np.repeat(largest, sizes))
+            positions = at[np.searchsorted(at, starts)] - starts
+            yield from zip(
+                some,
+                zip(largest.tolist(), positions.tolist(), strict=True),
+                strict=True,
+            )
+
+
+def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.reshape(-1) for array in arrays])
 
 
 def x64_scope(enabled: bool) -> contextlib.AbstractContextManager[object]:

@@ -62,6 +62,10 @@ WIDE = Precision(
 )
 
 
+Locate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Numbers of pairs -> their largest differences, float64, and where these are first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TileTable:
     """One row per tile.
@@ -107,18 +111,21 @@ class TileTable:
         self.inexact[row] = rounded_to != np.float64
 
     def reduce(
-        self, starts: np.ndarray, counts: list[int], tile_elements: int
-    ) -> tuple[list[PairStats], np.ndarray]:
+        self,
+        starts: np.ndarray,
+        counts: list[int],
+        tile_elements: int,
+        *,
+        locate: Locate | None = None,
+    ) -> list[PairStats]:
         """Sums the rows of each pair.
 
         Args:
             starts: First row of each pair, ascending; every pair has a row.
             counts: Number of elements of each pair.
             tile_elements: Number of elements of each row but the last of a pair.
-
-        Returns:
-            The statistics, and of which pairs the largest difference and its
-            position remain to be found in the tiles ``rows_with_maximum``.
+            locate: Finds the largest difference and its position, of pairs whose rows
+                do not tell them, in the tiles ``rows_with_maximum``; None where all do.
         """
         owner = np.zeros(len(self.products), np.intp)
         owner[starts[1:]] = 1
@@ -149,8 +156,14 @@ class TileTable:
         is_open = np.zeros(len(starts), bool)
         is_open[owner[rows[self.inexact[rows]]]] = True
         is_open |= self.max_difference_at[first] < 0
+        is_open &= largest > 0
+        positions = np.where(largest > 0, positions, -1)
+        if is_open.any():
+            assert locate is not None, "the rows tell all positions"
+            indices = np.flatnonzero(is_open)
+            largest[indices], positions[indices] = locate(indices)
         columns["max_abs_diff"] = largest
-        columns["max_abs_diff_at"] = np.where(largest > 0, positions, -1)
+        columns["max_abs_diff_at"] = positions
 
         records = zip(*(column.tolist() for column in columns.values()), strict=True)
         results = []
@@ -163,7 +176,7 @@ class TileTable:
                     **dict(zip(columns, values, strict=False)),
                 )
             )
-        return results, is_open & (largest > 0)
+        return results
 
     def rows_with_maximum(self, start: int, stop: int) -> list[int]:
         """Tiles one of which holds the first largest difference of a pair.

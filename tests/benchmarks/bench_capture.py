@@ -1,22 +1,27 @@
 """What capture costs: a training step with and without it, by kinds and by sink.
 
-Run ``python -m tests.benchmarks.bench_capture``. The model is a small GPT, every step
-is recorded, and the figure is the median step. In memory means that arrays are copied
-and dropped. On disk, the step bears its part of what is written after the last one.
+Run ``python -m tests.benchmarks.bench_capture [--json FILE]``. The model is a small
+GPT, every step is recorded, and the figure is the median step. In memory means that
+arrays are copied and dropped. On disk, the step bears its part of what is written after
+the last one, and the same number of bytes is written again without anything else.
 """
 
 import argparse
 import contextlib
+import os
+import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import rich.console
 import torch
 from torch import nn
 
+from tests.benchmarks.performance_file import write_section
 from tests.benchmarks.steps_table import Result, table
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
@@ -146,8 +151,11 @@ def measure(
         session.start()
         OptimizerTap(optimizer, session).attach()
     seconds = []
-    for _ in range(1 + num_steps):
+    cpu_start = 0.0
+    for number in range(1 + num_steps):
         start = time.perf_counter()
+        if number == 1:
+            cpu_start = time.process_time()
         logits = model(tokens[:, :-1]).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
         loss.backward()
@@ -161,13 +169,40 @@ def measure(
     if session is not None:
         session.close()
     closing_s = (time.perf_counter() - start) / num_steps if out is not None else 0.0
+    cpu_s = (time.process_time() - cpu_start) / num_steps
+    disk_bytes, raw_s, raw_cpu_s = 0, 0.0, 0.0
+    if out is not None:
+        sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+        disk_bytes = sum(sizes) // (1 + num_steps)
+        raw_s, raw_cpu_s = write_raw(out.with_name("raw"), disk_bytes)
     memory = sink if isinstance(sink, MemorySink) else MemorySink()
     return Result(
         name=name,
         step_s=statistics.median(seconds[1:]) + closing_s,
         num_tensors=len(memory.records) // (1 + num_steps),
         num_bytes=memory.num_bytes // (1 + num_steps),
+        cpu_s=cpu_s,
+        disk_bytes=disk_bytes,
+        raw_write_s=raw_s,
+        raw_write_cpu_s=raw_cpu_s,
     )
+
+
+def write_raw(path: Path, num_bytes: int) -> tuple[float, float]:
+    """Seconds, and CPU seconds, to write and sync bytes as ``dd`` does.
+
+    In files of 64 MiB, as traces have them: one large file took twice the time.
+    """
+    block = np.random.default_rng(0).bytes(min(num_bytes, 1 << 26))
+    path.mkdir()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for begin in range(0, num_bytes, len(block)):
+        with open(path / str(begin), "wb", buffering=0) as file:
+            file.write(block[: num_bytes - begin])
+            os.fsync(file.fileno())
+    took = time.perf_counter() - start, time.process_time() - cpu_start
+    shutil.rmtree(path)
+    return took
 
 
 def run(size: Size, num_steps: int) -> list[Result]:
@@ -185,13 +220,17 @@ def run(size: Size, num_steps: int) -> list[Result]:
     return results
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--layers", type=int, default=6)
-    arguments = parser.parse_args()
-    size = Size(num_layers=arguments.layers)
-    rich.console.Console().print(table(run(size, arguments.steps)))
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
+    options = parser.parse_args(arguments)
+    results = run(Size(num_layers=options.layers), options.steps)
+    rich.console.Console(width=110).print(table(results))
+    if options.json is not None:
+        rows = [asdict(result) for result in results]
+        write_section(options.json, "capture", {"rows": rows})
 
 
 if __name__ == "__main__":

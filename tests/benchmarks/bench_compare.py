@@ -6,7 +6,6 @@ memory; then whole processes on files in the system's cache, once each.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.bench_pairs import loop_in_numpy, make_pairs
+from tests.benchmarks.performance_file import write_section
 from tests.benchmarks.whole_process import Cost, measure_process
 from ttrace.backends.cpu_backend import CpuBackend
 from ttrace.backends.jax_backend import JaxBackend
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bytes", type=int, default=1 << 27, help="of each side")
     parser.add_argument("--file-bytes", type=int, default=1 << 30, help="of each file")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--json", type=Path, help="write the figures into this file")
     options = parser.parse_args(arguments)
     console = Console(width=110)
     reads = [read_bandwidth(options.bytes, n, options.repeats) for n in (1, 2)]
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for name, costs in processes.items()
             },
         }
-        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_section(options.json, "compare", figures)
 
 
 def _memory_table(

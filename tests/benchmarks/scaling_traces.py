@@ -42,6 +42,28 @@ def write_safetensors(path: Path, num_tensors: int, *, noise: float = 0.0) -> No
     path.write_bytes(len(text).to_bytes(8, "little") + text + values.tobytes())
 
 
+def write_one_tensor(path: Path, num_elements: int, *, noise: float = 0.0) -> None:
+    """A file of one float8 tensor, zeros but for its ends; it takes no room on a disk.
+
+    With noise the last element but one is larger by one unit in the last place.
+    """
+    entry = {
+        "dtype": "F8_E4M3",
+        "shape": [num_elements],
+        "data_offsets": [0, num_elements],
+    }
+    text = json.dumps({"layer.weight": entry}).encode()
+    text += b" " * (-len(text) % 8)
+    one = 0x38
+    with open(path, "wb") as file:
+        start = file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(start + num_elements)
+        file.seek(start + 1)
+        file.write(bytes([one]))
+        file.seek(start + num_elements - 2)
+        file.write(bytes([one + bool(noise)]))
+
+
 def write_tiny_trace(path: Path, num_tensors: int, *, noise: float = 0.0) -> None:
     """A native trace of one rank: four kinds of tiny float32 tensors."""
     info = _rank_infos({"tp": 1})[0]

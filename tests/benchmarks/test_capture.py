@@ -26,3 +26,6 @@ def test_every_row_records_what_it_says():
         bench.table(list(results.values()))
     )
     assert "everything, to disk" in text.getvalue()
+    on_disk = results["everything, to disk"]
+    assert on_disk.disk_bytes > 0 and on_disk.raw_write_s > 0
+    assert "CPU" in text.getvalue()

@@ -22,7 +22,7 @@ def test_bench_compare_prints_a_row_for_every_case(
     assert [len(row) for row in rows] == [9] * 3 * 2 + [5] * 2 * 3
     assert all(float(cell) >= 0 for row in rows for cell in row[2:])
     assert any("The machine reads" in line for line in lines)
-    figures = json.loads(out.read_text())
+    figures = json.loads(out.read_text())["sections"]["compare"]["figures"]
     assert len(figures["in_memory_gb_per_s"]) == 6
     for costs in figures["whole_process"].values():
         assert costs.keys() == {"ttrace compare", "ttrace compare, jax", "numpy loop"}

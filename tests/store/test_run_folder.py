@@ -35,6 +35,14 @@ def message_of(kind, path, **options):
     return str(error.value)
 
 
+def test_the_ranks_share_what_names_them_all(tmp_path):
+    """Each of n ranks names all n: of 4096 ranks that was most of the memory."""
+    write(tmp_path, *map(rank, range(4)))
+    first, *others = open_trace(tmp_path).info.ranks
+    assert first.recorded_ranks == INFO.recorded_ranks and len(others) == 3
+    assert all(info.recorded_ranks is first.recorded_ranks for info in others)
+
+
 @pytest.mark.parametrize("allow_incomplete", [False, True])
 def test_no_trace(tmp_path, allow_incomplete):
     message = message_of(

@@ -55,6 +55,7 @@ class Outline:
         replicas: What operands cover once more, by number.
         num_uncovered: As in ``Cover``.
         missing_partials: As in ``Cover``.
+        ranks_missing: Ranks that ought to have recorded a tensor, and did not.
         layouts: Of the shards; kept, as outlines are looked up by their identity.
     """
 
@@ -63,33 +64,39 @@ class Outline:
     replicas: tuple[Overlap, ...] = ()
     num_uncovered: int = 0
     missing_partials: bool = False
+    ranks_missing: tuple[int, ...] = ()
     layouts: tuple[ShardLayout, ...] = ()
 
     def of(self, record: TensorRecord) -> Cover:
         """The cover of a tensor that is held like that."""
         shards = record.shards
+        # Lists, as there are very many of these, and generators take twice as long.
         operands = [
             Operand(
                 terms=tuple(
-                    Term(shard=shards[i], block=shards[i].layout.blocks[j])
-                    for i, j in terms
+                    [
+                        Term(shard=shards[i], block=shards[i].layout.blocks[j])
+                        for i, j in terms
+                    ]
                 )
             )
             for terms in self.operands
         ]
         if self.pieces is None:
-            pieces = tuple((operand.region, operand) for operand in operands)
+            pieces = [(operand.region, operand) for operand in operands]
         else:
-            pieces = tuple((region, operands[owner]) for region, owner in self.pieces)
+            pieces = [(region, operands[owner]) for region, owner in self.pieces]
         return Cover(
-            pieces=pieces,
+            pieces=tuple(pieces),
             replicas=tuple(
-                PairPlan(
-                    region=overlap.region,
-                    reference=operands[overlap.first],
-                    candidate=operands[overlap.second],
-                )
-                for overlap in self.replicas
+                [
+                    PairPlan(
+                        region=overlap.region,
+                        reference=operands[overlap.first],
+                        candidate=operands[overlap.second],
+                    )
+                    for overlap in self.replicas
+                ]
             ),
             num_uncovered=self.num_uncovered,
             missing_partials=self.missing_partials,
@@ -120,23 +127,19 @@ class Covers:
         Raises:
             LayoutError: Partials that do not make up a sum.
         """
-        shards = record.shards
-        if any(shard.id != record.id for shard in shards):
+        shards, id_ = record.shards, record.id
+        if any([shard.id is not id_ and shard.id != id_ for shard in shards]):
             # A rank may hold parts from several of its micro-batches (``regroup``).
             return self._outlined(record, by_rows)
         key = (
             by_rows,
-            tuple(shard.rank for shard in shards),
-            tuple(id(shard.layout) for shard in shards),
-            tuple(shard.scale for shard in shards),
+            id_.microbatch is None,
+            tuple([(shard.rank, id(shard.layout), shard.scale) for shard in shards]),
         )
-        if key not in self._outlines:
-            self._outlines[key] = self._outlined(record, by_rows)
-        return self._outlines[key]
-
-    def ranks_missing(self, record: TensorRecord) -> tuple[int, ...]:
-        """Ranks that ought to have recorded a tensor, and did not."""
-        return ranks_missing_replicas(record, self._uniform_groups)
+        found = self._outlines.get(key)
+        if found is None:
+            found = self._outlines[key] = self._outlined(record, by_rows)
+        return found
 
     @functools.cached_property
     def _uniform_groups(self) -> UniformGroups:
@@ -144,12 +147,14 @@ class Covers:
 
     def _outlined(self, record: TensorRecord, by_rows: bool) -> Outline:
         operands, missing = self._operands(record)
+        ranks_missing = ranks_missing_replicas(record, self._uniform_groups)
         layouts = tuple(shard.layout for shard in record.shards)
         if by_rows:
             return Outline(
                 operands=operands,
                 pieces=None,
                 missing_partials=missing,
+                ranks_missing=ranks_missing,
                 layouts=layouts,
             )
         arrangement = arrange(
@@ -162,6 +167,7 @@ class Covers:
             replicas=arrangement.repeated,
             num_uncovered=math.prod(record.global_shape) - covered,
             missing_partials=missing,
+            ranks_missing=ranks_missing,
             layouts=layouts,
         )
 

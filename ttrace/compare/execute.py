@@ -88,7 +88,7 @@ class TensorResult:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the number of elements done and the total, after each pair."""
+"""Called with the number of elements done and the total, now and then."""
 
 
 def run_plan(
@@ -200,17 +200,18 @@ def run_parts(
 
 
 class _Meter:
-    """Tells a ``Progress`` of pairs that are done."""
+    """Tells a ``Progress`` of pairs that are done, a thousand times at most, about."""
 
     def __init__(self, progress: Progress | None, total: int):
         self._progress = progress
         self._total = total
-        self._done = 0
+        self._done = self._next = 0
 
     def add(self, num_elements: int) -> None:
         self._done += num_elements
-        if self._progress is not None:
+        if self._done >= self._next and self._progress is not None:
             self._progress(self._done, self._total)
+            self._next = min(self._done + self._total // 1000, self._total)
 
 
 def _compare(
@@ -250,13 +251,13 @@ def read_blocks(operand: Operand, region: Region, trace: TraceSource) -> np.ndar
 def _merge(
     pairs: Iterable[Pair], stats: Iterable[PairStats]
 ) -> tuple[PairStats, tuple[int, ...] | None]:
-    total, at = PairStats(), None
+    total, at = None, None
     for pair, part in zip(pairs, stats, strict=True):
-        if part.max_abs_diff > total.max_abs_diff:
+        if part.max_abs_diff > (0.0 if total is None else total.max_abs_diff):
             assert part.max_abs_diff_at is not None
             at = pair.global_index(part.max_abs_diff_at)
-        total = total.merge(part)
-    return total, at
+        total = part if total is None else total.merge(part)
+    return PairStats() if total is None else total, at
 
 
 def _by_rank(pairs: Iterable[Pair], stats: Iterable[PairStats]) -> dict[int, PairStats]:
@@ -275,7 +276,8 @@ def _replicas(
     """One result per pair of ranks; the blocks of a shard are merged."""
     merged: dict[tuple[int, int], PairStats] = {}
     for pair in pairs:
-        merged[pair.ranks] = merged.get(pair.ranks, PairStats()).merge(next(stats))
+        ranks, part = pair.ranks, next(stats)
+        merged[ranks] = merged[ranks].merge(part) if ranks in merged else part
     return tuple(
         ReplicaResult(rank=rank, against=against, stats=part)
         for (rank, against), part in merged.items()

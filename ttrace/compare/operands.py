@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ttrace.ir.layout import Block, Region
 from ttrace.ir.trace import ShardRecord
 
@@ -78,6 +76,10 @@ class PairPlan:
 
     def global_index(self, flat: int) -> tuple[int, ...]:
         """Index in the logical tensor of an element of the region, in C order."""
-        offsets = np.unravel_index(flat, self.region.extent)
-        starts = zip(self.region.start, offsets, strict=True)
-        return tuple(start + int(offset) for start, offset in starts)
+        index = []
+        for start, extent in zip(
+            reversed(self.region.start), reversed(self.region.extent), strict=True
+        ):
+            flat, offset = divmod(flat, extent)
+            index.append(start + offset)
+        return tuple(reversed(index))

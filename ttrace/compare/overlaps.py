@@ -52,7 +52,8 @@ def find_overlaps(first: Regions, second: Regions) -> tuple[Overlap, ...]:
     Costs n log n where the regions are of about one extent along some dim.
     """
     if len(first) == len(second) == 1:  # as of nearly all tensors of one rank
-        common = first[0].intersect(second[0])
+        equal = first[0] == second[0] and first[0].size
+        common = first[0] if equal else first[0].intersect(second[0])
         return () if common is None else (Overlap(first=0, second=0, region=common),)
     near = _Neighbours(first)
     return tuple(

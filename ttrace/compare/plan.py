@@ -103,12 +103,14 @@ def _plan_tensor(
             candidate_cover.pieces,
         )
         pairs = tuple(
-            PairPlan(
-                region=overlap.region,
-                reference=reference_pieces[overlap.first][1],
-                candidate=candidate_pieces[overlap.second][1],
-            )
-            for overlap in pairings.of(reference, candidate)
+            [
+                PairPlan(
+                    region=overlap.region,
+                    reference=reference_pieces[overlap.first][1],
+                    candidate=candidate_pieces[overlap.second][1],
+                )
+                for overlap in pairings.of(reference, candidate)
+            ]
         )
     return TensorPlan(
         match=match,
@@ -116,8 +118,8 @@ def _plan_tensor(
         reference_cover=reference_cover,
         candidate_cover=candidate_cover,
         shapes_differ=shapes_differ,
-        ranks_missing_in_reference=of_reference.ranks_missing(match.reference),
-        ranks_missing_in_candidate=of_candidate.ranks_missing(match.candidate),
+        ranks_missing_in_reference=reference.ranks_missing,
+        ranks_missing_in_candidate=candidate.ranks_missing,
         index_dim=index_dim,
     )
 

@@ -209,15 +209,8 @@ def _judge_match(
     apart = per_device_mismatch_reason(plan.match)
     if apart is not None:
         return TensorVerdict(id=plan.id, status=Status.SKIPPED, reason=apart)
-    other_shape = TensorVerdict(
-        id=plan.id,
-        status=Status.FAILED,
-        cause=Cause.SHAPE,
-        setup=setup,
-        reason=shapes_sentence(result),
-    )
     if plan.shapes_differ and result.broadcast_shape is None:
-        return other_shape
+        return _of_other_shape(result, setup=setup)
     incomparable = _incomparable_verdict(result, context)
     if incomparable is not None:
         return incomparable
@@ -248,7 +241,7 @@ def _judge_match(
     margin = _ratio(stats.difference_norm, tolerance.difference_norm)
     failure = _failure(result, tolerance, margin, complete=not context.filtered_sides)
     if failure is not None and plan.shapes_differ:
-        return other_shape
+        return _of_other_shape(result, setup=setup)
     notes = (_note(result, context), form_note(result), infinities_note(stats))
     cause, reason = failure or (None, "; ".join(filter(None, notes)))
     # What is not finite has no part in the error that the margin is made of.
@@ -263,6 +256,16 @@ def _judge_match(
         part=_part_reason(result, context),
         cause=cause,
         reason=reason,
+    )
+
+
+def _of_other_shape(result: TensorResult, *, setup: bool) -> TensorVerdict:
+    return TensorVerdict(
+        id=result.plan.id,
+        status=Status.FAILED,
+        cause=Cause.SHAPE,
+        setup=setup,
+        reason=shapes_sentence(result),
     )
 
 

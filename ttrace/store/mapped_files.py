@@ -225,21 +225,28 @@ class MappedFiles(Generic[K]):
         """
         with self._lock:
             content = self._maps.get(key)
-        if content is None:
-            content = make()
+            if content is not None:
+                self._note(key, content, nbytes)
+                return content
+        content = make()
         with self._lock:
             content = self._maps.setdefault(key, content)
-            self._maps.move_to_end(key)
+            self._note(key, content, nbytes)
             if len(self._maps) > self._max_files:
                 oldest, _ = self._maps.popitem(last=False)
                 self._total_read -= self._read.pop(oldest, 0)
-            if self._total_read > self._resident_bytes:
-                self._let_go()
-            before = self._read.get(key, 0)
-            after = min(before + max(nbytes, _LEAST_READ_BYTES), content.size)
+        return content
+
+    def _note(self, key: K, content: np.ndarray, nbytes: int) -> None:
+        """Of a file that is mapped and about to be read."""
+        self._maps.move_to_end(key)
+        if self._total_read > self._resident_bytes:
+            self._let_go()
+        before, size = self._read.get(key, 0), content.size
+        if before < size:
+            after = min(before + max(nbytes, _LEAST_READ_BYTES), size)
             self._read[key] = after
             self._total_read += after - before
-        return content
 
     def _let_go(self) -> None:
         for key in self._read:

@@ -1,5 +1,6 @@
 """Reads one rank's folder: what it says, what it holds, and whether that is whole."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,13 @@ def read_manifest(folder: Path) -> RankInfo:
             got=f"{type(error).__name__}: {error}",
             remedy=RECORD_AGAIN,
         ) from error
-    return info
+    return replace(info, recorded_ranks=_shared(info.recorded_ranks))
+
+
+@functools.lru_cache(8)
+def _shared(ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """One and the same for equal ones: each of n ranks names all n of them."""
+    return ranks
 
 
 def read_rank(folder: Path, info: RankInfo) -> RankPart:

@@ -33,12 +33,13 @@ def find_ranks(path: Path) -> tuple[dict[Path, RankInfo], list[str]]:
         raise _not_found(path, ()) from None
     except OSError as error:
         raise reading_error(error, path) from error
-    with_manifest = [folder for folder in folders if (folder / MANIFEST).exists()]
-    without = [
-        folder
-        for folder in folders
-        if RANK_FOLDER.fullmatch(folder.name) and folder not in with_manifest
-    ]
+    with_manifest: list[Path] = []
+    without: list[Path] = []
+    for folder in folders:
+        if (folder / MANIFEST).exists():
+            with_manifest.append(folder)
+        elif RANK_FOLDER.fullmatch(folder.name):
+            without.append(folder)
     if not with_manifest and not without:
         raise _not_found(path, folders)
     infos: dict[Path, RankInfo] = {}
