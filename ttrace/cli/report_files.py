@@ -24,8 +24,8 @@ def wanted_reports(args: argparse.Namespace) -> dict[str, Path]:
     """The files that the options ask for, by name of the format.
 
     Raises:
-        UsageError: The folder of one does not exist, or several are to go to standard
-            output.
+        UsageError: The folder of one does not exist, or several are to go to one file
+            or to standard output.
         StorageFullError: One could not be written.
     """
     wanted = {name: Path(file) for name in RENDERERS if (file := getattr(args, name))}
@@ -36,7 +36,16 @@ def wanted_reports(args: argparse.Namespace) -> dict[str, Path]:
             where=" and ".join(to_stdout),
             remedy="give a file in place of one '-'",
         )
+    places: dict[Path, str] = {}
     for name, path in wanted.items():
+        first = places.setdefault(path.resolve(), f"--{name}")
+        if path != STDOUT and first != f"--{name}":
+            raise UsageError(
+                "two reports cannot both go to one file",
+                where=f"{first} and --{name}",
+                got=path,
+                remedy="give each a file of its own",
+            )
         if path != STDOUT:
             require_writable(path, asked_by=f"--{name}")
     return wanted

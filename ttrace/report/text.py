@@ -9,26 +9,31 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ttrace.ir.kinds import Kind
-from ttrace.judge.coverage import PARAM_GRADIENTS
-from ttrace.judge.verdict import Cause, PartReason
 from ttrace.report.id_text import IdText
-from ttrace.report.model import MapSetup, Outcome, Report, TensorReport
+from ttrace.report.model import Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 from ttrace.report.runs_text import runs_lines
-
-_MAX_ROWS = 12
-"""Rows of a table of tensors; the JSON report has them all."""
+from ttrace.report.wording import (
+    MAX_ROWS,
+    caveats,
+    counts_line,
+    failed_first_divergence_first,
+    figure,
+    figures,
+    map_line,
+    only_line,
+    reason_beside_figures,
+    settings_line,
+    setup_line,
+    skipped_lines,
+    title_of,
+)
 
 _STYLES = {
     Outcome.PASS: "bold green",
     Outcome.DIVERGED: "bold red",
     Outcome.ERROR: "bold yellow",
 }
-
-
-_USUAL_BACKENDS = ("cpu", "jax")
-"""What ``--backend auto`` takes."""
 
 _TEXT_WIDTH = 120
 """Columns of a text file."""
@@ -65,179 +70,58 @@ def render_report(report: Report) -> RenderableType:
             (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
-        Text(_counts_line(report)),
+        Text(counts_line(report)),
         *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
     if report.only:
-        filters = " ".join(f"--{name} {text}" for name, text in report.only.items())
-        parts.append(Text(f"compared only: {filters}", style="yellow"))
-    parts += _caveats(report)
+        parts.append(Text(only_line(report), style="yellow"))
+    parts += (Text(f"skipped {x}", style="dim") for x in skipped_lines(report))
+    parts += (Text(caveat, style="yellow") for caveat in caveats(report))
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     parts += (Text(f"remark: {remark}", style="yellow") for remark in report.remarks)
     parts += _differences(report)
-    failed = report.failed()
+    failed = failed_first_divergence_first(report)
     if failed:
-        first = report.first_divergence
-        head = [t for t in failed if first is not None and t.id == first.id]
-        rest = [tensor for tensor in failed if tensor not in head]
-        parts.append(_tensor_table("first failed tensors", [*head, *rest]))
+        parts.append(_tensor_table("first failed tensors", failed))
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
     if unmatched:
         parts.append(_reason_table("unmatched tensors", unmatched))
     return Printable(content=Group(*parts))
 
 
-def _counts_line(report: Report) -> str:
-    counts = report.counts
-    # What is used where it can be is told by the other formats alone.
-    backend = "" if report.backend in _USUAL_BACKENDS else f"; {report.backend} backend"
-    return (
-        f"{report.passed_text}, {counts.failed} failed, {counts.unmatched} "
-        f"unmatched, {counts.skipped} skipped of {counts.total} tensors; largest "
-        f"margin {_figure(report.largest_margin)} (error / tolerance){backend}"
-    )
-
-
-def _caveats(report: Report) -> Iterable[RenderableType]:
-    """What was not compared, and what was judged by less than measured noise."""
-    reasons = sorted(report.counts.skipped_reasons.items(), key=lambda x: -x[1])
-    for reason, count in reasons[:_MAX_ROWS]:
-        yield Text(f"skipped {count}: {reason}", style="dim")
-    if len(reasons) > _MAX_ROWS:
-        rest = sum(count for _, count in reasons[_MAX_ROWS:])
-        yield Text(f"skipped {rest}: for other reasons", style="dim")
-    for reason, count in sorted(report.parts.items()):
-        yield Text(_part_sentence(reason, count, report), style="yellow")
-    if _lacks_updates(report):
-        yield Text(
-            "no updated_param was recorded, so what the optimizer does was not "
-            "compared: give the optimizer to the frontend's trace call",
-            style="yellow",
-        )
-    if report.num_uncalibrated:
-        yield Text(
-            "uncalibrated tolerances, from dtype and depth and not from noise (use "
-            f"ttrace check, or --tolerance): {report.num_uncalibrated} tensors",
-            style="yellow",
-        )
-
-
-def _lacks_updates(report: Report) -> bool:
-    """Whether training runs recorded gradients of parameters, and no parameter after.
-
-    What ``--kinds`` leaves out is not missed.
-    """
-    has_gradients = any(kind.value in report.coverage for kind in PARAM_GRADIENTS)
-    runs = (report.setup.reference, report.setup.candidate)
-    return (
-        has_gradients
-        and Kind.UPDATED_PARAM.value not in report.coverage
-        and not any("kinds" in run.capture for run in runs)
-        and not report.only
-    )
-
-
-def _part_sentence(reason: PartReason, count: int, report: Report) -> str:
-    sides = {"reference": report.setup.reference, "candidate": report.setup.candidate}
-    filtered = [
-        f"{run.num_recorded_ranks} of {run.world_size} ranks of the {side}"
-        for side, run in sides.items()
-        if run.num_recorded_ranks is not None
-        and run.num_recorded_ranks < run.world_size
-    ]
-    recorded = " and ".join(filtered) or "not all ranks"
-    what = {
-        PartReason.RANKS: "what these ranks have in common",
-        PartReason.ROWS: "the rows that these ranks have in common, where rows depend "
-        "on data",
-    }[reason]
-    return (
-        f"compared in part, as {recorded} were recorded: {count} "
-        f"tensor{'s' if count > 1 else ''}, by {what}; record without --ranks to "
-        "compare all of them"
-    )
-
-
 def _differences(report: Report) -> Iterable[RenderableType]:
-    if report.setup.map is not None:
-        yield _map_line(report.setup.map)
+    map_setup = report.setup.map
+    if map_setup is not None:
+        style = "yellow" if map_setup.num_unverified else "dim"
+        yield Text(map_line(map_setup), style=style)
     if report.setup.tensors:
-        yield Text(
-            f"set-up: {len(report.setup.tensors)} initial parameters or inputs "
-            f"differ, first {report.setup.tensors[0]}",
-            style="yellow",
-        )
+        yield Text(setup_line(report), style="yellow")
     if report.setup.differences:
-        pairs = (
-            f"{name} {reference} -> {candidate}"
-            for name, (reference, candidate) in report.setup.differences.items()
-        )
-        yield Text("settings that differ: " + ", ".join(pairs), style="dim")
-
-
-def _map_line(map_setup: MapSetup) -> Text:
-    plural = "" if map_setup.num_rules == 1 else "s"
-    line = f"matched by {map_setup.path}, {map_setup.num_rules} rule{plural}"
-    if map_setup.num_unverified:
-        line += f", {map_setup.num_unverified} of them unverified"
-    if map_setup.num_left_out_reference or map_setup.num_left_out_candidate:
-        line += (
-            f"; it leaves out {map_setup.num_left_out_reference} inputs and outputs of "
-            f"the reference, {map_setup.num_left_out_candidate} of the candidate"
-        )
-    return Text(line, style="yellow" if map_setup.num_unverified else "dim")
+        yield Text(settings_line(report), style="dim")
 
 
 def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
-    table = Table(title=_title(title, tensors), title_justify="left")
+    table = Table(title=title_of(title, len(tensors)), title_justify="left")
     table.add_column("tensor")
     for column in ("rel_err", "tolerance", "margin"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for tensor in tensors[:_MAX_ROWS]:
-        rel_err, tolerance = _figures(tensor)
+    for tensor in tensors[:MAX_ROWS]:
+        rel_err, tolerance = figures(tensor)
         table.add_row(
             IdText(text=tensor.id),
-            _figure(rel_err),
-            _figure(tolerance),
-            _figure(tensor.margin),
-            escape(_reason_beside_figures(tensor)),
+            figure(rel_err),
+            figure(tolerance),
+            figure(tensor.margin),
+            escape(reason_beside_figures(tensor)),
         )
     return table
 
 
-def _figures(tensor: TensorReport) -> tuple[float | None, float | None]:
-    """Error and tolerance, of the part by which a tensor failed or of all of it."""
-    part = tensor.failed_part
-    if part is None:
-        return tensor.rel_err, tensor.tolerance
-    return part.rel_err, part.tolerance
-
-
-def _reason_beside_figures(tensor: TensorReport) -> str:
-    """Why a tensor failed, without the figures that stand beside it."""
-    if tensor.failed_part is not None:
-        return f"its part {tensor.failed_part.name}"
-    if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
-        return tensor.reason
-    where = f" at {list(tensor.max_abs_err_at)}" if tensor.max_abs_err_at else ""
-    return f"largest difference {_figure(tensor.max_abs_err)}{where}"
-
-
 def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
-    table = Table(title=_title(title, tensors), title_justify="left")
+    table = Table(title=title_of(title, len(tensors)), title_justify="left")
     table.add_column("tensor")
     table.add_column("why", overflow="fold")
-    for tensor in tensors[:_MAX_ROWS]:
+    for tensor in tensors[:MAX_ROWS]:
         table.add_row(IdText(text=tensor.id), escape(tensor.reason))
     return table
-
-
-def _title(title: str, tensors: Sequence[TensorReport]) -> str:
-    if len(tensors) <= _MAX_ROWS:
-        return title
-    return f"{title} ({_MAX_ROWS} of {len(tensors)})"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
