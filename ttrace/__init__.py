@@ -1,7 +1,8 @@
 """Tells whether two training runs compute the same thing, and where they differ.
 
 Everything that the command line does is a function here: ``compare``, ``check``,
-``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``; see
+``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``,
+``diff_reports``; see
 ``ttrace.pipeline`` and ``ttrace.check_job``. Importing ttrace imports none of it, and
 no numpy.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ttrace.check_job import check as check
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
     from ttrace.pipeline import compare as compare
+    from ttrace.pipeline import diff_reports as diff_reports
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
     from ttrace.pipeline import load_report as load_report
     from ttrace.pipeline import open_trace as open_trace
@@ -33,6 +35,7 @@ _LAZY = {
     "ToleranceTable": "ttrace.judge.tolerance",
     "check": "ttrace.check_job",
     "compare_arrays": "ttrace.backends.live_arrays",
+    "diff_reports": "ttrace.pipeline",
     "estimate_tolerance": "ttrace.pipeline",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",

@@ -49,6 +49,8 @@ from ttrace.mapping.mapped_trace import joined_from
 from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
+from ttrace.report.diff import DiffPolicy, ReportDiff
+from ttrace.report.diff import diff_reports as diff_of_reports
 from ttrace.report.model import Report
 
 TraceLike = TraceSource | str | os.PathLike[str]
@@ -81,6 +83,38 @@ def load_report(path: str | os.PathLike[str]) -> Report:
         TraceError: It is not a report.
     """
     return Report.load(Path(path))
+
+
+def diff_reports(
+    old: Report | str | os.PathLike[str],
+    new: Report | str | os.PathLike[str],
+    *,
+    factor: float | None = None,
+    least_margin: float | None = None,
+) -> ReportDiff:
+    """What is new in a report; ``ttrace diff`` as a function.
+
+    Args:
+        old: The earlier report, or its file.
+        new: The later one of the same comparison, likewise.
+        factor: A margin that grew by more than this has got worse; None for 2.
+        least_margin: A margin below this may grow; None for 0.1.
+
+    Returns:
+        What is new; its ``is_worse`` says whether anything got worse.
+
+    Raises:
+        UsageError: They have no tensor in common, or a number makes no sense.
+        TraceError: A file cannot be read, or is no report of this version.
+    """
+    given = {"factor": factor, "least_margin": least_margin}
+    policy = DiffPolicy(**{k: v for k, v in given.items() if v is not None})
+    return diff_of_reports(report_of(old), report_of(new), policy=policy)
+
+
+def report_of(report: Report | str | os.PathLike[str]) -> Report:
+    """A report that may be given by its path."""
+    return report if isinstance(report, Report) else load_report(report)
 
 
 def compare(

@@ -11,6 +11,7 @@ from ttrace.cli.option_groups import (
     add_processes,
     add_report_files,
     add_run_options,
+    positive_number,
     whole_number,
 )
 from ttrace.launch import defaults
@@ -45,6 +46,7 @@ def build_parser() -> Parser:
     _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
+    _add_diff(commands)
     _add_show(commands)
     _add_clean(commands)
     _add_demo(commands)
@@ -281,6 +283,42 @@ def _add_replicas(commands) -> None:
         "depth)",
     )
     add_backend(parser)
+
+
+def _add_diff(commands) -> None:
+    parser = commands.add_parser(
+        "diff",
+        help="what is new in a report since an earlier one",
+        description="Compares two reports of the same comparison tensor by tensor: "
+        "what fails newly or again passes, what appears or is gone, which margins "
+        "grew. Exit code 0 if nothing got worse, 1 if something did.",
+        examples=(
+            ("ttrace diff last-night.json tonight.json", "what is new since then"),
+            (
+                "ttrace diff last-night.json tonight.json --factor 10",
+                "margins that grew by more than ten times only",
+            ),
+        ),
+    )
+    parser.add_argument("old", metavar="OLD.json", help="the earlier report")
+    parser.add_argument("new", metavar="NEW.json", help="the later report")
+    parser.add_argument(
+        "--factor",
+        type=positive_number,
+        metavar="X",
+        help="a margin that grew by more than this has got worse (default: 2)",
+    )
+    parser.add_argument(
+        "--least-margin",
+        type=positive_number,
+        metavar="X",
+        help="a margin below this may grow (default: 0.1)",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write what is new there; '-': standard output",
+    )
 
 
 def _add_show(commands) -> None:
