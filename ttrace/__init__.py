@@ -2,9 +2,8 @@
 
 Everything that the command line does is a function here: ``compare``, ``check``,
 ``estimate_tolerance``, ``replicas``, ``open_trace``, ``load_report``,
-``diff_reports``; see
-``ttrace.pipeline`` and ``ttrace.check_job``. Importing ttrace imports none of it, and
-no numpy.
+``diff_reports``, ``judge_again``; see ``ttrace.pipeline``, ``ttrace.reports`` and
+``ttrace.check_job``. Importing ttrace imports none of it, and no numpy.
 """
 
 import importlib
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
     from ttrace.check_job import check as check
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
     from ttrace.pipeline import compare as compare
-    from ttrace.pipeline import diff_reports as diff_reports
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
     from ttrace.pipeline import load_report as load_report
     from ttrace.pipeline import open_trace as open_trace
     from ttrace.pipeline import replicas as replicas
     from ttrace.report.model import Report as Report
+    from ttrace.reports import diff_reports as diff_reports
+    from ttrace.reports import judge_again as judge_again
 
     __version__: str
 
@@ -35,8 +35,9 @@ _LAZY = {
     "ToleranceTable": "ttrace.judge.tolerance",
     "check": "ttrace.check_job",
     "compare_arrays": "ttrace.backends.live_arrays",
-    "diff_reports": "ttrace.pipeline",
+    "diff_reports": "ttrace.reports",
     "estimate_tolerance": "ttrace.pipeline",
+    "judge_again": "ttrace.reports",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",
     "replicas": "ttrace.pipeline",

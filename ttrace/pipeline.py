@@ -30,6 +30,12 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.allowances import (
+    Allowance,
+    Allowed,
+    allowances_of,
+    read_allow_file,
+)
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
 from ttrace.judge.evidence import read_evidence
@@ -49,8 +55,6 @@ from ttrace.mapping.mapped_trace import joined_from
 from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
-from ttrace.report.diff import DiffPolicy, ReportDiff
-from ttrace.report.diff import diff_reports as diff_of_reports
 from ttrace.report.model import Report
 
 TraceLike = TraceSource | str | os.PathLike[str]
@@ -85,38 +89,6 @@ def load_report(path: str | os.PathLike[str]) -> Report:
     return Report.load(Path(path))
 
 
-def diff_reports(
-    old: Report | str | os.PathLike[str],
-    new: Report | str | os.PathLike[str],
-    *,
-    factor: float | None = None,
-    least_margin: float | None = None,
-) -> ReportDiff:
-    """What is new in a report; ``ttrace diff`` as a function.
-
-    Args:
-        old: The earlier report, or its file.
-        new: The later one of the same comparison, likewise.
-        factor: A margin that grew by more than this has got worse; None for 2.
-        least_margin: A margin below this may grow; None for 0.1.
-
-    Returns:
-        What is new; its ``is_worse`` says whether anything got worse.
-
-    Raises:
-        UsageError: They have no tensor in common, or a number makes no sense.
-        TraceError: A file cannot be read, or is no report of this version.
-    """
-    given = {"factor": factor, "least_margin": least_margin}
-    policy = DiffPolicy(**{k: v for k, v in given.items() if v is not None})
-    return diff_of_reports(report_of(old), report_of(new), policy=policy)
-
-
-def report_of(report: Report | str | os.PathLike[str]) -> Report:
-    """A report that may be given by its path."""
-    return report if isinstance(report, Report) else load_report(report)
-
-
 def compare(
     reference: TraceLike,
     candidate: TraceLike,
@@ -127,7 +99,8 @@ def compare(
     modules: str | Sequence[str] | None = None,
     kinds: str | Sequence[str] | None = None,
     steps: str | int | Sequence[int] | None = None,
-    allow: str | Sequence[str] = (),
+    allow: str | Allowed = (),
+    allow_file: str | os.PathLike[str] | None = None,
     allow_uncovered: str | Sequence[str] = (),
     strict_structure: bool = False,
     backend: Backend | str = "auto",
@@ -149,6 +122,7 @@ def compare(
         steps: Steps that are compared, or one, or a text such as ``0,2-4``; None for
             all.
         allow: Patterns of tensor ids that may be unmatched, or one.
+        allow_file: A file of such patterns, with reasons and dates.
         allow_uncovered: Kinds of which nothing need be compared, or one.
         strict_structure: Modules that only one run has are a divergence, also where
             they have no parameters and everything around them agrees.
@@ -164,12 +138,13 @@ def compare(
         TtraceError: An input cannot be read, or does not fit the others.
     """
     only = _filter_of(modules=modules, kinds=kinds, steps=steps)
+    allowed = all_allowed(allow, allow_file)
     return compare_traces(
         opened(reference),
         opened(candidate),
         loaded_backend(backend),
         tolerances=tolerances_of(tolerance, multiplier),
-        allow=several(allow),
+        allow=allowed,
         allow_uncovered=several(allow_uncovered),
         map_file=map_file_of(map),
         only=only,
@@ -280,6 +255,14 @@ def several(given: Any) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def all_allowed(
+    allow: str | Allowed, allow_file: str | os.PathLike[str] | None
+) -> tuple[Allowance, ...]:
+    """What may be unmatched: patterns, or one, and the entries of a file."""
+    of_file = () if allow_file is None else read_allow_file(allow_file)
+    return allowances_of((*several(allow), *of_file))
+
+
 def loaded_backend(backend: Backend | str) -> Backend:
     """A backend by its name; an interruption waits until it is imported."""
     if not isinstance(backend, str):
@@ -315,7 +298,7 @@ def compare_traces(
     backend: Backend,
     *,
     tolerances: ToleranceTable | None = None,
-    allow: Sequence[str] = (),
+    allow: Allowed = (),
     allow_uncovered: Sequence[str] = (),
     strict_structure: bool = False,
     map_file: MapFile | None = None,
@@ -331,7 +314,7 @@ def compare_traces(
         backend: Computes the statistics.
         tolerances: What rounding explains; None judges by dtype and depth, and the
             report says so.
-        allow: Patterns of tensor ids that may be unmatched.
+        allow: What may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
         strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;

@@ -12,7 +12,8 @@ A fence says by its info string which rule it falls under; one without a rule fa
   may differ in their digits, and ``...`` stands for lines that are left out.
 - ``text ids`` and ``text dims``: parsed, and written again alike.
 - ``yaml``: the jobs of a CI system, whose commands are read as those of ``sh`` are.
-- ``toml``: a map file. ``json file=PATH``: found in that file.
+- ``toml``: a map file; ``toml allow``: an allow file. ``json file=PATH``: found in that
+  file.
 - ``diff from=PATH to=PATH``: what differs between these files.
 """
 
@@ -29,6 +30,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +57,7 @@ from ttrace.examples.megatron_gpt import warnings_of_megatron
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.allowances import read_allow_file
 from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Report, TensorReport
@@ -80,6 +83,12 @@ RUN_ELSEWHERE = {
     ),
     "ttrace compare out/reference out/candidate --processes": (
         "cli/test_shared_work.py::test_the_report_is_the_same"
+    ),
+    "ttrace compare out/reference out/candidate --allow-file": (
+        "judge/test_allowances.py::test_compare_takes_the_file"
+    ),
+    "ttrace judge": (
+        "cli/test_judge_command.py::test_a_pass_by_multiplier_and_allow_file"
     ),
     "ttrace clean": "cli/test_clean_command.py::test_the_traces_of_a_check_go",
     "ttrace check --map port.toml": (
@@ -147,6 +156,14 @@ def _check_dims(fence: Fence) -> None:
 @rule("toml")
 def _check_map(fence: Fence) -> None:
     assert parse_map(fence.text, ROOT / fence.page).rules
+
+
+@rule("toml allow")
+def _check_allow_file(fence: Fence) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "allow.toml"
+        path.write_text(fence.text)
+        assert read_allow_file(path)
 
 
 @rule("json")

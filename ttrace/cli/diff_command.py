@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ttrace.cli.report_files import STDOUT
 from ttrace.cli.terminal import output_console, status_console
-from ttrace.pipeline import diff_reports
 from ttrace.report.diff_text import render_diff
 from ttrace.report.text import print_report_path
+from ttrace.reports import diff_reports
 from ttrace.store.output_file import require_writable, write_output
 
 

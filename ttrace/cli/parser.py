@@ -4,6 +4,7 @@ import argparse
 
 from ttrace.cli.argument_parser import Parser, Subparser, VersionAction
 from ttrace.cli.option_groups import (
+    add_allowances,
     add_backend,
     add_both_runs,
     add_comparison_filters,
@@ -46,6 +47,7 @@ def build_parser() -> Parser:
     _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
+    _add_judge(commands)
     _add_diff(commands)
     _add_show(commands)
     _add_clean(commands)
@@ -283,6 +285,40 @@ def _add_replicas(commands) -> None:
         "depth)",
     )
     add_backend(parser)
+
+
+def _add_judge(commands) -> None:
+    parser = commands.add_parser(
+        "judge",
+        help="judge a report again, without its traces",
+        description="Judges a report by other tolerances, or by what may be unmatched, "
+        "from its own figures. What these do not tell stays as it is, and is said.",
+        examples=(
+            (
+                "ttrace judge ttrace-check/report.json --multiplier 12",
+                "twice the usual factor on the measured noise",
+            ),
+            (
+                "ttrace judge report.json --allow-file allow.toml --json judged.json",
+                "with other tensors that may be unmatched",
+            ),
+        ),
+    )
+    parser.add_argument("report", metavar="REPORT.json", help="what a comparison found")
+    group = parser.add_argument_group("how it is judged")
+    group.add_argument(
+        "--tolerance",
+        metavar="FILE",
+        help="made by 'ttrace tolerance' or 'check' (default: those of the report)",
+    )
+    add_allowances(group)
+    group.add_argument(
+        "--multiplier",
+        type=positive_number,
+        metavar="X",
+        help="safety factor on the measured noise",
+    )
+    add_report_files(parser)
 
 
 def _add_diff(commands) -> None:

@@ -106,6 +106,8 @@ class Report:
             has, and around which everything agrees; their tensors are skipped.
         tensors: Every tensor of either trace, in order of the dataflow.
         setup: Both runs.
+        gaps: What should have been compared and was not, in sentences: where nothing
+            fails, they keep it from a pass. None in reports that do not say.
     """
 
     verdict: Outcome
@@ -122,6 +124,7 @@ class Report:
     structure: tuple[StructureDifference, ...] = ()
     tensors: tuple[TensorReport, ...]
     setup: Setup
+    gaps: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         counts = self.counts
@@ -270,6 +273,7 @@ class Report:
             error=ErrorDetails(**value["error"]) if value.get("error") else None,
             only=value.get("only", {}),
             remarks=tuple(value.get("remarks", ())),
+            gaps=None if value.get("gaps") is None else tuple(value["gaps"]),
             coverage={
                 kind: KindCoverage(**counts)
                 for kind, counts in value.get("coverage", {}).items()

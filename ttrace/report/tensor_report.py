@@ -52,6 +52,12 @@ class TensorReport:
         inf: Number of infinities in reference and candidate.
         replica_spread: Largest relative difference of two replicas in the candidate.
         rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
+        tolerance_least: What ``tolerance`` is at least, whatever the multiplier.
+        tolerance_per_multiplier: What it grows by with each 1 of the multiplier: it is
+            that times the multiplier, or ``tolerance_least``. None where it does not
+            rest on measured noise alone.
+        allowed: What allows it to be unmatched, so that it is skipped: the pattern,
+            where it stands, and its reason.
     """
 
     id: str
@@ -83,6 +89,9 @@ class TensorReport:
     inf: tuple[int, int] | None = None
     replica_spread: float | None = None
     rank_rel_err: Mapping[str, float] | None = None
+    tolerance_least: float | None = None
+    tolerance_per_multiplier: float | None = None
+    allowed: str | None = None
 
 
 _TUPLE_FIELDS = tuple(
