@@ -8,7 +8,14 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 
+import ttrace.backends.live_arrays
+import ttrace.frontends.jax_parts.harvest.noise
+import ttrace.guard.fixture  # noqa: F401
 from tests.factories.traces import write_trace
+
+# Here, as a session of its own forgets what it imported, and neither jax nor torch can
+# be imported twice.
+pytest.importorskip("torch")
 
 pytest_plugins = ["pytester"]
 
@@ -105,7 +112,6 @@ def test_it(ttrace):
 
 
 def test_modules_of_torch(session):
-    pytest.importorskip("torch")
     session(TORCH.format(added=0)).assert_outcomes(passed=1)
     result = session(TORCH.format(added=0.01))
     result.assert_outcomes(failed=1)
@@ -263,7 +269,6 @@ def test_it(ttrace, tmp_path):
 
 @pytest.mark.slow
 def test_commands(session):
-    pytest.importorskip("torch")
     session(COMMANDS.format(options=[])).assert_outcomes(passed=1)
     result = session(COMMANDS.format(options=["--chunked"]))
     result.assert_outcomes(failed=1)

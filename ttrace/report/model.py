@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.judge.coverage import WITHOUT_NOISE
@@ -146,6 +147,22 @@ class Report:
                 "depth, not on noise runs; no verdict to rely on"
             )
         return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, diagnosis and the first failed tensors."""
+        from ttrace.report.notebook import render_notebook
+
+        return render_notebook(self)
+
+    def to_frame(self) -> Any:
+        """A ``pandas.DataFrame``: one row for each tensor, with the columns of ``--csv``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from ttrace.report.notebook import frame_of
+
+        return frame_of(self)
 
     def failed(self) -> tuple[TensorReport, ...]:
         """The tensors that failed, in order of the dataflow.
