@@ -12,6 +12,7 @@ import ttrace.backends.live_arrays
 import ttrace.frontends.jax_parts.harvest.noise
 import ttrace.guard.fixture  # noqa: F401
 from tests.factories.traces import write_trace
+from tests.house.pages import PAGES
 
 # Here, as a session of its own forgets what it imported, and neither jax nor torch can
 # be imported twice.
@@ -275,6 +276,17 @@ def test_commands(session):
     text = text_of(result)
     assert "verdict: diverged" in text and "attention" in text
     assert "ttrace-check/report.json" in text
+
+
+def test_the_snippet_of_the_docs(session):
+    (source,) = (
+        fence.text
+        for fence in PAGES["docs/python-api.md"].fences
+        if "def test_without_the_reference(ttrace)" in fence.text
+    )
+    options = ("-k", "not layout")
+    session(source, *options, "--ttrace-update-golden").assert_outcomes(passed=3)
+    session(source, *options).assert_outcomes(passed=3)
 
 
 def test_two_checks_in_one_test_have_folders_of_their_own(session):

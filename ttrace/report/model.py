@@ -155,7 +155,7 @@ class Report:
         return render_notebook(self)
 
     def to_frame(self) -> Any:
-        """A ``pandas.DataFrame``: one row for each tensor, with the columns of ``--csv``.
+        """A ``pandas.DataFrame``: a row for each tensor, with the columns of ``--csv``.
 
         Raises:
             MissingExtraError: pandas is not installed.
