@@ -1,9 +1,9 @@
 """Tells whether two training runs compute the same thing, and where they differ.
 
 Everything that the command line does is a function here: ``compare``, ``check``,
-``estimate_tolerance``, ``replicas``, ``lint``, ``open_trace``, ``load_report``; see
-``ttrace.pipeline`` and ``ttrace.check_job``. Importing ttrace imports none of it, and
-no numpy.
+``estimate_tolerance``, ``replicas``, ``lint``, ``open_trace``, ``load_report``,
+``diff_reports``, ``judge_again``; see ``ttrace.pipeline``, ``ttrace.reports`` and
+``ttrace.check_job``. Importing ttrace imports none of it, and no numpy.
 """
 
 import importlib
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ttrace.pipeline import open_trace as open_trace
     from ttrace.pipeline import replicas as replicas
     from ttrace.report.model import Report as Report
+    from ttrace.reports import diff_reports as diff_reports
+    from ttrace.reports import judge_again as judge_again
 
     __version__: str
 
@@ -34,8 +36,10 @@ _LAZY = {
     "ToleranceTable": "ttrace.judge.tolerance",
     "check": "ttrace.check_job",
     "compare_arrays": "ttrace.backends.live_arrays",
+    "diff_reports": "ttrace.reports",
     "estimate_tolerance": "ttrace.pipeline",
     "lint": "ttrace.pipeline",
+    "judge_again": "ttrace.reports",
     "load_report": "ttrace.pipeline",
     "open_trace": "ttrace.pipeline",
     "replicas": "ttrace.pipeline",

@@ -16,6 +16,7 @@ from ttrace.compare.execute import Progress
 from ttrace.errors import StorageFullError, TraceError, TtraceError, UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.allowances import Allowed
 from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
@@ -31,6 +32,7 @@ from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trac
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import (
     TraceLike,
+    all_allowed,
     compare_traces,
     loaded_backend,
     map_file_of,
@@ -61,7 +63,8 @@ def check(
     tolerance: ToleranceTable | str | os.PathLike[str] | None = None,
     multiplier: float | None = None,
     map: MapFile | str | os.PathLike[str] | None = None,
-    allow: str | Sequence[str] = (),
+    allow: str | Allowed = (),
+    allow_file: str | os.PathLike[str] | None = None,
     allow_uncovered: str | Sequence[str] = (),
     strict_structure: bool = False,
     capture: CaptureFilter | None = None,
@@ -89,6 +92,7 @@ def check(
         multiplier: Safety factor on the measured noise; None for the default.
         map: As for ``compare``.
         allow: As for ``compare``.
+        allow_file: As for ``compare``.
         allow_uncovered: As for ``compare``.
         strict_structure: As for ``compare``.
         capture: Which tensors to record; None for all but the opt-in kinds.
@@ -115,7 +119,7 @@ def check(
         tolerances=None if tolerance is None else tolerances_of(tolerance, None),
         policy=None if multiplier is None else TolerancePolicy(multiplier=multiplier),
         capture=capture or CaptureFilter(),
-        allow=several(allow),
+        allow=all_allowed(allow, allow_file),
         allow_uncovered=several(allow_uncovered),
         strict_structure=strict_structure,
         map_file=map_file_of(map),
@@ -148,7 +152,7 @@ class CheckRequest:
         policy: The numbers that turn noise into tolerances; None for those of
             ``tolerances``, or the defaults.
         capture: Which tensors to record.
-        allow: Patterns of tensor ids that may be unmatched.
+        allow: What may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
         strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;
@@ -169,7 +173,7 @@ class CheckRequest:
     tolerances: ToleranceTable | None = None
     policy: TolerancePolicy | None = None
     capture: CaptureFilter = field(default_factory=CaptureFilter)
-    allow: Sequence[str] = ()
+    allow: Allowed = ()
     allow_uncovered: Sequence[str] = ()
     strict_structure: bool = False
     map_file: MapFile | None = None

@@ -31,6 +31,12 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.allowances import (
+    Allowance,
+    Allowed,
+    allowances_of,
+    read_allow_file,
+)
 from ttrace.judge.closer_look import CloserLook, closer_look_named, look_at_some
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.diagnosis import Diagnosis
@@ -98,7 +104,8 @@ def compare(
     modules: str | Sequence[str] | None = None,
     kinds: str | Sequence[str] | None = None,
     steps: str | int | Sequence[int] | None = None,
-    allow: str | Sequence[str] = (),
+    allow: str | Allowed = (),
+    allow_file: str | os.PathLike[str] | None = None,
     allow_uncovered: str | Sequence[str] = (),
     strict_structure: bool = False,
     backend: Backend | str = "auto",
@@ -121,6 +128,7 @@ def compare(
         steps: Steps that are compared, or one, or a text such as ``0,2-4``; None for
             all.
         allow: Patterns of tensor ids that may be unmatched, or one.
+        allow_file: A file of such patterns, with reasons and dates.
         allow_uncovered: Kinds of which nothing need be compared, or one.
         strict_structure: Modules that only one run has are a divergence, also where
             they have no parameters and everything around them agrees.
@@ -139,12 +147,13 @@ def compare(
         TtraceError: An input cannot be read, or does not fit the others.
     """
     only = _filter_of(modules=modules, kinds=kinds, steps=steps)
+    allowed = all_allowed(allow, allow_file)
     return compare_traces(
         opened(reference),
         opened(candidate),
         loaded_backend(backend),
         tolerances=tolerances_of(tolerance, multiplier),
-        allow=several(allow),
+        allow=allowed,
         allow_uncovered=several(allow_uncovered),
         map_file=map_file_of(map),
         only=only,
@@ -293,6 +302,14 @@ def several(given: Any) -> tuple[Any, ...]:
     return tuple(given)
 
 
+def all_allowed(
+    allow: str | Allowed, allow_file: str | os.PathLike[str] | None
+) -> tuple[Allowance, ...]:
+    """What may be unmatched: patterns, or one, and the entries of a file."""
+    of_file = () if allow_file is None else read_allow_file(allow_file)
+    return allowances_of((*several(allow), *of_file))
+
+
 def loaded_backend(backend: Backend | str) -> Backend:
     """A backend by its name; an interruption waits until it is imported."""
     if not isinstance(backend, str):
@@ -328,7 +345,7 @@ def compare_traces(
     backend: Backend,
     *,
     tolerances: ToleranceTable | None = None,
-    allow: Sequence[str] = (),
+    allow: Allowed = (),
     allow_uncovered: Sequence[str] = (),
     strict_structure: bool = False,
     map_file: MapFile | None = None,
@@ -345,7 +362,7 @@ def compare_traces(
         backend: Computes the statistics.
         tolerances: What rounding explains; None judges by dtype and depth, and the
             report says so.
-        allow: Patterns of tensor ids that may be unmatched.
+        allow: What may be unmatched.
         allow_uncovered: Kinds of which nothing need be compared.
         strict_structure: As for ``compare``.
         map_file: What the reference calls the candidate's tensors, and how they lie;

@@ -173,6 +173,26 @@ def test_several_formats_at_once(compare, tmp_path):
     assert f"report: {path}" in answer.out
 
 
+def test_two_reports_in_one_file_are_refused(ttrace, tmp_path, two_ranks, no_work):
+    here, there = tmp_path / "report", tmp_path / "." / "x" / ".." / "report"
+    (tmp_path / "x").mkdir()
+    answer = ttrace("compare", two_ranks, two_ranks, "--json", here, "--csv", there)
+    assert answer.code == 2 and not here.exists()
+    assert "two reports cannot both go to one file" in answer.err
+    assert "--json and --csv" in answer.err and "a file of its own" in answer.err
+
+
+def test_every_format_is_written_where_an_error_left_nothing(ttrace, tmp_path):
+    options = ("--json", "--text", "--junit", "--markdown", "--csv")
+    files = {option: tmp_path / option.strip("-") for option in options}
+    given = [part for option, file in files.items() for part in (option, file)]
+    answer = ttrace("compare", tmp_path / "none", tmp_path / "none", *given)
+    assert answer.code == 2
+    for option, file in files.items():
+        assert option == "--csv" or "error" in file.read_text(), option
+    assert len(files["--csv"].read_text().splitlines()) == 1
+
+
 def test_updates_that_nobody_could_record(compare, tmp_path):
     skipped = {"step0/layer/updated_param/weight": "it is no plain tensor"}
     paths = [write_trace(tmp_path / name, SOUND, skipped=skipped).path for name in "ab"]

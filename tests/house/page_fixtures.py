@@ -181,6 +181,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "docs/checkpoints.md": save_checkpoints,
     "docs/report.md": record_two_runs,
     "docs/python-api.md": record_a_pair,
+    "docs/ci.md": record_a_pair,
 }
 """Files that a page's commands find."""
 

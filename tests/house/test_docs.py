@@ -11,7 +11,9 @@ A fence says by its info string which rule it falls under; one without a rule fa
 - ``text output``: what the console command or the snippet above it printed; figures
   may differ in their digits, and ``...`` stands for lines that are left out.
 - ``text ids`` and ``text dims``: parsed, and written again alike.
-- ``toml``: a map file. ``json file=PATH``: found in that file.
+- ``yaml``: the jobs of a CI system, whose commands are read as those of ``sh`` are.
+- ``toml``: a map file; ``toml allow``: an allow file. ``json file=PATH``: found in that
+  file.
 - ``diff from=PATH to=PATH``: what differs between these files.
 """
 
@@ -28,11 +30,13 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.house.page_fixtures import FOLDERS, NAMES, RECORDED
 from tests.house.pages import (
@@ -53,6 +57,7 @@ from ttrace.examples.megatron_gpt import warnings_of_megatron
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.allowances import read_allow_file
 from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Report, TensorReport
@@ -78,6 +83,12 @@ RUN_ELSEWHERE = {
     ),
     "ttrace compare out/reference out/candidate --processes": (
         "cli/test_shared_work.py::test_the_report_is_the_same"
+    ),
+    "ttrace compare out/reference out/candidate --allow-file": (
+        "judge/test_allowances.py::test_compare_takes_the_file"
+    ),
+    "ttrace judge": (
+        "cli/test_judge_command.py::test_a_pass_by_multiplier_and_allow_file"
     ),
     "ttrace clean": "cli/test_clean_command.py::test_the_traces_of_a_check_go",
     "ttrace check --map port.toml": (
@@ -147,6 +158,14 @@ def _check_map(fence: Fence) -> None:
     assert parse_map(fence.text, ROOT / fence.page).rules
 
 
+@rule("toml allow")
+def _check_allow_file(fence: Fence) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "allow.toml"
+        path.write_text(fence.text)
+        assert read_allow_file(path)
+
+
 @rule("json")
 def _check_json(fence: Fence) -> None:
     whole = json.loads((ROOT / fence.attributes["file"]).read_text())
@@ -165,16 +184,42 @@ def _check_diff(fence: Fence) -> None:
 @rule("sh")
 def _check_shell(fence: Fence) -> None:
     for command in commands(fence):
-        words = shlex.split(command, comments=True)
         covering = [key for key in RUN_ELSEWHERE if command.startswith(key)]
         assert len(covering) == 1, f"{command!r}: covered by {covering}"
-        if words[0] == "ttrace":
-            build_parser().parse_args(words[1:])
-        else:
-            assert words[:2] == ["pip", "install"], command
-            extras = re.findall(r"\[(.*?)\]", words[2])
-            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-            assert set(extras) <= project["optional-dependencies"].keys()
+        require_readable(command)
+
+
+@rule("yaml")
+def _check_jobs(fence: Fence) -> None:
+    found = list(commands_of_jobs(yaml.safe_load(fence.text)))
+    assert any(command.startswith("ttrace ") for command in found)
+    for command in found:
+        require_readable(command)
+
+
+def commands_of_jobs(value: object) -> Iterator[str]:
+    """What ``run`` of GitHub and ``script`` of GitLab hold, wherever they stand."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("run", "script"):
+                yield from [item] if isinstance(item, str) else item
+            else:
+                yield from commands_of_jobs(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from commands_of_jobs(item)
+
+
+def require_readable(command: str) -> None:
+    """A command of ttrace that its parser takes, or an installation of its extras."""
+    words = shlex.split(command, comments=True)
+    if words[0] == "ttrace":
+        build_parser().parse_args(words[1:])
+    else:
+        assert words[:2] == ["pip", "install"], command
+        extras = re.findall(r"\[(.*?)\]", words[2])
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert set(extras) <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("beginning", RUN_ELSEWHERE)

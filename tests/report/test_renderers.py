@@ -10,12 +10,21 @@ from ttrace.errors import UsageError
 from ttrace.report.model import Report
 from ttrace.report.renderers import RENDERERS, load_renderer
 
+TABLES = {"csv"}
+"""Formats of the tensors alone; all others give the verdict."""
 
-@pytest.mark.parametrize("name", RENDERERS)
+
+@pytest.mark.parametrize("name", sorted(RENDERERS.keys() - TABLES))
 def test_every_format_renders_the_verdict(name):
     text = load_renderer(name)(some_report())
     assert "diverged" in text and some_report().summary in text
     assert text.endswith("\n")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_every_tensor(name):
+    text = load_renderer(name)(some_report())
+    assert all(tensor.id in text for tensor in some_report().tensors)
 
 
 def test_json_is_the_report():

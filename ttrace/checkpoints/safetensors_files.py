@@ -42,6 +42,20 @@ def read_file(path: Path) -> Checkpoint:
     return Checkpoint(path=path, format="safetensors", entries=list(entries.values()))
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself beside its tensors; empty for nothing.
+
+    Raises:
+        CheckpointError: It is not a safetensors file, or was cut off.
+        TraceError: The system does not let us read it.
+    """
+    header, _, _ = _header(path)
+    metadata = header.get("__metadata__") or {}
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "metadata that is not an object of JSON")
+    return {str(name): str(text) for name, text in metadata.items()}
+
+
 def read_index(path: Path) -> Checkpoint:
     """Reads an index and the headers of the files that it names.
 

@@ -26,7 +26,7 @@ from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map
-from ttrace.pipeline import open_trace
+from ttrace.pipeline import all_allowed, open_trace
 from ttrace.report.model import Report
 
 
@@ -62,7 +62,7 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         if args.multiplier is None
         else TolerancePolicy(multiplier=args.multiplier),
         capture=capture_from(args),
-        allow=args.allow,
+        allow=all_allowed(args.allow, args.allow_file),
         allow_uncovered=args.allow_uncovered,
         strict_structure=args.strict_structure,
         map_file=None if args.map is None else read_map(args.map),

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
             kinds=args.kinds,
             steps=args.steps,
             allow=args.allow,
+            allow_file=args.allow_file,
             allow_uncovered=args.allow_uncovered,
             strict_structure=args.strict_structure,
             closer_look=args.closer_look,

@@ -49,13 +49,7 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
 
 def add_judge_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is judged")
-    group.add_argument(
-        "--allow",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="tensors that may be unmatched; may be given several times",
-    )
+    add_allowances(group)
     group.add_argument(
         "--allow-uncovered",
         action="append",
@@ -89,6 +83,22 @@ def add_judge_options(parser: argparse.ArgumentParser) -> None:
         help="which tensors are read once more, for where and how they differ: those "
         "that failed or came near it, all that differ anywhere, or none (default: "
         "%(default)s)",
+    )
+
+
+def add_allowances(group: argparse._ArgumentGroup) -> None:
+    """What may be unmatched."""
+    group.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="tensors that may be unmatched; may be given several times",
+    )
+    group.add_argument(
+        "--allow-file",
+        metavar="FILE",
+        help="such patterns, each with a reason and, if it is to end, a date (TOML)",
     )
 
 

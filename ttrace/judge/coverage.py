@@ -26,7 +26,7 @@ NOISE = "noise"
 PARAM_GRADIENTS = GRADIENTS - ACTIVATIONS
 """Gradients of parameters."""
 
-_EXPECTED_GROUPS = (PARAM_GRADIENTS, frozenset({Kind.UPDATED_PARAM}))
+EXPECTED_GROUPS = (PARAM_GRADIENTS, frozenset({Kind.UPDATED_PARAM}))
 """What a pass must have compared something of, wherever a run has any: the gradients of
 the parameters, and what the optimizer made of them. Of a group one kind suffices."""
 
@@ -152,7 +152,7 @@ def find_gaps(
     if not (reference.is_checkpoint or candidate.is_checkpoint):
         requested = _requested_kinds(reference, candidate)
         groups = [frozenset({kind}) for kind in Kind if kind in requested]
-        for group in groups or _EXPECTED_GROUPS:
+        for group in groups or EXPECTED_GROUPS:
             gap = _gap(group, verdicts, requested)
             if gap is not None and not set(gap.names) <= set(allow):
                 gaps.append(gap)
@@ -302,15 +302,29 @@ def _dominated_kinds(
     return [
         Gap(
             names=(kind.value,),
-            sentence=f"Nothing of kind {kind} was checked: the reference's own noise "
-            f"exceeds {tolerances.policy.dominated_share:.0%} of the value of all "
-            f"{counts.compared} compared tensors, and errors of that size would pass. "
-            "Compare in a higher precision, or fewer steps, or accept it with "
-            f"--allow-uncovered {kind}",
+            sentence=dominated_sentence(
+                kind.value, counts, share=tolerances.policy.dominated_share
+            ),
         )
         for kind, counts in coverage_of(verdicts).items()
         if counts.compared == counts.noise_dominated > 0 and kind.value not in allow
     ]
+
+
+def dominated_sentence(kind: str, counts: KindCoverage, *, share: float) -> str:
+    """That noise hides errors of all tensors of a kind, and what to do.
+
+    Args:
+        kind: The kind.
+        counts: How much of it was compared.
+        share: Share of a tensor's value above which noise dominates it.
+    """
+    return (
+        f"Nothing of kind {kind} was checked: the reference's own noise exceeds "
+        f"{share:.0%} of the value of all {counts.compared} compared tensors, and "
+        "errors of that size would pass. Compare in a higher precision, or fewer "
+        f"steps, or accept it with --allow-uncovered {kind}"
+    )
 
 
 def _noise_reached_nothing(

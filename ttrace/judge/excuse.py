@@ -28,6 +28,7 @@ def excused(
         derivation=f"{tolerance.derivation}, and {norm:.3g} for {what}",
         noise_share=share,
         noise_dominated=share > dominated_share,
+        per_multiplier=None,
     )
     return replace(
         verdict,

@@ -58,16 +58,16 @@ def find_first_divergence(
         first = _loss_before(_first_of_backward(failures, verdicts), verdicts)
         first = _state_before(first, failures)
         if first.id in left_out:
-            return _divergence(first, _not_run(left_out[first.id]))
+            return divergence_of(first, _not_run(left_out[first.id]))
         if first in of_candidate(verdicts):
-            return replace(_divergence(first), phase=SETUP_PHASE)
+            return replace(divergence_of(first), phase=SETUP_PHASE)
         lacking = _one_sided_gradient(first, verdicts)
         if lacking is not None:
-            return _divergence(lacking)
-        return _divergence(first, _doubt(first, verdicts))
+            return divergence_of(lacking)
+        return divergence_of(first, _doubt(first, verdicts))
     for verdict in verdicts:
         if verdict.status is Status.UNMATCHED:
-            return _divergence(verdict)
+            return divergence_of(verdict)
     return None
 
 
@@ -197,7 +197,8 @@ def _not_run(found: NotRun) -> str:
     return f"; no rank of the {found.missing_in} has {found.module}"
 
 
-def _divergence(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
+def divergence_of(verdict: TensorVerdict, doubt: str = "") -> FirstDivergence:
+    """The place of a tensor that failed, or is unmatched, in words."""
     tensor_id = verdict.id
     place = f"step {tensor_id.step}"
     if tensor_id.microbatch is not None:

@@ -1,6 +1,6 @@
 """From figures to verdicts: every judgement on tensors, in the order they are made."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
@@ -9,6 +9,7 @@ from ttrace.compare.execute import TensorResult
 from ttrace.compare.samples import StepSamples
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.allowances import Allowed
 from ttrace.judge.call_counts import skip_other_calls
 from ttrace.judge.deduced_layouts import doubt_layouts
 from ttrace.judge.idle_gradients import skip_idle_gradients
@@ -33,7 +34,7 @@ def judge_tensors(
     candidate: TraceSource,
     backend: Backend,
     *,
-    allow: Sequence[str] = (),
+    allow: Allowed = (),
     strict_structure: bool = False,
     joined_from: JoinedFrom = lambda tensor_id: (),
     unverified: Collection[TensorId] = (),
@@ -49,7 +50,7 @@ def judge_tensors(
         reference: The trusted run.
         candidate: The run under test.
         backend: Computes the statistics.
-        allow: Patterns of ids that may be unmatched.
+        allow: What may be unmatched.
         strict_structure: Modules that only one run has are unmatched, also where
             everything around them agrees.
         joined_from: What names the parts of a tensor that a map joined.

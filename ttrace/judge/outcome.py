@@ -1,7 +1,7 @@
 """The verdict on the candidate as a whole, in a word and in a sentence."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -156,15 +156,20 @@ def judge_run(
         f"tolerance: {compared}."
     )
     if dominated:
-        are = "are" if dominated > 1 else "is"
-        summary += (
-            f" {dominated} more {are} noise-dominated: the reference's own noise is so "
-            "large a part of their value that an error would not show."
-        )
+        summary += dominated_note(dominated)
     summary += _blindness(verdicts)
     if structure:
         summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."
     return RunVerdict(outcome=Outcome.PASS, summary=summary)
+
+
+def dominated_note(number: int) -> str:
+    """How many tensors pass by noise that is too large to tell an error."""
+    are = "are" if number > 1 else "is"
+    return (
+        f" {number} more {are} noise-dominated: the reference's own noise is so large "
+        "a part of their value that an error would not show."
+    )
 
 
 def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
@@ -211,15 +216,23 @@ def _few_noise_runs(verdicts: Sequence[TensorVerdict]) -> str:
 
 
 def _blindness(verdicts: Sequence[TensorVerdict]) -> str:
-    """What a comparison in a coarse precision cannot see; empty for a fine one."""
-    limits = [
+    return coarseness(
         verdict.tolerance.relative_to(verdict.result.stats.reference_norm)
         for verdict in verdicts
         if verdict.status is Status.PASSED
         and verdict.result is not None
         and verdict.tolerance is not None
         and verdict.tolerance.estimator is not Estimator.EXACT
-    ]
+    )
+
+
+def coarseness(tolerances: Iterable[float]) -> str:
+    """What a comparison in a coarse precision cannot see; empty for a fine one.
+
+    Args:
+        tolerances: Of what passed, relative to the value; without exact ones.
+    """
+    limits = list(tolerances)
     middle = statistics.median(limits) if limits else 0.0
     if middle < _COARSE:
         return ""

@@ -11,6 +11,7 @@ from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, SkippedRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.allowances import Allowed, allowances_of, idle_remark
 from ttrace.judge.precision import coarser_compute, compute_dtypes
 from ttrace.judge.run_lengths import other_lengths
 from ttrace.judge.setup import compare_settings
@@ -32,7 +33,7 @@ def find_remarks(
     candidate: TraceSource,
     tolerances: ToleranceTable,
     *,
-    allow: Sequence[str] = (),
+    allow: Allowed = (),
     is_mapped: bool = False,
 ) -> tuple[str, ...]:
     """Sentences without a full stop.
@@ -42,7 +43,7 @@ def find_remarks(
         reference: The trusted run, as it was given.
         candidate: The run under test, likewise.
         tolerances: What rounding explains.
-        allow: Patterns of tensor ids that may be unmatched.
+        allow: What may be unmatched.
         is_mapped: A map says which names go together.
     """
     remarks = []
@@ -271,19 +272,10 @@ def _is_same(reference: TraceSource, candidate: TraceSource) -> bool:
         return False
 
 
-def _idle_patterns(alignment: Alignment, allow: Sequence[str]) -> Iterator[str]:
-    for pattern in dict.fromkeys(allow):
-        matching = [entry for entry in alignment.entries if entry.id.matches(pattern)]
-        if any(isinstance(entry, Unmatched) for entry in matching):
-            continue
-        if not matching:
-            yield (
-                f"--allow {pattern} matches no tensor of either run; patterns are "
-                "those of 'ttrace show TRACE PATTERN'"
-            )
-        else:
-            plural = "s, none" if len(matching) > 1 else ", which is not one"
-            yield (
-                f"--allow {pattern} allows nothing: it matches {len(matching)} "
-                f"tensor{plural} of those that only one run has"
-            )
+def _idle_patterns(alignment: Alignment, allow: Allowed) -> Iterator[str]:
+    for allowance in allowances_of(allow):
+        entries = [e for e in alignment.entries if e.id.matches(allowance.pattern)]
+        unmatched = sum(isinstance(entry, Unmatched) for entry in entries)
+        remark = idle_remark(allowance, len(entries), unmatched)
+        if remark:
+            yield remark

@@ -1,6 +1,5 @@
 """A verdict for every tensor, from statistics and tolerances; reads no array."""
 
-import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import UPDATE_KINDS, skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.allowances import Allowance, Allowed, allowances_of
 from ttrace.judge.finiteness import (
     NONFINITE,
     infinities_note,
@@ -54,7 +54,7 @@ def judge(
     reference: TraceInfo,
     candidate: TraceInfo,
     *,
-    allow: Sequence[str] = (),
+    allow: Allowed = (),
     lost_updates: Mapping[TensorId, LostUpdate] | None = None,
 ) -> tuple[TensorVerdict, ...]:
     """Gives every tensor of the alignment its status, in the same order.
@@ -65,10 +65,11 @@ def judge(
         tolerances: What rounding explains.
         reference: The reference, for its precision and completeness.
         candidate: The candidate, likewise.
-        allow: Patterns of ids that may be unmatched; they count as skipped.
+        allow: What may be unmatched; it counts as skipped.
         lost_updates: Parameters that a step left as they were in the candidate only.
     """
     by_id = {result.plan.id: result for result in results}
+    allowances = allowances_of(allow)
     sides = ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate))
     context = _Context(
         limits=Limits.of_runs(
@@ -132,7 +133,7 @@ def judge(
             # What comes after other data or parameters is no divergence.
             if not has_setup_failed and diverged_in is None:
                 diverged_in = entry.id.step
-        verdicts.append(_apply_allow(verdict, allow))
+        verdicts.append(_apply_allow(verdict, allowances))
     return tuple(blame_candidate(verdicts))
 
 
@@ -172,16 +173,19 @@ class _Context:
         return False
 
 
-def _apply_allow(verdict: TensorVerdict, allow: Sequence[str]) -> TensorVerdict:
+def _apply_allow(
+    verdict: TensorVerdict, allowances: Sequence[Allowance]
+) -> TensorVerdict:
     if verdict.status is not Status.UNMATCHED:
         return verdict
-    for pattern in allow:
-        if fnmatch.fnmatchcase(str(verdict.id), pattern):
+    for allowance in allowances:
+        if allowance.allows(verdict.id):
             return replace(
                 verdict,
                 status=Status.SKIPPED,
-                reason=f"{verdict.reason}; allowed by --allow {pattern}",
+                reason=f"{verdict.reason}; allowed by {allowance.grounds}",
                 excused=True,
+                allowed=allowance.grounds,
             )
     return verdict
 

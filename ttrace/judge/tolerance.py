@@ -99,6 +99,9 @@ class Tolerance:
             on dtypes alone, nor on the noise of a finer reference.
         num_noise_runs: How many noise runs it is the largest noise of; 0 where it rests
             on something else.
+        least: What it is at least, whatever the multiplier, in units of the tensor.
+        per_multiplier: What it grows by with each 1 of the multiplier, likewise: it is
+            that times the multiplier, or ``least``. None where it is made otherwise.
     """
 
     difference_norm: float
@@ -108,6 +111,8 @@ class Tolerance:
     noise_dominated: bool = False
     measured: bool = False
     num_noise_runs: int = 0
+    least: float = 0.0
+    per_multiplier: float | None = None
 
     def relative_to(self, reference_norm: float) -> float:
         """The tolerated ``rel_err`` for a reference of that norm."""
@@ -250,7 +255,7 @@ class ToleranceTable:
             1 + policy.floor_small_tensor_elements / max(num_elements, 1)
         )
         floor = num_epsilons * storage_epsilon * reference_norm
-        share = None
+        share = per_multiplier = None
         if tensor_id.kind is Kind.LEARNING_RATE:
             # A number that no activation has a part in: both sides round it.
             noise, compute_epsilon, depth = None, 0.0, 0
@@ -262,6 +267,7 @@ class ToleranceTable:
             estimated = multiplier * max(draws)
             estimator = Estimator.PERTURBED
             share = noise.share
+            per_multiplier = max(draws) * multiplier / policy.multiplier
             derivation = (
                 f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
                 f"({_in_both_units(max(draws), reference_norm)})"
@@ -270,6 +276,7 @@ class ToleranceTable:
                 growth = coarser.growth(share, is_state=tensor_id.kind in _QUADRATIC)
                 estimated *= growth
                 share *= growth
+                per_multiplier *= growth
                 derivation += (
                     f" x {growth:.3g}, as the candidate computes in "
                     f"{coarser.candidate} and the noise was measured in "
@@ -286,6 +293,7 @@ class ToleranceTable:
                             f"({coarser.epsilon:.3g}); above {derivation}"
                         )
                     estimated = max(estimated, least)
+                    floor = max(floor, least)
         elif storage_epsilon == 0:
             return Tolerance(
                 difference_norm=0.0,
@@ -319,6 +327,8 @@ class ToleranceTable:
             num_noise_runs=0
             if noise is None or floor > estimated
             else len(noise.draws),
+            least=floor,
+            per_multiplier=per_multiplier,
         )
 
     def save(self, path: Path | str) -> None:

@@ -130,6 +130,7 @@ class TensorVerdict:
         failed_part: The part that it failed by, where it passes as a whole: ``margin``
             is that of this part.
         failed_parts: All parts that it failed by, the worst first.
+        allowed: What allows it to be unmatched, so that it is skipped; else empty.
     """
 
     id: TensorId
@@ -146,6 +147,7 @@ class TensorVerdict:
     beyond: str = ""
     failed_part: PartFigures | None = None
     failed_parts: tuple[FailedPart, ...] = ()
+    allowed: str = ""
 
     @property
     def noise_dominated(self) -> bool:

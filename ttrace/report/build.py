@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ttrace.compare.execute import TensorResult
 from ttrace.compare.tensor_details import TensorDetails
@@ -19,7 +20,7 @@ from ttrace.judge.own_faults import explained
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.setup import SettingDifferences, compare_settings
 from ttrace.judge.structure import StructureDifference
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerance import Tolerance, ToleranceTable
 from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.left_out import num_activations_left_out
 from ttrace.mapping.rules import MapFile
@@ -96,6 +97,7 @@ def build_report(
         culprits=explained(
             find_culprits, (), verdicts, evidence.absences, evidence.first
         ),
+        gaps=tuple(gap.sentence for gap in gaps),
     )
 
 
@@ -123,6 +125,7 @@ def _tensor_report(
         "reason": verdict.reason,
         "cause": None if verdict.cause is None else verdict.cause.value,
         "part": None if verdict.part is None else verdict.part.value,
+        "allowed": verdict.allowed or None,
     }
     if verdict.result is None or verdict.tolerance is None:
         return TensorReport(**bare)
@@ -158,7 +161,18 @@ def _tensor_report(
             str(rank): part.rel_err for rank, part in sorted(result.rank_stats.items())
         },
         details=details,
+        **_multiplier_terms(verdict.tolerance, stats.reference_norm),
     )
+
+
+def _multiplier_terms(tolerance: Tolerance, norm: float) -> dict[str, Any]:
+    """What the tolerance is with another multiplier, as far as that makes it."""
+    if tolerance.per_multiplier is None or not norm:
+        return {}
+    return {
+        "tolerance_least": tolerance.least / norm,
+        "tolerance_per_multiplier": tolerance.per_multiplier / norm,
+    }
 
 
 def _scale_fit(result: TensorResult) -> float | None:

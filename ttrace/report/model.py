@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.judge.coverage import WITHOUT_NOISE
@@ -109,6 +110,8 @@ class Report:
         setup: Both runs.
         culprits: The places where failures begin, each with what follows from it; that
             of the first divergence first. Empty where nothing failed.
+        gaps: What should have been compared and was not, in sentences: where nothing
+            fails, they keep it from a pass. None in reports that do not say.
     """
 
     verdict: Outcome
@@ -126,6 +129,7 @@ class Report:
     tensors: tuple[TensorReport, ...]
     setup: Setup
     culprits: tuple[Culprit, ...] = ()
+    gaps: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         counts = self.counts
@@ -147,6 +151,22 @@ class Report:
                 "depth, not on noise runs; no verdict to rely on"
             )
         return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, diagnosis and the first failed tensors."""
+        from ttrace.report.notebook import render_notebook
+
+        return render_notebook(self)
+
+    def to_frame(self) -> Any:
+        """A ``pandas.DataFrame``: a row for each tensor, with the columns of ``--csv``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from ttrace.report.notebook import frame_of
+
+        return frame_of(self)
 
     def failed(self) -> tuple[TensorReport, ...]:
         """The tensors that failed, in order of the dataflow.
@@ -279,6 +299,7 @@ class Report:
             error=ErrorDetails(**value["error"]) if value.get("error") else None,
             only=value.get("only", {}),
             remarks=tuple(value.get("remarks", ())),
+            gaps=None if value.get("gaps") is None else tuple(value["gaps"]),
             coverage={
                 kind: KindCoverage(**counts)
                 for kind, counts in value.get("coverage", {}).items()

@@ -46,6 +46,21 @@ RENDERERS = {
         function="render_html",
         help="write there a page for a browser, with plots, in one file",
     ),
+    "junit": Renderer(
+        module="ttrace.report.junit",
+        function="render_junit",
+        help="write JUnit XML there, a test case for each module and kind",
+    ),
+    "markdown": Renderer(
+        module="ttrace.report.markdown",
+        function="render_markdown",
+        help="write Markdown there, such as for the summary of a CI job",
+    ),
+    "csv": Renderer(
+        module="ttrace.report.csv_rows",
+        function="render_csv",
+        help="write a table there, one line for each tensor",
+    ),
 }
 """By name, which is also that of the option."""
 

@@ -54,6 +54,12 @@ class TensorReport:
         replica_spread: Largest relative difference of two replicas in the candidate.
         rank_rel_err: ``rel_err`` of the part that each rank holds, by rank.
         details: What a closer look told, of those that had one.
+        tolerance_least: What ``tolerance`` is at least, whatever the multiplier.
+        tolerance_per_multiplier: What it grows by with each 1 of the multiplier: it is
+            that times the multiplier, or ``tolerance_least``. None where it does not
+            rest on measured noise alone.
+        allowed: What allows it to be unmatched, so that it is skipped: the pattern,
+            where it stands, and its reason.
     """
 
     id: str
@@ -86,6 +92,9 @@ class TensorReport:
     replica_spread: float | None = None
     rank_rel_err: Mapping[str, float] | None = None
     details: TensorDetails | None = None
+    tolerance_least: float | None = None
+    tolerance_per_multiplier: float | None = None
+    allowed: str | None = None
 
 
 _TUPLE_FIELDS = tuple(

@@ -1,0 +1,30 @@
+"""``ttrace diff``: what is new in a report since an earlier one."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ttrace.cli.report_files import STDOUT
+from ttrace.cli.terminal import output_console, status_console
+from ttrace.report.diff_text import render_diff
+from ttrace.report.text import print_report_path
+from ttrace.reports import diff_reports
+from ttrace.store.output_file import require_writable, write_output
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is new; 1 if anything got worse."""
+    json_path = None if args.json is None else Path(args.json)
+    if json_path is not None and json_path != STDOUT:
+        require_writable(json_path, asked_by="--json")
+    diff = diff_reports(
+        args.old, args.new, factor=args.factor, least_margin=args.least_margin
+    )
+    console = status_console() if json_path == STDOUT else output_console()
+    console.print(render_diff(diff))
+    if json_path == STDOUT:
+        sys.stdout.write(diff.json_text())
+    elif json_path is not None:
+        write_output(json_path, diff.json_text())
+        print_report_path(json_path, console)
+    return 1 if diff.is_worse else 0

@@ -1,0 +1,20 @@
+"""``ttrace judge``: a report judged again, without its traces."""
+
+import argparse
+
+from ttrace.cli.report_files import emit_report, wanted_reports
+from ttrace.reports import judge_again
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; the exit code is its verdict."""
+    files = wanted_reports(args)
+    report = judge_again(
+        args.report,
+        multiplier=args.multiplier,
+        tolerance=args.tolerance,
+        allow=args.allow,
+        allow_file=args.allow_file,
+    )
+    emit_report(report, files)
+    return report.verdict.exit_code
