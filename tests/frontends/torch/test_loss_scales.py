@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 from torch.utils.checkpoint import checkpoint
 
@@ -118,12 +120,11 @@ def growing(scale: float = 1024.0, kind: type = torch.amp.GradScaler):
 
 
 @pytest.fixture
-def one_process(tmp_path):
+def one_process():
     """A process group of this process, which FSDP's scaler communicates in."""
-    address = f"file://{tmp_path}/store"
-    torch.distributed.init_process_group("gloo", address, rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield
-    torch.distributed.destroy_process_group()
+    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")
