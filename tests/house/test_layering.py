@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"report", "launch", "checkpoints", "map_proposal"},
     "reports": {"pipeline"},
     "check_job": {"pipeline"},
-    "guard": {"check_job"},
+    "guard": {"check_job", "generate"},
     "pytest_plugin": {"guard"},
     "check_plan": {"check_job"},
     "cli": {"check_plan", "reports"},

@@ -135,7 +135,9 @@ def test_what_is_said_of_idle_entries(is_expired, matching, unmatched, remark):
 
 
 ONES = np.ones((4, 4), np.float32)
-SOUND = dict.fromkeys(("step0/mb0/layer/output/0", "step0/layer/main_grad/w"), ONES)
+SOUND: dict[str, np.ndarray] = dict.fromkeys(
+    ("step0/mb0/layer/output/0", "step0/layer/main_grad/w"), ONES
+)
 
 
 def test_compare_takes_the_file(ttrace, tmp_path, file):

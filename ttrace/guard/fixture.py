@@ -1,24 +1,25 @@
 """What the fixture ``ttrace`` of the pytest plugin offers; knows nothing of pytest."""
 
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ttrace.check_job import check
 from ttrace.guard.golden import GoldenArrays, GoldenTrace
-from ttrace.guard.in_process import estimated_tolerances, own_copies
+from ttrace.guard.in_process import detached, estimated_tolerances, own_copies
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.report.model import Outcome, Report
 from ttrace.report.text import render_text
 
-if TYPE_CHECKING:
-    from ttrace.backends.array_comparison import ArrayComparison
-
 Tree = Any
 """A pytree of arrays of jax, torch or numpy."""
+
+Comparison = Any
+"""An ``ArrayComparison``, whose module imports jax and is reached by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class TtraceFixture:
 
     def compare(
         self, reference: Tree, candidate: Tree, *, tolerance: Tree
-    ) -> "ArrayComparison":
+    ) -> Comparison:
         """Compares two pytrees of arrays by ``ttrace.compare_arrays``.
 
         Args:
@@ -92,7 +93,7 @@ class TtraceFixture:
         *args: Any,
         tolerance: Tree | None = None,
         **kwargs: Any,
-    ) -> "ArrayComparison":
+    ) -> Comparison:
         """Calls two functions with the same arguments, and compares what they return.
 
         Only what they return: no gradients, and nothing inside. Each call gets copies
@@ -127,7 +128,7 @@ class TtraceFixture:
         value: Tree | TraceSource | str | os.PathLike[str],
         *,
         tolerance: Tree | ToleranceTable | str | os.PathLike[str] | None = None,
-    ) -> "ArrayComparison | Report | None":
+    ) -> Comparison | Report | None:
         """Compares with what ``--ttrace-update-golden`` once wrote beside the test.
 
         Args:
@@ -182,8 +183,8 @@ def _is_trace(value: object) -> bool:
     return hasattr(value, "info") and hasattr(value, "load")
 
 
-def _compared(reference: Tree, candidate: Tree, tolerance: Tree) -> "ArrayComparison":
-    from ttrace.backends.live_arrays import compare_arrays  # which imports jax
-    from ttrace.guard.in_process import detached
-
-    return compare_arrays(detached(reference), detached(candidate), tolerance=tolerance)
+def _compared(reference: Tree, candidate: Tree, tolerance: Tree) -> Comparison:
+    live_arrays = importlib.import_module("ttrace.backends.live_arrays")
+    return live_arrays.compare_arrays(
+        detached(reference), detached(candidate), tolerance=tolerance
+    )
