@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +16,7 @@ from ttrace.compare import closer_look
 from ttrace.compare.align import align
 from ttrace.compare.closer_look import boxes_of, look_closer
 from ttrace.compare.error_grid import edges_of
-from ttrace.compare.execute import run_plan
+from ttrace.compare.execute import TensorResult, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.tensor_details import MAP_CELLS, PROFILE_BINS
@@ -39,7 +40,7 @@ PAIRS = [
 ]
 
 
-def look(reference, candidate):
+def look(reference, candidate) -> tuple[Any, TensorResult]:
     """Compares two traces by their first tensor, and looks closer at it."""
     alignment = align(reference.info, candidate.info)
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
@@ -256,13 +257,23 @@ def test_the_place_of_an_error_and_who_holds_it():
     assert place.share == 1.0
 
 
-@pytest.mark.parametrize("width", [17, 64])
-def test_an_error_in_more_than_a_quarter_has_no_place(width):
+@pytest.mark.parametrize(
+    ("width", "elsewhere", "place"),
+    [
+        (16, 0.1, ((0, 16),)),
+        (17, 0.1, None),  # more than a quarter, and the rest does not agree
+        (17, 0.001, ((0, 17),)),
+        (48, 0.0, ((0, 48),)),
+        (49, 0.0, None),  # more than three quarters
+        (64, 0.0, None),
+    ],
+)
+def test_a_place_is_small_or_all_else_agrees(width, elsewhere, place):
     full = np.random.default_rng(5).standard_normal((16, 64)).astype(np.float32)
-    moved = full.copy()
-    moved[:, :width] += 1
+    moved = full + np.float32(elsewhere)
+    moved[:, :width] = full[:, :width] + 1
     details, _ = look_at_arrays(full, moved)
-    assert details.place is None
+    assert (details.place and details.place.ranges) == place
 
 
 def test_one_element_of_many():

@@ -55,6 +55,7 @@ def test_another_choice_is_refused():
 def test_failures_and_what_came_near_are_looked_at():
     runs = traces([0.0, 0.0, 0.0])
     tolerance = compare(*runs, backend="numpy").tensors[2].tolerance
+    assert tolerance is not None
     runs = traces([tolerance * 0.3, tolerance * 0.8, tolerance * 3, 0.0])
     report = compare(*runs, backend="numpy")
     near = [t.id for t in report.tensors if t.margin is not None and t.margin > 0.5]

@@ -12,7 +12,7 @@ from ttrace.report.text import render_text
 from ttrace.testing.report_samples import diverged_report, failed_tensor
 
 ID = "step0/mb0/decoder.layers.3.mlp/output/0"
-BEYOND = "off by more than 0.0902 (tolerance x root mean square)"
+BEYOND = "off by more than 0.0902 (tolerance x root mean square of the reference)"
 
 
 def report(diagnosis=(), **fields):
@@ -61,8 +61,8 @@ def test_all_elements():
 def test_a_place_and_who_holds_it(ranks, held):
     place = ErrorPlace(dim=1, ranges=((24, 32), (40, 41)), share=0.942, ranks=ranks)
     assert closer_look_sentence(report(place=place)) == (
-        f"3 of the 12 elements of {ID} are {BEYOND}, and 94% of the squared error lies "
-        f"at 24:32, 40:41 of dim 1{held}: look at what these have of their own"
+        f"3 of the 12 elements of {ID} are {BEYOND}, and 94.2% of the squared error "
+        f"lies at 24:32, 40:41 of dim 1{held}: look at what these have of their own"
     )
 
 
@@ -75,6 +75,12 @@ def test_a_diagnosis_of_the_place_is_not_repeated():
     )
     of_another = replace(told, tensor_ids=("step0/mb0/a/output/0",))
     assert "dim 1" in closer_look_sentence(report(place=place, diagnosis=[of_another]))
+
+
+def test_what_a_diagnosis_says_of_all_of_it_is_not_repeated():
+    scaled = Diagnosis(code="scaled", sentence="x", evidence={}, tensor_ids=(ID,))
+    assert closer_look_sentence(report(num_beyond=12, diagnosis=[scaled])) == ""
+    assert "3 of the 12" in closer_look_sentence(report(diagnosis=[scaled]))
 
 
 def test_where_nothing_is_tolerated_there_is_no_limit_to_name():

@@ -17,11 +17,10 @@ from ttrace.compare.tensor_details import (
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TensorRecord
 
-LEAST_SHARE = 0.9
-"""Of the squared error, that lies in a place."""
-
-LARGEST_PART = 0.25
-"""Of the indices of a dim, that are a place."""
+PLACES = ((0.9, 0.25), (0.9999, 0.75))
+"""What a place is: it has this share of the squared error at least, in this part of the
+indices of a dim at most. Nearly all of it in a few, or all but nothing in more: then
+the rest agrees."""
 
 _ALIKE = 0.25
 """What a bin has of the squared error of the least one that is needed, and belongs to
@@ -114,8 +113,15 @@ def _errors(squares: np.ndarray, counts: np.ndarray, unit: float) -> tuple[float
 
 
 def _place(grid: ErrorGrid, candidate: TensorRecord) -> ErrorPlace | None:
-    """The narrowest part of a dim that has nearly all of the error."""
-    best, least = None, LARGEST_PART
+    found = (_narrowest(grid, candidate, share, part) for share, part in PLACES)
+    return next((place for place in found if place is not None), None)
+
+
+def _narrowest(
+    grid: ErrorGrid, candidate: TensorRecord, least_share: float, largest_part: float
+) -> ErrorPlace | None:
+    """The narrowest part of a dim that has so much of the error."""
+    best, least = None, largest_part
     for dim in grid.dims:
         squares, edges = grid.squares[dim,], grid.edges[dim]
         total = float(squares.sum())
@@ -123,7 +129,7 @@ def _place(grid: ErrorGrid, candidate: TensorRecord) -> ErrorPlace | None:
             continue
         order = np.argsort(-squares, kind="stable")
         shares = np.cumsum(squares[order]) / total
-        least_square = squares[order[np.searchsorted(shares, LEAST_SHARE)]]
+        least_square = squares[order[np.searchsorted(shares, least_share)]]
         is_in = squares >= least_square * _ALIKE
         part = float(np.diff(edges)[is_in].sum()) / float(edges[-1])
         ranges = joined_bins(edges, is_in)

@@ -84,7 +84,7 @@ class ShardBorders:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorPlace:
-    """A small part of a tensor that has nearly all of its error.
+    """A part of a tensor that has nearly all of its error.
 
     Attributes:
         dim: The dim that it is a part of.

@@ -6,7 +6,7 @@ from ttrace.compare.tensor_details import ErrorPlace
 from ttrace.report.model import Report
 from ttrace.report.tensor_report import TensorReport
 
-_WHOLE = 0.5
+_WHOLE = 0.95
 """From this share of its elements on, a tensor is wrong as a whole."""
 
 _MAX_RUNS = 4
@@ -20,7 +20,8 @@ def closer_look_sentence(report: Report) -> str:
     """Says of the first divergence how many elements are off, and where they lie.
 
     Returns:
-        Empty where nothing was looked at, or no element is off by much.
+        Empty where nothing was looked at, no element is off by much, or a diagnosis
+        says what is wrong with all of them.
     """
     first = report.first_divergence
     tensor = next(
@@ -28,11 +29,12 @@ def closer_look_sentence(report: Report) -> str:
     )
     if tensor is None or tensor.details is None or not tensor.details.num_beyond:
         return ""
-    is_placed = any(
-        item.code in _PLACED and tensor.id in item.tensor_ids
-        for item in report.diagnosis
+    codes = {item.code for item in report.diagnosis if tensor.id in item.tensor_ids}
+    if codes and tensor.details.num_beyond > _WHOLE * (tensor.num_elements or 0):
+        return ""  # what is wrong with all of it is told
+    return _sentence(
+        tensor, tensor.details.place, is_placed=not codes.isdisjoint(_PLACED)
     )
-    return _sentence(tensor, tensor.details.place, is_placed=is_placed)
 
 
 def _sentence(
@@ -52,7 +54,7 @@ def _sentence(
         return f"{text}, at {at}: look at what computes this element"
     if place is not None:
         return (
-            f"{text}, and {place.share:.0%} of the squared error lies at "
+            f"{text}, and {100 * place.share:.3g}% of the squared error lies at "
             f"{_place_text(place)}: look at what these have of their own"
         )
     if number > _WHOLE * total:
@@ -65,7 +67,10 @@ def _limit(tensor: TensorReport) -> str:
     if not tensor.tolerance or not tensor.num_elements or not tensor.reference_norm:
         return ""
     rms = tensor.reference_norm / math.sqrt(tensor.num_elements)
-    return f" by more than {tensor.tolerance * rms:.3g} (tolerance x root mean square)"
+    return (
+        f" by more than {tensor.tolerance * rms:.3g} (tolerance x root mean square of "
+        "the reference)"
+    )
 
 
 def _place_text(place: ErrorPlace) -> str:
