@@ -18,7 +18,7 @@ FLAGS = (
     "--no-first-run",
 )
 
-READY_MS = 20_000
+READY_MS = 60_000
 """The machine may be busy with much else."""
 
 

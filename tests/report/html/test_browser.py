@@ -235,10 +235,11 @@ def test_the_plot_is_pointed_at_clicked_and_reached_by_keys(open_report, layers)
         page.keyboard.press("Escape")
         box = page.locator("#plot").bounding_box()
         x = box["width"] * 0.7
-        for y in range(30, int(box["height"]) - 30, 12):  # some point is near
+        y = 30
+        while not page.is_visible("#plot-tip"):  # until some point is near
+            y += 12
+            assert y < box["height"]
             page.hover("#plot", position={"x": x, "y": y})
-            if page.is_visible("#plot-tip"):
-                break
         assert "margin" in page.text_content("#plot-tip")
         page.click("#plot", position={"x": x, "y": y})
         page.wait_for_selector("dialog[open]")
