@@ -24,9 +24,11 @@ def keep_compiled(environment: Mapping[str, str] = os.environ) -> Path | None:
         The folder; None, and nothing is changed, where the user has set up a cache of
         jax, or switched it off, or the folder cannot be written.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # by the environment, too
+    if (
+        jax.config.values["jax_compilation_cache_dir"] is not None
+    ):  # by the environment, too
         return None
-    if not jax.config.jax_enable_compilation_cache:
+    if not jax.config.values["jax_enable_compilation_cache"]:
         return None
     folder = _folder(environment)
     if folder is None or not _can_be_written(folder):

@@ -92,7 +92,7 @@ def test_what_the_model_is_given_has_no_heads():
     wrong = labels.copy()
     wrong[:, 9:] = -100
     runs = [memory_trace({given: v, LATER: FULL}) for v in (wrong, labels)]
-    report = compare_traces(*runs, load_backend("numpy"))
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
     (found,) = [d for d in report.diagnosis if d.code == "confined_error"]
     assert found.sentence == (
         "the error of step0/mb0/@root/input/labels lies at indices 9:12 of dim 1 (of "

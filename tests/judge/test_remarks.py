@@ -125,7 +125,9 @@ def test_under_a_map_no_other_map_is_proposed(tmp_path):
         memory_trace({step.format(module): ONES, f"step0/{name}/param/weight": ONES})
         for module, name in (("a", "old"), ("b", "new"))
     ]
-    report = compare_traces(*runs, load_backend("numpy"), map_file=read_map(path))
+    report = compare_traces(
+        runs[0], runs[1], load_backend("numpy"), map_file=read_map(path)
+    )
     (remark,) = [r for r in report.remarks if "counterpart" in r]
     assert remark == (
         "1 parameter (old/weight) of the reference and 1 parameter (new/weight) of the "
