@@ -90,7 +90,7 @@ def _facts(record: TensorRecord, trace: TraceSource) -> Facts:
     for shard in record.shards:
         array = np.ascontiguousarray(trace.load(shard))
         digest.update(str(array.shape).encode())
-        digest.update(memoryview(array.reshape(-1).view(np.uint8)))
+        digest.update(array.reshape(-1).view(np.uint8).data)
         count += array.size
         if not array.size:
             continue
