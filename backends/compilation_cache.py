@@ -34,6 +34,12 @@ def keep_compiled(environment: Mapping[str, str] = os.environ) -> Path | None:
     if folder is None or not _can_be_written(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    # What another process is just writing cannot be read yet: jax compiles it then.
+    warnings.filterwarnings(
+        "ignore",
+        "Error (reading|writing) persistent compilation cache entry",
+        UserWarning,
+    )
     # The kernels are small, and take less than the second from which on jax keeps one.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

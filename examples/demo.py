@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttrace.check_job import CheckRequest, run_check
+from ttrace.check_job import run_check
+from ttrace.check_request import CheckRequest
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
 from ttrace.report.model import Outcome, Report

@@ -11,7 +11,8 @@ import pytest
 from tests.factories.traces import memory_trace, write_trace
 from tests.factories.training_commands import training, training_text
 from ttrace import check_job, pipeline
-from ttrace.check_job import CheckRequest, run_check
+from ttrace.check_job import run_check
+from ttrace.check_request import CheckRequest
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter

@@ -8,19 +8,19 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from ttrace.check_request import CheckRequest, noise_run_name, require_sound
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
-from ttrace.errors import StorageFullError, TraceError, TtraceError, UsageError
+from ttrace.errors import StorageFullError, TraceError, TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import Allowed
 from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
-from ttrace.judge.estimate import require_noise_runs
 from ttrace.judge.precision import coarser_compute
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
@@ -44,9 +44,6 @@ from ttrace.pipeline import (
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Outcome, Report
 from ttrace.store.output_file import require_writable
-
-REPORT_FILE = "report.json"
-"""The report of a check, in its folder."""
 
 _AGAIN = "reference-again"
 """Folder of a run that tells whether the reference repeats itself."""
@@ -134,74 +131,6 @@ def check(
         on_stage=on_stage or (lambda stage: None),
         progress=progress,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRequest:
-    """The whole job.
-
-    Attributes:
-        reference: Command of the trusted run: program and arguments; None where its
-            trace is given.
-        candidate: Command of the run under test.
-        out: Folder for traces, logs, tolerance file and reports.
-        num_noise_runs: Number of noise runs of the reference.
-        reference_trace: The trusted run, where it is recorded already.
-        noise_traces: Its noise runs, where they are recorded already.
-        tolerances: What rounding explains, where it is known already.
-        policy: The numbers that turn noise into tolerances; None for those of
-            ``tolerances``, or the defaults.
-        capture: Which tensors to record.
-        allow: What may be unmatched.
-        allow_uncovered: Kinds of which nothing need be compared.
-        strict_structure: As for ``compare``.
-        map_file: What the reference calls the candidate's tensors, and how they lie;
-            None if they have the same names and dims.
-        timeout_s: Seconds after which a command counts as hanging.
-        overwrite: Replace the traces of an earlier check.
-        keep: ``all``, or ``report``: where everything passes, the traces that were
-            recorded are deleted.
-        closer_look: As for ``compare``.
-    """
-
-    reference: Sequence[str] | None
-    candidate: Sequence[str]
-    out: Path
-    num_noise_runs: int = defaults.NUM_NOISE_RUNS
-    reference_trace: TraceSource | None = None
-    noise_traces: Sequence[TraceSource] = ()
-    tolerances: ToleranceTable | None = None
-    policy: TolerancePolicy | None = None
-    capture: CaptureFilter = field(default_factory=CaptureFilter)
-    allow: Allowed = ()
-    allow_uncovered: Sequence[str] = ()
-    strict_structure: bool = False
-    map_file: MapFile | None = None
-    timeout_s: float | None = None
-    overwrite: bool = False
-    keep: str = defaults.KEEP
-    closer_look: CloserLook = CloserLook.FAILED
-
-    @property
-    def report_path(self) -> Path:
-        return self.out / REPORT_FILE
-
-    @property
-    def tolerance_path(self) -> Path:
-        return self.out / "tolerance.json"
-
-    @property
-    def noise_seeds(self) -> Sequence[int]:
-        """Seeds of the noise runs that are to be recorded."""
-        if self.reference is None or self.noise_traces or self.tolerances is not None:
-            return ()
-        return range(1, self.num_noise_runs + 1)
-
-    @property
-    def recorded_names(self) -> list[str]:
-        """Names of the runs that are to be recorded, which their folders have."""
-        reference = ["reference"] if self.reference_trace is None else []
-        return [*reference, "candidate", *map(noise_run_name, self.noise_seeds)]
 
 
 def run_check(
@@ -430,45 +359,6 @@ def _record(
     )
 
 
-def require_sound(request: CheckRequest) -> None:
-    """Refuses a request that contradicts itself.
-
-    Raises:
-        UsageError: It does.
-    """
-    if request.reference is None and request.reference_trace is None:
-        raise UsageError(
-            "there is no reference",
-            remedy="give its command (--reference, reference=) or its trace "
-            "(--reference-trace, reference_trace=)",
-        )
-    if request.tolerances is not None and request.noise_traces:
-        raise UsageError(
-            "tolerances and noise runs are given both, and one says all",
-            remedy="leave out --tolerance (tolerance=), or --noise-traces "
-            "(noise_traces=)",
-        )
-    if request.keep not in defaults.KEEP_CHOICES:
-        raise UsageError(
-            "it is unclear what to keep",
-            expected=" or ".join(defaults.KEEP_CHOICES),
-            got=repr(request.keep),
-            remedy="choose one of them for --keep (keep=)",
-        )
-    if request.noise_traces:
-        require_noise_runs(request.noise_traces, request.reference_trace)
-    given = [request.reference_trace, *request.noise_traces]
-    for trace in given:
-        for name in request.recorded_names:
-            folder = request.out / name
-            if trace is not None and folder.exists() and _is_folder(trace, folder):
-                raise UsageError(
-                    f"the {name} run would be recorded over a trace that is given",
-                    where=folder,
-                    remedy="choose another folder with --out (out=)",
-                )
-
-
 def with_tolerances_beside(
     request: CheckRequest, on_stage: Callable[[str], None]
 ) -> CheckRequest:
@@ -485,13 +375,6 @@ def with_tolerances_beside(
     return request
 
 
-def _is_folder(trace: TraceSource, folder: Path) -> bool:
-    try:
-        return os.path.samefile(trace.name, folder)
-    except OSError:  # a trace that lies in no folder
-        return False
-
-
 def _is_complete(folder: Path) -> bool:
     try:
         return bool(open_trace(folder).info.tensors)
@@ -503,8 +386,3 @@ def _command(command: str | Sequence[str], argument: str) -> Sequence[str]:
     if isinstance(command, str):
         return split_command(command, option=argument)
     return command
-
-
-def noise_run_name(noise_seed: int) -> str:
-    """The name of the folder of a noise run."""
-    return f"perturbed-{noise_seed}"

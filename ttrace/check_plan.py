@@ -4,12 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttrace.check_job import (
-    CheckRequest,
-    noise_run_name,
-    require_sound,
-    with_tolerances_beside,
-)
+from ttrace.check_job import with_tolerances_beside
+from ttrace.check_request import CheckRequest, noise_run_name, require_sound
 from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.launch.trace_folders import find_traces

@@ -5,12 +5,11 @@ import shlex
 from pathlib import Path
 
 from ttrace.check_job import (
-    REPORT_FILE,
-    CheckRequest,
     reusable_options,
     run_check,
 )
 from ttrace.check_plan import plan_check, total_bytes
+from ttrace.check_request import REPORT_FILE, CheckRequest
 from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.terminal import (

@@ -4,7 +4,6 @@ import argparse
 
 from ttrace.cli.argument_parser import Parser, Subparser, VersionAction
 from ttrace.cli.option_groups import (
-    add_allowances,
     add_backend,
     add_both_runs,
     add_comparison_filters,
@@ -12,9 +11,9 @@ from ttrace.cli.option_groups import (
     add_processes,
     add_report_files,
     add_run_options,
-    positive_number,
     whole_number,
 )
+from ttrace.cli.report_parsers import add_diff, add_judge, add_report
 from ttrace.launch import defaults
 
 _EXIT_CODES = """\
@@ -47,10 +46,10 @@ def build_parser() -> Parser:
     _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
-    _add_report(commands)
+    add_report(commands)
     _add_lint(commands)
-    _add_judge(commands)
-    _add_diff(commands)
+    add_judge(commands)
+    add_diff(commands)
     _add_show(commands)
     _add_clean(commands)
     _add_demo(commands)
@@ -289,24 +288,6 @@ def _add_replicas(commands) -> None:
     add_backend(parser)
 
 
-def _add_report(commands) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="show a report that was written as JSON, or write it in another form",
-        description="Prints a report that 'check' or 'compare --json' wrote, or writes "
-        "it in other forms. Ends with 0 whatever the verdict is.",
-        examples=(
-            ("ttrace report ttrace-check/report.json", "what the terminal showed"),
-            (
-                "ttrace report ttrace-check/report.json --html report.html",
-                "a page for a browser",
-            ),
-        ),
-    )
-    parser.add_argument("report", metavar="REPORT", help="the JSON file of a report")
-    add_report_files(parser, title="what is written, in place of the text")
-
-
 def _add_lint(commands) -> None:
     parser = commands.add_parser(
         "lint",
@@ -328,76 +309,6 @@ def _add_lint(commands) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write what was found")
     add_backend(parser)
-
-
-def _add_judge(commands) -> None:
-    parser = commands.add_parser(
-        "judge",
-        help="judge a report again, without its traces",
-        description="Judges a report by other tolerances, or by what may be unmatched, "
-        "from its own figures. What these do not tell stays as it is, and is said.",
-        examples=(
-            (
-                "ttrace judge ttrace-check/report.json --multiplier 12",
-                "twice the usual factor on the measured noise",
-            ),
-            (
-                "ttrace judge report.json --allow-file allow.toml --json judged.json",
-                "with other tensors that may be unmatched",
-            ),
-        ),
-    )
-    parser.add_argument("report", metavar="REPORT.json", help="what a comparison found")
-    group = parser.add_argument_group("how it is judged")
-    group.add_argument(
-        "--tolerance",
-        metavar="FILE",
-        help="made by 'ttrace tolerance' or 'check' (default: those of the report)",
-    )
-    add_allowances(group)
-    group.add_argument(
-        "--multiplier",
-        type=positive_number,
-        metavar="X",
-        help="safety factor on the measured noise",
-    )
-    add_report_files(parser)
-
-
-def _add_diff(commands) -> None:
-    parser = commands.add_parser(
-        "diff",
-        help="what is new in a report since an earlier one",
-        description="Compares two reports of the same comparison tensor by tensor: "
-        "what fails newly or again passes, what appears or is gone, which margins "
-        "grew. Exit code 0 if nothing got worse, 1 if something did.",
-        examples=(
-            ("ttrace diff last-night.json tonight.json", "what is new since then"),
-            (
-                "ttrace diff last-night.json tonight.json --factor 10",
-                "margins that grew by more than ten times only",
-            ),
-        ),
-    )
-    parser.add_argument("old", metavar="OLD.json", help="the earlier report")
-    parser.add_argument("new", metavar="NEW.json", help="the later report")
-    parser.add_argument(
-        "--factor",
-        type=positive_number,
-        metavar="X",
-        help="a margin that grew by more than this has got worse (default: 2)",
-    )
-    parser.add_argument(
-        "--least-margin",
-        type=positive_number,
-        metavar="X",
-        help="a margin below this may grow (default: 0.1)",
-    )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write what is new there; '-': standard output",
-    )
 
 
 def _add_show(commands) -> None:

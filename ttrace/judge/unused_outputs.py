@@ -125,10 +125,6 @@ def _call_of(tensor_id: TensorId) -> TensorId:
     return replace(tensor_id, kind=Kind.INPUT, slot=None)
 
 
-def _is_used(output: TensorId, run: TraceSource) -> bool:
-    return _has_gradient(output, run) or _is_given(output, run)
-
-
 def _has_gradient(output: TensorId, run: TraceSource) -> bool:
     """Whether a run has the gradient of an output, with or without its values."""
     gradient = replace(output, kind=Kind.GRAD_OUTPUT)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from ttrace.check_job import CheckRequest, run_check
+from ttrace.check_job import run_check
+from ttrace.check_request import CheckRequest
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UnrepeatableError
 from ttrace.ir.capture_filter import CaptureFilter
