@@ -34,9 +34,18 @@ def test_one_element_is_named():
 
 
 def test_some_elements_are_counted():
-    assert (
-        closer_look_sentence(report()) == f"3 of the 12 elements of {ID} are {BEYOND}"
+    assert closer_look_sentence(report()) == (
+        f"3 of the 12 elements of {ID} are {BEYOND}: look at what these have in common"
     )
+
+
+def test_where_most_are_off_and_lie_nowhere_nothing_is_said():
+    assert closer_look_sentence(report(num_beyond=8)) == ""
+
+
+def test_of_a_single_number_nothing_is_said():
+    scalar = with_tensor(details=replace(DETAILS, num_beyond=1), num_elements=1)
+    assert closer_look_sentence(scalar) == ""
 
 
 def test_all_elements():
@@ -85,7 +94,9 @@ def test_what_a_diagnosis_says_of_all_of_it_is_not_repeated():
 
 def test_where_nothing_is_tolerated_there_is_no_limit_to_name():
     exact = with_tensor(details=replace(DETAILS, place=None), tolerance=0.0)
-    assert closer_look_sentence(exact) == f"3 of the 12 elements of {ID} are off"
+    assert closer_look_sentence(exact) == (
+        f"3 of the 12 elements of {ID} are off: look at what these have in common"
+    )
 
 
 @pytest.mark.parametrize(

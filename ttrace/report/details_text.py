@@ -9,6 +9,9 @@ from ttrace.report.tensor_report import TensorReport
 _WHOLE = 0.95
 """From this share of its elements on, a tensor is wrong as a whole."""
 
+_FEW = 0.5
+"""Up to this share of its elements, they may have something in common."""
+
 _MAX_RUNS = 4
 """Of neighbouring ranks, that are named."""
 
@@ -29,6 +32,8 @@ def closer_look_sentence(report: Report) -> str:
     )
     if tensor is None or tensor.details is None or not tensor.details.num_beyond:
         return ""
+    if (tensor.num_elements or 0) <= 1:
+        return ""  # all of it is in its figures
     codes = {item.code for item in report.diagnosis if tensor.id in item.tensor_ids}
     if codes and tensor.details.num_beyond > _WHOLE * (tensor.num_elements or 0):
         return ""  # what is wrong with all of it is told
@@ -59,7 +64,9 @@ def _sentence(
         )
     if number > _WHOLE * total:
         return f"{text}: look for what changes all of it, such as a factor or a setting"
-    return text
+    if number <= _FEW * total:
+        return f"{text}: look at what these have in common"
+    return ""
 
 
 def _limit(tensor: TensorReport) -> str:
