@@ -25,6 +25,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Ends a test that ttrace refuses with the text of the error, without its code."""
+    try:
+        return (yield)
+    except Exception as error:
+        if "ttrace" not in getattr(item, "fixturenames", ()) or not _is_ours(error):
+            raise
+        _fail(f"{type(error).__name__}: {error}")
+
+
+def _is_ours(error: Exception) -> bool:
+    from ttrace.errors import TtraceError
+
+    return isinstance(error, TtraceError)
+
+
 @pytest.fixture
 def ttrace(request: pytest.FixtureRequest) -> "TtraceFixture":
     """Compares commands, callables and arrays, and fails the test where they part."""

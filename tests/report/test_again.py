@@ -33,7 +33,7 @@ def table(multiplier: float = 6.0, noise: float = NOISE, norm: float | None = No
         policy=TolerancePolicy(multiplier=multiplier),
         noise={
             parse_tensor_id(text): NoiseEstimate(
-                draws=(noise * norm,), reference_norm=norm
+                draws=(noise * norm, noise * norm), reference_norm=norm
             )
             for text in VALUES
         },

@@ -14,7 +14,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.store.documents import describe_document
 from ttrace.store.files import MANIFEST
 from ttrace.store.reader import open_folder
-from ttrace.store.remote import RemoteFolder, is_address
+from ttrace.store.remote import RemoteFolder, addressed, is_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +85,18 @@ def open_trace_or_checkpoint(
         remote = RemoteFolder(path)
         path = remote.folder
     path = Path(path)
-    if path.is_dir():
-        checkpoint = _read_folder(path)
-    elif path.is_file():
-        checkpoint = _read_file(path)
-    else:
-        checkpoint = None
-    if checkpoint is None:
-        return open_folder(
-            path, allow_incomplete=allow_incomplete, verify=verify, remote=remote
-        )
-    return CheckpointTrace(checkpoint, remote=remote)
+    with addressed(remote):
+        if path.is_dir():
+            checkpoint = _read_folder(path)
+        elif path.is_file():
+            checkpoint = _read_file(path)
+        else:
+            checkpoint = None
+        if checkpoint is None:
+            return open_folder(
+                path, allow_incomplete=allow_incomplete, verify=verify, remote=remote
+            )
+        return CheckpointTrace(checkpoint, remote=remote)
 
 
 def _read_folder(path: Path) -> Checkpoint | None:

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -58,6 +58,21 @@ def wanted_reports(
             )
         require_writable(path, asked_by=f"--{name}")
     return wanted
+
+
+def require_other_file(path: Path, sources: Iterable[Path]) -> None:
+    """Refuses to write over what a command reads.
+
+    Raises:
+        UsageError: It would.
+    """
+    if any(_is_same(path, source) for source in sources):
+        raise UsageError(
+            "what is found would replace a report that it is made from",
+            where="--json",
+            got=path,
+            remedy="give it a file of its own",
+        )
 
 
 def _require_distinct(files: Mapping[str, Path]) -> None:

@@ -17,6 +17,7 @@ from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.limits import Limits
 from ttrace.judge.module_borders import find_border_differences
 from ttrace.judge.parts import JoinedFrom, judge_parts
+from ttrace.judge.sample_variance import skip_other_variances
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
@@ -92,6 +93,7 @@ def judge_tensors(
         joined_from=joined_from,
     )
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
+    verdicts = skip_other_variances(verdicts, reference, candidate)
     verdicts = skip_unused_outputs(verdicts, padded or {}, reference, candidate)
     if strict_structure:
         return verdicts, ()

@@ -107,8 +107,6 @@ def with_ignored(
             reason = _not_found(side)
             if (told := known[side].get(_place(tensor_id))) is not None:
                 reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
-        elif (told := known[side].get(_place(tensor_id))) is not None:
-            reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
         elif _is_scalar(tensor_id, own_names, infos[side]) and (
             tensor_id.kind is Kind.OPTIMIZER_STATE
         ):

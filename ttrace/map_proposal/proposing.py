@@ -102,7 +102,7 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
     activations.match(groups)
     buffers = pair_buffers(groups, reference, candidate)
     rules = _checked(
-        (*parameters, *_rules(activations.pairings), *_rules(buffers.pairings)),
+        (*parameters, *_rules(activations.pairings), *_rules(buffers)),
         reference,
         candidate,
         path,
@@ -112,7 +112,7 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         MapFile(path=path, rules=rules),
         reference,
         candidate,
-        {side: {**activations.reasons[side], **buffers.reasons[side]} for side in Side},
+        activations.reasons,
     )
     left = len(matcher.left[Side.REFERENCE])
     num_parameters = len(contents[Side.REFERENCE])

@@ -89,6 +89,7 @@ def judge_again(
         coverage=_coverage(tensors),
         first_divergence=_first(report, tensors),
         diagnosis=_diagnosis(report, tensors),
+        culprits=(),  # what follows from what is told by the traces
     )
     policy = TolerancePolicy() if tolerances is None else tolerances.policy
     again = _with_verdict(again, report, dominated_share=policy.dominated_share)

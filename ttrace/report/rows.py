@@ -46,6 +46,9 @@ COLUMNS = (
     "worst_rank",
     "worst_rank_rel_err",
     "tolerance_derivation",
+    "tolerance_least",
+    "tolerance_per_multiplier",
+    "allowed",
 )
 """Names of the columns, in order; the docstring of ``TensorReport`` says what they
 hold."""

@@ -14,7 +14,7 @@ from ttrace.store.index import StoredShard
 from ttrace.store.mapped_files import MappedFiles, hash_of_mapped
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
-from ttrace.store.remote import RemoteFolder, is_address
+from ttrace.store.remote import RemoteFolder, addressed, is_address
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
 from ttrace.store.segments import check_segment_size, map_segment
 
@@ -141,9 +141,10 @@ def open_trace(
     if isinstance(path, str) and is_address(path):
         remote = RemoteFolder(path)
         path = remote.folder
-    return open_folder(
-        Path(path), allow_incomplete=allow_incomplete, verify=verify, remote=remote
-    )
+    with addressed(remote):
+        return open_folder(
+            Path(path), allow_incomplete=allow_incomplete, verify=verify, remote=remote
+        )
 
 
 def open_folder(

@@ -6,17 +6,23 @@ without content, and a part of it is fetched before it is first read, so that on
 a comparison looks at is transferred.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ttrace.errors import MissingExtraError, TraceError, TraceNotFoundError
+from ttrace.errors import (
+    MissingExtraError,
+    TraceError,
+    TraceNotFoundError,
+    TtraceError,
+)
 from ttrace.store.files import MANIFEST, SEGMENT_FILE, writing_error
 
 PART_BYTES = 1 << 24
@@ -156,6 +162,32 @@ class RemoteFolder:
                 remedy="leave the file alone while it is compared",
             )
         return content
+
+
+@contextlib.contextmanager
+def addressed(remote: RemoteFolder | None) -> Iterator[None]:
+    """Errors that name the copy on this machine name the address in its place.
+
+    Raises:
+        TtraceError: As it was raised, in other words.
+    """
+    try:
+        yield
+    except TtraceError as error:
+        if remote is None:
+            raise
+
+        def named(value: object) -> object:
+            text = str(value).replace(str(remote.folder), remote.address.rstrip("/"))
+            return value if value is None or text == str(value) else text
+
+        raise type(error)(
+            error.what,
+            where=named(error.where),
+            expected=named(error.expected),
+            got=named(error.got),
+            remedy=str(named(error.remedy)),
+        ) from error
 
 
 def _file_system(address: str) -> tuple[Any, str]:

@@ -71,7 +71,7 @@ def all_zero(run: RunFacts) -> Diagnosis | None:
     """
     holding = {id_.module for id_ in run.tensors if id_.kind is Kind.PARAM}
     alive = {
-        _kin(id_)
+        (id_.kind, *_kin(id_))
         for id_, facts in run.tensors.items()
         if id_.kind in _OF_PARAMETERS and not facts.is_zero
     }
@@ -93,7 +93,7 @@ def all_zero(run: RunFacts) -> Diagnosis | None:
         is_output = first.kind is Kind.OUTPUT and first.module in holding
         is_gradient = (
             first.kind in _OF_PARAMETERS
-            and _kin(first) not in alive
+            and (first.kind, *_kin(first)) not in alive
             and first.module in busy
             and run.tensors[first].num_dims > 1
         )
