@@ -244,3 +244,26 @@ def test_parameters_that_were_not_compared_are_not_said_to_agree():
         )
         (culprit,) = compare(reference, candidate).culprits
         assert culprit.id == wrong and f"; {words}; explains" in culprit.sentence
+
+
+def test_a_gradient_of_a_parameter_comes_of_all_calls_of_its_module():
+    texts = [
+        f"step0/mb0/{text}"
+        for text in (
+            "m/input/0",
+            "m/output/0",
+            "m/input/0/call1",
+            "m/output/0/call1",
+            "@root/output/0",
+            "@root/grad_output/0",
+            "m/grad_output/0/call1",
+            "m/grad_output/0",
+            "m/param_grad/w",
+        )
+    ]
+    values = np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
+    reference = dict(zip(texts, values, strict=True))
+    wrong = ("step0/mb0/m/grad_output/0/call1", "step0/mb0/m/param_grad/w")
+    candidate = reference | {text: 2 * reference[text] ** 2 for text in wrong}
+    (culprit,) = compare(reference, candidate).culprits
+    assert culprit.ids == wrong[:1]

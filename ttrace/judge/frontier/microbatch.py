@@ -54,6 +54,7 @@ class Microbatch:
         self._contents: dict[_Content, Flow] = {}
         self._inputs: dict[tuple[str, int, str | None], Flow] = {}
         self._forward: dict[tuple[str, int], Flow] = {}
+        self._of_all_calls: list[TensorVerdict] = []
         first, again = recomputed(verdicts)
         root = calls_of(first)
         self._run(root, GIVEN)
@@ -67,6 +68,9 @@ class Microbatch:
                 self._run(call, UNKNOWN, is_repeated=True)
         self._contents = {}
         self._run_back(root, seen + (losses if losses is not NOTHING else UNKNOWN))
+        # A parameter's gradient comes of all calls of its module, which were seen now.
+        for verdict in self._of_all_calls:
+            self._take_gradient(verdict, self.of_modules[verdict.id.module])
 
     def _take(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         """What goes on from a tensor; what is one array with another comes from it."""
@@ -133,8 +137,12 @@ class Microbatch:
             flow = self._take(verdict, given, (Kind.GRAD_INPUT, form))
             borders += flow
             seen += flow
-        for verdict in call.of(Kind.PARAM_GRAD):
-            self._take_gradient(verdict, seen)
+        of_parameters = call.of(Kind.PARAM_GRAD)
+        if (call.module, 1) in self._forward:
+            self._of_all_calls += of_parameters
+        else:
+            for verdict in of_parameters:
+                self._take_gradient(verdict, seen)
         of_module = self.of_modules.get(call.module, NOTHING)
         self.of_modules[call.module] = of_module + seen
         return borders if call.of(Kind.GRAD_INPUT) else seen
