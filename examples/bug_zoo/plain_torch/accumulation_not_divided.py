@@ -12,7 +12,11 @@ BUG = Bug(
     script=SCRIPT,
     model=MODEL,
     layout=DATA,
-    first_seen=(place("@root", Kind.GRAD_OUTPUT), place("head", Kind.GRAD_OUTPUT)),
+    first_seen=(
+        place("@root", Kind.LOSS),
+        place("@root", Kind.GRAD_OUTPUT),
+        place("head", Kind.GRAD_OUTPUT),
+    ),
     diagnosis="scaled",
     expected_code="scaled",
 )
