@@ -25,7 +25,7 @@ READY_MS = 60_000
 def missing() -> str:
     """What is not installed that a browser needs; empty where all is."""
     try:
-        import playwright  # noqa: F401, PLC0415
+        import playwright  # noqa: F401
     except ImportError:
         return "no playwright: pip install playwright (it is in ttrace[dev])"
     if _chromium() is None:
@@ -55,7 +55,7 @@ class Opened:
 @contextlib.contextmanager
 def browser() -> Iterator[Any]:
     """A browser that is closed at the end."""
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
         started = driver.chromium.launch(

@@ -14,7 +14,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.store.documents import describe_document
 from ttrace.store.files import MANIFEST
 from ttrace.store.reader import open_folder
-from ttrace.store.remote import RemoteFolder, addressed, is_address
+from ttrace.store.remote import addressed, here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +80,7 @@ def open_trace_or_checkpoint(
         MissingExtraError: A package that its format needs is not installed.
         TraceError: As for ``open_trace``.
     """
-    remote = None
-    if isinstance(path, str) and is_address(path):
-        remote = RemoteFolder(path)
-        path = remote.folder
-    path = Path(path)
+    path, remote = here(path)
     with addressed(remote):
         if path.is_dir():
             checkpoint = _read_folder(path)

@@ -1,7 +1,7 @@
 """The verdict on the candidate as a whole, in a word and in a sentence."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ from ttrace.judge.evidence import Evidence
 from ttrace.judge.setup import SettingDifferences
 from ttrace.judge.setup_sentence import setup_sentence
 from ttrace.judge.structure import BOTH_SIDES, StructureDifference
-from ttrace.judge.tolerance import Estimator
+from ttrace.judge.tolerance import Estimator, Tolerance
 from ttrace.judge.unmatched import one_sided_sentence
 from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
 
@@ -174,20 +174,16 @@ def dominated_note(number: int) -> str:
 
 def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
     """That nothing fails clearly, by tolerances measured in a finer dtype; or empty."""
-    bad = (Status.FAILED, Status.UNMATCHED)
-    failed = [verdict for verdict in verdicts if verdict.status in bad]
-    margins = [
-        verdict.margin
-        for verdict in failed
-        if verdict.margin is not None
-        and verdict.tolerance is not None
-        and verdict.tolerance.estimator is Estimator.PERTURBED
-        and not verdict.tolerance.measured
-    ]
-    if len(margins) < len(failed) or max(margins, default=_CLEAR) >= _CLEAR:
+    margin = _unclear_margin(
+        verdicts,
+        lambda tolerance: (
+            tolerance.estimator is Estimator.PERTURBED and not tolerance.measured
+        ),
+    )
+    if margin is None:
         return ""
     return (
-        f" No error is more than {max(margins):.2g} times its tolerance, and the noise "
+        f" No error is more than {margin:.2g} times its tolerance, and the noise "
         "was measured in a finer precision than the candidate's, where fewer elements "
         "change sign at a ReLU or go to another expert: this may be rounding. Measure "
         "it in the candidate's precision to be sure, with a reference that computes in "
@@ -197,6 +193,23 @@ def _doubt(verdicts: Sequence[TensorVerdict]) -> str:
 
 def _few_noise_runs(verdicts: Sequence[TensorVerdict]) -> str:
     """That nothing fails clearly, by tolerances of a single noise run; or empty."""
+    margin = _unclear_margin(verdicts, lambda tolerance: tolerance.num_noise_runs == 1)
+    if margin is None:
+        return ""
+    return (
+        f" No error is more than {margin:.2g} times its tolerance, and that was "
+        "measured on one noise run, whose noise may be small by chance: measure again "
+        "with --draws 3 to be sure."
+    )
+
+
+def _unclear_margin(
+    verdicts: Sequence[TensorVerdict], is_doubtful: Callable[[Tolerance], bool]
+) -> float | None:
+    """The largest margin, where nothing fails clearly and every tolerance is in doubt.
+
+    None where something failed by anything else than such a tolerance.
+    """
     bad = (Status.FAILED, Status.UNMATCHED)
     failed = [verdict for verdict in verdicts if verdict.status in bad]
     margins = [
@@ -204,15 +217,11 @@ def _few_noise_runs(verdicts: Sequence[TensorVerdict]) -> str:
         for verdict in failed
         if verdict.margin is not None
         and verdict.tolerance is not None
-        and verdict.tolerance.num_noise_runs == 1
+        and is_doubtful(verdict.tolerance)
     ]
     if len(margins) < len(failed) or max(margins, default=_CLEAR) >= _CLEAR:
-        return ""
-    return (
-        f" No error is more than {max(margins):.2g} times its tolerance, and that was "
-        "measured on one noise run, whose noise may be small by chance: measure again "
-        "with --draws 3 to be sure."
-    )
+        return None
+    return max(margins)
 
 
 def _blindness(verdicts: Sequence[TensorVerdict]) -> str:

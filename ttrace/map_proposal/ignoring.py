@@ -30,6 +30,13 @@ _MAY_BE_ABSENT = (
 """Kinds that one of the runs may not record at all; parameters and their gradients are
 what a comparison is about."""
 
+_COUNTERS = {
+    Kind.OPTIMIZER_STATE: Cause.KEPT_ELSEWHERE,
+    Kind.BUFFER: Cause.COUNTER,
+    Kind.UPDATED_BUFFER: Cause.COUNTER,
+}
+"""Kinds of which a single number is no part of the model, and what it is then."""
+
 SlotOfModule = tuple[str, Kind, str | None]
 """Module, kind and slot of an activation: the same in every step and micro-batch."""
 
@@ -107,15 +114,10 @@ def with_ignored(
             reason = _not_found(side)
             if (told := known[side].get(_place(tensor_id))) is not None:
                 reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
-        elif _is_scalar(tensor_id, own_names, infos[side]) and (
-            tensor_id.kind is Kind.OPTIMIZER_STATE
+        elif tensor_id.kind in _COUNTERS and _is_scalar(
+            tensor_id, own_names, infos[side]
         ):
-            reason = Reason(cause=Cause.KEPT_ELSEWHERE, side=side)
-        elif _is_scalar(tensor_id, own_names, infos[side]) and (
-            tensor_id.kind in (Kind.BUFFER, Kind.UPDATED_BUFFER)
-        ):
-            told = f"a counter of the module; the {other} keeps none"
-            reason = Reason(cause=Cause.KNOWN, side=side, detail=told)
+            reason = Reason(cause=_COUNTERS[tensor_id.kind], side=side)
         elif (side, tensor_id) in constants:
             reason = Reason(cause=Cause.CONSTANT, side=side)
         else:

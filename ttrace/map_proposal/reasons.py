@@ -22,6 +22,9 @@ class Cause(Enum):
     CONSTANT = auto()
     """A buffer that no step changes; what is computed from it is compared."""
 
+    COUNTER = auto()
+    """A number that a module counts with, such as its batches."""
+
     SAME_CONTENT = auto()
     """It holds what a compared tensor holds, whose name ``detail`` is."""
 
@@ -72,6 +75,8 @@ class Reason:
                 return f"a number that the {other}'s optimizer keeps elsewhere"
             case Cause.CONSTANT:
                 return f"a buffer that no step changes, which the {other} does not have"
+            case Cause.COUNTER:
+                return f"a counter of the module; the {other} keeps none"
             case Cause.SAME_CONTENT if self.detail:
                 return f"holds what {self.detail} holds"
             case Cause.SAME_CONTENT:

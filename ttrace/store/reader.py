@@ -14,7 +14,7 @@ from ttrace.store.index import StoredShard
 from ttrace.store.mapped_files import MappedFiles, hash_of_mapped
 from ttrace.store.merging import merge_ranks
 from ttrace.store.ranks import RankPart, read_rank
-from ttrace.store.remote import RemoteFolder, addressed, is_address
+from ttrace.store.remote import RemoteFolder, addressed, here
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
 from ttrace.store.segments import check_segment_size, map_segment
 
@@ -137,13 +137,10 @@ def open_trace(
         LayoutError: Its ranks disagree about the shape of a tensor.
         TraceError: It mixes runs, has a rank twice, or cannot be read.
     """
-    remote = None
-    if isinstance(path, str) and is_address(path):
-        remote = RemoteFolder(path)
-        path = remote.folder
+    folder, remote = here(path)
     with addressed(remote):
         return open_folder(
-            Path(path), allow_incomplete=allow_incomplete, verify=verify, remote=remote
+            folder, allow_incomplete=allow_incomplete, verify=verify, remote=remote
         )
 
 

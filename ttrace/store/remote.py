@@ -39,6 +39,24 @@ def is_address(path: object) -> bool:
     return isinstance(path, str) and _ADDRESS.match(path) is not None
 
 
+def here(path: str | Path) -> tuple[Path, "RemoteFolder | None"]:
+    """What there is on this machine of a path, and what it stands for.
+
+    Args:
+        path: Of this machine, or an address.
+
+    Returns:
+        The path, and None; or that of a copy, with the folder behind the address.
+
+    Raises:
+        TraceError: As ``RemoteFolder`` raises it.
+    """
+    if isinstance(path, str) and is_address(path):
+        remote = RemoteFolder(path)
+        return remote.folder, remote
+    return Path(path), None
+
+
 class RemoteFolder:
     """A folder, or a file, behind an address; ``folder`` is what there is of it here.
 
