@@ -96,9 +96,10 @@ def measure(
     """Compares two traces in a process of its own."""
     command = [sys.executable, "-m", "ttrace", "compare", reference, candidate]
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, preexec_fn=_limit_open_files
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    # From here, since a forked child would run this process's own hooks first.
+    limits = (MAX_OPEN_FILES, MAX_OPEN_FILES)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
     _, status, usage = os.wait4(process.pid, 0)
     elapsed = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here
@@ -114,10 +115,6 @@ def measure(
         peak_mb=usage.ru_maxrss // 1024,
         loop_cpu_s=None if loop is None else round(loop, 2),
     )
-
-
-def _limit_open_files() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
