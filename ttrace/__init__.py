@@ -2,8 +2,8 @@
 
 Everything that the command line does is a function here: ``compare``, ``check``,
 ``estimate_tolerance``, ``replicas``, ``lint``, ``open_trace``, ``load_report``,
-``diff_reports``, ``judge_again``; see ``ttrace.pipeline``, ``ttrace.reports`` and
-``ttrace.check_job``. Importing ttrace imports none of it, and no numpy.
+``diff_reports``, ``judge_again``, ``localize``; see ``ttrace.pipeline``,
+``ttrace.reports``, ``ttrace.check_job`` and ``ttrace.localize_job``. Importing ttrace imports none of it, and no numpy.
 """
 
 import importlib
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ttrace.backends.live_arrays import compare_arrays as compare_arrays
     from ttrace.check_job import check as check
     from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
+    from ttrace.localize_job import localize as localize
     from ttrace.pipeline import compare as compare
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
     from ttrace.pipeline import lint as lint
@@ -41,6 +42,7 @@ _LAZY = {
     "lint": "ttrace.pipeline",
     "judge_again": "ttrace.reports",
     "load_report": "ttrace.pipeline",
+    "localize": "ttrace.localize_job",
     "open_trace": "ttrace.pipeline",
     "replicas": "ttrace.pipeline",
     "tap": "ttrace.frontends.jax_capture",

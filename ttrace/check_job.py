@@ -7,16 +7,24 @@ already open. What was recorded before is taken in place of a command.
 import contextlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ttrace.check_request import CheckRequest, noise_run_name, require_sound
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
-from ttrace.errors import StorageFullError, TraceError, TtraceError
+from ttrace.errors import StorageFullError, TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
+from ttrace.isolation.isolating import (
+    IsolationRequest,
+    first_failed_step,
+    isolate,
+    report_obstacle,
+    runs_obstacle,
+)
+from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
 from ttrace.judge.allowances import Allowed
 from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
@@ -29,6 +37,7 @@ from ttrace.launch.commands import split_command
 from ttrace.launch.log_warnings import unsaid, warnings_in
 from ttrace.launch.record import Recording, record
 from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
+from ttrace.localize_job import tolerance_path_beside, tolerances_beside
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import (
     TraceLike,
@@ -42,6 +51,7 @@ from ttrace.pipeline import (
     tolerances_of,
 )
 from ttrace.report.failed_job import report_of_error
+from ttrace.report.isolation import Isolation
 from ttrace.report.model import Outcome, Report
 from ttrace.store.output_file import require_writable
 
@@ -72,6 +82,7 @@ def check(
     on_stage: Callable[[str], None] | None = None,
     progress: Progress | None = None,
     closer_look: str = CloserLook.FAILED,
+    localize: bool = True,
 ) -> Report:
     """Records both runs and the noise, and compares; ``ttrace check`` as a function.
 
@@ -101,6 +112,9 @@ def check(
         on_stage: Told what begins, in words.
         progress: Called with elements done and in total.
         closer_look: As for ``compare``.
+        localize: Where the candidate diverges, run it once more, every module given
+            what the reference's was: ``isolation`` of the report names those that are
+            wrong by themselves.
 
     Raises:
         TtraceError: A command failed, or what it recorded cannot be used. What is known
@@ -124,6 +138,7 @@ def check(
         overwrite=overwrite,
         keep=keep,
         closer_look=closer_look_named(closer_look),
+        localize=localize,
     )
     return run_check(
         request,
@@ -267,9 +282,56 @@ def _run(
         map_file=request.map_file,
         progress=progress,
     )
-    return replace(
+    report = replace(
         report, remarks=(*report.remarks, *_warnings(request, report.remarks))
     )
+    if not request.localize:
+        return report
+    return replace(
+        report,
+        isolation=_isolation(
+            request, report, runs, tolerances, backend, on_stage, progress
+        ),
+    )
+
+
+def _isolation(
+    request: CheckRequest,
+    report: Report,
+    runs: Mapping[str, TraceSource],
+    tolerances: ToleranceTable,
+    backend: Backend,
+    on_stage: Callable[[str], None],
+    progress: Progress | None,
+) -> Isolation | None:
+    """Runs the candidate once more where that can tell more; None where not."""
+    obstacle = report_obstacle(report)
+    if obstacle is None:
+        return None
+    obstacle = obstacle or runs_obstacle(runs["reference"].info, runs["candidate"].info)
+    if obstacle:
+        return Isolation(obstacle=obstacle)
+    on_stage("running the candidate once more, on the reference's values")
+    try:
+        return isolate(
+            IsolationRequest(
+                reference=runs["reference"],
+                candidate=runs["candidate"],
+                rerun=rerun_of(
+                    request.candidate, request.out, timeout_s=request.timeout_s
+                ),
+                folder=request.out / VALUES,
+                tolerances=tolerances,
+                map_file=request.map_file,
+                allow=request.allow,
+                strict_structure=request.strict_structure,
+            ),
+            backend,
+            step=first_failed_step(report),
+            progress=progress,
+        )
+    finally:
+        remove_rerun(request.out)
 
 
 def _measure_noise(
@@ -366,13 +428,12 @@ def with_tolerances_beside(
     trace = request.reference_trace
     if trace is None or request.noise_traces or request.tolerances is not None:
         return request
-    path = Path(trace.name).parent / "tolerance.json"
-    with contextlib.suppress(TraceError):
-        table = ToleranceTable.load(path)
-        if table.reference_run == trace.info.ranks[0].run_id:
-            on_stage(f"taking the tolerances of {path}, measured on this reference")
-            return replace(request, tolerances=table)
-    return request
+    table = tolerances_beside(trace)
+    if table is None:
+        return request
+    path = tolerance_path_beside(trace)
+    on_stage(f"taking the tolerances of {path}, measured on this reference")
+    return replace(request, tolerances=table)
 
 
 def _is_complete(folder: Path) -> bool:

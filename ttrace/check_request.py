@@ -45,6 +45,8 @@ class CheckRequest:
         keep: ``all``, or ``report``: where everything passes, the traces that were
             recorded are deleted.
         closer_look: As for ``compare``.
+        localize: Where the candidate diverges, run it once more on the reference's
+            values.
     """
 
     reference: Sequence[str] | None
@@ -64,6 +66,7 @@ class CheckRequest:
     overwrite: bool = False
     keep: str = defaults.KEEP
     closer_look: CloserLook = CloserLook.FAILED
+    localize: bool = True
 
     @property
     def report_path(self) -> Path:

@@ -1,24 +1,14 @@
 """One comparison of two open traces: aligned, compared, judged, reported."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from ttrace.compare.align import Alignment, align
 from ttrace.compare.backend import Backend
-from ttrace.compare.deduced_layouts import deduce_layouts
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
-from ttrace.compare.joined_calls import join_calls
-from ttrace.compare.own_buffers import agreeing_buffers
-from ttrace.compare.plan import plan_comparison
 from ttrace.compare.processes import Processes
-from ttrace.compare.regroup import regroup
 from ttrace.compare.second_look import look_again
-from ttrace.compare.tied import untie
-from ttrace.errors import UsageError
-from ttrace.ir.capture_filter import CaptureFilter, format_indices
-from ttrace.ir.kinds import Kind
-from ttrace.ir.side import Side
+from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import (
@@ -35,9 +25,8 @@ from ttrace.judge.same_reference import (
     require_same_values,
 )
 from ttrace.judge.tolerance import ToleranceTable
-from ttrace.mapping.apply import apply_map
+from ttrace.lining_up import kinds_left_out, line_up
 from ttrace.mapping.mapped_trace import joined_from
-from ttrace.mapping.one_sided import with_reasons
 from ttrace.mapping.rules import MapFile
 from ttrace.report.build import build_report
 from ttrace.report.model import Report
@@ -57,6 +46,7 @@ def compare_traces(
     progress: Progress | None = None,
     processes: Processes | None = None,
     closer_look: CloserLook = CloserLook.FAILED,
+    overwritten: Collection[TensorId] = (),
 ) -> Report:
     """Aligns, compares and judges two traces.
 
@@ -76,6 +66,8 @@ def compare_traces(
         progress: Called as the comparison proceeds.
         processes: Which share the work; None for this one alone.
         closer_look: As for ``compare``.
+        overwritten: What of the candidate had the reference's values put in its place,
+            once it was recorded: no failure goes on from it.
 
     Raises:
         CommandError: One of the processes ended, or hangs.
@@ -90,17 +82,10 @@ def compare_traces(
     recorded = reference
     require_origin(tolerances, recorded.info, name=recorded.name)
     require_noise_of(tolerances, recorded.info, candidate.info, name=candidate.name)
-    one_sided: Mapping[TensorId, str] = {}
-    unverified: Collection[TensorId] = ()
     given = (reference, candidate)
-    if map_file is not None:
-        mapped = apply_map(map_file, reference, candidate)
-        reference, candidate = mapped.reference, mapped.candidate
-        one_sided, unverified = mapped.one_sided, mapped.unverified
-    named = candidate
-    reference, aside = agreeing_buffers(reference, Side.REFERENCE)
-    candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
-    untied = untie(reference, candidate)
+    lined = line_up(reference, candidate, map_file=map_file, only=only)
+    alignment, untied = lined.alignment, lined.untied
+    reference, candidate = lined.reference, lined.candidate
     if untied.copies:
         noise = dict(tolerances.noise)
         noise |= {
@@ -109,30 +94,10 @@ def compare_traces(
             if recorded in noise
         }
         tolerances = replace(tolerances, noise=noise)
-    known = deduce_layouts(untied.reference, untied.candidate)
-    regrouped = regroup(known.reference, known.candidate)
-    joined = join_calls(regrouped.reference, regrouped.candidate)
-    reference, candidate = regrouped.reference, joined.candidate
-    alignment = align(
-        reference.info,
-        candidate.info,
-        set_aside={
-            **aside,
-            **aside_too,
-            **untied.set_aside,
-            **regrouped.set_aside,
-            **joined.set_aside,
-            **known.set_aside,
-        },
-        given_otherwise=regrouped.given_otherwise,
-    )
-    alignment = with_reasons(alignment, one_sided)
-    alignment = _restricted(alignment, only)
     remarks = find_remarks(
         alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
     )
-    plan = plan_comparison(alignment.matches, reference.info, candidate.info)
-    plan = plan_rows(plan, reference, candidate)
+    plan = plan_rows(lined.plan(), reference, candidate)
     results = run_plan(
         plan, reference, candidate, backend, progress=progress, processes=processes
     )
@@ -147,18 +112,18 @@ def compare_traces(
         backend,
         allow=allow,
         strict_structure=strict_structure,
-        joined_from=lambda tensor_id: joined_from(named, tensor_id),
-        unverified=unverified,
-        deduced=known.layouts,
-        padded=regrouped.padded,
+        joined_from=lambda tensor_id: joined_from(lined.named, tensor_id),
+        unverified=lined.unverified,
+        deduced=lined.known.layouts,
+        padded=lined.regrouped.padded,
     )
     evidence = read_evidence(
         verdicts,
         reference,
         candidate,
         backend,
-        recorded=named.info,
-        own_microbatches=known.candidate,
+        recorded=lined.named.info,
+        own_microbatches=lined.known.candidate,
         untied=untied,
     )
     return build_report(
@@ -168,8 +133,8 @@ def compare_traces(
         backend=backend.name,
         tolerances=tolerances,
         map_file=map_file,
-        allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
-        note=" ".join(filter(None, (untied.note, regrouped.note, joined.note))),
+        allow_uncovered=(*allow_uncovered, *kinds_left_out(only)),
+        note=lined.note,
         only=only,
         remarks=remarks,
         structure=structure,
@@ -177,40 +142,5 @@ def compare_traces(
         details=look_at_some(
             verdicts, reference, candidate, closer_look, evidence.first
         ),
+        overwritten=overwritten,
     )
-
-
-def _restricted(alignment: Alignment, only: CaptureFilter) -> Alignment:
-    """The entries that a filter lets through.
-
-    Raises:
-        UsageError: There are some, and it lets none through.
-    """
-    if only == CaptureFilter():
-        return alignment
-    left_out = _kinds_left_out(only)
-    entries = tuple(
-        entry
-        for entry in alignment.entries
-        if only.wants_step(entry.id.step)
-        and only.wants_module(entry.id.module)
-        and entry.id.kind not in left_out
-    )
-    if alignment.entries and not entries:
-        ids = [entry.id for entry in alignment.entries]
-        steps = format_indices(frozenset(id_.step for id_ in ids))
-        kinds = [kind for kind in Kind if kind in {id_.kind for id_ in ids}]
-        raise UsageError(
-            "the filters leave nothing to compare",
-            where=", ".join(
-                f"--{name} {text}" for name, text in only.to_json().items()
-            ),
-            got=f"tensors of steps {steps}, of kinds {', '.join(kinds)}, of "
-            f"{len({id_.module for id_ in ids})} modules",
-            remedy="correct the filters; 'ttrace show TRACE' lists what there is",
-        )
-    return replace(alignment, entries=entries)
-
-
-def _kinds_left_out(only: CaptureFilter) -> frozenset[Kind]:
-    return frozenset() if only.kinds is None else frozenset(Kind) - only.kinds

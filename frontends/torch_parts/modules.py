@@ -1,7 +1,7 @@
 """The hooks on modules: they observe calls, activations and their gradients.
 
 Nothing here changes a plain run: no hook replaces a value or adds a node to the graph.
-Only where noise is injected do tensors change.
+Only where noise is injected, or values of another run are put in, do tensors change.
 """
 
 import weakref
@@ -30,6 +30,7 @@ from ttrace.frontends.torch_parts.gradients import (
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.frontends.torch_parts.rewriting import RewrittenInput
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.kinds import Kind
@@ -51,12 +52,14 @@ class _OpenCall:
         recorder: Where its tensors go, or None.
         edges: Its inputs that need a gradient share.
         since: Sequence number of the first node that it can make.
+        rewritten: Its inputs that have values of another run.
     """
 
     call: ModuleCall
     recorder: TensorRecorder | None
     edges: tuple[InputEdge, ...] = ()
     since: int = 0
+    rewritten: tuple[RewrittenInput, ...] = ()
 
 
 class ModuleTap:
@@ -227,6 +230,10 @@ class ModuleTap:
                 for slot, tensor in inputs:
                     id_ = call.tensor_id(Kind.INPUT, slot)
                     recorder.activation(id_, module, tensor)
+        if capture.rewriting is not None:  # what came is recorded by now
+            changed, opened.rewritten = capture.rewriting.on_inputs(call, args, kwargs)
+            inputs, _ = _walked(named_arguments(*changed))
+        if recorder is not None:
             if self._kinds & {Kind.GRAD_INPUT, Kind.GRAD_OUTPUT}:
                 opened.since = sequence_number()
                 try:
@@ -258,6 +265,10 @@ class ModuleTap:
             inputs = (tensor for _, tensor in named_arguments(args, kwargs))
             output = capture.noise.on_output(call, module, inputs, output)
         outputs, fault = _walked(named_tensors(output))
+        if capture.rewriting is not None:
+            capture.rewriting.on_return(
+                opened.rewritten, (tensor for _, tensor in outputs)
+            )
         if recorder is not None and fault is not None:
             self._skip_all(recorder, call, (Kind.OUTPUT, Kind.GRAD_OUTPUT), fault)
         if recorder is not None and Kind.OUTPUT in self._kinds and not call.is_repeat:
@@ -344,7 +355,12 @@ class ModuleTap:
         is_wanted = recorder is not None
         noise = self._capture.noise
         gate = noise.gate(tensor) if noise is not None else None
-        if gate is not None:
+        rewriting = self._capture.rewriting
+        if rewriting is not None and tensor.grad_fn is not None:
+            entry = rewriting.gate(tensor)
+            entry.listeners.append(hook)
+            entry.ids.append(call.tensor_id(Kind.GRAD_OUTPUT, slot))
+        elif gate is not None:
             gate.listeners.append(hook)
         elif tensor.grad_fn is not None:
             tensor.register_hook(hook)

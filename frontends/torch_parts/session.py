@@ -18,6 +18,7 @@ from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
+from ttrace.frontends.torch_parts.rewriting import Rewriting
 from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.ir.kinds import Kind
 from ttrace.recording.rank_recorder import (
@@ -27,6 +28,7 @@ from ttrace.recording.rank_recorder import (
     open_recorder,
 )
 from ttrace.recording.request import RecordRequest
+from ttrace.recording.rewrites import RankRewrites
 
 _REPEAT_HINT = (
     "Is trace.step() missing at the end of a step, or did two backward passes run "
@@ -134,6 +136,7 @@ class CaptureSession:
         Raises:
             TraceError: The trace cannot be created.
             UsageError: The filters leave no rank.
+            TraceError: There are no values to overwrite with, of those asked for.
         """
         rank, world_size = self._place
         self._rank = open_recorder(
@@ -155,6 +158,10 @@ class CaptureSession:
         if self._request.noise_seed is not None:
             self._capture.noise = Noise(
                 self._description, self._request.noise_seed, self._request.noise_dtype
+            )
+        if self._request.rewrite is not None:
+            self._capture.rewriting = Rewriting(
+                RankRewrites(self._request.rewrite, rank)
             )
         self._hooks = ModelHooks(
             self._description,
@@ -234,6 +241,9 @@ class CaptureSession:
                 self._hooks.skip_what_is_compiled()
                 if self._capture.recorder is not None:
                     self._capture.recorder.state_dropout(self.step_number)
+                if self._rank is not None and self._capture.rewriting is not None:
+                    values = self._capture.rewriting.values
+                    self._rank.state(values.statement(self.step_number + 1))
                 self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()
@@ -246,3 +256,4 @@ class CaptureSession:
                 observer.end()
         self._hooks = self._recorder = None
         self._capture.recorder = self._capture.noise = None
+        self._capture.rewriting = None

@@ -69,6 +69,7 @@ def _request(args: argparse.Namespace) -> CheckRequest:
         overwrite=args.overwrite,
         keep=args.keep,
         closer_look=closer_look_named(args.closer_look),
+        localize=not args.no_localize,
     )
 
 

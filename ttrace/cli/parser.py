@@ -3,6 +3,7 @@
 import argparse
 
 from ttrace.cli.argument_parser import Parser, Subparser, VersionAction
+from ttrace.cli.localize_parser import add_localize
 from ttrace.cli.option_groups import (
     add_backend,
     add_both_runs,
@@ -43,6 +44,7 @@ def build_parser() -> Parser:
     _add_check(commands)
     _add_record(commands)
     _add_compare(commands)
+    add_localize(commands)
     _add_map(commands)
     _add_tolerance(commands)
     _add_replicas(commands)
@@ -114,6 +116,12 @@ def _add_check(commands) -> None:
         help="print the stages, their commands and the room that their traces will "
         "take; run nothing",
     )
+    parser.add_argument(
+        "--no-localize",
+        action="store_true",
+        help="where the candidate diverges, do not run it once more on the reference's "
+        "values to name the modules that are wrong by themselves",
+    )
     group = parser.add_argument_group("what is taken from an earlier check")
     group.add_argument(
         "--reference-trace",
@@ -165,6 +173,12 @@ def _add_record(commands) -> None:
         type=whole_number,
         metavar="N",
         help="inject rounding noise; N is its seed, another one for every noise run",
+    )
+    parser.add_argument(
+        "--rewrite",
+        metavar="VALUES",
+        help="give modules the values of this trace in place of the run's own: inputs, "
+        "and gradients of outputs; of a trace in the run's own names and layouts",
     )
     parser.add_argument(
         "--noise-dtype",

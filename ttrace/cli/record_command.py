@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
             noise_seed=args.perturb,
             noise_dtype=args.noise_dtype,
             timeout_s=args.timeout,
+            rewrite=None if args.rewrite is None else Path(args.rewrite),
         ),
         overwrite=args.overwrite,
     )

@@ -41,6 +41,8 @@ def _print_run(trace: TraceSource, console: Console) -> None:
         if first.noise_seed is None
         else f", perturbed (noise seed {first.noise_seed})"
     )
+    if first.rewrites is not None:
+        noise += f", with values of {first.rewrites} in place of its own"
     ranks = ", ".join(str(info.rank) for info in trace.info.ranks)
     console.print(
         f"{first.framework} run {first.run_id[:8]}{noise}: ranks {ranks} of "

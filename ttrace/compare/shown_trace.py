@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.compare.numbering import presented_over
 from ttrace.compare.rows import sum_terms
 from ttrace.errors import UsageError
 from ttrace.ir.tensor_id import TensorId
@@ -67,6 +68,10 @@ class ShownTrace:
             for record in source.info.tensors.values()
             for shard in record.shards
         }
+
+    def over(self, numbers: TraceSource) -> "ShownTrace":
+        """See ``Presentation``; what stands for several shards, stands for itself."""
+        return ShownTrace(presented_over(self._source, numbers), self.info)
 
     def load(self, shard: ShardRecord) -> np.ndarray:
         """Gives the values of a shard as they were recorded, in the shape it is shown.

@@ -158,6 +158,8 @@ class RankInfo:
         noise_seed: Seed of the injected noise, or None for a plain run.
         noise_dtype: Dtype whose roundings the noise stands for, where that is coarser
             than a tensor's own; else None.
+        rewrites: The trace whose values took the place of the run's own; None where
+            it computed with its own.
     """
 
     run_id: str
@@ -173,6 +175,7 @@ class RankInfo:
     capture: Mapping[str, str] = field(default_factory=dict)
     noise_seed: int | None = None
     noise_dtype: str | None = None
+    rewrites: str | None = None
 
     def mesh(self, name: str) -> Mesh:
         """The mesh of that name, with this rank's coordinates on it.
@@ -200,6 +203,8 @@ class RankInfo:
         }
         if self.noise_dtype is not None:
             value["noise_dtype"] = self.noise_dtype
+        if self.rewrites is not None:
+            value["rewrites"] = self.rewrites
         return value
 
     @classmethod
@@ -216,6 +221,7 @@ class RankInfo:
             capture=value["capture"],
             noise_seed=value["perturbation"],
             noise_dtype=value.get("noise_dtype"),
+            rewrites=value.get("rewrites"),
         )
 
 

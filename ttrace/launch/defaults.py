@@ -3,6 +3,9 @@
 OUT = "ttrace-check"
 """Folder for traces, logs, tolerances and the report."""
 
+LOCALIZE_OUT = "ttrace-localize"
+"""Folder for what ``ttrace localize`` writes."""
+
 NUM_NOISE_RUNS = 3
 """Noise runs of the reference."""
 

@@ -31,6 +31,7 @@ class Recording:
         noise_dtype: Dtype whose roundings the noise stands for; None for that of each
             tensor.
         timeout_s: Seconds after which the command counts as hanging.
+        rewrite: Trace whose values take the place of the run's own; None for none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Recording:
     noise_seed: int | None = None
     noise_dtype: str | None = None
     timeout_s: float | None = None
+    rewrite: Path | None = None
 
 
 def record(recording: Recording, *, overwrite: bool = False) -> Trace:
@@ -62,6 +64,7 @@ def record(recording: Recording, *, overwrite: bool = False) -> Trace:
         capture=recording.capture,
         noise_seed=recording.noise_seed,
         noise_dtype=recording.noise_dtype,
+        rewrite=None if recording.rewrite is None else recording.rewrite.absolute(),
     )
     run_command(
         CommandRun(

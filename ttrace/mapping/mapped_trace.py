@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ttrace.compare.numbering import presented_over
 from ttrace.errors import UsageError
 from ttrace.ir.layout import Block, Region, ShardLayout
 from ttrace.ir.tensor_id import TensorId
@@ -73,6 +74,12 @@ class MappedTrace:
         if not plan.pieces and shard.layout == plan.sources[0].layout:
             return self._source.load(plan.sources[0])
         return self._kept.get(key, lambda: self._rearranged(shard, plan))
+
+    def over(self, numbers: TraceSource) -> "MappedTrace":
+        """See ``ttrace.compare.numbering.Presentation``."""
+        return MappedTrace(
+            presented_over(self._source, numbers), self.info, self._plans
+        )
 
     def joined_from(self, tensor_id: TensorId) -> list[tuple[Region, TensorId]]:
         """See the function of that name."""

@@ -339,6 +339,7 @@ def make_rank_info(
         capture=request.capture.to_json(),
         noise_seed=request.noise_seed,
         noise_dtype=request.noise_dtype,
+        rewrites=None if request.rewrite is None else str(request.rewrite),
     )
 
 

@@ -1,7 +1,7 @@
 """The environment variables through which the CLI speaks to a frontend.
 
-They are the only channel: one training script serves plain, recorded and perturbed
-runs unchanged, and does nothing more when they are absent.
+They are the only channel: one training script serves plain, recorded, perturbed and
+rewritten runs unchanged, and does nothing more when they are absent.
 """
 
 import json
@@ -28,6 +28,9 @@ class RecordRequest:
         noise_seed: Seed of the noise to inject, or None for none.
         noise_dtype: Dtype whose roundings the noise stands for, where that is coarser
             than a tensor's own; None for the latter.
+        rewrite: Folder of a trace whose values take the place of the run's own: of
+            each input of a module, and of each gradient of an output, that it holds
+            for a rank. None leaves all values alone.
     """
 
     out: Path
@@ -35,6 +38,7 @@ class RecordRequest:
     capture: CaptureFilter = field(default_factory=CaptureFilter)
     noise_seed: int | None = None
     noise_dtype: str | None = None
+    rewrite: Path | None = None
 
     def to_environment(self) -> dict[str, str]:
         """The variables to set for the command."""
@@ -44,6 +48,7 @@ class RecordRequest:
             "capture": self.capture.to_json(),
             "perturbation": self.noise_seed,
             "noise_dtype": self.noise_dtype,
+            "rewrite": None if self.rewrite is None else str(self.rewrite),
         }
         return {RECORD_VARIABLE: json.dumps(value)}
 
@@ -65,6 +70,7 @@ def request_from_environment(environment: Mapping[str, str]) -> RecordRequest | 
             capture=CaptureFilter.from_json(value["capture"]),
             noise_seed=value["perturbation"],
             noise_dtype=value.get("noise_dtype"),
+            rewrite=Path(value["rewrite"]) if value.get("rewrite") else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(

@@ -1,7 +1,7 @@
 """Puts a report together from verdicts and both runs; judges nothing itself."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ttrace.compare.execute import TensorResult
@@ -49,6 +49,7 @@ def build_report(
     structure: Sequence[StructureDifference] = (),
     evidence: Evidence,
     details: Mapping[TensorId, TensorDetails] | None = None,
+    overwritten: Collection[TensorId] = (),
 ) -> Report:
     """Sums the verdicts up.
 
@@ -66,6 +67,7 @@ def build_report(
         structure: Modules that only one run has, and that change nothing.
         evidence: What was read of both runs to explain failures.
         details: What a closer look at some tensors told; None where there was none.
+        overwritten: As for ``compare_traces``.
     """
     details = details or {}
     gaps = find_gaps(
@@ -95,7 +97,12 @@ def build_report(
         tensors=tuple(_tensor_report(v, details.get(v.id)) for v in verdicts),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
         culprits=explained(
-            find_culprits, (), verdicts, evidence.absences, evidence.first
+            find_culprits,
+            (),
+            verdicts,
+            evidence.absences,
+            evidence.first,
+            overwritten,
         ),
         gaps=tuple(gap.sentence for gap in gaps),
     )

@@ -21,6 +21,8 @@ from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
+from ttrace.report.isolation import IsolatedPlace as IsolatedPlace
+from ttrace.report.isolation import Isolation as Isolation
 from ttrace.report.json_values import decode, encode
 from ttrace.report.printable import printable
 from ttrace.report.set_up import MapSetup as MapSetup
@@ -112,6 +114,8 @@ class Report:
             of the first divergence first. Empty where nothing failed.
         gaps: What should have been compared and was not, in sentences: where nothing
             fails, they keep it from a pass. None in reports that do not say.
+        isolation: What running the candidate once more on the reference's values
+            showed, or why that was not done; None where nobody asked for it.
     """
 
     verdict: Outcome
@@ -130,6 +134,7 @@ class Report:
     setup: Setup
     culprits: tuple[Culprit, ...] = ()
     gaps: tuple[str, ...] | None = None
+    isolation: Isolation | None = None
 
     def __repr__(self) -> str:
         counts = self.counts
@@ -233,6 +238,8 @@ class Report:
             map_setup["num_unsure"] = map_setup["num_unverified"]
         if not self.culprits:
             del value["culprits"]
+        if self.isolation is None:
+            del value["isolation"]
         value = encode(value)
         value["tensors"] = [tensor_to_json(tensor) for tensor in self.tensors]
         return value
@@ -308,6 +315,9 @@ class Report:
                 Culprit(**{**item, "ids": tuple(item["ids"])})
                 for item in value.get("culprits", ())
             ),
+            isolation=Isolation.from_json(value["isolation"])
+            if value.get("isolation")
+            else None,
         )
 
     @classmethod

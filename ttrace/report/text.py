@@ -12,6 +12,7 @@ from rich.text import Text
 from ttrace.report.caveats import caveats
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.id_text import IdText
+from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import Outcome, Report, TensorReport
 from ttrace.report.printable import Printable
 from ttrace.report.runs_text import runs_lines
@@ -72,6 +73,7 @@ def render_report(report: Report) -> RenderableType:
         ),
         Text(report.summary),
         *map(Text, _culprit_lines(report)),
+        *map(Text, isolation_lines(report.isolation)),
         Text(counts_line(report)),
         *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]

@@ -9,11 +9,11 @@ from ttrace.errors import CorruptTraceError, IncompleteTraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
-from ttrace.store.files import RECORD_AGAIN
+from ttrace.store.files import RECORD_AGAIN, rank_folder_name
 from ttrace.store.index import StoredShard
 from ttrace.store.mapped_files import MappedFiles, hash_of_mapped
 from ttrace.store.merging import merge_ranks
-from ttrace.store.ranks import RankPart, read_rank
+from ttrace.store.ranks import RankPart, read_manifest, read_rank
 from ttrace.store.remote import RemoteFolder, addressed, here
 from ttrace.store.run_folder import check_same_run, find_ranks, missing_ranks
 from ttrace.store.segments import check_segment_size, map_segment
@@ -142,6 +142,28 @@ def open_trace(
         return open_folder(
             folder, allow_incomplete=allow_incomplete, verify=verify, remote=remote
         )
+
+
+def open_rank(path: Path, rank: int) -> Trace:
+    """Opens what a complete trace holds of one rank; reads nothing of the others.
+
+    Args:
+        path: Folder of the trace.
+        rank: Global rank.
+
+    Raises:
+        TraceError: The rank has no whole part in it, or it cannot be read.
+    """
+    folder = path / rank_folder_name(rank)
+    part = read_rank(folder, read_manifest(folder))
+    if part.missing:
+        raise IncompleteTraceError(
+            "what a trace holds of a rank is incomplete",
+            where=folder,
+            got=_shortened(part.missing),
+            remedy=RECORD_AGAIN,
+        )
+    return Trace(path, [part])
 
 
 def open_folder(

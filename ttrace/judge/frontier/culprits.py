@@ -1,6 +1,6 @@
 """The places where failures begin, out of all tensors that failed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
@@ -46,6 +46,7 @@ def find_culprits(
     verdicts: Sequence[TensorVerdict],
     absences: Absences,
     first: FirstDivergence | None,
+    overwritten: Collection[TensorId] = (),
 ) -> tuple[Culprit, ...]:
     """Splits failed tensors into those that begin a failure and those that follow.
 
@@ -55,6 +56,8 @@ def find_culprits(
         verdicts: On all tensors, in order of the dataflow.
         absences: What one of the runs does not have.
         first: The first divergence.
+        overwritten: What had the reference's values put in its place, once it was
+            recorded: no failure goes on from it.
 
     Returns:
         The places, that of the first divergence first, then in order of the dataflow;
@@ -62,9 +65,10 @@ def find_culprits(
     """
     lacking = [v.id for v in (*absences.gradients, *extra_gradients(verdicts))]
     lacking += [found.verdicts[0].id for found in absences.not_run]
-    failures = _followed(verdicts, lacking, None if first is None else first.id)
+    begun = None if first is None else first.id
+    failures = _followed(verdicts, lacking, begun, overwritten)
     if not failures.places:
-        failures = _followed(verdicts, lacking, None)
+        failures = _followed(verdicts, lacking, None, overwritten)
     num_failed = sum(map(failures.is_failure, verdicts))
     places = failures.places
     named = next((v for v in verdicts if first and str(v.id) == first.id), None)
@@ -74,9 +78,12 @@ def find_culprits(
 
 
 def _followed(
-    verdicts: Sequence[TensorVerdict], lacking: Sequence[TensorId], first: str | None
+    verdicts: Sequence[TensorVerdict],
+    lacking: Sequence[TensorId],
+    first: str | None,
+    overwritten: Collection[TensorId],
 ) -> Failures:
-    failures = Failures(lacking, first)
+    failures = Failures(lacking, first, overwritten)
     if any(map(failures.is_failure, verdicts)):
         follow(verdicts, failures)
     return failures

@@ -5,7 +5,7 @@ upstream is explained by what began that one. Nothing here knows of modules.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from ttrace.ir.kinds import Kind
@@ -72,6 +72,10 @@ GIVEN = Flow(is_any_known=True)
 """What is upstream of what a run is given: nothing."""
 
 
+RIGHT = Flow(is_any_known=True)
+"""What goes on from a tensor that had the right values put in its place."""
+
+
 def _union(one: Places, other: Places) -> Places:
     if one is other or not other:
         return one
@@ -107,10 +111,18 @@ class Failures:
         lacking: Tensors that only one run has, which is a failure there.
         first: Of those of which nothing is known that they are computed from, the only
             one that is a place; None for the first that comes.
+        overwritten: Tensors that had right values put in their place, once they were
+            recorded.
     """
 
-    def __init__(self, lacking: Iterable[TensorId], first: str | None = None):
+    def __init__(
+        self,
+        lacking: Iterable[TensorId],
+        first: str | None = None,
+        overwritten: Collection[TensorId] = (),
+    ):
         self._lacking = frozenset(lacking)
+        self._overwritten = frozenset(overwritten)
         self._first = first
         self._by_key: dict[Hashable, int] = {}
         self.places: list[Place] = []
@@ -121,6 +133,20 @@ class Failures:
     def is_failure(self, verdict: TensorVerdict) -> bool:
         """Whether a tensor failed, or is missing where it must not be."""
         return verdict.status is Status.FAILED or verdict.id in self._lacking
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether any tensor had right values put in its place."""
+        return bool(self._overwritten)
+
+    def within(self, verdict: TensorVerdict, flow: Flow) -> Flow:
+        """What goes on from a tensor into the module that is given it.
+
+        Args:
+            verdict: On the tensor.
+            flow: What goes on from it elsewhere, as ``take`` said.
+        """
+        return RIGHT if verdict.id in self._overwritten else flow
 
     def take(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         """Says what goes on from a tensor.

@@ -77,8 +77,11 @@ class Microbatch:
         content = content_of(verdict)
         if content is None:
             return self._failures.take(verdict, given, key)
-        flow = self._failures.take(verdict, self._contents.get(content, given), key)
-        self._contents[content] = flow
+        before = self._contents.get(content)
+        flow = self._failures.take(verdict, given if before is None else before, key)
+        # Of an array that is wrong, modules may be given right copies.
+        if before is None or not (before.failed and self._failures.overwrites):
+            self._contents[content] = flow
         return flow
 
     def _run(self, call: Call, around: Flow, *, is_repeated: bool = False) -> Flow:
@@ -91,7 +94,7 @@ class Microbatch:
         """
         form = layers_left_out(call.module)
         of = "" if call.parent is None else layers_left_out(call.parent.module)
-        seen = borders = NOTHING
+        seen = borders = within = NOTHING
         for verdict in call.of(Kind.INPUT):
             given, name = around, (call.module, call.number, verdict.id.slot)
             if is_repeated:
@@ -99,7 +102,8 @@ class Microbatch:
             flow = self._take(verdict, given, (Kind.INPUT, of, verdict.id.pass_))
             self._inputs.setdefault(name, flow)
             borders += flow
-        seen += borders if call.of(Kind.INPUT) else around + UNKNOWN
+            within += self._failures.within(verdict, flow)
+        seen += within if call.of(Kind.INPUT) else around + UNKNOWN
         seen += self._held.get(call.module, NOTHING)
         for child in call.children:
             seen += self._run(child, seen)
@@ -122,11 +126,13 @@ class Microbatch:
         """
         form = layers_left_out(call.module)
         of = "" if call.parent is None else layers_left_out(call.parent.module)
-        seen = borders = NOTHING
+        seen = borders = within = NOTHING
         for verdict in call.of(Kind.GRAD_OUTPUT):
-            borders += self._take(verdict, around, (Kind.GRAD_OUTPUT, of))
+            flow = self._take(verdict, around, (Kind.GRAD_OUTPUT, of))
+            borders += flow
+            within += self._failures.within(verdict, flow)
         if call.of(Kind.GRAD_OUTPUT):
-            seen += borders
+            seen += within
         else:
             seen += around if call.parent is None else around + UNKNOWN
         seen += self._forward.get((call.module, call.number), UNKNOWN)

@@ -1,0 +1,40 @@
+"""``ttrace localize``: one more run of a candidate, on the reference's values."""
+
+import argparse
+from pathlib import Path
+
+from ttrace.cli.program_backend import program_backend
+from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
+from ttrace.cli.terminal import progress_bar, stages
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.launch.commands import split_command
+from ttrace.localize_job import LocalizeRequest, run_localize
+from ttrace.mapping.map_file import read_map
+from ttrace.pipeline import open_trace
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares, runs the command, prints the report; the exit code is its verdict."""
+    files = wanted_reports(args)
+    with reported_errors(files, backend=args.backend):
+        tolerance = args.tolerance
+        request = LocalizeRequest(
+            reference=open_trace(args.reference_trace),
+            candidate=open_trace(args.candidate_trace),
+            command=split_command(args.candidate, option="--candidate"),
+            out=Path(args.out),
+            tolerances=None
+            if tolerance is None
+            else ToleranceTable.load(Path(tolerance)),
+            map_file=None if args.map is None else read_map(args.map),
+            timeout_s=args.timeout,
+        )
+        with stages() as begin, progress_bar("comparing") as progress:
+            report = run_localize(
+                request,
+                program_backend(args.backend),
+                on_stage=begin,
+                progress=progress,
+            )
+    emit_report(report, files)
+    return report.verdict.exit_code
