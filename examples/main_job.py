@@ -8,18 +8,26 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from ttrace.compare.backend import Backend
 from ttrace.errors import CommandError
 from ttrace.examples.worker_pool import Outcome, WorkerPool, WorkerPools
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.isolation.isolating import (
+    IsolationRequest,
+    first_failed_step,
+    isolate,
+    report_obstacle,
+)
 from ttrace.judge.estimate import estimate_tolerance
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
+from ttrace.report.isolation import Isolation
 from ttrace.report.model import Report
 from ttrace.store.reader import Trace, open_trace
 
@@ -84,7 +92,12 @@ class MainJob:
         self._references: dict[Launch, tuple[Trace, ToleranceTable]] = {}
 
     def check(
-        self, reference: Launch, candidate: Launch, *, map_file: MapFile | None = None
+        self,
+        reference: Launch,
+        candidate: Launch,
+        *,
+        map_file: MapFile | None = None,
+        localize: bool = False,
     ) -> Report:
         """Compares two runs; the reference is recorded once for all its candidates.
 
@@ -92,6 +105,8 @@ class MainJob:
             reference: The trusted run.
             candidate: The run under test.
             map_file: What the reference calls the candidate's tensors, if others.
+            localize: Run the candidate once more on the reference's values, whether it
+                diverges or not.
 
         Raises:
             CommandError: A run failed, or did not end in time.
@@ -103,8 +118,46 @@ class MainJob:
         report = compare_traces(
             trusted, trace, self._backend, tolerances=tolerances, map_file=map_file
         )
+        if localize:
+            obstacle = report_obstacle(report)
+            isolation = (
+                Isolation(obstacle=obstacle)
+                if obstacle
+                else self._isolated(
+                    report, trusted, tolerances, trace, candidate, map_file
+                )
+            )
+            report = replace(report, isolation=isolation)
         shutil.rmtree(trace.path)
         return report
+
+    def _isolated(
+        self,
+        report: Report,
+        reference: Trace,
+        tolerances: ToleranceTable,
+        trace: Trace,
+        candidate: Launch,
+        map_file: MapFile | None,
+    ) -> Isolation:
+        made: list[Trace] = []
+
+        def rerun(values: Path, capture: CaptureFilter) -> Trace:
+            made.extend(self._record_all(candidate, (None,), values, capture))
+            return made[0]
+
+        request = IsolationRequest(
+            reference=reference,
+            candidate=trace,
+            rerun=rerun,
+            folder=self._folder / f"values-{next(self._numbers)}",
+            tolerances=tolerances,
+            map_file=map_file,
+        )
+        isolation = isolate(request, self._backend, step=first_failed_step(report))
+        for again in made:
+            shutil.rmtree(again.path)
+        return isolation
 
     def record(self, launch: Launch) -> Trace:
         """Records one run; its trace lies in the folder of the job.
@@ -144,29 +197,43 @@ class MainJob:
         return self._references[launch]
 
     def _record_all(
-        self, launch: Launch, perturbations: Sequence[int | None]
+        self,
+        launch: Launch,
+        perturbations: Sequence[int | None],
+        rewrite: Path | None = None,
+        capture: CaptureFilter | None = None,
     ) -> list[Trace]:
         if not launch.patches:
             pool = self._pools.of_size(launch.world_size)
             return [
-                self._record_once(pool, launch, noise_seed)
+                self._record_once(pool, launch, noise_seed, rewrite, capture)
                 for noise_seed in perturbations
             ]
         with WorkerPool(launch.world_size) as fresh:
             return [
-                self._record_once(fresh, launch, noise_seed)
+                self._record_once(fresh, launch, noise_seed, rewrite, capture)
                 for noise_seed in perturbations
             ]
 
     def _record_once(
-        self, pool: WorkerPool, launch: Launch, noise_seed: int | None
+        self,
+        pool: WorkerPool,
+        launch: Launch,
+        noise_seed: int | None,
+        rewrite: Path | None,
+        capture: CaptureFilter | None,
     ) -> Trace:
         out = self._folder / f"run-{next(self._numbers)}"
         out.mkdir()
         outcomes = pool.run(
             launch.script,
             launch.argv,
-            environment=RecordRequest(out=out, noise_seed=noise_seed).to_environment(),
+            environment=RecordRequest(
+                out=out,
+                noise_seed=noise_seed,
+                rewrite=rewrite,
+                capture=capture or CaptureFilter(),
+            ).to_environment(),
             timeout_s=self._timeout_s,
         )
         if any(outcome.status != 0 for outcome in outcomes):

@@ -3,7 +3,8 @@
 Everything that the command line does is a function here: ``compare``, ``check``,
 ``estimate_tolerance``, ``replicas``, ``lint``, ``open_trace``, ``load_report``,
 ``diff_reports``, ``judge_again``, ``localize``; see ``ttrace.pipeline``,
-``ttrace.reports``, ``ttrace.check_job`` and ``ttrace.localize_job``. Importing ttrace imports none of it, and no numpy.
+``ttrace.reports``, ``ttrace.check_job`` and ``ttrace.localize_job``. Importing ttrace
+imports none of it, and no numpy.
 """
 
 import importlib

@@ -28,6 +28,8 @@ class BugResult:
         reason: Why it was not found, or what failed; empty otherwise.
         expected_code: Code that was stated before the run; None if none was.
         code_right: Whether the first diagnosis has it; None if none was stated.
+        isolated_to: Modules that are wrong by themselves, where the buggy run was made
+            once more on the reference's values; None where it was not.
     """
 
     name: str
@@ -44,6 +46,7 @@ class BugResult:
     reason: str = ""
     expected_code: str | None = None
     code_right: bool | None = None
+    isolated_to: tuple[str, ...] | None = None
 
     @property
     def as_expected(self) -> bool:
@@ -73,6 +76,8 @@ class BugResult:
             if f.name in value or f.default is MISSING
         }
         known["diagnosis"] = tuple(known["diagnosis"])
+        if known.get("isolated_to") is not None:
+            known["isolated_to"] = tuple(known["isolated_to"])
         if known["margin"] is not None:
             known["margin"] = float(known["margin"])
         return cls(**known)
@@ -109,6 +114,9 @@ def judge_bug(bug: Bug, clean: Report, buggy: Report, *, seconds: float) -> BugR
         code_right=None
         if bug.expected_code is None
         else codes[:1] == (bug.expected_code,),
+        isolated_to=None
+        if buggy.isolation is None or buggy.isolation.step is None
+        else tuple(place.module for place in buggy.isolation.isolated),
     )
 
 

@@ -13,10 +13,15 @@ from ttrace.examples.main_job import Launch, MainJob
 from ttrace.mapping.map_file import read_map
 
 
-def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
+def run_bug(exhibit: Exhibit, job: MainJob, *, localize: bool = False) -> BugResult:
     """Checks the clean twin, then the bug, against the same reference.
 
     Where a run fails, the row says so.
+
+    Args:
+        exhibit: The bug.
+        job: Records and compares.
+        localize: Run the bug once more on the reference's values.
     """
     bug = exhibit.bug
     started = time.monotonic()
@@ -25,7 +30,9 @@ def run_bug(exhibit: Exhibit, job: MainJob) -> BugResult:
         reference = reference_launch(bug)
         map_file = read_map(map_path(bug.map_name)) if bug.map_name else None
         clean = job.check(reference, clean_launch(bug), map_file=map_file)
-        buggy = job.check(reference, buggy_launch(exhibit), map_file=map_file)
+        buggy = job.check(
+            reference, buggy_launch(exhibit), map_file=map_file, localize=localize
+        )
     except TtraceError as error:
         return failed_bug(bug, clean, error, seconds=time.monotonic() - started)
     return judge_bug(bug, clean, buggy, seconds=time.monotonic() - started)

@@ -197,7 +197,7 @@ def _misfit(tensor: torch.Tensor, values: np.ndarray) -> str | None:
     """Why an array cannot take the place of a tensor's values; None where it can."""
     local = local_values(tensor)
     name = dtype_name(local)
-    if tuple(local.shape) != values.shape:
+    if not _is_shape_of(tuple(local.shape), values.shape):
         return (
             f"its shape is {list(local.shape)}, and was {list(values.shape)} in the "
             "run before"
@@ -207,12 +207,19 @@ def _misfit(tensor: torch.Tensor, values: np.ndarray) -> str | None:
     return None
 
 
+def _is_shape_of(shape: tuple[int, ...], recorded: tuple[int, ...]) -> bool:
+    """Whether an array of a shape may be recorded in another: with a dim per mesh axis
+    in front, each of this rank alone."""
+    more = len(recorded) - len(shape)
+    return more >= 0 and recorded == (1,) * more + shape
+
+
 def _like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:
     local = local_values(tensor)
     with unobserved():
         # A copy of its own: the array is read-only, and the module may write into it.
         new = torch.empty_like(local.detach())
-        new.copy_(tensor_of(np.array(values)))
+        new.copy_(tensor_of(np.array(values)).reshape(new.shape))
     return with_values(tensor, new)
 
 

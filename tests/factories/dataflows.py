@@ -2,10 +2,11 @@
 
 A model is a tree: a leaf multiplies what it is given by its weight, element by element;
 what is around several runs them one after the other, or adds up what each makes of the
-same. Errors are planted in the values, and all that is computed from them is wrong.
+same. Errors are planted in the values, and all that is computed from them is wrong,
+unless what modules are given has right values put in its place.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,12 @@ class Part:
 
 
 def a_step(
-    model: Part, wrong: Collection[str] = (), *, num_steps: int = 1, num_mb: int = 2
+    model: Part,
+    wrong: Collection[str] = (),
+    *,
+    num_steps: int = 1,
+    num_mb: int = 2,
+    put_in: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Values by text of the id.
 
@@ -31,13 +37,18 @@ def a_step(
         wrong: Ids of tensors that are computed wrong.
         num_steps: Steps.
         num_mb: Micro-batches of a step.
+        put_in: Values that take the place of inputs and gradients of outputs, once
+            these are recorded; None for none.
     """
-    return _Run(model, wrong).steps(num_steps, num_mb)
+    return _Run(model, wrong, put_in or {}).steps(num_steps, num_mb)
 
 
 class _Run:
-    def __init__(self, model: Part, wrong: Collection[str]):
+    def __init__(
+        self, model: Part, wrong: Collection[str], put_in: Mapping[str, np.ndarray]
+    ):
         self._model = model
+        self._put_in = put_in
         self._wrong = frozenset(wrong)
         self._random = np.random.default_rng(0)
         self._weights: dict[str, np.ndarray] = {}
@@ -63,12 +74,17 @@ class _Run:
             self._at = f"step{step}/mb{number}"
             self._inputs: dict[str, np.ndarray] = {}
             self._gradients: dict[str, np.ndarray] = {}
-            x = self._put(f"{self._at}/@root/input/0", self._random.uniform(1, 2, SIZE))
+            x = self._given(
+                f"{self._at}/@root/input/0", self._random.uniform(1, 2, SIZE)
+            )
             y = self._inside(self._model, "", x)
             y = self._put(f"{self._at}/@root/output/0", y)
             loss = np.atleast_1d((y * y).sum() / 2)
             wrong = self._put(f"{self._at}/@root/loss", loss)
-            self._inside_back(self._model, "", y * (wrong / loss))
+            gradient = y * (wrong / loss)
+            if self._put_in:
+                gradient = self._given(f"{self._at}/@root/grad_output/0", gradient)
+            self._inside_back(self._model, "", gradient)
             for path, gradient in self._gradients.items():
                 sums[path] = sums[path] + gradient
         for path, gradient in sums.items():
@@ -86,8 +102,13 @@ class _Run:
         self.tensors[text] = values.astype(np.float32)
         return values
 
+    def _given(self, text: str, values) -> np.ndarray:
+        """What a module is given, with what is put in its place."""
+        values = self._put(text, values)
+        return np.asarray(self._put_in.get(text, values), np.float64)
+
     def _run(self, part: Part, path: str, x: np.ndarray) -> np.ndarray:
-        x = self._put(f"{self._at}/{path}/input/0", x)
+        x = self._given(f"{self._at}/{path}/input/0", x)
         return self._put(f"{self._at}/{path}/output/0", self._inside(part, path, x))
 
     def _inside(self, part: Part, path: str, x: np.ndarray) -> np.ndarray:
@@ -102,7 +123,7 @@ class _Run:
         return total if part.is_sum else x
 
     def _run_back(self, part: Part, path: str, gradient: np.ndarray) -> np.ndarray:
-        gradient = self._put(f"{self._at}/{path}/grad_output/0", gradient)
+        gradient = self._given(f"{self._at}/{path}/grad_output/0", gradient)
         inner = self._inside_back(part, path, gradient)
         return self._put(f"{self._at}/{path}/grad_input/0", inner)
 

@@ -423,4 +423,10 @@ def _add_zoo(commands) -> None:
         "names", nargs="*", metavar="NAME", help="all bugs if none is given"
     )
     run.add_argument("--json", metavar="FILE", help="write the results there")
+    run.add_argument(
+        "--localize",
+        action="store_true",
+        help="run each bug once more on the reference's values: the results name the "
+        "modules that are wrong by themselves",
+    )
     add_backend(run, default="numpy")

@@ -40,7 +40,7 @@ def _run_bugs(args: argparse.Namespace, exhibits) -> int:
     with MainJob(program_backend(args.backend)) as job:
         for number, exhibit in enumerate(exhibits, 1):
             announce(f"{exhibit.bug.name} ({number} of {len(exhibits)})")
-            results.append(run_bug(exhibit, job))
+            results.append(run_bug(exhibit, job, localize=args.localize))
             if args.json is not None:  # now: all of them take minutes
                 values = [result.to_json() for result in results]
                 write_output(Path(args.json), json.dumps(values, indent=1) + "\n")

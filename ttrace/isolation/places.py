@@ -42,7 +42,6 @@ def _place(
     culprit: Culprit, by_id: Mapping[str, TensorReport], failed: _Failed
 ) -> IsolatedPlace:
     first = parse_tensor_id(culprit.id)
-    ids = [parse_tensor_id(id_) for id_ in culprit.ids]
     tensors = [by_id[text] for text in culprit.ids if text in by_id]
     if first.kind in _OWN_RESULTS:
         tensors += [
@@ -50,10 +49,6 @@ def _place(
             for tensor in failed.get(first.module, ())
             if tensor.kind in _OWN_RESULTS
         ]
-    named = {(id_.module, id_.slot) for id_ in ids}
-    num_alike = len(named) - 1
-    if culprit.num_own > len(ids):  # not all are named
-        num_alike = max(num_alike, culprit.num_own - 1)
     kinds = {Kind(tensor.kind) for tensor in tensors} | {first.kind}
     margins = [tensor.margin for tensor in tensors if tensor.margin is not None]
     reason = by_id[culprit.id].reason if culprit.id in by_id else ""
@@ -61,11 +56,11 @@ def _place(
         module=_whose(first),
         kinds=tuple(kind.value for kind in Kind if kind in kinds),
         margin=max(margins, default=None),
-        sentence=_sentence(first, reason, num_alike),
+        sentence=_sentence(first, reason, culprit.num_alike),
         ids=tuple(dict.fromkeys((*culprit.ids, *(tensor.id for tensor in tensors))))[
             :_MAX_IDS
         ],
-        num_alike=num_alike,
+        num_alike=culprit.num_alike,
     )
 
 

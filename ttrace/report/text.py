@@ -73,7 +73,6 @@ def render_report(report: Report) -> RenderableType:
         ),
         Text(report.summary),
         *map(Text, _culprit_lines(report)),
-        *map(Text, isolation_lines(report.isolation)),
         Text(counts_line(report)),
         *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
@@ -81,6 +80,7 @@ def render_report(report: Report) -> RenderableType:
         parts.append(Text(only_line(report), style="yellow"))
     parts += (Text(f"skipped {x}", style="dim") for x in skipped_lines(report))
     parts += (Text(caveat, style="yellow") for caveat in caveats(report))
+    parts += map(Text, isolation_lines(report.isolation))
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     if closer_look := closer_look_sentence(report):
         parts.append(Text(f"closer look: {closer_look}"))

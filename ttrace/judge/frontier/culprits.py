@@ -31,6 +31,8 @@ class Culprit:
         num_own: How many those are.
         inputs_agree: What it is computed from was compared, at least in part, and
             agrees; else it is only the first that failed.
+        num_alike: Other modules, or parameters, that are wrong likewise: in other
+            layers, or by the same factor.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Culprit:
     ids: tuple[str, ...]
     num_own: int
     inputs_agree: bool
+    num_alike: int = 0
 
 
 def find_culprits(
@@ -123,6 +126,7 @@ def _culprit(place: Place, num_failed: int) -> Culprit:
         ids=tuple(str(v.id) for v in place.verdicts[:_MAX_IDS]),
         num_own=len(place.verdicts),
         inputs_agree=place.is_claimed and not _is_given(first.id),
+        num_alike=num_own - 1,
     )
 
 
