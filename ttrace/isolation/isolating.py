@@ -189,7 +189,7 @@ def _isolated(
     note = begins_otherwise(candidate, again, step)
     return Isolation(
         step=step,
-        isolated=isolated_places(report),
+        isolated=isolated_places(report, overwritten),
         num_overwritten=len(overwritten),
         left_out=left_out,
         notes=(note,) if note else (),

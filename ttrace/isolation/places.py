@@ -1,10 +1,11 @@
 """Which places are wrong by themselves, out of the report on a rewriting run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
+from ttrace.judge.structure import layers_left_out
 from ttrace.report.isolation import IsolatedPlace
 from ttrace.report.model import Report, TensorReport
 
@@ -18,30 +19,53 @@ _MAX_IDS = 5
 
 _Failed = Mapping[str, Sequence[TensorReport]]
 
+_Call = tuple[int, int | None, str, int]
 
-def isolated_places(report: Report) -> tuple[IsolatedPlace, ...]:
+
+def _call_of(id_: TensorId) -> _Call:
+    """Step, micro-batch, module and number of a call."""
+    return id_.step, id_.microbatch, id_.module, id_.call
+
+
+def isolated_places(
+    report: Report, overwritten: Collection[TensorId]
+) -> tuple[IsolatedPlace, ...]:
     """The places that a report on a rewriting run finds to be wrong.
 
     Args:
-        report: On the candidate that was given the reference's values; its culprits
-            know which they are.
+        report: On the candidate that was given the reference's values.
+        overwritten: Which tensors had them; the culprits of the report know that.
     """
+    own = {
+        _call_of(id_)
+        for id_ in map(parse_tensor_id, (tensor.id for tensor in report.tensors))
+        if id_.kind in _GIVEN and id_ not in overwritten
+    }
     by_id = {tensor.id: tensor for tensor in report.tensors}
     failed: dict[str, list[TensorReport]] = {}
     for tensor in report.failed():
         failed.setdefault(parse_tensor_id(tensor.id).module, []).append(tensor)
     places: dict[str, IsolatedPlace] = {}
     for culprit in report.culprits:
-        place = _place(culprit, by_id, failed)
-        before = places.get(place.module)
-        places[place.module] = place if before is None else _both(before, place)
+        place = _place(culprit, by_id, failed, own)
+        form = layers_left_out(place.module)
+        before = places.get(form)
+        places[form] = place if before is None else _both(before, place)
     return tuple(places.values())
 
 
 def _place(
-    culprit: Culprit, by_id: Mapping[str, TensorReport], failed: _Failed
+    culprit: Culprit,
+    by_id: Mapping[str, TensorReport],
+    failed: _Failed,
+    own: Collection[_Call],
 ) -> IsolatedPlace:
-    first = parse_tensor_id(culprit.id)
+    text, num_alike = culprit.id, culprit.num_alike
+    of_model = next((id_ for id_ in culprit.ids if _is_from_behind(id_)), None)
+    if of_model is not None and of_model != text:
+        # The gradient of the model's output is that of its last module's, too.
+        text, num_alike = of_model, num_alike - 1
+    first = parse_tensor_id(text)
     tensors = [by_id[text] for text in culprit.ids if text in by_id]
     if first.kind in _OWN_RESULTS:
         tensors += [
@@ -51,21 +75,35 @@ def _place(
         ]
     kinds = {Kind(tensor.kind) for tensor in tensors} | {first.kind}
     margins = [tensor.margin for tensor in tensors if tensor.margin is not None]
-    reason = by_id[culprit.id].reason if culprit.id in by_id else ""
+    reason = by_id[text].reason if text in by_id else ""
     return IsolatedPlace(
         module=_whose(first),
         kinds=tuple(kind.value for kind in Kind if kind in kinds),
         margin=max(margins, default=None),
-        sentence=_sentence(first, reason, culprit.num_alike),
-        ids=tuple(dict.fromkeys((*culprit.ids, *(tensor.id for tensor in tensors))))[
-            :_MAX_IDS
-        ],
-        num_alike=culprit.num_alike,
+        sentence=_sentence(
+            first,
+            reason,
+            num_alike,
+            inputs_agree=culprit.inputs_agree,
+            is_given=_call_of(first) not in own,
+        ),
+        ids=_distinct(text, *culprit.ids, *(tensor.id for tensor in tensors)),
+        num_alike=num_alike,
     )
 
 
+def _is_from_behind(text: str) -> bool:
+    """Whether a tensor is what the model's outputs get in the backward."""
+    id_ = parse_tensor_id(text)
+    return id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE
+
+
+def _distinct(*ids: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ids))[:_MAX_IDS]
+
+
 def _both(one: IsolatedPlace, other: IsolatedPlace) -> IsolatedPlace:
-    """Two findings on one module."""
+    """Two findings on one module, or on that of two layers."""
     margins = [m for m in (one.margin, other.margin) if m is not None]
     kinds = {*one.kinds, *other.kinds}
     return IsolatedPlace(
@@ -73,8 +111,8 @@ def _both(one: IsolatedPlace, other: IsolatedPlace) -> IsolatedPlace:
         kinds=tuple(kind.value for kind in Kind if kind.value in kinds),
         margin=max(margins, default=None),
         sentence=f"{one.sentence}; {other.sentence}",
-        ids=tuple(dict.fromkeys((*one.ids, *other.ids)))[:_MAX_IDS],
-        num_alike=max(one.num_alike, other.num_alike),
+        ids=_distinct(*one.ids, *other.ids),
+        num_alike=max(one.num_alike, other.num_alike, int(one.module != other.module)),
     )
 
 
@@ -85,44 +123,54 @@ def _whose(id_: TensorId) -> str:
     return id_.module.rpartition(".")[0] or ROOT_MODULE
 
 
-def _sentence(id_: TensorId, reason: str, num_alike: int) -> str:
+def _sentence(
+    id_: TensorId, reason: str, num_alike: int, *, inputs_agree: bool, is_given: bool
+) -> str:
+    """What is wrong, what agrees, and what to do.
+
+    Args:
+        id_: The tensor.
+        reason: Why it failed.
+        num_alike: Others that are wrong likewise.
+        inputs_agree: What it is made from was compared, and agrees.
+        is_given: The call had the reference's values of all that it is given.
+    """
     alike = f" (and {num_alike} more like it)" if num_alike else ""
     why = f": {reason}" if reason else ""
     what = f"{id_.kind} {id_.slot}" if id_.slot is not None else f"{id_.kind}"
     where = f"{what} of {id_.module}{alike}"
-    if id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE:
-        return (
-            f"{where}, as it comes from what follows the model{why}; the model's "
-            "forward agrees, so look at the loss and at what scales it"
-        )
     if id_.kind is Kind.INPUT and id_.module == ROOT_MODULE:
         return f"{where}, as the script gives it{why}"
-    if id_.kind in _GIVEN:
+    if id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE:
+        where += ", as it comes from what follows the model"
+        agrees, look = "the model's forward", "the loss and what scales it"
+    elif id_.kind in _GIVEN:
         way = "in the forward" if id_.kind is Kind.INPUT else "on the way back"
+        where += f", as it comes to that module {way}"
+        agrees, around = "what was compared before it", _whose(id_)
+        look = f"the code of {around} around it, and at a collective or a hook between"
+    elif id_.kind in _OWN_RESULTS:
+        if not is_given:
+            return f"{where}{why}; some of what the module is given kept its own values"
         return (
-            f"{where}, as it comes to that module {way}{why}; the modules before it "
-            f"agree, so look at the code of {_whose(id_)} around it, and at a "
-            "collective or a hook between"
+            f"{where}{why}, although the module was given the reference's values: look "
+            "at its own code, and at collectives in it"
         )
-    if id_.kind in _OWN_RESULTS:
-        return (
-            f"{where}{why}, although the module and those within it were given the "
-            "reference's values"
-        )
-    return f"{where}{why}; {_BEHIND.get(id_.kind, 'what it is made from agrees')}"
+    else:
+        agrees, look = _BEHIND.get(id_.kind, ("what it is made from", "how it is made"))
+    if inputs_agree:
+        return f"{where}{why}; {agrees} agrees, so look at {look}"
+    return f"{where}{why}; look at {look}"
 
 
 _BEHIND = {
-    Kind.MAIN_GRAD: "the gradients that each backward made agree, so look at how they "
-    "are accumulated, reduced and scaled",
-    Kind.GRAD_NORM: "the gradients agree, so look at what the norm is taken of",
-    Kind.CLIPPED_GRAD: "the gradients and their norm agree, so look at the clipping",
-    Kind.UPDATED_PARAM: "the gradients agree, so look at the optimizer",
-    Kind.OPTIMIZER_STATE: "the gradients agree, so look at the optimizer",
-    Kind.LOSS: "the forward of the model agrees, so look at the loss",
+    Kind.MAIN_GRAD: (
+        "what each backward made of it",
+        "how gradients are accumulated, reduced and scaled",
+    ),
+    Kind.GRAD_NORM: ("every gradient", "what the norm is taken of"),
+    Kind.CLIPPED_GRAD: ("what is clipped", "the clipping"),
+    Kind.UPDATED_PARAM: ("what the optimizer is given", "the optimizer"),
+    Kind.OPTIMIZER_STATE: ("what the optimizer is given", "the optimizer"),
+    Kind.LOSS: ("the forward of the model", "the loss"),
 }
-
-
-def modules_text(places: Iterable[IsolatedPlace]) -> str:
-    """Their modules, separated by commas."""
-    return ", ".join(place.module for place in places)
