@@ -53,6 +53,7 @@ from ttrace.judge.rules.still_statistics import still_statistics
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
+from ttrace.judge.run_evidence import RunEvidence
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
@@ -112,15 +113,18 @@ def diagnose(
     Where updates of two steps were compared, nothing is known of the candidate; nor
     where its ranks have parts of parameters that nothing describes.
     """
-    if evidence is not None and (evidence.steps_apart or evidence.undescribed):
+    if evidence is not None and (
+        evidence.runs.steps_apart or evidence.runs.undescribed
+    ):
         return ()
-    own = None if evidence is None else evidence.own
+    own = None if evidence is None else evidence.runs.own
     own = own or own_gradients(candidate)
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
-        evidence=evidence or Evidence(absences=find_absences(verdicts, own)),
+        evidence=evidence
+        or Evidence(runs=RunEvidence(absences=find_absences(verdicts, own))),
         own=own,
     )
     answers = (explained(rule, None, findings) for rule in RULES)
