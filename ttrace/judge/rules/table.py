@@ -78,6 +78,9 @@ RULES: tuple[Rule, ...] = (
     activation_variant,
     transposed_weight,
     out_of_turn,
+    wiring,
+    rearranged,
+    coarse_values,
     no_gradient,
     extra_gradient,
     rounded_update,
@@ -107,9 +110,6 @@ RULES: tuple[Rule, ...] = (
     embedding_rows,
     one_sided_inputs,
     backward_between,
-    wiring,
-    rearranged,
-    coarse_values,
     confined_error,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
