@@ -24,6 +24,7 @@ RUN_ELSEWHERE = {
     "ttrace judge": (
         "cli/test_judge_command.py::test_a_pass_by_multiplier_and_allow_file"
     ),
+    "ttrace localize": "cli/test_localize_command.py::test_the_wrong_module_is_named",
     "ttrace lint": "cli/test_lint_command.py::test_a_run_with_nan",
     "ttrace clean": "cli/test_clean_command.py::test_the_traces_of_a_check_go",
     "ttrace check --map port.toml": (
