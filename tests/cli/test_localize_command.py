@@ -1,4 +1,4 @@
-"""``ttrace localize``, and what ``check`` makes of it, on the training of the README."""
+"""``ttrace localize``, and what ``check`` makes of it, on the README's training."""
 
 import shlex
 import sys

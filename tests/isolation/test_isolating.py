@@ -158,14 +158,14 @@ def test_code_between_modules_is_that_of_the_module_around(runs):
     (place,) = isolation.isolated
     assert place.kinds == ("input", "grad_output")  # of the layers on either side
     assert "input 0 of blocks.1.down, as it comes to that module" in place.sentence
-    assert "look at the code of blocks.1 around it" in place.sentence
+    assert "so look at the code of blocks.1 around it" in place.sentence
 
 
 def test_the_loss_is_named_where_the_model_is_right(runs):
     _, isolation = runs.isolated(CLEAN, training(clean, loss_factor=2.0))
     (place,) = isolation.isolated
     assert place.module == "@root" and place.kinds == ("grad_output",)
-    assert "look at the loss and at what scales it" in place.sentence
+    assert "look at the loss and what scales it" in place.sentence
 
 
 @pytest.mark.parametrize("options", [{"recomputes": True}, {"times": 2}])

@@ -14,12 +14,14 @@ from ttrace.recording.request import (
 )
 
 
+@pytest.mark.parametrize("rewrite", [None, Path("/values")])
 @pytest.mark.parametrize("noise_seed", [None, 0, 3])
-def test_round_trip(noise_seed):
+def test_round_trip(noise_seed, rewrite):
     request = RecordRequest(
         out=Path("/a b/trace"),
         capture=CaptureFilter(modules=("x.*",), steps=frozenset({0, 4})),
         noise_seed=noise_seed,
+        rewrite=rewrite,
     )
     assert request_from_environment(request.to_environment()) == request
 

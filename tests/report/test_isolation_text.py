@@ -2,7 +2,7 @@
 
 import math
 
-from tests.factories.reports import make_report
+from tests.factories.reports import some_report
 from ttrace.report.isolation import IsolatedPlace, Isolation
 from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import Report
@@ -53,7 +53,7 @@ def test_a_run_in_which_nothing_is_wrong_and_none_at_all():
 
 
 def test_a_report_keeps_it():
-    report = make_report(isolation=ISOLATION)
+    report = some_report(isolation=ISOLATION)
     assert Report.from_json(report.to_json()) == report
     assert "1. layers.0.mlp" in render_text(report)
-    assert "isolation" not in make_report().to_json()
+    assert "isolation" not in some_report().to_json()
