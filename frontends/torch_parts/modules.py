@@ -36,6 +36,7 @@ from ttrace.frontends.torch_parts.tree import named_arguments, named_tensors
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
+from ttrace.recording.rewrites import NO_MODULE_BEHIND
 
 _RETURNED = (
     "the module returns an input that it also uses: its gradient is that of all uses "
@@ -367,7 +368,7 @@ class ModuleTap:
         elif recorder is not None:  # a hook on a leaf would stay for all steps
             recorder.skip(
                 call.tensor_id(Kind.GRAD_OUTPUT, slot),
-                "the module returns a parameter or an input of the model itself",
+                NO_MODULE_BEHIND,
             )
 
     def _on_gradient(

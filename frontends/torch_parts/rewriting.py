@@ -158,13 +158,13 @@ class Rewriting:
             is_changed = each.copy._version != each.version
             if not is_changed or _memory(each.copy) in returned:
                 continue
-            with unobserved():
-                given = local_values(each.given).detach()
-                given.copy_(local_values(each.copy).detach())
-            self.values.note_left(
-                each.id,
-                "the module writes into this input, so that it is not only given it",
-            )
+            try:
+                with unobserved():
+                    given = local_values(each.given).detach()
+                    given.copy_(local_values(each.copy).detach())
+            except Exception as error:
+                reason = reason_of(error, "give the caller what the module wrote in it")
+                self.values.note_left(each.id, reason)
 
     def gate(self, tensor: torch.Tensor) -> Gate:
         """The gate of a tensor that is no leaf."""

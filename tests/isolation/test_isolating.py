@@ -276,3 +276,33 @@ def test_what_was_not_recorded_cannot_be_put_in(runs):
     assert runs_obstacle(trace.info, trace.info) == ""
     assert "of the candidate was recorded" in runs_obstacle(trace.info, gradients.info)
     assert "of the reference was recorded" in runs_obstacle(gradients.info, trace.info)
+
+
+class Writes(nn.Module):
+    """Halves its input in place, and returns something else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x.mul_(0.5)
+        return torch.ones_like(x)
+
+
+class Written(nn.Module):
+    """Uses a tensor that a module within wrote into."""
+
+    def __init__(self, factor: float = 1.0):
+        super().__init__()
+        self.writes, self.layer, self.factor = Writes(), nn.Linear(6, 6), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scratch = x.detach().clone()
+        ones = self.writes(scratch)
+        return self.layer(x + scratch) * ones * self.factor
+
+
+def test_what_a_module_writes_into_its_input_reaches_the_caller(runs):
+    right = training(Written)
+    _, isolation = runs.isolated(right, right)
+    assert names(isolation) == []
+    _, isolation = runs.isolated(right, training(lambda: Written(1.01)))
+    assert names(isolation) == ["@root"]

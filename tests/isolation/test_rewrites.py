@@ -50,7 +50,7 @@ def other(tensors: Tensors) -> Tensors:
     }
 
 
-@pytest.mark.parametrize("dims", ["x[tp] y", "x y[tp:zigzag]", "x y"])
+@pytest.mark.parametrize("dims", ["x[tp] y", "x[tp:zigzag] y", "x y"])
 def test_each_rank_gets_its_part(rewritten, dims):
     tensors = {INPUT: Tensor(full=FULL, dims=dims)}
     expected = memory_trace(tensors, {"tp": 2})
@@ -74,7 +74,7 @@ def test_a_sharded_reference_and_a_scale_of_either(rewritten):
 
 
 def test_of_a_pending_sum_each_rank_gets_an_equal_part(rewritten):
-    partial = {INPUT: Tensor(full=FULL, dims="x y {tp:partial}")}
+    partial = {INPUT: Tensor(full=FULL, dims="x y partial[tp]")}
     _, held = rewritten(
         memory_trace({INPUT: FULL}), memory_trace(other(partial), {"tp": 2})
     )

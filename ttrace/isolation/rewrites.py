@@ -28,7 +28,7 @@ from ttrace.ir.trace import RankInfo, ShardRecord, TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
 from ttrace.lining_up import LinedUp
-from ttrace.recording.rewrites import REWRITTEN_KINDS
+from ttrace.recording.rewrites import NO_MODULE_BEHIND, REWRITTEN_KINDS
 from ttrace.store.writer import TraceWriter
 
 Held = tuple[TensorId, int]
@@ -85,6 +85,8 @@ def plan_rewrites(lined: LinedUp, step: int) -> RewritePlan:
             else:
                 left_out[reason] += 1
         elif isinstance(entry, Skipped):
+            if entry.reason.endswith(NO_MODULE_BEHIND):
+                continue
             left_out[entry.reason] += 1
         elif isinstance(entry, Unmatched) and entry.present is Side.CANDIDATE:
             left_out["the reference has no such tensor"] += 1

@@ -25,6 +25,9 @@ REWRITTEN_KINDS = frozenset({Kind.INPUT, Kind.GRAD_OUTPUT})
 REWRITING_FRAMEWORKS = frozenset({"megatron", "torch"})
 """Frontends that overwrite values, by the name under which they record."""
 
+NO_MODULE_BEHIND = "the module returns a parameter or an input of the model itself"
+"""Why the gradient of an output is not recorded, and leads into no module."""
+
 _NUM_REWRITTEN = "num_rewritten"
 _NOT_REWRITTEN = "not_rewritten"
 
