@@ -24,6 +24,8 @@ from ttrace.frontends import torch_capture
 
 BATCH = 4
 
+_PLAIN = ("input", "output", "grad_input", "grad_output")
+
 
 class _Sum(torch.autograd.Function):
     """Adds partials up; each of them has the gradient of the sum."""
@@ -95,8 +97,14 @@ def main(argv: Sequence[str]) -> int:
         model = _distributed(model, way)  # type: ignore[arg-type]
     batch = torch.randn(2, BATCH, 6, generator=torch.Generator().manual_seed(1))
     parts = [rank] if size > 1 and way != "tp" else [0, 1]
+    # Beside the styles nothing says what the ranks have of plain tensors: all of it.
+    dims = {}
+    if way == "tp":
+        places = ("@root", "head", *(f"layers.{n}" for n in range(len(bugs))))
+        dims = {f"{place}/{kind}/0": "b f" for place in places for kind in _PLAIN}
+        dims |= {f"layers.{n}.down/grad_output/0": "b f" for n in range(len(bugs))}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
-    with torch_capture.trace(model, optimizer) as trace:
+    with torch_capture.trace(model, optimizer, dims=dims) as trace:
         for part in parts:
             loss = model(batch[part]).square().mean()
             trace.loss(loss)

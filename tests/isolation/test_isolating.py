@@ -158,7 +158,7 @@ def test_code_between_modules_is_that_of_the_module_around(runs):
     (place,) = isolation.isolated
     assert place.kinds == ("input", "grad_output")  # of the layers on either side
     assert "input 0 of blocks.1.down, as it comes to that module" in place.sentence
-    assert "so look at the code of blocks.1 around it" in place.sentence
+    assert "agrees: look at the code of blocks.1 around it" in place.sentence
 
 
 def test_the_loss_is_named_where_the_model_is_right(runs):

@@ -143,11 +143,11 @@ def _sentence(
         return f"{where}, as the script gives it{why}"
     if id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE:
         where += ", as it comes from what follows the model"
-        agrees, look = "the model's forward", "the loss and what scales it"
+        agrees, look = "the forward", "the loss and what scales it"
     elif id_.kind in _GIVEN:
         way = "in the forward" if id_.kind is Kind.INPUT else "on the way back"
         where += f", as it comes to that module {way}"
-        agrees, around = "what was compared before it", _whose(id_)
+        agrees, around = "what comes before it", _whose(id_)
         look = f"the code of {around} around it, and at a collective or a hook between"
     elif id_.kind in _OWN_RESULTS:
         if not is_given:
@@ -159,7 +159,7 @@ def _sentence(
     else:
         agrees, look = _BEHIND.get(id_.kind, ("what it is made from", "how it is made"))
     if inputs_agree:
-        return f"{where}{why}; {agrees} agrees, so look at {look}"
+        return f"{where}{why}; what was compared of {agrees} agrees: look at {look}"
     return f"{where}{why}; look at {look}"
 
 
@@ -172,5 +172,5 @@ _BEHIND = {
     Kind.CLIPPED_GRAD: ("what is clipped", "the clipping"),
     Kind.UPDATED_PARAM: ("what the optimizer is given", "the optimizer"),
     Kind.OPTIMIZER_STATE: ("what the optimizer is given", "the optimizer"),
-    Kind.LOSS: ("the forward of the model", "the loss"),
+    Kind.LOSS: ("the forward", "the loss"),
 }

@@ -1,5 +1,6 @@
 """What a run on the reference's values showed, in lines for people."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ttrace.ir.tensor_id import ROOT_MODULE
@@ -50,7 +51,10 @@ def _place(place: IsolatedPlace) -> str:
 
 
 def _left_out(isolation: Isolation) -> str:
-    reasons = sorted(isolation.left_out.items(), key=lambda item: -item[1])
+    brief: Counter[str] = Counter()
+    for reason, count in isolation.left_out.items():
+        brief[reason.partition(";")[0]] += count  # the rest is what to write about it
+    reasons = brief.most_common()
     number = sum(isolation.left_out.values())
     named = "; ".join(f"{count}: {reason}" for reason, count in reasons[:_MAX_REASONS])
     more = len(reasons) - _MAX_REASONS
