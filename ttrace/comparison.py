@@ -173,7 +173,7 @@ def compare_traces(
         unverified=unverified,
         deduced=known.layouts,
         padded=regrouped.padded,
-        assumed_calls={**joined.assumed, **reordered.assumed},
+        assumed_calls=joined.assumed,
     )
     evidence = read_evidence(
         verdicts,
@@ -183,6 +183,7 @@ def compare_traces(
         recorded=named.info,
         own_microbatches=known.candidate,
         untied=untied,
+        matched_calls=joined.places | reordered.places,
     )
     notes = (untied.note, regrouped.note, joined.note, reordered.note)
     return build_report(

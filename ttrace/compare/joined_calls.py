@@ -7,7 +7,7 @@ of them is cut, joined or renumbered accordingly. Where that does not tell, noth
 done.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import (
@@ -19,6 +19,7 @@ from ttrace.compare.call_counts import (
     place_of,
 )
 from ttrace.compare.call_matching import CallMatcher, CallsAt, Named
+from ttrace.compare.call_notes import matched_note
 from ttrace.compare.call_pairing import CallPairing
 from ttrace.compare.shown_calls import ShownCalls, calls_at, renumbered_skips
 from ttrace.compare.shown_trace import ShownTrace
@@ -26,8 +27,6 @@ from ttrace.ir.kinds import ACTIVATIONS
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-
-_MAX_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +37,16 @@ class JoinedCalls:
         candidate: What is compared.
         set_aside: Why a tensor of such a call is not.
         note: A sentence for the headline; empty where nothing was matched.
-        assumed: Where calls were matched although they are not all given the same.
+        assumed: Where one run makes more calls, which were matched although they are
+            not all given the same.
+        places: Where calls were matched.
     """
 
     candidate: TraceSource
     set_aside: Mapping[TensorId, str] = field(default_factory=dict)
     note: str = ""
     assumed: Mapping[Place, CallCount] = field(default_factory=dict)
+    places: frozenset[Place] = frozenset()
 
 
 def join_calls(reference: TraceSource, candidate: TraceSource) -> JoinedCalls:
@@ -149,8 +151,13 @@ def _presented(
     return JoinedCalls(
         candidate=ShownTrace(candidate, info),
         set_aside=set_aside,
-        note=_note(found, counts),
-        assumed={p: counts[p] for p, pairing in found.items() if pairing.is_assumed},
+        note=matched_note(found, counts),
+        assumed={
+            place: counts[place]
+            for place, pairing in found.items()
+            if pairing.is_assumed and counts[place].reference != counts[place].candidate
+        },
+        places=frozenset(found),
     )
 
 
@@ -170,80 +177,3 @@ class _Way:
     like: str
     is_assumed: bool
     is_whole: bool
-
-
-def _note(found: Mapping[Place, CallPairing], counts: Mapping[Place, CallCount]) -> str:
-    """How calls were matched, of the outermost modules of each way."""
-    modules = _outermost({place[2] for place in found})
-    ways: dict[_Way, dict[str, list[Place]]] = {}
-    for place, pairing in found.items():
-        if place[2] in modules:
-            like = "elsewhere" if pairing.like == place[2] else pairing.like
-            way = _Way(
-                order=_order(pairing, counts[place]),
-                like=like,
-                is_assumed=pairing.is_assumed,
-                is_whole=pairing.are_whole,
-            )
-            ways.setdefault(way, {}).setdefault(place[2], []).append(place)
-    num_clear = sum(not way.is_assumed for way in ways)
-    return " ".join(
-        _sentence(way, of_way, counts, names_place=way.is_assumed or num_clear > 1)
-        for way, of_way in list(ways.items())[:_MAX_NAMED]
-    )
-
-
-def _outermost(modules: Collection[str]) -> set[str]:
-    def has_none_around(module: str) -> bool:
-        while "." in module:
-            module = module.rpartition(".")[0]
-            if module in modules:
-                return False
-        return True
-
-    return {module for module in modules if has_none_around(module)}
-
-
-def _order(pairing: CallPairing, count: CallCount) -> str:
-    if count.reference != count.candidate:
-        return ""
-    if not pairing.are_whole:
-        return "calls of {} hold their rows otherwise in the candidate"
-    moved = [(o, t) for o, t in sorted(pairing.order.items()) if o != t]
-    more = len(moved) - _MAX_NAMED
-    ours, theirs = (
-        ", ".join(str(pair[side]) for pair in moved[:_MAX_NAMED]) for side in range(2)
-    )
-    verb = "are taken for" if pairing.is_assumed else "are"
-    rest = f", and {more} more are in another order" if more > 0 else ""
-    return f"calls {ours} of {{}} {verb} calls {theirs} of the candidate{rest}"
-
-
-def _sentence(
-    way: _Way,
-    places: Mapping[str, list[Place]],
-    counts: Mapping[Place, CallCount],
-    *,
-    names_place: bool,
-) -> str:
-    more = len(places) - _MAX_NAMED
-    names = ", ".join(list(places)[:_MAX_NAMED])
-    names += f" and {more} more" if more > 0 else ""
-    are, their = ("is", "its") if len(places) == 1 else ("are", "their")
-    of_them = [counts[place] for of_one in places.values() for place in of_one]
-    text = way.order.format(names) or f"{names} {are} {calls_text(of_them)}"
-    if way.order:
-        text = text[0].upper() + text[1:]
-    if names_place:
-        step, microbatch, _ = next(iter(places.values()))[0]
-        text += f" (first in step {step}, micro-batch {microbatch})"
-    what = "what" if way.is_whole else "the rows that"
-    who = "they" if way.order else f"{their} calls"
-    if way.like:
-        like = (
-            "as elsewhere" if way.like == "elsewhere" else f"like those of {way.like}"
-        )
-        return f"{text}: {who} are not given the same, and were matched {like}."
-    if way.is_assumed:
-        return f"{text}: {who} were matched by those rows that are the same ones."
-    return f"{text}: {who} were matched by {what} they are given."

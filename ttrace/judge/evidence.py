@@ -5,7 +5,7 @@ here, on a few of the tensors that failed. Nothing is judged.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -174,6 +174,7 @@ def read_evidence(
     own_microbatches: TraceSource | None = None,
     recorded: TraceInfo | None = None,
     untied: Untied | None = None,
+    matched_calls: Collection[Place] = (),
 ) -> Evidence:
     """Reads what may explain the failed gradients and updates.
 
@@ -187,9 +188,12 @@ def read_evidence(
         recorded: The candidate in its own micro-batches; None where they are those
             of the reference.
         untied: Parameters that one run ties and the other copies.
+        matched_calls: Where the candidate is shown with the calls of the reference.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
-    own = own_gradients(recorded or candidate.info)
+    own = own_gradients(
+        recorded or candidate.info, shown=candidate.info, matched=matched_calls
+    )
     absences = find_absences(verdicts, own)
     if has_no_optimizer(candidate.info):  # what it would be given was not recorded
         absences = replace(
