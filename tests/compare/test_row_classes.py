@@ -10,7 +10,8 @@ ROWS = np.random.default_rng(0).normal(size=(50, 100))
 
 def classes(*pairs, is_exact=False):
     found = classify(
-        tuple(sketch(rows, is_exact=is_exact) for rows in pair) for pair in pairs
+        (sketch(ours, is_exact=is_exact), sketch(theirs, is_exact=is_exact))
+        for ours, theirs in pairs
     )
     return found.reference.tolist(), found.candidate.tolist()
 

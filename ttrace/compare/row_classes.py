@@ -135,7 +135,8 @@ def _distinct(sketches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         sizes = np.where(norms > 0, np.log(norms), _OF_ZERO)
         points = np.concatenate([sizes, sketches / np.where(norms > 0, norms, 1)], 1)
-    points[~np.isfinite(points).all(1)] = np.inf
+    is_number = np.isfinite(points).all(1)
+    points[~is_number] = np.inf
     points, numbers = np.unique(points, axis=0, return_inverse=True)
     return points, numbers.reshape(-1)
 
@@ -181,7 +182,8 @@ def _near(
         looked_up = _cells(np.where(is_high, high, low))
         start = np.searchsorted(cells, looked_up, "left")
         counts = np.searchsorted(cells, looked_up, "right") - start
-        counts[~is_number | ((low == high) & is_high).any(1)] = 0
+        is_again = np.any((low == high) & np.array(is_high), axis=1)
+        counts[~is_number | is_again] = 0
         total = int(counts.sum())
         num_left -= total
         if num_left < 0:
