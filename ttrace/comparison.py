@@ -139,6 +139,8 @@ def compare_traces(
     results = run_plan(
         plan, reference, candidate, backend, progress=progress, processes=processes
     )
+    require_same_values(results, tolerances, recorded.info, name=recorded.name)
+    results = look_again(results, reference, candidate, backend)
     reordered = reorder_calls(
         reference,
         candidate,
@@ -158,8 +160,6 @@ def compare_traces(
     remarks = find_remarks(
         alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
     )
-    require_same_values(results, tolerances, recorded.info, name=recorded.name)
-    results = look_again(results, reference, candidate, backend)
     verdicts, structure = judge_tensors(
         alignment,
         results,
@@ -200,7 +200,7 @@ def compare_traces(
         structure=structure,
         evidence=evidence,
         details=look_at_some(
-            verdicts, reference, candidate, closer_look, evidence.first
+            verdicts, reference, candidate, closer_look, evidence.place.first
         ),
     )
 

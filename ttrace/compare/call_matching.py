@@ -112,7 +112,7 @@ class CallMatcher:
         return self.found
 
     def _add(self, place: Place, pairing: CallPairing) -> None:
-        if self.are_ordered and pairing.is_plain:
+        if pairing.is_plain:
             return
         self.found[place] = pairing
         if not pairing.is_assumed:
@@ -184,7 +184,8 @@ class CallMatcher:
 
     def _by_content(self, at: CallsAt) -> CallPairing | None:
         """By all arguments, or by those that tell."""
-        inputs = list(_inputs(at))
+        # Calls whose arguments are not all recorded are not told by them.
+        inputs = [calls for calls in _inputs(at) if tuple(map(set, calls)) == at.names]
         doubtful = None
         for one in inputs:
             found = self._of_inputs([one])

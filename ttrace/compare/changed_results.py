@@ -8,6 +8,7 @@ from ttrace.compare.execute import TensorResult, run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.processes import Processes
+from ttrace.compare.second_look import look_again
 from ttrace.ir.trace_source import TraceSource
 
 
@@ -49,5 +50,6 @@ def compare_changed(
     plan = plan_comparison(changed, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     again = run_plan(plan, reference, candidate, backend, processes=processes)
+    again = look_again(again, reference, candidate, backend)
     kept |= {result.plan.id: result for result in again}
     return [kept[match.id] for match in matches]
