@@ -105,8 +105,9 @@ class CallMatcher:
                 self._add(place, pairing)
         for place, by_content in left:
             self._kept = {}
-            pairing = self._nested(place, places[place])
-            pairing = pairing or self._borrowed(place, places[place]) or by_content
+            at = places[place]
+            pairing = self._nested(place, at)
+            pairing = pairing or self._borrowed(place, at, by_content) or by_content
             if pairing is not None:
                 self._add(place, pairing)
         return self.found
@@ -127,21 +128,33 @@ class CallMatcher:
             module = module.rpartition(".")[0]
             around = self.found.get((step, microbatch, module))
             if around is not None:
-                return self._fitting(around, at)
+                return self._fitting(around, at, is_inside=True)
         return None
 
-    def _borrowed(self, place: Place, at: CallsAt) -> CallPairing | None:
-        """As in another micro-batch, or as of a module that is called alike."""
+    def _borrowed(
+        self, place: Place, at: CallsAt, by_content: CallPairing | None
+    ) -> CallPairing | None:
+        """As in another micro-batch, or as of a module that is called alike.
+
+        Rows that are found, though mixed up, are not mixed up alike in every step: of
+        these only another module of the micro-batch may tell.
+        """
         alike = self._by_microbatch.get(place[:2], {}).get(len(at.names[0]), ())
-        known = self._by_module.get(place[2])
+        known = self._by_module.get(place[2]) if by_content is None else None
         own = [] if known is None else [(place[2], known)]
         for module, pairing in (*own, *alike):
+            if by_content is not None and pairing.reference != by_content.reference:
+                continue
             fitting = self._fitting(pairing, at)
             if fitting is not None:
+                if by_content is not None and fitting.pairs == by_content.pairs:
+                    return by_content
                 return replace(fitting, is_assumed=True, like=module)
         return None
 
-    def _fitting(self, pairing: CallPairing, at: CallsAt) -> CallPairing | None:
+    def _fitting(
+        self, pairing: CallPairing, at: CallsAt, *, is_inside: bool = False
+    ) -> CallPairing | None:
         """A pairing of another place as that of this one; None if it is none."""
         num_calls = len(at.names[0]) // len(pairing.reference)
         if not num_calls:
@@ -151,21 +164,24 @@ class CallMatcher:
             return None
         for calls in _inputs(at):
             if fitting.are_whole:
-                return fitting if self._is_nearer(fitting, *calls) else None
+                is_nearer = self._is_nearer(fitting, *calls)
+                return fitting if is_nearer or is_nearer is None and is_inside else None
             if dim_and_factor(*calls, fitting) is not None:
                 return fitting
         return None
 
-    def _is_nearer(self, pairing: CallPairing, ours: Calls, theirs: Calls) -> bool:
+    def _is_nearer(
+        self, pairing: CallPairing, ours: Calls, theirs: Calls
+    ) -> bool | None:
         """Whether calls are more alike in that order than one after the other.
 
-        Where that is not read, as well as where as many are not made.
+        So they are where one run makes more of them. None where that is not read.
         """
         if len(ours) != len(theirs):
             return True
         sketches = self._of_whole_calls(ours, theirs)
         if sketches is None:
-            return True
+            return None
         one, other = (
             dict(zip(sorted(calls), part, strict=True))
             for calls, part in zip((ours, theirs), sketches, strict=True)

@@ -123,11 +123,14 @@ def _sentence(
         text += f" (first in {where})"
     who = "they" if way.order else f"{their} calls"
     if way.like == _OF_MODULE_ITSELF:
-        return f"{text}: {who} are not given the same, and were matched as elsewhere."
+        return (
+            f"{text}: what they are given does not tell which is which, and they were "
+            "matched as elsewhere in the run."
+        )
     if way.like:
         return (
-            f"{text}: {who} are not given the same, and were matched like those of "
-            f"{way.like}."
+            f"{text}: what they are given does not tell which is which, and they were "
+            f"matched like those of {way.like}."
         )
     if way.is_assumed:
         return f"{text}: {who} were matched by those rows that are the same ones."

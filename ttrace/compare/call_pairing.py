@@ -53,8 +53,8 @@ class CallPairing:
         repeated: Calls of the reference that have a row which others have too, and
             nothing tells which of them is which.
         is_assumed: It was not, or not all of it, found by what calls are given.
-        like: The module whose pairing it is, as its own calls are not given the same;
-            else empty.
+        like: The module whose pairing it is, as what its own calls are given does not
+            tell; else empty.
     """
 
     pairs: tuple[tuple[Segment, Segment], ...]
@@ -206,7 +206,6 @@ def pair_rows(
     Args:
         reference: By call the numbers of its rows, in order of the calls.
         candidate: Likewise; ``UNKNOWN`` for a row that is none of the reference's.
-
         is_usual: Rows must be joined or cut as they usually are, and be all the same:
             a wrong input may be a right one whose rows are mixed up.
 
