@@ -169,8 +169,8 @@ def test_a_module_that_is_given_something_else_is_matched_like_others():
     assert report.first_divergence.id == f"{PLACE}/head/input/0"
     assert (
         "Calls 0, 1 of head are taken for calls 1, 0 of the candidate (first in step 0,"
-        " micro-batch 0): what they are given does not tell which is which, and they were"
-        " matched like those of enc." in report.summary
+        " micro-batch 0): what they are given does not tell which is which, and they "
+        "were matched like those of enc." in report.summary
     )
     assert all("head" in name for name in failed(report))
 

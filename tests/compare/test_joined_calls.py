@@ -175,8 +175,8 @@ def test_a_bug_behind_what_is_joined_is_found_behind_it(is_in_turn):
     assert not any("shapes differ" in (t.reason or "") for t in report.failed())
     assert (
         "head is called twice in the reference, once in the candidate (first in step 0,"
-        " micro-batch 0): what they are given does not tell which is which, and they were"
-        " matched like those of D." in report.summary
+        " micro-batch 0): what they are given does not tell which is which, and they "
+        "were matched like those of D." in report.summary
     )
 
 

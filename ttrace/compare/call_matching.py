@@ -5,14 +5,11 @@ is given differs itself, by other steps of the module, or by other modules that 
 called alike.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from ttrace.compare.assembled import assembled
 from ttrace.compare.call_counts import Place
 from ttrace.compare.call_pairing import (
     CallPairing,
@@ -20,18 +17,11 @@ from ttrace.compare.call_pairing import (
     pair_calls,
     pair_rows,
 )
-from ttrace.compare.row_classes import classify, sketch, split
-from ttrace.ir.dtypes import dtype_named
+from ttrace.compare.call_sketches import Calls, CallSketches, row_dims
+from ttrace.compare.row_classes import classify, split
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass, TensorId
-from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
-
-MAX_ELEMENTS = 1 << 24
-"""Of an input that is read to find out."""
-
-Calls = Mapping[int, TensorRecord]
-"""What was recorded of one argument or result, by number of the call."""
 
 Named = Mapping[TensorId, Calls]
 """What was recorded at a place, by name without its call."""
@@ -75,12 +65,14 @@ class CallMatcher:
     candidate: TraceSource
     are_ordered: bool = False
     found: dict[Place, CallPairing] = field(default_factory=dict)
-    _kept: dict[tuple[int, int | None], Any] = field(default_factory=dict)
-    """Sketches of the inputs of the place that is looked at."""
+    _sketches: CallSketches = field(init=False)
     _by_module: dict[str, CallPairing] = field(default_factory=dict)
     _by_microbatch: dict[
         tuple[int, int | None], dict[int, list[tuple[str, CallPairing]]]
     ] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._sketches = CallSketches(self.reference, self.candidate)
 
     def match(self, places: Mapping[Place, CallsAt]) -> dict[Place, CallPairing]:
         """Matches calls where that can be told.
@@ -91,7 +83,7 @@ class CallMatcher:
         outermost_first = sorted(places, key=lambda place: place[2].count("."))
         left: list[tuple[Place, CallPairing | None]] = []
         for place in outermost_first:
-            self._kept = {}
+            self._sketches.forget()
             pairing = self._nested(place, places[place])
             if pairing is None:
                 pairing = self._by_content(places[place])
@@ -104,7 +96,7 @@ class CallMatcher:
             else:
                 self._add(place, pairing)
         for place, by_content in left:
-            self._kept = {}
+            self._sketches.forget()
             at = places[place]
             pairing = self._nested(place, at)
             pairing = pairing or self._borrowed(place, at, by_content) or by_content
@@ -179,7 +171,7 @@ class CallMatcher:
         """
         if len(ours) != len(theirs):
             return True
-        sketches = self._of_whole_calls(ours, theirs)
+        sketches = self._sketches.of_calls(ours, theirs)
         if sketches is None:
             return None
         one, other = (
@@ -222,17 +214,8 @@ class CallMatcher:
 
     def _calls_of(self, inputs: Sequence[tuple[Calls, Calls]]) -> CallPairing | None:
         """Whole calls of the one run that are calls of the other."""
-        if not inputs or any(
-            set(calls) != set(first)
-            for calls, first in zip(
-                itertools.chain.from_iterable(inputs[1:]),
-                itertools.cycle(inputs[0]),
-                strict=False,
-            )
-        ):
-            return None
         names = [sorted(calls) for calls in inputs[0]]
-        sketches = [self._of_whole_calls(*calls) for calls in inputs]
+        sketches = [self._sketches.of_calls(*calls) for calls in inputs]
         if any(each is None for each in sketches):
             return None
         classes = classify([each for each in sketches if each is not None])
@@ -244,40 +227,11 @@ class CallMatcher:
         ]
         return pair_calls(*numbers)
 
-    def _of_whole_calls(
-        self, ours: Calls, theirs: Calls
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """One sketch for each call; None where shapes or sizes do not let them."""
-        key = id(ours), None
-        if key not in self._kept:
-            self._kept[key] = self._read_whole_calls(ours, theirs)
-        return self._kept[key]
-
-    def _read_whole_calls(
-        self, ours: Calls, theirs: Calls
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        shapes = {record.global_shape for record in (*ours.values(), *theirs.values())}
-        if len({len(shape) for shape in shapes}) != 1:
-            return None
-        is_exact = _is_exact(ours, theirs)
-        sides = []
-        for calls, trace in ((ours, self.reference), (theirs, self.candidate)):
-            rows = []
-            for call in sorted(calls):
-                values = _values(calls[call], trace, is_exact=is_exact)
-                if values is None:
-                    return None
-                one = sketch(values.reshape(1, -1), is_exact=is_exact)
-                # Calls of other shapes are others.
-                rows.append(one if len(shapes) == 1 else _marked(one, values.shape))
-            sides.append(np.concatenate(rows))
-        return sides[0], sides[1]
-
     def _rows_of(self, inputs: Sequence[tuple[Calls, Calls]]) -> CallPairing | None:
-        for dims in _row_dims(inputs):
+        for dims in row_dims(inputs):
             sketches, lengths = [], None
             for calls, dim in zip(inputs, dims, strict=True):
-                both = self._of_rows(*calls, dim)
+                both = self._sketches.of_rows(*calls, dim)
                 if both is None:
                     break
                 found = tuple(
@@ -302,34 +256,6 @@ class CallMatcher:
                 return pairing
         return None
 
-    def _of_rows(
-        self, ours: Calls, theirs: Calls, dim: int
-    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]] | None:
-        """A sketch of each row, by call."""
-        key = id(ours), dim
-        if key not in self._kept:
-            self._kept[key] = self._read_rows(ours, theirs, dim)
-        return self._kept[key]
-
-    def _read_rows(
-        self, ours: Calls, theirs: Calls, dim: int
-    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]] | None:
-        is_exact = _is_exact(ours, theirs)
-        sides = []
-        for calls, trace in ((ours, self.reference), (theirs, self.candidate)):
-            rows = {}
-            for call in sorted(calls):
-                values = _values(calls[call], trace, is_exact=is_exact)
-                if values is None:
-                    return None
-                values = np.moveaxis(values, dim, 0)
-                length = int(np.prod(values.shape[1:]))
-                rows[call] = sketch(
-                    values.reshape(len(values), length), is_exact=is_exact
-                )
-            sides.append(rows)
-        return sides[0], sides[1]
-
 
 def _inputs(at: CallsAt) -> Iterator[tuple[Calls, Calls]]:
     """Arguments of the first forward that both runs recorded."""
@@ -337,66 +263,6 @@ def _inputs(at: CallsAt) -> Iterator[tuple[Calls, Calls]]:
         if name.kind is Kind.INPUT and name.pass_ is Pass.FORWARD:
             if name in at.candidate:
                 yield calls, at.candidate[name]
-
-
-def _is_exact(*of_runs: Calls) -> bool:
-    return all(
-        dtype_named(shard.dtype).epsilon is None
-        for calls in of_runs
-        for record in calls.values()
-        for shard in record.shards
-    )
-
-
-def _values(
-    record: TensorRecord, trace: TraceSource, *, is_exact: bool
-) -> np.ndarray | None:
-    """A whole input without its scale; None where it is not read."""
-    if int(np.prod(record.global_shape)) > MAX_ELEMENTS:
-        return None
-    values = assembled(record, trace)
-    if values is None or is_exact:
-        return values
-    return values.astype(np.float64) / record.shards[0].scale
-
-
-def _marked(one: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A sketch that no call of another shape has."""
-    mark = sketch(np.array([shape], np.int64), is_exact=True)
-    if one.dtype == np.uint64:
-        return one + mark
-    size = max(float(np.linalg.norm(one)), 1.0)
-    return np.concatenate([one, size * (mark % 1009).astype(float)], 1)
-
-
-def _row_dims(inputs: Sequence[tuple[Calls, Calls]]) -> Iterator[tuple[int, ...]]:
-    """Dims that may count rows, one of each argument."""
-    choices = []
-    for ours, theirs in inputs:
-        sides = [
-            [record.global_shape for record in calls.values()]
-            for calls in (ours, theirs)
-        ]
-        shapes = sides[0] + sides[1]
-        if len({len(shape) for shape in shapes}) > 1:
-            return
-        differing = [
-            dim
-            for dim, lengths in enumerate(zip(*shapes, strict=True))
-            if len(set(lengths)) > 1
-        ]
-        dims = differing or [0] * bool(shapes[0])
-        choices.append(
-            [
-                dim
-                for dim in dims
-                if len(differing) < 2
-                and len({sum(s[dim] for s in of_run) for of_run in sides}) == 1
-            ]
-        )
-    if all(choices):
-        for number in range(max(map(len, choices), default=0)):
-            yield tuple(dims[min(number, len(dims) - 1)] for dims in choices)
 
 
 def _by_call(classes: np.ndarray, lengths: Lengths) -> dict[int, np.ndarray]:

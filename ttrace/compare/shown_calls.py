@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ttrace.compare.call_counts import Place, place_of
-from ttrace.compare.call_matching import Calls, CallsAt, Named, dim_and_factor
+from ttrace.compare.call_matching import CallsAt, Named, dim_and_factor
 from ttrace.compare.call_pairing import CallPairing, Segment
+from ttrace.compare.call_sketches import Calls
 from ttrace.compare.shown_trace import ShardKey, shard_key
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS
 from ttrace.ir.layout import Block, Region
