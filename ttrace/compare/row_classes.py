@@ -168,7 +168,7 @@ def _near(
     None where so many are near each other that nothing tells them apart.
     """
     width = 2 * radius
-    is_number = np.isfinite(others).all(1)
+    is_number: np.ndarray = np.asarray(np.isfinite(others).all(1))
     numbers = np.flatnonzero(np.isfinite(points).all(1))
     cells = _cells(np.floor(points[numbers, :_GRID_DIMS] / width))
     order = np.argsort(cells, kind="stable")
