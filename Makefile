@@ -49,12 +49,15 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/ttrace demo
 
+# Tests start hundreds of processes, each of which would compile all modules otherwise.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest \
+  --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-core: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not megatron and not jax'
+	$(PYTEST) -m 'not slow and not megatron and not jax'
 
 check: format lint types test
 
