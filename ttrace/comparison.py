@@ -4,8 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.changed_results import compare_changed
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
+from ttrace.compare.joined_calls import reorder_calls
 from ttrace.compare.processes import Processes
 from ttrace.compare.second_look import look_again
 from ttrace.ir.capture_filter import CaptureFilter
@@ -14,6 +16,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import (
     Allowed,
 )
+from ttrace.judge.call_order import calls_in_doubt
 from ttrace.judge.closer_look import CloserLook, look_at_some
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.evidence import read_evidence
@@ -94,15 +97,31 @@ def compare_traces(
             if recorded in noise
         }
         tolerances = replace(tolerances, noise=noise)
-    remarks = find_remarks(
-        alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
-    )
     plan = plan_rows(lined.plan(), reference, candidate)
     results = run_plan(
         plan, reference, candidate, backend, progress=progress, processes=processes
     )
     require_same_values(results, tolerances, recorded.info, name=recorded.name)
     results = look_again(results, reference, candidate, backend)
+    reordered = reorder_calls(
+        reference,
+        candidate,
+        calls_in_doubt(alignment, results, tolerances, reference.info, candidate.info),
+    )
+    if reordered.candidate is not candidate:
+        candidate = reordered.candidate
+        alignment = lined.aligned(candidate, reordered.set_aside)
+        results = compare_changed(
+            alignment.matches,
+            results,
+            reference,
+            candidate,
+            backend,
+            processes=processes,
+        )
+    remarks = find_remarks(
+        alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
+    )
     verdicts, structure = judge_tensors(
         alignment,
         results,
@@ -116,6 +135,7 @@ def compare_traces(
         unverified=lined.unverified,
         deduced=lined.known.layouts,
         padded=lined.regrouped.padded,
+        assumed_calls=lined.joined.assumed,
     )
     evidence = read_evidence(
         verdicts,
@@ -125,6 +145,7 @@ def compare_traces(
         recorded=lined.named.info,
         own_microbatches=lined.known.candidate,
         untied=untied,
+        matched_calls=lined.joined.places | reordered.places,
     )
     return build_report(
         verdicts,
@@ -134,7 +155,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=(*allow_uncovered, *kinds_left_out(only)),
-        note=lined.note,
+        note=" ".join(filter(None, (lined.note, reordered.note))),
         only=only,
         remarks=remarks,
         structure=structure,

@@ -40,6 +40,9 @@ class LinedUp:
         regrouped: How samples were matched.
         joined: How calls were matched.
         unverified: What a map brings together that somebody should read.
+        set_aside: Why tensors are not compared.
+        one_sided: Why a map says that only one run has them.
+        only: What is compared.
     """
 
     reference: TraceSource
@@ -51,12 +54,35 @@ class LinedUp:
     regrouped: Regrouped
     joined: JoinedCalls
     unverified: Collection[TensorId] = field(default_factory=frozenset)
+    set_aside: Mapping[TensorId, str] = field(default_factory=dict)
+    one_sided: Mapping[TensorId, str] = field(default_factory=dict)
+    only: CaptureFilter = field(default_factory=CaptureFilter)
 
     @property
     def note(self) -> str:
         """How the runs were brought together, in sentences; empty where they were."""
         notes = (self.untied.note, self.regrouped.note, self.joined.note)
         return " ".join(filter(None, notes))
+
+    def aligned(
+        self, candidate: TraceSource, more_aside: Mapping[TensorId, str]
+    ) -> Alignment:
+        """What becomes of every tensor, with the candidate shown once more otherwise.
+
+        Args:
+            candidate: The candidate, so shown.
+            more_aside: Why further tensors are not compared.
+
+        Raises:
+            UsageError: ``only`` leaves no tensor.
+        """
+        found = align(
+            self.reference.info,
+            candidate.info,
+            set_aside={**self.set_aside, **more_aside},
+            given_otherwise=self.regrouped.given_otherwise,
+        )
+        return _restricted(with_reasons(found, self.one_sided), self.only)
 
     def plan(self) -> ComparePlan:
         """What is set against what; indices of rows are not read yet."""
@@ -102,9 +128,16 @@ def line_up(
     known = deduce_layouts(untied.reference, untied.candidate)
     regrouped = regroup(known.reference, known.candidate)
     joined = join_calls(regrouped.reference, regrouped.candidate)
-    alignment = align(
-        regrouped.reference.info,
-        joined.candidate.info,
+    lined = LinedUp(
+        reference=regrouped.reference,
+        candidate=joined.candidate,
+        named=named,
+        alignment=Alignment(entries=()),
+        untied=untied,
+        known=known,
+        regrouped=regrouped,
+        joined=joined,
+        unverified=unverified,
         set_aside={
             **aside,
             **aside_too,
@@ -113,20 +146,10 @@ def line_up(
             **joined.set_aside,
             **known.set_aside,
         },
-        given_otherwise=regrouped.given_otherwise,
+        one_sided=one_sided,
+        only=only or CaptureFilter(),
     )
-    alignment = with_reasons(alignment, one_sided)
-    return LinedUp(
-        reference=regrouped.reference,
-        candidate=joined.candidate,
-        named=named,
-        alignment=_restricted(alignment, only or CaptureFilter()),
-        untied=untied,
-        known=known,
-        regrouped=regrouped,
-        joined=joined,
-        unverified=unverified,
-    )
+    return replace(lined, alignment=lined.aligned(joined.candidate, {}))
 
 
 def _restricted(alignment: Alignment, only: CaptureFilter) -> Alignment:

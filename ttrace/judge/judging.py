@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
+from ttrace.compare.call_counts import CallCount, Place
 from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.execute import TensorResult
 from ttrace.compare.samples import StepSamples
@@ -41,6 +42,7 @@ def judge_tensors(
     unverified: Collection[TensorId] = (),
     deduced: Mapping[TensorId, DeducedLayout] | None = None,
     padded: Mapping[int, StepSamples] | None = None,
+    assumed_calls: Mapping[Place, CallCount] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -58,6 +60,8 @@ def judge_tensors(
         unverified: What a map brings together without proof.
         deduced: Layouts that follow from shapes alone.
         padded: Steps whose samples the runs pad to other lengths.
+        assumed_calls: Where calls were matched although they are not all given the
+            same.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -104,5 +108,7 @@ def judge_tensors(
     verdicts, structure = find_structure_differences(
         verdicts, reference.info, candidate.info
     )
-    verdicts, calls = skip_other_calls(verdicts, reference.info, candidate.info)
+    verdicts, calls = skip_other_calls(
+        verdicts, reference.info, candidate.info, assumed=assumed_calls
+    )
     return verdicts, (*borders, *structure, *calls)

@@ -5,8 +5,10 @@ says that the run has them. That a gradient is missing is only said of what is m
 here, too.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from ttrace.compare.call_counts import Place
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
@@ -90,12 +92,20 @@ class OwnGradients:
         )
 
 
-def own_gradients(info: TraceInfo) -> OwnGradients:
+def own_gradients(
+    info: TraceInfo,
+    *,
+    shown: TraceInfo | None = None,
+    matched: Collection[Place] = (),
+) -> OwnGradients:
     """Reads off what a run recorded.
 
     Args:
         info: The run, under the names that it is compared by.
+        shown: The run as it is compared; None where that is no other one.
+        matched: Where it has the calls of the other run there.
     """
+    modules = {(step, module) for step, _, module in matched}
     recorded = [id_ for id_ in info.tensors if id_.kind in GRADIENTS]
     skipped = [id_ for id_ in info.skipped if id_.kind in GRADIENTS]
     is_watched = info.ranks[0].framework not in _WITHOUT_SCRIPT
@@ -118,7 +128,11 @@ def own_gradients(info: TraceInfo) -> OwnGradients:
             if id_.kind in _OF_PARAMETERS
         ),
         of_modules=frozenset(
-            replace(id_, microbatch=None) for id_ in recorded if id_.kind in ACTIVATIONS
+            replace(id_, microbatch=None)
+            for ids, are_matched in ((recorded, False), ((shown or info).tensors, True))
+            for id_ in ids
+            if id_.kind in ACTIVATIONS & GRADIENTS
+            and ((id_.step, id_.module) in modules) == are_matched
         ),
         updated=frozenset(
             parameter_of(id_) for id_ in info.tensors if id_.kind is Kind.UPDATED_PARAM
