@@ -20,8 +20,8 @@ def runs(tmp_path_factory) -> Runs:
 class Wrong(nn.Linear):
     """A linear layer whose result is a bit off."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) * 1.01
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * 1.01
 
 
 class _WrongBack(torch.autograd.Function):
@@ -37,8 +37,8 @@ class _WrongBack(torch.autograd.Function):
 class WrongBack(nn.Linear):
     """One whose input gets a gradient that is a bit off."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(_WrongBack.apply(x))  # type: ignore[arg-type]
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(_WrongBack.apply(input))  # type: ignore[arg-type]
 
 
 class Block(nn.Module):
@@ -184,9 +184,7 @@ def test_recomputed_and_repeated_calls_get_their_own_values(runs, options):
 
 def test_a_coarser_candidate_gets_values_in_its_own_dtype(runs):
     def wrong() -> nn.Module:
-        model = Model(Block(), Block())
-        model.blocks[1].after = 1.5
-        return model
+        return Model(Block(), Block(after=1.5))
 
     _, isolation = runs.isolated(
         training(lambda: Model(Block(), Block())),
@@ -201,9 +199,9 @@ class FromSecondCall(nn.Linear):
 
     calls = 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         self.calls += 1
-        return super().forward(x) * (1.01 if self.calls > 2 else 1)
+        return super().forward(input) * (1.01 if self.calls > 2 else 1)
 
 
 def test_it_is_the_first_step_that_diverges(runs):
@@ -306,3 +304,20 @@ def test_what_a_module_writes_into_its_input_reaches_the_caller(runs):
     assert names(isolation) == []
     _, isolation = runs.isolated(right, training(lambda: Written(1.01)))
     assert names(isolation) == ["@root"]
+
+
+class Between(Model):
+    """Has code of its own between its blocks, which a list holds."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x * 1.01)
+        return self.head(x)
+
+
+def test_what_only_holds_modules_is_not_named(runs):
+    _, isolation = runs.isolated(
+        CLEAN, training(lambda: Between(Block(), Block(), Block()))
+    )
+    (place,) = isolation.isolated
+    assert place.module == "@root" and "code of the model itself" in place.sentence

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
 from ttrace.judge.structure import layers_left_out
 from ttrace.report.isolation import IsolatedPlace
@@ -36,10 +36,10 @@ def isolated_places(
         report: On the candidate that was given the reference's values.
         overwritten: Which tensors had them; the culprits of the report know that.
     """
+    ids = [parse_tensor_id(tensor.id) for tensor in report.tensors]
+    modules = {id_.module for id_ in ids}
     own = {
-        _call_of(id_)
-        for id_ in map(parse_tensor_id, (tensor.id for tensor in report.tensors))
-        if id_.kind in _GIVEN and id_ not in overwritten
+        _call_of(id_) for id_ in ids if id_.kind in _GIVEN and id_ not in overwritten
     }
     by_id = {tensor.id: tensor for tensor in report.tensors}
     failed: dict[str, list[TensorReport]] = {}
@@ -47,7 +47,7 @@ def isolated_places(
         failed.setdefault(parse_tensor_id(tensor.id).module, []).append(tensor)
     places: dict[str, IsolatedPlace] = {}
     for culprit in report.culprits:
-        place = _place(culprit, by_id, failed, own)
+        place = _place(culprit, by_id, failed, own, modules)
         form = layers_left_out(place.module)
         before = places.get(form)
         places[form] = place if before is None else _both(before, place)
@@ -59,6 +59,7 @@ def _place(
     by_id: Mapping[str, TensorReport],
     failed: _Failed,
     own: Collection[_Call],
+    modules: Collection[str],
 ) -> IsolatedPlace:
     text, num_alike = culprit.id, culprit.num_alike
     of_model = next((id_ for id_ in culprit.ids if _is_from_behind(id_)), None)
@@ -76,12 +77,14 @@ def _place(
     kinds = {Kind(tensor.kind) for tensor in tensors} | {first.kind}
     margins = [tensor.margin for tensor in tensors if tensor.margin is not None]
     reason = by_id[text].reason if text in by_id else ""
+    whose = _whose(first, modules)
     return IsolatedPlace(
-        module=_whose(first),
+        module=whose,
         kinds=tuple(kind.value for kind in Kind if kind in kinds),
         margin=max(margins, default=None),
         sentence=_sentence(
             first,
+            whose,
             reason,
             num_alike,
             inputs_agree=culprit.inputs_agree,
@@ -116,20 +119,37 @@ def _both(one: IsolatedPlace, other: IsolatedPlace) -> IsolatedPlace:
     )
 
 
-def _whose(id_: TensorId) -> str:
-    """The module whose code makes a tensor: what a module is given, that around it."""
-    if id_.kind not in _GIVEN or id_.module == ROOT_MODULE:
-        return id_.module
-    return id_.module.rpartition(".")[0] or ROOT_MODULE
+def _whose(id_: TensorId, modules: Collection[str]) -> str:
+    """The module whose code makes a tensor: what a module is given, that around it.
+
+    Args:
+        id_: The tensor.
+        modules: Those that run; others only hold modules.
+    """
+    module = id_.module
+    if id_.kind not in _GIVEN or module == ROOT_MODULE:
+        return module
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if module in modules:
+            return module
+    return ROOT_MODULE
 
 
 def _sentence(
-    id_: TensorId, reason: str, num_alike: int, *, inputs_agree: bool, is_given: bool
+    id_: TensorId,
+    whose: str,
+    reason: str,
+    num_alike: int,
+    *,
+    inputs_agree: bool,
+    is_given: bool,
 ) -> str:
     """What is wrong, what agrees, and what to do.
 
     Args:
         id_: The tensor.
+        whose: The module whose code makes it.
         reason: Why it failed.
         num_alike: Others that are wrong likewise.
         inputs_agree: What it is made from was compared, and agrees.
@@ -146,8 +166,11 @@ def _sentence(
         agrees, look = "the forward", "the loss and what scales it"
     elif id_.kind in _GIVEN:
         way = "in the forward" if id_.kind is Kind.INPUT else "on the way back"
+        if id_.pass_ is Pass.RECOMPUTE:
+            way = "in the recomputation"
         where += f", as it comes to that module {way}"
-        agrees, around = "what comes before it", _whose(id_)
+        agrees = "what comes before it"
+        around = "the model itself" if whose == ROOT_MODULE else whose
         look = f"the code of {around} around it, and at a collective or a hook between"
     elif id_.kind in _OWN_RESULTS:
         if not is_given:
