@@ -13,6 +13,7 @@ import numpy as np
 from ttrace.compare.backend import Backend
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.tied import Untied
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
@@ -128,6 +129,8 @@ class Evidence:
         shared_samples: Ranks of the candidate that were given those of others.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        frozen_in_reference: Parameters that need no gradient there, as far as it says
+            so.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -159,6 +162,7 @@ class Evidence:
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
     state_decays: tuple[StateDecay, ...] = ()
+    frozen_in_reference: Frozen = frozenset()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -197,6 +201,7 @@ def read_evidence(
             gradients=tuple(
                 v for v in absences.gradients if v.id.kind not in OF_OPTIMIZERS
             ),
+            frozen=tuple(v for v in absences.frozen if v.id.kind not in OF_OPTIMIZERS),
         )
     first = find_first_divergence(verdicts, absences)
     diverged = None if first is None else by_id.get(parse_tensor_id(first.id))
@@ -274,6 +279,7 @@ def read_evidence(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
 
 

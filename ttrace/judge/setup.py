@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.computed_buffers import KEY as COMPUTED_BUFFERS
 from ttrace.ir.dropout import without_dropout
+from ttrace.ir.frozen_parameters import KEY as FROZEN_PARAMETERS
 from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
@@ -18,6 +19,8 @@ from ttrace.ir.written_dims import without_written
 from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
+
+_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS)
 
 SETUP_TOLERANCE = Tolerance(
     difference_norm=0.0,
@@ -73,7 +76,7 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
 def _general(settings: Mapping[str, object]) -> dict[str, object]:
     """Those that are not compared by other rules."""
     general = without_written(without_dropout(without_optimizer(settings)))
-    return {name: value for name, value in general.items() if name != COMPUTED_BUFFERS}
+    return {name: v for name, v in general.items() if name not in _OF_OTHER_RULES}
 
 
 def _stated_by_both(

@@ -71,7 +71,9 @@ def find_culprits(
     places = failures.places
     named = next((v for v in verdicts if first and str(v.id) == first.id), None)
     if named is not None:
-        places = sorted(places, key=lambda place: not _begin_with(named, place))
+        places = sorted(
+            places, key=lambda place: not _begin_with(named, place, absences)
+        )
     return tuple(_culprit(place, counts) for place in places)
 
 
@@ -84,17 +86,21 @@ def _followed(
     return failures
 
 
-def _begin_with(named: TensorVerdict, place: Place) -> bool:
+def _begin_with(named: TensorVerdict, place: Place, absences: Absences) -> bool:
     """Puts a tensor first among those of its place; False if it is not of this one.
 
     One that is a single array with the place's first stands for that: the gradient of
-    the model's output is that of its last module's, too.
+    the model's output is that of its last module's, too. So does that of a frozen
+    parameter for one of an activation that is missing by it.
     """
     for index, verdict in enumerate(place.verdicts):
         if verdict.id == named.id:
             place.verdicts.insert(0, place.verdicts.pop(index))
             return True
     first = place.verdicts[0]
+    if named in absences.frozen and first in absences.gradients:
+        place.verdicts.insert(0, named)
+        return True
     content = content_of(named)
     is_same = content is not None and content == content_of(first)
     if is_same and named.id.kind is first.id.kind and named.cause is first.cause:
