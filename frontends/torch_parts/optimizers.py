@@ -150,8 +150,19 @@ class OptimizerTap:
         if now != before:
             self._loss_scale, self._scaled = factor, now
 
-    def forget_loss_scale(self) -> None:
-        """The gradients are unscaled."""
+    def unscale(self, factor: float) -> None:
+        """The gradients are unscaled.
+
+        Where no backward of a scaled loss has made them, and they are not those of the
+        step before, that is told.
+
+        Args:
+            factor: What they are divided by.
+        """
+        if not self._scaled:
+            now = self.remembered_gradients()
+            if now and now != self._left_over:
+                self._session.records.unscaled_backward(factor)
         self._scaled = {}
 
     @contextlib.contextmanager

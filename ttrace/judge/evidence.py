@@ -55,6 +55,10 @@ from ttrace.judge.trace_lines import (
     only_one_steps_early,
 )
 from ttrace.judge.undescribed import Undescribed, find_undescribed
+from ttrace.judge.unscaled_backward import (
+    UnscaledBackward,
+    find_unscaled_backward,
+)
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
@@ -129,6 +133,8 @@ class Evidence:
         shared_samples: Ranks of the candidate that were given those of others.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        unscaled: A run that divides gradients by a loss scale which is not in them; None
+            if neither does, or both do.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
             so.
     """
@@ -163,6 +169,7 @@ class Evidence:
     shared_samples: SharedSamples | None = None
     state_decays: tuple[StateDecay, ...] = ()
     frozen_in_reference: Frozen = frozenset()
+    unscaled: UnscaledBackward | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -279,6 +286,7 @@ def read_evidence(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
 

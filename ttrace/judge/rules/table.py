@@ -50,6 +50,7 @@ from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
+from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
@@ -71,6 +72,7 @@ RULES: tuple[Rule, ...] = (
     never_updated,
     normalization,
     loss_scale,
+    unscaled_backward,
     loss_weights,
     recomputation,
     still_statistics,
