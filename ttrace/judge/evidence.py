@@ -38,6 +38,7 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.module_settings import ModuleDifference, module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
@@ -133,6 +134,7 @@ class Evidence:
         shared_samples: Ranks of the candidate that were given those of others.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        modules: What both runs state of modules, and have otherwise.
         unscaled: A run that divides gradients by a loss scale which is not in them; None
             if neither does, or both do.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
@@ -170,6 +172,7 @@ class Evidence:
     state_decays: tuple[StateDecay, ...] = ()
     frozen_in_reference: Frozen = frozenset()
     unscaled: UnscaledBackward | None = None
+    modules: tuple[ModuleDifference, ...] = ()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -286,6 +289,7 @@ def read_evidence(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        modules=module_differences(reference.info, candidate.info),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )

@@ -30,6 +30,7 @@ from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
+from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.normalization import normalization
@@ -74,6 +75,7 @@ RULES: tuple[Rule, ...] = (
     loss_scale,
     unscaled_backward,
     loss_weights,
+    module_settings,
     recomputation,
     still_statistics,
     dropout,
