@@ -15,6 +15,7 @@ from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.tied import Untied
 from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.kinds import Kind
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
@@ -23,6 +24,7 @@ from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.average_fit import AverageFit, fit_averages
 from ttrace.judge.call_counts import is_of_call
+from ttrace.judge.carried_states import carried_from, extra_activation_gradients
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
@@ -64,6 +66,9 @@ from ttrace.judge.updates import parameter_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 from ttrace.judge.wiring import Wiring, find_wiring
+
+_MAX_CARRIED = 8
+"""Inputs of which is looked for where they come from."""
 
 _CONSTANT = 1e-3
 """Spread of values, over the largest of them, that are all the same."""
@@ -134,6 +139,10 @@ class Evidence:
         shared_samples: Ranks of the candidate that were given those of others.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        extra_activations: Gradients of activations that the candidate alone has, of
+            the step in which a gradient is the first divergence.
+        carried: Of inputs that one run gives, or that have a gradient in one run only:
+            the output of the same module, of a call before, that they are.
         modules: What both runs state of modules, and have otherwise.
         unscaled: A run that divides gradients by a loss scale which is not in them; None
             if neither does, or both do.
@@ -173,6 +182,8 @@ class Evidence:
     frozen_in_reference: Frozen = frozenset()
     unscaled: UnscaledBackward | None = None
     modules: tuple[ModuleDifference, ...] = ()
+    extra_activations: tuple[TensorVerdict, ...] = ()
+    carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -229,6 +240,15 @@ def read_evidence(
         if gradients
         and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
     ]
+    inputs = explained(
+        find_one_sided_inputs,
+        None,
+        diverged,
+        verdicts,
+        reference.info,
+        candidate.info,
+    )
+    extra = extra_activation_gradients(diverged, verdicts)
     fits = [explained(_fit, None, verdict, reference, candidate) for verdict in updates]
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if accumulated else (),
@@ -265,14 +285,7 @@ def read_evidence(
         own=own,
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         calls=differing_calls(reference.info, candidate.info),
-        inputs=explained(
-            find_one_sided_inputs,
-            None,
-            diverged,
-            verdicts,
-            reference.info,
-            candidate.info,
-        ),
+        inputs=inputs,
         still=explained(find_still_statistics, (), verdicts, reference, candidate),
         submodule=explained(
             find_scaled_submodule, None, diverged, verdicts, reference, candidate
@@ -289,10 +302,34 @@ def read_evidence(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        extra_activations=tuple(extra),
+        carried=explained(
+            _carried, {}, (*absences.gradients, *extra), inputs, reference, candidate
+        ),
         modules=module_differences(reference.info, candidate.info),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
+
+
+def _carried(
+    gradients: Sequence[TensorVerdict],
+    inputs: OneSidedInputs | None,
+    reference: TraceSource,
+    candidate: TraceSource,
+) -> dict[TensorId, TensorId]:
+    """Of the first few such inputs, by their id or by that of their gradient."""
+    of_gradients = [v.id for v in gradients if v.id.kind is Kind.GRAD_INPUT]
+    asked = {id_: (replace(id_, kind=Kind.INPUT), candidate) for id_ in of_gradients}
+    if inputs is not None:
+        run = reference if inputs.side is Side.REFERENCE else candidate
+        asked |= {id_: (id_, run) for id_ in inputs.ids}
+    found = {}
+    for id_, (given, run) in list(asked.items())[:_MAX_CARRIED]:
+        source = carried_from(given, run)
+        if source is not None:
+            found[id_] = source
+    return found
 
 
 def _is_given_the_same(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.carried_states import when
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.own_gradients import OwnGradients, Parameter, parameter_of
 from ttrace.judge.remarks import repeats_in
@@ -133,6 +134,16 @@ def _stopped(
     of_input = first.kind is Kind.GRAD_INPUT
     call = first.call if of_input else None
     is_cut_inside = of_input or first.kind in _OF_PARAMETERS
+    source = findings.evidence.carried.get(first)
+    if source is not None:
+        return (
+            f"input {first.slot} of {first.module} (step {first.step}, micro-batch "
+            f"{first.microbatch}) is its output {source.slot} of "
+            f"{when(source, first)}, a state that is carried over, and a gradient "
+            f"reaches it in the reference only: {_only_in_reference(missing)}, first "
+            f"{first}. The candidate detaches the state there: detach it in both runs "
+            f"or in neither{_not_updated(lost)}"
+        )
     if is_cut_inside and own.reaches(first.step, first.module, call=call):
         what = f"input {first.slot}" if of_input else first.slot
         cut = findings.words(

@@ -24,6 +24,9 @@ from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
+from ttrace.judge.rules.extra_activation_gradient import (
+    extra_activation_gradient,
+)
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
@@ -69,6 +72,7 @@ RULES: tuple[Rule, ...] = (
     split_ties,
     no_gradient,
     extra_gradient,
+    extra_activation_gradient,
     rounded_update,
     never_updated,
     normalization,
