@@ -10,7 +10,6 @@ from ttrace.judge.modules_not_run import NotRun, modules_not_run
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
 
-
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 
 

@@ -63,7 +63,7 @@ from ttrace.judge.unscaled_backward import (
     find_unscaled_backward,
 )
 from ttrace.judge.updates import parameter_before
-from ttrace.judge.values import values_of
+from ttrace.judge.values import nonfinite_index, values_of
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 from ttrace.judge.wiring import Wiring, find_wiring
 
@@ -143,9 +143,11 @@ class Evidence:
             the step in which a gradient is the first divergence.
         carried: Of inputs that one run gives, or that have a gradient in one run only:
             the output of the same module, of a call before, that they are.
+        nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
+            the first one lies; None if there is none, or that was not read.
         modules: What both runs state of modules, and have otherwise.
-        unscaled: A run that divides gradients by a loss scale which is not in them; None
-            if neither does, or both do.
+        unscaled: A run that divides gradients by a loss scale which is not in them;
+            None if neither does, or both do.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
             so.
     """
@@ -181,6 +183,7 @@ class Evidence:
     state_decays: tuple[StateDecay, ...] = ()
     frozen_in_reference: Frozen = frozenset()
     unscaled: UnscaledBackward | None = None
+    nonfinite_at: tuple[int, ...] | None = None
     modules: tuple[ModuleDifference, ...] = ()
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
@@ -306,10 +309,20 @@ def read_evidence(
         carried=explained(
             _carried, {}, (*absences.gradients, *extra), inputs, reference, candidate
         ),
+        nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
         modules=module_differences(reference.info, candidate.info),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
+
+
+def _nonfinite_at(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> tuple[int, ...] | None:
+    for verdict in verdicts:
+        if verdict.cause is Cause.NONFINITE_CANDIDATE:
+            return nonfinite_index(verdict.id, candidate)
+    return None
 
 
 def _carried(

@@ -15,9 +15,7 @@ def module_settings(findings: Findings) -> Diagnosis | None:
     first = findings.failed[0].id
     if first.kind is Kind.INPUT or first.module == ROOT_MODULE:
         return None
-    found = [
-        each for each in findings.evidence.modules if each.is_within(first.module)
-    ]
+    found = [each for each in findings.evidence.modules if each.is_within(first.module)]
     if not found:
         return None
     modules = dict.fromkeys(verdict.id.module for verdict in findings.verdicts)

@@ -37,4 +37,3 @@ def scaled_clipping(findings: Findings) -> Diagnosis | None:
         evidence={"step": step, "loss_scale": float(scale)},
         tensor_ids=ids_of(of_step),
     )
-
