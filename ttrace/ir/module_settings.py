@@ -1,4 +1,4 @@
-"""What modules are configured with, as traces name it: ``eps``, ``momentum``, ``stride``.
+"""What modules are configured with, as traces name it: ``eps``, ``momentum``...
 
 Frontends record it among the settings of a rank, under ``module.<path>:<attribute>``;
 where all layers of a model have the same, once, with ``*`` for their numbers.

@@ -15,8 +15,8 @@ SCALED_CLIPS = "clips_of_scaled_gradients"
 """Steps that clip gradients with a loss scale still in them; one key for each scale."""
 
 UNSCALED_BACKWARDS = "unscaled_backwards"
-"""Steps whose gradients a scaler divided by its scale, though no loss of theirs had been
-multiplied by it; one key for each scale."""
+"""Steps whose gradients a scaler divided by its scale, though no loss of theirs had
+been multiplied by it; one key for each scale."""
 
 _EARLY = "before they change again"
 

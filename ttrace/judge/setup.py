@@ -16,13 +16,14 @@ from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.ir.trace_warnings import KEY as WARNINGS
 from ttrace.ir.written_dims import without_written
 from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.module_settings import module_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
 
-_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS)
+_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS, WARNINGS)
 
 SETUP_TOLERANCE = Tolerance(
     difference_norm=0.0,

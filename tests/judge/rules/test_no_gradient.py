@@ -1,4 +1,4 @@
-"""Where gradients stop in the candidate: at which output, at which parameter, and why."""
+"""Where gradients stop in the candidate: at which output or parameter, and why."""
 
 import numpy as np
 
