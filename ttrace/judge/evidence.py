@@ -145,6 +145,8 @@ class Evidence:
             the output of the same module, of a call before, that they are.
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
+        idle_groups: Step and name of each group of parameters that only the candidate
+            has, and whose learning rate is 0.
         modules: What both runs state of modules, and have otherwise.
         unscaled: A run that divides gradients by a loss scale which is not in them;
             None if neither does, or both do.
@@ -184,6 +186,7 @@ class Evidence:
     frozen_in_reference: Frozen = frozenset()
     unscaled: UnscaledBackward | None = None
     nonfinite_at: tuple[int, ...] | None = None
+    idle_groups: tuple[tuple[int, str], ...] = ()
     modules: tuple[ModuleDifference, ...] = ()
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
@@ -310,10 +313,25 @@ def read_evidence(
             _carried, {}, (*absences.gradients, *extra), inputs, reference, candidate
         ),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
+        idle_groups=explained(_idle_groups, (), verdicts, candidate),
         modules=module_differences(reference.info, candidate.info),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
+
+
+def _idle_groups(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> tuple[tuple[int, str], ...]:
+    found = []
+    for verdict in verdicts:
+        id_ = verdict.id
+        if id_.kind is not Kind.LEARNING_RATE or verdict.present is not Side.CANDIDATE:
+            continue
+        rate = values_of(id_, candidate)
+        if rate is not None and not rate.any():
+            found.append((id_.step, id_.slot or "learning_rate"))
+    return tuple(found)
 
 
 def _nonfinite_at(
