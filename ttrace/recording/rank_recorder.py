@@ -249,6 +249,7 @@ class RankRecorder:
             reason: Why, in a few words; readers of the trace are shown them.
         """
         if self._end():
+            take_warnings()  # which are of this run, not of the next one
             self._finish(lambda: self._sink.abort(reason))
 
     def _end(self) -> bool:
