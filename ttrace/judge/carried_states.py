@@ -14,10 +14,14 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.one_sided_inputs import OneSidedInputs
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_ELEMENTS = 4
+
+_MAX_CARRIED = 8
+"""Inputs of which is looked for where they come from."""
 
 _MAX_READ = 16
 """Outputs that are read, of the shape of an input; the latest first."""
@@ -52,6 +56,36 @@ def carried_from(given: TensorId, run: TraceSource) -> TensorId | None:
         if before is not None and np.array_equal(before, values):
             return output
     return None
+
+
+def find_carried_states(
+    gradients: Sequence[TensorVerdict],
+    inputs: OneSidedInputs | None,
+    reference: TraceSource,
+    candidate: TraceSource,
+) -> dict[TensorId, TensorId]:
+    """Where the first few inputs come from that one run treats otherwise.
+
+    Args:
+        gradients: Those that one run has.
+        inputs: Those that one run gives.
+        reference: The trusted run.
+        candidate: The run under test.
+
+    Returns:
+        The outputs that they are, by id of the input, or of its gradient.
+    """
+    of_gradients = [v.id for v in gradients if v.id.kind is Kind.GRAD_INPUT]
+    asked = {id_: (replace(id_, kind=Kind.INPUT), candidate) for id_ in of_gradients}
+    if inputs is not None:
+        run = reference if inputs.side is Side.REFERENCE else candidate
+        asked |= {id_: (id_, run) for id_ in inputs.ids}
+    found = {}
+    for id_, (given, run) in list(asked.items())[:_MAX_CARRIED]:
+        source = carried_from(given, run)
+        if source is not None:
+            found[id_] = source
+    return found
 
 
 def extra_activation_gradients(

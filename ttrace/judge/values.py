@@ -49,3 +49,9 @@ def _whole(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
         return None
     values = assembled(record, trace)
     return None if values is None else values.astype(np.float64)
+
+
+def flat_values(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
+    """What `values_of` reads, ``[elements]``."""
+    values = values_of(tensor_id, trace)
+    return None if values is None else values.reshape(-1)

@@ -7,10 +7,10 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 
 def extra_activation_gradient(findings: Findings) -> Diagnosis | None:
     """Names it, and that it is a state which only the reference detaches, if it is."""
-    extra = findings.evidence.extra_activations
+    extra = findings.evidence.place.extra_activations
     if not extra:
         return None
-    carried = findings.evidence.carried
+    carried = findings.evidence.place.carried
     first = next((v.id for v in extra if v.id in carried), extra[0].id)
     what = "input" if first.kind is Kind.GRAD_INPUT else "output"
     source = carried.get(first)

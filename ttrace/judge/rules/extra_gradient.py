@@ -14,7 +14,7 @@ def extra_gradient(findings: Findings) -> Diagnosis | None:
     have, are = ("s have", "they are") if num > 1 else (" has", "it is")
     first = extra[0].id
     why = f"{are} frozen there, or not used"
-    if names <= findings.evidence.frozen_in_reference:
+    if names <= findings.evidence.runs.frozen_in_reference:
         why = (
             f"{'their' if num > 1 else 'its'} requires_grad is False there as the "
             "trace begins"

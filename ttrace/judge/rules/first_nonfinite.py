@@ -35,7 +35,7 @@ def first_nonfinite(findings: Findings) -> Diagnosis | None:
     number = stats.num_nan_candidate or stats.num_inf_candidate
     more = len([v for v in wrong if v.cause is Cause.NONFINITE_CANDIDATE]) - 1
     behind = f". {tensors(more)} behind it may follow from it" if more else ""
-    index = findings.evidence.nonfinite_at
+    index = findings.evidence.place.nonfinite_at
     at = place_text(index, number, stats.count)
     return Diagnosis(
         code="first_nonfinite",

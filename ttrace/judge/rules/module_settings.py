@@ -4,6 +4,8 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 
+_EPSILONS = ("eps", "epsilon")
+
 
 def module_settings(findings: Findings) -> Diagnosis | None:
     """Names the settings that both runs state of what fails first, and have otherwise.
@@ -15,7 +17,14 @@ def module_settings(findings: Findings) -> Diagnosis | None:
     first = findings.failed[0].id
     if first.kind is Kind.INPUT or first.module == ROOT_MODULE:
         return None
-    found = [each for each in findings.evidence.modules if each.is_within(first.module)]
+    evidence = findings.evidence
+    found = [
+        each
+        for each in evidence.runs.modules
+        if each.is_within(first.module)
+        # An epsilon that explains the values is told with them.
+        and not (evidence.place.epsilon and each.attribute.endswith(_EPSILONS))
+    ]
     if not found:
         return None
     modules = dict.fromkeys(verdict.id.module for verdict in findings.verdicts)

@@ -32,8 +32,8 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     """Says where gradients stop, and which updates were lost with them."""
     if repeats_in(findings.candidate) is not None:
         return None  # its steps run together: what is missing came in another one
-    missing = findings.evidence.absences.gradients
-    left_out = findings.evidence.absences.not_run
+    missing = findings.evidence.runs.absences.gradients
+    left_out = findings.evidence.runs.absences.not_run
     lost = [
         verdict
         for verdict in without_gradient(findings)
@@ -42,7 +42,7 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     if not (missing or lost):
         return None
     gone = _gone(missing, findings.own)
-    if findings.evidence.absences.frozen:
+    if findings.evidence.runs.absences.frozen:
         sentence = _frozen(missing, lost, findings)
     elif gone and len(gone) == len(missing):
         sentence = _not_given(gone, lost, findings)
@@ -69,7 +69,7 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     lost = [v for v in findings.failed if v.cause in _UNCHANGED]
     if not lost:
         return []
-    missing = findings.evidence.absences.gradients
+    missing = findings.evidence.runs.absences.gradients
     gone = {parameter_of(verdict.id) for verdict in _gone(missing, findings.own)}
     zero = _parameters_with_zero_gradient(findings)
     return [
@@ -88,7 +88,7 @@ def _frozen(
     missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
 ) -> str:
     """Which parameters need no gradient there; and which lack one besides."""
-    frozen = findings.evidence.absences.frozen
+    frozen = findings.evidence.runs.absences.frozen
     names = list(dict.fromkeys(_full_name(verdict.id) for verdict in frozen))
     others = dict.fromkeys(
         _full_name(verdict.id)
@@ -134,7 +134,7 @@ def _stopped(
     of_input = first.kind is Kind.GRAD_INPUT
     call = first.call if of_input else None
     is_cut_inside = of_input or first.kind in _OF_PARAMETERS
-    source = findings.evidence.carried.get(first)
+    source = findings.evidence.place.carried.get(first)
     if source is not None:
         return (
             f"input {first.slot} of {first.module} (step {first.step}, micro-batch "

@@ -8,7 +8,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def one_sided_inputs(findings: Findings) -> Diagnosis | None:
     """Names the inputs, as the first divergence is what the module makes."""
-    found = findings.evidence.inputs
+    found = findings.evidence.place.inputs
     if found is None:
         return None
     slots = [str(i.slot) for i in found.ids]
@@ -22,9 +22,9 @@ def one_sided_inputs(findings: Findings) -> Diagnosis | None:
         f": look at what calls it in the candidate, and what {look}, such as a state, "
         "a mask or positions"
     )
-    carried = [i for i in found.ids if i in findings.evidence.carried]
+    carried = [i for i in found.ids if i in findings.evidence.place.carried]
     if carried:
-        source = findings.evidence.carried[carried[0]]
+        source = findings.evidence.place.carried[carried[0]]
         advice = (
             f". Input {carried[0].slot} is output {source.slot} of "
             f"{when(source, carried[0])}: a state that only the {found.side} carries "

@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, Findings, tensors
 
 def unscaled_backward(findings: Findings) -> Diagnosis | None:
     """Names the run whose scaler divides gradients that it never multiplied."""
-    found = findings.evidence.unscaled
+    found = findings.evidence.optimizer.unscaled
     if found is None:
         return None
     of = "1/" if found.side is Side.CANDIDATE else ""
