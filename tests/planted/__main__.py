@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.planted.grading import grade, measure
-from tests.planted.mistakes import MISTAKES
+from tests.planted.grounds import NAMES, ground_named
 
 
 def main() -> None:
@@ -15,14 +15,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=int, help="how many models")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--framework", choices=NAMES, default="torch")
     options = parser.parse_args()
+    ground = ground_named(options.framework)
     said: dict[str, Counter[str]] = defaultdict(Counter)
     totals: Counter[str] = Counter()
     for seed in range(options.first, options.first + options.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            measured = measure(seed, Path(folder))
-            for mistake in MISTAKES:
-                graded = grade(seed, mistake, measured, Path(folder))
+            measured = measure(ground, seed, Path(folder))
+            for mistake in ground.mistakes:
+                graded = grade(ground, seed, mistake, measured, Path(folder))
                 if graded is None:
                     continue
                 codes = [each.code for each in graded.report.diagnosis]

@@ -2,17 +2,34 @@
 
 import random
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.planted.mistakes import MISTAKES, Expected
-from tests.planted.training import make, record
+from tests.planted.expected import Draw, Expected
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.pipeline import compare, estimate_tolerance
 from ttrace.report.model import Outcome, Report
 from ttrace.store.reader import Trace
 
 _NUM_NOISE_RUNS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """A framework, and how trainings in it are made, spoilt and recorded.
+
+    Attributes:
+        make: The correct training of a seed.
+        record: Runs one with a seed of noise, or without, and opens what it recorded.
+        mistakes: What plants a mistake in a training, by name; they return None where
+            the model has nothing that it can be made in.
+    """
+
+    make: Callable[[int], Any]
+    record: Callable[[Any, Path, int | None], Trace]
+    mistakes: Mapping[str, Callable[[Any, Draw], Expected | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +59,11 @@ class Grade:
     expected: Expected
 
 
-def measure(seed: int, folder: Path) -> Measured:
+def measure(ground: Ground, seed: int, folder: Path) -> Measured:
     """Records the correct training of a seed, and noise runs of it."""
-    trace = record(make(seed), folder / "reference")
+    trace = ground.record(ground.make(seed), folder / "reference", None)
     noise = [
-        record(make(seed), folder / f"noise{number}", number)
+        ground.record(ground.make(seed), folder / f"noise{number}", number)
         for number in range(1, _NUM_NOISE_RUNS + 1)
     ]
     return Measured(
@@ -54,21 +71,27 @@ def measure(seed: int, folder: Path) -> Measured:
     )
 
 
-def grade(seed: int, mistake: str, measured: Measured, folder: Path) -> Grade | None:
-    """Plants a mistake in the training of a seed; None where it cannot be made."""
-    training = make(seed)
-    draw = random.Random(f"{seed} {mistake}").choice
-    expected = MISTAKES[mistake](training, draw)
-    if expected is None:
-        return None
-    out = folder / mistake
-    shutil.rmtree(out, ignore_errors=True)
-    report = compare(
+def judge(ground: Ground, training: Any, measured: Measured, folder: Path) -> Report:
+    """Records a training, and compares it with the correct one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return compare(
         measured.trace,
-        record(training, out),
+        ground.record(training, folder, None),
         tolerance=measured.tolerances,
         backend="numpy",
     )
+
+
+def grade(
+    ground: Ground, seed: int, mistake: str, measured: Measured, folder: Path
+) -> Grade | None:
+    """Plants a mistake in the training of a seed; None where it cannot be made."""
+    training = ground.make(seed)
+    draw = random.Random(f"{seed} {mistake}").choice
+    expected = ground.mistakes[mistake](training, draw)
+    if expected is None:
+        return None
+    report = judge(ground, training, measured, folder / mistake)
     first = report.first_divergence
     codes = [each.code for each in report.diagnosis]
     return Grade(

@@ -5,40 +5,29 @@
 
 import pytest
 
-from tests.planted.grading import Measured, grade, measure
-from tests.planted.mistakes import MISTAKES
-from tests.planted.training import make, record
-from ttrace.pipeline import compare
+from tests.planted.grading import Ground, Measured, grade, judge, measure
+from tests.planted.grounds import ground_named
 from ttrace.report.model import Outcome
 
-SEEDS = (4, 6, 9)
+TORCH = ground_named("torch")
+TORCH_SEEDS = (4, 6, 9)
 """Between them they have every block, both optimizers, and every mistake."""
 
 
-@pytest.fixture(scope="module", params=SEEDS)
+@pytest.fixture(scope="module", params=TORCH_SEEDS)
 def seed(request) -> int:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def measured(seed, tmp_path_factory) -> Measured:
-    return measure(seed, tmp_path_factory.mktemp("planted"))
+    return measure(TORCH, seed, tmp_path_factory.mktemp("planted"))
 
 
-def test_the_same_training_passes_without_a_finding(seed, measured, tmp_path):
-    report = compare(
-        measured.trace,
-        record(make(seed), tmp_path / "same"),
-        tolerance=measured.tolerances,
-        backend="numpy",
-    )
-    assert report.verdict is Outcome.PASS, report.summary
-    assert report.diagnosis == ()
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_found_where_it_is(seed, measured, mistake, tmp_path):
-    graded = grade(seed, mistake, measured, tmp_path)
+def require_right(
+    ground: Ground, seed: int, mistake: str, measured: Measured, folder
+) -> None:
+    graded = grade(ground, seed, mistake, measured, folder)
     if graded is None:
         return  # the model has nothing that it can be made in
     said = [(each.code, each.sentence) for each in graded.report.diagnosis]
@@ -47,10 +36,22 @@ def test_a_mistake_is_found_where_it_is(seed, measured, mistake, tmp_path):
     assert graded.code_right is not False, (graded.expected, said)
 
 
+def test_the_same_training_passes_without_a_finding(seed, measured, tmp_path):
+    report = judge(TORCH, TORCH.make(seed), measured, tmp_path / "same")
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.diagnosis == ()
+
+
+@pytest.mark.parametrize("mistake", TORCH.mistakes)
+def test_a_mistake_is_found_where_it_is(seed, measured, mistake, tmp_path):
+    require_right(TORCH, seed, mistake, measured, tmp_path)
+
+
 def test_every_mistake_can_be_made_in_some_model():
-    drawn = set()
-    for number in SEEDS:
-        for name, plant in MISTAKES.items():
-            if plant(make(number), lambda values: values[0]) is not None:
-                drawn.add(name)
-    assert drawn == set(MISTAKES)
+    drawn = {
+        name
+        for number in TORCH_SEEDS
+        for name, plant in TORCH.mistakes.items()
+        if plant(TORCH.make(number), lambda values: values[0]) is not None
+    }
+    assert drawn == set(TORCH.mistakes)

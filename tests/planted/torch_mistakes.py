@@ -1,42 +1,19 @@
 """Mistakes that are planted in a training, and what a report must say of each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.planted.small_models import Attention, Mlp
-from tests.planted.training import Training
+from tests.planted.expected import Draw, Expected, expected
+from tests.planted.torch_models import Attention, Mlp
+from tests.planted.torch_training import Training
 from ttrace.ir.kinds import Kind
-
-Draw = Callable[[Sequence[Any]], Any]
-"""Takes one of several, by chance."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """Where a mistake shows first, and what an engineer would call it.
-
-    Attributes:
-        module: Path of the module; empty for any.
-        kinds: Of the first divergence.
-        codes: One of these is the first diagnosis; empty where there is no code.
-    """
-
-    module: str
-    kinds: frozenset[Kind]
-    codes: frozenset[str]
-
 
 Plant = Callable[[Training, Draw], Expected | None]
 """Makes the mistake; None where the model has nothing that it can be made in."""
-
-
-def _expected(module: str, kinds: Sequence[Kind], *codes: str) -> Expected:
-    return Expected(module=module, kinds=frozenset(kinds), codes=frozenset(codes))
 
 
 def _some(training: Training, draw: Draw, *classes: type) -> tuple[str, Any]:
@@ -63,7 +40,7 @@ def scaled_output(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, *_LINEARS, Attention, Mlp)
     factor = draw([0.5, 2.0, 1.25])
     _returns(module, lambda x: x * factor)
-    return _expected(name, [Kind.OUTPUT])
+    return expected(name, [Kind.OUTPUT])
 
 
 def dropped_bias(training: Training, draw: Draw) -> Expected | None:
@@ -71,7 +48,7 @@ def dropped_bias(training: Training, draw: Draw) -> Expected | None:
     if module.bias is None:
         return None
     module.forward = lambda x: F.linear(x, module.weight)
-    return _expected(name, [Kind.OUTPUT], "added_bias")
+    return expected(name, [Kind.OUTPUT], "added_bias")
 
 
 def bias_twice(training: Training, draw: Draw) -> Expected | None:
@@ -79,19 +56,19 @@ def bias_twice(training: Training, draw: Draw) -> Expected | None:
     if module.bias is None:
         return None
     _returns(module, lambda x: x + module.bias)
-    return _expected(name, [Kind.OUTPUT], "added_bias")
+    return expected(name, [Kind.OUTPUT], "added_bias")
 
 
 def other_order(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, *_LINEARS)
     _returns(module, lambda x: torch.cat([*reversed(x.chunk(2, dim=-1))], dim=-1))
-    return _expected(name, [Kind.OUTPUT], "rearranged")
+    return expected(name, [Kind.OUTPUT], "rearranged")
 
 
 def shifted(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, Attention, Mlp)
     _returns(module, lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1])
-    return _expected(name, [Kind.OUTPUT], "rearranged")
+    return expected(name, [Kind.OUTPUT], "rearranged")
 
 
 def transposed(training: Training, draw: Draw) -> Expected | None:
@@ -104,27 +81,27 @@ def transposed(training: Training, draw: Draw) -> Expected | None:
         return None
     name, module = draw(square)
     module.forward = lambda x: F.linear(x, module.weight.T, module.bias)
-    return _expected(name, [Kind.OUTPUT], "transposed_weight")
+    return expected(name, [Kind.OUTPUT], "transposed_weight")
 
 
 def epsilon(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, nn.LayerNorm, nn.RMSNorm)
     module.eps = draw([1e-3, 1e-4])
-    return _expected(name, [Kind.OUTPUT], "norm_epsilon")
+    return expected(name, [Kind.OUTPUT], "norm_epsilon")
 
 
 def other_function(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, Mlp)
     other = nn.SiLU() if not isinstance(module.act, nn.SiLU) else nn.GELU()
     module.act.forward = other.forward
-    return _expected(f"{name}.act", [Kind.OUTPUT], "activation_variant")
+    return expected(f"{name}.act", [Kind.OUTPUT], "activation_variant")
 
 
 def rounded(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, *_LINEARS)
     dtype = draw([torch.bfloat16, torch.float16])
     _returns(module, lambda x: x.to(dtype).float())
-    return _expected(name, [Kind.OUTPUT], "lower_precision")
+    return expected(name, [Kind.OUTPUT], "lower_precision")
 
 
 def not_finite(training: Training, draw: Draw) -> Expected | None:
@@ -136,7 +113,7 @@ def not_finite(training: Training, draw: Draw) -> Expected | None:
         return x + mask
 
     _returns(module, spoilt)
-    return _expected(name, [Kind.OUTPUT], "first_nonfinite")
+    return expected(name, [Kind.OUTPUT], "first_nonfinite")
 
 
 def some_features(training: Training, draw: Draw) -> Expected | None:
@@ -148,7 +125,7 @@ def some_features(training: Training, draw: Draw) -> Expected | None:
         return x * factor
 
     _returns(module, changed)
-    return _expected(name, [Kind.OUTPUT], "confined_error")
+    return expected(name, [Kind.OUTPUT], "confined_error")
 
 
 def some_tokens(training: Training, draw: Draw) -> Expected | None:
@@ -159,7 +136,7 @@ def some_tokens(training: Training, draw: Draw) -> Expected | None:
         return torch.where((input < 5)[..., None], rows * 0.5, rows)
 
     embed.forward = forward
-    return _expected("embed", [Kind.OUTPUT], "embedding_rows")
+    return expected("embed", [Kind.OUTPUT], "embedding_rows")
 
 
 def stale(training: Training, draw: Draw) -> Expected | None:
@@ -172,7 +149,7 @@ def stale(training: Training, draw: Draw) -> Expected | None:
         return x if is_first else x + (kept[0] - x.detach())
 
     _returns(module, changed)
-    return _expected(name, [Kind.OUTPUT], "out_of_turn")
+    return expected(name, [Kind.OUTPUT], "out_of_turn")
 
 
 def wrong_backward(training: Training, draw: Draw) -> Expected | None:
@@ -182,7 +159,7 @@ def wrong_backward(training: Training, draw: Draw) -> Expected | None:
         return 2 * x - x.detach()  # twice the gradient
 
     _returns(module, changed)
-    return _expected(name, [])
+    return expected(name, [])
 
 
 def detached(training: Training, draw: Draw) -> Expected | None:
@@ -190,19 +167,19 @@ def detached(training: Training, draw: Draw) -> Expected | None:
     if name == "head":
         return None
     _returns(module, lambda x: x.detach().requires_grad_())
-    return _expected("", [], "no_gradient")
+    return expected("", [], "no_gradient")
 
 
 def frozen(training: Training, draw: Draw) -> Expected | None:
     name, module = _some(training, draw, *_LINEARS)
     module.weight.requires_grad_(False)
     is_tied = module.weight is training.model.embed.weight
-    return _expected("" if is_tied else name, [], "no_gradient")
+    return expected("" if is_tied else name, [], "no_gradient")
 
 
 def not_cleared(training: Training, draw: Draw) -> Expected | None:
     training.clears = False
-    return _expected("", [Kind.MAIN_GRAD], "accumulated_gradient")
+    return expected("", [Kind.MAIN_GRAD], "accumulated_gradient")
 
 
 def last_microbatch(training: Training, draw: Draw) -> Expected | None:
@@ -214,21 +191,21 @@ def last_microbatch(training: Training, draw: Draw) -> Expected | None:
             training.optimizer.zero_grad()
 
     training.after_backward = clear
-    return _expected("", [Kind.MAIN_GRAD], "one_microbatch")
+    return expected("", [Kind.MAIN_GRAD], "one_microbatch")
 
 
 def not_clipped(training: Training, draw: Draw) -> Expected | None:
     if training.largest_norm is None:
         return None
     training.largest_norm = None
-    return _expected("", [], "clipping")
+    return expected("", [], "clipping")
 
 
 def clipped_otherwise(training: Training, draw: Draw) -> Expected | None:
     if training.largest_norm is None:
         return None
     training.largest_norm *= 0.5
-    return _expected("", [Kind.CLIPPED_GRAD], "clipping")
+    return expected("", [Kind.CLIPPED_GRAD], "clipping")
 
 
 def _groups(training: Training, **settings: object) -> None:
@@ -238,34 +215,34 @@ def _groups(training: Training, **settings: object) -> None:
 
 def rate(training: Training, draw: Draw) -> Expected | None:
     _groups(training, lr=training.optimizer.param_groups[0]["lr"] * 1.5)
-    return _expected("@root", [Kind.LEARNING_RATE], "scaled_update")
+    return expected("@root", [Kind.LEARNING_RATE], "scaled_update")
 
 
 def decay(training: Training, draw: Draw) -> Expected | None:
     _groups(training, weight_decay=0.0)
     codes = {"weight_decay", "weight_decay_in_moments"}
     kinds = [Kind.UPDATED_PARAM, Kind.OPTIMIZER_STATE]
-    return _expected("", kinds, *codes)
+    return expected("", kinds, *codes)
 
 
 def beta(training: Training, draw: Draw) -> Expected | None:
     if training.model.optimizer_name == "sgd":
         _groups(training, momentum=0.5)
-        return _expected("", [Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM])
+        return expected("", [Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM])
     _groups(training, betas=(0.9, 0.95))
-    return _expected("", [Kind.OPTIMIZER_STATE], "adam_settings")
+    return expected("", [Kind.OPTIMIZER_STATE], "adam_settings")
 
 
 def last_of_labels(training: Training, draw: Draw) -> Expected | None:
     loss = training.loss
     training.loss = lambda logits, labels: loss(logits[:, :-1], labels[:, :-1])
-    return _expected("@root", [Kind.LOSS])
+    return expected("@root", [Kind.LOSS])
 
 
 def scaled_loss(training: Training, draw: Draw) -> Expected | None:
     loss = training.loss
     training.loss = lambda logits, labels: loss(logits, labels) * 0.5
-    return _expected("@root", [Kind.LOSS], "scaled")
+    return expected("@root", [Kind.LOSS], "scaled")
 
 
 MISTAKES: Mapping[str, Plant] = {

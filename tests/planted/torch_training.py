@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.planted.small_models import SmallModel
+from tests.planted.torch_models import SmallModel
 from ttrace.frontends import torch_capture
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
