@@ -188,8 +188,9 @@ class StepRecords:
 
     def _note_scale(self, note: str, loss_scale: float) -> None:
         recorder, step = self._capture.recorder, self._capture.step
-        is_idle = recorder is None or not recorder.is_active or self._capture.is_paused
-        if loss_scale == 1 or is_idle:
+        if recorder is None or not recorder.is_active or self._capture.is_paused:
+            return
+        if loss_scale == 1:
             return
         key = f"{note}.{loss_scale:.15g}"
         steps = self._noted_scales.setdefault(key, [])
