@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.tied import Untied
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
@@ -13,6 +14,7 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.module_settings import ModuleDifference, module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
@@ -45,6 +47,9 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        modules: What both runs state of modules, and have otherwise.
+        frozen_in_reference: Parameters that need no gradient there, as far as it says
+            so.
     """
 
     absences: Absences = Absences()
@@ -58,6 +63,8 @@ class RunEvidence:
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    modules: tuple[ModuleDifference, ...] = ()
+    frozen_in_reference: Frozen = frozenset()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -100,4 +107,6 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        modules=module_differences(reference.info, candidate.info),
+        frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
