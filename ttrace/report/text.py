@@ -23,6 +23,7 @@ from ttrace.report.wording import (
     figures,
     map_line,
     only_line,
+    place_lines,
     reason_beside_figures,
     settings_line,
     setup_line,
@@ -71,7 +72,7 @@ def render_report(report: Report) -> RenderableType:
             (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
-        *map(Text, _culprit_lines(report)),
+        *map(Text, place_lines(report)),
         Text(counts_line(report)),
         *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
@@ -91,25 +92,6 @@ def render_report(report: Report) -> RenderableType:
     if unmatched:
         parts.append(_reason_table("unmatched tensors", unmatched))
     return Printable(content=Group(*parts))
-
-
-def _culprit_lines(report: Report) -> Iterable[str]:
-    """Where failures begin, and what follows from each.
-
-    Of the first divergence alone, only what follows: the summary has all else.
-    """
-    culprits, first = report.culprits, report.first_divergence
-    if len(culprits) == 1 and first is not None and culprits[0].id == first.id:
-        if sum(culprits[0].explains.values()) > 1:
-            yield f"the first divergence explains {culprits[0].share}"
-        return
-    if len(culprits) > 1:
-        yield f"{len(culprits)} independent places:"
-    for number, culprit in enumerate(culprits[:MAX_ROWS], 1):
-        mark = f"{number}. " if len(culprits) > 1 else "place: "
-        yield f"{mark}{culprit.sentence}"
-    if len(culprits) > MAX_ROWS:
-        yield f"and {len(culprits) - MAX_ROWS} more"
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:

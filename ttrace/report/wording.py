@@ -25,6 +25,31 @@ def counts_line(report: Report) -> str:
     )
 
 
+def place_lines(report: Report) -> Iterable[str]:
+    """Where failures begin, and what follows from each.
+
+    Of the first divergence alone, only what follows: the summary has all else.
+    """
+    culprits = report.culprits
+    if only_the_first(report):
+        if sum(culprits[0].explains.values()) > 1:
+            yield f"the first divergence explains {culprits[0].share}"
+        return
+    if len(culprits) > 1:
+        yield f"{len(culprits)} independent places:"
+    for number, culprit in enumerate(culprits[:MAX_ROWS], 1):
+        mark = f"{number}. " if len(culprits) > 1 else "place: "
+        yield f"{mark}{culprit.sentence}"
+    if len(culprits) > MAX_ROWS:
+        yield f"and {len(culprits) - MAX_ROWS} more"
+
+
+def only_the_first(report: Report) -> bool:
+    """Whether all failures that are explained begin at the first divergence."""
+    culprits, first = report.culprits, report.first_divergence
+    return len(culprits) == 1 and first is not None and culprits[0].id == first.id
+
+
 def only_line(report: Report) -> str:
     """The filters of the comparison, as options; empty for none."""
     filters = " ".join(f"--{name} {text}" for name, text in report.only.items())

@@ -33,10 +33,16 @@ class SetupGroup:
     Attributes:
         title: The heading.
         rows: What differs first.
+        is_short: Whether it says in a few rows which runs these are.
     """
 
     title: str
     rows: tuple[SetupRow, ...]
+    is_short: bool = False
+
+
+_SHORT = ("run", "meshes")
+"""Titles of the groups that are short."""
 
 
 def differences(report: Report) -> list[SetupRow]:
@@ -70,7 +76,7 @@ def setup_groups(report: Report) -> list[SetupGroup]:
             _rows(left, right, report.setup.binding), key=lambda row: not row.differs
         )
         if rows:
-            found.append(SetupGroup(title=title, rows=tuple(rows)))
+            found.append(SetupGroup(title=title, rows=tuple(rows), is_short=title in _SHORT))
     return found
 
 
@@ -126,3 +132,17 @@ def map_sentence(report: Report) -> str:
             f"the reference, {mapped.num_left_out_candidate} of the candidate"
         )
     return f"{text}."
+
+
+def equal_settings(report: Report) -> list[str]:
+    """Names of the versions and settings that both runs state alike."""
+    reference, candidate = report.setup.reference, report.setup.candidate
+    return [
+        name
+        for left, right in (
+            (reference.versions, candidate.versions),
+            (reference.settings, candidate.settings),
+        )
+        for name in left
+        if name in right and setting(left[name]) == setting(right[name])
+    ]

@@ -15,6 +15,12 @@ MAX_FAILURES = 40
 MAX_REASONS = 40
 """Reasons why tensors were not compared."""
 
+MAX_PLACES = 40
+"""Places where failures begin."""
+
+MAX_DIFFERING = 200
+"""Initial parameters and inputs that differ."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageRow:
@@ -205,3 +211,35 @@ def tolerance_origins(report: Report) -> list[ToleranceOrigin]:
             )
         )
     return sorted(rows, key=lambda row: -row.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceRow:
+    """A place where failures begin.
+
+    Attributes:
+        sentence: What is wrong there, and what follows from it.
+        explains: By kind, how many tensors failed by it, in words.
+        ids: The first few that are wrong by themselves there.
+        num_more: How many more those are.
+    """
+
+    sentence: str
+    explains: str
+    ids: tuple[str, ...]
+    num_more: int
+
+
+def places(report: Report) -> list[PlaceRow]:
+    """Where failures begin, that of the first divergence first."""
+    return [
+        PlaceRow(
+            sentence=culprit.sentence,
+            explains=", ".join(
+                f"{kind} {number}" for kind, number in culprit.explains.items()
+            ),
+            ids=culprit.ids,
+            num_more=max(culprit.num_own - len(culprit.ids), 0),
+        )
+        for culprit in report.culprits
+    ]

@@ -16,12 +16,14 @@ from markupsafe import Markup
 from ttrace.report.caveats import caveats
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.html import both_runs, overview, words
+from ttrace.report.html.advice import what_to_do
 from ttrace.report.html.figures import figure, plural, setting
 from ttrace.report.html.payload import build_payload
 from ttrace.report.html.static_tree import static_tree
 from ttrace.report.model import Report
 from ttrace.report.printable import printable
 from ttrace.report.runs_text import runs_lines
+from ttrace.report.wording import only_the_first
 
 _STYLES = ("page.css", "explore.css")
 
@@ -58,10 +60,12 @@ def render_html(report: Report) -> str:
             script=Markup(script),
             closer_look=closer_look_sentence(report),
             sign=words.VERDICT_SIGNS[report.verdict],
-            what_to_do=words.what_to_do(report),
+            what_to_do=what_to_do(report),
             statuses=words.STATUS_WORDS,
             runs=list(runs_lines(report.setup)),
             caveats=list(caveats(report)),
+            places=overview.places(report),
+            only_the_first=only_the_first(report),
             coverage=overview.coverage_rows(report),
             not_compared=overview.not_compared(report),
             not_compared_headline=overview.not_compared_headline(report),
@@ -72,6 +76,9 @@ def render_html(report: Report) -> str:
             tree=static_tree(report.tensors),
             differences=both_runs.differences(report),
             setup_groups=both_runs.setup_groups(report),
+            max_differing=overview.MAX_DIFFERING,
+            max_places=overview.MAX_PLACES,
+            equal_settings=both_runs.equal_settings(report),
             map_sentence=both_runs.map_sentence(report),
             summary=Markup(payload.summary),  # of the base64 alphabet
             chunks=list(map(Markup, payload.chunks)),
