@@ -62,7 +62,9 @@ def test_what_to_do_about_a_whole_pass():
 def _failing(*tensors):
     """A report of some ids, with what each is: the first that failed is the first."""
     made = tuple(
-        replace(PASSED if status == "passed" else FAILED, id=id_, kind=kind, status=status)
+        replace(
+            PASSED if status == "passed" else FAILED, id=id_, kind=kind, status=status
+        )
         for id_, kind, status in tensors
     )
     first = next(tensor for tensor in made if tensor.status == "failed")
@@ -167,4 +169,6 @@ def test_what_only_one_run_has_is_no_wrong_computation():
     unmatched = report.tensors[2]
     first = replace(report.first_divergence, id=unmatched.id)
     text = what_to_do(some_report(first_divergence=first))
-    assert text.startswith("Find out why only one of the runs has") and "--allow" in text
+    assert (
+        text.startswith("Find out why only one of the runs has") and "--allow" in text
+    )

@@ -91,16 +91,6 @@ def test_not_all_failures_are_listed():
     assert found == tensors[: overview.MAX_FAILURES]
 
 
-def test_origins_of_tolerances():
-    origins = overview.tolerance_origins(some_report(tensors=(PASSED, FAILED, FAILED)))
-    assert [(row.name, row.count) for row in origins] == [
-        ("perturbed", 2),
-        ("uncalibrated", 1),
-    ]
-    assert origins[0].example == FAILED.tolerance_derivation
-    assert origins[1].words.startswith("uncalibrated: a guess")
-
-
 def test_every_kind_and_status_has_words():
     assert set(KIND_WORDS) == set(Kind)
     assert set(STATUS_WORDS) == {status.value for status in Status}

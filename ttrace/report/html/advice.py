@@ -72,7 +72,9 @@ def _begin(module: str, near: BeforeFirst) -> str:
         text = f"Begin before {_module(module)}, which is only given {what}. "
     else:
         phase = "backward" if near.kind in BACKWARD else "forward"
-        text = f"Begin with {_module(module)}, where the first divergence is ({phase}). "
+        text = (
+            f"Begin with {_module(module)}, where the first divergence is ({phase}). "
+        )
     unseen = list(near.not_compared[:_MAX_MODULES])
     if len(near.not_compared) > _MAX_MODULES:
         unseen.append(f"{len(near.not_compared) - _MAX_MODULES} more")

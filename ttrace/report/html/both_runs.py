@@ -45,6 +45,10 @@ _SHORT = ("run", "meshes")
 """Titles of the groups that are short."""
 
 
+_TRACE = "trace"
+"""The row of where a trace lies, which says nothing of its run."""
+
+
 def differences(report: Report) -> list[SetupRow]:
     """What the runs do not have in common, what changes the mathematics first."""
     rows = [
@@ -76,7 +80,9 @@ def setup_groups(report: Report) -> list[SetupGroup]:
             _rows(left, right, report.setup.binding), key=lambda row: not row.differs
         )
         if rows:
-            found.append(SetupGroup(title=title, rows=tuple(rows), is_short=title in _SHORT))
+            found.append(
+                SetupGroup(title=title, rows=tuple(rows), is_short=title in _SHORT)
+            )
     return found
 
 
@@ -84,7 +90,7 @@ def _general(run: RunSetup) -> Mapping[str, object]:
     if not run.framework and not run.world_size:
         return {}  # nothing was recorded
     values: dict[str, object] = {
-        "trace": run.path,
+        _TRACE: run.path,
         "framework": run.framework,
         "ranks": run.world_size,
     }
@@ -108,7 +114,9 @@ def _rows(
 ) -> Iterator[SetupRow]:
     for name in dict.fromkeys((*left, *right)):
         both = name in left and name in right
-        differs = both and setting(left[name]) != setting(right[name])
+        differs = (
+            both and name != _TRACE and setting(left[name]) != setting(right[name])
+        )
         yield SetupRow(
             name=name,
             reference=setting(left[name]) if name in left else "",
@@ -146,3 +154,9 @@ def equal_settings(report: Report) -> list[str]:
         for name in left
         if name in right and setting(left[name]) == setting(right[name])
     ]
+
+
+def without_record(report: Report) -> list[str]:
+    """The runs of which nothing was recorded, as where a job ended before."""
+    runs = {"reference": report.setup.reference, "candidate": report.setup.candidate}
+    return [side for side, run in runs.items() if not _general(run)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
 from ttrace.report.html.figures import plural, share
-from ttrace.report.html.words import KIND_WORDS, ORIGIN_WORDS
+from ttrace.report.html.words import KIND_WORDS
 from ttrace.report.model import KindCoverage, Report, TensorReport
 
 MAX_FAILURES = 40
@@ -58,28 +58,6 @@ class NotCompared:
     count: int
     kinds: str
     example: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToleranceOrigin:
-    """Tensors whose tolerances came about alike.
-
-    Attributes:
-        name: Of the estimator.
-        words: What that means.
-        count: How many compared tensors.
-        noise_dominated: Those among them that passed by a noise too large to tell an
-            error.
-        example: A derivation.
-        example_id: The tensor that it is of.
-    """
-
-    name: str
-    words: str
-    count: int
-    noise_dominated: int
-    example: str
-    example_id: str
 
 
 def coverage_rows(report: Report) -> list[CoverageRow]:
@@ -188,29 +166,6 @@ def first_failures(report: Report) -> Sequence[TensorReport]:
             break
         found.append(tensor)
     return found
-
-
-def tolerance_origins(report: Report) -> list[ToleranceOrigin]:
-    """How the tolerances of the compared tensors came about, by estimator."""
-    words = {estimator.value: text for estimator, text in ORIGIN_WORDS.items()}
-    groups: dict[str, list[TensorReport]] = {}
-    for tensor in report.tensors:
-        if tensor.tolerance_from:
-            groups.setdefault(tensor.tolerance_from, []).append(tensor)
-    rows = []
-    for name, tensors in groups.items():
-        telling = next((t for t in tensors if t.status == "failed"), tensors[0])
-        rows.append(
-            ToleranceOrigin(
-                name=name,
-                words=words.get(name, name),
-                count=len(tensors),
-                noise_dominated=sum(bool(t.noise_dominated) for t in tensors),
-                example=telling.tolerance_derivation or "",
-                example_id=telling.id,
-            )
-        )
-    return sorted(rows, key=lambda row: -row.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

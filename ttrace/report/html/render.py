@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from ttrace.report.caveats import caveats
 from ttrace.report.details_text import closer_look_sentence
-from ttrace.report.html import both_runs, overview, words
+from ttrace.report.html import both_runs, overview, tolerances, words
 from ttrace.report.html.advice import what_to_do
 from ttrace.report.html.figures import figure, plural, setting
 from ttrace.report.html.payload import build_payload
@@ -72,10 +72,12 @@ def render_html(report: Report) -> str:
             max_reasons=overview.MAX_REASONS,
             failures=overview.first_failures(report),
             num_failed=len(report.failed()),
-            origins=overview.tolerance_origins(report),
+            origins=tolerances.tolerance_origins(report),
+            tolerances=tolerances.tolerances_by_kind(report),
             tree=static_tree(report.tensors),
             differences=both_runs.differences(report),
             setup_groups=both_runs.setup_groups(report),
+            sides_without_record=both_runs.without_record(report),
             max_differing=overview.MAX_DIFFERING,
             max_places=overview.MAX_PLACES,
             equal_settings=both_runs.equal_settings(report),
