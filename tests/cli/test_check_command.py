@@ -108,6 +108,7 @@ def test_commands_that_misbehave(check, tmp_path, candidate, options, says):
     for part in (*says, "to do:"):
         assert part in answer.err
     assert "bug of ttrace" not in answer.err
+    assert answer.out == f"report: {tmp_path / 'out' / 'report.json'}\n"
     # What is known is left: why there is no verdict, and what the reference was.
     assert report.verdict is Outcome.ERROR and report.counts.total == 0
     incomplete = says[0] == "the trace is incomplete"

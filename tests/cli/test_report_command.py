@@ -78,6 +78,20 @@ def test_another_version(ttrace, path):
     )
 
 
+def test_a_value_of_a_wrong_type(ttrace, path):
+    value = json.loads(path.read_text())
+    value["tensors"][1]["rel_err"] = [1]
+    path.write_text(json.dumps(value))
+    refused(
+        ttrace("report", path),
+        "not a report as ttrace writes it",
+        f"where:    tensors[1].rel_err of {path}",
+        "expected: a number",
+        "got:      a list of 1 values",
+        "make it again with 'ttrace compare'",
+    )
+
+
 def test_a_folder_that_does_not_exist(ttrace, path, tmp_path):
     path.write_text("{")  # not even read
     refused(

@@ -31,8 +31,9 @@ from ttrace.report.model import Report
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands, prints the report; the exit code is its verdict."""
-    files = wanted_reports(args, own=Path(args.out) / REPORT_FILE)
-    with reported_errors(files, backend=args.backend):
+    own = Path(args.out) / REPORT_FILE
+    files = wanted_reports(args, own=own)
+    with reported_errors(files, backend=args.backend, own=own):
         request = _request(args)
         if args.plan:
             _print_plan(request)

@@ -135,16 +135,37 @@ def write_reports(report: Report, files: Mapping[str, Path]) -> None:
 
 
 @contextlib.contextmanager
-def reported_errors(files: Mapping[str, Path], *, backend: str) -> Iterator[None]:
+def reported_errors(
+    files: Mapping[str, Path], *, backend: str, own: Path | None = None
+) -> Iterator[None]:
     """Writes the wanted reports also where an error leaves nothing to compare.
+
+    Says where they lie, as after a comparison.
 
     Args:
         files: From ``wanted_reports``.
         backend: Name of what would have computed the figures.
+        own: Where the command writes its report as JSON by itself, also after errors
+            of the work itself.
     """
+    before = _written_at(own)
     try:
         yield
     except TtraceError as error:
+        console = result_console(files)
+        if own is not None and _written_at(own) != before:
+            print_report_path(own, console)
         with contextlib.suppress(StorageFullError):  # the error itself is said
             write_reports(report_of_error(error, backend=backend), files)
+            for path in files.values():
+                if path != STDOUT:
+                    print_report_path(path, console)
         raise
+
+
+def _written_at(path: Path | None) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return None if path is None else path.stat().st_mtime_ns
+    except OSError:
+        return None

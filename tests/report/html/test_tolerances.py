@@ -13,7 +13,7 @@ def test_origins_of_tolerances():
         ("uncalibrated", 1),
     ]
     assert origins[0].example == FAILED.tolerance_derivation
-    assert origins[1].words.startswith("uncalibrated: a guess")
+    assert origins[1].words.startswith("a guess from the dtype")
 
 
 def test_by_kind_in_the_order_of_a_step():

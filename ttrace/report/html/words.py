@@ -27,9 +27,9 @@ KIND_WORDS = {
 ORIGIN_WORDS = {
     Estimator.PERTURBED: "measured: a multiple of the largest effect that rounding "
     "noise had in noise runs of the reference",
-    Estimator.UNCALIBRATED: "uncalibrated: a guess from the dtype and the depth; no "
+    Estimator.UNCALIBRATED: "a guess from the dtype and the depth; no "
     "noise run measured it",
-    Estimator.EXACT: "exact: nothing may differ (what a run was given, or values that "
+    Estimator.EXACT: "nothing may differ (what a run was given, or values that "
     "are no floats)",
 }
 
