@@ -45,6 +45,27 @@ def test_standard_output(ttrace, path):
     assert Report.from_json(json.loads(answer.out)) == Report.load(path)
 
 
+@pytest.mark.parametrize("command", ["report", "judge", "diff"])
+def test_the_folder_of_a_check_stands_for_its_report(ttrace, path, command):
+    rest = {"diff": [path], "judge": ["--allow", "*"]}.get(command, [])
+    by_file = ttrace(command, path, *rest)
+    assert by_file.code in (0, 1)
+    assert ttrace(command, path.parent, *rest) == by_file
+    before = path.read_text()
+    answer = ttrace(command, path.parent, *rest, "--json", path)
+    assert answer.code == 2 and "would replace" in answer.err
+    assert path.read_text() == before
+
+
+def test_a_folder_without_a_report(ttrace, tmp_path):
+    refused(
+        ttrace("report", tmp_path),
+        "there is no report.json in this folder",
+        f"where:    {tmp_path}",
+        "give the folder of --out of 'ttrace check', or the file that --json",
+    )
+
+
 def refused(answer, *says):
     assert answer.code == 2 and answer.out == ""
     assert answer.err.startswith(f"ttrace: {says[0]}\n"), answer.err

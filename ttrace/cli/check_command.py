@@ -9,7 +9,7 @@ from ttrace.check_job import (
     run_check,
 )
 from ttrace.check_plan import plan_check, total_bytes
-from ttrace.check_request import REPORT_FILE, CheckRequest
+from ttrace.check_request import CheckRequest
 from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.terminal import (
@@ -27,6 +27,7 @@ from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map
 from ttrace.pipeline import all_allowed, open_trace
 from ttrace.report.model import Report
+from ttrace.report.report_file import REPORT_FILE
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,15 +1,15 @@
 """``ttrace judge``: a report judged again, without its traces."""
 
 import argparse
-from pathlib import Path
 
 from ttrace.cli.report_files import emit_report, wanted_reports
+from ttrace.report.report_file import report_path
 from ttrace.reports import judge_again
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; the exit code is its verdict."""
-    files = wanted_reports(args, source=Path(args.report))
+    files = wanted_reports(args, source=report_path(args.report))
     report = judge_again(
         args.report,
         multiplier=args.multiplier,

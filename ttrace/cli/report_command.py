@@ -1,7 +1,6 @@
 """``ttrace report``: a report that was written as JSON, in another form."""
 
 import argparse
-from pathlib import Path
 
 from ttrace.cli.report_files import (
     STDOUT,
@@ -11,12 +10,13 @@ from ttrace.cli.report_files import (
 )
 from ttrace.cli.terminal import output_console
 from ttrace.pipeline import load_report
+from ttrace.report.report_file import report_path
 from ttrace.report.text import print_report, print_report_path
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes what the options ask for, or prints the text; 0 whatever the verdict."""
-    files = wanted_reports(args, source=Path(args.report))
+    files = wanted_reports(args, source=report_path(args.report))
     report = load_report(args.report)
     if not files:
         print_report(report, output_console())

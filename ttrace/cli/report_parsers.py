@@ -22,7 +22,11 @@ def add_report(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("report", metavar="REPORT", help="the JSON file of a report")
+    parser.add_argument(
+        "report",
+        metavar="REPORT",
+        help="the JSON file of a report, or the --out of the check that wrote it",
+    )
     add_report_files(parser, title="what is written, in place of the text")
 
 
@@ -44,7 +48,11 @@ def add_judge(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("report", metavar="REPORT.json", help="what a comparison found")
+    parser.add_argument(
+        "report",
+        metavar="REPORT",
+        help="the JSON file of a report, or the --out of the check that wrote it",
+    )
     group = parser.add_argument_group("how it is judged")
     group.add_argument(
         "--tolerance",
@@ -77,8 +85,10 @@ def add_diff(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("old", metavar="OLD.json", help="the earlier report")
-    parser.add_argument("new", metavar="NEW.json", help="the later report")
+    parser.add_argument(
+        "old", metavar="OLD", help="the earlier report, or the --out of its check"
+    )
+    parser.add_argument("new", metavar="NEW", help="the later report, likewise")
     parser.add_argument(
         "--factor",
         type=positive_number,
