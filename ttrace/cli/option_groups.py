@@ -112,6 +112,15 @@ def add_report_files(
         )
 
 
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """The page of a command that has no other format."""
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write there a page for a browser, in one file; '-': standard output",
+    )
+
+
 def add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
     parser.add_argument(
         "--backend",

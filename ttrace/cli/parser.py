@@ -8,6 +8,7 @@ from ttrace.cli.option_groups import (
     add_both_runs,
     add_comparison_filters,
     add_judge_options,
+    add_page,
     add_processes,
     add_report_files,
     add_run_options,
@@ -261,6 +262,7 @@ def _add_tolerance(commands) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="write the tolerances there"
     )
+    add_page(parser)
     add_backend(parser)
     add_processes(parser)
 
@@ -285,6 +287,7 @@ def _add_replicas(commands) -> None:
         help="made by 'ttrace tolerance' or 'check' (default: judge by dtype and "
         "depth)",
     )
+    add_page(parser)
     add_backend(parser)
 
 

@@ -169,3 +169,42 @@ def _written_at(path: Path | None) -> int | None:
         return None if path is None else path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def wanted_page(args: argparse.Namespace, *, own: Path | None = None) -> Path | None:
+    """The file of ``--html``, where a command has no other format; None for none.
+
+    Args:
+        args: With the option of ``add_page``.
+        own: What the command writes by itself.
+
+    Raises:
+        UsageError: Its folder does not exist, or it would replace ``own``.
+        StorageFullError: It could not be written.
+    """
+    if args.html is None:
+        return None
+    path = Path(args.html)
+    if own is not None and _is_same(path, own):
+        raise UsageError(
+            "the page would replace the file that it is made from",
+            where="--html",
+            got=path,
+            remedy="give it a file of its own",
+        )
+    if path != STDOUT:
+        require_writable(path, asked_by="--html")
+    return path
+
+
+def write_page(text: str, path: Path, console: Console) -> None:
+    """Writes a page, and says where it lies.
+
+    Raises:
+        StorageFullError: It could not be written.
+    """
+    if path == STDOUT:
+        sys.stdout.write(text)
+        return
+    write_output(path, text)
+    print_report_path(path, console)
