@@ -1,6 +1,8 @@
 """``ttrace show``: what a trace holds."""
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +13,7 @@ from ttrace.cli.terminal import output_console
 from ttrace.ir.trace import RankInfo, TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.report.id_text import IdText
+from ttrace.report.skip_reasons import grouped_reasons
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,12 +27,22 @@ def run(args: argparse.Namespace) -> int:
         if record.id.matches(args.pattern)
     ]
     console.print(_tensor_table(tensors))
-    for skipped in trace.info.skipped.values():
-        if skipped.id.matches(args.pattern):
-            console.print(f"skipped {skipped.id}: {skipped.reason}", markup=False)
+    for line in _skipped_lines(trace, args.pattern):
+        console.print(line, markup=False)
     for reason in trace.incomplete:
         console.print(f"incomplete: {reason}", markup=False, soft_wrap=True)
     return 2 if trace.incomplete else 0
+
+
+def _skipped_lines(trace: TraceSource, pattern: str) -> Iterator[str]:
+    """``skipped 63: no layout rule, e.g. ID``, the most frequent reason first."""
+    wanted = [item for item in trace.info.skipped.values() if item.id.matches(pattern)]
+    examples: dict[str, str] = {}
+    for item in wanted:
+        examples.setdefault(item.reason, str(item.id))
+    reasons = Counter(item.reason for item in wanted)
+    for text, number in grouped_reasons(reasons, examples):
+        yield f"skipped {number}: {text}"
 
 
 def _print_run(trace: TraceSource, console: Console) -> None:

@@ -57,8 +57,12 @@ def only_line(report: Report) -> str:
 
 
 def skipped_lines(report: Report) -> Iterable[str]:
-    """``63: no layout rule``, the most frequent reason first."""
-    reasons = grouped_reasons(report.counts.skipped_reasons)
+    """``63: no layout rule, e.g. ID``, the most frequent reason first."""
+    examples: dict[str, str] = {}
+    for tensor in report.tensors:
+        if tensor.status == "skipped":
+            examples.setdefault(tensor.reason, tensor.id)
+    reasons = grouped_reasons(report.counts.skipped_reasons, examples)
     for reason, count in reasons[:MAX_ROWS]:
         yield f"{count}: {reason}"
     if len(reasons) > MAX_ROWS:

@@ -40,7 +40,7 @@ def test_what_it_says(run):
     text = render_replicas("run", trace.info, checks, is_measured=False)
     assert "1 of 2 tensors with replicas agree, in run on 4 ranks." in text
     assert f"Begin with {GRAD}, the first in order of the run." in text
-    assert "Its replicas differ over tp" in text and "--tolerance FILE" in text
+    assert "Its replicas differ over tp: look" in text and "--tolerance FILE" in text
     good = [check for check in checks if check.agrees]
     text = render_replicas("run", trace.info, good, is_measured=True)
     assert "all replicas agree" in text and "--tolerance FILE" not in text

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.replica_axes import axes_between, coords_on
+from ttrace.judge.replica_axes import axes_between, coords_on, differing_axes
 from ttrace.judge.replicas import ReplicaCheck
 from ttrace.report.html.figures import plural
 from ttrace.report.html.page import render_page
@@ -46,7 +46,7 @@ class TensorRow:
         agrees: Whether all agree.
         spread: Largest relative difference; None where nothing could be compared.
         allowed: What is tolerated of it.
-        over: Axes along which those that differ are apart.
+        over: Axes along which the ranks differ that hold the same.
         ranks: Those that differ, in words.
     """
 
@@ -104,6 +104,11 @@ class _Axes:
             return "no common mesh"
         return "+".join(sorted(axes_between(here, there))) or "one place of the mesh"
 
+    def that_differ(self, check: ReplicaCheck) -> str:
+        """The axes along which the ranks differ that hold the same; empty if none."""
+        mesh = check.record.shards[0].layout.mesh
+        return "+".join(sorted(differing_axes(check.differing, mesh, self._info)))
+
 
 def by_axis(checks: Sequence[ReplicaCheck], info: TraceInfo) -> list[AxisRow]:
     """A row for each kind and combination of axes, those that differ first."""
@@ -133,14 +138,13 @@ def _row(check: ReplicaCheck, axes: _Axes) -> TensorRow:
     ranks = [f"{item.rank} from {item.against}" for item in differing[:_MAX_PAIRS]]
     if len(differing) > _MAX_PAIRS:
         ranks.append(f"{len(differing) - _MAX_PAIRS} more")
-    over = dict.fromkeys(axes.of(check, item) for item in differing)
     lacks = "incomplete sum: a rank's part is missing"
     return TensorRow(
         id=str(check.record.id),
         agrees=check.agrees,
         spread=check.spread if check.results else None,
         allowed=check.allowed_spread,
-        over=", ".join(over),
+        over=axes.that_differ(check),
         ranks=lacks if check.cover.missing_partials else ", ".join(ranks),
     )
 
@@ -150,10 +154,9 @@ def _what_to_do(bad: Sequence[ReplicaCheck], axes: _Axes) -> str:
         return "Nothing: all ranks that must hold the same do."
     first = bad[0]
     text = f"Begin with {first.record.id}, the first in order of the run. "
-    over = dict.fromkeys(axes.of(first, item) for item in first.differing)
-    if over:
+    if over := axes.that_differ(first):
         text += (
-            f"Its replicas differ over {', '.join(over)}: look for a reduction or a "
+            f"Its replicas differ over {over}: look for a reduction or a "
             "broadcast over these axes that is missing or runs over another group. "
         )
     if len(bad) > 1:
