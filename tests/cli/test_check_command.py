@@ -43,6 +43,13 @@ def test_pass(check, tmp_path):
     assert kept is not None and kept[1] == str(tmp_path / "out")
 
 
+def test_quiet(check):
+    answer, report = check(options=("--draws", "0", "--quiet"))
+    said = " ".join(answer.out.split())
+    assert said == f"verdict: pass (uncalibrated) {report.summary}"
+    assert answer.err == ""
+
+
 def test_what_was_warned_of_in_a_run_is_remarked(check):
     """Logs are read by nobody; one such line may explain all that follows."""
     answer, report = check("--warns", "the model was wrapped after the trace began.")

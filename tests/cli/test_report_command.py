@@ -31,6 +31,18 @@ def test_every_form(ttrace, path, tmp_path, name):
     assert out.read_text() == load_renderer(name)(Report.load(path))
 
 
+def test_how_much_is_shown(ttrace, path, tmp_path):
+    summary = Report.load(path).summary
+    brief = f"verdict: diverged\n{summary}\n"
+    assert ttrace("report", path, "--quiet").out == brief
+    assert "failed tensors" in ttrace("report", path, "--verbose").out
+    page = tmp_path / "page.html"
+    answer = ttrace("report", path, "-q", "--html", page)
+    assert answer.out == "" and page.is_file()
+    answer = ttrace("report", path, "--quiet", "--verbose")
+    assert answer.code == 2 and "not allowed with" in answer.err
+
+
 def test_several_forms(ttrace, path, tmp_path):
     page, text = tmp_path / "report.html", tmp_path / "report.txt"
     answer = ttrace("report", path, "--html", page, "--text", text)

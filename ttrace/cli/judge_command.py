@@ -2,7 +2,7 @@
 
 import argparse
 
-from ttrace.cli.report_files import emit_report, wanted_reports
+from ttrace.cli.report_files import detail_from, emit_report, wanted_reports
 from ttrace.report.report_file import report_path
 from ttrace.reports import judge_again
 
@@ -17,5 +17,5 @@ def run(args: argparse.Namespace) -> int:
         allow=args.allow,
         allow_file=args.allow_file,
     )
-    emit_report(report, files)
+    emit_report(report, files, detail=detail_from(args))
     return report.verdict.exit_code

@@ -12,6 +12,7 @@ from ttrace.cli.option_groups import (
     add_processes,
     add_report_files,
     add_run_options,
+    add_verbosity,
     whole_number,
 )
 from ttrace.cli.report_parsers import add_diff, add_judge, add_report
@@ -137,6 +138,7 @@ def _add_check(commands) -> None:
     add_run_options(parser)
     add_judge_options(parser)
     add_report_files(parser)
+    add_verbosity(parser)
     add_backend(parser)
 
 
@@ -205,6 +207,7 @@ def _add_compare(commands) -> None:
     add_comparison_filters(parser)
     add_judge_options(parser)
     add_report_files(parser)
+    add_verbosity(parser)
     add_backend(parser)
     add_processes(parser)
 
@@ -325,6 +328,10 @@ def _add_show(commands) -> None:
                 "ttrace show runs/reference '*/main_grad/*'",
                 "the gradients that the optimizer was given",
             ),
+            (
+                "ttrace show runs/reference 'step0/*/param/*' --statistics",
+                "norm, mean and so on of the initial parameters",
+            ),
         ),
     )
     parser.add_argument("trace", metavar="TRACE", help="a trace, or a checkpoint")
@@ -334,6 +341,23 @@ def _add_show(commands) -> None:
         default="*",
         metavar="PATTERN",
         help="only tensors whose id matches, e.g. '*/main_grad/*'",
+    )
+    group = parser.add_argument_group("what is shown of their values")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--statistics",
+        action="store_true",
+        help="norm, mean, smallest and largest value, zeros, NaN and infinities",
+    )
+    either.add_argument(
+        "--slice",
+        metavar="INDICES",
+        help="values, for each dim an index or a range: '0, :, 2:8'",
+    )
+    either.add_argument(
+        "--against",
+        metavar="ID",
+        help="how far this tensor of the same trace is from the one that matches",
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from ttrace.cli.report_files import (
     STDOUT,
+    detail_from,
     result_console,
     wanted_reports,
     write_reports,
@@ -19,11 +20,11 @@ def run(args: argparse.Namespace) -> int:
     files = wanted_reports(args, source=report_path(args.report))
     report = load_report(args.report)
     if not files:
-        print_report(report, output_console())
+        print_report(report, output_console(), detail=detail_from(args))
         return 0
     write_reports(report, files)
     console = result_console(files)
     for path in files.values():
-        if path != STDOUT:
+        if path != STDOUT and not args.quiet:
             print_report_path(path, console)
     return 0

@@ -14,7 +14,7 @@ from ttrace.errors import StorageFullError, TtraceError, UsageError
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Report
 from ttrace.report.renderers import RENDERERS, load_renderer
-from ttrace.report.text import print_report, print_report_path
+from ttrace.report.text import Detail, print_report, print_report_path
 from ttrace.store.output_file import require_writable, write_output
 
 STDOUT = Path("-")
@@ -97,8 +97,19 @@ def result_console(files: Mapping[str, Path]) -> Console:
     return status_console() if STDOUT in files.values() else output_console()
 
 
+def detail_from(args: argparse.Namespace) -> Detail:
+    """How much of a report the options of ``add_verbosity`` ask for."""
+    if args.quiet:
+        return Detail.BRIEF
+    return Detail.FULL if args.verbose else Detail.USUAL
+
+
 def emit_report(
-    report: Report, files: Mapping[str, Path], *, json_path: Path | None = None
+    report: Report,
+    files: Mapping[str, Path],
+    *,
+    json_path: Path | None = None,
+    detail: Detail = Detail.USUAL,
 ) -> None:
     """Prints a report, and writes it in every format that is wanted.
 
@@ -106,17 +117,20 @@ def emit_report(
         report: The report.
         files: From ``wanted_reports``.
         json_path: Where it lies as JSON already, to be said; None for nowhere.
+        detail: How much is printed; in brief, no file is named.
 
     Raises:
         StorageFullError: A file could not be written.
     """
     console = result_console(files)
+    is_brief = detail is Detail.BRIEF
     try:  # printed first: a full disk must not take the verdict along
-        print_report(report, console, json_path=json_path)
+        json_path = None if is_brief else json_path
+        print_report(report, console, json_path=json_path, detail=detail)
     finally:  # and a reader that has gone, such as 'head', not the files
         write_reports(report, files)
     for path in files.values():
-        if path != STDOUT:
+        if path != STDOUT and not is_brief:
             print_report_path(path, console)
 
 

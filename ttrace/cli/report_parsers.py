@@ -3,6 +3,7 @@
 from ttrace.cli.option_groups import (
     add_allowances,
     add_report_files,
+    add_verbosity,
     positive_number,
 )
 
@@ -28,6 +29,7 @@ def add_report(commands) -> None:
         help="the JSON file of a report, or the --out of the check that wrote it",
     )
     add_report_files(parser, title="what is written, in place of the text")
+    add_verbosity(parser)
 
 
 def add_judge(commands) -> None:
@@ -67,6 +69,7 @@ def add_judge(commands) -> None:
         help="safety factor on the measured noise",
     )
     add_report_files(parser)
+    add_verbosity(parser)
 
 
 def add_diff(commands) -> None:
