@@ -6,6 +6,7 @@ from ttrace.cli.option_groups import (
     add_verbosity,
     positive_number,
 )
+from ttrace.report.trackers.table import TRACKERS
 
 
 def add_report(commands) -> None:
@@ -29,6 +30,9 @@ def add_report(commands) -> None:
         help="the JSON file of a report, or the --out of the check that wrote it",
     )
     add_report_files(parser, title="what is written, in place of the text")
+    group = parser.add_argument_group("where it is logged to, without a network")
+    for name, tracker in TRACKERS.items():
+        group.add_argument(f"--{name}", metavar="DIR", help=tracker.help)
     add_verbosity(parser)
 
 
