@@ -12,7 +12,7 @@ def complete_if_asked(parser: argparse.ArgumentParser) -> None:
     if ASKED not in os.environ:
         return
     try:
-        import argcomplete
+        import argcomplete  # pyright: ignore[reportMissingImports]
     except ImportError:  # the shell asks for a program that cannot answer
         return
     argcomplete.autocomplete(parser)

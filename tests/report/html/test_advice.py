@@ -167,6 +167,7 @@ def test_other_places_are_to_be_mended_too():
 def test_what_only_one_run_has_is_no_wrong_computation():
     report = some_report()
     unmatched = report.tensors[2]
+    assert report.first_divergence is not None
     first = replace(report.first_divergence, id=unmatched.id)
     text = what_to_do(some_report(first_divergence=first))
     assert (

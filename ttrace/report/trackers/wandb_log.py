@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]
 
 from ttrace.report.html.render import render_html
 from ttrace.report.model import Report
