@@ -227,6 +227,8 @@ class TracedStep:
             batch: list[Capture] = []
             if captures and not has_model_input(captures):
                 batch = self._batch(given, running, names, result)
+            elif captures:
+                batch = given.kept_by_modules(use, result, captures)
             updated = given.updated(use, result)
             has_optimizer = use.has_optimizer
             made = with_returned(captures, updated, has_optimizer=has_optimizer)

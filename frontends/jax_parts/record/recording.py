@@ -110,13 +110,20 @@ class StepRecording:
 
         Of a module that a micro-batch calls several times it is not known which of its
         values goes on: stacked layers are calls, too.
+        What the step returns was captured by itself.
         """
+        returned = {
+            (capture.site.module, capture.site.slot)
+            for capture in captures
+            if capture.kind is Kind.UPDATED_BUFFER
+        }
         last = {
             _name(capture): capture
             for capture in captures
             if capture.site.is_kept
             and capture.pass_ is Pass.FORWARD
             and per_microbatch[_name(capture)] == 1
+            and (capture.site.module, capture.site.slot) not in returned
         }
         for capture in last.values():
             id_ = TensorId(
