@@ -119,7 +119,7 @@ def test_the_state_is_laid_out_as_the_specs_say(recorded, check_vma):
 
 
 def test_shapes_and_values_tell_what_the_specs_do_not(recorded):
-    """But for activation gradients of the mean that each device takes of its samples."""
+    """But for activation gradients of the mean of a device's own samples."""
     reference = recorded("reference", plain_step)
     candidate = recorded("dp", data_parallel_step(4, check_vma=False))
     report = compare_traces(reference, candidate, NumpyBackend())
