@@ -153,17 +153,18 @@ class _Exits:
         # What is tapped in backward is one step further down (``Harvester._tap``).
         known = self._reductions.by_way
         reduction = known.get(event.way) or known.get(event.way[:-1])
-        is_summed = reduction is not None and bool(own) and set(own) <= reduction.axes
+        if reduction is not None and not (own and set(own) <= reduction.axes):
+            reduction = None
         scale = 1
-        if event.role is Role.COTANGENT and (self._is_typed or is_summed):
+        if event.role is Role.COTANGENT and (self._is_typed or reduction is not None):
             scale = self._loss_scale()
-        if is_summed and scale == 1 and self._reductions.of_losses is None:
-            scale = self._num_places(own) if reduction.is_mean else 1
-        elif is_summed and event.kind is Kind.LOSS and reduction.is_mean:
-            scale = self._num_places(own)
+        if reduction is not None and reduction.is_mean and scale == 1:
+            is_loss = event.kind is Kind.LOSS
+            if is_loss or self._reductions.of_losses is None:
+                scale = self._num_places(own)
         return replace(
             event,
-            summed_axes=own if is_summed else event.summed_axes,
+            summed_axes=event.summed_axes if reduction is None else own,
             scale=event.scale * scale,
         )
 

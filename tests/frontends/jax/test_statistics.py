@@ -90,7 +90,7 @@ def test_statistics_that_the_step_does_not_keep_are_said_not_to_be(recorded):
             params = jax.tree.map(lambda p, g: p - g, params, grads)
             return params, new if keeps else stats
 
-        request = recorded()
+        request = recorded("kept" if keeps else "dropped")
         with traced(step) as wrapped:
             wrapped(variables["params"], variables["batch_stats"], x)
         return open_trace(request.out)
