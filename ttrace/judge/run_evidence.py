@@ -9,16 +9,17 @@ from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
-from ttrace.judge.dropout_rates import DropoutDifference, dropout_differences
+from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
-from ttrace.judge.module_settings import ModuleDifference, module_differences
+from ttrace.judge.module_settings import module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import only_one_steps_early
@@ -56,14 +57,14 @@ class RunEvidence:
     own: OwnGradients | None = None
     calls: Mapping[Place, CallCount] = field(default_factory=dict)
     split_ties: tuple[SplitTie, ...] = ()
-    dropout: tuple[DropoutDifference, ...] = ()
+    dropout: tuple[SettingDifference, ...] = ()
     still: tuple[StillStatistics, ...] = ()
     one_microbatch: OneMicrobatch | None = None
     factors: MicrobatchFactors | None = None
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
-    modules: tuple[ModuleDifference, ...] = ()
+    modules: tuple[SettingDifference, ...] = ()
     frozen_in_reference: Frozen = frozenset()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:

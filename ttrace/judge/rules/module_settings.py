@@ -23,7 +23,7 @@ def module_settings(findings: Findings) -> Diagnosis | None:
         for each in evidence.runs.modules
         if each.is_within(first.module)
         # An epsilon that explains the values is told with them.
-        and not (evidence.place.epsilon and each.attribute.endswith(_EPSILONS))
+        and not (evidence.place.epsilon and each.name.endswith(_EPSILONS))
     ]
     if not found:
         return None
