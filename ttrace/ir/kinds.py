@@ -140,9 +140,7 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
         Kind.OP: KindTraits(
             phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_recordable=False
         ),
-        Kind.COLLECTIVE: KindTraits(
-            phase=Phase.ANY, is_opt_in=True, is_recordable=False
-        ),
+        Kind.COLLECTIVE: KindTraits(phase=Phase.ANY, is_opt_in=True),
     }
 )
 """Every kind, in the order of a step."""
