@@ -144,9 +144,7 @@ def _around_wait(observer: CollectiveObserver) -> _Around:
     return around
 
 
-def _observe_handles(
-    observer: CollectiveObserver, stack: contextlib.ExitStack
-) -> None:
+def _observe_handles(observer: CollectiveObserver, stack: contextlib.ExitStack) -> None:
     """Wraps the methods of handles that wait; all handles are of one class."""
     handle = torch.distributed.Work
     told = guarded("observe the wait for a collective")(observer.waited)

@@ -7,6 +7,7 @@ from rich.table import Table
 from ttrace.cli.program_backend import program_backend
 from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.ir.skipped_step import skipped_steps
+from ttrace.judge.collectives import collective_faults
 from ttrace.judge.replicas import ReplicaCheck
 from ttrace.pipeline import replicas
 from ttrace.report.id_text import IdText
@@ -14,7 +15,10 @@ from ttrace.store.reader import open_trace
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints replicas that disagree; 1 if there are any, 2 if nothing has replicas."""
+    """Prints replicas that disagree, and collectives that gave something wrong.
+
+    1 if there are any, 2 if nothing has replicas.
+    """
     trace = open_trace(args.trace)
     with progress_bar("comparing replicas") as progress:
         checks = replicas(
@@ -24,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
+    findings = collective_faults(trace)
     console = output_console()
     console.print(
         f"{len(checks) - len(bad)} of {len(checks)} tensors with replicas agree"
@@ -32,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{reason}; gradients of that step are not compared")
     if bad:
         console.print(_table(bad))
-    return 1 if bad else 0
+    for finding in findings:
+        console.print(f"{finding.code}: {finding.sentence}", markup=False)
+    return 1 if bad or findings else 0
 
 
 def _table(bad: list[ReplicaCheck]) -> Table:

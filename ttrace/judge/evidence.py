@@ -12,6 +12,7 @@ import numpy as np
 
 from ttrace.compare.backend import Backend
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
+from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
 from ttrace.compare.tied import Untied
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
@@ -23,6 +24,11 @@ from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.average_fit import AverageFit, fit_averages
 from ttrace.judge.call_counts import is_of_call
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
+from ttrace.judge.collective_order import OrderFault, find_order_faults
+from ttrace.judge.collectives_inside import (
+    CollectivesInside,
+    find_collectives_inside,
+)
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import (
@@ -128,6 +134,10 @@ class Evidence:
         shared_samples: Ranks of the candidate that were given those of others.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        misordered: Where ranks of the candidate run other collectives than their group.
+        wrong_collectives: Those of the candidate that gave something else than they
+            are defined to.
+        collectives_inside: What the call that diverges first runs; None for none.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -159,6 +169,9 @@ class Evidence:
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
     state_decays: tuple[StateDecay, ...] = ()
+    misordered: tuple[OrderFault, ...] = ()
+    wrong_collectives: tuple[CollectiveCheck, ...] = ()
+    collectives_inside: CollectivesInside | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -214,6 +227,7 @@ def read_evidence(
         if gradients
         and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
     ]
+    misordered = explained(find_order_faults, (), (own_microbatches or candidate).info)
     fits = [explained(_fit, None, verdict, reference, candidate) for verdict in updates]
     return Evidence(
         accumulated=tuple(v.id for v in gradients) if accumulated else (),
@@ -274,6 +288,17 @@ def read_evidence(
             find_shared_samples, None, verdicts, own_microbatches or candidate
         ),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        misordered=misordered,
+        wrong_collectives=()
+        if misordered
+        else explained(wrong_collectives, (), own_microbatches or candidate),
+        collectives_inside=explained(
+            find_collectives_inside,
+            None,
+            diverged,
+            reference,
+            own_microbatches or candidate,
+        ),
     )
 
 
