@@ -90,6 +90,7 @@ def collective_trace(
         skipped: What was not recorded.
         **fields: As for ``rank_infos``.
     """
+    fields = {"capture": {"kinds": "input,output,collective"}, **fields}
     infos = rank_infos(sizes or {"tp": 2}, **fields)
     tensors: dict[TensorId, TensorRecord] = {}
     arrays: dict[tuple[int, str], np.ndarray] = {}

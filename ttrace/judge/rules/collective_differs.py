@@ -16,13 +16,14 @@ def collective_differs(findings: Findings) -> Diagnosis | None:
     One that runs over other ranks, or reduces otherwise, comes before: its operands
     may agree, and its result cannot.
     """
-    pairs = [
+    found = [
         (verdict, theirs, ours)
         for verdict in findings.verdicts
         if verdict.id.kind is Kind.COLLECTIVE and verdict.result is not None
         if (theirs := _part(verdict.result.plan.match.reference)) is not None
         and (ours := _part(verdict.result.plan.match.candidate)) is not None
     ]
+    pairs = sorted(found, key=lambda pair: _time(pair[0]))
     for verdict, theirs, ours in pairs:
         if _asked(theirs) != _asked(ours):
             return _asks_otherwise(verdict, theirs, ours, findings)
@@ -84,6 +85,13 @@ def _text(part: CollectivePart, findings: Findings) -> str:
     what = f"{part.reduction} over" if part.reduction else "over"
     root = "" if part.root is None else f" with root {part.root}"
     return f"{what} {ranks_text(part.group, findings.candidate)}{root}"
+
+
+def _time(verdict: TensorVerdict) -> tuple[int, int, int]:
+    """About when it was recorded: each rank counts its own tensors."""
+    assert verdict.result is not None
+    shard = verdict.result.plan.match.candidate.shards[0]
+    return verdict.id.step, shard.sequence, shard.rank
 
 
 def _asked(part: CollectivePart) -> tuple:
