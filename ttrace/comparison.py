@@ -175,7 +175,7 @@ def compare_traces(
         structure=structure,
         evidence=evidence,
         details=look_at_some(
-            verdicts, reference, candidate, closer_look, evidence.first
+            verdicts, reference, candidate, closer_look, evidence.place.first
         ),
     )
 

@@ -4,7 +4,7 @@ Names, places, layouts and scales follow from what is found on the model: DDP, F
 FSDP2, the meshes of DTensors, and the styles of ``parallelize_module``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -32,11 +32,14 @@ from ttrace.frontends.torch_parts.mixed_precision import OFF, mixed_precision_of
 from ttrace.frontends.torch_parts.names import NamedParameter, canonical_parameters
 from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
-from ttrace.frontends.torch_parts.places import data_parallel, find_place
+from ttrace.frontends.torch_parts.places import Place, data_parallel, find_place
 from ttrace.ir.kinds import Kind
 from ttrace.recording.faults import reason_of
 
 _T = TypeVar("_T")
+
+_LEAVE_PARAMETERS = frozenset({"DistributedDataParallel"})
+"""What may be applied late: every rank still has the parameters that were seen."""
 
 _BEFORE_AVERAGING = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
@@ -82,6 +85,8 @@ class NativeDescription(PlainDescription):
             parameters.append(named.parameter)
         self._stages = pipeline or PipelineStages([])
         self._is_late_known = False
+        self._late: set[str] = set()
+        self._is_ended = False
         self._averaging = _found(
             "what averages gradients", (), lambda: _averaging_of(model)
         )
@@ -90,16 +95,21 @@ class NativeDescription(PlainDescription):
             {},
             lambda: {**flat_pieces(*model), **partitioned_pieces(*model)},
         )
-        self._place = _found(
-            "which ranks share their micro-batches",
-            data_parallel(rank, world_size),
-            lambda: find_place(
+
+        def place(averaging: Sequence[Averaging]) -> Place:
+            return find_place(
                 parameters,
-                [one.ranks for one in self._averaging],
+                [one.ranks for one in averaging],
                 rank=rank,
                 world_size=world_size,
                 pipeline=self._stages.ranks,
-            ),
+            )
+
+        self._place_of = place
+        self._place = _found(
+            "which ranks share their micro-batches",
+            data_parallel(rank, world_size),
+            lambda: place(self._averaging),
         )
         self._mesh = self._place.mesh
         self._changes = LateChanges(
@@ -168,6 +178,7 @@ class NativeDescription(PlainDescription):
 
     def scale(self, kind: Kind) -> float:
         if kind in _BEFORE_AVERAGING:
+            self._look_again()
             return common_divisor(self._averaging) * self._stages.gradient_scale
         return 1.0
 
@@ -189,20 +200,16 @@ class NativeDescription(PlainDescription):
 
     def end_step(self) -> None:
         """Logs a warning where the model was wrapped after the description was made."""
-        if self._is_late_known:
+        if self._is_ended:
             return
-        self._is_late_known = True
-        known = {one.name for one in self._averaging}
-        found = _found(
-            "what averages gradients", (), lambda: _averaging_of(self._parts)
-        )
-        late = {one.name for one in found} - known
-        if late:
+        self._is_ended = True
+        self._look_again()
+        if self._late:
             logging.warning(
                 "ttrace: %s was applied to the model after the trace began, so that "
                 "its gradients and micro-batches are taken for those of plain "
                 "processes; begin `with torch_capture.trace(...)` after it",
-                " and ".join(sorted(late)),
+                " and ".join(sorted(self._late)),
             )
             return
         for sentence in _found(
@@ -216,6 +223,26 @@ class NativeDescription(PlainDescription):
 
     def end(self) -> None:
         self._activations.detach()
+
+    def _look_again(self) -> None:
+        """Finds once, by the first gradient, what the script has wrapped the model in.
+
+        Trainers apply DistributedDataParallel when they begin. What averages over the
+        same ranks, and leaves the parameters as they were, is taken as if it had been
+        there; of anything else the names are kept, for a warning.
+        """
+        if self._is_late_known:
+            return
+        self._is_late_known = True
+        known = {one.name for one in self._averaging}
+        found = _found(
+            "what averages gradients", (), lambda: _averaging_of(self._parts)
+        )
+        late = {one.name for one in found} - known
+        if late <= _LEAVE_PARAMETERS and self._place_of(found) == self._place:
+            self._averaging = found or self._averaging
+        else:
+            self._late = late
 
     def _sharding_axes(self) -> tuple[str, ...]:
         return tuple(a for a in self._place.model_axes if self._mesh.sizes[a] > 1)

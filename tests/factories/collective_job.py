@@ -1,6 +1,6 @@
 """Every collective of torch.distributed, in modules, forward and backward.
 
-A worker of ``examples/worker_pool.py`` runs ``main``: a case out of ``CASES``. It prints
+A worker of ``examples/worker_pool.py`` runs ``main`` with a case, and prints
 a checksum of all that collectives gave.
 """
 

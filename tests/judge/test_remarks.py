@@ -135,3 +135,27 @@ def test_under_a_map_no_other_map_is_proposed(tmp_path):
         "for them; a proposal leaves a parameter out that begins with other values, as "
         "one that was not loaded"
     )
+
+
+def test_a_kind_that_no_rule_of_a_map_pairs(tmp_path):
+    (tmp_path / "map.toml").write_text(
+        'version = 1\n[[tensor]]\nreference = "fc/{kind}/weight"\n'
+        'candidate = "fc/{kind}/kernel"\n'
+    )
+    reference = {PARAM: ONES, "step0/bn/updated_buffer/running_mean": ONES}
+    candidate = {
+        "step0/fc/param/kernel": ONES,
+        "step0/bn/updated_buffer/batch_stats.mean": ONES,
+    }
+    report = compare_traces(
+        memory_trace(reference),
+        memory_trace(candidate),
+        load_backend("numpy"),
+        map_file=read_map(tmp_path / "map.toml"),
+    )
+    (remark,) = report.remarks
+    assert remark.startswith(
+        "no rule of the map pairs any updated_buffer, of which 1 are in the reference "
+        "and 1 in the candidate: a map that was proposed of runs without them does not "
+        "know them; 'ttrace map "
+    )

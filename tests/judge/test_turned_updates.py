@@ -68,8 +68,8 @@ def test_an_update_that_rounding_turns_is_no_divergence(steps):
     assert weight.max_abs_err == pytest.approx(2e-2, rel=1e-3)
     assert weight.tolerance_derivation is not None
     assert weight.tolerance_derivation.endswith(
-        ", and 0.02 for updates of either sign: 1 of 32 elements of the gradient are "
-        "no larger than what the runs differ by"
+        ", and 0.02 for updates of small gradients: 1 of 32 elements of the gradient "
+        "are less than 64 times what the runs differ by"
     )
     assert weight.margin is not None and 0.9 < weight.margin < 1
 
@@ -89,6 +89,38 @@ def test_what_is_more_than_a_turned_update_fails(reference, candidate):
     report = compare(a_run(**reference), a_run(**candidate))
     assert report.verdict is Outcome.DIVERGED
     assert [tensor.id for tensor in report.failed()] == [updated(report).id]
+
+
+def adam(gradient, epsilon=1e-8):
+    return gradient / (np.abs(gradient) + epsilon)
+
+
+@pytest.mark.parametrize(
+    ("small", "wrong", "status"),
+    [
+        (4.4e-8, (), "passed"),
+        (4.4e-8, (SMALL,), "failed"),  # turned, though its sign is known
+        (5e-7, (), "failed"),  # far more than rounding makes of it: see its gradient
+    ],
+)
+def test_a_small_gradient_near_epsilon(small, wrong, status):
+    reference = a_run(small=4.3e-8, update=adam)
+    candidate = a_run(small=small, update=adam, wrong=wrong)
+    gradient = "step0/norm/main_grad/weight"
+    noise = {
+        id_: NoiseEstimate(
+            draws=(1e-9,) * 3 if str(id_) == gradient else (1e-7,) * 3,
+            reference_norm=1.0,
+        )
+        for id_ in reference.info.tensors
+    }
+    report = compare_traces(
+        reference,
+        candidate,
+        load_backend("numpy"),
+        tolerances=ToleranceTable(noise=noise),
+    )
+    assert updated(report).status == status
 
 
 @pytest.mark.parametrize("element", [0.0, 1e-5])

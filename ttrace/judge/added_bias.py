@@ -1,26 +1,20 @@
 """An output that is wrong by a multiple of the module's own bias."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import TensorRecord, TraceInfo
+from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.failures import failed_by_values
-from ttrace.judge.updates import parameter_before
+from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.own_parameters import own_parameters
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import TensorVerdict
 
 _NAMES = frozenset({"bias", "b", "beta"})
 """What the last part of a bias's name may be."""
-
-_LEAST_ELEMENTS = 8
-
-_MOST_UNEXPLAINED = 1e-3
-"""Of the norm of the error, that the bias need not explain."""
 
 _WHOLE = 1e-3
 """How far a factor may be from a whole number."""
@@ -49,69 +43,41 @@ class AddedBias:
 
 
 def find_added_bias(
-    verdict: TensorVerdict | None, reference: TraceSource, candidate: TraceSource
+    values: DivergedValues | None, reference: TraceSource, candidate: TraceInfo
 ) -> AddedBias | None:
     """Looks whether a failed output differs by its module's bias, and by nothing else.
 
     Args:
-        verdict: On the output.
+        values: Of the first divergence.
         reference: The trusted run.
         candidate: The run under test.
     """
-    if (
-        not failed_by_values(verdict)
-        or verdict.id.kind is not Kind.OUTPUT
-        or verdict.tolerance is None
-    ):
+    if values is None or values.id.kind is not Kind.OUTPUT:
         return None
-    biases = _biases(verdict.id, reference.info)
-    ours = values_of(verdict.id, candidate) if biases else None
-    theirs = values_of(verdict.id, reference) if biases else None
-    if ours is None or theirs is None or ours.shape != theirs.shape:
-        return None
-    difference = ours - theirs
+    difference = values.difference
+    biases = [
+        record
+        for slot, record in own_parameters(values.id, reference.info).items()
+        if slot.rpartition(".")[2] in _NAMES and len(record.global_shape) == 1
+    ]
     for record in biases:
         bias = values_of(record.id, reference)
-        if bias is None or not bias.any() or difference.size < _LEAST_ELEMENTS:
+        if bias is None or not bias.any():
             continue
         for dim in _dims(difference.shape, bias.size):
             shape = [1] * difference.ndim
             shape[dim] = bias.size
             added = np.broadcast_to(bias.reshape(shape), difference.shape)
             times = float((difference * added).sum() / np.square(added).sum())
-            rest = float(np.linalg.norm(difference - round(times) * added))
-            norm = float(np.linalg.norm(difference))
-            limit = max(verdict.tolerance.difference_norm, _MOST_UNEXPLAINED * norm)
-            if round(times) and abs(times - round(times)) <= _WHOLE and rest <= limit:
+            is_whole = round(times) and abs(times - round(times)) <= _WHOLE
+            if is_whole and values.is_explained(values.theirs + round(times) * added):
                 return AddedBias(
-                    id=verdict.id,
+                    id=values.id,
                     bias=record.id,
                     times=round(times),
-                    axis=_axis(record.id, round(times) + 1, candidate.info),
+                    axis=_axis(record.id, round(times) + 1, candidate),
                 )
     return None
-
-
-def _biases(output: TensorId, info: TraceInfo) -> list[TensorRecord]:
-    """The module's biases, as the step found them."""
-    slots = {
-        tensor_id.slot: tensor_id
-        for tensor_id in info.tensors
-        if tensor_id.kind in (Kind.PARAM, Kind.UPDATED_PARAM)
-        and tensor_id.module == output.module
-        and (tensor_id.slot or "").rpartition(".")[2] in _NAMES
-    }
-    records = [
-        parameter_before(
-            replace(found, step=output.step, kind=Kind.UPDATED_PARAM, call=0), info
-        )
-        for found in slots.values()
-    ]
-    return [
-        record
-        for record in records
-        if record is not None and len(record.global_shape) == 1
-    ]
 
 
 def _dims(shape: tuple[int, ...], length: int) -> list[int]:

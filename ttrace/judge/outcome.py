@@ -127,9 +127,9 @@ def judge_run(
     if blocking:
         return _error(ErrorKind.COVERAGE, f"{'. '.join(blocking)}.")
     if counts[Status.FAILED] + counts[Status.UNMATCHED]:
-        first = evidence.first
+        first = evidence.place.first
         assert first is not None
-        if not counts[Status.FAILED] and not evidence.absences.gradients:
+        if not counts[Status.FAILED] and not evidence.runs.absences.gradients:
             return RunVerdict(
                 outcome=Outcome.DIVERGED, summary=f"{one_sided_sentence(verdicts)}."
             )

@@ -70,6 +70,8 @@ def find_remarks(
     remarks += _runs_without_modules(reference.info, candidate.info)
     names = (reference.name, candidate.name)
     remarks += _other_names(alignment, *names, is_mapped=is_mapped)
+    if is_mapped:
+        remarks += _kinds_without_rules(alignment, *names)
     finer = tuple(_noise_of_a_finer_dtype(reference.info, candidate.info, tolerances))
     precisions = _precisions(reference.info, candidate.info, is_said=bool(finer))
     remarks += (
@@ -138,6 +140,26 @@ def _other_names(
         "the same name: if they are the same under other names, or stacked or split, "
         f"'ttrace map {reference} {candidate}' proposes a map, for --map"
     )
+
+
+def _kinds_without_rules(
+    alignment: Alignment, reference: str, candidate: str
+) -> Iterator[str]:
+    """That both runs have tensors of a kind, and the map pairs none of them."""
+    only: dict[Side, Counter[Kind]] = {side: Counter() for side in Side}
+    for entry in alignment.entries:
+        if isinstance(entry, Unmatched) and not entry.reason:
+            only[entry.present][entry.id.kind] += 1
+    paired = {match.id.kind for match in alignment.matches}
+    ours, theirs = only[Side.REFERENCE], only[Side.CANDIDATE]
+    for kind in Kind:
+        if ours[kind] and theirs[kind] and kind not in paired:
+            yield (
+                f"no rule of the map pairs any {kind}, of which {ours[kind]} are in "
+                f"the reference and {theirs[kind]} in the candidate: a map that was "
+                "proposed of runs without them does not know them; 'ttrace map "
+                f"{reference} {candidate}' proposes one that does"
+            )
 
 
 def _precisions(

@@ -8,7 +8,7 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.failures import failed_by_values
+from ttrace.judge.diverged_values import DivergedValues
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -40,40 +40,28 @@ class ScaledSubmodule:
 
 
 def find_scaled_submodule(
-    verdict: TensorVerdict | None,
+    values: DivergedValues | None,
     verdicts: Sequence[TensorVerdict],
     reference: TraceSource,
-    candidate: TraceSource,
 ) -> ScaledSubmodule | None:
     """Looks whether a failed output differs by one output inside, and nothing else.
 
     Args:
-        verdict: On the output.
+        values: Of the first divergence.
         verdicts: On all tensors.
         reference: The trusted run.
-        candidate: The run under test.
     """
-    if (
-        not failed_by_values(verdict)
-        or verdict.id.kind is not Kind.OUTPUT
-        or verdict.tolerance is None
-    ):
+    if values is None or values.id.kind is not Kind.OUTPUT:
         return None
-    ours, theirs = values_of(verdict.id, candidate), values_of(verdict.id, reference)
-    if ours is None or theirs is None or ours.shape != theirs.shape:
+    if values.ours.size < _LEAST_ELEMENTS:
         return None
-    inside = _inside(verdict.id, verdicts, reference, theirs.shape)
-    difference = ours - theirs
-    if difference.size < _LEAST_ELEMENTS:
-        return None
-    norm = float(np.linalg.norm(difference))
-    limit = max(verdict.tolerance.difference_norm, _MOST_UNEXPLAINED * norm)
-    for id_, values in inside.items():
-        times = float((difference * values).sum() / np.square(values).sum())
-        rest = float(np.linalg.norm(difference - times * values))
-        if rest <= limit < norm:
+    theirs = values.theirs
+    inside = _inside(values.id, verdicts, reference, theirs.shape)
+    for id_, inner in inside.items():
+        times = float((values.difference * inner).sum() / np.square(inner).sum())
+        if values.is_explained(theirs + times * inner):
             return ScaledSubmodule(
-                id=verdict.id,
+                id=values.id,
                 inside=id_,
                 times=times,
                 reference=_scale(theirs, inside, id_),

@@ -23,14 +23,14 @@ def setup_sentence(
         candidate: The run under test.
         evidence: What was read of both runs.
     """
-    if evidence.undescribed is not None:
-        return undescribed_sentence(evidence.undescribed)
+    if evidence.runs.undescribed is not None:
+        return undescribed_sentence(evidence.runs.undescribed)
     shared = _data_of_replicas(verdict, candidate)
     if shared is not None:
         return shared
     first = f"First: {verdict.id}: {verdict.reason}."
-    if verdict.id.kind is Kind.INPUT and evidence.shared_samples is not None:
-        return _samples_of_others(evidence.shared_samples, first)
+    if verdict.id.kind is Kind.INPUT and evidence.runs.shared_samples is not None:
+        return _samples_of_others(evidence.runs.shared_samples, first)
     if verdict.cause is Cause.SHAPE and verdict.id.microbatch is not None:
         return (
             "Set-up differs: what the model was given has another shape. "

@@ -57,8 +57,8 @@ def find_state_decays(
         if replace(updated, kind=Kind.MAIN_GRAD) not in passed:
             continue
         record = parameter_before(updated, reference.info)
-        if record is None:
-            continue
+        if record is None or record.id not in passed:
+            continue  # another parameter decays by another amount
         share = _share(
             values_of(state, candidate),
             values_of(state, reference),

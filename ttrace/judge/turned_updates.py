@@ -2,8 +2,10 @@
 
 Adam's first steps move every element of a parameter by about the learning rate,
 whatever the size of its gradient. An element of the gradient that is no larger than
-what correct runs differ by may have either sign, and its update too. There are few of
-them, so that noise runs often turn none, and measure next to no noise of the parameter.
+what correct runs differ by may have either sign, and its update too; of one that is
+some times larger, near Adam's epsilon, the update follows its relative difference.
+There are few of them, so that noise runs often meet none, and measure next to no noise
+of the parameter.
 """
 
 import math
@@ -22,6 +24,9 @@ from ttrace.judge.tolerance import TolerancePolicy
 from ttrace.judge.updates import parameter_before
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
+_SMALL = 64.0
+"""Times what the runs differ by, up to which an element of a gradient is small."""
+
 
 class TurnedUpdates:
     """Tells how far a parameter may be off as updates have turned.
@@ -29,7 +34,10 @@ class TurnedUpdates:
     An update may have turned where the gradient agrees, is not zero, and is no larger
     than the largest difference of its elements: only there can its sign be another one.
     What an element may be off by is twice its own update in the reference, so that of
-    an optimizer whose updates grow with the gradient next to nothing may turn.
+    an optimizer whose updates grow with the gradient next to nothing may turn. Of one
+    whose gradient is up to 64 times that difference it is the update times the
+    difference over the gradient: what an update that is proportional to the gradient
+    changes by; one that saturates, as Adam's, changes by less.
 
     Args:
         verdicts: One per tensor.
@@ -104,8 +112,9 @@ def _excused(
     assert verdict.result is not None
     num_turned, norm = turned.of(verdict.id)
     what = (
-        f"updates of either sign: {num_turned} of {verdict.result.stats.count} "
-        "elements of the gradient are no larger than what the runs differ by"
+        f"updates of small gradients: {num_turned} of {verdict.result.stats.count} "
+        f"elements of the gradient are less than {_SMALL:g} times what the runs differ "
+        "by"
     )
     return excused(verdict, norm, what, dominated_share=policy.dominated_share)
 
@@ -130,7 +139,7 @@ def _turned(
         part: The elements that count; None for all.
 
     Returns:
-        Number of elements, and the Frobenius norm of twice their updates.
+        Number of elements, and the Frobenius norm of what their updates change by.
     """
     info = reference.info
     records = (
@@ -144,11 +153,14 @@ def _turned(
             reference.load(shard).astype(np.float64) / shard.scale for shard in shards
         )
         # A gradient of zero moves nothing; what weight decay does has no sign to turn.
-        may_turn = (np.abs(gradients) <= limit) & (gradients != 0)
+        sizes = np.abs(gradients)
+        may_turn = (sizes <= _SMALL * limit) & (sizes > 0)
         if part is not None:
             may_turn &= mask_of(shards[0].layout, part)
         num_turned += int(may_turn.sum())
-        square += float(np.square(2 * (after - before)[may_turn]).sum())
+        sizes = sizes[may_turn]
+        shares = np.where(sizes <= limit, 2.0, limit / sizes)
+        square += float(np.square(shares * (after - before)[may_turn]).sum())
     return num_turned, math.sqrt(square)
 
 

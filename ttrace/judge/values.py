@@ -27,3 +27,9 @@ def values_of(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
         return None
     values = values.astype(np.float64)
     return values / record.shards[0].scale if np.isfinite(values).all() else None
+
+
+def flat_values(tensor_id: TensorId, trace: TraceSource) -> np.ndarray | None:
+    """What `values_of` reads, ``[elements]``."""
+    values = values_of(tensor_id, trace)
+    return None if values is None else values.reshape(-1)

@@ -89,13 +89,13 @@ def build_report(
         backend=backend,
         counts=_counts(verdicts),
         coverage={kind.value: counts for kind, counts in coverage_of(verdicts).items()},
-        first_divergence=evidence.first,
+        first_divergence=evidence.place.first,
         diagnosis=diagnose(verdicts, candidate.info, evidence),
         structure=tuple(structure),
         tensors=tuple(_tensor_report(v, details.get(v.id)) for v in verdicts),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
         culprits=explained(
-            find_culprits, (), verdicts, evidence.absences, evidence.first
+            find_culprits, (), verdicts, evidence.runs.absences, evidence.place.first
         ),
         gaps=tuple(gap.sentence for gap in gaps),
     )

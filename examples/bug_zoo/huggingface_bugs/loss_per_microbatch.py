@@ -17,6 +17,7 @@ BUG = Bug(
     model=UNEVEN,
     layout=DDP,
     first_seen=(place("@root", Kind.OUTPUT), place("@root", Kind.LOSS)),
+    expected_code="scaled",
 )
 
 

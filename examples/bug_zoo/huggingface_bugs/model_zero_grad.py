@@ -13,6 +13,7 @@ BUG = Bug(
     model=MODEL,
     layout=DDP,
     first_seen=(place("model.embed_tokens", Kind.MAIN_GRAD),),
+    expected_code="one_microbatch",
 )
 
 

@@ -14,6 +14,7 @@ BUG = Bug(
     layout=DDP,
     first_seen=(place("@root", Kind.INPUT),),
     diagnosis="normalization",
+    expected_code="normalization",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="gpt2_nnx",
     world_size=1,
     first_seen=(place("transformer.h.0.ln_1", Kind.OUTPUT),),
+    expected_code="norm_epsilon",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="gpt2_nnx",
     world_size=1,
     first_seen=(place("transformer.wpe", Kind.INPUT, Kind.OUTPUT),),
+    expected_code="rearranged",
 )
 
 

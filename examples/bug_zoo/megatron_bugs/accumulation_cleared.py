@@ -15,6 +15,7 @@ BUG = Bug(
     model=DENSE,
     layout=TP2,
     first_seen=(place("*", Kind.MAIN_GRAD),),
+    expected_code="one_microbatch",
 )
 
 

@@ -19,6 +19,7 @@ BUG = Bug(
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="scaled",
     paper_row=3,
+    expected_code="scaled",
 )
 
 

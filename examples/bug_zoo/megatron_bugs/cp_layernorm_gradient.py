@@ -20,6 +20,7 @@ BUG = Bug(
     first_seen=(place("decoder.*layernorm", Kind.PARAM_GRAD),),
     diagnosis="scaled",
     paper_row=14,
+    expected_code="scaled",
 )
 
 

@@ -22,6 +22,7 @@ BUG = Bug(
         place("decoder.layers.1.mlp.linear_fc1", Kind.GRAD_INPUT),
         place("decoder.layers.1.pre_mlp_layernorm", Kind.GRAD_OUTPUT),
     ),
+    expected_code="replicas_differ",
 )
 
 

@@ -21,6 +21,7 @@ BUG = Bug(
     ),
     diagnosis="scaled",
     paper_row=4,
+    expected_code="scaled",
 )
 
 

@@ -24,6 +24,7 @@ BUG = Bug(
             Kind.PARAM_GRAD,
         ),
     ),
+    expected_code="scaled",
 )
 
 

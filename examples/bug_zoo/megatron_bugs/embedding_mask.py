@@ -17,6 +17,7 @@ BUG = Bug(
     layout=TP2,
     first_seen=(place("embedding.word_embeddings", Kind.OUTPUT),),
     paper_row=1,
+    expected_code="embedding_rows",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     model=DENSE,
     layout=TP2,
     first_seen=(place("embedding.word_embeddings", Kind.OUTPUT),),
+    expected_code="embedding_rows",
 )
 
 

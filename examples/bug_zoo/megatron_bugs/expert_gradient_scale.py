@@ -18,6 +18,7 @@ BUG = Bug(
     layout=EP2,
     first_seen=(place("decoder.layers.*.mlp.experts.*", Kind.MAIN_GRAD),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

@@ -19,6 +19,7 @@ BUG = Bug(
     first_seen=(place("decoder.final_layernorm", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
     paper_row=12,
+    expected_code="replicas_differ",
 )
 
 

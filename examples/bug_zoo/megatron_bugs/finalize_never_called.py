@@ -17,6 +17,7 @@ BUG = Bug(
     layout=DP2,
     first_seen=(place("*", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

@@ -21,6 +21,7 @@ BUG = Bug(
     first_seen=(place("decoder.layers.0.*.*_quantizer", Kind.OUTPUT),),
     diagnosis="replicas_differ",
     paper_row=7,
+    expected_code="replicas_differ",
 )
 
 

@@ -21,6 +21,7 @@ BUG = Bug(
             "decoder.layers.*.self_attention.core_attention.indexer.*", Kind.MAIN_GRAD
         ),
     ),
+    expected_code="scaled",
 )
 
 

@@ -19,4 +19,5 @@ BUG = Bug(
     clean_layout=TP2_SP,
     first_seen=(place("decoder.layers.0.self_attention.out_norm", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )

@@ -16,6 +16,7 @@ BUG = Bug(
     layout=DP2,
     num_steps=2,
     first_seen=(place("*", Kind.MAIN_GRAD),),
+    expected_code="accumulated_gradient",
 )
 
 

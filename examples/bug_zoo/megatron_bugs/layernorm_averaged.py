@@ -16,6 +16,7 @@ BUG = Bug(
     layout=TP2_SP,
     first_seen=(place("decoder.*layernorm", Kind.MAIN_GRAD),),
     diagnosis="scaled",
+    expected_code="scaled",
 )
 
 

@@ -25,4 +25,5 @@ BUG = Bug(
         ),
     ),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )

@@ -21,4 +21,5 @@ BUG = Bug(
     clean_layout=TP2_SP,
     first_seen=(place("decoder.layers.*.self_attention.q_layernorm", Kind.MAIN_GRAD),),
     common_patch="ttrace.examples.bug_zoo.summed_rotary_key",
+    expected_code="scaled",
 )

@@ -21,4 +21,5 @@ BUG = Bug(
     first_seen=(
         place("decoder.layers.1.self_attention.linear_kv_down_proj", Kind.GRAD_OUTPUT),
     ),
+    expected_code="confined_error",
 )

@@ -21,4 +21,5 @@ BUG = Bug(
         place("decoder.layers.1.self_attention.linear_kv_down_proj", Kind.GRAD_OUTPUT),
     ),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )

@@ -17,6 +17,7 @@ BUG = Bug(
     model=MULTI_QUERY,
     layout=TP2,
     first_seen=(place("decoder.layers.1.self_attention.linear_qkv", Kind.GRAD_OUTPUT),),
+    expected_code="replicas_differ",
 )
 
 

@@ -21,6 +21,7 @@ BUG = Bug(
         place("decoder", Kind.OUTPUT),
     ),
     paper_row=10,
+    expected_code="missing_layers",
 )
 
 

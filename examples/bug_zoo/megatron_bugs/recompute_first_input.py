@@ -17,6 +17,7 @@ BUG = Bug(
     layout=TP2,
     first_seen=(place("decoder.layers.1*", Kind.INPUT),),
     paper_row=2,
+    expected_code="wiring",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     model=(*DENSE, *FULL_RECOMPUTE),
     layout=TP2,
     first_seen=(place("decoder.layers.1*", Kind.INPUT),),
+    expected_code="recomputation",
 )
 
 

@@ -22,6 +22,7 @@ BUG = Bug(
         place("decoder.layers.*.linear_fc2", Kind.MAIN_GRAD),
     ),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

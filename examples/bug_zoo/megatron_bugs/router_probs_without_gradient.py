@@ -23,6 +23,7 @@ BUG = Bug(
         place("decoder.layers.1.mlp.router", Kind.PARAM_GRAD),
         place("decoder.layers.1.pre_mlp_layernorm", Kind.GRAD_OUTPUT),
     ),
+    expected_code="no_gradient",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     first_seen=(place("decoder.layers.*.mlp.router", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
     paper_row=6,
+    expected_code="replicas_differ",
 )
 
 

@@ -20,6 +20,7 @@ BUG = Bug(
     layout=PP2,
     first_seen=(place("embedding.word_embeddings", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

@@ -21,6 +21,7 @@ BUG = Bug(
             Kind.INPUT,
         ),
     ),
+    expected_code="scaled",
 )
 
 

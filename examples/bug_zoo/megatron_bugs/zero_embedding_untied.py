@@ -22,6 +22,7 @@ BUG = Bug(
     first_seen=(place("embedding.word_embeddings", Kind.MAIN_GRAD),),
     diagnosis="replicas_differ",
     paper_row=5,
+    expected_code="replicas_differ",
 )
 
 

@@ -17,6 +17,7 @@ BUG = Bug(
     layout=ZERO,
     first_seen=(place("*", Kind.UPDATED_PARAM),),
     diagnosis="replicas_differ",
+    expected_code="replicas_differ",
 )
 
 

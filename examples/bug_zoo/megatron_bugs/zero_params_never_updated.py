@@ -20,6 +20,7 @@ BUG = Bug(
     first_seen=(place("*", Kind.UPDATED_PARAM),),
     diagnosis="never_updated",
     paper_row=9,
+    expected_code="never_updated",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     model=MODEL,
     layout=RING,
     first_seen=(place("blocks.1.attention.core", Kind.GRAD_INPUT),),
+    expected_code="rearranged",
 )
 
 

@@ -17,6 +17,7 @@ BUG = Bug(
     model=MODEL,
     layout=ULYSSES,
     first_seen=(place("blocks.0.attention.proj", Kind.INPUT),),
+    expected_code="rearranged",
 )
 
 

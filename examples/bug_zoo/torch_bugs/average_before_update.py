@@ -13,6 +13,7 @@ BUG = Bug(
     model=(*MODEL, "--ema"),
     layout=DDP,
     first_seen=(place("*", Kind.OPTIMIZER_STATE),),
+    expected_code="average_settings",
 )
 
 

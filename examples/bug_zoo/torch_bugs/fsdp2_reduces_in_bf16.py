@@ -17,4 +17,5 @@ BUG = Bug(
     layout=(*FSDP2, "--reduce-dtype", "bfloat16"),
     first_seen=(place("*", Kind.MAIN_GRAD),),
     clean_layout=FSDP2,
+    expected_code="lower_precision",
 )

@@ -13,6 +13,7 @@ BUG = Bug(
     model=LORA,
     layout=FSDP2,
     first_seen=(place("layers.0.attention.q", Kind.OUTPUT),),
+    expected_code="scaled_submodule",
 )
 
 

@@ -15,6 +15,7 @@ BUG = Bug(
     is_setup=True,
     first_seen=(place("@root", Kind.INPUT),),
     num_steps=2,
+    expected_code="out_of_turn",
 )
 
 

@@ -14,6 +14,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
+from ttrace.frontends.torch_parts import native
+from ttrace.frontends.torch_parts.averaging import Averaging
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.ir.kinds import Kind
 
@@ -53,30 +55,12 @@ def test_a_divide_factor_is_the_factor_of_gradients_before_the_division():
     assert description.scale(Kind.MAIN_GRAD) == 1.0
 
 
-def test_a_model_that_is_wrapped_after_the_trace_began_is_said(caplog):
-    model = nn.Linear(2, 2)
-    description = NativeDescription(model)
-    ddp = DistributedDataParallel(model)
-    with caplog.at_level(logging.WARNING, logger="absl"):
-        description.end_step()
-        description.end_step()
-    (message,) = caplog.messages
-    assert message.startswith(
-        "ttrace: DistributedDataParallel was applied to the model"
-    )
-    del ddp
-
-
 class Adapted(nn.Module):
     """What PEFT puts in the place of a linear."""
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer, self.lora_A = base_layer, nn.Linear(2, 1)
-
-
-def ddp(model: nn.Module) -> Any:
-    return DistributedDataParallel(model)
 
 
 def fsdp2(model: nn.Module) -> Any:
@@ -98,7 +82,6 @@ def adapter(model: Any) -> Any:
 
 
 HOWS = {
-    ddp: "DistributedDataParallel was applied to the model after",
     fsdp2: "fully_shard was applied to the model after",
     fsdp1: "2 parameters of the model were replaced after the trace began (first "
     "0.weight, which is gone now), so that what each rank has of the model is not "
@@ -123,6 +106,37 @@ def test_what_is_done_to_the_model_after_the_trace_began_is_said(caplog, how):
     assert message.startswith(f"ttrace: {HOWS[how]}"), message
     assert message.endswith("begin `with torch_capture.trace(...)` after it")
     del wrapped
+
+
+def late_ddp(monkeypatch, ranks: tuple[int, ...]) -> NativeDescription:
+    """A model of two ranks that is wrapped when its trace has begun."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    description = NativeDescription(model, rank=0, world_size=2)
+    late = Averaging(
+        name="DistributedDataParallel", ranks=ranks, divisor=lambda: float(len(ranks))
+    )
+    monkeypatch.setattr(native, "find_averaging", lambda *_: (late,))
+    return description
+
+
+def test_ddp_that_is_applied_after_the_trace_began_is_known(monkeypatch, caplog):
+    description = late_ddp(monkeypatch, (0, 1))
+    assert description.scale(Kind.GRAD_OUTPUT) == 2
+    assert description.scale(Kind.MAIN_GRAD) == 1
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        description.end_step()
+    assert caplog.messages == []
+
+
+def test_late_ddp_that_numbers_its_ranks_otherwise_is_said(monkeypatch, caplog):
+    description = late_ddp(monkeypatch, (1, 0))
+    assert description.scale(Kind.GRAD_OUTPUT) == 1
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        description.end_step()
+    (message,) = caplog.messages
+    assert message.startswith(
+        "ttrace: DistributedDataParallel was applied to the model"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 
 def accumulated_gradient(findings: Findings) -> Diagnosis | None:
     """Says that gradients hold those of the step before, where that was checked."""
-    found = set(findings.evidence.accumulated)
+    found = set(findings.evidence.optimizer.accumulated)
     if not found:
         return None
     verdicts = [verdict for verdict in findings.failed if verdict.id in found]
@@ -24,5 +24,5 @@ def accumulated_gradient(findings: Findings) -> Diagnosis | None:
 
 
 def _as_clipped(findings: Findings) -> str:
-    is_clipped = findings.evidence.accumulated_kind is Kind.CLIPPED_GRAD
+    is_clipped = findings.evidence.optimizer.accumulated_kind is Kind.CLIPPED_GRAD
     return ", as it was clipped" if is_clipped else ""

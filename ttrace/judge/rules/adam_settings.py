@@ -18,11 +18,11 @@ _RECORDED_AS = {
 def adam_settings(findings: Findings) -> Diagnosis | None:
     """Names beta1, beta2 or epsilon, where it explains what both runs recorded."""
     by_setting: dict[Setting, list[SettingFit]] = {}
-    for fit in findings.evidence.adam:
+    for fit in findings.evidence.optimizer.adam:
         by_setting.setdefault(fit.setting, []).append(fit)
     if not by_setting:
         return None
-    ids = {fit.id for fit in findings.evidence.adam}
+    ids = {fit.id for fit in findings.evidence.optimizer.adam}
     recorded = [difference.sentence for difference in named_by_adam(findings)]
     return Diagnosis(
         code="adam_settings",
@@ -44,8 +44,8 @@ def adam_settings(findings: Findings) -> Diagnosis | None:
 
 def named_by_adam(findings: Findings) -> list[OptimizerDifference]:
     """The recorded settings that differ and that the moments or updates show."""
-    shown = {_RECORDED_AS[fit.setting] for fit in findings.evidence.adam}
-    return [each for each in findings.evidence.settings if each.name in shown]
+    shown = {_RECORDED_AS[fit.setting] for fit in findings.evidence.optimizer.adam}
+    return [each for each in findings.evidence.optimizer.settings if each.name in shown]
 
 
 def _sentence(fits: Sequence[SettingFit]) -> str:

@@ -5,7 +5,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def added_bias(findings: Findings) -> Diagnosis | None:
     """Says how often the bias is added too often, where that is all of the error."""
-    found = findings.evidence.bias
+    found = findings.evidence.place.bias
     if found is None:
         return None
     module, slot, times = found.id.module, found.bias.slot, found.times

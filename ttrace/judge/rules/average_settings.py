@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, tensors
 
 def average_settings(findings: Findings) -> Diagnosis | None:
     """Names the decay, or the time, where it explains the averages of both runs."""
-    fit = findings.evidence.average
+    fit = findings.evidence.optimizer.average
     if fit is None:
         return None
     ours, theirs = fit.candidate, fit.reference

@@ -15,7 +15,7 @@ def backward_between(findings: Findings) -> Diagnosis | None:
     The output whose gradient is the first divergence agrees, and so does the next thing
     that a module is given behind it, with its gradient.
     """
-    first = findings.evidence.first
+    first = findings.evidence.place.first
     if first is None or first.kind != Kind.GRAD_OUTPUT:
         return None
     id_ = parse_tensor_id(first.id)

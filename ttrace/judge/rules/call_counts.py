@@ -13,8 +13,8 @@ def call_counts(findings: Findings) -> Diagnosis | None:
 
     Not where all of them run in one run only: that is told by other rules.
     """
-    counts = findings.evidence.calls
-    of_calls = [v for v in findings.verdicts if findings.evidence.is_of_call(v)]
+    counts = findings.evidence.runs.calls
+    of_calls = [v for v in findings.verdicts if findings.evidence.runs.is_of_call(v)]
     if not of_calls:
         return None
     step = min(verdict.id.step for verdict in of_calls)
@@ -33,11 +33,11 @@ def call_counts(findings: Findings) -> Diagnosis | None:
         if of_step == step and module in outermost
     )
     are, their = ("is", "its") if len(names) == 1 else ("are", "their")
-    others = [v for v in findings.failed if not findings.evidence.is_of_call(v)]
+    others = [v for v in findings.failed if not findings.evidence.runs.is_of_call(v)]
     others += [
         v
         for v in findings.verdicts
-        if v.status is Status.UNMATCHED and not findings.evidence.is_of_call(v)
+        if v.status is Status.UNMATCHED and not findings.evidence.runs.is_of_call(v)
     ]
     beside = (
         f"what fails beside them is {others[0].id}"

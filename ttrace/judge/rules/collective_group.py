@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def collective_group(findings: Findings) -> Diagnosis | None:
     """Says over which ranks the operands give what the reference has."""
-    inside = findings.evidence.collectives_inside
+    inside = findings.evidence.place.collectives
     if inside is None or inside.right is None:
         return None
     right = inside.right

@@ -6,5 +6,5 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def collective_order(findings: Findings) -> Diagnosis | None:
     """Says where ranks of the candidate part; needs no reference."""
-    found = findings.evidence.misordered
+    found = findings.evidence.runs.misordered
     return misordered_collectives(found, findings.candidate) if found else None

@@ -9,8 +9,8 @@ _MAX_NAMED = 3
 def collectives_inside(findings: Findings) -> Diagnosis | None:
     """Names the collectives of the call, where nothing else is known of them."""
     evidence = findings.evidence
-    inside = evidence.collectives_inside
-    if inside is None or inside.right or evidence.misordered:
+    inside = evidence.place.collectives
+    if inside is None or inside.right or evidence.runs.misordered:
         return None
     named = [
         f"{part.place} over {ranks_text(part.group, findings.candidate)}"

@@ -6,8 +6,8 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def confined_error(findings: Findings) -> Diagnosis | None:
     """Says where it lies, as all else of the tensor was checked to agree."""
-    found = findings.evidence.confined
-    if found is None or findings.evidence.rows or findings.evidence.bias:
+    found = findings.evidence.place.confined
+    if found is None or findings.evidence.place.rows or findings.evidence.place.bias:
         return None  # or more is known
     indices = "index" if len(found.part.indices) == 1 else "indices"
     what = "a head, an expert, a row or a rank"

@@ -22,9 +22,11 @@ def dropout(findings: Findings) -> Diagnosis | None:
     if not findings.failed or findings.failed[0].id.kind is not Kind.OUTPUT:
         return None
     first = findings.failed[0]
-    masks = findings.evidence.masks
+    masks = findings.evidence.place.masks
     differences = [
-        each for each in findings.evidence.dropout if each.is_within(first.id.module)
+        each
+        for each in findings.evidence.runs.dropout
+        if each.is_within(first.id.module)
     ]
     sentences = [each.sentence for each in differences]
     if masks is not None:
@@ -64,7 +66,7 @@ def _inputs_agree(findings: Findings) -> bool:
 
 
 def _of_inside(findings: Findings) -> list[str]:
-    rates = findings.evidence.rates_inside
+    rates = findings.evidence.place.rates_inside
     if not rates:
         return []
     module = findings.failed[0].id.module

@@ -13,7 +13,7 @@ def early_clipping(findings: Findings) -> Diagnosis | None:
 
     Told where the first failure of a step is what its optimizer is given, or makes.
     """
-    found = findings.evidence.early_clipping
+    found = findings.evidence.optimizer.early_clipping
     if found is None or not findings.failed:
         return None
     first = findings.failed[0].id

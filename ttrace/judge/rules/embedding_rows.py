@@ -9,7 +9,7 @@ _MAX_NAMED = 8
 
 def embedding_rows(findings: Findings) -> Diagnosis | None:
     """Names the rows: which token ids, as a rule, are wrong wherever they occur."""
-    found = findings.evidence.rows
+    found = findings.evidence.place.rows
     if found is None or _is_unreduced(findings, str(found.id)):
         return None
     named = ", ".join(map(str, found.rows[:_MAX_NAMED]))

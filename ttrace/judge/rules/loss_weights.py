@@ -30,7 +30,7 @@ def loss_weights(findings: Findings) -> Diagnosis | None:
     the candidate.
     """
     first = _first_gradients(findings)
-    in_parts = findings.evidence.factors
+    in_parts = findings.evidence.runs.factors
     if in_parts is not None and first and first[0].id == in_parts.id:
         return _of_parts(in_parts, first)
     factors = [_factor(verdict) for verdict in first]

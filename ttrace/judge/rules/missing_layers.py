@@ -14,7 +14,7 @@ def missing_layers(findings: Findings) -> Diagnosis | None:
     layers = {
         side: [
             each
-            for each in findings.evidence.absences.layers
+            for each in findings.evidence.runs.absences.layers
             if each.missing_in is side
         ]
         for side in Side

@@ -1,12 +1,20 @@
 """Parameters that a step left as they were, to the bit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.no_gradient import without_gradient
 from ttrace.judge.rules.several_updates import several_updates
 from ttrace.judge.verdict import Cause, TensorVerdict
+
+_ADAM = (".exp_avg", ".mu")
+"""Names of states of optimizers whose first steps are as long as the learning rate."""
+
+_MOMENTUM = ".momentum_buffer"
 
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
 
@@ -32,16 +40,29 @@ def never_updated(findings: Findings) -> Diagnosis | None:
     if not lost:
         return None
     without_rate: dict[int, list[TensorVerdict]] = {}
-    others = []
+    small, others = [], []
+    by_id = {verdict.id: verdict for verdict in findings.verdicts}
     for verdict in lost:
         step = verdict.id.step
         if _has_no_rate(findings, step):
             without_rate.setdefault(step, []).append(verdict)
+        elif _is_below_resolution(verdict, by_id):
+            small.append(verdict)
         else:
             others.append(verdict)
     parts = [_of_rate(findings, of_step) for of_step in without_rate.values()]
     if others:
         parts.append(_of_optimizer(findings, others))
+    if small and not others and len(small) < _num_wrong(findings, small[0].id.step):
+        lost = [verdict for verdict in lost if verdict not in small]
+    elif small:
+        parts.append(
+            f"{_unchanged(small)}: what the candidate's optimizer is given of them, "
+            "times its learning rate, is below the resolution of their dtype. What "
+            "changes them in the reference is something else, such as weight decay"
+        )
+    if not parts:
+        return None  # what is wrong shows in other parameters, too
     return Diagnosis(
         code="never_updated",
         sentence="; ".join(parts),
@@ -72,6 +93,52 @@ def _of_rate(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
         "starts from, and "
         + findings.words("where scheduler.step() is called", "what it counts")
     )
+
+
+def _num_wrong(findings: Findings, step: int) -> int:
+    """Updated parameters that are wrong in a step."""
+    return sum(
+        verdict.id.step == step and verdict.id.kind is Kind.UPDATED_PARAM
+        for verdict in findings.failed
+    )
+
+
+def _is_below_resolution(
+    updated: TensorVerdict, by_id: Mapping[TensorId, TensorVerdict]
+) -> bool:
+    """Whether a step of the learning rate times the gradient would not show.
+
+    Not of optimizers whose steps are as long as the learning rate itself.
+    """
+    id_, slot = updated.id, updated.id.slot or ""
+    of_state = replace(id_, kind=Kind.OPTIMIZER_STATE)
+    if any(replace(of_state, slot=f"{slot}{name}") in by_id for name in _ADAM):
+        return False
+
+    def largest(tensor_id: TensorId) -> float | None:
+        verdict = by_id.get(tensor_id)
+        result = None if verdict is None else verdict.result
+        return None if result is None else result.stats.max_abs_candidate
+
+    given = (
+        replace(of_state, slot=f"{slot}{_MOMENTUM}"),
+        replace(id_, kind=Kind.CLIPPED_GRAD),
+        replace(id_, kind=Kind.MAIN_GRAD),
+    )
+    gradient = next((v for each in given if (v := largest(each)) is not None), None)
+    value = largest(id_)
+    rates = [
+        rate
+        for other in by_id
+        if other.kind is Kind.LEARNING_RATE
+        and other.step == id_.step
+        and (rate := largest(other)) is not None
+    ]
+    dtype = updated.result and updated.result.plan.match.candidate.shards[0].dtype
+    epsilon = dtype_named(dtype).epsilon if dtype else None
+    if gradient is None or value is None or epsilon is None or not rates:
+        return False
+    return 0 < min(rates) and max(rates) * gradient <= epsilon * value
 
 
 def _of_optimizer(findings: Findings, lost: Sequence[TensorVerdict]) -> str:

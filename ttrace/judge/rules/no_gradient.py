@@ -27,8 +27,8 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     """Says where gradients stop, and which updates were lost with them."""
     if repeats_in(findings.candidate) is not None:
         return None  # its steps run together: what is missing came in another one
-    missing = findings.evidence.absences.gradients
-    left_out = findings.evidence.absences.not_run
+    missing = findings.evidence.runs.absences.gradients
+    left_out = findings.evidence.runs.absences.not_run
     lost = [
         verdict
         for verdict in without_gradient(findings)
@@ -62,7 +62,7 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     lost = [v for v in findings.failed if v.cause in _UNCHANGED]
     if not lost:
         return []
-    missing = findings.evidence.absences.gradients
+    missing = findings.evidence.runs.absences.gradients
     gone = {parameter_of(verdict.id) for verdict in _gone(missing, findings.own)}
     zero = _parameters_with_zero_gradient(findings)
     return [

@@ -15,7 +15,7 @@ def not_run(findings: Findings) -> Diagnosis | None:
     Behind another failure it is a consequence, as where no token goes to an expert.
     Layers that a run does not have at all are told by ``missing_layers``.
     """
-    found = [each for each in findings.evidence.absences.not_run if each.is_held]
+    found = [each for each in findings.evidence.runs.absences.not_run if each.is_held]
     if not found:
         return None
     step = min(each.step for each in found)

@@ -9,7 +9,10 @@ def one_microbatch(findings: Findings) -> Diagnosis | None:
 
     Not of a run that clips in the midst of a step: its main_grad is from before.
     """
-    found, clips = findings.evidence.one_microbatch, findings.evidence.early_clipping
+    found, clips = (
+        findings.evidence.runs.one_microbatch,
+        findings.evidence.optimizer.early_clipping,
+    )
     if found is None or (clips is not None and clips.side is Side.CANDIDATE):
         return None
     verdicts = [v for v in findings.failed if v.id in set(found.ids)]

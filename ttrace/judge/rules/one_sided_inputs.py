@@ -7,7 +7,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def one_sided_inputs(findings: Findings) -> Diagnosis | None:
     """Names the inputs, as the first divergence is what the module makes."""
-    found = findings.evidence.inputs
+    found = findings.evidence.place.inputs
     if found is None:
         return None
     slots = [str(i.slot) for i in found.ids]

@@ -14,8 +14,8 @@ from ttrace.judge.verdict import Cause, Status, TensorVerdict
 def optimizer_settings(findings: Findings) -> Diagnosis | None:
     """Names the settings that differ, where no other rule has shown what they do."""
     told = {*named_by_adam(findings), *named_by_decay(findings)}
-    differences = [d for d in findings.evidence.settings if d not in told]
-    if findings.evidence.state_decays:
+    differences = [d for d in findings.evidence.optimizer.settings if d not in told]
+    if findings.evidence.optimizer.state_decays:
         differences = [d for d in differences if d.name != "decoupled_weight_decay"]
     wrong = _wrong_behind_gradients(findings)
     if not differences or not wrong:

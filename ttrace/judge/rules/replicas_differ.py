@@ -24,7 +24,7 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         return None
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
-    early = findings.evidence.early_clipping
+    early = findings.evidence.optimizer.early_clipping
     clips_early = early is not None and early.side is Side.CANDIDATE
     axes: set[str] = set()
     differing, spread = [], 0.0
@@ -57,7 +57,7 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         cause = f"their optimizers step with different learning rates over {over}"
     elif len(differing) > 1:
         named = {str(verdict.id): None for verdict in differing}
-        first = findings.evidence.first
+        first = findings.evidence.place.first
         if first is not None and first.id in named:
             what += f" (first {first.id})"
         else:

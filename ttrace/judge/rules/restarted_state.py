@@ -12,7 +12,7 @@ _REMEDIES = {
 
 def restarted_state(findings: Findings) -> Diagnosis | None:
     """Says that moments hold nothing of the step before, where that was checked."""
-    restart = findings.evidence.restart
+    restart = findings.evidence.optimizer.restart
     if restart is None:
         return None
     verdicts = [v for v in findings.failed if v.id in set(restart.ids)]

@@ -22,13 +22,14 @@ _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
 _LEAST_SHARE = 0.5
-"""Of the failed tensors, unless the first one is among them."""
+"""Of the tensors of the first step that fail, unless the first one is among them."""
 
 
 def scaled(findings: Findings) -> Diagnosis | None:
     """Names the most frequent factor, where it explains what failed.
 
-    It does if most failed tensors have it. Else the one that the first of them has:
+    It does if most of the tensors that fail in the first step have it; what later steps
+    make of that are multiples of nothing. Else the one that the first of them has:
     behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
     the reference's by consequence.
     """
@@ -50,9 +51,14 @@ def scaled(findings: Findings) -> Diagnosis | None:
     found = {f: vs for f, vs in found.items() if _num_elements(vs) >= LEAST_ELEMENTS}
     if not found:
         return None
-    factor = max(found, key=lambda factor: len(found[factor]))
+    step = min(verdict.id.step for verdict in findings.failed)
+
+    def num_in_step(verdicts: Sequence[TensorVerdict]) -> int:
+        return sum(verdict.id.step == step for verdict in verdicts)
+
+    factor = max(found, key=lambda f: (num_in_step(found[f]), len(found[f])))
     verdicts = found[factor]
-    if len(verdicts) < _LEAST_SHARE * len(findings.failed):
+    if num_in_step(verdicts) < _LEAST_SHARE * num_in_step(findings.failed):
         of_first = [f for f, vs in found.items() if vs[0] is findings.failed[0]]
         if not of_first:
             return None

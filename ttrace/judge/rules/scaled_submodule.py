@@ -5,8 +5,8 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def scaled_submodule(findings: Findings) -> Diagnosis | None:
     """Names the module inside, and what it is multiplied by where that is known."""
-    found = findings.evidence.submodule
-    if found is None or findings.evidence.bias is not None:
+    found = findings.evidence.place.submodule
+    if found is None or findings.evidence.place.bias is not None:
         return None
     module, inside = found.id.module, found.inside.module
     how = "plus" if found.times > 0 else "less"

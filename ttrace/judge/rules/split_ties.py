@@ -7,7 +7,7 @@ from ttrace.judge.tied_parameters import SplitTie
 
 def split_ties(findings: Findings) -> Diagnosis | None:
     """Says which parameter is a copy that is trained on its own."""
-    found = findings.evidence.split_ties
+    found = findings.evidence.runs.split_ties
     if not found:
         return None
     first = found[0]

@@ -1,7 +1,7 @@
 """Weight decay that goes through the moments of an optimizer in one run only."""
 
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, Findings, tensors
-from ttrace.judge.evidence import common_value
+from ttrace.judge.update_fit import common_value
 
 _MAX_NAMED = 3
 
@@ -10,7 +10,7 @@ _SETTINGS = frozenset({"decoupled_weight_decay", "weight_decay"})
 
 def state_decay(findings: Findings) -> Diagnosis | None:
     """Says in which run, and by which share of the parameter."""
-    found = findings.evidence.state_decays
+    found = findings.evidence.optimizer.state_decays
     share = common_value([each.share for each in found])
     if share is None:
         return None
@@ -21,7 +21,9 @@ def state_decay(findings: Findings) -> Diagnosis | None:
     rest = len(names) - _MAX_NAMED
     named = ", ".join(names[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
     differ = "differs" if len(found) == 1 else "differ"
-    settings = [d.sentence for d in findings.evidence.settings if d.name in _SETTINGS]
+    settings = [
+        d.sentence for d in findings.evidence.optimizer.settings if d.name in _SETTINGS
+    ]
     told = f" ({'; '.join(settings)})" if settings else ""
     return Diagnosis(
         code="weight_decay_in_moments",

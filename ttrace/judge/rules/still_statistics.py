@@ -8,7 +8,7 @@ _MAX_NAMED = 4
 
 def still_statistics(findings: Findings) -> Diagnosis | None:
     """Names the modules; that they are in eval() only where that was seen."""
-    found = findings.evidence.still
+    found = findings.evidence.runs.still
     if not found:
         return None
     alike = [

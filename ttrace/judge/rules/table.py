@@ -12,6 +12,7 @@ from ttrace.judge.evidence import Evidence
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import own_gradients
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
+from ttrace.judge.rules.activation_variant import activation_variant
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
@@ -19,6 +20,7 @@ from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
+from ttrace.judge.rules.coarse_values import coarse_values
 from ttrace.judge.rules.collective_differs import collective_differs
 from ttrace.judge.rules.collective_group import collective_group
 from ttrace.judge.rules.collective_order import collective_order
@@ -37,12 +39,15 @@ from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
+from ttrace.judge.rules.norm_epsilon import norm_epsilon
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
 from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
+from ttrace.judge.rules.out_of_turn import out_of_turn
 from ttrace.judge.rules.rank_factors import rank_factors
+from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
@@ -55,9 +60,11 @@ from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
+from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
+from ttrace.judge.run_evidence import RunEvidence
 from ttrace.judge.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
@@ -74,6 +81,15 @@ RULES: tuple[Rule, ...] = (
     not_run,
     call_counts,
     split_ties,
+    added_bias,
+    scaled_submodule,
+    norm_epsilon,
+    activation_variant,
+    transposed_weight,
+    out_of_turn,
+    wiring,
+    rearranged,
+    coarse_values,
     no_gradient,
     extra_gradient,
     rounded_update,
@@ -100,12 +116,9 @@ RULES: tuple[Rule, ...] = (
     scaled,
     after_backward,
     unseen_clipping,
-    added_bias,
-    scaled_submodule,
     embedding_rows,
     one_sided_inputs,
     backward_between,
-    wiring,
     confined_error,
     collectives_inside,
 )
@@ -122,15 +135,18 @@ def diagnose(
     Where updates of two steps were compared, nothing is known of the candidate; nor
     where its ranks have parts of parameters that nothing describes.
     """
-    if evidence is not None and (evidence.steps_apart or evidence.undescribed):
+    if evidence is not None and (
+        evidence.runs.steps_apart or evidence.runs.undescribed
+    ):
         return ()
-    own = None if evidence is None else evidence.own
+    own = None if evidence is None else evidence.runs.own
     own = own or own_gradients(candidate)
     findings = Findings(
         verdicts=verdicts,
         failed=[verdict for verdict in verdicts if verdict.status is Status.FAILED],
         candidate=candidate,
-        evidence=evidence or Evidence(absences=find_absences(verdicts, own)),
+        evidence=evidence
+        or Evidence(runs=RunEvidence(absences=find_absences(verdicts, own))),
         own=own,
     )
     answers = (explained(rule, None, findings) for rule in RULES)

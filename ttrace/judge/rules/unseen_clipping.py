@@ -12,7 +12,7 @@ def unseen_clipping(findings: Findings) -> Diagnosis | None:
     Told where the gradients of a step are the first failure, and all clipped ones of it
     are in one run. Where they agree before, ``clipping`` says more.
     """
-    if not findings.failed or findings.evidence.accumulated:
+    if not findings.failed or findings.evidence.optimizer.accumulated:
         return None
     first = findings.failed[0].id
     clipped = [

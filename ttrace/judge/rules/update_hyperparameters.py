@@ -1,13 +1,14 @@
 """Updates that are wrong while the gradients agree: which hyper-parameter it may be."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.evidence import UpdateFit, common_value, learning_rates
 from ttrace.judge.optimizer_settings import OptimizerDifference
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.update_fit import UpdateFit, common_value
+from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
 """Of the examined updates, that one value must explain."""
@@ -21,15 +22,19 @@ def update_hyperparameters(findings: Findings) -> Diagnosis | None:
 
     Not where moments that the decay goes through explain them: it is no other one then.
     """
-    if findings.evidence.state_decays:
+    if findings.evidence.optimizer.state_decays:
         return None
     factor = _common_factor(findings)
     if factor is not None:
-        scaled = [fit for fit in findings.evidence.updates if fit.factor is not None]
+        scaled = [
+            fit for fit in findings.evidence.optimizer.updates if fit.factor is not None
+        ]
         return _wrong_rate(findings, scaled, factor)
     decay = _common_decay(findings)
     if decay is not None:
-        decayed = [fit for fit in findings.evidence.updates if fit.decay is not None]
+        decayed = [
+            fit for fit in findings.evidence.optimizer.updates if fit.decay is not None
+        ]
         return _wrong_decay(findings, decayed, decay)
     decays = _two_decays(findings)
     return None if decays is None else _wrong_decays(findings, *decays)
@@ -42,7 +47,7 @@ def named_by_decay(findings: Findings) -> list[OptimizerDifference]:
         return []
     return [
         difference
-        for difference in findings.evidence.settings
+        for difference in findings.evidence.optimizer.settings
         if difference.name == "weight_decay"
         and any(
             math.isclose(decay, rate * change, rel_tol=_LEAST_LIKENESS)
@@ -54,7 +59,7 @@ def named_by_decay(findings: Findings) -> list[OptimizerDifference]:
 
 def _common_factor(findings: Findings) -> float | None:
     """What all updates that it explains are multiplied by; None if that is no proof."""
-    fits = findings.evidence.updates
+    fits = findings.evidence.optimizer.updates
     scaled = [fit for fit in fits if fit.factor is not None]
     factor = common_value([fit.factor for fit in scaled if fit.factor is not None])
     return factor if factor is not None and _is_proof(scaled, fits) else None
@@ -62,7 +67,7 @@ def _common_factor(findings: Findings) -> float | None:
 
 def _common_decay(findings: Findings) -> float | None:
     """The share of the parameter that updates lose beside; None if that is no proof."""
-    fits = findings.evidence.updates
+    fits = findings.evidence.optimizer.updates
     decayed = [fit for fit in fits if fit.decay is not None]
     decay = common_value([fit.decay for fit in decayed if fit.decay is not None])
     return decay if decay is not None and _is_proof(decayed, fits) else None
@@ -70,7 +75,7 @@ def _common_decay(findings: Findings) -> float | None:
 
 def _two_decays(findings: Findings) -> tuple[float, float] | None:
     """What some updates lose more, and others less; None if that is no proof."""
-    fits = findings.evidence.updates
+    fits = findings.evidence.optimizer.updates
     decayed = [fit for fit in fits if fit.decay is not None]
     found = [
         common_value([f.decay for f in of_group if f.decay is not None])
@@ -92,7 +97,7 @@ def _losing_less(fits: Sequence[UpdateFit]) -> list[UpdateFit]:
 
 def _common_rates(findings: Findings) -> list[float]:
     """The learning rates of the step of the updates, in which both runs agree."""
-    step = findings.evidence.updates[0].id.step
+    step = findings.evidence.optimizer.updates[0].id.step
     return [
         verdict.result.stats.max_abs_reference
         for verdict in findings.verdicts
@@ -124,11 +129,11 @@ def _wrong_rate(
 ) -> Diagnosis | None:
     verdicts = _verdicts(findings, fits)
     step = fits[0].id.step
-    rates = learning_rates({v.id: v for v in findings.verdicts}, step)
+    rates = _learning_rates({v.id: v for v in findings.verdicts}, step)
     explains = rates is not None and math.isclose(
         rates[1], rates[0] * factor, rel_tol=1e-2
     )
-    if findings.evidence.settings and not explains:
+    if findings.evidence.optimizer.settings and not explains:
         return None  # they may be why: the rules of the settings name them
     if rates is not None and explains:
         cause = f"the learning rate is {rates[1]:g}, and {rates[0]:g} in the reference"
@@ -171,7 +176,9 @@ def _wrong_decay(
 
 def _wrong_decays(findings: Findings, more: float, less: float) -> Diagnosis:
     """Two groups of parameters, of which one is decayed more, the other less."""
-    decayed = [fit for fit in findings.evidence.updates if fit.decay is not None]
+    decayed = [
+        fit for fit in findings.evidence.optimizer.updates if fit.decay is not None
+    ]
     groups = _losing_more(decayed), _losing_less(decayed)
     is_swapped = math.isclose(more, -less, rel_tol=_LEAST_LIKENESS)
     how_much = "as much" if is_swapped else f"{-less:.3g} times the parameter"
@@ -217,3 +224,16 @@ def _updates(number: int) -> str:
         if number == 1
         else (f"the updates of {number} parameters are")
     )
+
+
+def _learning_rates(
+    verdicts: Mapping[TensorId, TensorVerdict], step: int
+) -> tuple[float, float] | None:
+    """The first learning rate of a step that differs, of both runs; None if none."""
+    for verdict in verdicts.values():
+        if verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step:
+            result = verdict.result
+            if result is not None and verdict.cause is Cause.ERROR:
+                stats = result.stats
+                return stats.max_abs_reference, stats.max_abs_candidate
+    return None

@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 
 def wiring(findings: Findings) -> Diagnosis | None:
     """Says what the input is in the reference, and what is given in its place."""
-    found = findings.evidence.wiring
+    found = findings.evidence.place.wiring
     if found is None:
         return None
     parts, named = [], [found.id]

@@ -1,0 +1,99 @@
+"""What explains wrong gradients given to an optimizer, its state and its updates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.adam_fit import SettingFit, fit_settings
+from ttrace.judge.average_fit import AverageFit, fit_averages
+from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
+from ttrace.judge.failures import first_failed
+from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
+from ttrace.judge.own_faults import explained
+from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.state_decay import StateDecay, find_state_decays
+from ttrace.judge.update_fit import UpdateFit, fit_updates, is_explained
+from ttrace.judge.values import flat_values
+from ttrace.judge.verdict import TensorVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerEvidence:
+    """In the first step in which gradients or updates failed.
+
+    Attributes:
+        accumulated: Gradients that are the sum of the reference's gradient and of what
+            the candidate had in the step before; all that were read, or none.
+        accumulated_kind: What it had: its gradients before or after they were clipped.
+        updates: What explains updates, or that nothing does, of those that were read.
+        adam: Settings of Adam that explain moments and updates, of those that were
+            read.
+        restart: A step in which the optimizer's state starts anew; None if none does.
+        settings: Settings of the optimizers that both runs recorded, and that differ.
+        early_clipping: When the runs clip, where one of them does too early.
+        average: How both runs average parameters, where they do otherwise.
+        state_decays: States of the optimizer that hold a share of their parameter more
+            or less.
+    """
+
+    accumulated: tuple[TensorId, ...] = ()
+    accumulated_kind: Kind = Kind.MAIN_GRAD
+    updates: tuple[UpdateFit, ...] = ()
+    adam: tuple[SettingFit, ...] = ()
+    restart: Restart | None = None
+    settings: tuple[OptimizerDifference, ...] = ()
+    early_clipping: EarlyClipping | None = None
+    average: AverageFit | None = None
+    state_decays: tuple[StateDecay, ...] = ()
+
+
+def read_optimizer(
+    verdicts: Sequence[TensorVerdict], reference: TraceSource, candidate: TraceSource
+) -> OptimizerEvidence:
+    """Reads what may explain the failed gradients and updates.
+
+    Args:
+        verdicts: On all tensors.
+        reference: The trusted run.
+        candidate: The run under test, under the reference's names.
+    """
+    gradients = first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
+    accumulated = [
+        kind
+        for kind in (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD)
+        if gradients
+        and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
+    ]
+    return OptimizerEvidence(
+        accumulated=tuple(v.id for v in gradients) if accumulated else (),
+        accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
+        updates=fit_updates(verdicts, reference, candidate),
+        adam=explained(fit_settings, (), verdicts, reference, candidate),
+        restart=explained(find_restart, None, verdicts, reference, candidate),
+        settings=optimizer_differences(
+            reference.info.ranks[0], candidate.info.ranks[0]
+        ),
+        early_clipping=find_early_clipping(reference.info, candidate.info),
+        average=explained(fit_averages, None, verdicts, reference, candidate),
+        state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+    )
+
+
+def _is_accumulated(
+    gradient: TensorId, kind: Kind, reference: TraceSource, candidate: TraceSource
+) -> bool:
+    """Whether what the candidate has more is what it had in the step before.
+
+    Its gradients themselves, or what clipping in place had made of them.
+    """
+    if not gradient.step:
+        return False
+    before = flat_values(
+        replace(gradient, step=gradient.step - 1, kind=kind), candidate
+    )
+    ours, theirs = flat_values(gradient, candidate), flat_values(gradient, reference)
+    if before is None or ours is None or theirs is None or not before.any():
+        return False
+    return is_explained(ours - theirs, before)

@@ -1,0 +1,119 @@
+"""What is read at the place of the first divergence, to explain it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttrace.compare.backend import Backend
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.activation_variant import (
+    ActivationVariant,
+    find_activation_variant,
+)
+from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.coarse_values import CoarseValues, find_coarse_values
+from ttrace.judge.collectives_inside import (
+    CollectivesInside,
+    find_collectives_inside,
+)
+from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.diverged_values import read_diverged
+from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
+from ttrace.judge.dropout_rates import rates_inside
+from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
+from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
+from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
+from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
+from ttrace.judge.own_faults import explained
+from ttrace.judge.rearrangement import Rearrangement, find_rearrangement
+from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.transposed_weight import TransposedWeight, find_transposed_weight
+from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.wiring import Wiring, find_wiring
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceEvidence:
+    """At the first divergence.
+
+    Attributes:
+        first: The first divergence.
+        confined: Where its error lies; None where it is spread.
+        rows: Rows of an embedding that it lies in; None if it is no embedding's.
+        bias: The bias that it is a multiple of; None if it is not.
+        wiring: What it is given instead, if it is an input; None if that is not known.
+        rates_inside: What its module drops inside of it, alike in both runs.
+        masks: Zeros of dropout that it differs by; None if by others.
+        inputs: What its module is given in one run only.
+        submodule: The output inside that it is off by a multiple of.
+        rearrangement: In which order it has the reference's values; None if it has
+            others.
+        coarse: The coarser dtype that its values are numbers of.
+        epsilon: Those of a norm that it is the output of, where they explain it.
+        activation: The functions that it is of what agrees, where they explain it.
+        turn: When the reference has it.
+        transposed: The weight whose transpose explains it.
+        collectives: What its call runs on other ranks; None where none was recorded.
+    """
+
+    first: FirstDivergence | None = None
+    confined: Confinement | None = None
+    rows: EmbeddingRows | None = None
+    bias: AddedBias | None = None
+    wiring: Wiring | None = None
+    rates_inside: tuple[str, ...] = ()
+    masks: DropoutMasks | None = None
+    inputs: OneSidedInputs | None = None
+    submodule: ScaledSubmodule | None = None
+    rearrangement: Rearrangement | None = None
+    coarse: CoarseValues | None = None
+    epsilon: NormEpsilon | None = None
+    activation: ActivationVariant | None = None
+    turn: OutOfTurn | None = None
+    transposed: TransposedWeight | None = None
+    collectives: CollectivesInside | None = None
+
+
+def read_place(
+    first: FirstDivergence | None,
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    candidate: TraceSource,
+    backend: Backend,
+) -> PlaceEvidence:
+    """Reads what may explain the first divergence.
+
+    Args:
+        first: It; None if nothing diverges.
+        verdicts: On all tensors.
+        reference: The trusted run.
+        candidate: The run under test, under the reference's names.
+        backend: Computes the statistics.
+    """
+    if first is None:
+        return PlaceEvidence()
+    id_ = parse_tensor_id(first.id)
+    diverged = next((verdict for verdict in verdicts if verdict.id == id_), None)
+    infos, runs = (reference.info, candidate.info), (reference, candidate)
+    values = explained(read_diverged, None, diverged, *runs)
+    return PlaceEvidence(
+        first=first,
+        confined=explained(find_confinement, None, diverged, *runs, backend),
+        rows=explained(find_embedding_rows, None, diverged, *runs),
+        bias=explained(find_added_bias, None, values, reference, candidate.info),
+        wiring=explained(find_wiring, None, diverged, verdicts, *runs),
+        rates_inside=rates_inside(first.module, *infos),
+        masks=explained(find_dropout_masks, None, diverged, *runs),
+        inputs=explained(find_one_sided_inputs, None, diverged, verdicts, *infos),
+        submodule=explained(find_scaled_submodule, None, values, verdicts, reference),
+        rearrangement=explained(find_rearrangement, None, values),
+        coarse=explained(find_coarse_values, None, values),
+        epsilon=explained(find_norm_epsilon, None, values, reference),
+        activation=explained(
+            find_activation_variant, None, values, verdicts, reference
+        ),
+        turn=explained(find_out_of_turn, None, values, reference),
+        transposed=explained(find_transposed_weight, None, values, reference),
+        collectives=explained(find_collectives_inside, None, diverged, *runs),
+    )

@@ -1,0 +1,115 @@
+"""What one of the runs lacks, and how the runs differ as a whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ttrace.compare.call_counts import CallCount, Place, differing_calls
+from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
+from ttrace.compare.tied import Untied
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.absences import Absences
+from ttrace.judge.call_counts import is_of_call
+from ttrace.judge.collective_order import OrderFault, find_order_faults
+from ttrace.judge.dropout_rates import DropoutDifference, dropout_differences
+from ttrace.judge.microbatch_factors import (
+    MicrobatchFactors,
+    find_microbatch_factors,
+)
+from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
+from ttrace.judge.own_faults import explained
+from ttrace.judge.own_gradients import OwnGradients
+from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
+from ttrace.judge.tied_parameters import SplitTie, find_split_ties
+from ttrace.judge.trace_lines import only_one_steps_early
+from ttrace.judge.undescribed import Undescribed, find_undescribed
+from ttrace.judge.verdict import TensorVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvidence:
+    """Of both runs.
+
+    Attributes:
+        absences: What one of the runs does not have.
+        own: Gradients that the candidate recorded, compared or not; None where only
+            the candidate as it was compared is known.
+        calls: Where both runs call a module, and not as often.
+        split_ties: Parameters that are one in one run and two in the other.
+        dropout: Rates of dropout that both runs state, and that differ.
+        still: Modules whose running statistics move in one run only.
+        one_microbatch: The micro-batch whose gradients alone those of a step are; None
+            if that is not so, or not known.
+        factors: What micro-batches of the candidate make of the first failed gradient
+            of an activation, if they are parts of one of the reference.
+        steps_apart: One run ended its steps before the updates, so that those of two
+            steps were compared.
+        undescribed: Parameters of which the candidate's ranks have parts, and nothing
+            says so: all else is told under a wrong assumption.
+        shared_samples: Ranks of the candidate that were given those of others.
+        misordered: Where ranks of the candidate run other collectives than their group.
+        wrong_collectives: Those of the candidate that gave something else than they
+            are defined to.
+    """
+
+    absences: Absences = Absences()
+    own: OwnGradients | None = None
+    calls: Mapping[Place, CallCount] = field(default_factory=dict)
+    split_ties: tuple[SplitTie, ...] = ()
+    dropout: tuple[DropoutDifference, ...] = ()
+    still: tuple[StillStatistics, ...] = ()
+    one_microbatch: OneMicrobatch | None = None
+    factors: MicrobatchFactors | None = None
+    steps_apart: bool = False
+    undescribed: Undescribed | None = None
+    shared_samples: SharedSamples | None = None
+    misordered: tuple[OrderFault, ...] = ()
+    wrong_collectives: tuple[CollectiveCheck, ...] = ()
+
+    def is_of_call(self, verdict: TensorVerdict) -> bool:
+        """Whether it failed for want of a counterpart of a call."""
+        return is_of_call(verdict, self.calls)
+
+
+def read_runs(
+    absences: Absences,
+    own: OwnGradients,
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    candidate: TraceSource,
+    *,
+    own_microbatches: TraceSource,
+    untied: Untied | None,
+) -> RunEvidence:
+    """Reads how the runs differ.
+
+    Args:
+        absences: What one of them does not have.
+        own: Gradients that the candidate recorded, compared or not.
+        verdicts: On all tensors.
+        reference: The trusted run.
+        candidate: The run under test, under the reference's names.
+        own_microbatches: The candidate with the micro-batches that it had.
+        untied: Parameters that one run ties and the other copies.
+    """
+    runs = (reference, candidate)
+    misordered = explained(find_order_faults, (), own_microbatches.info)
+    return RunEvidence(
+        absences=absences,
+        own=own,
+        calls=differing_calls(reference.info, candidate.info),
+        split_ties=()
+        if untied is None
+        else explained(find_split_ties, (), untied, verdicts, *runs),
+        dropout=dropout_differences(reference.info, candidate.info),
+        still=explained(find_still_statistics, (), verdicts, *runs),
+        one_microbatch=explained(find_one_microbatch, None, verdicts, own_microbatches),
+        factors=explained(find_microbatch_factors, None, verdicts, *runs),
+        steps_apart=only_one_steps_early(reference.info, candidate.info),
+        undescribed=explained(find_undescribed, None, *runs, own_microbatches),
+        shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        misordered=misordered,
+        wrong_collectives=()
+        if misordered
+        else explained(wrong_collectives, (), own_microbatches),
+    )
