@@ -91,7 +91,6 @@ class CollectiveRecords:
         self._paths = {
             id(module): clean_name(path) for path, module in description.modules()
         }
-        self._mesh = next((mesh.name for mesh in description.meshes()), "")
         self._rank = rank
         self._capture: Capture | None = None
         self._stack = contextlib.ExitStack()
@@ -155,7 +154,7 @@ class CollectiveRecords:
         wanted = [one for one in tensors if capture.filter.wants(one.id)]
         for one in wanted:
             if one.part.role is Role.OPERAND:
-                recorder.collective(one.id, one.tensor, one.part, self._mesh)
+                recorder.collective(one.id, one.tensor, one.part)
         return _Pending(
             results=tuple(one for one in wanted if one.part.role is Role.RESULT),
             recorder=recorder,
@@ -204,9 +203,7 @@ class CollectiveRecords:
 
     def _read(self, pending: _Pending) -> None:
         for result in pending.results:
-            pending.recorder.collective(
-                result.id, result.tensor, result.part, self._mesh
-            )
+            pending.recorder.collective(result.id, result.tensor, result.part)
 
     def _tensors(
         self,

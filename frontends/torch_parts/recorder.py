@@ -20,7 +20,7 @@ from ttrace.frontends.torch_parts.local_tensor import (
     RecordedElsewhere,
 )
 from ttrace.frontends.torch_parts.tensors import local_tensor
-from ttrace.ir.collective import CollectivePart
+from ttrace.ir.collective import OWN, CollectivePart
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout, whole
@@ -161,7 +161,7 @@ class TensorRecorder:
         self.answer(id_, answer, scale=scale)
 
     def collective(
-        self, id_: TensorId, tensor: torch.Tensor, part: CollectivePart, mesh: str
+        self, id_: TensorId, tensor: torch.Tensor, part: CollectivePart
     ) -> None:
         """Records an operand or a result of a collective, as this rank has it.
 
@@ -169,7 +169,6 @@ class TensorRecorder:
             id_: Its identity, which names the rank.
             tensor: A plain tensor; copied before the call returns.
             part: Of which collective.
-            mesh: Name of a mesh that the rank is on.
         """
         if not self.is_active:
             return
@@ -179,7 +178,7 @@ class TensorRecorder:
         except Exception as error:
             self.skip(id_, reason_of(error, "copy it"))
             return
-        self._rank.add(id_, array, whole(array.shape, mesh), collective=part)
+        self._rank.add(id_, array, whole(array.shape, OWN), collective=part)
 
     def answer(
         self, id_: TensorId, answer: Answer, *, scale: float | None = None

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tests.factories.traces import MESH, rank_infos
-from ttrace.ir.collective import CollectivePart, Role
+from tests.factories.traces import rank_infos
+from ttrace.ir.collective import OWN, CollectivePart, Role
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import TensorId
@@ -56,7 +56,7 @@ class Collective:
                         rank=rank,
                         sequence=0,
                         dtype=array.dtype.name,
-                        layout=whole(array.shape, MESH),
+                        layout=whole(array.shape, OWN),
                         collective=CollectivePart(
                             name=self.name,
                             number=self.number,

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+OWN = "own"
+"""Stands for the mesh in the layout of an operand or a result, which is one rank's own:
+no other rank has a replica or a part of it. No mesh has this name."""
+
 
 class Role(StrEnum):
     """What a collective does with a tensor."""

@@ -1,10 +1,12 @@
 """What a comparison says of collectives, with and without a twin in the reference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.factories.collective_traces import Collective, collective_trace
-from tests.factories.traces import Tensor, memory_trace
+from tests.factories.traces import MemoryTrace, Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.comparison import compare_traces
 
@@ -107,6 +109,19 @@ def test_runs_of_one_layout_are_compared_one_by_one():
     assert report.verdict == "pass"
     assert sum(t.status == "passed" for t in report.tensors) == 10
     assert not report.diagnosis
+
+
+def test_no_rank_is_missed_where_another_recorded_its_own():
+    def uniform(trace):
+        infos = [
+            replace(info, meshes=(replace(info.meshes[0], uniform_axes=("tp",)),))
+            for info in trace.info.ranks
+        ]
+        info = replace(trace.info, ranks=tuple(infos))
+        return MemoryTrace(info, trace.arrays)
+
+    report = compared(uniform(candidate(RIGHT, TP)), uniform(candidate(RIGHT, TP)))
+    assert report.verdict == "pass"
 
 
 def test_the_group_of_the_reference_is_named():
