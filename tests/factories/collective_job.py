@@ -68,6 +68,7 @@ class Every(nn.Module):
         root, sent = own(), own()
         dist.reduce(root, dst=1)
         dist.broadcast(sent, src=1)
+        assert work is not None
         work.wait()
         several = [empty() for _ in range(size)]
         dist.all_gather(several, own())
@@ -122,7 +123,8 @@ class Groups(Every):
         self.groups = [dist.new_group(pair) for one in pairs for pair in one]
 
     def exchange(self, given):
-        own = [g for g in self.groups if dist.get_rank(g) >= 0]
+        groups = [g for g in self.groups if isinstance(g, dist.ProcessGroup)]
+        own = [g for g in groups if dist.get_rank(g) >= 0]
         dist.all_reduce(given.clone(), group=own[0])
 
 

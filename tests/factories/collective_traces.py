@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
 from ttrace.store.memory_trace import MemoryTrace
+from ttrace.store.writer import TraceWriter
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -107,3 +109,13 @@ def collective_trace(
     return MemoryTrace(
         TraceInfo(ranks=tuple(infos), tensors=tensors, skipped=skipped or {}), arrays
     )
+
+
+def write_collectives(path: Path, trace: MemoryTrace) -> None:
+    """Puts such a trace on disk."""
+    for info in trace.info.ranks:
+        with TraceWriter(path, info) as writer:
+            for record in trace.info.tensors.values():
+                for shard in record.shards:
+                    if shard.rank == info.rank:
+                        writer.add(shard, trace.load(shard))

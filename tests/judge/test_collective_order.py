@@ -11,7 +11,7 @@ from ttrace.judge.collective_order import find_order_faults
 SKIP = parse_tensor_id("step0/@root/collective/all_reduce.7.result.rank1")
 
 
-def ones(size=4, dtype=np.float32):
+def ones(size=4, dtype: type = np.float32):
     return np.ones(size, dtype)
 
 
