@@ -12,6 +12,9 @@ import torch
 _LIBRARIES = frozenset({"torch", "megatron", "ttrace"})
 """Packages whose lines are none of the script's."""
 
+_WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
+"""Packages whose decorators stand around functions of others."""
+
 _PLUMBING = (
     "torch._ops",
     "torch._library",
@@ -103,7 +106,7 @@ def _is_of_script(frame: FrameType, name: str) -> bool:
     if package in _LIBRARIES and not name.startswith("ttrace.examples"):
         return False
     is_file = not frame.f_code.co_filename.startswith("<")
-    return is_file and package not in sys.stdlib_module_names
+    return is_file and package not in sys.stdlib_module_names | _WRAPPERS
 
 
 def _is_of_library(name: str) -> bool:

@@ -14,7 +14,6 @@ from torch import nn
 
 from ttrace.frontends import torch_capture
 
-CASES = ("every", "mixed", "lost", "groups", "wrong-group", "unused")
 SIZE = 8
 
 seen: list[torch.Tensor] = []
@@ -135,7 +134,6 @@ def main(argv: Sequence[str]) -> int:
     neighbours, others = ([0, 1], [2, 3]), ([0, 2], [1, 3])
     model = {
         "every": Every,
-        "unused": Every,
         "mixed": Mixed,
         "lost": Lost,
         "groups": lambda: Groups((neighbours, others)),
