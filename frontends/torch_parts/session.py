@@ -239,7 +239,7 @@ class CaptureSession:
             if has_run:
                 self._hooks.skip_what_is_compiled()
                 if self._capture.recorder is not None:
-                    self._capture.recorder.state_dropout(self.step_number)
+                    self._capture.recorder.state_modules(self.step_number)
                 self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()

@@ -112,3 +112,19 @@ def test_collectives_are_checked_against_their_definition(ttrace, tmp_path, is_r
         assert answer.code == (0 if is_right else 1)
         said = "collective_result: what all_reduce at train.py:88 gave rank 0 ("
         assert (said in answer.out) is not is_right
+
+
+def test_the_page(ttrace, tmp_path):
+    trace = write_trace(
+        tmp_path / "trace", {ID: by_rank([1, 1, 3]), OTHER: ONES}, {"dp": 3}
+    )
+    page = tmp_path / "page.html"
+    options = ("--backend", "numpy", "--html")
+    answer = ttrace("replicas", trace.path, *options, page)
+    assert answer.code == 1 and answer.out.endswith(f"report: {page}\n")
+    assert "1 tensor with replicas that differ" in page.read_text()
+    answer = ttrace("replicas", trace.path, *options, "-")
+    assert answer.code == 1 and answer.out == page.read_text()
+    none = tmp_path / "none" / "page.html"
+    answer = ttrace("replicas", tmp_path / "no-trace", *options, none)
+    assert answer.code == 2 and "the folder for the file of --html" in answer.err

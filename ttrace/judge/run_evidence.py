@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
 from ttrace.compare.tied import Untied
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
@@ -15,6 +16,7 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.module_settings import ModuleDifference, module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
@@ -50,6 +52,9 @@ class RunEvidence:
         misordered: Where ranks of the candidate run other collectives than their group.
         wrong_collectives: Those of the candidate that gave something else than they
             are defined to.
+        modules: What both runs state of modules, and have otherwise.
+        frozen_in_reference: Parameters that need no gradient there, as far as it says
+            so.
     """
 
     absences: Absences = Absences()
@@ -65,6 +70,8 @@ class RunEvidence:
     shared_samples: SharedSamples | None = None
     misordered: tuple[OrderFault, ...] = ()
     wrong_collectives: tuple[CollectiveCheck, ...] = ()
+    modules: tuple[ModuleDifference, ...] = ()
+    frozen_in_reference: Frozen = frozenset()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -112,4 +119,6 @@ def read_runs(
         wrong_collectives=()
         if misordered
         else explained(wrong_collectives, (), own_microbatches),
+        modules=module_differences(reference.info, candidate.info),
+        frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
     )
