@@ -6,6 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.initial_replicas import candidate_replicas
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
+from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.stages import Stages
 from ttrace.judge.verdict import Cause
 
@@ -18,13 +19,16 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
 
     Nothing where ranks were given different data, or start from parameters of their
     own: what follows differs, too. Nor of ranks that are on no common mesh, or of
-    stages of a pipeline that run the same layer.
+    stages of a pipeline that run the same layer; nor where each rank scales what it
+    holds by a factor of its own.
     """
     if not findings.candidate.is_checkpoint and any(
         candidate_replicas(verdict) for verdict in findings.failed
     ):
         return None
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
+        return None
+    if rank_factors(findings) is not None:
         return None
     early = findings.evidence.optimizer.early_clipping
     clips_early = early is not None and early.side is Side.CANDIDATE
