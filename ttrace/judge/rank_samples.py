@@ -1,13 +1,15 @@
-"""Ranks of a run that were given the samples of other ranks."""
+"""Ranks that were given the samples of others, or not those that they share."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ttrace.compare.parted_samples import RankPair, parted_ranks
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import ShardRecord
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.values import MAX_ELEMENTS
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -23,6 +25,54 @@ class SharedSamples:
 
     step: int
     ranks: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartedSamples:
+    """Ranks that share a micro-batch, and were given other samples in it.
+
+    Attributes:
+        id: What the model was given, in the first such micro-batch.
+        pairs: These ranks, each with one that it must have the samples of; not empty.
+        axes: Along which axes of the mesh they lie, sorted; empty if that is unknown.
+    """
+
+    id: TensorId
+    pairs: tuple[RankPair, ...]
+    axes: tuple[str, ...]
+
+
+def find_parted_samples(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> PartedSamples | None:
+    """Looks for them in the first step whose inputs of the model differ.
+
+    Args:
+        verdicts: On all tensors.
+        candidate: The run under test, with its own micro-batches.
+    """
+    first = next((v for v in verdicts if v.setup and v.status is Status.FAILED), None)
+    if first is None or first.id.kind is not Kind.INPUT:
+        return None
+    pairs: list[RankPair] = []
+    found: TensorId | None = None
+    axes: set[str] = set()
+    given = [
+        id_
+        for id_ in candidate.info.tensors
+        if id_.step == first.id.step and _is_given(id_)
+    ]
+    for id_ in sorted(given, key=lambda one: one.microbatch or 0):
+        record = candidate.info.tensors[id_]
+        of_input = parted_ranks([record], candidate)
+        if of_input:
+            found = found or id_
+            pairs += [pair for pair in of_input if pair not in pairs]
+            mesh = record.shards[0].layout.mesh
+            axes |= differing_axes(of_input, mesh, candidate.info)
+    if found is None:
+        return None
+    return PartedSamples(id=found, pairs=tuple(pairs), axes=tuple(sorted(axes)))
 
 
 def find_shared_samples(

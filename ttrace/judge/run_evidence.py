@@ -16,7 +16,12 @@ from ttrace.judge.microbatch_factors import (
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
-from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.rank_samples import (
+    PartedSamples,
+    SharedSamples,
+    find_parted_samples,
+    find_shared_samples,
+)
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import only_one_steps_early
@@ -45,6 +50,8 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        parted_samples: Ranks of the candidate that were given other samples than those
+            that share their micro-batches.
     """
 
     absences: Absences = Absences()
@@ -58,6 +65,7 @@ class RunEvidence:
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    parted_samples: PartedSamples | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -100,4 +108,5 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
     )
