@@ -45,6 +45,7 @@ from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
 from ttrace.judge.rules.repeated_layer import repeated_layer
+from ttrace.judge.rules.repeated_samples import repeated_samples
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
@@ -70,6 +71,7 @@ RULES: tuple[Rule, ...] = (
     first_nonfinite,
     missing_layers,
     repeated_layer,
+    repeated_samples,
     several_updates,
     not_run,
     call_counts,
