@@ -54,6 +54,22 @@ def test_they_are_skipped_where_the_gradients_of_all_parameters_agree():
     assert strict.counts.unmatched == 4
 
 
+def test_a_loss_that_does_not_come_from_what_the_model_returns():
+    """As where a library casts the logits that it returns beside the loss."""
+    returned = {f"{step}/mb0/@root/output/logits": ONES for step in ("step0", "step1")}
+    gradients = {
+        f"{step}/mb0/@root/grad_output/logits": ONES for step in ("step0", "step1")
+    }
+    reference = a_model() | returned | gradients
+    report = compare(reference, a_model() | returned)
+    assert report.verdict is Outcome.PASS, report.summary
+    (reason,) = report.counts.skipped_reasons
+    assert reason.startswith("reference only: the candidate's loss does not come from")
+    wrong = {"step0/lora/main_grad/weight": 2 * ONES}
+    report = compare(reference, a_model() | returned | wrong)
+    assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 1
+
+
 def test_what_only_the_reference_has_is_missing():
     report = compare(a_model(*EXTRA), a_model())
     assert report.verdict is Outcome.DIVERGED and report.counts.unmatched == 4

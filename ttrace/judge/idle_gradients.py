@@ -1,8 +1,9 @@
-"""Gradients that reach no parameter, and that the candidate alone computes.
+"""Gradients of activations that one run alone has, and that change no training.
 
 Checkpointing of the reentrant kind makes the output of frozen embeddings require a
 gradient, so that one flows through all that lies ahead of the first trained parameter.
-Nothing is trained by it.
+And what a model returns may be cast or copied for the script, behind the loss that the
+model computed itself: no gradient comes from there, and none is missing inside.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENT_OF, GRADIENTS, Kind
 from ttrace.ir.side import Side
+from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _FORWARD_OF = {gradient: kind for kind, gradient in GRADIENT_OF.items()}
@@ -25,15 +27,22 @@ _REASON = (
     "frozen embeddings requires one; those of all parameters agree"
 )
 
+_OUTSIDE = (
+    "reference only: the candidate's loss does not come from this output as the model "
+    "returns it, as where it is cast or copied for the script; gradients of all "
+    "parameters agree"
+)
+
 
 def skip_idle_gradients(
     verdicts: Sequence[TensorVerdict],
 ) -> tuple[TensorVerdict, ...]:
-    """Skips gradients of activations that only the candidate has, and that do nothing.
+    """Skips gradients of activations that only one run has, and that do nothing.
 
     In a step of which the gradients of all parameters that either run trains were
-    compared and agree, and of tensors that agree. What only the reference has stays
-    unmatched: a gradient that is missing may have been meant for a parameter.
+    compared and agree, and of tensors that agree. Of what only the reference has, those
+    of the outputs of the whole model; others stay unmatched: a gradient that is missing
+    may have been meant for a parameter, or for what is outside of the model.
 
     Args:
         verdicts: One per tensor.
@@ -48,9 +57,9 @@ def skip_idle_gradients(
         if verdict.id.kind in ACTIVATIONS and verdict.status not in _BAD
     }
     return tuple(
-        replace(verdict, status=Status.SKIPPED, reason=_REASON)
+        replace(verdict, status=Status.SKIPPED, reason=_reason(verdict))
         if verdict.status is Status.UNMATCHED
-        and verdict.present is Side.CANDIDATE
+        and _reason(verdict)
         and not verdict.beyond
         and verdict.id.kind in ACTIVATIONS & GRADIENTS
         and verdict.id.step in steps
@@ -58,6 +67,17 @@ def skip_idle_gradients(
         else verdict
         for verdict in verdicts
     )
+
+
+def _reason(verdict: TensorVerdict) -> str:
+    """Why nothing depends on it; empty where that is not known."""
+    if verdict.present is Side.CANDIDATE:
+        return _REASON
+    is_returned = (verdict.id.module, verdict.id.kind) == (
+        ROOT_MODULE,
+        Kind.GRAD_OUTPUT,
+    )
+    return _OUTSIDE if is_returned else ""
 
 
 def _agreeing_steps(verdicts: Iterable[TensorVerdict]) -> set[int]:

@@ -12,7 +12,7 @@ from ttrace.judge.diverged_values import DivergedValues
 from ttrace.judge.own_parameters import own_parameters
 from ttrace.judge.values import values_of
 
-_EPSILONS = (0.0, 1e-7, 2.0**-23, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+_EPSILONS = (1e-12, 1e-7, 2.0**-23, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """What is in use; 2^-23 is that of float32, torch's own for RMSNorm."""
 
 _ALIKE = 1.5
