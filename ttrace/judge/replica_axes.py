@@ -1,14 +1,26 @@
 """Over which axes of a mesh replicas differ that must agree."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
-from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.trace import TraceInfo
 
 
-def differing_axes(
-    replicas: Iterable[ReplicaResult], mesh: str, info: TraceInfo
-) -> set[str]:
+class Apart(Protocol):
+    """Two ranks that hold something else, and must hold the same."""
+
+    @property
+    def rank(self) -> int:
+        """The one."""
+        ...
+
+    @property
+    def against(self) -> int:
+        """The other one."""
+        ...
+
+
+def differing_axes(replicas: Iterable[Apart], mesh: str, info: TraceInfo) -> set[str]:
     """The axes along which ranks differ that hold the same.
 
     Replicas that differ from rank 0 over tp also do so over tp and dp together; that

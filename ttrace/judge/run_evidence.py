@@ -18,7 +18,12 @@ from ttrace.judge.module_settings import module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
-from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.rank_samples import (
+    PartedSamples,
+    SharedSamples,
+    find_parted_samples,
+    find_shared_samples,
+)
 from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
@@ -51,6 +56,8 @@ class RunEvidence:
         modules: What both runs state of modules, and have otherwise.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
             so.
+        parted_samples: Ranks of the candidate that were given other samples than those
+            that share their micro-batches.
     """
 
     absences: Absences = Absences()
@@ -66,6 +73,7 @@ class RunEvidence:
     shared_samples: SharedSamples | None = None
     modules: tuple[SettingDifference, ...] = ()
     frozen_in_reference: Frozen = frozenset()
+    parted_samples: PartedSamples | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -110,4 +118,5 @@ def read_runs(
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
         modules=module_differences(reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
+        parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
     )

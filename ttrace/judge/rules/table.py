@@ -48,6 +48,8 @@ from ttrace.judge.rules.out_of_turn import out_of_turn
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
+from ttrace.judge.rules.repeated_layer import repeated_layer
+from ttrace.judge.rules.repeated_samples import repeated_samples
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
@@ -73,6 +75,8 @@ RULES: tuple[Rule, ...] = (
     step_skipped,
     first_nonfinite,
     missing_layers,
+    repeated_layer,
+    repeated_samples,
     several_updates,
     not_run,
     call_counts,
