@@ -4,7 +4,6 @@ import collections
 from collections.abc import Sequence
 
 import torch
-from absl import logging
 
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import INSIDE, compiled_away, has_compiled
@@ -16,6 +15,7 @@ from ttrace.frontends.torch_parts.parameters import ParameterGradients
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.recording.said_warnings import warn
 
 _COMPILED_LATE = (
     "it was compiled in this step, after the trace had begun; compile it before"
@@ -120,7 +120,7 @@ class ModelHooks:
                 tap.skip_tensors(_NEVER_RAN)
         if self._capture.recorder is not None and not self._has_warned:
             self._has_warned = True
-            logging.warning("ttrace: %s.", _NEVER_RAN)
+            warn(f"{_NEVER_RAN}.")
 
     def _compiled_away(self) -> set[int]:
         return self._found_compiled_away() or set()

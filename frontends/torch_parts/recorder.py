@@ -19,6 +19,7 @@ from ttrace.frontends.torch_parts.local_tensor import (
     NoLayout,
     RecordedElsewhere,
 )
+from ttrace.frontends.torch_parts.module_settings import ModuleSettings
 from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.kinds import Kind
@@ -75,6 +76,7 @@ class TensorRecorder:
         self._autocast: str | None = None
         self._optimizer = SettingHistory()
         self._dropout = DropoutRates()
+        self._modules = ModuleSettings()
 
     @property
     def is_active(self) -> bool:
@@ -233,13 +235,14 @@ class TensorRecorder:
                 self._autocast = state
                 self._rank.state({"autocast": state})
 
-    def note_dropout(self, path: str, module: torch.nn.Module) -> None:
-        """Notes the rates of dropout that a module runs with."""
+    def note_module(self, path: str, module: torch.nn.Module) -> None:
+        """Notes what a module runs with: its configuration, its rates of dropout."""
         self._dropout.note(path, module)
+        self._modules.note(path, module)
 
-    def state_dropout(self, step: int) -> None:
-        """Records the rates of a step that ends, as far as that has not been said."""
-        stated = self._dropout.end_step(step)
+    def state_modules(self, step: int) -> None:
+        """Records what modules ran with in a step that ends, unless that was said."""
+        stated = {**self._dropout.end_step(step), **self._modules.end_step()}
         if stated:
             self._rank.state(stated)
 

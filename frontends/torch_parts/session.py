@@ -240,7 +240,7 @@ class CaptureSession:
             if has_run:
                 self._hooks.skip_what_is_compiled()
                 if self._capture.recorder is not None:
-                    self._capture.recorder.state_dropout(self.step_number)
+                    self._capture.recorder.state_modules(self.step_number)
                 if self._rank is not None and self._capture.rewriting is not None:
                     values = self._capture.rewriting.values
                     self._rank.state(values.statement(self.step_number + 1))

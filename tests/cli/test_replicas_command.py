@@ -87,3 +87,19 @@ def test_a_tolerance_file(ttrace, tmp_path):
 def test_missing_trace(ttrace, tmp_path):
     answer = ttrace("replicas", tmp_path / "none")
     assert answer.code == 2 and "there is no trace here" in answer.err
+
+
+def test_the_page(ttrace, tmp_path):
+    trace = write_trace(
+        tmp_path / "trace", {ID: by_rank([1, 1, 3]), OTHER: ONES}, {"dp": 3}
+    )
+    page = tmp_path / "page.html"
+    options = ("--backend", "numpy", "--html")
+    answer = ttrace("replicas", trace.path, *options, page)
+    assert answer.code == 1 and answer.out.endswith(f"report: {page}\n")
+    assert "1 tensor with replicas that differ" in page.read_text()
+    answer = ttrace("replicas", trace.path, *options, "-")
+    assert answer.code == 1 and answer.out == page.read_text()
+    none = tmp_path / "none" / "page.html"
+    answer = ttrace("replicas", tmp_path / "no-trace", *options, none)
+    assert answer.code == 2 and "the folder for the file of --html" in answer.err

@@ -1,13 +1,17 @@
 """What is read to explain failed gradients and updates, and what is said of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.trace import TensorRecord
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.pipeline import compare_traces
+from ttrace.store.memory_trace import MemoryTrace
 
 RNG = np.random.default_rng(0)
 NAMES = ("a", "b", "c")
@@ -105,6 +109,47 @@ def test_updates_that_are_a_multiple(candidate, cause):
     )
 
 
+def stages(*rates: float) -> MemoryTrace:
+    """The same on ranks of a pipeline, the first parameter on the first of them.
+
+    Each has the learning rate of its own that is given.
+    """
+    whole = [run(rate=rate) for rate in rates]
+    ranks = range(len(rates))
+    info = memory_trace({}, {"dp": 1, "pp": len(rates)}).info
+    tensors, arrays = {}, {}
+    for id_, record in whole[0].info.tensors.items():
+        own = id_.module in NAMES
+        holders = [min(NAMES.index(id_.module), ranks[-1])] if own else ranks
+        shards = [replace(record.shards[0], rank=rank) for rank in holders]
+        tensors[id_] = TensorRecord(id=id_, shards=tuple(shards))
+        for rank in holders:
+            arrays[rank, str(id_)] = whole[rank].arrays[0, str(id_)]
+    return MemoryTrace(replace(info, tensors=tensors), arrays)
+
+
+def test_the_learning_rate_of_one_stage_of_a_pipeline():
+    found = diagnoses(stages(0.1, 0.2))["scaled_update"]
+    assert found.sentence == (
+        "the updates of 2 parameters are 2 times the reference's while their gradients "
+        "agree: the learning rate is 0.2 on rank 1 (pp 1), and 0.1 in the reference"
+    )
+
+
+def test_the_learning_rate_of_a_rank_that_holds_other_parameters():
+    candidate = stages(0.1, 0.1, 0.1)
+    for step in range(3):
+        candidate.arrays[2, f"step{step}/@root/learning_rate/group0"] = np.array(0.2)
+    for name in "ab":
+        for step in range(3):
+            at = f"step{step}/{name}/updated_param/w"
+            candidate.arrays["ab".index(name), at] = run(more=2.0).arrays[0, at]
+    assert (
+        "recorded learning rates do not"
+        in diagnoses(candidate)["scaled_update"].sentence
+    )
+
+
 def test_another_weight_decay():
     found = diagnoses(run(decay=1e-3))["weight_decay"]
     assert found.sentence == (
@@ -197,6 +242,11 @@ def test_the_learning_rate_of_a_run_that_lost_its_updates():
     assert found.sentence.endswith(
         "or they belong to group1, whose learning rate is 0 in it"
     )
+    found = diagnoses(candidate, run())["never_updated"]
+    assert (
+        "the optimizer of the candidate has group1, which the reference's has not, "
+        "with a learning rate of 0: look at which parameters are in it; or the "
+    ) in found.sentence
 
 
 def of_sizes(sizes, *, update=0.1, more=0.0, is_constant=False):

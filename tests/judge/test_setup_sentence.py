@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.computed_buffers import computed_setting, is_computed
 from ttrace.pipeline import compare_traces
@@ -118,3 +118,43 @@ def test_ranks_with_other_samples_of_their_own():
     own = [VALUES, VALUES + 10]
     text = summary(of_ranks(*own, sizes={"dp": 1}), of_ranks(VALUES, VALUES + 20))
     assert "sampler" not in text
+
+
+def with_pairs_along_tp(*samples: np.ndarray) -> MemoryTrace:
+    """Four ranks, of which 0 and 1 share micro-batch 0, and 2 and 3 the next one."""
+    trace = memory_trace(
+        {
+            f"step0/mb{number}/@root/input/0": Tensor(
+                full=samples[2 * number], holders=(2 * number, 2 * number + 1)
+            )
+            for number in range(2)
+        },
+        {"dp": 2, "tp": 2},
+    )
+    for rank, values in enumerate(samples):
+        trace.arrays[rank, f"step0/mb{rank // 2}/@root/input/0"] = values
+    return trace
+
+
+def test_ranks_along_tp_that_were_given_other_samples():
+    """What each of them has is in the reference: no sampler leaves it out."""
+    own = [np.arange(8 * n, 8 * n + 8).reshape(2, 4) for n in range(4)]
+    name = "step0/mb{}/@root/input/0"
+    reference = memory_trace(
+        {name.format(n): np.concatenate(own[2 * n : 2 * n + 2]) for n in range(2)}
+    )
+    report = compare_traces(reference, with_pairs_along_tp(*own), load_backend("numpy"))
+    assert report.summary.startswith(
+        "Set-up differs: ranks along tp must be given the same batch, and rank 1 of "
+        "the candidate has other samples than rank 0, and 1 more like it. First: "
+        f"{name.format(0)}. Give all ranks of a group over tp the same data, such as "
+        "by a sampler that counts data-parallel ranks only; what follows may be a "
+        "consequence."
+    )
+    (failed,) = (one for one in report.tensors if one.status == "failed")
+    assert failed.reason.endswith(
+        ": rank 1 of the candidate has other samples than rank 0, with which it shares "
+        "its micro-batches, and 1 more rank likewise"
+    )
+    whole = summary(reference, with_pairs_along_tp(own[0], own[0], own[1], own[1]))
+    assert "leaves 4 samples out; look at its sampler" in whole

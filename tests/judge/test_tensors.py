@@ -424,3 +424,18 @@ def test_a_wrong_learning_rate_is_said_with_both_values():
     )
     (verdict,) = verdicts.values()
     assert verdict.reason.endswith("it is 0.001, and 0.002 in the reference")
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_learning_rates_of_ranks_are_said_with_their_values(side):
+    rate = "step0/@root/learning_rate/group0"
+    of_ranks = memory_trace({rate: np.array(0.01)}, {"pp": 2})
+    of_ranks.arrays[1, rate] = np.array(0.001)
+    whole = memory_trace({rate: np.array(0.01)})
+    pair = (of_ranks, whole) if side == "reference" else (whole, of_ranks)
+    other = "candidate" if side == "reference" else "reference"
+    (verdict,) = verdicts_of(*pair).values()
+    assert verdict.reason == (
+        f"replicas differ in the {side}: rank 1 from rank 0 by 0.9: it is 0.001 on "
+        f"rank 1, 0.01 on rank 0, and 0.01 in the {other}"
+    )

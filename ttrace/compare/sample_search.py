@@ -15,6 +15,7 @@ from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.other_steps import OtherSteps
 from ttrace.compare.padded_samples import match_padded
+from ttrace.compare.parted_samples import parted_ranks
 from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place, StepSamples
 from ttrace.ir.dtypes import dtype_named
@@ -299,7 +300,7 @@ def _not_the_same(step: int, found: _Differing, steps: OtherSteps) -> StepSample
     slot, dim = next(iter(found.dims.items()))
     reference, candidate = (steps.runs[side][step] for side in Side)
     run, first = (reference, missing[0]) if missing else (candidate, extra[0])
-    elsewhere = steps.sentence(
+    elsewhere = _parted(candidate) or steps.sentence(
         step,
         found.dims,
         [rows[0][place] for place in missing],
@@ -315,6 +316,20 @@ def _not_the_same(step: int, found: _Differing, steps: OtherSteps) -> StepSample
         f"{first.row} of micro-batch {first.microbatch} of the {run.side}"
         + (elsewhere or _repeated_and_dropped(rows[0], rows[1], missing, extra)),
         differs_at=run.inputs[first.microbatch][slot].id,
+    )
+
+
+def _parted(candidate: StepInputs) -> str:
+    """That ranks were given others than those that they share micro-batches with."""
+    records = [one for slots in candidate.inputs.values() for one in slots.values()]
+    pairs = parted_ranks(records, candidate.trace)
+    if not pairs:
+        return ""
+    more = f", and {len(pairs) - 1} more rank{'s' * (len(pairs) > 2)} likewise"
+    return (
+        f": rank {pairs[0].rank} of the candidate has other samples than rank "
+        f"{pairs[0].against}, with which it shares its micro-batches"
+        + (more if len(pairs) > 1 else "")
     )
 
 

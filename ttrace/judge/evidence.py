@@ -72,10 +72,11 @@ def read_evidence(
             gradients=tuple(
                 v for v in absences.gradients if v.id.kind not in OF_OPTIMIZERS
             ),
+            frozen=tuple(v for v in absences.frozen if v.id.kind not in OF_OPTIMIZERS),
         )
     first = find_first_divergence(verdicts, absences)
     return Evidence(
-        place=read_place(first, verdicts, reference, candidate, backend),
+        place=read_place(first, absences, verdicts, reference, candidate, backend),
         optimizer=read_optimizer(verdicts, reference, candidate),
         runs=read_runs(
             absences,

@@ -19,6 +19,7 @@ from ttrace.judge.limits import Limits
 from ttrace.judge.module_borders import find_border_differences
 from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.sample_variance import skip_other_variances
+from ttrace.judge.still_state import skip_still_state
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
@@ -102,6 +103,7 @@ def judge_tensors(
     if strict_structure:
         return verdicts, ()
     verdicts = skip_idle_gradients(verdicts)
+    verdicts = skip_still_state(verdicts, reference, candidate)
     verdicts, borders = find_border_differences(
         verdicts, unverified, reference, candidate
     )

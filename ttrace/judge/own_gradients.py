@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ttrace.compare.call_counts import Place
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
@@ -39,6 +40,7 @@ class OwnGradients:
         stepped: Steps in which an optimizer that is watched was seen to step.
         wants_main_grad: What optimizers are given was asked for.
         evaluations: Step and number of each call of an optimizer's closure.
+        frozen: Parameters that need no gradient, as far as the run says so.
     """
 
     made: frozenset[Parameter] = frozenset()
@@ -50,6 +52,7 @@ class OwnGradients:
     stepped: frozenset[int] = frozenset()
     wants_main_grad: bool = True
     evaluations: frozenset[tuple[int, int]] = frozenset()
+    frozen: Frozen = frozenset()
 
     def has_backward(self, step: int) -> bool:
         """Whether any gradient of a step was recorded or skipped."""
@@ -82,6 +85,18 @@ class OwnGradients:
             and id_.kind is Kind.GRAD_OUTPUT
             and call in (None, id_.call)
             for id_ in self.of_modules
+        )
+
+    def outputs_with(self, gradient: TensorId) -> list[str]:
+        """Outputs that have a gradient, of the call that the gradient's output is of.
+
+        In any micro-batch of the step; sorted.
+        """
+        call = replace(gradient, microbatch=None, slot=None)
+        return sorted(
+            id_.slot
+            for id_ in self.of_modules
+            if id_.slot is not None and replace(id_, slot=None) == call
         )
 
     def calls_with(self, gradient: TensorId) -> frozenset[int]:
@@ -146,6 +161,7 @@ def own_gradients(
             for id_ in (*recorded, *skipped)
             if id_.kind is Kind.MAIN_GRAD
         ),
+        frozen=frozen_in(rank.settings for rank in info.ranks),
     )
 
 

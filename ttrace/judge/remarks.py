@@ -62,7 +62,7 @@ def find_remarks(
         )
     matches = [(m.reference, m.candidate) for m in alignment.matches]
     if not shorter_parameters(matches, candidate.info):  # which share their samples
-        remarks += other_lengths(alignment, reference.info, candidate.info)
+        remarks += other_lengths(alignment, reference.info, candidate)
     for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
         outside = ranks_outside(trace.info)
         if outside is not None:

@@ -1,14 +1,26 @@
 """Over which axes of a mesh replicas differ that must agree."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
-from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.trace import TraceInfo
 
 
-def differing_axes(
-    replicas: Iterable[ReplicaResult], mesh: str, info: TraceInfo
-) -> set[str]:
+class Apart(Protocol):
+    """Two ranks that hold something else, and must hold the same."""
+
+    @property
+    def rank(self) -> int:
+        """The one."""
+        ...
+
+    @property
+    def against(self) -> int:
+        """The other one."""
+        ...
+
+
+def differing_axes(replicas: Iterable[Apart], mesh: str, info: TraceInfo) -> set[str]:
     """The axes along which ranks differ that hold the same.
 
     Replicas that differ from rank 0 over tp also do so over tp and dp together; that
@@ -22,14 +34,9 @@ def differing_axes(
     Returns:
         Their names; none where the ranks are not both on that mesh.
     """
-    coords = {
-        rank.rank: each.coords
-        for rank in info.ranks
-        for each in rank.meshes
-        if each.name == mesh
-    }
+    coords = coords_on(mesh, info)
     distinct = {
-        _between(here, there)
+        axes_between(here, there)
         for replica in replicas
         if (here := coords.get(replica.rank)) is not None
         and (there := coords.get(replica.against)) is not None
@@ -42,5 +49,16 @@ def differing_axes(
     return set().union(*smallest)
 
 
-def _between(here: Mapping[str, int], there: Mapping[str, int]) -> frozenset[str]:
+def coords_on(mesh: str, info: TraceInfo) -> dict[int, Mapping[str, int]]:
+    """Where each rank of a run is on a mesh, by rank; without those that are not."""
+    return {
+        rank.rank: each.coords
+        for rank in info.ranks
+        for each in rank.meshes
+        if each.name == mesh
+    }
+
+
+def axes_between(here: Mapping[str, int], there: Mapping[str, int]) -> frozenset[str]:
+    """The axes along which two places of a mesh differ."""
     return frozenset(axis for axis in here if here[axis] != there[axis])

@@ -23,6 +23,8 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.limits import Limits
 from ttrace.judge.tolerance import Tolerance, ToleranceTable
 
+_POSITIVE_NUMBERS = frozenset({Kind.LEARNING_RATE, Kind.GRAD_NORM})
+
 
 def replicas_agree(
     replica: ReplicaResult, tolerance: Tolerance, *, exact: bool
@@ -66,8 +68,26 @@ def replicas_reason(result: TensorResult, tolerance: Tolerance) -> str | None:
             return (
                 f"replicas differ in the {side}: rank {worst.rank} from rank "
                 f"{worst.against} by {worst.spread:.3g}{more}"
+                + _values(result, worst, side)
             )
     return None
+
+
+def _values(result: TensorResult, worst: ReplicaResult, side: Side) -> str:
+    """The numbers themselves, where each is one that is never negative."""
+    stats = worst.stats
+    if result.plan.id.kind not in _POSITIVE_NUMBERS or stats.count != 1:
+        return ""
+    if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
+        return ""
+    other, value = Side.CANDIDATE, result.stats.max_abs_candidate
+    if side is Side.CANDIDATE:
+        other, value = Side.REFERENCE, result.stats.max_abs_reference
+    return (
+        f": it is {stats.max_abs_candidate:.7g} on rank {worst.rank}, "
+        f"{stats.max_abs_reference:.7g} on rank {worst.against}, and {value:.7g} in "
+        f"the {other}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,18 +5,26 @@ from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.tied import Untied
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
-from ttrace.judge.dropout_rates import DropoutDifference, dropout_differences
+from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.module_settings import module_differences
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
-from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.rank_samples import (
+    PartedSamples,
+    SharedSamples,
+    find_parted_samples,
+    find_shared_samples,
+)
+from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import only_one_steps_early
@@ -45,19 +53,27 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        modules: What both runs state of modules, and have otherwise.
+        frozen_in_reference: Parameters that need no gradient there, as far as it says
+            so.
+        parted_samples: Ranks of the candidate that were given other samples than those
+            that share their micro-batches.
     """
 
     absences: Absences = Absences()
     own: OwnGradients | None = None
     calls: Mapping[Place, CallCount] = field(default_factory=dict)
     split_ties: tuple[SplitTie, ...] = ()
-    dropout: tuple[DropoutDifference, ...] = ()
+    dropout: tuple[SettingDifference, ...] = ()
     still: tuple[StillStatistics, ...] = ()
     one_microbatch: OneMicrobatch | None = None
     factors: MicrobatchFactors | None = None
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    modules: tuple[SettingDifference, ...] = ()
+    frozen_in_reference: Frozen = frozenset()
+    parted_samples: PartedSamples | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -100,4 +116,7 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        modules=module_differences(reference.info, candidate.info),
+        frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
+        parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
     )

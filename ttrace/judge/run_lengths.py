@@ -6,25 +6,28 @@ from ttrace.compare.align import Alignment, Unmatched
 from ttrace.compare.extents import Extent, ran_together, ranges
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.rank_samples import repeated_microbatches
 
 _CALLS = "torch"
 """The framework of whose model every call is a micro-batch."""
 
 
 def other_lengths(
-    alignment: Alignment, reference: TraceInfo, candidate: TraceInfo
+    alignment: Alignment, reference: TraceInfo, candidate: TraceSource
 ) -> Iterator[str]:
     """Says which run has fewer steps, and in which step one has fewer micro-batches.
 
     Only where tensors are unmatched by this. Of a run whose steps ran together it is
-    said that they did.
+    said that they did. Nothing of micro-batches that the candidate has for ranks which
+    were given the samples of others: a diagnosis says that.
 
     Args:
         alignment: What became of every tensor.
         reference: The trusted run, as it was given.
         candidate: The run under test, likewise.
     """
-    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    infos = {Side.REFERENCE: reference, Side.CANDIDATE: candidate.info}
     if any(info.is_checkpoint or ran_together(info) for info in infos.values()):
         return
     beyond = [e.id for e in alignment.entries if isinstance(e, Unmatched) and e.beyond]
@@ -44,9 +47,22 @@ def other_lengths(
         for step, numbers in unmatched.items()
         if numbers == runs[Side.REFERENCE][step] ^ runs[Side.CANDIDATE][step]
     ]
-    if found:
+    if found and not _are_repeated(found[0], runs, candidate):
         calls = all(info.ranks[0].framework == _CALLS for info in infos.values())
         yield _microbatches(found, runs, are_calls=calls)
+
+
+def _are_repeated(
+    step: int,
+    runs: Mapping[Side, Mapping[int, frozenset[int]]],
+    candidate: TraceSource,
+) -> bool:
+    """Whether further micro-batches of the candidate hold samples of other ranks."""
+    ours, theirs = runs[Side.CANDIDATE][step], runs[Side.REFERENCE][step]
+    return (
+        theirs < ours
+        and repeated_microbatches(candidate, step, ours - theirs) is not None
+    )
 
 
 def _steps(runs: Mapping[Side, Mapping[int, frozenset[int]]]) -> str:

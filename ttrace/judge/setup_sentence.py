@@ -4,7 +4,7 @@ from ttrace.ir.computed_buffers import is_computed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.rank_samples import SharedSamples
+from ttrace.judge.rank_samples import PartedSamples, SharedSamples
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.undescribed import undescribed_sentence
@@ -28,6 +28,8 @@ def setup_sentence(
     shared = _data_of_replicas(verdict, candidate)
     if shared is not None:
         return shared
+    if verdict.id.kind is Kind.INPUT and evidence.runs.parted_samples is not None:
+        return _parted_samples(evidence.runs.parted_samples)
     first = f"First: {verdict.id}: {verdict.reason}."
     if verdict.id.kind is Kind.INPUT and evidence.runs.shared_samples is not None:
         return _samples_of_others(evidence.runs.shared_samples, first)
@@ -82,6 +84,20 @@ def _samples_of_others(shared: SharedSamples, first: str) -> str:
         f"{other}'s samples{more}. {first} Look at the sampler, which is to give every "
         "data-parallel rank samples of its own; where these ranks share their samples, "
         f"as in tensor parallelism by hand, describe that; {_CONSEQUENCE}"
+    )
+
+
+def _parted_samples(parted: PartedSamples) -> str:
+    over = "+".join(parted.axes)
+    along = f"along {over}" if over else "that share a micro-batch"
+    pair, num_more = parted.pairs[0], len(parted.pairs) - 1
+    more = f", and {num_more} more like it" if num_more else ""
+    group = f"a group over {over}" if over else "such a group"
+    return (
+        f"Set-up differs: ranks {along} must be given the same batch, and rank "
+        f"{pair.rank} of the candidate has other samples than rank {pair.against}"
+        f"{more}. First: {parted.id}. Give all ranks of {group} the same data, such as "
+        f"by a sampler that counts data-parallel ranks only; {_CONSEQUENCE}"
     )
 
 

@@ -20,6 +20,7 @@ from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest
+from ttrace.recording.said_warnings import take_warnings, warn
 from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter
 
@@ -78,11 +79,10 @@ class ProcessRecording:
         """Says once that a tensor came twice."""
         if not self._has_warned_of_repeats:
             self._has_warned_of_repeats = True
-            logging.warning(
-                "ttrace: %s came twice and only the first one is recorded (later "
-                "ones are not reported again).%s",
-                id_,
-                f" {self._repeat_hint}" if self._repeat_hint else "",
+            hint = f" {self._repeat_hint}" if self._repeat_hint else ""
+            warn(
+                f"{id_} came twice and only the first one is recorded (later ones are "
+                f"not reported again).{hint}"
             )
 
     def _warn_of_failure(self, sentence: str, failure: Exception) -> None:
@@ -227,6 +227,9 @@ class RankRecorder:
             self.abort(f"recording stopped: {str(failure).splitlines()[0]}")
             return
         missed = other_steps(self._info.capture, num_steps)
+        said = take_warnings()
+        if said:
+            self.state(said)
         is_plausible = self._info.world_size > 1 and bool(self._info.capture)
         is_empty = not self.num_recorded and (missed or not is_plausible)
         if not self._end():
@@ -246,6 +249,7 @@ class RankRecorder:
             reason: Why, in a few words; readers of the trace are shown them.
         """
         if self._end():
+            take_warnings()  # which are of this run, not of the next one
             self._finish(lambda: self._sink.abort(reason))
 
     def _end(self) -> bool:

@@ -56,6 +56,57 @@ def test_what_no_rank_scales(candidate):
     assert "rank_factors" not in diagnoses(run(), candidate)
 
 
+GRADS = ("q", "bias", "norm")
+
+
+def clipped_by_own_norm(limit=None, *, large=4.0, factors=None):
+    """A run on two ranks with parts of one gradient and replicas of two others.
+
+    Rank 0 has the larger part of it. Each clips what it holds to ``limit``.
+    """
+    whole = np.concatenate([VALUES[:4] * np.float32(large), VALUES[4:]])
+    tensors: dict[str, Tensor | np.ndarray] = {FIRST: VALUES}
+    for name in GRADS:
+        tensors[f"step0/{name}/main_grad/weight"] = Tensor(
+            full=whole if name == "q" else VALUES,
+            dims="f[tp] h" if name == "q" else None,
+            exact_replicas=True,
+        )
+    trace = memory_trace(tensors, {"tp": 1 if limit is None else 2})
+    for rank in range(2) if limit is not None else ():
+        own = [trace.arrays[rank, f"step0/{n}/main_grad/weight"] for n in GRADS]
+        norm = np.sqrt(sum(np.square(array).sum() for array in own))
+        factor = min(1.0, limit / norm) if factors is None else factors[rank]
+        for array in own:
+            array *= np.float32(factor)
+    return trace
+
+
+def test_a_rank_whose_own_norm_is_below_the_limit_does_not_clip():
+    found = diagnoses(clipped_by_own_norm(), clipped_by_own_norm(14.0))
+    said = found["rank_factors"].sentence
+    assert " times on rank 0, 1 times on rank 1, on all 3 tensors (main_grad)" in said
+    assert "replicas_differ" not in found
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        pytest.param(
+            clipped_by_own_norm(1.0, large=1.0, factors=(0.5, 1.0)),
+            id="the other one would be clipped, too",
+        ),
+        pytest.param(
+            clipped_by_own_norm(1.0, factors=(1.0, 1.5)), id="clipping makes less"
+        ),
+    ],
+)
+def test_factors_of_one_that_clipping_does_not_give(candidate):
+    large = 1.0 if candidate.arrays[0, "step0/q/main_grad/weight"].max() < 3 else 4.0
+    found = diagnoses(clipped_by_own_norm(large=large), candidate)
+    assert "rank_factors" not in found and "replicas_differ" in found
+
+
 def test_one_tensor_is_not_all():
     reference, candidate = (
         run(names="a", only="a"),

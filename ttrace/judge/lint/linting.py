@@ -6,6 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis
 from ttrace.judge.lint.facts import Progress, read_facts
 from ttrace.judge.lint.parameters import never_updated, no_gradient
 from ttrace.judge.lint.replicas import missing_partials, replicas_differ
+from ttrace.judge.lint.settings import unscaled_backward, warnings, zero_rate
 from ttrace.judge.lint.stale import stale_activation, stale_gradient
 from ttrace.judge.lint.values import all_zero, nonfinite
 from ttrace.judge.replicas import check_replicas
@@ -14,10 +15,13 @@ from ttrace.judge.tolerance import ToleranceTable
 _RULES = (
     nonfinite,
     no_gradient,
+    unscaled_backward,
+    zero_rate,
     never_updated,
     all_zero,
     stale_activation,
     stale_gradient,
+    warnings,
 )
 
 

@@ -2,6 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.replicas_differ import replicas_differ
 
 _MAX_NAMED = 8
@@ -12,6 +13,8 @@ def embedding_rows(findings: Findings) -> Diagnosis | None:
     found = findings.evidence.place.rows
     if found is None or _is_unreduced(findings, str(found.id)):
         return None
+    if rank_factors(findings) is not None:
+        return None  # they are rows of a rank, all of whose gradients are off
     named = ", ".join(map(str, found.rows[:_MAX_NAMED]))
     more = len(found.rows) - _MAX_NAMED
     rows = named + (f" and {more} more" if more > 0 else "")

@@ -6,7 +6,9 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.initial_replicas import candidate_replicas
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
-from ttrace.judge.verdict import Cause
+from ttrace.judge.rules.rank_factors import rank_factors
+from ttrace.judge.stages import Stages
+from ttrace.judge.verdict import Cause, TensorVerdict
 
 _AT_FIRST_CLIP = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM})
 """What is recorded when a step first clips."""
@@ -16,7 +18,9 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     """Says over which axes of a mesh the candidate's replicas differ.
 
     Nothing where ranks were given different data, or start from parameters of their
-    own: what follows differs, too. Nor of ranks that are on no common mesh.
+    own: what follows differs, too. Nor of ranks that are on no common mesh, or of
+    stages of a pipeline that run the same layer; nor where each rank scales what it
+    holds by a factor of its own.
     """
     if not findings.candidate.is_checkpoint and any(
         candidate_replicas(verdict) for verdict in findings.failed
@@ -24,9 +28,12 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         return None
     if any(v.setup and v.id.kind is Kind.INPUT for v in findings.failed):
         return None
+    if rank_factors(findings) is not None:
+        return None
     early = findings.evidence.optimizer.early_clipping
     clips_early = early is not None and early.side is Side.CANDIDATE
     axes: set[str] = set()
+    stages: Stages | None = None
     differing, spread = [], 0.0
     for verdict in findings.failed:
         if verdict.result is None or verdict.tolerance is None:
@@ -43,6 +50,9 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
         )
         if not bad:
             continue
+        stages = stages or Stages(findings.candidate)
+        module = verdict.id.module
+        bad = [b for b in bad if not stages.repeated_layer(module, b.rank, b.against)]
         found = differing_axes(bad, shard.layout.mesh, findings.candidate)
         if found:
             axes |= found
@@ -62,9 +72,30 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
             what += f" (first {first.id})"
         else:
             what += f" (first {next(iter(named))})"
+    partial = _last_partial(findings, differing[0], axes)
+    if partial is not None:
+        missing = findings.words("an all-reduce", "a lax.psum")
+        cause += (
+            f". Look first behind {partial.id} for {missing} that is missing: its "
+            "ranks have partials, which add up to the reference's over "
+            f"{'+'.join(sorted(partial.summed_over))}"
+        )
     return Diagnosis(
         code="replicas_differ",
         sentence=f"replicas of {what} that must agree over {over} do not: {cause}",
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=ids_of(differing),
     )
+
+
+def _last_partial(
+    findings: Findings, first: TensorVerdict, axes: set[str]
+) -> TensorVerdict | None:
+    """The last output of the forward before replicas differ that is a summand."""
+    found = None
+    for verdict in findings.verdicts:
+        if verdict.id == first.id:
+            return found
+        if verdict.id.kind is Kind.OUTPUT and set(verdict.summed_over) & axes:
+            found = verdict
+    return None

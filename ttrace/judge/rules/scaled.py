@@ -33,7 +33,10 @@ def scaled(findings: Findings) -> Diagnosis | None:
     behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
     the reference's by consequence.
     """
-    if scale_of_loss(findings) is not None:
+    if (
+        scale_of_loss(findings) is not None
+        or findings.evidence.optimizer.unscaled is not None
+    ):
         return None  # another rule has told it
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:
@@ -76,6 +79,9 @@ def scaled(findings: Findings) -> Diagnosis | None:
 
 def _taken_out(scaled: Sequence[TensorVerdict], findings: Findings) -> str:
     """That the factor is on the backward alone: what the optimizer is given agrees."""
+    shared = findings.evidence.runs.shared_samples
+    if shared is not None and shared.microbatches:
+        return ""  # a share of more micro-batches is less
     step = findings.failed[0].id.step
     known = {verdict.id for verdict in scaled}
     backward = [v for v in findings.failed if v.id.step == step]

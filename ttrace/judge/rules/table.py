@@ -26,12 +26,16 @@ from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
+from ttrace.judge.rules.extra_activation_gradient import (
+    extra_activation_gradient,
+)
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
+from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.norm_epsilon import norm_epsilon
@@ -44,6 +48,8 @@ from ttrace.judge.rules.out_of_turn import out_of_turn
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
+from ttrace.judge.rules.repeated_layer import repeated_layer
+from ttrace.judge.rules.repeated_samples import repeated_samples
 from ttrace.judge.rules.replicas_differ import replicas_differ
 from ttrace.judge.rules.restarted_state import restarted_state
 from ttrace.judge.rules.rounded_update import rounded_update
@@ -56,6 +62,7 @@ from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
 from ttrace.judge.rules.transposed_weight import transposed_weight
+from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
@@ -68,6 +75,8 @@ RULES: tuple[Rule, ...] = (
     step_skipped,
     first_nonfinite,
     missing_layers,
+    repeated_layer,
+    repeated_samples,
     several_updates,
     not_run,
     call_counts,
@@ -83,11 +92,14 @@ RULES: tuple[Rule, ...] = (
     coarse_values,
     no_gradient,
     extra_gradient,
+    extra_activation_gradient,
     rounded_update,
     never_updated,
     normalization,
     loss_scale,
+    unscaled_backward,
     loss_weights,
+    module_settings,
     recomputation,
     still_statistics,
     dropout,

@@ -1,14 +1,15 @@
 """Updates that are wrong while the gradients agree: which hyper-parameter it may be."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.learning_rates import differing_rates
 from ttrace.judge.optimizer_settings import OptimizerDifference
+from ttrace.judge.rank_names import placed_ranks_text
 from ttrace.judge.update_fit import UpdateFit, common_value
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
 """Of the examined updates, that one value must explain."""
@@ -128,16 +129,10 @@ def _wrong_rate(
     findings: Findings, fits: Sequence[UpdateFit], factor: float
 ) -> Diagnosis | None:
     verdicts = _verdicts(findings, fits)
-    step = fits[0].id.step
-    rates = _learning_rates({v.id: v for v in findings.verdicts}, step)
-    explains = rates is not None and math.isclose(
-        rates[1], rates[0] * factor, rel_tol=1e-2
-    )
-    if findings.evidence.optimizer.settings and not explains:
+    cause = _wrong_rates(findings, fits, factor)
+    if findings.evidence.optimizer.settings and cause is None:
         return None  # they may be why: the rules of the settings name them
-    if rates is not None and explains:
-        cause = f"the learning rate is {rates[1]:g}, and {rates[0]:g} in the reference"
-    elif any(
+    if cause is None and any(
         v.id.kind is Kind.LEARNING_RATE and v.result is not None
         for v in findings.verdicts
     ):
@@ -145,7 +140,7 @@ def _wrong_rate(
             "the recorded learning rates do not explain it, so look at what else "
             "multiplies the whole update"
         )
-    else:
+    elif cause is None:
         cause = "look at the learning rate, which was not recorded in both runs"
     return Diagnosis(
         code="scaled_update",
@@ -226,14 +221,34 @@ def _updates(number: int) -> str:
     )
 
 
-def _learning_rates(
-    verdicts: Mapping[TensorId, TensorVerdict], step: int
-) -> tuple[float, float] | None:
-    """The first learning rate of a step that differs, of both runs; None if none."""
-    for verdict in verdicts.values():
-        if verdict.id.kind is Kind.LEARNING_RATE and verdict.id.step == step:
-            result = verdict.result
-            if result is not None and verdict.cause is Cause.ERROR:
-                stats = result.stats
-                return stats.max_abs_reference, stats.max_abs_candidate
+def _wrong_rates(
+    findings: Findings, fits: Sequence[UpdateFit], factor: float
+) -> str | None:
+    """The learning rates that give the factor, in words; None if none do.
+
+    Those of the ranks that hold these parameters: stages of a pipeline have optimizers
+    of their own.
+    """
+    info = findings.candidate
+    holders = {
+        shard.rank
+        for fit in fits
+        if fit.id in info.tensors
+        for shard in info.tensors[fit.id].shards
+    }
+    for rates in differing_rates(findings.verdicts, fits[0].id.step):
+        ours = [rates.candidate[rank] for rank in holders if rank in rates.candidate]
+        if not ours or not all(
+            math.isclose(rate, rates.reference * factor, rel_tol=_LEAST_LIKENESS)
+            for rate in ours
+        ):
+            continue
+        ranks = [rank for rank, rate in rates.candidate.items() if rate == ours[0]]
+        where = ""
+        if len(ranks) < len(rates.candidate):
+            where = f" on {placed_ranks_text(ranks, rates.mesh, info)}"
+        return (
+            f"the learning rate is {ours[0]:g}{where}, and {rates.reference:g} in the "
+            "reference"
+        )
     return None
