@@ -13,6 +13,7 @@ from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.moved_positions import MovedPositions, find_moved_positions
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
@@ -45,6 +46,8 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        moved: Inputs that a run cuts otherwise than its dims text says: what is
+            compared by such texts is told under a wrong assumption.
     """
 
     absences: Absences = Absences()
@@ -58,6 +61,7 @@ class RunEvidence:
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    moved: MovedPositions | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -100,4 +104,7 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        moved=explained(
+            find_moved_positions, None, verdicts, reference, own_microbatches
+        ),
     )

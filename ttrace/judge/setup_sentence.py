@@ -4,6 +4,7 @@ from ttrace.ir.computed_buffers import is_computed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.moved_positions import moved_sentence
 from ttrace.judge.rank_samples import SharedSamples
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
@@ -25,6 +26,8 @@ def setup_sentence(
     """
     if evidence.runs.undescribed is not None:
         return undescribed_sentence(evidence.runs.undescribed)
+    if evidence.runs.moved is not None:
+        return moved_sentence(evidence.runs.moved)
     shared = _data_of_replicas(verdict, candidate)
     if shared is not None:
         return shared

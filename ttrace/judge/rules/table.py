@@ -123,10 +123,11 @@ def diagnose(
     """Applies every rule; those that have nothing to say are left out.
 
     Where updates of two steps were compared, nothing is known of the candidate; nor
-    where its ranks have parts of parameters that nothing describes.
+    where its ranks have parts of parameters that nothing describes, or a run cuts its
+    inputs otherwise than it says.
     """
     if evidence is not None and (
-        evidence.runs.steps_apart or evidence.runs.undescribed
+        evidence.runs.steps_apart or evidence.runs.undescribed or evidence.runs.moved
     ):
         return ()
     own = None if evidence is None else evidence.runs.own
