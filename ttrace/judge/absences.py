@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ttrace.judge.absent_layers import AbsentLayer, absent_layers
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.modules_not_run import NotRun, modules_not_run
+from ttrace.judge.one_sided_parameters import one_sided_parameters
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
 
@@ -18,11 +19,13 @@ class Absences:
         layers: Whole layers, of rows of which both runs have others.
         not_run: Modules that only one run computes with; those of such layers too.
         gradients: Verdicts on gradients that do not reach the candidate.
+        parameters: Verdicts on initial parameters that only one run has.
     """
 
     layers: tuple[AbsentLayer, ...] = ()
     not_run: tuple[NotRun, ...] = ()
     gradients: tuple[TensorVerdict, ...] = ()
+    parameters: tuple[TensorVerdict, ...] = ()
 
 
 def find_absences(
@@ -40,4 +43,5 @@ def find_absences(
         layers=tuple(layers),
         not_run=tuple(not_run),
         gradients=tuple(missing_gradients(verdicts, not_run, own or OwnGradients())),
+        parameters=one_sided_parameters(verdicts),
     )

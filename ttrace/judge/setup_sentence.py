@@ -5,6 +5,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.moved_positions import moved_sentence
+from ttrace.judge.one_sided_parameters import counted_by_side
 from ttrace.judge.rank_samples import SharedSamples
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
@@ -54,9 +55,16 @@ def setup_sentence(
             f"parts of a parameter, describe that; {_CONSEQUENCE}"
         )
     if verdict.id.kind is Kind.PARAM:
+        counted = counted_by_side(evidence.runs.absences.parameters)
+        absent = (
+            f" Besides, {counted}: build both models with the same ones, as modules "
+            "that only one run builds also shift what random numbers others begin with."
+            if counted
+            else ""
+        )
         return (
-            f"{same} This initial value differs: was it loaded? Start both from the "
-            f"same parameters; {_CONSEQUENCE}"
+            f"{same} This initial value differs: was it loaded?{absent} Start both "
+            f"from the same parameters; {_CONSEQUENCE}"
         )
     return f"{same} Start both from the same parameters and data; {_CONSEQUENCE}"
 

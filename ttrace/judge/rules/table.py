@@ -39,6 +39,7 @@ from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
 from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
+from ttrace.judge.rules.one_sided_parameters import one_sided_parameters
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.out_of_turn import out_of_turn
 from ttrace.judge.rules.rank_factors import rank_factors
@@ -68,6 +69,7 @@ RULES: tuple[Rule, ...] = (
     step_skipped,
     first_nonfinite,
     missing_layers,
+    one_sided_parameters,
     several_updates,
     not_run,
     call_counts,
