@@ -1,16 +1,17 @@
 """Positions that ranks cut otherwise than a dims text says."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.factories.traces import Tensor, memory_trace
+from tests.factories.traces import Tensor, memory_trace, write_trace
 from ttrace.compare.backend import load_backend
+from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.written_dims import written_settings
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
-from ttrace.store.memory_trace import MemoryTrace
 
 SAMPLES, POSITIONS = 4, 16
 
@@ -32,7 +33,8 @@ def run(
     *,
     batches: Sequence[np.ndarray] | None = None,
     rules: str = "",
-) -> MemoryTrace:
+    folder: Path | None = None,
+) -> TraceSource:
     """Tokens and position ids, as ranks hold them that cut positions in an order."""
     tensors: dict[str, Tensor | np.ndarray] = {}
     positions = np.broadcast_to(np.arange(POSITIONS), (SAMPLES, POSITIONS))
@@ -48,10 +50,13 @@ def run(
         tensors[f"{here}/output/0"] = Tensor(full=hidden, dims=hidden_dims)
     tensors["step0/net/main_grad/weight"] = np.ones(3)
     settings = written_settings(activations={rules: text}) if rules else {}
-    return memory_trace(tensors, {"cp": 2} if text else None, settings=settings)
+    sizes = {"cp": 2} if text else None
+    if folder is not None:
+        return write_trace(folder, tensors, sizes, settings=settings)
+    return memory_trace(tensors, sizes, settings=settings)
 
 
-def compared(reference: MemoryTrace, candidate: MemoryTrace) -> Report:
+def compared(reference: TraceSource, candidate: TraceSource) -> Report:
     return compare_traces(reference, candidate, load_backend("numpy"))
 
 
@@ -75,6 +80,12 @@ def test_a_text_that_does_not_fit_is_said_with_the_one_that_does(text, order, fi
         f'for the pattern "*" of activations, and for all others that cut s{END}'
     )
     assert not report.diagnosis
+
+
+def test_recorded_traces_are_read_in_the_other_layout_too(tmp_path: Path):
+    candidate = run("b s[cp]", ZIGZAG, rules="*", folder=tmp_path / "candidate")
+    report = compared(run(folder=tmp_path / "reference"), candidate)
+    assert "`b s[cp:zigzag]` fits" in report.summary
 
 
 def test_a_text_may_say_zig_zag_of_what_is_cut_evenly():

@@ -15,6 +15,7 @@ from ttrace.compare.batch_dims import cut_dims, possible_batch_dims
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place
+from ttrace.compare.shown_trace import ShownTrace
 from ttrace.errors import LayoutError
 from ttrace.ir.dims import Dims
 from ttrace.ir.dims_text import parse_dims
@@ -163,10 +164,11 @@ class _Cuts:
     ) -> dict[Place, bytes] | None:
         """What each sample holds, position by position."""
         found: dict[Place, bytes] = {}
+        shown = ShownTrace(run.trace, run.trace.info)  # it reads shards in any layout
         for number, slots in inputs.items():
             of_slots: list[np.ndarray] = []
             for slot, dim in self.positions.items():
-                values = assembled(slots[slot], run.trace)
+                values = assembled(slots[slot], shown)
                 if values is None:
                     return None
                 dtypes = self._run.dtypes(slot) | self._other.dtypes(slot)
