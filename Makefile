@@ -12,7 +12,7 @@ OTHER := .venv-megatron-$(MEGATRON)
 .PHONY: help setup demo test test-core check format lint types bench bench-gpu \
   bench-real-size \
   matrix matrix-other \
-  observer zoo map-grades clean
+  observer planted zoo map-grades clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
@@ -28,6 +28,7 @@ help:
 	@echo "make matrix-other  the same with another release of megatron-core,"
 	@echo "             MEGATRON=$(MEGATRON), in an environment of its own (minutes)"
 	@echo "make observer tracing must not change a bit of any layout (minutes)"
+	@echo "make planted mistakes in random small models of torch and JAX (minutes)"
 	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
 	@echo "make map-grades  maps proposed from buggy ports of libraries (an hour);"
 	@echo "             penzai's pair needs: pip install penzai ordered-set"
@@ -49,12 +50,15 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/ttrace demo
 
+# Tests start hundreds of processes, each of which would compile all modules otherwise.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest \
+  --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-core: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not megatron and not jax'
+	$(PYTEST) -m 'not slow and not megatron and not jax'
 
 check: format lint types test
 
@@ -102,6 +106,10 @@ $(OTHER)/.ready: pyproject.toml constraints.txt
 
 matrix-other: $(OTHER)/.ready
 	$(OTHER)/bin/python -m ttrace.examples.layout_matrix
+
+planted: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.planted 20
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.planted 5 --framework jax
 
 zoo: setup
 	@mkdir -p out

@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ttrace.check_job import run_check
-from ttrace.check_request import CheckRequest
+from ttrace.check_request import CheckRequest, noise_run_name
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
 from ttrace.report.model import Outcome, Report
+from ttrace.store.reader import open_trace
 
 _MODEL = (
     "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16 "
@@ -68,6 +69,7 @@ def run_scenario(
     out: Path,
     backend: Backend,
     *,
+    earlier: Path | None = None,
     on_stage: Callable[[str], None],
     progress: Progress | None = None,
 ) -> Report:
@@ -77,6 +79,8 @@ def run_scenario(
         scenario: Which.
         out: Folder for its traces, logs and report; an earlier demo is replaced.
         backend: Computes the statistics.
+        earlier: Folder of another scenario: all have the same reference, which is not
+            run again.
         on_stage: Told what begins, in words.
         progress: Called as comparisons proceed.
 
@@ -92,4 +96,14 @@ def run_scenario(
         timeout_s=600,
         overwrite=True,
     )
+    if earlier is not None:
+        request = replace(
+            request,
+            reference=None,
+            reference_trace=open_trace(earlier / "reference"),
+            noise_traces=[
+                open_trace(earlier / noise_run_name(seed))
+                for seed in request.noise_seeds
+            ],
+        )
     return run_check(request, backend, on_stage=on_stage, progress=progress)

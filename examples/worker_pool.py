@@ -1,12 +1,14 @@
 """Processes of one world size that stay alive and run one ``main(argv)`` after another.
 
 Starting two processes that import torch and Megatron takes seconds, a step takes
-milliseconds. Workers meet over a file and gloo's own ports, so pools never clash.
+milliseconds: workers stay, and where that is safe they are forks of a process that has
+imported all of it. Workers meet over a file and gloo's own ports, so pools never clash.
 
 Run as a module, this file is a worker.
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import io
@@ -19,10 +21,13 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
+
+from ttrace.examples.worker_nursery import Nursery, nursery_for
 
 STARTUP_TIMEOUT_S = 120
 GRACE_S = 10
@@ -46,6 +51,19 @@ class Outcome:
     error: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """A process that runs one job after another.
+
+    Attributes:
+        jobs: Its standard input, a job a line.
+        end: Kills it and waits for its end.
+    """
+
+    jobs: TextIO
+    end: Callable[[], None]
+
+
 class WorkerPool:
     """A process per rank; started at the first run, and anew after a failed one.
 
@@ -59,7 +77,7 @@ class WorkerPool:
     ):
         self.world_size = world_size
         self._environment = dict(environment or {})
-        self._workers: list[subprocess.Popen[str]] = []
+        self._workers: list[_Worker] = []
         self._replies: queue.Queue[tuple[int, Outcome]] = queue.Queue()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -83,15 +101,14 @@ class WorkerPool:
             One outcome per rank.
         """
         if not self._workers:
-            self._start()
+            self._start(module)
             timeout_s += STARTUP_TIMEOUT_S
         job = json.dumps(
             {"module": module, "argv": list(argv), "environment": environment or {}}
         )
         for worker in self._workers:
-            assert worker.stdin is not None
-            worker.stdin.write(job + "\n")
-            worker.stdin.flush()
+            worker.jobs.write(job + "\n")
+            worker.jobs.flush()
         outcomes = self._collect(timeout_s)
         if any(outcome.status is None for outcome in outcomes):
             self.close()  # a rank may hang, and Megatron's state be half taken down
@@ -100,9 +117,10 @@ class WorkerPool:
     def close(self) -> None:
         """Ends the workers."""
         for worker in self._workers:
-            worker.kill()
+            worker.end()
         for worker in self._workers:
-            worker.communicate()
+            with contextlib.suppress(BrokenPipeError):  # of a job that was never read
+                worker.jobs.close()
         self._workers.clear()
         self._replies = queue.Queue()
         if self._folder is not None:
@@ -120,31 +138,23 @@ class WorkerPool:
     ) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self, module: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = str(Path(self._folder.name) / "rendezvous")
+        lasting = {**os.environ, **self._environment, "OMP_NUM_THREADS": "1"}
+        nursery = nursery_for(module, lasting)
         for rank in range(self.world_size):
             variables = {
+                **lasting,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(self.world_size),
-                "OMP_NUM_THREADS": "1",
             }
-            read_end, write_end = os.pipe()
-            worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", _THIS, rendezvous, str(write_end)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                pass_fds=[write_end],
-                env={**os.environ, **self._environment, **variables},
-            )
-            os.close(write_end)
+            worker, replies = _start_worker(rendezvous, variables, nursery)
             self._workers.append(worker)
             threading.Thread(
                 target=_forward_replies,
-                args=(rank, read_end, self._replies),
+                args=(rank, replies, self._replies),
                 daemon=True,
             ).start()
 
@@ -201,6 +211,40 @@ class WorkerPools:
         self.close()
 
 
+def _start_worker(
+    rendezvous: str, variables: Mapping[str, str], nursery: Nursery | None
+) -> tuple[_Worker, int]:
+    """A worker, and the descriptor to read its replies from."""
+    jobs_read, jobs_write = os.pipe()
+    replies_read, replies_write = os.pipe()
+    if nursery is not None:
+        pid = nursery.start(
+            (f"{_THIS}:serve", rendezvous),
+            variables,
+            stdin=jobs_read,
+            replies=replies_write,
+        )
+        end = functools.partial(nursery.end, pid)
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _THIS, rendezvous, str(replies_write)],
+            stdin=jobs_read,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[replies_write],
+            env=variables,
+        )
+        end = functools.partial(_end, process)
+    for descriptor in (jobs_read, replies_write):
+        os.close(descriptor)
+    return _Worker(jobs=open(jobs_write, "w"), end=end), replies_read
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
 def _forward_replies(
     rank: int, read_end: int, replies: "queue.Queue[tuple[int, Outcome]]"
 ) -> None:
@@ -210,7 +254,13 @@ def _forward_replies(
     replies.put((rank, Outcome(status=None, error="the worker died")))
 
 
-def _serve(rendezvous: str, write_end: int) -> None:
+def serve(rendezvous: str, write_end: int) -> None:
+    """What a worker does: one job after another, until there is no more.
+
+    Args:
+        rendezvous: Path of the file over which the ranks meet.
+        write_end: Descriptor to write replies to.
+    """
     import torch.distributed as dist
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -254,4 +304,4 @@ def _call(
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]))

@@ -42,7 +42,7 @@ import atexit
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -225,8 +225,8 @@ class TracedStep:
                 without_mini_steps(running.captures()), use.read()
             )
             batch: list[Capture] = []
-            if captures and not has_model_input(captures):
-                batch = self._batch(given, running, names, result)
+            if captures:
+                batch = self._batch(given, running, names, result, captures)
             updated = given.updated(use, result)
             has_optimizer = use.has_optimizer
             made = with_returned(captures, updated, has_optimizer=has_optimizer)
@@ -242,9 +242,12 @@ class TracedStep:
         running: RunningStep,
         names: Mapping[str, str],
         result: Any,
+        captures: Sequence[Capture],
     ) -> list[Capture]:
-        """What the step was given beside its state; where that fails, all else is."""
+        """The batch and what a model keeps; where that fails, all else is recorded."""
         try:
+            if has_model_input(captures):
+                return given.kept_by_modules(running.params, result, captures)
             return given.batch_and_state(
                 running.params,
                 result,

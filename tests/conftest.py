@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import os
 import re
 import shutil
@@ -85,6 +86,21 @@ def _markers_of_file(path: Path) -> tuple[str, ...]:
         for marker, pattern in _MARKED_BY_IMPORT.items()
         if pattern.search(text) or place.startswith(_MARKED_BY_PLACE[marker])
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Looks for no garbage while it collects, nor in what it collected afterwards.
+
+    A million objects of tests and frameworks are there to stay, and every full search
+    for garbage would go through all of them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

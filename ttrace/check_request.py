@@ -14,9 +14,7 @@ from ttrace.judge.estimate import require_noise_runs
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.mapping.rules import MapFile
-
-REPORT_FILE = "report.json"
-"""The report of a check, in its folder."""
+from ttrace.report.report_file import REPORT_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

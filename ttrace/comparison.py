@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from ttrace.compare.align import Alignment, align
 from ttrace.compare.backend import Backend
+from ttrace.compare.changed_results import compare_changed
 from ttrace.compare.deduced_layouts import deduce_layouts
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
-from ttrace.compare.joined_calls import join_calls
+from ttrace.compare.joined_calls import join_calls, reorder_calls
 from ttrace.compare.own_buffers import agreeing_buffers
 from ttrace.compare.plan import plan_comparison
 from ttrace.compare.processes import Processes
@@ -21,9 +22,8 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import (
-    Allowed,
-)
+from ttrace.judge.allowances import Allowed
+from ttrace.judge.call_order import calls_in_doubt
 from ttrace.judge.closer_look import CloserLook, look_at_some
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.evidence import read_evidence
@@ -113,24 +113,27 @@ def compare_traces(
     regrouped = regroup(known.reference, known.candidate)
     joined = join_calls(regrouped.reference, regrouped.candidate)
     reference, candidate = regrouped.reference, joined.candidate
-    alignment = align(
-        reference.info,
-        candidate.info,
-        set_aside={
-            **aside,
-            **aside_too,
-            **untied.set_aside,
-            **regrouped.set_aside,
-            **joined.set_aside,
-            **known.set_aside,
-        },
-        given_otherwise=regrouped.given_otherwise,
-    )
-    alignment = with_reasons(alignment, one_sided)
-    alignment = _restricted(alignment, only)
-    remarks = find_remarks(
-        alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
-    )
+    set_aside = {
+        **aside,
+        **aside_too,
+        **untied.set_aside,
+        **regrouped.set_aside,
+        **joined.set_aside,
+        **known.set_aside,
+    }
+
+    def aligned(
+        candidate: TraceSource, more_aside: Mapping[TensorId, str]
+    ) -> Alignment:
+        found = align(
+            reference.info,
+            candidate.info,
+            set_aside={**set_aside, **more_aside},
+            given_otherwise=regrouped.given_otherwise,
+        )
+        return _restricted(with_reasons(found, one_sided), only)
+
+    alignment = aligned(candidate, {})
     plan = plan_comparison(alignment.matches, reference.info, candidate.info)
     plan = plan_rows(plan, reference, candidate)
     results = run_plan(
@@ -138,6 +141,25 @@ def compare_traces(
     )
     require_same_values(results, tolerances, recorded.info, name=recorded.name)
     results = look_again(results, reference, candidate, backend)
+    reordered = reorder_calls(
+        reference,
+        candidate,
+        calls_in_doubt(alignment, results, tolerances, reference.info, candidate.info),
+    )
+    if reordered.candidate is not candidate:
+        candidate = reordered.candidate
+        alignment = aligned(candidate, reordered.set_aside)
+        results = compare_changed(
+            alignment.matches,
+            results,
+            reference,
+            candidate,
+            backend,
+            processes=processes,
+        )
+    remarks = find_remarks(
+        alignment, *given, tolerances, allow=allow, is_mapped=map_file is not None
+    )
     verdicts, structure = judge_tensors(
         alignment,
         results,
@@ -151,6 +173,7 @@ def compare_traces(
         unverified=unverified,
         deduced=known.layouts,
         padded=regrouped.padded,
+        assumed_calls=joined.assumed,
     )
     evidence = read_evidence(
         verdicts,
@@ -160,7 +183,9 @@ def compare_traces(
         recorded=named.info,
         own_microbatches=known.candidate,
         untied=untied,
+        matched_calls=joined.places | reordered.places,
     )
+    notes = (untied.note, regrouped.note, joined.note, reordered.note)
     return build_report(
         verdicts,
         reference,
@@ -169,7 +194,7 @@ def compare_traces(
         tolerances=tolerances,
         map_file=map_file,
         allow_uncovered=(*allow_uncovered, *_kinds_left_out(only)),
-        note=" ".join(filter(None, (untied.note, regrouped.note, joined.note))),
+        note=" ".join(filter(None, notes)),
         only=only,
         remarks=remarks,
         structure=structure,

@@ -36,6 +36,7 @@ from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.map_file import read_map
 from ttrace.mapping.rules import MapFile
 from ttrace.report.model import Report
+from ttrace.report.report_file import report_path
 
 TraceLike = TraceSource | str | os.PathLike[str]
 """An open trace, or the folder of one, or a checkpoint in its place."""
@@ -62,12 +63,15 @@ def open_trace(
 def load_report(path: str | os.PathLike[str]) -> Report:
     """Reads a report that ``Report.save``, ``check`` or ``--json`` wrote.
 
+    Args:
+        path: Its file, or the folder of the check that wrote it.
+
     Raises:
-        TraceNotFoundError: There is no such file.
+        TraceNotFoundError: There is no such file, or none in the folder.
         SchemaVersionError: It was written in another format.
         TraceError: It is not a report.
     """
-    return Report.load(Path(path))
+    return Report.load(report_path(path))
 
 
 def compare(

@@ -29,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 after a mistake of the user.
     """
     args = parse_arguments(argv)
-    warnings_of_megatron.quiet()
-    if not torch.cuda.is_available():
-        cpu_devices.install()
-    # Imports Megatron, which must find the devices in place.
+    prepare()
     from ttrace.examples.megatron_gpt import loop
 
     try:
@@ -42,6 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def prepare() -> None:
+    """Imports Megatron, for which the devices must be in place."""
+    warnings_of_megatron.quiet()
+    if not torch.cuda.is_available():
+        cpu_devices.install()
+    import ttrace.examples.megatron_gpt.loop  # noqa: F401
 
 
 if __name__ == "__main__":

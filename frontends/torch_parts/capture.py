@@ -5,6 +5,7 @@ from typing import Protocol
 
 from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
@@ -25,6 +26,7 @@ class Capture:
         is_paused: Calls are neither recorded nor counted.
         counts_calls: Likewise where False, for calls of modules and for gradients
             alone.
+        open_calls: Told of every call of a module; None where nobody asks for them.
     """
 
     calls: CallCounter
@@ -33,6 +35,7 @@ class Capture:
     filter: CaptureFilter = field(default_factory=CaptureFilter)
     is_paused: bool = False
     counts_calls: bool = True
+    open_calls: OpenCalls | None = None
 
     @property
     def step(self) -> int:

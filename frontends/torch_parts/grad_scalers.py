@@ -59,12 +59,12 @@ class LossScales:
                 loss.register_hook(functools.partial(self._on_gradient, factor))
 
     @guarded("see which gradients are unscaled")
-    def unscaled(self, optimizer: Any) -> None:
+    def unscaled(self, scaler: torch.amp.GradScaler, optimizer: Any) -> None:
         """A scaler is about to divide an optimizer's gradients by its factor."""
         self._forget_backward()
         for tap in self._taps:
             if optimizer.param_groups is tap.optimizer.param_groups:
-                tap.forget_loss_scale()
+                tap.unscale(scaler.get_scale() if scaler.is_enabled() else 1.0)
 
     @guarded("tell the loss scale of a backward")
     def _on_gradient(self, factor: float, gradient: torch.Tensor) -> None:
@@ -136,7 +136,7 @@ def observed_scalers(
     def of_unscale(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def unscale_(self: Any, optimizer: torch.optim.Optimizer) -> None:
-            scales.unscaled(optimizer)
+            scales.unscaled(self, optimizer)
             original(self, optimizer)
 
         return unscale_

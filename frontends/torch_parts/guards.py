@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from absl import logging
 
 from ttrace.recording.faults import reason_of
+from ttrace.recording.said_warnings import warn
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
@@ -56,8 +56,7 @@ def warn_of_fault(doing: str, error: Exception) -> None:
     """
     if doing not in _warned:
         _warned.add(doing)
-        logging.warning(
-            "ttrace: %s. Training goes on; what this concerns is not recorded. "
-            "Further faults of this kind are not reported.",
-            reason_of(error, doing),
+        warn(
+            f"{reason_of(error, doing)}. Training goes on; what this concerns is not "
+            "recorded. Further faults of this kind are not reported."
         )

@@ -4,7 +4,6 @@ import collections
 from collections.abc import Sequence
 
 import torch
-from absl import logging
 
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import INSIDE, compiled_away, has_compiled
@@ -16,6 +15,7 @@ from ttrace.frontends.torch_parts.parameters import ParameterGradients
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.recording.said_warnings import warn
 
 _COMPILED_LATE = (
     "it was compiled in this step, after the trace had begun; compile it before"
@@ -69,6 +69,8 @@ class ModelHooks:
     def begin_step(self, *, is_recorded: bool) -> None:
         """Puts on the hooks that the step needs, and takes the others off."""
         self._is_recorded = is_recorded
+        if self._capture.open_calls is not None:
+            self._capture.open_calls.clear()
         # A module may be compiled after the trace has begun.
         inside = self._compiled_away()
         for tap in self._taps:
@@ -120,7 +122,7 @@ class ModelHooks:
                 tap.skip_tensors(_NEVER_RAN)
         if self._capture.recorder is not None and not self._has_warned:
             self._has_warned = True
-            logging.warning("ttrace: %s.", _NEVER_RAN)
+            warn(f"{_NEVER_RAN}.")
 
     def _compiled_away(self) -> set[int]:
         return self._found_compiled_away() or set()
@@ -139,6 +141,7 @@ def _module_taps(
 ) -> list[ModuleTap]:
     wants_kind = capture.filter.wants_kind
     kinds = frozenset(filter(wants_kind, ACTIVATIONS))
+    follows_calls = capture.open_calls is not None
     counts = records and any(map(wants_kind, PER_MICROBATCH))
     root_ids = None if roots is None else set(map(id, roots))
     chunks: collections.Counter[str] = collections.Counter()
@@ -149,7 +152,8 @@ def _module_taps(
         is_root = path == ROOT_MODULE if root_ids is None else id(module) in root_ids
         wanted = records and capture.filter.wants_module(path)
         has_noise = capture.noise is not None
-        if has_noise or (wanted and kinds) or (is_root and counts):
+        is_needed = has_noise or follows_calls or (is_root and counts)
+        if is_needed or (wanted and kinds):
             taps.append(
                 ModuleTap(
                     clean_name(path),

@@ -205,7 +205,7 @@ class ModuleTap:
             capture.calls.begin_microbatch(self)
         if capture.recorder is not None:
             capture.recorder.state_autocast()
-            capture.recorder.note_dropout(self._path, module)
+            capture.recorder.note_module(self._path, module)
         inputs, fault = _walked(named_arguments(args, kwargs))
         call = capture.calls.begin_call(
             self._path,
@@ -220,6 +220,8 @@ class ModuleTap:
         recorder = capture.recorder_of(call.microbatch)
         opened = _OpenCall(call=call, recorder=recorder)
         self._open.append(opened)
+        if capture.open_calls is not None:
+            capture.open_calls.enter(call, sequence_number())
         if recorder is not None:
             if fault is not None:
                 self._skip_all(recorder, call, (Kind.INPUT, Kind.GRAD_INPUT), fault)
@@ -253,6 +255,8 @@ class ModuleTap:
         if opened is None:
             return None
         call, recorder = opened.call, opened.recorder
+        if capture.open_calls is not None:
+            capture.open_calls.leave(call, sequence_number())
         plain = output
         if capture.noise is not None:
             inputs = (tensor for _, tensor in named_arguments(args, kwargs))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from absl import logging
 
 from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.averaging import (
@@ -36,6 +35,7 @@ from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import Place, data_parallel, find_place
 from ttrace.ir.kinds import Kind
 from ttrace.recording.faults import reason_of
+from ttrace.recording.said_warnings import warn
 
 _T = TypeVar("_T")
 
@@ -221,11 +221,11 @@ class NativeDescription(PlainDescription):
         self._is_ended = True
         self._look_again()
         if self._late:
-            logging.warning(
-                "ttrace: %s was applied to the model after the trace began, so that "
-                "its gradients and micro-batches are taken for those of plain "
-                "processes; begin `with torch_capture.trace(...)` after it",
-                " and ".join(sorted(self._late)),
+            warn(
+                f"{' and '.join(sorted(self._late))} was applied to the model after "
+                "the trace began, so that its gradients and micro-batches are taken "
+                "for those of plain processes; begin `with torch_capture.trace(...)` "
+                "after it"
             )
             return
         for sentence in _found(
@@ -235,7 +235,7 @@ class NativeDescription(PlainDescription):
                 self.modules(), canonical_parameters(*self._parts)
             ),
         ):
-            logging.warning("%s", sentence)
+            warn(sentence.removeprefix("ttrace: "))
 
     def end(self) -> None:
         self._activations.detach()
@@ -277,10 +277,8 @@ def _found(what: str, otherwise: _T, find: Callable[[], _T]) -> _T:
     try:
         return find()
     except Exception as error:
-        logging.warning(
-            "ttrace: %s; the run is taken for one without",
-            (reason_of(error, f"find {what} on the model")),
-        )
+        reason = reason_of(error, f"find {what} on the model")
+        warn(f"{reason}; the run is taken for one without")
         return otherwise
 
 

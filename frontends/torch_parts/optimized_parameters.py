@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from absl import logging
 
 from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
 from ttrace.frontends.torch_parts.guards import guarded
+from ttrace.recording.said_warnings import warn
 
 
 @guarded("compare the parameters of model and optimizers")
@@ -27,12 +27,12 @@ def warn_of_strangers(
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         held |= own
         if own and own.isdisjoint(of_model):
-            logging.warning(
-                "ttrace: %s holds none of the model's parameters, so that none of its "
-                "gradients and updates are recorded. If it was made before the model "
-                "was sharded, wrapped or moved, it does not train it either: make it "
-                "from the parameters of the model that is given to trace().",
-                type(optimizer).__name__,
+            warn(
+                f"{type(optimizer).__name__} holds none of the model's parameters, so "
+                "that none of its gradients and updates are recorded. If it was made "
+                "before the model was sharded, wrapped or moved, it does not train it "
+                "either: make it from the parameters of the model that is given to "
+                "trace()."
             )
     left = [
         named
@@ -40,12 +40,11 @@ def warn_of_strangers(
         if key not in held and named.parameter.requires_grad
     ]
     if left and not held.isdisjoint(of_model):
-        logging.warning(
-            "ttrace: no optimizer that was given to trace() holds %s%s, so that no "
-            "main_grad and no update of it is recorded; give trace() all optimizers, "
-            "or set requires_grad=False on what is not trained.",
-            _name_of(left[0]),
-            f" and {len(left) - 1} more parameters" if len(left) > 1 else "",
+        more = f" and {len(left) - 1} more parameters" if len(left) > 1 else ""
+        warn(
+            f"no optimizer that was given to trace() holds {_name_of(left[0])}{more}, "
+            "so that no main_grad and no update of it is recorded; give trace() all "
+            "optimizers, or set requires_grad=False on what is not trained."
         )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from absl import logging
 from torch.utils.hooks import RemovableHandle
 
 from ttrace.frontends.torch_parts.arrays import unobserved
@@ -24,6 +23,7 @@ from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import whole
 from ttrace.ir.step_notes import clips_key
+from ttrace.recording.said_warnings import warn
 
 NO_NORM = NoLayout(
     reason="this rank does not hold all gradients whole, and ttrace does not "
@@ -160,8 +160,19 @@ class OptimizerTap:
         if now != before:
             self._loss_scale, self._scaled = factor, now
 
-    def forget_loss_scale(self) -> None:
-        """The gradients are unscaled."""
+    def unscale(self, factor: float) -> None:
+        """The gradients are unscaled.
+
+        Where no backward of a scaled loss has made them, and they are not those of the
+        step before, that is told.
+
+        Args:
+            factor: What they are divided by.
+        """
+        if not self._scaled:
+            now = self.remembered_gradients()
+            if now and now != self._left_over:
+                self._session.records.unscaled_backward(factor)
         self._scaled = {}
 
     @contextlib.contextmanager
@@ -261,11 +272,10 @@ class OptimizerTap:
         step = self._session.step_number
         if self._last_step == step and not self._has_warned_of_second_step:
             self._has_warned_of_second_step = True
-            logging.warning(
-                "ttrace: the optimizer has taken a second step in step %d of the "
-                "trace. Is trace.step() missing behind it? What comes again in one "
-                "step is not recorded.",
-                step,
+            warn(
+                f"the optimizer has taken a second step in step {step} of the trace. "
+                "Is trace.step() missing behind it? What comes again in one step is "
+                "not recorded."
             )
         self._last_step = step
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from absl import logging
 
 from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.capture import Capture
@@ -21,6 +20,7 @@ from ttrace.frontends.torch_parts.local_tensor import Answer
 from ttrace.frontends.torch_parts.names import canonical_modules
 from ttrace.ir.kinds import GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
+from ttrace.recording.said_warnings import warn
 
 _FORWARD = "forward_one_chunk"
 _BACKWARD = "backward_one_chunk"
@@ -85,8 +85,8 @@ class PipelineStages:
             return
         self._is_late_known = True
         if next(_stages_of(self._parts), None) is not None:
-            logging.warning(
-                "ttrace: a PipelineStage was made of the model after the trace began, "
+            warn(
+                "a PipelineStage was made of the model after the trace began, "
                 "so that it is taken for a whole model and its micro-batches are "
                 "miscounted; begin `with torch_capture.trace(...)` after it"
             )

@@ -9,6 +9,7 @@ from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.computed_buffers import computed_setting
+from ttrace.ir.frozen_parameters import frozen_setting
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
 from ttrace.ir.trace import RankInfo
@@ -50,6 +51,11 @@ def rank_info_of(
         settings={
             **description.settings(),
             **computed_setting(_computed_buffers(description)),
+            **frozen_setting(
+                (named.module, named.slot)
+                for named in description.parameters()
+                if not named.parameter.requires_grad
+            ),
             "parameter_dtypes": ",".join(sorted(dtypes)),
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             **(settings or {}),

@@ -19,10 +19,12 @@ from ttrace.frontends.torch_parts.local_tensor import (
     NoLayout,
     RecordedElsewhere,
 )
+from ttrace.frontends.torch_parts.module_settings import ModuleSettings
 from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.ir.collective import OWN, CollectivePart
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
@@ -75,6 +77,7 @@ class TensorRecorder:
         self._autocast: str | None = None
         self._optimizer = SettingHistory()
         self._dropout = DropoutRates()
+        self._modules = ModuleSettings()
 
     @property
     def is_active(self) -> bool:
@@ -159,6 +162,26 @@ class TensorRecorder:
             answer = NoLayout(reason=reason_of(error, "describe it"))
         self.answer(id_, answer, scale=scale)
 
+    def collective(
+        self, id_: TensorId, tensor: torch.Tensor, part: CollectivePart
+    ) -> None:
+        """Records an operand or a result of a collective, as this rank has it.
+
+        Args:
+            id_: Its identity, which names the rank.
+            tensor: A plain tensor; copied before the call returns.
+            part: Of which collective.
+        """
+        if not self.is_active:
+            return
+        try:
+            with self._lock:
+                array = self._copies.array_of(tensor)
+        except Exception as error:
+            self.skip(id_, reason_of(error, "copy it"))
+            return
+        self._rank.add(id_, array, whole(array.shape, OWN), collective=part)
+
     def answer(
         self, id_: TensorId, answer: Answer, *, scale: float | None = None
     ) -> None:
@@ -233,13 +256,14 @@ class TensorRecorder:
                 self._autocast = state
                 self._rank.state({"autocast": state})
 
-    def note_dropout(self, path: str, module: torch.nn.Module) -> None:
-        """Notes the rates of dropout that a module runs with."""
+    def note_module(self, path: str, module: torch.nn.Module) -> None:
+        """Notes what a module runs with: its configuration, its rates of dropout."""
         self._dropout.note(path, module)
+        self._modules.note(path, module)
 
-    def state_dropout(self, step: int) -> None:
-        """Records the rates of a step that ends, as far as that has not been said."""
-        stated = self._dropout.end_step(step)
+    def state_modules(self, step: int) -> None:
+        """Records what modules ran with in a step that ends, unless that was said."""
+        stated = {**self._dropout.end_step(step), **self._modules.end_step()}
         if stated:
             self._rank.state(stated)
 

@@ -18,7 +18,12 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingValue
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id
-from ttrace.ir.step_notes import SCALED_CLIPS, UNREDUCED, steps_text
+from ttrace.ir.step_notes import (
+    SCALED_CLIPS,
+    UNREDUCED,
+    UNSCALED_BACKWARDS,
+    steps_text,
+)
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.faults import reason_of
 
@@ -55,7 +60,7 @@ class StepRecords:
         self._capture = capture
         self._before_parameters = before_parameters
         self._unreduced: dict[str, list[int]] = {}
-        self._scaled_clips: dict[str, list[int]] = {}
+        self._noted_scales: dict[str, list[int]] = {}
         self._losses: tuple[int, collections.Counter[tuple[int, str | None]]]
         self._losses = -1, collections.Counter()
 
@@ -170,13 +175,27 @@ class StepRecords:
         Args:
             loss_scale: What the loss was multiplied by; of 1 nothing is stated.
         """
+        self._note_scale(SCALED_CLIPS, loss_scale)
+
+    @guarded("tell that gradients were never scaled")
+    def unscaled_backward(self, loss_scale: float) -> None:
+        """States that a scaler divides gradients of a loss that it did not multiply.
+
+        Args:
+            loss_scale: What it divides by; of 1 nothing is stated.
+        """
+        self._note_scale(UNSCALED_BACKWARDS, loss_scale)
+
+    def _note_scale(self, note: str, loss_scale: float) -> None:
         recorder, step = self._capture.recorder, self._capture.step
-        if loss_scale == 1 or recorder is None or not recorder.is_active:
+        if recorder is None or not recorder.is_active or self._capture.is_paused:
             return
-        steps = self._scaled_clips.setdefault(f"{loss_scale:.15g}", [])
+        if loss_scale == 1:
+            return
+        key = f"{note}.{loss_scale:.15g}"
+        steps = self._noted_scales.setdefault(key, [])
         if step not in steps:
             steps.append(step)
-            key = f"{SCALED_CLIPS}.{loss_scale:.15g}"
             recorder.state({key: steps_text(steps, f"{loss_scale:.15g}")})
 
     def skipped_step(self, loss_scale: float) -> None:

@@ -43,6 +43,13 @@ def test_pass(check, tmp_path):
     assert kept is not None and kept[1] == str(tmp_path / "out")
 
 
+def test_quiet(check):
+    answer, report = check(options=("--draws", "0", "--quiet"))
+    said = " ".join(answer.out.split())
+    assert said == f"verdict: pass (uncalibrated) {report.summary}"
+    assert answer.err == ""
+
+
 def test_what_was_warned_of_in_a_run_is_remarked(check):
     """Logs are read by nobody; one such line may explain all that follows."""
     answer, report = check("--warns", "the model was wrapped after the trace began.")
@@ -108,6 +115,7 @@ def test_commands_that_misbehave(check, tmp_path, candidate, options, says):
     for part in (*says, "to do:"):
         assert part in answer.err
     assert "bug of ttrace" not in answer.err
+    assert answer.out == f"report: {tmp_path / 'out' / 'report.json'}\n"
     # What is known is left: why there is no verdict, and what the reference was.
     assert report.verdict is Outcome.ERROR and report.counts.total == 0
     incomplete = says[0] == "the trace is incomplete"

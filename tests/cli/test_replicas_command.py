@@ -1,8 +1,14 @@
 """``ttrace replicas``: exit codes, and the replicas that are named."""
 
 import numpy as np
+import pytest
 
-from tests.factories.traces import Tensor, write_trace
+from tests.factories.collective_traces import (
+    Collective,
+    collective_trace,
+    write_collectives,
+)
+from tests.factories.traces import Tensor, memory_trace, write_trace
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
@@ -87,3 +93,38 @@ def test_a_tolerance_file(ttrace, tmp_path):
 def test_missing_trace(ttrace, tmp_path):
     answer = ttrace("replicas", tmp_path / "none")
     assert answer.code == 2 and "there is no trace here" in answer.err
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_collectives_are_checked_against_their_definition(ttrace, tmp_path, is_right):
+    total = ONES + ONES if is_right else ONES
+    reduced = Collective(
+        name="all_reduce",
+        reduction="sum",
+        operands={0: ONES, 1: ONES},
+        results={0: total, 1: ONES + ONES},
+    )
+    others = memory_trace({OTHER: ONES}, {"tp": 2})
+    path = tmp_path / "trace"
+    write_collectives(path, collective_trace(reduced, others=others))
+    for command in ("replicas", "lint"):
+        answer = ttrace(command, path, "--backend", "numpy")
+        assert answer.code == (0 if is_right else 1)
+        said = "collective_result: what all_reduce at train.py:88 gave rank 0 ("
+        assert (said in answer.out) is not is_right
+
+
+def test_the_page(ttrace, tmp_path):
+    trace = write_trace(
+        tmp_path / "trace", {ID: by_rank([1, 1, 3]), OTHER: ONES}, {"dp": 3}
+    )
+    page = tmp_path / "page.html"
+    options = ("--backend", "numpy", "--html")
+    answer = ttrace("replicas", trace.path, *options, page)
+    assert answer.code == 1 and answer.out.endswith(f"report: {page}\n")
+    assert "1 tensor with replicas that differ" in page.read_text()
+    answer = ttrace("replicas", trace.path, *options, "-")
+    assert answer.code == 1 and answer.out == page.read_text()
+    none = tmp_path / "none" / "page.html"
+    answer = ttrace("replicas", tmp_path / "no-trace", *options, none)
+    assert answer.code == 2 and "the folder for the file of --html" in answer.err

@@ -31,6 +31,18 @@ def test_every_form(ttrace, path, tmp_path, name):
     assert out.read_text() == load_renderer(name)(Report.load(path))
 
 
+def test_how_much_is_shown(ttrace, path, tmp_path):
+    summary = Report.load(path).summary
+    brief = f"verdict: diverged\n{summary}\n"
+    assert ttrace("report", path, "--quiet").out == brief
+    assert "failed tensors" in ttrace("report", path, "--verbose").out
+    page = tmp_path / "page.html"
+    answer = ttrace("report", path, "-q", "--html", page)
+    assert answer.out == "" and page.is_file()
+    answer = ttrace("report", path, "--quiet", "--verbose")
+    assert answer.code == 2 and "not allowed with" in answer.err
+
+
 def test_several_forms(ttrace, path, tmp_path):
     page, text = tmp_path / "report.html", tmp_path / "report.txt"
     answer = ttrace("report", path, "--html", page, "--text", text)
@@ -43,6 +55,27 @@ def test_standard_output(ttrace, path):
     answer = ttrace("report", path, "--json", "-")
     assert answer.code == 0
     assert Report.from_json(json.loads(answer.out)) == Report.load(path)
+
+
+@pytest.mark.parametrize("command", ["report", "judge", "diff"])
+def test_the_folder_of_a_check_stands_for_its_report(ttrace, path, command):
+    rest = {"diff": [path], "judge": ["--allow", "*"]}.get(command, [])
+    by_file = ttrace(command, path, *rest)
+    assert by_file.code in (0, 1)
+    assert ttrace(command, path.parent, *rest) == by_file
+    before = path.read_text()
+    answer = ttrace(command, path.parent, *rest, "--json", path)
+    assert answer.code == 2 and "would replace" in answer.err
+    assert path.read_text() == before
+
+
+def test_a_folder_without_a_report(ttrace, tmp_path):
+    refused(
+        ttrace("report", tmp_path),
+        "there is no report.json in this folder",
+        f"where:    {tmp_path}",
+        "give the folder of --out of 'ttrace check', or the file that --json",
+    )
 
 
 def refused(answer, *says):
@@ -75,6 +108,20 @@ def test_another_version(ttrace, path):
         f"where:    {path}",
         "expected: schema version 1",
         "got:      99",
+    )
+
+
+def test_a_value_of_a_wrong_type(ttrace, path):
+    value = json.loads(path.read_text())
+    value["tensors"][1]["rel_err"] = [1]
+    path.write_text(json.dumps(value))
+    refused(
+        ttrace("report", path),
+        "not a report as ttrace writes it",
+        f"where:    tensors[1].rel_err of {path}",
+        "expected: a number",
+        "got:      a list of 1 values",
+        "make it again with 'ttrace compare'",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ttrace.cli.report_files import wanted_reports
+from ttrace.cli.report_files import reported_errors, wanted_reports
 from ttrace.errors import UsageError
 from ttrace.report.renderers import RENDERERS
 
@@ -42,3 +42,34 @@ def test_two_in_one_file(tmp_path):
     path = str(tmp_path / "report")
     with pytest.raises(UsageError, match="two reports cannot both go to one file"):
         wanted_reports(asked(html=path, text=path))
+
+
+def failing(files, **options):
+    with (
+        pytest.raises(UsageError, match="it is wrong"),
+        reported_errors(files, backend="auto", **options),
+    ):
+        raise UsageError("it is wrong", remedy="mend it")
+
+
+def test_an_error_says_where_its_reports_lie(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    failing({"html": page})
+    assert capsys.readouterr().out == f"report: {page}\n" and page.is_file()
+    failing({"html": page, "json": Path("-")})
+    said = capsys.readouterr()
+    assert said.err == f"report: {page}\n" and '"verdict": "error"' in said.out
+
+
+def test_an_error_does_not_say_where_an_earlier_report_lies(tmp_path, capsys):
+    own = tmp_path / "report.json"
+    own.write_text("{}")
+    failing({}, own=own)
+    assert capsys.readouterr().out == ""
+    with (
+        pytest.raises(UsageError),
+        reported_errors({}, backend="auto", own=tmp_path / "new.json"),
+    ):
+        (tmp_path / "new.json").write_text("{}")
+        raise UsageError("it is wrong", remedy="mend it")
+    assert capsys.readouterr().out == f"report: {tmp_path / 'new.json'}\n"

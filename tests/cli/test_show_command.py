@@ -39,7 +39,7 @@ def test_everything_there_is_to_see(ttrace, trace):
         "s b[tp]",
         "[2, 4]",
         "float32",
-        "skipped step0/mb0/router/output/0: no layout rule for [TopK]",
+        "skipped 1: no layout rule for [TopK], e.g. step0/mb0/router/output/0",
     ):
         assert part in answer.out, part
 
@@ -60,3 +60,40 @@ def test_incomplete_trace_is_shown_and_said_to_be(ttrace, trace):
 def test_missing_trace(ttrace, tmp_path):
     answer = ttrace("show", tmp_path)
     assert answer.code == 2 and "there is no trace here" in answer.err
+
+
+def test_statistics(ttrace, trace):
+    answer = ttrace("show", trace, OUTPUT, "--statistics")
+    assert answer.code == 0 and "smallest" in answer.out
+    row = next(line for line in answer.out.splitlines() if OUTPUT in line)
+    assert row.replace("│", " ").split()[1:] == ["2.83", "1", "1", "1", "0", "0", "0"]
+
+
+def test_slice(ttrace, trace):
+    answer = ttrace("show", trace, OUTPUT, "--slice", "0, 1:3")
+    assert answer.code == 0 and f"{OUTPUT}: [2] float32\n[1. 1.]\n" in answer.out
+    for text, says in (("0, 9", "does not have"), ("x", "a slice that cannot be read")):
+        answer = ttrace("show", trace, OUTPUT, "--slice", text)
+        assert answer.code == 2 and says in answer.err
+
+
+def test_two_tensors_of_a_trace(ttrace, tmp_path):
+    other = "step1/mb0/layer/output/0"
+    tensors = {OUTPUT: ONES, other: 2 * ONES}
+    path = write_trace(tmp_path / "trace", tensors).path
+    answer = ttrace("show", path, OUTPUT, "--against", other)
+    assert (
+        f"{other} is off from {OUTPUT}: rel_err 1, 8 of 8 elements unequal, largest "
+        "difference 1 at [0, 0]\n"
+    ) in answer.out
+    answer = ttrace("show", path, OUTPUT, "--against", "*")
+    assert answer.code == 2 and "2 tensors that match" in answer.err
+    assert "where:    --against" in answer.err
+
+
+def test_a_tensor_that_is_not_whole(ttrace, tmp_path):
+    half = Tensor(full=ONES, dims="s b[tp]", holders=(0,))
+    path = write_trace(tmp_path / "trace", {OUTPUT: half}, {"tp": 2}).path
+    assert "not whole" in ttrace("show", path, "--statistics").out
+    answer = ttrace("show", path, "--slice", "0")
+    assert answer.code == 2 and "its shards do not say whole" in answer.err

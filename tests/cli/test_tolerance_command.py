@@ -60,3 +60,14 @@ def test_file_that_cannot_be_written(ttrace, tmp_path, traces):
     assert answer.code == 2 and "a file cannot be written" in answer.err
     missing = ttrace("tolerance", tmp_path / "none", traces[1], "--out", tmp_path)
     assert "a file cannot be written" in missing.err  # found out first
+
+
+def test_the_page(ttrace, tmp_path, traces):
+    out, page = tmp_path / "tolerance.json", tmp_path / "page.html"
+    options = ("--backend", "numpy", "--out", out, "--html")
+    answer = ttrace("tolerance", *traces, *options, out)
+    assert answer.code == 2 and "would replace the file" in answer.err
+    assert not out.exists()
+    answer = ttrace("tolerance", *traces, *options, page)
+    assert (answer.code, answer.out) == (0, f"report: {page}\n")
+    assert "what rounding noise did to 1 tensor in 2 noise runs" in page.read_text()

@@ -55,8 +55,14 @@ CORE_PACKAGES = {
 }
 """Third-party packages that the core may import at module level."""
 
-ALSO = {"ttrace.pytest_plugin": {"pytest"}}
-"""What a module may import beside them: pytest has loaded its plugins' own imports."""
+ALSO = {
+    "ttrace.pytest_plugin": {"pytest"},
+    "ttrace.report.trackers.tensorboard_log": {"tensorboard"},
+    "ttrace.report.trackers.wandb_log": {"wandb"},
+}
+"""What a module may import beside them: pytest has loaded its plugins' own imports.
+Trackers are extras, imported where an option asks for them.
+"""
 
 
 def module_level_imports(source: str) -> Iterator[str]:

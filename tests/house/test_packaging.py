@@ -5,6 +5,7 @@ from the running one through a path file, which does not activate this checkout'
 editable install (path files are read in site folders only).
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
+from ttrace.report.model import Outcome, Report
 
 ROOMS = {
     "ttrace": "ttrace",
@@ -133,5 +135,29 @@ def test_demo_runs_from_the_wheel(environment, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "bug: diverged (demo/bug/report.json)" in done.stdout
-    assert "clean: pass (demo/clean/report.json)" in done.stdout
+    bug, clean = (
+        Report.from_json(json.loads((tmp_path / "demo" / name).read_text()))
+        for name in ("bug/report.json", "clean/report.json")
+    )
+    assert bug.verdict is Outcome.DIVERGED
+    assert clean.verdict is Outcome.PASS
+    assert clean.counts.failed == clean.counts.unmatched == 0
+
+    # The experts' main gradients are wrong and their replicas differ; everything
+    # before them agrees, the loss included.
+    failed = [tensor for tensor in bug.tensors if tensor.status == "failed"]
+    assert {tensor.kind for tensor in failed} == {
+        *("main_grad", "grad_norm", "optimizer_state", "updated_param")
+    }
+    assert all("local_experts" in t.id for t in failed if t.kind == "main_grad")
+    assert bug.first_divergence is not None
+    assert bug.first_divergence.kind == "main_grad"
+    assert [item.code for item in bug.diagnosis][:1] == ["replicas_differ"]
+    assert bug.diagnosis[0].evidence["axes"] == "edp"
+    losses = [tensor.status for tensor in bug.tensors if tensor.kind == "loss"]
+    assert losses == ["passed", "passed"]
+
+    closing = done.stdout.splitlines()[-3:]
+    assert closing[0] == "bug: diverged (demo/bug/report.json)"
+    assert closing[1].startswith("  first divergence: step 0: main_grad weight of ")
+    assert closing[2] == "clean: pass (demo/clean/report.json)"

@@ -15,7 +15,9 @@ from tests.compare.test_deduced_layouts import (
     of_ranks,
     status,
 )
-from tests.factories.traces import Tensor
+from tests.factories.traces import Tensor, memory_trace
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.pipeline import compare_traces
 
 OTHER = "step0/mb0/head/output/0"  # so that something is compared
 GRADIENT = CORE.replace("output", "grad_output")
@@ -120,12 +122,42 @@ def test_other_values_of_equal_shapes_are_a_doubt(other):
             "ranks agrees, as that of partials, so that the layout may be wrong and "
             "not the run"
         )
+        assert reason == f"candidate: {doubt}; {UNKNOWN}"
     else:
-        doubt = (
-            "over tp each rank has a value of its own: a partial, or of its own samples"
+        assert reason == (
+            "candidate: its ranks have partials: over tp they add up to the values of "
+            "the other run. Say so, and it is compared: "
+            'dims={"layers.0.core/output/0": "d0 d1 d2 d3 partial[tp]"}'
         )
-    assert reason == f"candidate: {doubt}; {UNKNOWN}"
     assert report.verdict == "pass"
+
+
+@pytest.mark.parametrize("adds_up", [True, False])
+def test_a_sum_that_may_be_missing_is_looked_for_behind_partials(adds_up):
+    """Where replicas differ behind it; of other values nothing is said."""
+    full, loss = heads(), "step0/mb0/@root/loss"
+    parts = of_ranks(full, full * (0 if adds_up else 3))
+    given = {INPUT: full, CORE: full, loss: np.ones((), np.float32)}
+    candidate = memory_trace({**given, CORE: parts}, {"tp": 2}, framework="jax")
+    candidate.arrays[1, loss] = np.full((), 2, np.float32)
+    report = compare_traces(memory_trace(given), candidate, NumpyBackend())
+    (said,) = (d.sentence for d in report.diagnosis if d.code == "replicas_differ")
+    place = (
+        f"Look first behind {CORE} for a lax.psum that is missing: its ranks have "
+        "partials, which add up to the reference's over tp"
+    )
+    assert said.endswith(place if adds_up else "or runs over the wrong group")
+
+
+def test_values_of_ranks_that_add_up_to_nothing_known_are_a_doubt():
+    full = heads()
+    parts = of_ranks(full, full * 3)
+    report = compared({CORE: full, INPUT: full}, {CORE: parts, INPUT: full}, "jax")
+    (reason,) = report.counts.skipped_reasons
+    assert reason == (
+        "candidate: over tp each rank has a value of its own: a partial, or of its own "
+        f"samples; {UNKNOWN}"
+    )
 
 
 def test_gradients_of_the_mean_of_ranks_own_samples_are_a_doubt():

@@ -197,6 +197,11 @@ def test_the_learning_rate_of_a_run_that_lost_its_updates():
     assert found.sentence.endswith(
         "or they belong to group1, whose learning rate is 0 in it"
     )
+    found = diagnoses(candidate, run())["never_updated"]
+    assert (
+        "the optimizer of the candidate has group1, which the reference's has not, "
+        "with a learning rate of 0: look at which parameters are in it; or the "
+    ) in found.sentence
 
 
 def of_sizes(sizes, *, update=0.1, more=0.0, is_constant=False):

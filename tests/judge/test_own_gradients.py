@@ -193,7 +193,8 @@ def test_an_input_that_no_gradient_reaches_of_a_module_that_one_does():
     assert sentence_of(report).startswith(
         "gradients reach the outputs of a in step 0 of the candidate, and none its "
         "input 1: 1 gradient is only in the reference, first "
-        "step0/mb0/a/grad_input/1: look for requires_grad=False"
+        "step0/mb0/a/grad_input/1: look for a detach() or a no_grad() block in what "
+        "makes that input"
     )
 
 

@@ -63,6 +63,27 @@ def test_a_module_without_parameters_that_changes_nothing(side):
     assert Report.from_json(report.to_json()) == report
 
 
+NESTED = ("attn.drop", "attn.drop.a", "attn.drop.a.b")
+"""Modules one within the other, of which one run has none."""
+
+
+def test_modules_within_each_other_are_said_by_the_outermost():
+    report = compare(a_model(*NESTED), a_model())
+    (found,) = report.structure
+    assert (found.modules, found.num_inside) == ("blocks.*.attn.drop", 2)
+    assert found.num_tensors == 2 * 3 * len(KINDS)
+    assert report.summary.endswith(
+        "Structure differs: blocks.*.attn.drop, with 2 modules inside, in the "
+        "reference only, while blocks.*.attn around it agrees."
+    )
+    assert list(report.counts.skipped_reasons.values()) == [found.num_tensors]
+    strict = compare(a_model(*NESTED), a_model(), strict_structure=True)
+    assert (
+        "24 exist in the reference only (blocks.*.attn.drop and 2 modules inside)"
+        in (strict.summary)
+    )
+
+
 def test_strict_structure():
     report = compare(a_model(drop=True), a_model(), strict_structure=True)
     assert report.verdict is Outcome.DIVERGED and report.structure == ()

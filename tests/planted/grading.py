@@ -10,8 +10,10 @@ from typing import Any
 from tests.planted.expected import Draw, Expected
 from ttrace.judge.tolerance import ToleranceTable
 from ttrace.pipeline import compare, estimate_tolerance
+from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report
-from ttrace.store.reader import Trace
+from ttrace.store.reader import Trace, open_trace
+from ttrace.testing.training import in_environment
 
 _NUM_NOISE_RUNS = 2
 
@@ -22,14 +24,21 @@ class Ground:
 
     Attributes:
         make: The correct training of a seed.
-        record: Runs one with a seed of noise, or without, and opens what it recorded.
+        run: Runs one, traced.
         mistakes: What plants a mistake in a training, by name; they return None where
             the model has nothing that it can be made in.
     """
 
     make: Callable[[int], Any]
-    record: Callable[[Any, Path, int | None], Trace]
+    run: Callable[[Any], None]
     mistakes: Mapping[str, Callable[[Any, Draw], Expected | None]]
+
+    def record(self, training: Any, out: Path, noise_seed: int | None = None) -> Trace:
+        """Runs a training, and opens what it recorded."""
+        request = RecordRequest(out=out, noise_seed=noise_seed)
+        with in_environment(request.to_environment()):
+            self.run(training)
+        return open_trace(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +70,7 @@ class Grade:
 
 def measure(ground: Ground, seed: int, folder: Path) -> Measured:
     """Records the correct training of a seed, and noise runs of it."""
-    trace = ground.record(ground.make(seed), folder / "reference", None)
+    trace = ground.record(ground.make(seed), folder / "reference")
     noise = [
         ground.record(ground.make(seed), folder / f"noise{number}", number)
         for number in range(1, _NUM_NOISE_RUNS + 1)
@@ -76,7 +85,7 @@ def judge(ground: Ground, training: Any, measured: Measured, folder: Path) -> Re
     shutil.rmtree(folder, ignore_errors=True)
     return compare(
         measured.trace,
-        ground.record(training, folder, None),
+        ground.record(training, folder),
         tolerance=measured.tolerances,
         backend="numpy",
     )

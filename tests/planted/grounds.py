@@ -12,6 +12,4 @@ def ground_named(name: str) -> Ground:
     """Of ``torch`` or ``jax``."""
     training = importlib.import_module(f"tests.planted.{name}_training")
     mistakes = importlib.import_module(f"tests.planted.{name}_mistakes")
-    return Ground(
-        make=training.make, record=training.record, mistakes=mistakes.MISTAKES
-    )
+    return Ground(make=training.make, run=training.run, mistakes=mistakes.MISTAKES)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,9 +11,6 @@ import optax
 from flax import nnx
 
 from ttrace.frontends import jax_capture
-from ttrace.recording.request import RecordRequest
-from ttrace.store.reader import Trace, open_trace
-from ttrace.testing.training import in_environment
 
 NUM_STEPS = 2
 
@@ -159,14 +155,6 @@ def make(seed: int) -> Training:
     """The correct training of a seed."""
     model = SmallModel(seed)
     return Training(model=model, optimizer=optimizer_of(model.optimizer_name))
-
-
-def record(training: Training, out: Path, noise_seed: int | None = None) -> Trace:
-    """Runs it, and opens what it recorded."""
-    request = RecordRequest(out=out, noise_seed=noise_seed)
-    with in_environment(request.to_environment()):
-        run(training)
-    return open_trace(out)
 
 
 def run(training: Training) -> None:

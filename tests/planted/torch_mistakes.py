@@ -228,7 +228,8 @@ def decay(training: Training, draw: Draw) -> Expected | None:
 def beta(training: Training, draw: Draw) -> Expected | None:
     if training.model.optimizer_name == "sgd":
         _groups(training, momentum=0.5)
-        return expected("", [Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM])
+        kinds = [Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM]
+        return expected("", kinds, "optimizer_settings")
     _groups(training, betas=(0.9, 0.95))
     return expected("", [Kind.OPTIMIZER_STATE], "adam_settings")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +9,6 @@ from torch.nn import functional as F
 
 from tests.planted.torch_models import SmallModel
 from ttrace.frontends import torch_capture
-from ttrace.recording.request import RecordRequest
-from ttrace.store.reader import Trace, open_trace
-from ttrace.testing.training import in_environment
 
 NUM_STEPS = 2
 
@@ -66,14 +62,6 @@ def make(seed: int) -> Training:
         loss=loss,
         largest_norm=0.5 if model.clips else None,
     )
-
-
-def record(training: Training, out: Path, noise_seed: int | None = None) -> Trace:
-    """Runs it, and opens what it recorded."""
-    request = RecordRequest(out=out, noise_seed=noise_seed)
-    with in_environment(request.to_environment()):
-        run(training)
-    return open_trace(out)
 
 
 def run(training: Training) -> None:

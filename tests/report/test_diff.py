@@ -148,9 +148,27 @@ def test_a_job_that_failed_is_worse_than_one_that_compared():
     assert diff.is_worse and diff.new_verdict == "error"
     assert [change.id for change in diff.no_longer_compared] == [KEPT.id]
     assert not diff.changed_settings
-    assert not diff_reports(failed, report()).is_worse
-    with pytest.raises(UsageError, match="no tensor in common"):
-        diff_reports(failed, failed)
+    better = diff_reports(failed, report())
+    assert not better.is_worse and not better.old_compared
+    assert (
+        "the old job compared nothing, so all that fails counts as new; its report "
+        "says: Nothing was compared: the command failed."
+    ) in " ".join(shown(better).split())
+
+
+def test_two_jobs_that_compared_nothing_have_nothing_to_compare():
+    old, new = (
+        report_of_error(
+            CommandError(f"the {side} failed", remedy="read its log"), backend="numpy"
+        )
+        for side in ("reference", "candidate")
+    )
+    with pytest.raises(UsageError, match="both jobs ended before there was") as caught:
+        diff_reports(old, new)
+    assert caught.value.got == (
+        "the reference failed (old report); the candidate failed (new report)"
+    )
+    assert caught.value.remedy == "mend what ended the later one: read its log"
 
 
 def test_reports_of_other_comparisons_are_refused():

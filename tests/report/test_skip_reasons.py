@@ -29,3 +29,16 @@ def test_reasons_that_differ_in_numbers_and_names_are_one():
 def test_one_reason_is_given_as_it_is():
     assert grouped_reasons({"step 3 overflowed": 2}) == [("step 3 overflowed", 2)]
     assert grouped_reasons({}) == []
+
+
+def test_one_of_the_tensors_is_named():
+    reasons = {"step 3 overflowed": 2, "step 4 overflowed": 5, "no layout rule": 1}
+    examples = {"step 3 overflowed": "a", "step 4 overflowed": "b"}
+    assert grouped_reasons(reasons, examples) == [
+        (
+            "step 4 overflowed (and 1 more like it, with other names or numbers), "
+            "e.g. b",
+            7,
+        ),
+        ("no layout rule", 1),
+    ]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from ttrace.report.model import Counts, KindCoverage, Outcome, TensorReport
-from ttrace.report.text import print_report
+from ttrace.report.text import Detail, print_report
 
 
 def rendered(report, width=200, **options):
@@ -236,3 +236,29 @@ def test_remarks_and_filters_are_said():
     text = rendered(report)
     assert "remark: it is odd" in text and "compared only: --kinds param" in text
     assert "remark: it is odd" in repr(report)
+
+
+def printed(report, detail):
+    console = Console(file=io.StringIO(), width=120, highlight=False)
+    print_report(report, console, detail=detail)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_in_brief_the_verdict_and_its_sentence():
+    report = some_report()
+    assert printed(report, Detail.BRIEF) == f"verdict: diverged\n{report.summary}\n"
+
+
+def test_in_full_all_tensors_and_reasons():
+    failed = tuple(replace(FAILED, id=f"step{n}/a/main_grad/w") for n in range(40))
+    reasons = {f"reason {chr(ord('a') + n)}": 1 for n in range(20)}
+    counts = Counts(
+        total=60, passed=0, failed=40, unmatched=0, skipped=20, skipped_reasons=reasons
+    )
+    report = some_report(tensors=failed, counts=counts)
+    text = printed(report, Detail.FULL)
+    assert all(tensor.id in text for tensor in failed)
+    assert all(f"skipped 1: {reason}\n" in text for reason in reasons)
+    assert "12 of" not in text and "other reasons" not in text
+    assert failed[30].id not in printed(report, Detail.USUAL)

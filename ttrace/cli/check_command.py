@@ -9,9 +9,14 @@ from ttrace.check_job import (
     run_check,
 )
 from ttrace.check_plan import plan_check, total_bytes
-from ttrace.check_request import REPORT_FILE, CheckRequest
+from ttrace.check_request import CheckRequest
 from ttrace.cli.program_backend import program_backend
-from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
+from ttrace.cli.report_files import (
+    detail_from,
+    emit_report,
+    reported_errors,
+    wanted_reports,
+)
 from ttrace.cli.terminal import (
     announce,
     capture_from,
@@ -27,19 +32,22 @@ from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map
 from ttrace.pipeline import all_allowed, open_trace
 from ttrace.report.model import Report
+from ttrace.report.report_file import REPORT_FILE
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands, prints the report; the exit code is its verdict."""
-    files = wanted_reports(args, own=Path(args.out) / REPORT_FILE)
-    with reported_errors(files, backend=args.backend):
+    own = Path(args.out) / REPORT_FILE
+    files = wanted_reports(args, own=own)
+    with reported_errors(files, backend=args.backend, own=own):
         request = _request(args)
         if args.plan:
             _print_plan(request)
             return 0
-        report = _checked(request, args.backend)
-    emit_report(report, files, json_path=request.report_path)
-    _say_what_is_kept(request)
+        report = _checked(request, args.backend, quiet=args.quiet)
+    emit_report(report, files, json_path=request.report_path, detail=detail_from(args))
+    if not args.quiet:
+        _say_what_is_kept(request)
     return report.verdict.exit_code
 
 
@@ -94,9 +102,12 @@ def _print_plan(request: CheckRequest) -> None:
     print(f"Traces will take about {size_text(known)}{others}.")
 
 
-def _checked(request: CheckRequest, backend: str) -> Report:
+def _checked(request: CheckRequest, backend: str, *, quiet: bool) -> Report:
     try:
-        with stages() as begin, progress_bar("comparing") as progress:
+        with (
+            stages(quiet=quiet) as begin,
+            progress_bar("comparing", quiet=quiet) as progress,
+        ):
             return run_check(
                 request, program_backend(backend), on_stage=begin, progress=progress
             )

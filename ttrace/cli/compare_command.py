@@ -3,7 +3,12 @@
 import argparse
 
 from ttrace.cli.program_backend import program_backend
-from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
+from ttrace.cli.report_files import (
+    detail_from,
+    emit_report,
+    reported_errors,
+    wanted_reports,
+)
 from ttrace.cli.shared_work import shared_work
 from ttrace.pipeline import compare
 
@@ -34,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
             processes=work.processes,
         )
     if work.is_reported_here:
-        emit_report(report, files)
+        emit_report(report, files, detail=detail_from(args))
     return report.verdict.exit_code

@@ -24,13 +24,20 @@ def run(args: argparse.Namespace) -> int:
     backend = program_backend(args.backend)
     closing = []
     as_expected = True
+    earlier: Path | None = None
     for scenario in SCENARIOS:
         console.print(f"\n{scenario.name}: {scenario.title}", markup=False)
         out = Path(args.out) / scenario.name
         with progress_bar("comparing") as progress:
             report = run_scenario(
-                scenario, out, backend, on_stage=announce, progress=progress
+                scenario,
+                out,
+                backend,
+                earlier=earlier,
+                on_stage=announce,
+                progress=progress,
             )
+        earlier = earlier or out
         json_path = out / "report.json"
         print_report(report, console, json_path=json_path)
         met = report.verdict is scenario.expected

@@ -7,6 +7,7 @@ from pathlib import Path
 from ttrace.cli.report_files import STDOUT, require_other_file
 from ttrace.cli.terminal import output_console, status_console
 from ttrace.report.diff_text import render_diff
+from ttrace.report.report_file import report_path
 from ttrace.report.text import print_report_path
 from ttrace.reports import diff_reports
 from ttrace.store.output_file import require_writable, write_output
@@ -16,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints what is new; 1 if anything got worse."""
     json_path = None if args.json is None else Path(args.json)
     if json_path is not None and json_path != STDOUT:
-        require_other_file(json_path, [Path(args.old), Path(args.new)])
+        require_other_file(json_path, map(report_path, (args.old, args.new)))
         require_writable(json_path, asked_by="--json")
     diff = diff_reports(
         args.old, args.new, factor=args.factor, least_margin=args.least_margin

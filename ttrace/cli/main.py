@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Entry point: parses, calls one subcommand, and answers with the exit codes."""
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from ttrace.cli.completion import complete_if_asked
 from ttrace.cli.parser import build_parser
 from ttrace.errors import TtraceError
 from ttrace.launch.interrupts import deferred_interrupts
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
     """
     try:
-        args = build_parser().parse_args(argv)
+        parser = build_parser()
+        complete_if_asked(parser)
+        args = parser.parse_args(argv)
         args.argv = tuple(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:  # --help, or a wrong option
         return stop.code if isinstance(stop.code, int) else EXIT_ERROR

@@ -112,6 +112,33 @@ def add_report_files(
         )
 
 
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """How much the terminal shows."""
+    group = parser.add_argument_group("how much the terminal shows")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="the verdict and its sentence alone, and errors",
+    )
+    either.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="all tensors that failed or that only one run has, and all reasons",
+    )
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """The page of a command that has no other format."""
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write there a page for a browser, in one file; '-': standard output",
+    )
+
+
 def add_backend(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
     parser.add_argument(
         "--backend",

@@ -8,9 +8,11 @@ from ttrace.cli.option_groups import (
     add_both_runs,
     add_comparison_filters,
     add_judge_options,
+    add_page,
     add_processes,
     add_report_files,
     add_run_options,
+    add_verbosity,
     whole_number,
 )
 from ttrace.cli.report_parsers import add_diff, add_judge, add_report
@@ -136,6 +138,7 @@ def _add_check(commands) -> None:
     add_run_options(parser)
     add_judge_options(parser)
     add_report_files(parser)
+    add_verbosity(parser)
     add_backend(parser)
 
 
@@ -204,6 +207,7 @@ def _add_compare(commands) -> None:
     add_comparison_filters(parser)
     add_judge_options(parser)
     add_report_files(parser)
+    add_verbosity(parser)
     add_backend(parser)
     add_processes(parser)
 
@@ -261,6 +265,7 @@ def _add_tolerance(commands) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="write the tolerances there"
     )
+    add_page(parser)
     add_backend(parser)
     add_processes(parser)
 
@@ -285,6 +290,7 @@ def _add_replicas(commands) -> None:
         help="made by 'ttrace tolerance' or 'check' (default: judge by dtype and "
         "depth)",
     )
+    add_page(parser)
     add_backend(parser)
 
 
@@ -322,6 +328,10 @@ def _add_show(commands) -> None:
                 "ttrace show runs/reference '*/main_grad/*'",
                 "the gradients that the optimizer was given",
             ),
+            (
+                "ttrace show runs/reference 'step0/*/param/*' --statistics",
+                "norm, mean and so on of the initial parameters",
+            ),
         ),
     )
     parser.add_argument("trace", metavar="TRACE", help="a trace, or a checkpoint")
@@ -331,6 +341,23 @@ def _add_show(commands) -> None:
         default="*",
         metavar="PATTERN",
         help="only tensors whose id matches, e.g. '*/main_grad/*'",
+    )
+    group = parser.add_argument_group("what is shown of their values")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
+        "--statistics",
+        action="store_true",
+        help="norm, mean, smallest and largest value, zeros, NaN and infinities",
+    )
+    either.add_argument(
+        "--slice",
+        metavar="INDICES",
+        help="values, for each dim an index or a range: '0, :, 2:8'",
+    )
+    either.add_argument(
+        "--against",
+        metavar="ID",
+        help="how far this tensor of the same trace is from the one that matches",
     )
 
 

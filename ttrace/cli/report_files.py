@@ -14,7 +14,7 @@ from ttrace.errors import StorageFullError, TtraceError, UsageError
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Report
 from ttrace.report.renderers import RENDERERS, load_renderer
-from ttrace.report.text import print_report, print_report_path
+from ttrace.report.text import Detail, print_report, print_report_path
 from ttrace.store.output_file import require_writable, write_output
 
 STDOUT = Path("-")
@@ -97,8 +97,19 @@ def result_console(files: Mapping[str, Path]) -> Console:
     return status_console() if STDOUT in files.values() else output_console()
 
 
+def detail_from(args: argparse.Namespace) -> Detail:
+    """How much of a report the options of ``add_verbosity`` ask for."""
+    if args.quiet:
+        return Detail.BRIEF
+    return Detail.FULL if args.verbose else Detail.USUAL
+
+
 def emit_report(
-    report: Report, files: Mapping[str, Path], *, json_path: Path | None = None
+    report: Report,
+    files: Mapping[str, Path],
+    *,
+    json_path: Path | None = None,
+    detail: Detail = Detail.USUAL,
 ) -> None:
     """Prints a report, and writes it in every format that is wanted.
 
@@ -106,17 +117,20 @@ def emit_report(
         report: The report.
         files: From ``wanted_reports``.
         json_path: Where it lies as JSON already, to be said; None for nowhere.
+        detail: How much is printed; in brief, no file is named.
 
     Raises:
         StorageFullError: A file could not be written.
     """
     console = result_console(files)
+    is_brief = detail is Detail.BRIEF
     try:  # printed first: a full disk must not take the verdict along
-        print_report(report, console, json_path=json_path)
+        json_path = None if is_brief else json_path
+        print_report(report, console, json_path=json_path, detail=detail)
     finally:  # and a reader that has gone, such as 'head', not the files
         write_reports(report, files)
     for path in files.values():
-        if path != STDOUT:
+        if path != STDOUT and not is_brief:
             print_report_path(path, console)
 
 
@@ -135,16 +149,76 @@ def write_reports(report: Report, files: Mapping[str, Path]) -> None:
 
 
 @contextlib.contextmanager
-def reported_errors(files: Mapping[str, Path], *, backend: str) -> Iterator[None]:
+def reported_errors(
+    files: Mapping[str, Path], *, backend: str, own: Path | None = None
+) -> Iterator[None]:
     """Writes the wanted reports also where an error leaves nothing to compare.
+
+    Says where they lie, as after a comparison.
 
     Args:
         files: From ``wanted_reports``.
         backend: Name of what would have computed the figures.
+        own: Where the command writes its report as JSON by itself, also after errors
+            of the work itself.
     """
+    before = _written_at(own)
     try:
         yield
     except TtraceError as error:
+        console = result_console(files)
+        if own is not None and _written_at(own) != before:
+            print_report_path(own, console)
         with contextlib.suppress(StorageFullError):  # the error itself is said
             write_reports(report_of_error(error, backend=backend), files)
+            for path in files.values():
+                if path != STDOUT:
+                    print_report_path(path, console)
         raise
+
+
+def _written_at(path: Path | None) -> int | None:
+    """When a file was written, in nanoseconds; None where there is none."""
+    try:
+        return None if path is None else path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def wanted_page(args: argparse.Namespace, *, own: Path | None = None) -> Path | None:
+    """The file of ``--html``, where a command has no other format; None for none.
+
+    Args:
+        args: With the option of ``add_page``.
+        own: What the command writes by itself.
+
+    Raises:
+        UsageError: Its folder does not exist, or it would replace ``own``.
+        StorageFullError: It could not be written.
+    """
+    if args.html is None:
+        return None
+    path = Path(args.html)
+    if own is not None and _is_same(path, own):
+        raise UsageError(
+            "the page would replace the file that it is made from",
+            where="--html",
+            got=path,
+            remedy="give it a file of its own",
+        )
+    if path != STDOUT:
+        require_writable(path, asked_by="--html")
+    return path
+
+
+def write_page(text: str, path: Path, console: Console) -> None:
+    """Writes a page, and says where it lies.
+
+    Raises:
+        StorageFullError: It could not be written.
+    """
+    if path == STDOUT:
+        sys.stdout.write(text)
+        return
+    write_output(path, text)
+    print_report_path(path, console)

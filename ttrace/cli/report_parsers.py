@@ -3,8 +3,10 @@
 from ttrace.cli.option_groups import (
     add_allowances,
     add_report_files,
+    add_verbosity,
     positive_number,
 )
+from ttrace.report.trackers.table import TRACKERS
 
 
 def add_report(commands) -> None:
@@ -22,8 +24,16 @@ def add_report(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("report", metavar="REPORT", help="the JSON file of a report")
+    parser.add_argument(
+        "report",
+        metavar="REPORT",
+        help="the JSON file of a report, or the --out of the check that wrote it",
+    )
     add_report_files(parser, title="what is written, in place of the text")
+    group = parser.add_argument_group("where it is logged to, without a network")
+    for name, tracker in TRACKERS.items():
+        group.add_argument(f"--{name}", metavar="DIR", help=tracker.help)
+    add_verbosity(parser)
 
 
 def add_judge(commands) -> None:
@@ -44,7 +54,11 @@ def add_judge(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("report", metavar="REPORT.json", help="what a comparison found")
+    parser.add_argument(
+        "report",
+        metavar="REPORT",
+        help="the JSON file of a report, or the --out of the check that wrote it",
+    )
     group = parser.add_argument_group("how it is judged")
     group.add_argument(
         "--tolerance",
@@ -59,6 +73,7 @@ def add_judge(commands) -> None:
         help="safety factor on the measured noise",
     )
     add_report_files(parser)
+    add_verbosity(parser)
 
 
 def add_diff(commands) -> None:
@@ -77,8 +92,10 @@ def add_diff(commands) -> None:
             ),
         ),
     )
-    parser.add_argument("old", metavar="OLD.json", help="the earlier report")
-    parser.add_argument("new", metavar="NEW.json", help="the later report")
+    parser.add_argument(
+        "old", metavar="OLD", help="the earlier report, or the --out of its check"
+    )
+    parser.add_argument("new", metavar="NEW", help="the later report, likewise")
     parser.add_argument(
         "--factor",
         type=positive_number,

@@ -50,8 +50,15 @@ def announce(message: str) -> None:
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Yields a callback that says what begins, and how long what it ends has taken."""
+def stages(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yields a callback that says what begins, and how long what it ends has taken.
+
+    Args:
+        quiet: Say nothing.
+    """
+    if quiet:
+        yield lambda message: None
+        return
     running: list[tuple[str, float]] = []
 
     def end(how: str) -> None:
@@ -75,10 +82,16 @@ def stages() -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(
+    what: str, *, quiet: bool = False
+) -> Iterator[Callable[[int, int], None]]:
     """Yields a callback (done, total) that draws a bar after two seconds.
 
     Nothing is drawn where standard error is no terminal.
+
+    Args:
+        what: Is done.
+        quiet: Draw nothing at all.
     """
     bar = Progress(
         TextColumn("{task.description}"),
@@ -95,7 +108,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     def update(done: int, total: int) -> None:
         nonlocal live
         if not live and time.monotonic() - started > _QUIET_S:
-            live = bar.console.is_terminal
+            live = bar.console.is_terminal and not quiet
             if live:
                 bar.start()
         if live:

@@ -17,7 +17,7 @@ class CallCount:
 
     Attributes:
         reference: Calls there; at least one.
-        candidate: Calls there; at least one, and not as many.
+        candidate: Calls there; at least one.
     """
 
     reference: int
@@ -51,6 +51,11 @@ def _calls(info: TraceInfo) -> dict[Place, set[int]]:
         elif tensor_id.kind is Kind.OUTPUT and tensor_id.pass_ is Pass.FORWARD:
             found.setdefault(place_of(tensor_id), set()).add(tensor_id.call)
     return {place: calls for place, calls in found.items() if place not in unknown}
+
+
+def num_calls(info: TraceInfo) -> dict[Place, int]:
+    """By place how often a run calls the module."""
+    return {place: len(calls) for place, calls in _calls(info).items()}
 
 
 def place_of(tensor_id: TensorId) -> Place:

@@ -3,7 +3,7 @@
 Frontends write it down while the run goes on; rules of diagnosis read it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 UNREDUCED = "unreduced_gradients"
 """FSDP2 modules that were told not to reduce gradients when an optimizer stepped."""
@@ -13,6 +13,10 @@ CLIPS = "gradient_clips"
 
 SCALED_CLIPS = "clips_of_scaled_gradients"
 """Steps that clip gradients with a loss scale still in them; one key for each scale."""
+
+UNSCALED_BACKWARDS = "unscaled_backwards"
+"""Steps whose gradients a scaler divided by its scale, though no loss of theirs had
+been multiplied by it; one key for each scale."""
 
 _EARLY = "before they change again"
 
@@ -27,6 +31,22 @@ def clips_key(first_group: int) -> str:
         first_group: Number of its first group of parameters.
     """
     return f"{CLIPS}.group{first_group}"
+
+
+def scales_of_steps(
+    settings: Mapping[str, object], note: str
+) -> list[tuple[str, frozenset[int]]]:
+    """Each loss scale that a note names, as text, and its steps.
+
+    Args:
+        settings: Of a rank.
+        note: ``SCALED_CLIPS`` or ``UNSCALED_BACKWARDS``.
+    """
+    return [
+        parse_steps_text(str(text))
+        for name, text in settings.items()
+        if name.startswith(f"{note}.")
+    ]
 
 
 def clips_text(num_clips: int, num_early: int) -> str:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ttrace.ir.kinds import Kind
 from ttrace.judge.absent_layers import AbsentLayer, absent_layers
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.modules_not_run import NotRun, modules_not_run
 from ttrace.judge.one_sided_parameters import one_sided_parameters
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
+
+_OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +22,14 @@ class Absences:
         layers: Whole layers, of rows of which both runs have others.
         not_run: Modules that only one run computes with; those of such layers too.
         gradients: Verdicts on gradients that do not reach the candidate.
+        frozen: Those among them of parameters that need none there, by what it says.
         parameters: Verdicts on initial parameters that only one run has.
     """
 
     layers: tuple[AbsentLayer, ...] = ()
     not_run: tuple[NotRun, ...] = ()
     gradients: tuple[TensorVerdict, ...] = ()
+    frozen: tuple[TensorVerdict, ...] = ()
     parameters: tuple[TensorVerdict, ...] = ()
 
 
@@ -37,11 +42,19 @@ def find_absences(
         verdicts: On all tensors, in order of the dataflow.
         own: What the candidate recorded of gradients; None where that is not known.
     """
+    own = own or OwnGradients()
     layers = absent_layers(verdicts)
     not_run = modules_not_run(verdicts, layers)
+    gradients = missing_gradients(verdicts, not_run, own)
     return Absences(
         layers=tuple(layers),
         not_run=tuple(not_run),
-        gradients=tuple(missing_gradients(verdicts, not_run, own or OwnGradients())),
+        gradients=tuple(gradients),
+        frozen=tuple(
+            verdict
+            for verdict in gradients
+            if verdict.id.kind in _OF_PARAMETERS
+            and (verdict.id.module, verdict.id.slot) in own.frozen
+        ),
         parameters=one_sided_parameters(verdicts),
     )

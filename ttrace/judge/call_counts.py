@@ -34,7 +34,11 @@ _OF_PARAMETERS = (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
 
 
 def skip_other_calls(
-    verdicts: Sequence[TensorVerdict], reference: TraceInfo, candidate: TraceInfo
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceInfo,
+    candidate: TraceInfo,
+    *,
+    assumed: Mapping[Place, CallCount] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Skips what calls were given and returned, where all that follows agrees.
 
@@ -46,12 +50,13 @@ def skip_other_calls(
         verdicts: One per tensor.
         reference: The trusted run.
         candidate: The run under test.
+        assumed: Where calls were paired although they are not all given the same.
 
     Returns:
         The verdicts, those on tensors of such calls turned to skipped, and what they
         are.
     """
-    counts = differing_calls(reference, candidate)
+    counts = {**differing_calls(reference, candidate), **(assumed or {})}
     if not counts:
         return tuple(verdicts), ()
     why = _reasons(verdicts, counts, reference, candidate)

@@ -95,6 +95,7 @@ class _Doubts:
             if verdict.id in agreed and (samples := self._samples_of(verdict))
         }
         self._explanations: dict[_Name, list[str]] = {}
+        self._add_up: dict[_Name, list[bool]] = {}
         self._given_alike = {
             (verdict.id.module, verdict.id.slot)
             for verdict in verdicts
@@ -113,7 +114,12 @@ class _Doubts:
         name = self._name(verdict.id)
         if name in self._proven or _agrees(verdict) or self._drifts(verdict):
             return verdict
-        if self._is_apart(verdict):
+        summed_over: tuple[str, ...] = ()
+        if self._is_apart(verdict) and self._adds_up(verdict, name):
+            doubt = _partials(verdict, layout)
+            if layout.side is Side.CANDIDATE:
+                summed_over = layout.undivided_axes
+        elif self._is_apart(verdict):
             doubt = (
                 f"over {', '.join(layout.undivided_axes)} each rank has a value of its "
                 f"own: a partial, or of its own samples; {layout.unknown_reason}"
@@ -136,8 +142,33 @@ class _Doubts:
                 "that it is right",
             )
         return TensorVerdict(
-            id=verdict.id, status=Status.SKIPPED, reason=f"{layout.side}: {doubt}"
+            id=verdict.id,
+            status=Status.SKIPPED,
+            reason=f"{layout.side}: {doubt}",
+            summed_over=summed_over,
         )
+
+    def _adds_up(self, verdict: TensorVerdict, name: _Name) -> bool:
+        """Whether values that differ from rank to rank sum up to the other run's."""
+        tried = self._add_up.setdefault(name, [])
+        if len(tried) < _MOST_TRIED and verdict.id.kind in PER_MICROBATCH:
+            layout = self._layouts[verdict.id]
+            result, tolerance = verdict.result, verdict.tolerance
+            assert result is not None and tolerance is not None
+            match = result.plan.match
+            records = (match.reference, match.candidate)
+            if layout.side is Side.REFERENCE:
+                records = records[::-1]
+            runs = {Side.REFERENCE: self._runs, Side.CANDIDATE: self._runs[::-1]}
+            of_ranks, other = runs[layout.side]
+            whole = _values(records[0], other)
+            limit = tolerance.difference_norm
+            tried.append(
+                whole is not None
+                and not np.linalg.norm(_sum(records[1], of_ranks) - whole) > limit
+            )
+            return tried[-1]
+        return bool(tried) and all(tried)
 
     def _samples_of(
         self, verdict: TensorVerdict
@@ -234,6 +265,37 @@ class _Doubts:
                         "are compared"
                     )
         return ""
+
+
+def _partials(verdict: TensorVerdict, layout: DeducedLayout) -> str:
+    """That they are such, and the text that says it."""
+    result = verdict.result
+    assert result is not None
+    by_dim = {dim: axis for axis, dim in layout.dims.items()}
+    dims = [
+        f"d{dim}[{by_dim[dim]}]" if dim in by_dim else f"d{dim}"
+        for dim in range(len(result.plan.match.reference.global_shape))
+    ]
+    axes = ",".join(layout.undivided_axes)
+    name = f"{verdict.id.module}/{verdict.id.kind}/{verdict.id.slot or ''}"
+    return (
+        f"its ranks have partials: over {axes} they add up to the values of the other "
+        f'run. Say so, and it is compared: dims={{"{name}": '
+        f'"{" ".join([*dims, f"partial[{axes}]"])}"}}'
+    )
+
+
+def _sum(record: TensorRecord, run: TraceSource) -> np.ndarray:
+    """float64, ``global_shape``: what all ranks have of each element, added up."""
+    total = np.zeros(record.global_shape)
+    for shard in record.shards:
+        values = run.load(shard).astype(np.float64) / shard.scale
+        for block in shard.layout.blocks:
+            region, local = block.region, block.local_start
+            ends = map(sum, zip(local, region.extent, strict=True))
+            there = (*map(slice, region.start, region.stop), ...)
+            total[there] += values[(*map(slice, local, ends), ...)]
+    return total
 
 
 def _doubt(layout: DeducedLayout, values: str) -> str:

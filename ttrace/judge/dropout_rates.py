@@ -1,7 +1,5 @@
 """Rates of dropout that two runs state and have otherwise."""
 
-from dataclasses import dataclass
-
 from ttrace.ir.dropout import (
     dropout_key,
     effective,
@@ -10,51 +8,8 @@ from ttrace.ir.dropout import (
     rate_of,
     stated_rates,
 )
-from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DropoutDifference:
-    """Modules whose rates differ alike.
-
-    Attributes:
-        modules: Their paths; layers that all do are one path, with ``*``.
-        attribute: Of the modules, that holds the rate; None for those that only drop.
-        reference: The rate of the reference, as text.
-        candidate: That of the candidate.
-    """
-
-    modules: tuple[str, ...]
-    attribute: str | None
-    reference: str
-    candidate: str
-
-    @property
-    def label(self) -> str:
-        """``dropout p of attn.drop and 2 more modules``."""
-        more = len(self.modules) - 1
-        rest = f" and {more} more module{'s' * (more > 1)}" if more else ""
-        return f"dropout {self.attribute or 'p'} of {self.modules[0]}{rest}"
-
-    @property
-    def sentence(self) -> str:
-        """``dropout p of attn.drop: 0.1 in the reference, 0.2 in the candidate``."""
-        return (
-            f"{self.label}: {self.reference} in the reference, {self.candidate} in the "
-            "candidate"
-        )
-
-    def is_within(self, module: str) -> bool:
-        """Whether one of them is, or lies within, a module."""
-        if module == ROOT_MODULE:
-            return True
-        parts = module.split(".")
-        return any(
-            len(path) >= len(parts)
-            and all(a in (b, "*") for a, b in zip(path, parts, strict=False))
-            for path in (name.split(".") for name in self.modules)
-        )
+from ttrace.judge.setting_difference import SettingDifference, grouped
 
 
 def rates_inside(
@@ -87,7 +42,7 @@ def rates_inside(
 
 def dropout_differences(
     reference: TraceInfo, candidate: TraceInfo
-) -> tuple[DropoutDifference, ...]:
+) -> tuple[SettingDifference, ...]:
     """What both state, and have otherwise; zero is zero, whatever makes it so.
 
     Args:
@@ -96,7 +51,7 @@ def dropout_differences(
     """
     theirs = stated_rates(rank.settings for rank in reference.ranks)
     ours = stated_rates(rank.settings for rank in candidate.ranks)
-    groups: dict[tuple[str | None, str, str], list[str]] = {}
+    found = []
     for key in dict.fromkeys((*theirs, *ours)):
         pair = rate_of(key, theirs), rate_of(key, ours)
         parsed = parse_dropout_key(key)
@@ -104,13 +59,5 @@ def dropout_differences(
             continue
         if effective(pair[0]) != effective(pair[1]):
             module, attribute = parsed
-            groups.setdefault((attribute, pair[0], pair[1]), []).append(module)
-    return tuple(
-        DropoutDifference(
-            modules=tuple(modules),
-            attribute=attribute,
-            reference=of_reference,
-            candidate=of_candidate,
-        )
-        for (attribute, of_reference, of_candidate), modules in groups.items()
-    )
+            found.append((module, f"dropout {attribute or 'p'}", *pair))
+    return grouped(found)

@@ -4,10 +4,11 @@ A rule of diagnosis says only what was checked; what verdicts do not hold is che
 here, on a few of the tensors that failed. Nothing is judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.call_counts import Place
 from ttrace.compare.tied import Untied
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
@@ -45,6 +46,7 @@ def read_evidence(
     own_microbatches: TraceSource | None = None,
     recorded: TraceInfo | None = None,
     untied: Untied | None = None,
+    matched_calls: Collection[Place] = (),
 ) -> Evidence:
     """Reads what may explain what failed.
 
@@ -58,8 +60,11 @@ def read_evidence(
         recorded: The candidate in its own micro-batches; None where they are those
             of the reference.
         untied: Parameters that one run ties and the other copies.
+        matched_calls: Where the candidate is shown with the calls of the reference.
     """
-    own = own_gradients(recorded or candidate.info)
+    own = own_gradients(
+        recorded or candidate.info, shown=candidate.info, matched=matched_calls
+    )
     absences = find_absences(verdicts, own)
     if has_no_optimizer(candidate.info):  # what it would be given was not recorded
         absences = replace(
@@ -67,10 +72,11 @@ def read_evidence(
             gradients=tuple(
                 v for v in absences.gradients if v.id.kind not in OF_OPTIMIZERS
             ),
+            frozen=tuple(v for v in absences.frozen if v.id.kind not in OF_OPTIMIZERS),
         )
     first = find_first_divergence(verdicts, absences)
     return Evidence(
-        place=read_place(first, verdicts, reference, candidate, backend),
+        place=read_place(first, absences, verdicts, reference, candidate, backend),
         optimizer=read_optimizer(verdicts, reference, candidate),
         runs=read_runs(
             absences,

@@ -1,5 +1,7 @@
 """NaN and infinities: where they are what a run is meant to hold, and where not."""
 
+from collections.abc import Sequence
+
 from ttrace.compare.stats import PairStats
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.judge.verdict import Cause
@@ -48,6 +50,37 @@ def nonfinite_failure(kind: Kind, stats: PairStats) -> tuple[Cause, str] | None:
             "are NaN or infinite, none of the reference"
         )
     return None
+
+
+def place_text(index: Sequence[int] | None, number: int, count: int) -> str:
+    """`` (the first at [3, 2])``; empty where all are so, or it is not known.
+
+    Args:
+        index: Of the first one that is not finite; None where that is not known.
+        number: How many are not.
+        count: Of how many elements.
+    """
+    if index is None or number == count:
+        return ""
+    return f" ({'the first ' if number > 1 else ''}at {list(index)})"
+
+
+def where_to_look(*, is_given: bool) -> str:
+    """What makes values that are not finite.
+
+    Args:
+        is_given: The run was given them, as initial parameters or data.
+    """
+    if is_given:
+        return (
+            "look at how it is initialized, loaded or read, and for memory that "
+            "nothing was written to"
+        )
+    return (
+        "look there for a division by zero, a log or sqrt of what is not positive, an "
+        "overflow of the dtype, an index out of range, or memory that nothing was "
+        "written to"
+    )
 
 
 def infinities_note(stats: PairStats) -> str:

@@ -57,6 +57,7 @@ def find_first_divergence(
     if failures:
         first = _loss_before(_first_of_backward(failures, verdicts), verdicts)
         first = _state_before(first, failures)
+        first = _frozen_before(first, absences)
         if first.id in left_out:
             return divergence_of(first, _not_run(left_out[first.id]))
         if first in of_candidate(verdicts):
@@ -145,6 +146,18 @@ def _state_before(
         if id_.kind is Kind.OPTIMIZER_STATE and id_.step == first.id.step:
             return verdict
     return first
+
+
+def _frozen_before(first: TensorVerdict, absences: Absences) -> TensorVerdict:
+    """The gradient of a parameter that needs none, where one of an activation is named.
+
+    Nothing in front of the first parameter that is trained has a gradient: that follows
+    from what is frozen.
+    """
+    if first not in absences.gradients or first.id.kind not in ACTIVATIONS:
+        return first
+    of_step = [v for v in absences.frozen if v.id.step == first.id.step]
+    return of_step[0] if of_step else first
 
 
 def _one_sided_gradient(

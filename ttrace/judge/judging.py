@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
+from ttrace.compare.call_counts import CallCount, Place
 from ttrace.compare.deduced_layouts import DeducedLayout
 from ttrace.compare.execute import TensorResult
 from ttrace.compare.samples import StepSamples
@@ -18,6 +19,7 @@ from ttrace.judge.limits import Limits
 from ttrace.judge.module_borders import find_border_differences
 from ttrace.judge.parts import JoinedFrom, judge_parts
 from ttrace.judge.sample_variance import skip_other_variances
+from ttrace.judge.still_state import skip_still_state
 from ttrace.judge.structure import StructureDifference, find_structure_differences
 from ttrace.judge.tensors import judge
 from ttrace.judge.tolerance import ToleranceTable
@@ -41,6 +43,7 @@ def judge_tensors(
     unverified: Collection[TensorId] = (),
     deduced: Mapping[TensorId, DeducedLayout] | None = None,
     padded: Mapping[int, StepSamples] | None = None,
+    assumed_calls: Mapping[Place, CallCount] | None = None,
 ) -> tuple[tuple[TensorVerdict, ...], tuple[StructureDifference, ...]]:
     """Judges every tensor; reads again only what figures leave open.
 
@@ -58,6 +61,8 @@ def judge_tensors(
         unverified: What a map brings together without proof.
         deduced: Layouts that follow from shapes alone.
         padded: Steps whose samples the runs pad to other lengths.
+        assumed_calls: Where calls were matched although they are not all given the
+            same.
 
     Returns:
         The verdicts, in the order of the alignment, and the modules that only one run
@@ -98,11 +103,14 @@ def judge_tensors(
     if strict_structure:
         return verdicts, ()
     verdicts = skip_idle_gradients(verdicts)
+    verdicts = skip_still_state(verdicts, reference, candidate)
     verdicts, borders = find_border_differences(
         verdicts, unverified, reference, candidate
     )
     verdicts, structure = find_structure_differences(
         verdicts, reference.info, candidate.info
     )
-    verdicts, calls = skip_other_calls(verdicts, reference.info, candidate.info)
+    verdicts, calls = skip_other_calls(
+        verdicts, reference.info, candidate.info, assumed=assumed_calls
+    )
     return verdicts, (*borders, *structure, *calls)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.adam_fit import SettingFit, fit_settings
@@ -14,8 +15,12 @@ from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_diffe
 from ttrace.judge.own_faults import explained
 from ttrace.judge.restarted_state import Restart, find_restart
 from ttrace.judge.state_decay import StateDecay, find_state_decays
+from ttrace.judge.unscaled_backward import (
+    UnscaledBackward,
+    find_unscaled_backward,
+)
 from ttrace.judge.update_fit import UpdateFit, fit_updates, is_explained
-from ttrace.judge.values import flat_values
+from ttrace.judge.values import flat_values, values_of
 from ttrace.judge.verdict import TensorVerdict
 
 
@@ -36,6 +41,10 @@ class OptimizerEvidence:
         average: How both runs average parameters, where they do otherwise.
         state_decays: States of the optimizer that hold a share of their parameter more
             or less.
+        unscaled: A run that divides gradients by a loss scale which is not in them;
+            None if neither does, or both do.
+        idle_groups: Step and name of each group of parameters that only the candidate
+            has, and whose learning rate is 0.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -47,6 +56,8 @@ class OptimizerEvidence:
     early_clipping: EarlyClipping | None = None
     average: AverageFit | None = None
     state_decays: tuple[StateDecay, ...] = ()
+    unscaled: UnscaledBackward | None = None
+    idle_groups: tuple[tuple[int, str], ...] = ()
 
 
 def read_optimizer(
@@ -78,6 +89,8 @@ def read_optimizer(
         early_clipping=find_early_clipping(reference.info, candidate.info),
         average=explained(fit_averages, None, verdicts, reference, candidate),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
+        unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
+        idle_groups=explained(_idle_groups, (), verdicts, candidate),
     )
 
 
@@ -97,3 +110,17 @@ def _is_accumulated(
     if before is None or ours is None or theirs is None or not before.any():
         return False
     return is_explained(ours - theirs, before)
+
+
+def _idle_groups(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> tuple[tuple[int, str], ...]:
+    found = []
+    for verdict in verdicts:
+        id_ = verdict.id
+        if id_.kind is not Kind.LEARNING_RATE or verdict.present is not Side.CANDIDATE:
+            continue
+        rate = values_of(id_, candidate)
+        if rate is not None and not rate.any():
+            found.append((id_.step, id_.slot or "learning_rate"))
+    return tuple(found)

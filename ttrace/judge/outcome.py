@@ -268,8 +268,10 @@ def _structure_text(difference: StructureDifference) -> str:
             f"{difference.modules} in the {difference.present} only, while all else of "
             f"{'the model' if around == ROOT_MODULE else around} agrees"
         )
+    number = difference.num_inside
+    inside = f", with {number} module{'s' * (number > 1)} inside," if number else ""
     return (
-        f"{difference.modules} in the {difference.present} only, while "
+        f"{difference.modules}{inside} in the {difference.present} only, while "
         f"{'the model' if around == ROOT_MODULE else around} around it agrees"
     )
 

@@ -5,9 +5,12 @@ says that the run has them. That a gradient is missing is only said of what is m
 here, too.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from ttrace.compare.call_counts import Place
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
@@ -37,6 +40,7 @@ class OwnGradients:
         stepped: Steps in which an optimizer that is watched was seen to step.
         wants_main_grad: What optimizers are given was asked for.
         evaluations: Step and number of each call of an optimizer's closure.
+        frozen: Parameters that need no gradient, as far as the run says so.
     """
 
     made: frozenset[Parameter] = frozenset()
@@ -48,6 +52,7 @@ class OwnGradients:
     stepped: frozenset[int] = frozenset()
     wants_main_grad: bool = True
     evaluations: frozenset[tuple[int, int]] = frozenset()
+    frozen: Frozen = frozenset()
 
     def has_backward(self, step: int) -> bool:
         """Whether any gradient of a step was recorded or skipped."""
@@ -82,6 +87,18 @@ class OwnGradients:
             for id_ in self.of_modules
         )
 
+    def outputs_with(self, gradient: TensorId) -> list[str]:
+        """Outputs that have a gradient, of the call that the gradient's output is of.
+
+        In any micro-batch of the step; sorted.
+        """
+        call = replace(gradient, microbatch=None, slot=None)
+        return sorted(
+            id_.slot
+            for id_ in self.of_modules
+            if id_.slot is not None and replace(id_, slot=None) == call
+        )
+
     def calls_with(self, gradient: TensorId) -> frozenset[int]:
         """Calls of a module that have the gradient, in any micro-batch of the step."""
         name = replace(gradient, microbatch=None, call=0)
@@ -90,12 +107,20 @@ class OwnGradients:
         )
 
 
-def own_gradients(info: TraceInfo) -> OwnGradients:
+def own_gradients(
+    info: TraceInfo,
+    *,
+    shown: TraceInfo | None = None,
+    matched: Collection[Place] = (),
+) -> OwnGradients:
     """Reads off what a run recorded.
 
     Args:
         info: The run, under the names that it is compared by.
+        shown: The run as it is compared; None where that is no other one.
+        matched: Where it has the calls of the other run there.
     """
+    modules = {(step, module) for step, _, module in matched}
     recorded = [id_ for id_ in info.tensors if id_.kind in GRADIENTS]
     skipped = [id_ for id_ in info.skipped if id_.kind in GRADIENTS]
     is_watched = info.ranks[0].framework not in _WITHOUT_SCRIPT
@@ -118,7 +143,11 @@ def own_gradients(info: TraceInfo) -> OwnGradients:
             if id_.kind in _OF_PARAMETERS
         ),
         of_modules=frozenset(
-            replace(id_, microbatch=None) for id_ in recorded if id_.kind in ACTIVATIONS
+            replace(id_, microbatch=None)
+            for ids, are_matched in ((recorded, False), ((shown or info).tensors, True))
+            for id_ in ids
+            if id_.kind in ACTIVATIONS & GRADIENTS
+            and ((id_.step, id_.module) in modules) == are_matched
         ),
         updated=frozenset(
             parameter_of(id_) for id_ in info.tensors if id_.kind is Kind.UPDATED_PARAM
@@ -132,6 +161,7 @@ def own_gradients(info: TraceInfo) -> OwnGradients:
             for id_ in (*recorded, *skipped)
             if id_.kind is Kind.MAIN_GRAD
         ),
+        frozen=frozen_in(rank.settings for rank in info.ranks),
     )
 
 

@@ -1,17 +1,26 @@
 """What is read at the place of the first divergence, to explain it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ttrace.compare.backend import Backend
-from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.absences import Absences
 from ttrace.judge.activation_variant import (
     ActivationVariant,
     find_activation_variant,
 )
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.carried_states import (
+    extra_activation_gradients,
+    find_carried_states,
+)
 from ttrace.judge.coarse_values import CoarseValues, find_coarse_values
+from ttrace.judge.collectives_inside import (
+    CollectivesInside,
+    find_collectives_inside,
+)
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.diverged_values import read_diverged
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
@@ -25,7 +34,8 @@ from ttrace.judge.own_faults import explained
 from ttrace.judge.rearrangement import Rearrangement, find_rearrangement
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
 from ttrace.judge.transposed_weight import TransposedWeight, find_transposed_weight
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.values import nonfinite_index
+from ttrace.judge.verdict import Cause, TensorVerdict
 from ttrace.judge.wiring import Wiring, find_wiring
 
 
@@ -50,6 +60,13 @@ class PlaceEvidence:
         activation: The functions that it is of what agrees, where they explain it.
         turn: When the reference has it.
         transposed: The weight whose transpose explains it.
+        collectives: What its call runs on other ranks; None where none was recorded.
+        extra_activations: Gradients of activations that the candidate alone has in its
+            step, if it is a gradient.
+        carried: Of inputs that one run gives, or that have a gradient in one run only:
+            the output of the same module, of a call before, that they are.
+        nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
+            the first one lies; None if there is none, or that was not read.
     """
 
     first: FirstDivergence | None = None
@@ -67,10 +84,15 @@ class PlaceEvidence:
     activation: ActivationVariant | None = None
     turn: OutOfTurn | None = None
     transposed: TransposedWeight | None = None
+    collectives: CollectivesInside | None = None
+    extra_activations: tuple[TensorVerdict, ...] = ()
+    carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
+    nonfinite_at: tuple[int, ...] | None = None
 
 
 def read_place(
     first: FirstDivergence | None,
+    absences: Absences,
     verdicts: Sequence[TensorVerdict],
     reference: TraceSource,
     candidate: TraceSource,
@@ -80,6 +102,7 @@ def read_place(
 
     Args:
         first: It; None if nothing diverges.
+        absences: What one of the runs does not have.
         verdicts: On all tensors.
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
@@ -91,6 +114,9 @@ def read_place(
     diverged = next((verdict for verdict in verdicts if verdict.id == id_), None)
     infos, runs = (reference.info, candidate.info), (reference, candidate)
     values = explained(read_diverged, None, diverged, *runs)
+    inputs = explained(find_one_sided_inputs, None, diverged, verdicts, *infos)
+    extra = extra_activation_gradients(diverged, verdicts)
+    one_sided = (*absences.gradients, *extra)
     return PlaceEvidence(
         first=first,
         confined=explained(find_confinement, None, diverged, *runs, backend),
@@ -99,7 +125,7 @@ def read_place(
         wiring=explained(find_wiring, None, diverged, verdicts, *runs),
         rates_inside=rates_inside(first.module, *infos),
         masks=explained(find_dropout_masks, None, diverged, *runs),
-        inputs=explained(find_one_sided_inputs, None, diverged, verdicts, *infos),
+        inputs=inputs,
         submodule=explained(find_scaled_submodule, None, values, verdicts, reference),
         rearrangement=explained(find_rearrangement, None, values),
         coarse=explained(find_coarse_values, None, values),
@@ -109,4 +135,17 @@ def read_place(
         ),
         turn=explained(find_out_of_turn, None, values, reference),
         transposed=explained(find_transposed_weight, None, values, reference),
+        collectives=explained(find_collectives_inside, None, diverged, *runs),
+        extra_activations=tuple(extra),
+        carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
+        nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
     )
+
+
+def _nonfinite_at(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> tuple[int, ...] | None:
+    for verdict in verdicts:
+        if verdict.cause is Cause.NONFINITE_CANDIDATE:
+            return nonfinite_index(verdict.id, candidate)
+    return None

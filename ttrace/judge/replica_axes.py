@@ -22,14 +22,9 @@ def differing_axes(
     Returns:
         Their names; none where the ranks are not both on that mesh.
     """
-    coords = {
-        rank.rank: each.coords
-        for rank in info.ranks
-        for each in rank.meshes
-        if each.name == mesh
-    }
+    coords = coords_on(mesh, info)
     distinct = {
-        _between(here, there)
+        axes_between(here, there)
         for replica in replicas
         if (here := coords.get(replica.rank)) is not None
         and (there := coords.get(replica.against)) is not None
@@ -42,5 +37,16 @@ def differing_axes(
     return set().union(*smallest)
 
 
-def _between(here: Mapping[str, int], there: Mapping[str, int]) -> frozenset[str]:
+def coords_on(mesh: str, info: TraceInfo) -> dict[int, Mapping[str, int]]:
+    """Where each rank of a run is on a mesh, by rank; without those that are not."""
+    return {
+        rank.rank: each.coords
+        for rank in info.ranks
+        for each in rank.meshes
+        if each.name == mesh
+    }
+
+
+def axes_between(here: Mapping[str, int], there: Mapping[str, int]) -> frozenset[str]:
+    """The axes along which two places of a mesh differ."""
     return frozenset(axis for axis in here if here[axis] != there[axis])

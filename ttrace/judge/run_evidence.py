@@ -4,20 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
+from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
 from ttrace.compare.tied import Untied
+from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
-from ttrace.judge.dropout_rates import DropoutDifference, dropout_differences
+from ttrace.judge.collective_order import OrderFault, find_order_faults
+from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
 )
+from ttrace.judge.module_settings import module_differences
 from ttrace.judge.moved_positions import MovedPositions, find_moved_positions
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.rank_samples import SharedSamples, find_shared_samples
+from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
 from ttrace.judge.trace_lines import only_one_steps_early
@@ -46,6 +51,12 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        misordered: Where ranks of the candidate run other collectives than their group.
+        wrong_collectives: Those of the candidate that gave something else than they
+            are defined to.
+        modules: What both runs state of modules, and have otherwise.
+        frozen_in_reference: Parameters that need no gradient there, as far as it says
+            so.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
     """
@@ -54,13 +65,17 @@ class RunEvidence:
     own: OwnGradients | None = None
     calls: Mapping[Place, CallCount] = field(default_factory=dict)
     split_ties: tuple[SplitTie, ...] = ()
-    dropout: tuple[DropoutDifference, ...] = ()
+    dropout: tuple[SettingDifference, ...] = ()
     still: tuple[StillStatistics, ...] = ()
     one_microbatch: OneMicrobatch | None = None
     factors: MicrobatchFactors | None = None
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    misordered: tuple[OrderFault, ...] = ()
+    wrong_collectives: tuple[CollectiveCheck, ...] = ()
+    modules: tuple[SettingDifference, ...] = ()
+    frozen_in_reference: Frozen = frozenset()
     moved: MovedPositions | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
@@ -90,6 +105,7 @@ def read_runs(
         untied: Parameters that one run ties and the other copies.
     """
     runs = (reference, candidate)
+    misordered = explained(find_order_faults, (), own_microbatches.info)
     return RunEvidence(
         absences=absences,
         own=own,
@@ -104,6 +120,12 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        misordered=misordered,
+        wrong_collectives=()
+        if misordered
+        else explained(wrong_collectives, (), own_microbatches),
+        modules=module_differences(reference.info, candidate.info),
+        frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
         ),

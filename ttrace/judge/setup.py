@@ -9,15 +9,21 @@ from dataclasses import dataclass
 
 from ttrace.ir.computed_buffers import KEY as COMPUTED_BUFFERS
 from ttrace.ir.dropout import without_dropout
+from ttrace.ir.frozen_parameters import KEY as FROZEN_PARAMETERS
 from ttrace.ir.kinds import Kind
+from ttrace.ir.module_settings import without_modules
 from ttrace.ir.optimizer_settings import without_optimizer
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
+from ttrace.ir.trace_warnings import KEY as WARNINGS
 from ttrace.ir.written_dims import without_written
 from ttrace.judge.dropout_rates import dropout_differences
+from ttrace.judge.module_settings import module_differences
 from ttrace.judge.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerance import Estimator, Tolerance
+
+_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS, WARNINGS)
 
 SETUP_TOLERANCE = Tolerance(
     difference_norm=0.0,
@@ -64,6 +70,10 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
         each.label: (each.reference, each.candidate)
         for each in dropout_differences(reference, candidate)
     }
+    differences |= {
+        each.label: (each.reference, each.candidate)
+        for each in module_differences(reference, candidate)
+    }
     return SettingDifferences(
         all=differences,
         model=tuple(model_setting_differences(first.settings, second.settings)),
@@ -73,7 +83,8 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
 def _general(settings: Mapping[str, object]) -> dict[str, object]:
     """Those that are not compared by other rules."""
     general = without_written(without_dropout(without_optimizer(settings)))
-    return {name: value for name, value in general.items() if name != COMPUTED_BUFFERS}
+    general = without_modules(general)
+    return {name: v for name, v in general.items() if name not in _OF_OTHER_RULES}
 
 
 def _stated_by_both(

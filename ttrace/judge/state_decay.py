@@ -41,7 +41,7 @@ class StateDecay:
 def find_state_decays(
     verdicts: Sequence[TensorVerdict], reference: TraceSource, candidate: TraceSource
 ) -> tuple[StateDecay, ...]:
-    """Those of the first step in which states of an optimizer fail.
+    """Those of the first step in which states of an optimizer fail, if all are.
 
     Args:
         verdicts: On all tensors.
@@ -64,7 +64,9 @@ def find_state_decays(
             values_of(state, reference),
             values_of(record.id, reference),
         )
-        if share is not None:
+        if share is None:
+            return ()  # something else is wrong, of which the parameter may be a part
+        if share:
             found.append(StateDecay(id=state, share=share))
     return tuple(found)
 
@@ -72,13 +74,16 @@ def find_state_decays(
 def _share(
     ours: np.ndarray | None, theirs: np.ndarray | None, parameter: np.ndarray | None
 ) -> float | None:
-    """What of the parameter is the difference of two states; None if it is none."""
+    """What of the parameter is the difference of two states; None if it is none.
+
+    Zero where that cannot be told.
+    """
     if ours is None or theirs is None or parameter is None:
-        return None
+        return 0.0
     if not ours.shape == theirs.shape == parameter.shape:
-        return None
+        return 0.0
     if ours.size < _LEAST_ELEMENTS or not np.ptp(parameter):
-        return None
+        return 0.0
     difference = ours - theirs
     share = float((difference * parameter).sum() / (parameter * parameter).sum())
     left = np.linalg.norm(difference - share * parameter)

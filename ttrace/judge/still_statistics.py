@@ -1,4 +1,4 @@
-"""Running statistics that one run updates, and the other leaves as they were."""
+"""State of the model that one run updates, and the other leaves as it was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ import numpy as np
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.failures import failed_by_values
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdict import Status, TensorVerdict
 
 _NAMES = frozenset({"running_mean", "running_var", "mean", "var"})
 """Slots of running statistics, of torch and of flax."""
@@ -30,11 +30,14 @@ class StillStatistics:
         updated: Its statistics after the step.
         still_in: The run in which they stay what they were.
         counts: Whether it counts batches there; None where that is not known.
+        computed: Outputs of the module in that run, of the same names, that agree with
+            those of the other run: what it computed anew, and nobody kept.
     """
 
     updated: tuple[TensorId, ...]
     still_in: Side
     counts: bool | None
+    computed: tuple[TensorId, ...] = ()
 
 
 def find_still_statistics(
@@ -52,8 +55,13 @@ def find_still_statistics(
         for verdict in verdicts
         if failed_by_values(verdict)
         and verdict.id.kind is Kind.UPDATED_BUFFER
-        and _name(verdict.id) in _NAMES
+        and (_name(verdict.id) in _NAMES or verdict.id.module == ROOT_MODULE)
     ]
+    agreed = {
+        replace(verdict.id, kind=Kind.UPDATED_BUFFER, microbatch=None): verdict.id
+        for verdict in verdicts
+        if verdict.status is Status.PASSED and verdict.id.kind is Kind.OUTPUT
+    }
     first = min((id_.step for id_ in failed), default=0)
     by_module: dict[str, list[TensorId]] = {}
     for id_ in failed:
@@ -61,7 +69,10 @@ def find_still_statistics(
             by_module.setdefault(id_.module, []).append(id_)
     runs = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
     found = []
-    for ids in list(by_module.values())[:_MAX_MODULES]:
+    # Of plain JAX, some of the state may be returned as it was, and some not.
+    in_root = [(id_,) for id_ in by_module.pop(ROOT_MODULE, ())]
+    groups = [*map(tuple, by_module.values()), *in_root]
+    for ids in groups[:_MAX_MODULES]:
         moves = {side: [_moves(id_, run) for id_ in ids] for side, run in runs.items()}
         for side, other in (
             (Side.CANDIDATE, Side.REFERENCE),
@@ -71,9 +82,10 @@ def find_still_statistics(
                 counter = replace(ids[0], slot=_counter_of(ids[0]))
                 found.append(
                     StillStatistics(
-                        updated=tuple(ids),
+                        updated=ids,
                         still_in=side,
                         counts=_moves(counter, runs[side]),
+                        computed=tuple(agreed[id_] for id_ in ids if id_ in agreed),
                     )
                 )
     return tuple(found)

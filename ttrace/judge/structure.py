@@ -8,7 +8,7 @@ a module returns one thing more (attention weights) and all else of it agrees.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import ACTIVATIONS, Kind
@@ -42,6 +42,7 @@ class StructureDifference:
             that return it; where modules end elsewhere, the one behind them.
         num_tensors: Tensors of them, in all steps.
         calls: How often either run calls them, where that is what differs; else empty.
+        num_inside: Modules within one of them, which are there with it.
     """
 
     modules: str
@@ -49,6 +50,7 @@ class StructureDifference:
     around: str
     num_tensors: int
     calls: str = ""
+    num_inside: int = 0
 
 
 def find_structure_differences(
@@ -77,14 +79,18 @@ def find_structure_differences(
         if module not in with_parameters[side] and modules.agrees(parent):
             around[module, side] = parent
     counts: Counter[tuple[str, Side, str]] = Counter()
+    inside: dict[tuple[str, Side, str], dict[str, set[str]]] = {}
     verdicts, judged = judged, []
     for verdict in verdicts:
         side = verdict.present
         key = None if side is None else (verdict.id.module, side)
         if verdict.status is Status.UNMATCHED and key in around:
             assert key is not None
-            pattern, parent = layers_left_out(key[0]), layers_left_out(around[key])
+            module = _topmost(key, around)
+            pattern, parent = layers_left_out(module), layers_left_out(around[key])
             counts[pattern, key[1], parent] += 1
+            within = inside.setdefault((pattern, key[1], parent), {})
+            within.setdefault(module, set()).add(key[0])
             verdict = replace(
                 verdict,
                 status=Status.SKIPPED,
@@ -94,11 +100,28 @@ def find_structure_differences(
         judged.append(verdict)
     differences = tuple(
         StructureDifference(
-            modules=pattern, present=side.value, around=parent, num_tensors=number
+            modules=pattern,
+            present=side.value,
+            around=parent,
+            num_tensors=number,
+            num_inside=max(
+                len(names - {module})
+                for module, names in inside[pattern, side, parent].items()
+            ),
         )
         for (pattern, side, parent), number in counts.items()
     )
     return tuple(judged), (*outputs, *differences)
+
+
+def _topmost(key: tuple[str, Side], around: Mapping[tuple[str, Side], str]) -> str:
+    """The outermost module around one, or itself, that is in the same run only."""
+    found, (module, side) = key[0], key
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if (module, side) in around:
+            found = module
+    return found
 
 
 def _without_more_outputs(

@@ -1,6 +1,6 @@
 """What to say where nothing but unmatched tensors stands against a pass."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ttrace.ir.side import Side
 from ttrace.judge.structure import layers_left_out
@@ -18,12 +18,13 @@ def one_sided_sentence(verdicts: Sequence[TensorVerdict]) -> str:
     unmatched = [v for v in verdicts if v.status is Status.UNMATCHED]
     num_passed = sum(verdict.status is Status.PASSED for verdict in verdicts)
     parts = [f"{num_passed} compared tensors agree"]
+    compared = _compared_modules(verdicts)
     for side in Side:
         there = [v for v in unmatched if v.present is side and not v.beyond]
         if there:
-            modules = dict.fromkeys(layers_left_out(v.id.module) for v in there)
             exist = "exist" if len(there) > 1 else "exists"
-            parts.append(f"{len(there)} {exist} in the {side} only ({_few(modules)})")
+            names = _few(_outermost(there, compared))
+            parts.append(f"{len(there)} {exist} in the {side} only ({names})")
     for side in Side:
         beyond = [v.beyond for v in unmatched if v.present is side and v.beyond]
         if beyond:
@@ -53,11 +54,7 @@ def allow_patterns(verdicts: Sequence[TensorVerdict]) -> list[str]:
     A module that the other run has too is not allowed as a whole. Nothing is proposed
     for steps, and micro-batches, of which it has nothing.
     """
-    compared = {
-        verdict.id.module
-        for verdict in verdicts
-        if verdict.status in (Status.PASSED, Status.FAILED)
-    }
+    compared = _compared_modules(verdicts)
     patterns: dict[str, None] = {}
     for verdict in verdicts:
         if verdict.status is not Status.UNMATCHED or verdict.present is None:
@@ -68,6 +65,46 @@ def allow_patterns(verdicts: Sequence[TensorVerdict]) -> list[str]:
         what = "*" if id_.module not in compared else f"{id_.kind}*"
         patterns[f"*/{layers_left_out(id_.module)}/{what}"] = None
     return list(patterns)
+
+
+def _compared_modules(verdicts: Iterable[TensorVerdict]) -> set[str]:
+    return {
+        verdict.id.module
+        for verdict in verdicts
+        if verdict.status in (Status.PASSED, Status.FAILED)
+    }
+
+
+def _outermost(there: Iterable[TensorVerdict], compared: Collection[str]) -> list[str]:
+    """Modules of tensors; for those within one that only this run has, that one.
+
+    Args:
+        there: Tensors that one run has.
+        compared: Modules that both runs have.
+    """
+    modules = dict.fromkeys(verdict.id.module for verdict in there)
+    own = {module for module in modules if module not in compared}
+    inside: dict[str, set[str]] = {}
+    for module in modules:
+        outer = module
+        for prefix in _around(module):
+            outer = prefix if prefix in own and module in own else outer
+        found = inside.setdefault(layers_left_out(outer), set())
+        if outer != module:
+            found.add(layers_left_out(module))
+    return [
+        f"{name} and {len(of_one)} module{'s' * (len(of_one) > 1)} inside"
+        if of_one
+        else name
+        for name, of_one in inside.items()
+    ]
+
+
+def _around(module: str) -> Iterable[str]:
+    """``a.b``, then ``a``, of ``a.b.c``."""
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
 
 
 def _few(names: Iterable[str]) -> str:

@@ -28,9 +28,11 @@ def skip_unused_outputs(
 ) -> tuple[TensorVerdict, ...]:
     """Skips failed outputs that other padding explains, and that nothing depends on.
 
-    An output that has no gradient in either run, while another one of the same call
-    agrees and has one in both; that no module is given; and that differs only in
-    samples that the runs pad unlike. What the module is given must agree.
+    An output that has no gradient in the reference, while another one of the same call
+    agrees and has one there; that no module of the reference is given; and that differs
+    only in samples that the runs pad unlike. What the module is given must agree. Where
+    the candidate makes use of it, that is the mistake, and shows in what is computed
+    from it. What fails behind the call says nothing of it.
 
     Args:
         verdicts: One per tensor.
@@ -49,11 +51,9 @@ def skip_unused_outputs(
     unused = {
         v.id: _reason(v.id)
         for v in asked
-        if calls.has_other_gradient(v.id, sides)
+        if calls.has_other_gradient(v.id, reference)
         and calls.agrees(v.id)
-        and not any(
-            _has_gradient(v.id, side) or _is_given(v.id, side) for side in sides
-        )
+        and not (_has_gradient(v.id, reference) or _is_given(v.id, reference))
         and _is_by_padding(v, padded[v.id.step], sides)
     }
     return tuple(
@@ -72,7 +72,8 @@ def _reason(output: TensorId) -> str:
     return (
         f"the runs pad samples to other lengths, and output {output.slot} of "
         f"{output.module} differs in those alone that they pad unlike; nothing uses "
-        "it: no module is given it, and it has no gradient, while another output has"
+        "it in the reference: no module is given it, and it has no gradient, while "
+        "another output has"
     )
 
 
@@ -88,7 +89,7 @@ class _Calls:
             call = _call_of(id_)
             passed = verdict.status is Status.PASSED and not verdict.noise_dominated
             is_bad = verdict.status in (Status.FAILED, Status.UNMATCHED)
-            if id_.kind is Kind.GRAD_OUTPUT and not is_bad:
+            if id_.kind is Kind.GRAD_OUTPUT:
                 self._gradients.setdefault(call, set()).add(id_.slot)
             if id_.kind in (Kind.INPUT, Kind.OUTPUT):
                 if passed and id_.kind is Kind.INPUT:
@@ -99,19 +100,12 @@ class _Calls:
             if id_.kind is Kind.OUTPUT and passed:
                 self._passed.add(id_)
 
-    def has_other_gradient(
-        self, output: TensorId, sides: Sequence[TraceSource]
-    ) -> bool:
-        """Whether another output of the call agrees, and has a gradient in both runs.
-
-        One that differs says nothing.
-        """
+    def has_other_gradient(self, output: TensorId, run: TraceSource) -> bool:
+        """Whether another output of the call agrees, and has a gradient in a run."""
         for slot in self._gradients.get(_call_of(output), set()) - {output.slot}:
             other = replace(output, slot=slot)
             gradient = replace(other, kind=Kind.GRAD_OUTPUT)
-            if other in self._passed and all(
-                gradient in side.info.tensors for side in sides
-            ):
+            if other in self._passed and gradient in run.info.tensors:
                 return True
         return False
 

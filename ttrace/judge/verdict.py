@@ -131,6 +131,8 @@ class TensorVerdict:
             is that of this part.
         failed_parts: All parts that it failed by, the worst first.
         allowed: What allows it to be unmatched, so that it is skipped; else empty.
+        summed_over: Mesh axes over which the candidate's ranks have values that differ
+            and that add up to the reference's; a tensor that is skipped for that.
     """
 
     id: TensorId
@@ -148,6 +150,7 @@ class TensorVerdict:
     failed_part: PartFigures | None = None
     failed_parts: tuple[FailedPart, ...] = ()
     allowed: str = ""
+    summed_over: tuple[str, ...] = ()
 
     @property
     def noise_dominated(self) -> bool:

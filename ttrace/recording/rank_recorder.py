@@ -15,11 +15,13 @@ from absl import logging
 
 from ttrace.errors import DtypeError, TensorIdError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.collective import CollectivePart
 from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest
+from ttrace.recording.said_warnings import take_warnings, warn
 from ttrace.recording.sink import TraceSink
 from ttrace.store.writer import TraceWriter
 
@@ -78,11 +80,10 @@ class ProcessRecording:
         """Says once that a tensor came twice."""
         if not self._has_warned_of_repeats:
             self._has_warned_of_repeats = True
-            logging.warning(
-                "ttrace: %s came twice and only the first one is recorded (later "
-                "ones are not reported again).%s",
-                id_,
-                f" {self._repeat_hint}" if self._repeat_hint else "",
+            hint = f" {self._repeat_hint}" if self._repeat_hint else ""
+            warn(
+                f"{id_} came twice and only the first one is recorded (later ones are "
+                f"not reported again).{hint}"
             )
 
     def _warn_of_failure(self, sentence: str, failure: Exception) -> None:
@@ -145,6 +146,7 @@ class RankRecorder:
         layout: ShardLayout,
         *,
         scale: float = 1.0,
+        collective: CollectivePart | None = None,
     ) -> None:
         """Records what the rank holds of a tensor; the next one in its order.
 
@@ -154,6 +156,7 @@ class RankRecorder:
             layout: What part of the logical tensor they are. Where their shape is
                 another one, the tensor is skipped.
             scale: Known factor over the mathematical values.
+            collective: What it is an operand or a result of; None of other kinds.
         """
         if layout.local_shape != array.shape:
             self.skip(
@@ -174,6 +177,7 @@ class RankRecorder:
                     layout=layout,
                     scale=scale,
                     exact_replicas=id_.kind in EXACT_REPLICAS,
+                    collective=collective,
                 )
             except DtypeError:
                 self.skip(id_, f"the dtype {array.dtype} cannot be stored in a trace")
@@ -227,6 +231,9 @@ class RankRecorder:
             self.abort(f"recording stopped: {str(failure).splitlines()[0]}")
             return
         missed = other_steps(self._info.capture, num_steps)
+        said = take_warnings()
+        if said:
+            self.state(said)
         is_plausible = self._info.world_size > 1 and bool(self._info.capture)
         is_empty = not self.num_recorded and (missed or not is_plausible)
         if not self._end():
@@ -246,6 +253,7 @@ class RankRecorder:
             reason: Why, in a few words; readers of the trace are shown them.
         """
         if self._end():
+            take_warnings()  # which are of this run, not of the next one
             self._finish(lambda: self._sink.abort(reason))
 
     def _end(self) -> bool:

@@ -91,6 +91,8 @@ class ReportDiff:
         vanished: Tensors that only the old report has, and that were not compared.
         changed_settings: What the runs were set up with otherwise, by side and name:
             the old value and the new one.
+        old_compared: Whether the old job compared anything; else all that fails or is
+            unmatched counts as new.
     """
 
     old_verdict: Outcome
@@ -105,6 +107,7 @@ class ReportDiff:
     appeared: tuple[TensorChange, ...] = ()
     vanished: tuple[TensorChange, ...] = ()
     changed_settings: Mapping[str, tuple[object, object]] = field(default_factory=dict)
+    old_compared: bool = True
 
     @property
     def is_worse(self) -> bool:
@@ -124,6 +127,7 @@ class ReportDiff:
             "new_summary": self.new_summary,
             **{name: [_json_of(x) for x in group] for name, group in groups.items()},
             "changed_settings": encode(self.changed_settings),
+            "old_compared": self.old_compared,
         }
 
     def json_text(self) -> str:
@@ -149,7 +153,8 @@ def diff_reports(
         policy: What counts as grown; None for the default.
 
     Raises:
-        UsageError: They have no tensor in common, or one has a tensor twice.
+        UsageError: They have no tensor in common, one has a tensor twice, or both
+            jobs ended before there was anything to compare.
     """
     policy = policy or DiffPolicy()
     before, after = _by_id(old, "old"), _by_id(new, "new")
@@ -166,6 +171,7 @@ def diff_reports(
         old_summary=old.summary,
         new_summary=new.summary,
         changed_settings=_changed_settings(old, new),
+        old_compared=old.error is None or bool(before),
         **{name: tuple(changes) for name, changes in groups.items()},
     )
 
@@ -194,6 +200,12 @@ def _require_common(
         return
     if not before and old.error is not None and after:
         return
+    if old.error is not None and new.error is not None:
+        raise UsageError(
+            "both jobs ended before there was anything to compare",
+            got=f"{old.error.what} (old report); {new.error.what} (new report)",
+            remedy=f"mend what ended the later one: {new.error.remedy}",
+        )
     raise UsageError(
         "the reports have no tensor in common",
         expected="two reports of the same comparison",

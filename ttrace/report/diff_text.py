@@ -41,6 +41,14 @@ def render_diff(diff: ReportDiff) -> RenderableType:
         ),
         Text(diff.new_summary),
     ]
+    if not diff.old_compared:
+        parts.append(
+            Text(
+                "the old job compared nothing, so all that fails counts as new; its "
+                f"report says: {diff.old_summary}",
+                style="yellow",
+            )
+        )
     parts += (Text(line) for line in _numbers(diff))
     if diff.changed_settings:
         pairs = (f"{n} {a} -> {b}" for n, (a, b) in diff.changed_settings.items())

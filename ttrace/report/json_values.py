@@ -30,6 +30,11 @@ def encode(value: Any) -> Any:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number, or the text that stands for one."""
+    return type(value) in (float, int) or (type(value) is str and value in _NONFINITE)
+
+
 def decode(value: Any) -> Any:
     if isinstance(value, str):
         return _NONFINITE.get(value, value)

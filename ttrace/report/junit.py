@@ -19,6 +19,7 @@ from ttrace.report.wording import (
     figures,
     map_line,
     only_line,
+    place_lines,
     reason_beside_figures,
     settings_line,
     setup_line,
@@ -72,6 +73,7 @@ def _details(report: Report) -> Iterable[str]:
                 yield f"{label}: {value}"
     if first is not None:
         yield f"first divergence: {first.sentence} ({first.id})"
+    yield from place_lines(report)
     yield from (f"diagnosis: {item.sentence}" for item in report.diagnosis)
     yield from (f"remark: {remark}" for remark in report.remarks)
     yield from (f"skipped {line}" for line in skipped_lines(report))

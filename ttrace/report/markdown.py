@@ -4,11 +4,12 @@ Names and reasons are the user's: what Markdown or HTML would read as their own 
 written as character references, which both show as they are.
 """
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
 from ttrace.report.caveats import caveats
-from ttrace.report.model import Report, TensorReport
+from ttrace.report.model import ErrorDetails, Report, TensorReport
 from ttrace.report.printable import printable
 from ttrace.report.wording import (
     MAX_ROWS,
@@ -18,6 +19,7 @@ from ttrace.report.wording import (
     figures,
     map_line,
     only_line,
+    only_the_first,
     reason_beside_figures,
     settings_line,
     setup_line,
@@ -49,14 +51,13 @@ def render_markdown(report: Report) -> str:
     ]
     error, first = report.error, report.first_divergence
     if error is not None:
-        labels = ("what", "where", "expected", "got", "remedy")
-        found = ((label, getattr(error, label)) for label in labels)
-        blocks += _list("Error", (f"{k}: {v}" for k, v in found if v is not None))
+        blocks += _error(error)
     if first is not None:
         blocks.append(
             f"**First divergence** ({first.phase}): {_code(first.id, whole=True)}\n\n"
             f"{_text(first.sentence)}"
         )
+    blocks += _places(report)
     blocks += _list("Diagnosis", (item.sentence for item in report.diagnosis))
     blocks += _failed(report)
     blocks += _unmatched(report)
@@ -64,6 +65,30 @@ def render_markdown(report: Report) -> str:
     blocks += _list("Not compared", map(_cut, skipped_lines(report)))
     blocks += _list("To know", map(_cut, _remarks(report)))
     return "\n\n".join(blocks) + "\n"
+
+
+def _error(error: ErrorDetails) -> Iterable[str]:
+    """What went wrong; what has several lines, such as a traceback, keeps them."""
+    labels = ("what", "where", "expected", "got", "remedy")
+    found = {label: value for label in labels if (value := getattr(error, label))}
+    lines = {label: text for label, text in found.items() if "\n" not in text}
+    yield from _list("Error", (f"{label}: {text}" for label, text in lines.items()))
+    for label, text in found.items():
+        if label not in lines:
+            yield f"{label}:\n\n<pre>{_lines(text)}</pre>"
+
+
+def _places(report: Report) -> Iterable[str]:
+    """Where failures begin, and what each explains."""
+    culprits = report.culprits
+    if only_the_first(report):
+        if sum(culprits[0].explains.values()) > 1:
+            yield _text(f"The first divergence explains {culprits[0].share}.")
+        return
+    shown = [_cut(culprit.sentence) for culprit in culprits[:MAX_ROWS]]
+    if len(culprits) > MAX_ROWS:
+        shown.append(f"and {len(culprits) - MAX_ROWS} more")
+    yield from _list("Where failures begin", shown)
 
 
 def _remarks(report: Report) -> Iterable[str]:
@@ -152,6 +177,13 @@ def _code(text: str, *, whole: bool = False) -> str:
 
 def _line(text: str) -> str:
     return printable(" ".join(text.split()))
+
+
+def _lines(text: str) -> str:
+    """Text in several lines, as it stands between tags of HTML."""
+    return "\n".join(
+        html.escape(printable(line), quote=False) for line in text.splitlines()
+    )
 
 
 def _cut(text: str) -> str:

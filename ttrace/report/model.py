@@ -21,6 +21,7 @@ from ttrace.judge.outcome import Outcome as Outcome
 from ttrace.judge.structure import StructureDifference as StructureDifference
 from ttrace.judge.tolerance import Estimator
 from ttrace.judge.verdict import PartReason
+from ttrace.report.json_types import find_mismatch
 from ttrace.report.json_values import decode, encode
 from ttrace.report.printable import printable
 from ttrace.report.set_up import MapSetup as MapSetup
@@ -256,6 +257,7 @@ class Report:
 
         Raises:
             SchemaVersionError: It was written in another format.
+            TraceError: A value has another type than ``to_json`` gives it.
             ValueError, LookupError, TypeError: It is not what ``to_json`` makes.
         """
         if value["schema_version"] != SCHEMA_VERSION:
@@ -263,6 +265,15 @@ class Report:
                 "a report of another version",
                 expected=f"schema version {SCHEMA_VERSION}",
                 got=value["schema_version"],
+                remedy=_REMEDY,
+            )
+        wrong = find_mismatch(_with_former_names(value), cls)
+        if wrong is not None:
+            raise TraceError(
+                "not a report as ttrace writes it",
+                where=wrong.field,
+                expected=wrong.expected,
+                got=wrong.got,
                 remedy=_REMEDY,
             )
         value = decode(value)
@@ -331,13 +342,32 @@ class Report:
                 got=error.got,
                 remedy=error.remedy,
             ) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except TraceError as error:
+            raise TraceError(
+                error.what,
+                where=f"{error.where} of {path}",
+                expected=error.expected,
+                got=error.got,
+                remedy=error.remedy,
+            ) from error
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise TraceError(
                 "not a whole report",
                 where=path,
                 got=f"{type(error).__name__}: {error}",
                 remedy=_REMEDY,
             ) from error
+
+
+def _with_former_names(value: Mapping) -> Mapping:
+    """A report whose map has the key of today, too."""
+    setup = value.get("setup")
+    former = setup.get("map") if isinstance(setup, Mapping) else None
+    if not isinstance(former, Mapping) or "num_unsure" not in former:
+        return value
+    assert isinstance(setup, Mapping)
+    named = {"num_unverified": former["num_unsure"], **former}
+    return {**value, "setup": {**setup, "map": named}}
 
 
 def _map_from_json(value: Mapping) -> MapSetup:

@@ -13,11 +13,14 @@ _NAMES = re.compile(r"[\w@*]+(?:[./][\w@*]+)+")
 _NUMBERS = re.compile(r"\d+(?: to \d+)?")
 
 
-def grouped_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+def grouped_reasons(
+    reasons: Mapping[str, int], examples: Mapping[str, str] | None = None
+) -> list[tuple[str, int]]:
     """Reasons with the number of tensors, the most frequent first.
 
     Args:
         reasons: Number of tensors by reason.
+        examples: Id of one of them by reason, where one is known; it is said.
 
     Returns:
         Of reasons that are the same but for names and numbers the most frequent one,
@@ -29,10 +32,13 @@ def grouped_reasons(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
     found = []
     for group in groups.values():
         example = max(group, key=lambda reason: group[reason])
+        text = example
         if len(group) > 1:
             more = len(group) - 1
-            example += f" (and {more} more like it, with other names or numbers)"
-        found.append((example, sum(group.values())))
+            text += f" (and {more} more like it, with other names or numbers)"
+        if examples and example in examples:
+            text += f", e.g. {examples[example]}"
+        found.append((text, sum(group.values())))
     return sorted(found, key=lambda pair: -pair[1])
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from ttrace.compare.tensor_details import TensorDetails
-from ttrace.judge.verdict import PartFigures
+from ttrace.judge.verdict import PartFigures, PartReason, Status
 from ttrace.report.json_values import encode
 
 
@@ -64,10 +64,10 @@ class TensorReport:
 
     id: str
     kind: str
-    status: str
+    status: Annotated[str, Status]
     reason: str = ""
     cause: str | None = None
-    part: str | None = None
+    part: Annotated[str | None, PartReason] = None
     shape: tuple[int, ...] | None = None
     dtypes: tuple[str, str] | None = None
     layouts: tuple[str, str] | None = None

@@ -1,6 +1,8 @@
 """Renders a report for a terminal; only renders."""
 
+import enum
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from ttrace.report.wording import (
     figures,
     map_line,
     only_line,
+    place_lines,
     reason_beside_figures,
     settings_line,
     setup_line,
@@ -40,6 +43,19 @@ _TEXT_WIDTH = 120
 """Columns of a text file."""
 
 
+class Detail(enum.Enum):
+    """How much of a report is shown."""
+
+    BRIEF = "brief"
+    """The verdict and its sentence."""
+
+    USUAL = "usual"
+    """What says where and why, and the first tensors."""
+
+    FULL = "full"
+    """The same with all tensors that failed or are unmatched, and all reasons."""
+
+
 def render_text(report: Report) -> str:
     """The renderer ``text`` of ``ttrace.report.renderers``."""
     console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False)
@@ -49,10 +65,14 @@ def render_text(report: Report) -> str:
 
 
 def print_report(
-    report: Report, console: Console, *, json_path: Path | None = None
+    report: Report,
+    console: Console,
+    *,
+    json_path: Path | None = None,
+    detail: Detail = Detail.USUAL,
 ) -> None:
     """Prints verdict, totals, first divergence, diagnosis and the worst tensors."""
-    console.print(render_report(report))
+    console.print(render_report(report, detail=detail))
     if json_path is not None:
         print_report_path(json_path, console)
 
@@ -62,8 +82,9 @@ def print_report_path(json_path: Path, console: Console) -> None:
     console.print(f"report: {json_path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def render_report(report: Report) -> RenderableType:
+def render_report(report: Report, *, detail: Detail = Detail.USUAL) -> RenderableType:
     """The report as one rich renderable."""
+    max_rows = sys.maxsize if detail is Detail.FULL else MAX_ROWS
     parts: list[RenderableType] = [
         Text.assemble(
             ("verdict: ", "bold"),
@@ -71,13 +92,16 @@ def render_report(report: Report) -> RenderableType:
             (" (uncalibrated)" if report.is_uncalibrated else "", "yellow"),
         ),
         Text(report.summary),
-        *map(Text, _culprit_lines(report)),
-        Text(counts_line(report)),
-        *(Text(line, style="dim") for line in runs_lines(report.setup)),
     ]
+    if detail is Detail.BRIEF:
+        return Printable(content=Group(*parts))
+    parts += map(Text, place_lines(report, max_rows=max_rows))
+    parts.append(Text(counts_line(report)))
+    parts += (Text(line, style="dim") for line in runs_lines(report.setup))
     if report.only:
         parts.append(Text(only_line(report), style="yellow"))
-    parts += (Text(f"skipped {x}", style="dim") for x in skipped_lines(report))
+    skipped = skipped_lines(report, max_rows=max_rows)
+    parts += (Text(f"skipped {line}", style="dim") for line in skipped)
     parts += (Text(caveat, style="yellow") for caveat in caveats(report))
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     if closer_look := closer_look_sentence(report):
@@ -86,30 +110,15 @@ def render_report(report: Report) -> RenderableType:
     parts += _differences(report)
     failed = failed_first_divergence_first(report)
     if failed:
-        parts.append(_tensor_table("first failed tensors", failed))
+        parts.append(_tensor_table(_failed_title(detail), failed, max_rows))
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
     if unmatched:
-        parts.append(_reason_table("unmatched tensors", unmatched))
+        parts.append(_reason_table("unmatched tensors", unmatched, max_rows))
     return Printable(content=Group(*parts))
 
 
-def _culprit_lines(report: Report) -> Iterable[str]:
-    """Where failures begin, and what follows from each.
-
-    Of the first divergence alone, only what follows: the summary has all else.
-    """
-    culprits, first = report.culprits, report.first_divergence
-    if len(culprits) == 1 and first is not None and culprits[0].id == first.id:
-        if sum(culprits[0].explains.values()) > 1:
-            yield f"the first divergence explains {culprits[0].share}"
-        return
-    if len(culprits) > 1:
-        yield f"{len(culprits)} independent places:"
-    for number, culprit in enumerate(culprits[:MAX_ROWS], 1):
-        mark = f"{number}. " if len(culprits) > 1 else "place: "
-        yield f"{mark}{culprit.sentence}"
-    if len(culprits) > MAX_ROWS:
-        yield f"and {len(culprits) - MAX_ROWS} more"
+def _failed_title(detail: Detail) -> str:
+    return "failed tensors" if detail is Detail.FULL else "first failed tensors"
 
 
 def _differences(report: Report) -> Iterable[RenderableType]:
@@ -123,13 +132,13 @@ def _differences(report: Report) -> Iterable[RenderableType]:
         yield Text(settings_line(report), style="dim")
 
 
-def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
-    table = Table(title=title_of(title, len(tensors)), title_justify="left")
+def _tensor_table(title: str, tensors: Sequence[TensorReport], max_rows: int) -> Table:
+    table = Table(title=title_of(title, len(tensors), max_rows), title_justify="left")
     table.add_column("tensor")
     for column in ("rel_err", "tolerance", "margin"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for tensor in tensors[:MAX_ROWS]:
+    for tensor in tensors[:max_rows]:
         rel_err, tolerance = figures(tensor)
         table.add_row(
             IdText(text=tensor.id),
@@ -141,10 +150,10 @@ def _tensor_table(title: str, tensors: Sequence[TensorReport]) -> Table:
     return table
 
 
-def _reason_table(title: str, tensors: Sequence[TensorReport]) -> Table:
-    table = Table(title=title_of(title, len(tensors)), title_justify="left")
+def _reason_table(title: str, tensors: Sequence[TensorReport], max_rows: int) -> Table:
+    table = Table(title=title_of(title, len(tensors), max_rows), title_justify="left")
     table.add_column("tensor")
     table.add_column("why", overflow="fold")
-    for tensor in tensors[:MAX_ROWS]:
+    for tensor in tensors[:max_rows]:
         table.add_row(IdText(text=tensor.id), escape(tensor.reason))
     return table

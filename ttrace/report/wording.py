@@ -25,19 +25,52 @@ def counts_line(report: Report) -> str:
     )
 
 
+def place_lines(report: Report, *, max_rows: int = MAX_ROWS) -> Iterable[str]:
+    """Where failures begin, and what follows from each.
+
+    Of the first divergence alone, only what follows: the summary has all else.
+
+    Args:
+        report: The report.
+        max_rows: Places that are named.
+    """
+    culprits = report.culprits
+    if only_the_first(report):
+        if sum(culprits[0].explains.values()) > 1:
+            yield f"the first divergence explains {culprits[0].share}"
+        return
+    if len(culprits) > 1:
+        yield f"{len(culprits)} independent places:"
+    for number, culprit in enumerate(culprits[:max_rows], 1):
+        mark = f"{number}. " if len(culprits) > 1 else "place: "
+        yield f"{mark}{culprit.sentence}"
+    if len(culprits) > max_rows:
+        yield f"and {len(culprits) - max_rows} more"
+
+
+def only_the_first(report: Report) -> bool:
+    """Whether all failures that are explained begin at the first divergence."""
+    culprits, first = report.culprits, report.first_divergence
+    return len(culprits) == 1 and first is not None and culprits[0].id == first.id
+
+
 def only_line(report: Report) -> str:
     """The filters of the comparison, as options; empty for none."""
     filters = " ".join(f"--{name} {text}" for name, text in report.only.items())
     return filters and f"compared only: {filters}"
 
 
-def skipped_lines(report: Report) -> Iterable[str]:
-    """``63: no layout rule``, the most frequent reason first."""
-    reasons = grouped_reasons(report.counts.skipped_reasons)
-    for reason, count in reasons[:MAX_ROWS]:
+def skipped_lines(report: Report, *, max_rows: int = MAX_ROWS) -> Iterable[str]:
+    """``63: no layout rule, e.g. ID``, the most frequent reason first."""
+    examples: dict[str, str] = {}
+    for tensor in report.tensors:
+        if tensor.status == "skipped":
+            examples.setdefault(tensor.reason, tensor.id)
+    reasons = grouped_reasons(report.counts.skipped_reasons, examples)
+    for reason, count in reasons[:max_rows]:
         yield f"{count}: {reason}"
-    if len(reasons) > MAX_ROWS:
-        rest = sum(count for _, count in reasons[MAX_ROWS:])
+    if len(reasons) > max_rows:
+        rest = sum(count for _, count in reasons[max_rows:])
         yield f"{rest}: for other reasons"
 
 
@@ -83,11 +116,11 @@ def failed_first_divergence_first(report: Report) -> list[TensorReport]:
     return [*head, *(tensor for tensor in failed if tensor not in head)]
 
 
-def title_of(title: str, num_tensors: int) -> str:
+def title_of(title: str, num_tensors: int, max_rows: int = MAX_ROWS) -> str:
     """The title of a table of tensors, with how many it shows of how many."""
-    if num_tensors <= MAX_ROWS:
+    if num_tensors <= max_rows:
         return title
-    return f"{title} ({MAX_ROWS} of {num_tensors})"
+    return f"{title} ({max_rows} of {num_tensors})"
 
 
 def figures(tensor: TensorReport) -> tuple[float | None, float | None]:

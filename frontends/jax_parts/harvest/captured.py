@@ -74,6 +74,9 @@ class Event:
         tiling: How the values of the devices, one for each place on the mesh axes
             among the leading dims, tile the logical one: the entries of a
             ``PartitionSpec``; None where that is not known.
+        summed_axes: Mesh axes over which the values of the devices are summands of the
+            logical one, as the program sums them up.
+        scale: How many times the logical value that is, or each device's is.
     """
 
     site: TapSite
@@ -84,6 +87,8 @@ class Event:
     taken: Plane | None = None
     skip: str | None = None
     tiling: tuple[SpecEntry, ...] | None = None
+    summed_axes: tuple[str, ...] = ()
+    scale: int = 1
 
     @property
     def kind(self) -> Kind:
@@ -165,6 +170,8 @@ class Capture:
         skip: Why it was not captured; None where it was.
         iterations: Index in each enclosing loop, outermost first.
         tiling: As in ``Event``.
+        summed_axes: Likewise.
+        scale: Likewise.
     """
 
     site: TapSite
@@ -177,3 +184,5 @@ class Capture:
     skip: str | None = None
     iterations: tuple[int, ...] = ()
     tiling: tuple[SpecEntry, ...] | None = None
+    summed_axes: tuple[str, ...] = ()
+    scale: int = 1

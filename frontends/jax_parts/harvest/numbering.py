@@ -240,6 +240,8 @@ class _Numbers:
             skip=skip,
             iterations=occurrence.iterations,
             tiling=event.tiling,
+            summed_axes=event.summed_axes,
+            scale=event.scale,
         )
 
     def _number_forwards(self, taken: Iterable[tuple[int, Occurrence]]) -> None:

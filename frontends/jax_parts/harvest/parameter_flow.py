@@ -74,6 +74,8 @@ class ProgramParams:
         keys: Arguments that are random keys, as ``jax.random.PRNGKey`` makes them.
         mapped: Arguments of which each device is given one index of a dim, as those of
             ``jax.pmap`` are; ``scanned`` is then the shape of what one device has.
+        handed_on: For results that are arguments as they were given, which ones.
+        computed_with: Arguments that what is differentiated computes with.
     """
 
     arguments: Mapping[Name, int | None]
@@ -86,6 +88,8 @@ class ProgramParams:
     read: tuple[Name, ...] = ()
     product_dtypes: Mapping[str, int] = field(default_factory=dict)
     mapped: Mapping[int, Mapped] = field(default_factory=dict)
+    handed_on: Mapping[int, int] = field(default_factory=dict)
+    computed_with: frozenset[int] = frozenset()
 
 
 def program_params(
@@ -123,6 +127,8 @@ def program_params(
         scanned=walk.scanned,
         keys=frozenset(walk.keys),
         mapped=walk.mapped,
+        handed_on={i: out.same for i, out in enumerate(outs) if out.same is not None},
+        computed_with=frozenset(walk.computed_with),
     )
 
 
@@ -189,6 +195,7 @@ class _Walk:
     keys: set[int] = field(default_factory=set)
     mapped: dict[int, Mapped] = field(default_factory=dict)
     read: dict[Name, None] = field(default_factory=dict)
+    computed_with: set[int] = field(default_factory=set)
 
     def through(self, jaxpr: Any, ins: Sequence[_Flow]) -> list[_Flow]:
         """The results of a jaxpr, open or closed, given its arguments."""
@@ -205,6 +212,9 @@ class _Walk:
             outs = self.call(eqn.primitive, eqn.params, operands, len(eqn.outvars))
             outs = self._note_read(eqn, operands, outs)
             if private_jax.is_differentiated(eqn):
+                self.computed_with |= {
+                    operand.same for operand in operands if operand.same is not None
+                }
                 is_backward = private_jax.is_transposed(eqn)
                 outs = [
                     replace(

@@ -38,6 +38,7 @@ class ParameterUse:
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
         self._forward: dict[int, Any] = {}
+        self._handed_on: dict[int, tuple[Any, Any]] = {}
         self._read: dict[Name, None] = {}
         self._product_dtypes: collections.Counter[str] = collections.Counter()
         self._kept: dict[int, tuple[Any, Any]] = {}
@@ -93,6 +94,11 @@ class ParameterUse:
         self._product_dtypes.update(program.product_dtypes)
         self._read |= dict.fromkeys(program.read)
         self._forward |= {id(results[i]): results[i] for i in program.forward}
+        self._handed_on |= {
+            id(results[i]): (results[i], args[index])
+            for i, index in program.handed_on.items()
+            if index in program.computed_with
+        }
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
                 self._made_of[id(result)] = (result, [args[i] for i in indices])
@@ -129,6 +135,20 @@ class ParameterUse:
     def is_forward(self, result: Any) -> bool:
         """Whether a differentiated function computed a result, and no gradient."""
         return id(result) in self._forward
+
+    def is_still(self, before: Any, after: Any) -> bool:
+        """Whether the differentiated function is given an array, and nobody changes it.
+
+        Parameters are none of these.
+
+        Args:
+            before: What the step was given.
+            after: What it returns in its place.
+        """
+        _, source = self._handed_on.get(id(after), (None, None))
+        return source is before and not any(
+            id(before) in arrays for arrays in self._arrays.values()
+        )
 
     def is_key(self, array: Any) -> bool:
         """Whether an array was a random key, as ``jax.random.PRNGKey`` makes it.

@@ -1,6 +1,7 @@
 """Taps leave ``shard_map``: logical values, or one value per device of some axes."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,14 @@ from jax.sharding import PartitionSpec
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.captured import Event, Loop, Plane
 from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.harvest.reductions import (
+    Reductions,
+    known_reductions,
+)
 from ttrace.frontends.jax_parts.harvest.tilings import Tiling, Way, known_tilings
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry
 from ttrace.frontends.jax_parts.taps.tap import Role
+from ttrace.ir.kinds import Kind
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 
@@ -38,6 +44,8 @@ def harvest_shard_map(
         outer=frozenset(params["mesh"].manual_axes),
         is_typed=bool(params["check_vma"]),
         tilings=known_tilings(body.jaxpr, params["in_specs"], params["out_specs"]),
+        reductions=known_reductions(body.jaxpr, params["mesh"].shape),
+        sizes=params["mesh"].shape,
     )
     flags: list[bool] = []
 
@@ -75,6 +83,8 @@ class _Exits:
         is_typed: Types say over which axes a value varies.
         tilings: How tapped values tile logical ones, by the way to the tap, where the
             specs of the ``shard_map`` say it.
+        reductions: What the body makes of losses and gradients.
+        sizes: Of the axes of the mesh.
 
     Attributes:
         specs: The out spec of every value that leaves.
@@ -88,11 +98,15 @@ class _Exits:
         outer: frozenset[str],
         is_typed: bool,
         tilings: Mapping[Way, Tiling],
+        reductions: Reductions,
+        sizes: Mapping[str, int],
     ):
         self.manual = manual
         self._outer = outer
         self._is_typed = is_typed
         self._tilings = tilings
+        self._reductions = reductions
+        self._sizes = sizes
         self.specs: list[PartitionSpec] = []
         self.events: list[Event] = []
         self._values: list[Any] = []
@@ -128,7 +142,47 @@ class _Exits:
         if spec is not None and self._outer:
             later = tuple(None if self._is_own(entry) else entry for entry in spec)
             event = replace(event, site=replace(event.site, spec=later))
+        event = self._reduced(event, left)
         return replace(event, value=left, tiling=self._tiling(event, left))
+
+    def _reduced(self, event: Event, left: Plane) -> Event:
+        """The event with what sums over the devices make of its value, if known."""
+        if event.site.spec is not None:
+            return event
+        own = tuple(axis for axis in left.dims if axis in self.manual)
+        # What is tapped in backward is one step further down (``Harvester._tap``).
+        known = self._reductions.by_way
+        reduction = known.get(event.way) or known.get(event.way[:-1])
+        if reduction is not None and not (own and set(own) <= reduction.axes):
+            reduction = None
+        scale = 1
+        if event.role is Role.COTANGENT and (self._is_typed or reduction is not None):
+            scale = self._loss_scale()
+        if reduction is not None and reduction.is_mean and scale == 1:
+            is_loss = event.kind is Kind.LOSS
+            if is_loss or self._reductions.of_losses is None:
+                scale = self._num_places(own)
+        return replace(
+            event,
+            summed_axes=event.summed_axes if reduction is None else own,
+            scale=event.scale * scale,
+        )
+
+    def _loss_scale(self) -> int:
+        """How many times the gradient of the run's loss that of a device's loss is.
+
+        Where the loss of the run is the mean of those of the devices.
+        """
+        of_losses = self._reductions.of_losses
+        if of_losses is None or not of_losses.is_mean:
+            return 1
+        axes = self._reductions.loss_axes if self._is_typed else self.manual
+        if not set(axes) <= of_losses.axes:
+            return 1
+        return self._num_places(axes)
+
+    def _num_places(self, axes: Iterable[str]) -> int:
+        return math.prod(self._sizes[axis] for axis in axes)
 
     def _tiling(self, event: Event, left: Plane) -> Tiling | None:
         """How the values of the devices tile the logical one, if that is known."""

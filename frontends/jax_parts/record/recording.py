@@ -100,7 +100,7 @@ class StepRecording:
             if is_gradient:
                 self._add_squares(capture, shards, reason)
             if self.request.capture.wants(id_):
-                self._emit(id_, shards, reason)
+                self._emit(id_, shards, reason, scale=capture.scale)
         self._record_buffers(captures, per_microbatch)
 
     def _record_buffers(
@@ -110,13 +110,20 @@ class StepRecording:
 
         Of a module that a micro-batch calls several times it is not known which of its
         values goes on: stacked layers are calls, too.
+        What the step returns was captured by itself.
         """
+        returned = {
+            (capture.site.module, capture.site.slot)
+            for capture in captures
+            if capture.kind is Kind.UPDATED_BUFFER
+        }
         last = {
             _name(capture): capture
             for capture in captures
             if capture.site.is_kept
             and capture.pass_ is Pass.FORWARD
             and per_microbatch[_name(capture)] == 1
+            and (capture.site.module, capture.site.slot) not in returned
         }
         for capture in last.values():
             id_ = TensorId(
@@ -180,20 +187,30 @@ class StepRecording:
                 return {}, reason
             assert capture.value is not None
             dims = self.options.dims.of(id_, capture.value.num_dims)
-            return self._shards.of(capture.value, dims, tiling=capture.tiling), None
+            return self._shards.of(
+                capture.value,
+                dims,
+                tiling=capture.tiling,
+                summed_axes=capture.summed_axes,
+            ), None
         # Whatever it is, the step has its results, and the other values are recorded.
         except Exception as error:
             return {}, reason_of(error, "read it")
 
     def _emit(
-        self, id_: TensorId, shards: Mapping[int, RankShard], reason: str | None
+        self,
+        id_: TensorId,
+        shards: Mapping[int, RankShard],
+        reason: str | None,
+        *,
+        scale: int = 1,
     ) -> None:
         if reason is None:
             scaled = id_.kind is Kind.LOSS or (
                 id_.kind in NEEDS_AUTOGRAD and id_.kind in PER_MICROBATCH
             )
-            scale = self.options.loss_scale if scaled else 1.0
-            self.writers.add(id_, shards, scale=scale)
+            by_hand = self.options.loss_scale if scaled else 1.0
+            self.writers.add(id_, shards, scale=by_hand * scale)
         else:
             self.writers.skip(id_, reason)
 

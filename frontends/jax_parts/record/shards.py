@@ -55,6 +55,7 @@ class HostShards:
         dims: Dims | None = None,
         *,
         tiling: tuple[SpecEntry, ...] | None = None,
+        summed_axes: tuple[str, ...] = (),
     ) -> Mapping[int, RankShard]:
         """What the ranks of this process hold of a value.
 
@@ -64,6 +65,8 @@ class HostShards:
                 devices make up the logical tensor, as the script says.
             tiling: The same, as the specs of the ``shard_map`` say, where the script
                 says nothing. Without either, their axes are its leading dims.
+            summed_axes: Axes over which the values of the devices are summands, where
+                neither says anything: all of theirs, or none.
 
         Returns:
             By rank; a rank that holds nothing of it is not there.
@@ -77,6 +80,8 @@ class HostShards:
                 tiling = ()  # the value of the only device is the logical one
             if tiling is not None:
                 dims = dims_of_entries(tiling, part.num_dims)
+            elif summed_axes and set(part.axes) <= set(summed_axes):
+                dims = dims_of_entries((), part.num_dims, part.axes)
         if part.axes and dims is not None:
             array, index = part.take(), (0,) * len(part.axes)
             sharding = array.sharding

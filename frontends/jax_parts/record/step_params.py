@@ -11,10 +11,19 @@ import numpy as np
 from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
 from ttrace.frontends.jax_parts.harvest.parameter_flow import Name
 from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
-from ttrace.frontends.jax_parts.record.given_batch import batch_captures, batch_of
-from ttrace.frontends.jax_parts.record.model_state import model_state, state_captures
+from ttrace.frontends.jax_parts.record.given_batch import (
+    GIVEN,
+    batch_captures,
+    batch_of,
+)
+from ttrace.frontends.jax_parts.record.model_state import (
+    RETURNED,
+    model_state,
+    state_captures,
+)
 from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
+from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
 from ttrace.frontends.jax_parts.taps.tree_names import path_segments
 from ttrace.ir.kinds import Kind
@@ -89,7 +98,7 @@ class GivenArrays:
         State is what was a parameter, what is carried on in the result or in a changed
         argument, and what lies in an argument with any of these. Random keys are no
         batch either. What the model keeps is the part of it that the differentiated
-        function computes.
+        function computes, or is given and the step returns as it was.
 
         Args:
             use: As for ``updated``.
@@ -109,8 +118,11 @@ class GivenArrays:
             range(len(given)), leaves, list(map(_leaf, returned, results))
         )
         computed: dict[Path, Any] = {}
+        still: dict[Path, Any] = {}
         for index, place in places.items():
             path, before = given[index]
+            if use.is_still(before, results[place]) and not use.is_key(before):
+                still[path] = results[place]
             if path not in state and use.is_forward(results[place]):
                 computed[path] = results[place]
             elif path in copied or use.may_update(before, results[place]):
@@ -119,7 +131,7 @@ class GivenArrays:
             if after is not self._given.get(path, after):
                 state.add(path)
         keys = {path for path, array in everything.items() if use.is_key(array)}
-        of_model = model_state(everything, state, computed, self._carried)
+        of_model = model_state(everything, state, computed, self._carried) | set(still)
         batch = batch_of(everything, state | of_model, keys)
         shapes = {path: use.scanned_shape(array) for path, array in batch.items()}
         scanned = {path: shape for path, shape in shapes.items() if shape is not None}
@@ -133,11 +145,62 @@ class GivenArrays:
             microbatches=microbatches,
         )
         return inputs + state_captures(
-            {path: use.kept(everything[path]) for path in sorted(of_model)},
-            {path: computed[path] for path in sorted(of_model)},
+            # What nobody changes, a donated array leaves in the result alone.
+            {p: still.get(p, use.kept(everything[p])) for p in sorted(of_model)},
+            {p: still.get(p, computed.get(p)) for p in sorted(of_model)},
             names,
             mapped,
         )
+
+    def kept_by_modules(
+        self, use: ParameterUse, result: Any, captures: Sequence[Capture]
+    ) -> list[Capture]:
+        """What modules keep (``batch_stats``), as the step is given and returns it.
+
+        A module computes it; whether the step returns that, its result tells. Known
+        where one argument alone ends in the names of the module and of what it keeps.
+
+        Args:
+            use: As for ``updated``.
+            result: What the step returned.
+            captures: Of the step.
+        """
+        sites = {
+            (capture.site.module, capture.site.slot): capture
+            for capture in captures
+            if capture.site.is_kept
+            and capture.value is not None
+            and not capture.value.axes
+        }
+        several = {
+            (capture.site.module, capture.site.slot)
+            for capture in captures
+            if capture.site.is_kept and capture.call
+        }
+        ends = {
+            name: (*name[0].split("."), *(name[1] or "").split(".")[1:])
+            for name in sites
+            if name not in several and name[0] != ROOT_MODULE
+        }
+        paths = list(self._given)
+        found: dict[Name, int] = {}
+        for name, end in ends.items():
+            at = [i for i, path in enumerate(paths) if path[-len(end) :] == end]
+            if len(at) == 1:
+                found[name] = at[0]
+        returned = _arrays_of(result)
+        leaves = list(map(_leaf, returned, returned.values()))
+        places = returned_leaves(found.values(), self._leaves, leaves)
+        results, made = list(returned.values()), []
+        for name, index in found.items():
+            site, before = sites[name].site, use.kept(self._given[paths[index]])
+            after = results[places[index]] if index in places else None
+            if after is None or not _is_like(sites[name], after):
+                continue
+            if not before.is_deleted():
+                made.append(_kept(site, Kind.BUFFER, before, GIVEN))
+            made.append(_kept(site, Kind.UPDATED_BUFFER, after, RETURNED))
+        return made
 
     def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:
         """What has become of each parameter.
@@ -241,6 +304,17 @@ def _without_optimizer(
         (Kind.OPTIMIZER_STATE, (ROOT_MODULE, "state")),
     ]
     return [_skipped(kind, name, order, NO_OPTIMIZER) for kind, name in names]
+
+
+def _kept(site: TapSite, kind: Kind, array: Any, order: int) -> Capture:
+    return Capture(
+        site=value_site(site.module, kind, site.slot),
+        kind=kind,
+        pass_=Pass.FORWARD,
+        call=0,
+        order=order,
+        value=Part(array=array, index=()),
+    )
 
 
 def _skipped(kind: Kind, name: Name, order: int, reason: str) -> Capture:

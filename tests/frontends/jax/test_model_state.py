@@ -212,3 +212,30 @@ def test_state_of_each_device_of_a_pmap_is_compared_with_that_of_one_device(
 def test_which_of_what_is_computed_is_state(computed, carried, expected):
     given = {("0", "c"), ("0", "w"), ("1", "a"), ("1", "b"), ("2",)}
     assert model_state(given, {("0", "w")}, computed, carried) == expected
+
+
+def test_what_the_step_returns_as_it_was_is_said_not_to_be_updated(
+    monkeypatch, tmp_path
+):
+    def forgetful(params: Any, state: Any, opt: Any, x: Any) -> Any:
+        params, new, opt = step_with(0.9, True)(params, state, opt, x)
+        return params, {**new, "hidden": state["hidden"]}, opt
+
+    def of(name: str, step: Any, donated: tuple[int, ...] = ()) -> Trace:
+        jitted = jax.jit(step, donate_argnums=donated)
+        return recorded(monkeypatch, tmp_path / name, jitted, arguments(True))
+
+    reference = of("reference", step_with(0.9, True))
+    candidate = of("candidate", forgetful)
+    assert kept(candidate) == kept(reference)
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.counts.unmatched == 0
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/@root/updated_buffer/state.hidden"
+    (said,) = (d.sentence for d in report.diagnosis if d.code == "still_statistics")
+    assert said == (
+        "this part of the state is not updated: step 0 of the candidate returns "
+        "state.hidden as it was given, and that of the reference computes it anew: "
+        "return what the differentiated function makes of it (has_aux=True), and give "
+        "the next step that"
+    )

@@ -9,8 +9,10 @@ from flax import linen as nn
 
 from tests.frontends.jax.test_capture import recorded as recorded
 from tests.frontends.jax.test_capture import traced, value_of
+from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
+from ttrace.pipeline import compare_traces
 from ttrace.store.reader import open_trace
 
 
@@ -69,3 +71,35 @@ def test_of_several_calls_in_a_microbatch_no_buffer_is_recorded(recorded):
     run_normed(2)
     kinds = {tensor_id.kind for tensor_id in open_trace(request.out).info.tensors}
     assert Kind.OUTPUT in kinds and Kind.UPDATED_BUFFER not in kinds
+
+
+def test_statistics_that_the_step_does_not_keep_are_said_not_to_be(recorded):
+    def run(keeps: bool) -> Any:
+        model = Normed(1)
+        x = jax.random.normal(jax.random.key(0), (6, 3))
+        variables = model.init(jax.random.key(1), x)
+
+        @jax.jit
+        def step(params, stats, x):
+            def loss(params):
+                variables = {"params": params, "batch_stats": stats}
+                out, kept = model.apply(variables, x, mutable=["batch_stats"])
+                return jnp.sum(out**3), kept["batch_stats"]
+
+            grads, new = jax.grad(loss, has_aux=True)(params)
+            params = jax.tree.map(lambda p, g: p - g, params, grads)
+            return params, new if keeps else stats
+
+        request = recorded("kept" if keeps else "dropped")
+        with traced(step) as wrapped:
+            wrapped(variables["params"], variables["batch_stats"], x)
+        return open_trace(request.out)
+
+    report = compare_traces(run(True), run(False), NumpyBackend())
+    assert report.first_divergence is not None
+    assert report.first_divergence.id == "step0/bn/updated_buffer/batch_stats.mean"
+    (said,) = (d.sentence for d in report.diagnosis if d.code == "still_statistics")
+    assert said.startswith(
+        "step 0 of the candidate returns bn.batch_stats.mean, bn.batch_stats.var as "
+        "they were given, though the modules compute them anew"
+    )

@@ -10,6 +10,7 @@ from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.skipped_step import overflow_reason, skipped_steps
+from ttrace.ir.step_notes import UNSCALED_BACKWARDS
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
@@ -40,6 +41,38 @@ def train(
             optimizer.zero_grad()
             trace.step()
     return model
+
+
+def train_unscaled(scale: float, *, num_scaled: int) -> None:
+    """The first few backwards start from the scaled loss, the others do not."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    with torch_capture.trace(model, optimizer) as trace:
+        for step in range(3):
+            loss = model(torch.tensor([64.0, 1.0])).sum()
+            scaled = scaler.scale(loss)
+            (scaled if step < num_scaled else loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            trace.step()
+
+
+@pytest.mark.parametrize(
+    ("num_scaled", "stated"),
+    [(3, {}), (1, {"unscaled_backwards.8": "8 in steps 1, 2"})],
+)
+def test_a_backward_that_does_not_start_from_the_scaled_loss_is_noted(
+    tmp_path, monkeypatch, num_scaled, stated
+):
+    request = RecordRequest(out=tmp_path / "trace")
+    for variable, value in request.to_environment().items():
+        monkeypatch.setenv(variable, value)
+    train_unscaled(8.0, num_scaled=num_scaled)
+    settings = open_trace(tmp_path / "trace").info.ranks[0].settings
+    notes = {k: v for k, v in settings.items() if k.startswith(UNSCALED_BACKWARDS)}
+    assert notes == stated
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from torch import nn
 
 from ttrace.errors import UsageError
 from ttrace.frontends import torch_capture
+from ttrace.ir.frozen_parameters import frozen_in
+from ttrace.ir.trace_warnings import warnings_in
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import open_trace
 
@@ -54,7 +56,10 @@ def test_parameters_in_no_optimizer_are_named(switch_on, caplog):
     assert "no optimizer that was given to trace() holds 2.weight and 1 more" in (
         caplog.text
     )
-    open_trace(switch_on)
+    info = open_trace(switch_on).info
+    (said,) = warnings_in(rank.settings for rank in info.ranks)
+    assert said.startswith("no optimizer that was given to trace() holds 2.weight")
+    assert frozen_in(rank.settings for rank in info.ranks) == frozenset()
 
 
 def test_what_is_not_trained_needs_no_optimizer(switch_on, caplog):
@@ -63,6 +68,10 @@ def test_what_is_not_trained_needs_no_optimizer(switch_on, caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
         train(net, sgd(net[0]))
     assert not caplog.text
+    info = open_trace(switch_on).info
+    assert warnings_in(rank.settings for rank in info.ranks) == []
+    frozen = frozen_in(rank.settings for rank in info.ranks)
+    assert frozen == {("2", "weight"), ("2", "bias")}
 
 
 def test_several_optimizers_together_hold_all(switch_on, caplog):

@@ -145,8 +145,23 @@ def test_a_gradient_that_is_missing_begins_a_failure_like_a_wrong_one():
     report = compare(in_a_row(), in_a_row(without=gone))
     assert places(report) == ["step0/mb0/b/grad_input/0"]
     (culprit,) = report.culprits
-    assert culprit.share == "all 7 failed tensors"
+    assert culprit.share == "all 7 unmatched tensors"
     assert "only in the reference" in culprit.sentence
+
+
+def test_what_a_place_explains_is_counted_as_the_report_counts_it():
+    """Of two failed tensors and three unmatched ones, of which one is an input."""
+    reference = in_a_row()
+    missing = ("a/grad_input", "a/param_grad")
+    candidate = in_a_row(without=missing, a__main_grad=2)
+    candidate["step0/a/updated_param/weight"] = ONES
+    reference["step0/a/updated_param/weight"] = 2 * ONES
+    reference["step0/mb0/c/input/mask"] = ONES
+    report = compare(reference, candidate)
+    assert (report.counts.failed, report.counts.unmatched) == (2, 2)
+    (culprit,) = report.culprits
+    assert culprit.share == "all 2 failed tensors and 1 of 2 unmatched ones"
+    assert sum(culprit.explains.values()) == 3
 
 
 def test_what_is_not_recorded_passes_failures_on():

@@ -8,6 +8,8 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UsageError
 from ttrace.ir.layout import whole
+from ttrace.ir.step_notes import UNSCALED_BACKWARDS
+from ttrace.ir.trace_warnings import warnings_setting
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.pipeline import lint
 
@@ -235,4 +237,51 @@ def test_a_sum_without_one_of_its_partials():
         f"some ranks have no partial of what is a sum over ranks, first of {text}; 1 "
         "tensor in all: these ranks made no such gradient, or their part of the trace "
         "lacks it"
+    )
+
+
+def test_a_group_without_a_learning_rate():
+    tensors = a_run()
+    first = {text: values for text, values in tensors.items() if "c/param/" in text}
+    (weight,) = first.values()
+    for text in tensors:
+        if "/c/updated_param/" in text:
+            tensors[text] = weight
+    for step in range(3):
+        for group, rate in (("group0", 0.1), ("group1", 0.0)):
+            rates = np.full(1, rate, np.float32)
+            tensors[f"step{step}/@root/learning_rate/{group}"] = rates
+    found = linted(tensors)
+    assert found["zero_rate"].sentence == (
+        "the learning rate of group1 is 0 in all 3 recorded steps: nothing trains the "
+        "parameters of it (c.weight did not change). If that is not meant, look at the "
+        "group's lr and at its schedule; where a warm-up starts from 0, record more "
+        "steps"
+    )
+    tensors["step2/@root/learning_rate/group1"] = np.full(1, 0.1, np.float32)
+    assert "zero_rate" not in linted(tensors)
+
+
+def test_what_the_log_said_is_said_again():
+    said = warnings_setting(["no optimizer holds a.weight", "A second step?"])
+    (finding,) = linted(a_run(), settings=said).values()
+    assert finding.code == "warnings"
+    assert finding.sentence == (
+        "as it was recorded, the log said: no optimizer holds a.weight. A second step?"
+    )
+
+
+def test_a_scaler_that_divides_what_it_did_not_multiply():
+    note = {f"{UNSCALED_BACKWARDS}.1024": "1024 in steps 1, 2"}
+    (finding,) = linted(a_run(), settings=note).values()
+    assert finding.sentence.startswith("in step 1 gradients are unscaled by 1024, and")
+
+
+def test_the_place_of_nan_and_that_it_was_given():
+    tensors = a_run()
+    tensors["step0/c/param/weight"] = np.float32([[1, 2, 3, 4], [5, np.nan, 7, 8]])
+    assert linted(tensors)["first_nonfinite"].sentence == (
+        "the first NaN is in step0/c/param/weight, 1 of 8 elements (at [1, 1]); "
+        "nothing was computed before it: look at how it is initialized, loaded or "
+        "read, and for memory that nothing was written to"
     )

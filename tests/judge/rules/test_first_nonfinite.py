@@ -32,10 +32,11 @@ def test_where_it_begins():
     found = diagnoses(reference, {INPUT: VALUES, OUTPUT: SOME, NEXT: NAN})
     assert found["first_nonfinite"] == (
         "of all that was compared, the candidate's first NaN is in output 0 of a (step "
-        "0, micro-batch 0), 3 of 8 elements, and the reference's is finite; its input "
-        "is finite: look there for a division by zero, a log or sqrt of what is not "
-        "positive, an overflow of the dtype, an index out of range, or memory that "
-        "nothing was written to. 1 tensor behind it may follow from it"
+        "0, micro-batch 0), 3 of 8 elements (the first at [0]), and the reference's "
+        "is finite; its input is finite: look there for a division by zero, a log or "
+        "sqrt of what is not positive, an overflow of the dtype, an index out of "
+        "range, or memory that nothing was written to. 1 tensor behind it may follow "
+        "from it"
     )
 
 

@@ -74,8 +74,8 @@ def test_a_frozen_parameter_that_is_trained():
     found = diagnoses(reference, candidate)["extra_gradient"]
     assert found.sentence == (
         "1 parameter has a gradient in the candidate and none in the reference, first "
-        "embed: it is frozen there, or not used. Freeze the same parameters in both "
-        "runs (requires_grad=False) before the optimizer is made"
+        "embed.weight: it is frozen there, or not used. Freeze the same parameters in "
+        "both runs (requires_grad=False) before the optimizer is made"
     )
     assert set(found.tensor_ids) == set(extra)
     report = compare_traces(reference, candidate, load_backend("numpy"))

@@ -35,7 +35,7 @@ def test_a_state_that_one_run_leaves_out(is_swapped):
     side, look = "reference", "that leaves out, such as"
     if is_swapped:
         pair = [run(), run("1.0", "1.1", off=1)]
-        side, look = "candidate", "gives beside what the reference does, such as"
+        side, look = "candidate", "that gives beside what the reference does, such as"
     assert said(*pair) == (
         f"rnn is given inputs 1.0 and 1.1 in the {side} only (first "
         f"{PLACE}/rnn/input/1.0), what both runs give it agrees, and what it makes of "

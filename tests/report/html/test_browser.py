@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.factories.large_reports import large_report
-from tests.factories.reports import some_report
+from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from tests.report.browser import browser, missing, opened
 from ttrace.compare.tensor_details import (
     ErrorMap,
@@ -16,6 +16,8 @@ from ttrace.compare.tensor_details import (
     TensorDetails,
     UlpHistogram,
 )
+from ttrace.errors import CommandError
+from ttrace.report.failed_job import report_of_error
 from ttrace.report.html.render import render_html
 from ttrace.testing.report_samples import (
     CONTROLS,
@@ -112,12 +114,74 @@ def test_steps(open_report):
         clean(found)
 
 
+def test_by_rank(open_report):
+    sound = replace(
+        diverged_report().tensors[0], rank_rel_err={"0": 0.0}, id="step0/mb0/a/output/0"
+    )
+    report = diverged_report()
+    with open_report(replace(report, tensors=(*report.tensors, sound))) as found:
+        page = found.page
+        page.select_option("#f-rank", "beyond 1")
+        assert count(page) == "2 of 5 tensors"
+        assert page.locator("#f-rank option[value='beyond 0']").count() == 0
+        page.select_option("#f-rank", "held 0")
+        assert count(page) == "3 of 5 tensors"
+        assert "0/1" in page.locator("#tree").inner_text()
+        page.click("#filters button[type=reset]")
+        assert count(page) == "5 of 5 tensors"
+        clean(found)
+
+
+def test_one_rank_is_no_choice(open_report):
+    with open_report(some_report(tensors=(FAILED,))) as found:
+        assert not found.page.is_visible("#f-rank")
+        clean(found)
+
+
+def test_places_are_listed_and_open(open_report):
+    report = some_report(culprits=(a_culprit(), a_culprit(id=PASSED.id)))
+    with open_report(report) as found:
+        page = found.page
+        assert page.locator(".places li .clamp").first.is_visible()
+        page.locator(".places summary").first.click()
+        page.locator(".places .ids button").first.click()
+        page.wait_for_selector("dialog[open]")
+        clean(found)
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_a_traceback_keeps_its_lines(open_report, width):
+    lines = ["this output", "    | Traceback", "    |   File x, " + "y" * 400]
+    error = CommandError("it failed", got="\n".join(lines), remedy="run it alone")
+    report = report_of_error(error, backend="auto")
+    with open_report(report, width=width) as found:
+        page = found.page
+        assert page.locator("dl.error pre").inner_text().splitlines() == lines
+        text = page.locator("body").inner_text()
+        assert "auto" not in text and "differs" not in text
+        assert "The set-up of the runs was not compared: the job ended" in text
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= window.innerWidth"
+        )
+        clean(found)
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_the_head_stands_over_the_rest(open_report, layers, width):
+    with open_report(layers, width=width) as found:
+        left = [
+            found.page.locator(where).first.bounding_box()["x"]
+            for where in ("h1", "section.counts")
+        ]
+        assert left[0] == pytest.approx(left[1], abs=1.5)
+
+
 def test_a_tensor_opens_with_all_its_figures(open_report):
     report = diverged_report()
     with open_report(report) as found:
         page = found.page
         page.click("#table tbody .row-failed button")
-        assert page.is_visible("dialog")
+        page.wait_for_selector("dialog[open]")
         assert report.tensors[1].id in page.text_content("#details-title")
         body = page.text_content("#details-body")
         for text in (
@@ -188,7 +252,8 @@ def test_a_closer_look_is_drawn(open_report):
             "units in the last place of bfloat16",
             "1 element not finite",
             "5 of 12",
-            "index 2 to 3 of dim 1 has 97 % of it, held by rank 1 of the candidate",
+            "index 2 to 3 of dim 1 has 97 % of the squared error, held by rank 1 of "
+            "the candidate",
             "shards of the reference meet",
             "shards of the candidate meet",
         ):
@@ -381,5 +446,5 @@ def test_100_000_tensors(started, tmp_path):
         assert seconds < 2
         assert count(page) == "100000 of 100000 tensors"
         page.click("#table tbody button")
-        assert page.is_visible("dialog")
+        page.wait_for_selector("dialog[open]")
         assert "noise runs" in page.text_content("#details-body")

@@ -9,9 +9,9 @@ from ttrace.ir.kinds import Kind
 from ttrace.judge.verdict import Status
 from ttrace.report.html import overview
 from ttrace.report.html.figures import figure, plural, setting, share
-from ttrace.report.html.words import KIND_WORDS, STATUS_WORDS, what_to_do
-from ttrace.report.model import Counts, ErrorDetails, ErrorKind, KindCoverage, Outcome
-from ttrace.testing.report_samples import passing_report, reports
+from ttrace.report.html.words import KIND_WORDS, STATUS_WORDS
+from ttrace.report.model import Counts, KindCoverage
+from ttrace.testing.report_samples import reports
 
 
 def test_coverage_is_that_of_the_report():
@@ -89,65 +89,6 @@ def test_not_all_failures_are_listed():
     found = overview.first_failures(some_report(tensors=tuple(tensors)))
     assert len(found) == overview.MAX_FAILURES
     assert found == tensors[: overview.MAX_FAILURES]
-
-
-def test_origins_of_tolerances():
-    origins = overview.tolerance_origins(some_report(tensors=(PASSED, FAILED, FAILED)))
-    assert [(row.name, row.count) for row in origins] == [
-        ("perturbed", 2),
-        ("uncalibrated", 1),
-    ]
-    assert origins[0].example == FAILED.tolerance_derivation
-    assert origins[1].words.startswith("uncalibrated: a guess")
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {},
-            "Begin with decoder.final_layernorm, where the first divergence is "
-            "(optimizer). The diagnoses below say what was found wrong. What comes "
-            "later may be wrong only because of it.",
-        ),
-        (
-            {"first_divergence": None},
-            "Look at the tensors below that failed or that only one run has.",
-        ),
-        (
-            {"verdict": Outcome.PASS},
-            "Nothing that was compared needs mending. 2 tensors were not compared: see "
-            "below whether that matters to you.",
-        ),
-        (
-            {"verdict": Outcome.ERROR, "error_kind": ErrorKind.SETUP},
-            "Let both runs begin alike (what differs is listed under Set-up), then "
-            "compare again. Until then no difference below is known to be a bug.",
-        ),
-        (
-            {
-                "verdict": Outcome.ERROR,
-                "error": ErrorDetails(what="no", remedy="record it again"),
-            },
-            "Record it again.",
-        ),
-        ({"verdict": Outcome.ERROR}, "Do what the summary says, then compare again."),
-    ],
-)
-def test_what_to_do(changes, says):
-    assert what_to_do(some_report(**changes)) == says
-
-
-@pytest.mark.parametrize("kind", ErrorKind)
-def test_every_error_says_what_to_do(kind):
-    text = what_to_do(some_report(verdict=Outcome.ERROR, error_kind=kind))
-    assert text.endswith(".") and text != what_to_do(some_report(verdict=Outcome.ERROR))
-
-
-def test_what_to_do_about_a_whole_pass():
-    assert what_to_do(passing_report()) == (
-        "Nothing that was compared needs mending. Every recorded tensor was compared."
-    )
 
 
 def test_every_kind_and_status_has_words():

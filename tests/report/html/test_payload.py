@@ -145,3 +145,15 @@ def test_packing():
 def test_first_divergence_is_named():
     assert summary_of(some_report())["first"] == FAILED.id
     assert summary_of(some_report(first_divergence=None))["first"] is None
+
+
+def test_ranks_that_hold_a_part_and_those_whose_part_is_off():
+    tensors = (
+        replace(PASSED, tolerance=0.1, rank_rel_err={"0": 0.05, "10": 0.2}),
+        replace(PASSED, tolerance=0.0, rank_rel_err={"2": 0.0, "10": math.nan}),
+        replace(FAILED, rank_rel_err=None),
+    )
+    ranks = summary_of(some_report(tensors=tensors))["ranks"]
+    names = [[ranks["names"][k] for k in ks] for ks in ranks["sets"]]
+    assert [names[k] for k in ranks["held"]] == [["0", "10"], ["2", "10"], []]
+    assert [names[k] for k in ranks["beyond"]] == [["10"], ["10"], []]

@@ -11,7 +11,7 @@ from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.frontier.flow import Failures, Place
 from ttrace.judge.frontier.microbatch import content_of
 from ttrace.judge.frontier.steps import follow
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 
 _MAX_IDS = 5
 """Ids of a place that are named."""
@@ -24,7 +24,9 @@ class Culprit:
     Attributes:
         id: The first tensor that is wrong there.
         sentence: What it is, and what follows from it.
-        share: How much of all that failed follows from it: ``8 of 14 failed tensors``.
+        share: How much of all that failed follows from it, and of what only one run
+            has: ``8 of 14 failed tensors``, ``8 of 14 failed tensors and 2 of 6
+            unmatched ones``.
         explains: How many tensors failed by it, itself too, by kind: they are computed
             from it. One that is computed from several places counts at each.
         ids: The first few that are wrong by themselves there, ``id`` first.
@@ -65,12 +67,14 @@ def find_culprits(
     failures = _followed(verdicts, lacking, None if first is None else first.id)
     if not failures.places:
         failures = _followed(verdicts, lacking, None)
-    num_failed = sum(map(failures.is_failure, verdicts))
+    counts = count_statuses(verdicts)
     places = failures.places
     named = next((v for v in verdicts if first and str(v.id) == first.id), None)
     if named is not None:
-        places = sorted(places, key=lambda place: not _begin_with(named, place))
-    return tuple(_culprit(place, num_failed) for place in places)
+        places = sorted(
+            places, key=lambda place: not _begin_with(named, place, absences)
+        )
+    return tuple(_culprit(place, counts) for place in places)
 
 
 def _followed(
@@ -82,17 +86,21 @@ def _followed(
     return failures
 
 
-def _begin_with(named: TensorVerdict, place: Place) -> bool:
+def _begin_with(named: TensorVerdict, place: Place, absences: Absences) -> bool:
     """Puts a tensor first among those of its place; False if it is not of this one.
 
     One that is a single array with the place's first stands for that: the gradient of
-    the model's output is that of its last module's, too.
+    the model's output is that of its last module's, too. So does that of a frozen
+    parameter for one of an activation that is missing by it.
     """
     for index, verdict in enumerate(place.verdicts):
         if verdict.id == named.id:
             place.verdicts.insert(0, place.verdicts.pop(index))
             return True
     first = place.verdicts[0]
+    if named in absences.frozen and first in absences.gradients:
+        place.verdicts.insert(0, named)
+        return True
     content = content_of(named)
     is_same = content is not None and content == content_of(first)
     if is_same and named.id.kind is first.id.kind and named.cause is first.cause:
@@ -101,12 +109,11 @@ def _begin_with(named: TensorVerdict, place: Place) -> bool:
     return False
 
 
-def _culprit(place: Place, num_failed: int) -> Culprit:
+def _culprit(place: Place, counts: Mapping[Status, int]) -> Culprit:
     first = place.verdicts[0]
-    explained = sum(place.explained.values())
     num_own = len({(v.id.module, v.id.slot) for v in place.verdicts})
     more = f", and {num_own - 1} more like it" if num_own > 1 else ""
-    share = _of_all(explained, num_failed)
+    share = _share(place, counts)
     return Culprit(
         id=str(first.id),
         sentence=f"{_name(first.id)}{more}: {first.reason}{_inputs(place)}; explains "
@@ -119,11 +126,25 @@ def _culprit(place: Place, num_failed: int) -> Culprit:
     )
 
 
-def _of_all(number: int, total: int) -> str:
+def _share(place: Place, counts: Mapping[Status, int]) -> str:
+    """What a place explains, of the numbers that the report gives."""
+    num_failed = sum(place.explained.values()) - place.num_lacking
+    failed, unmatched = counts[Status.FAILED], counts[Status.UNMATCHED]
+    if not place.num_lacking:
+        return _of_all(num_failed, failed, "failed tensor")
+    if not num_failed:
+        return _of_all(place.num_lacking, unmatched, "unmatched tensor")
+    return (
+        f"{_of_all(num_failed, failed, 'failed tensor')} and "
+        f"{_of_all(place.num_lacking, unmatched, 'unmatched one')}"
+    )
+
+
+def _of_all(number: int, total: int, noun: str) -> str:
     if total == 1:
-        return "the only failed tensor"
+        return f"the only {noun}"
     of_all = f"all {total}" if number == total else f"{number} of {total}"
-    return f"{of_all} failed tensors"
+    return f"{of_all} {noun}s"
 
 
 def _name(tensor_id: TensorId) -> str:

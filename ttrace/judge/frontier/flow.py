@@ -92,12 +92,14 @@ class Place:
         is_claimed: The inputs of the first one were compared, and agree.
         is_whole: That is all of its inputs.
         explained: Failed tensors that follow from them, themselves too, by kind.
+        num_lacking: How many of these only one run has.
     """
 
     verdicts: list[TensorVerdict]
     is_claimed: bool
     is_whole: bool
     explained: Counter[Kind] = field(default_factory=Counter)
+    num_lacking: int = 0
 
 
 class Failures:
@@ -169,7 +171,7 @@ class Failures:
             places = _union(given.reached, self.closed)
         places = places or _UNEXPLAINED
         for place in places - _UNEXPLAINED:
-            self.places[place].explained[verdict.id.kind] += 1
+            self._explain(verdict, place)
         return Flow(failed=places, is_any_known=True)
 
     def _begin(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
@@ -184,5 +186,9 @@ class Failures:
                 )
             )
         self.places[place].verdicts.append(verdict)
-        self.places[place].explained[verdict.id.kind] += 1
+        self._explain(verdict, place)
         return Flow(failed=frozenset({place}), is_any_known=True)
+
+    def _explain(self, verdict: TensorVerdict, place: int) -> None:
+        self.places[place].explained[verdict.id.kind] += 1
+        self.places[place].num_lacking += verdict.status is not Status.FAILED

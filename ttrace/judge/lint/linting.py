@@ -2,10 +2,12 @@
 
 from ttrace.compare.backend import Backend
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.collectives import collective_faults
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.judge.lint.facts import Progress, read_facts
 from ttrace.judge.lint.parameters import never_updated, no_gradient
 from ttrace.judge.lint.replicas import missing_partials, replicas_differ
+from ttrace.judge.lint.settings import unscaled_backward, warnings, zero_rate
 from ttrace.judge.lint.stale import stale_activation, stale_gradient
 from ttrace.judge.lint.values import all_zero, nonfinite
 from ttrace.judge.replicas import check_replicas
@@ -14,10 +16,13 @@ from ttrace.judge.tolerance import ToleranceTable
 _RULES = (
     nonfinite,
     no_gradient,
+    unscaled_backward,
+    zero_rate,
     never_updated,
     all_zero,
     stale_activation,
     stale_gradient,
+    warnings,
 )
 
 
@@ -46,4 +51,5 @@ def lint_trace(
     run = read_facts(trace, progress)
     answers = [rule(run) for rule in _RULES]
     answers += [replicas_differ(checks, trace.info), missing_partials(checks)]
+    answers += collective_faults(trace)
     return tuple(answer for answer in answers if answer is not None)

@@ -6,9 +6,12 @@ from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, NEEDS_AUTOGRAD, Kind
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, tensors
+from ttrace.judge.finiteness import place_text, where_to_look
 from ttrace.judge.frontier.flow import Failures, Place
 from ttrace.judge.frontier.steps import follow
 from ttrace.judge.lint.facts import Facts, RunFacts
+from ttrace.judge.setup import is_given
+from ttrace.judge.values import nonfinite_index
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_ELEMENTS = 8
@@ -42,20 +45,24 @@ def nonfinite(run: RunFacts) -> Diagnosis | None:
     facts = run.tensors[first]
     what = "NaN" if facts.num_nan else "infinity"
     given = ""
-    if places[0].is_claimed:
+    if is_given(first, first.step):
+        given = "; nothing was computed before it"
+    elif places[0].is_claimed:
         given = "; what it is computed from is finite" + (
             "" if places[0].is_whole else ", as far as recorded"
         )
+    number_of = facts.num_nan or facts.num_inf
+    index = nonfinite_index(first, run.trace)
+    at = place_text(index, number_of, facts.count)
     more = f". {tensors(number - 1)} more have some" if number > 1 else ""
     others = "".join(f"; another place is {p.verdicts[0].id}" for p in places[1:4])
     return Diagnosis(
         code="first_nonfinite",
-        sentence=f"the first {what} is in {first}, {facts.num_nan or facts.num_inf} of "
-        f"{facts.count} elements{given}{others}: look there for a division by zero, a "
-        "log or sqrt of what is not positive, an overflow of the dtype, an index out "
-        f"of range, or memory that nothing was written to{more}",
+        sentence=f"the first {what} is in {first}, {number_of} of "
+        f"{facts.count} elements{at}{given}{others}: "
+        f"{where_to_look(is_given=is_given(first, first.step))}{more}",
         evidence={
-            "num_elements": facts.num_nan or facts.num_inf,
+            "num_elements": number_of,
             "num_tensors": number,
         },
         tensor_ids=_ids(places),

@@ -11,7 +11,8 @@ def after_backward(findings: Findings) -> Diagnosis | None:
     Told where the gradients of all micro-batches were compared, and the first failure
     is what the optimizer is given of them.
     """
-    if findings.evidence.optimizer.accumulated or not findings.failed:
+    evidence = findings.evidence.optimizer
+    if evidence.accumulated or evidence.unscaled or not findings.failed:
         return None  # then more is known
     if findings.failed[0].id.kind is not Kind.MAIN_GRAD:
         return None

@@ -9,14 +9,21 @@ def extra_gradient(findings: Findings) -> Diagnosis | None:
     extra = extra_gradients(findings.verdicts)
     if not extra:
         return None
-    num = len({(verdict.id.module, verdict.id.slot) for verdict in extra})
+    names = {(verdict.id.module, verdict.id.slot) for verdict in extra}
+    num = len(names)
     have, are = ("s have", "they are") if num > 1 else (" has", "it is")
     first = extra[0].id
+    why = f"{are} frozen there, or not used"
+    if names <= findings.evidence.runs.frozen_in_reference:
+        why = (
+            f"{'their' if num > 1 else 'its'} requires_grad is False there as the "
+            "trace begins"
+        )
     return Diagnosis(
         code="extra_gradient",
         sentence=f"{num} parameter{have} a gradient in the candidate and none in the "
-        f"reference, first {first.module}: {are} frozen there, or not used. Freeze "
-        "the same parameters in both runs "
+        f"reference, first {first.module}.{first.slot}: {why}. Freeze the same "
+        "parameters in both runs "
         + findings.words(
             "(requires_grad=False) before the optimizer is made",
             "(jax.lax.stop_gradient, or leave them out of what is differentiated)",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, tensors
-from ttrace.judge.finiteness import NONFINITE
+from ttrace.judge.finiteness import NONFINITE, place_text, where_to_look
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
 _GIVEN = {
@@ -35,13 +35,14 @@ def first_nonfinite(findings: Findings) -> Diagnosis | None:
     number = stats.num_nan_candidate or stats.num_inf_candidate
     more = len([v for v in wrong if v.cause is Cause.NONFINITE_CANDIDATE]) - 1
     behind = f". {tensors(more)} behind it may follow from it" if more else ""
+    index = findings.evidence.place.nonfinite_at
+    at = place_text(index, number, stats.count)
     return Diagnosis(
         code="first_nonfinite",
         sentence=f"of all that was compared, the candidate's first {what} is in "
-        f"{_name(first.id)}, {number} of {stats.count} elements, and the reference's "
-        f"is finite{_given(first.id, findings.verdicts)}: look there for a division by "
-        "zero, a log or sqrt of what is not positive, an overflow of the dtype, an "
-        f"index out of range, or memory that nothing was written to{behind}",
+        f"{_name(first.id)}, {number} of {stats.count} elements{at}, and the "
+        f"reference's is finite{_given(first.id, findings.verdicts)}: "
+        f"{where_to_look(is_given=first.setup)}{behind}",
         evidence={"num_elements": number, "num_tensors": more + 1},
         tensor_ids=(str(first.id),),
     )

@@ -142,10 +142,23 @@ def _is_below_resolution(
 
 
 def _of_optimizer(findings: Findings, lost: Sequence[TensorVerdict]) -> str:
+    steps = {verdict.id.step for verdict in lost}
+    idle = [
+        group
+        for step, group in findings.evidence.optimizer.idle_groups
+        if step in steps
+    ]
     causes = (
         "the optimizer does not hold these parameters, or what it computes is not "
         "written back to them"
     )
+    if idle:
+        names = " and ".join(dict.fromkeys(idle))
+        return (
+            f"{_unchanged(lost)}: the optimizer of the candidate has {names}, which "
+            "the reference's has not, with a learning rate of 0: look at which "
+            f"parameters are in it; or {causes}"
+        )
     if not all(findings.own.has_any_of(verdict.id.step) for verdict in lost):
         if not findings.own.wants_main_grad:
             causes += ", or no gradient reaches them (record main_grad to tell)"

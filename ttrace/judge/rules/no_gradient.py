@@ -1,9 +1,12 @@
 """Places that no gradient reaches in the candidate."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ttrace.ir.kinds import ACTIVATIONS, Kind
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
+from ttrace.judge.carried_states import when
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.own_gradients import OwnGradients, Parameter, parameter_of
 from ttrace.judge.remarks import repeats_in
@@ -22,6 +25,8 @@ def _look_for(findings: Findings) -> str:
 
 _MAX_CALLS = 8
 
+_MAX_NAMED = 3
+
 
 def no_gradient(findings: Findings) -> Diagnosis | None:
     """Says where gradients stop, and which updates were lost with them."""
@@ -37,7 +42,9 @@ def no_gradient(findings: Findings) -> Diagnosis | None:
     if not (missing or lost):
         return None
     gone = _gone(missing, findings.own)
-    if gone and len(gone) == len(missing):
+    if findings.evidence.runs.absences.frozen:
+        sentence = _frozen(missing, lost, findings)
+    elif gone and len(gone) == len(missing):
         sentence = _not_given(gone, lost, findings)
     elif missing and all(_is_unknown(verdict.id, findings.own) for verdict in missing):
         sentence = _not_seen(missing, lost, findings)
@@ -77,6 +84,49 @@ def without_gradient(findings: Findings) -> list[TensorVerdict]:
     ]
 
 
+def _frozen(
+    missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
+) -> str:
+    """Which parameters need no gradient there; and which lack one besides."""
+    frozen = findings.evidence.runs.absences.frozen
+    names = list(dict.fromkeys(_full_name(verdict.id) for verdict in frozen))
+    others = dict.fromkeys(
+        _full_name(verdict.id)
+        for verdict in missing
+        if verdict.id.kind in _OF_PARAMETERS
+        and (verdict.id.module, verdict.id.slot) not in findings.own.frozen
+    )
+    gets, have, their = (
+        ("gets", "has", "its") if len(names) == 1 else ("get", "have", "their")
+    )
+    sentence = (
+        f"{_few(names)} {gets} no gradient in the candidate, where {their} "
+        f"requires_grad is False as the trace begins, and {have} one in the "
+        f"reference: {_only_in_reference(missing)}, first {frozen[0].id}. Set "
+        "requires_grad alike in both runs, before the optimizer is made"
+    )
+    if others:
+        which = _few(list(others))
+        sentence += (
+            f"; {which} {'have' if len(others) > 1 else 'has'} none either, and "
+            f"{'are' if len(others) > 1 else 'is'} not frozen: {_look_for(findings)}"
+        )
+    return sentence + _not_updated(lost)
+
+
+def _full_name(tensor_id: TensorId) -> str:
+    return f"{tensor_id.module}.{tensor_id.slot}"
+
+
+def _few(names: Sequence[str]) -> str:
+    """``a.weight, a.bias and 3 more parameters``."""
+    named = names[:_MAX_NAMED]
+    more = len(names) - len(named)
+    if more:
+        return f"{', '.join(named)} and {more} more parameter{'s' * (more > 1)}"
+    return " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+
+
 def _stopped(
     missing: Sequence[TensorVerdict], lost: Sequence[TensorVerdict], findings: Findings
 ) -> str:
@@ -84,23 +134,79 @@ def _stopped(
     of_input = first.kind is Kind.GRAD_INPUT
     call = first.call if of_input else None
     is_cut_inside = of_input or first.kind in _OF_PARAMETERS
+    source = findings.evidence.place.carried.get(first)
+    if source is not None:
+        return (
+            f"input {first.slot} of {first.module} (step {first.step}, micro-batch "
+            f"{first.microbatch}) is its output {source.slot} of "
+            f"{when(source, first)}, a state that is carried over, and a gradient "
+            f"reaches it in the reference only: {_only_in_reference(missing)}, first "
+            f"{first}. The candidate detaches the state there: detach it in both runs "
+            f"or in neither{_not_updated(lost)}"
+        )
     if is_cut_inside and own.reaches(first.step, first.module, call=call):
         what = f"input {first.slot}" if of_input else first.slot
         cut = findings.words(
-            "requires_grad=False, or for a detach() or a no_grad() block",
+            f"{'' if of_input else 'requires_grad=False, or for '}"
+            "a detach() or a no_grad() block",
             "a jax.lax.stop_gradient, or for what the gradient is taken by",
         )
+        behind = [
+            _full_name(v.id)
+            for v in missing
+            if of_input and v.id.kind in _OF_PARAMETERS and v.id.step == first.step
+        ]
+        of_parameters = f", nor {_few(list(dict.fromkeys(behind)))}" if behind else ""
         sentence = (
             f"gradients reach the outputs of {first.module} in step {first.step} of "
-            f"the candidate, and none its {what}: {_only_in_reference(missing)}, "
-            f"first {first}: look for {cut} where the module uses it"
+            f"the candidate, and none its {what}{of_parameters}: "
+            f"{_only_in_reference(missing)}, first {first}: look for {cut} "
+            f"{'in what makes that input, or ' if of_input else ''}where the module "
+            "uses it"
         )
         return sentence + _not_updated(lost)
+    others = own.outputs_with(first) if first.kind is Kind.GRAD_OUTPUT else []
+    if others and first.slot not in others:
+        return _at_another_output(missing, others, findings) + _not_updated(lost)
     sentence = (
         f"no gradient reaches {_place(first, missing, own)} in the candidate: "
         f"{_only_in_reference(missing)}, first {first}: {_look_for(findings)}"
     )
     return sentence + _not_updated(lost)
+
+
+def _at_another_output(
+    missing: Sequence[TensorVerdict], others: Sequence[str], findings: Findings
+) -> str:
+    """Which outputs of a module have a gradient, where one lacks it that should."""
+    first = missing[0].id
+    instead = [
+        slot
+        for slot in others
+        if any(
+            v.present is Side.CANDIDATE
+            and v.id == replace(first, slot=slot, microbatch=v.id.microbatch)
+            for v in findings.verdicts
+        )
+    ]
+    at = (
+        f"output {first.slot} of {first.module} has a gradient in the reference and "
+        f"none in the candidate (step {first.step}): "
+        f"{_only_in_reference(missing)}, first {first}"
+    )
+    if instead:
+        return (
+            f"{at}. In the candidate {_outputs(instead)} one instead: look at which "
+            f"output of {first.module} the candidate goes on with"
+        )
+    return f"{at}. {_outputs(others).capitalize()} one in both: {_look_for(findings)}"
+
+
+def _outputs(slots: Sequence[str]) -> str:
+    """``output 1 has``, ``outputs 1.0 and 1.1 have``."""
+    if len(slots) == 1:
+        return f"output {slots[0]} has"
+    return f"outputs {' and '.join(slots)} have"
 
 
 def _place(first: TensorId, missing: Sequence[TensorVerdict], own: OwnGradients) -> str:

@@ -6,7 +6,7 @@ from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.initial_replicas import candidate_replicas
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdict import Cause, TensorVerdict
 
 _AT_FIRST_CLIP = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM})
 """What is recorded when a step first clips."""
@@ -62,9 +62,30 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
             what += f" (first {first.id})"
         else:
             what += f" (first {next(iter(named))})"
+    partial = _last_partial(findings, differing[0], axes)
+    if partial is not None:
+        missing = findings.words("an all-reduce", "a lax.psum")
+        cause += (
+            f". Look first behind {partial.id} for {missing} that is missing: its "
+            "ranks have partials, which add up to the reference's over "
+            f"{'+'.join(sorted(partial.summed_over))}"
+        )
     return Diagnosis(
         code="replicas_differ",
         sentence=f"replicas of {what} that must agree over {over} do not: {cause}",
         evidence={"axes": over, "largest_spread": spread},
         tensor_ids=ids_of(differing),
     )
+
+
+def _last_partial(
+    findings: Findings, first: TensorVerdict, axes: set[str]
+) -> TensorVerdict | None:
+    """The last output of the forward before replicas differ that is a summand."""
+    found = None
+    for verdict in findings.verdicts:
+        if verdict.id == first.id:
+            return found
+        if verdict.id.kind is Kind.OUTPUT and set(verdict.summed_over) & axes:
+            found = verdict
+    return None

@@ -33,7 +33,10 @@ def scaled(findings: Findings) -> Diagnosis | None:
     behind a wrong clip factor, a few tensors of an optimizer's state are multiples of
     the reference's by consequence.
     """
-    if scale_of_loss(findings) is not None:
+    if (
+        scale_of_loss(findings) is not None
+        or findings.evidence.optimizer.unscaled is not None
+    ):
         return None  # another rule has told it
     found: dict[float, list[TensorVerdict]] = {}
     for verdict in findings.failed:

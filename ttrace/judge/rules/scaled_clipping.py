@@ -1,10 +1,7 @@
 """Gradients that are clipped with a loss scale still in them."""
 
-from collections.abc import Iterator
-
 from ttrace.ir.kinds import Kind
-from ttrace.ir.step_notes import SCALED_CLIPS, parse_steps_text
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.step_notes import SCALED_CLIPS, scales_of_steps
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 from ttrace.judge.verdict import Status
 
@@ -21,7 +18,8 @@ def scaled_clipping(findings: Findings) -> Diagnosis | None:
     if not clipped:
         return None
     step = clipped[0].id.step
-    scales = [scale for scale, steps in _notes(findings.candidate) if step in steps]
+    notes = scales_of_steps(findings.candidate.ranks[0].settings, SCALED_CLIPS)
+    scales = [scale for scale, steps in notes if step in steps]
     is_wrong_before = any(
         verdict.id.kind in _BEFORE and verdict.id.step == step
         for verdict in findings.verdicts
@@ -39,10 +37,3 @@ def scaled_clipping(findings: Findings) -> Diagnosis | None:
         evidence={"step": step, "loss_scale": float(scale)},
         tensor_ids=ids_of(of_step),
     )
-
-
-def _notes(info: TraceInfo) -> Iterator[tuple[str, frozenset[int]]]:
-    """Each loss scale that was clipped with, and the steps."""
-    for name, text in info.ranks[0].settings.items():
-        if name.startswith(f"{SCALED_CLIPS}."):
-            yield parse_steps_text(str(text))

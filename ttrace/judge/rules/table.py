@@ -21,17 +21,26 @@ from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
+from ttrace.judge.rules.collective_differs import collective_differs
+from ttrace.judge.rules.collective_group import collective_group
+from ttrace.judge.rules.collective_order import collective_order
+from ttrace.judge.rules.collective_result import collective_result
+from ttrace.judge.rules.collectives_inside import collectives_inside
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
 from ttrace.judge.rules.early_clipping import early_clipping
 from ttrace.judge.rules.embedding_rows import embedding_rows
+from ttrace.judge.rules.extra_activation_gradient import (
+    extra_activation_gradient,
+)
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
+from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.norm_epsilon import norm_epsilon
@@ -57,6 +66,7 @@ from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
 from ttrace.judge.rules.transposed_weight import transposed_weight
+from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.wiring import wiring
@@ -67,6 +77,10 @@ RULES: tuple[Rule, ...] = (
     described_shape,
     initial_replicas,
     step_skipped,
+    collective_order,
+    collective_differs,
+    collective_group,
+    collective_result,
     first_nonfinite,
     missing_layers,
     one_sided_parameters,
@@ -85,11 +99,14 @@ RULES: tuple[Rule, ...] = (
     coarse_values,
     no_gradient,
     extra_gradient,
+    extra_activation_gradient,
     rounded_update,
     never_updated,
     normalization,
     loss_scale,
+    unscaled_backward,
     loss_weights,
+    module_settings,
     recomputation,
     still_statistics,
     dropout,
@@ -113,6 +130,7 @@ RULES: tuple[Rule, ...] = (
     one_sided_inputs,
     backward_between,
     confined_error,
+    collectives_inside,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 

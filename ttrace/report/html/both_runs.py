@@ -33,10 +33,20 @@ class SetupGroup:
     Attributes:
         title: The heading.
         rows: What differs first.
+        is_short: Whether it says in a few rows which runs these are.
     """
 
     title: str
     rows: tuple[SetupRow, ...]
+    is_short: bool = False
+
+
+_SHORT = ("run", "meshes")
+"""Titles of the groups that are short."""
+
+
+_TRACE = "trace"
+"""The row of where a trace lies, which says nothing of its run."""
 
 
 def differences(report: Report) -> list[SetupRow]:
@@ -70,7 +80,9 @@ def setup_groups(report: Report) -> list[SetupGroup]:
             _rows(left, right, report.setup.binding), key=lambda row: not row.differs
         )
         if rows:
-            found.append(SetupGroup(title=title, rows=tuple(rows)))
+            found.append(
+                SetupGroup(title=title, rows=tuple(rows), is_short=title in _SHORT)
+            )
     return found
 
 
@@ -78,7 +90,7 @@ def _general(run: RunSetup) -> Mapping[str, object]:
     if not run.framework and not run.world_size:
         return {}  # nothing was recorded
     values: dict[str, object] = {
-        "trace": run.path,
+        _TRACE: run.path,
         "framework": run.framework,
         "ranks": run.world_size,
     }
@@ -102,7 +114,9 @@ def _rows(
 ) -> Iterator[SetupRow]:
     for name in dict.fromkeys((*left, *right)):
         both = name in left and name in right
-        differs = both and setting(left[name]) != setting(right[name])
+        differs = (
+            both and name != _TRACE and setting(left[name]) != setting(right[name])
+        )
         yield SetupRow(
             name=name,
             reference=setting(left[name]) if name in left else "",
@@ -126,3 +140,23 @@ def map_sentence(report: Report) -> str:
             f"the reference, {mapped.num_left_out_candidate} of the candidate"
         )
     return f"{text}."
+
+
+def equal_settings(report: Report) -> list[str]:
+    """Names of the versions and settings that both runs state alike."""
+    reference, candidate = report.setup.reference, report.setup.candidate
+    return [
+        name
+        for left, right in (
+            (reference.versions, candidate.versions),
+            (reference.settings, candidate.settings),
+        )
+        for name in left
+        if name in right and setting(left[name]) == setting(right[name])
+    ]
+
+
+def without_record(report: Report) -> list[str]:
+    """The runs of which nothing was recorded, as where a job ended before."""
+    runs = {"reference": report.setup.reference, "candidate": report.setup.candidate}
+    return [side for side, run in runs.items() if not _general(run)]

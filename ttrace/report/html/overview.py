@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
 from ttrace.report.html.figures import plural, share
-from ttrace.report.html.words import KIND_WORDS, ORIGIN_WORDS
+from ttrace.report.html.words import KIND_WORDS
 from ttrace.report.model import KindCoverage, Report, TensorReport
 
 MAX_FAILURES = 40
@@ -14,6 +14,12 @@ MAX_FAILURES = 40
 
 MAX_REASONS = 40
 """Reasons why tensors were not compared."""
+
+MAX_PLACES = 40
+"""Places where failures begin."""
+
+MAX_DIFFERING = 200
+"""Initial parameters and inputs that differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,28 +58,6 @@ class NotCompared:
     count: int
     kinds: str
     example: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToleranceOrigin:
-    """Tensors whose tolerances came about alike.
-
-    Attributes:
-        name: Of the estimator.
-        words: What that means.
-        count: How many compared tensors.
-        noise_dominated: Those among them that passed by a noise too large to tell an
-            error.
-        example: A derivation.
-        example_id: The tensor that it is of.
-    """
-
-    name: str
-    words: str
-    count: int
-    noise_dominated: int
-    example: str
-    example_id: str
 
 
 def coverage_rows(report: Report) -> list[CoverageRow]:
@@ -184,24 +168,33 @@ def first_failures(report: Report) -> Sequence[TensorReport]:
     return found
 
 
-def tolerance_origins(report: Report) -> list[ToleranceOrigin]:
-    """How the tolerances of the compared tensors came about, by estimator."""
-    words = {estimator.value: text for estimator, text in ORIGIN_WORDS.items()}
-    groups: dict[str, list[TensorReport]] = {}
-    for tensor in report.tensors:
-        if tensor.tolerance_from:
-            groups.setdefault(tensor.tolerance_from, []).append(tensor)
-    rows = []
-    for name, tensors in groups.items():
-        telling = next((t for t in tensors if t.status == "failed"), tensors[0])
-        rows.append(
-            ToleranceOrigin(
-                name=name,
-                words=words.get(name, name),
-                count=len(tensors),
-                noise_dominated=sum(bool(t.noise_dominated) for t in tensors),
-                example=telling.tolerance_derivation or "",
-                example_id=telling.id,
-            )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceRow:
+    """A place where failures begin.
+
+    Attributes:
+        sentence: What is wrong there, and what follows from it.
+        explains: By kind, how many tensors failed by it, in words.
+        ids: The first few that are wrong by themselves there.
+        num_more: How many more those are.
+    """
+
+    sentence: str
+    explains: str
+    ids: tuple[str, ...]
+    num_more: int
+
+
+def places(report: Report) -> list[PlaceRow]:
+    """Where failures begin, that of the first divergence first."""
+    return [
+        PlaceRow(
+            sentence=culprit.sentence,
+            explains=", ".join(
+                f"{kind} {number}" for kind, number in culprit.explains.items()
+            ),
+            ids=culprit.ids,
+            num_more=max(culprit.num_own - len(culprit.ids), 0),
         )
-    return sorted(rows, key=lambda row: -row.count)
+        for culprit in report.culprits
+    ]

@@ -167,7 +167,10 @@ def _summary(report: Report) -> dict[str, object]:
             "parent": tree.parents,
             "of_module": [tree.node_of_module[name] for name in dict.fromkeys(modules)],
         },
-        "ranks": _rank_margins(report.tensors, tree.node_of_module),
+        "ranks": {
+            **_rank_margins(report.tensors, tree.node_of_module),
+            **rank_sets(report.tensors),
+        },
         "first": None
         if report.first_divergence is None
         else printable(report.first_divergence.id),
@@ -209,17 +212,15 @@ def _rank_margins(
         of the whole tensor.
     """
     worst: dict[tuple[int, str], float] = {}
-    names: dict[str, None] = {}
     for tensor in tensors:
         if not tensor.rank_rel_err or tensor.tolerance is None:
             continue
         node = node_of_module[split_id(tensor.id).module]
         for rank, rel_err in tensor.rank_rel_err.items():
-            names[rank] = None
             margin = _margin(rel_err, tensor.tolerance)
             if margin >= worst.get((node, rank), 0.0):
                 worst[node, rank] = margin
-    ordered = sorted(names, key=lambda rank: (len(rank), rank))
+    ordered = _rank_names(tensors)
     index = {rank: number for number, rank in enumerate(ordered)}
     return {
         "names": list(map(printable, ordered)),
@@ -227,6 +228,43 @@ def _rank_margins(
         "rank": [index[rank] for _, rank in worst],
         "level": list(map(log_level, worst.values())),
     }
+
+
+def rank_sets(tensors: Sequence[TensorReport]) -> dict[str, list]:
+    """Of every tensor the ranks that hold a part, and those whose part is off.
+
+    Returns:
+        ``sets``: ranks, as indices into the names of ``_rank_margins``; ``held`` and
+        ``beyond``: of every tensor, which of these sets it has, where that of
+        ``beyond`` are the ranks whose own part is beyond the tolerance of the whole.
+    """
+    numbers: dict[tuple[int, ...], int] = {(): 0}
+    found: dict[str, list] = {"held": [], "beyond": []}
+    index = {rank: number for number, rank in enumerate(_rank_names(tensors))}
+    for tensor in tensors:
+        errors: Mapping[str, float] = {}
+        if tensor.rank_rel_err and tensor.tolerance is not None:
+            errors = tensor.rank_rel_err
+        held = tuple(sorted(index[rank] for rank in errors))
+        beyond = sorted(
+            index[rank]
+            for rank, rel_err in errors.items()
+            if _margin(rel_err, tensor.tolerance or 0.0) > 1
+        )
+        found["held"].append(numbers.setdefault(held, len(numbers)))
+        found["beyond"].append(numbers.setdefault(tuple(beyond), len(numbers)))
+    return {**found, "sets": list(map(list, numbers))}
+
+
+def _rank_names(tensors: Sequence[TensorReport]) -> list[str]:
+    """Ranks of the candidate that hold a part of what was compared, in order."""
+    names = {
+        rank
+        for tensor in tensors
+        if tensor.rank_rel_err and tensor.tolerance is not None
+        for rank in tensor.rank_rel_err
+    }
+    return sorted(names, key=lambda rank: (len(rank), rank))
 
 
 def _margin(rel_err: float, tolerance: float) -> float:

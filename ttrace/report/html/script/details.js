@@ -79,7 +79,7 @@ const placeWords = ({ dim, ranges, share, ranks }) => {
   const where = ranges.map(([start, stop]) =>
     (stop - start === 1 ? `${start}` : `${start} to ${stop - 1}`)).join(", ");
   const who = ranks && ranks.length ? `, held by rank ${ranks.join(", ")} of the candidate` : "";
-  return `index ${where} of dim ${dim} has ${figure(100 * numberOf(share))} % of it${who}`;
+  return `index ${where} of dim ${dim} has ${figure(100 * numberOf(share))} % of the squared error${who}`;
 };
 
 const rankTable = (figures, tolerance) => {

@@ -2,7 +2,8 @@
 
 let data = null; // columns, tables and tree of ttrace.report.html.payload
 let visible = []; // indices of the tensors that pass the filters
-const filters = { status: "", kind: "", step: "", node: 0, text: "" };
+const NO_FILTERS = { status: "", kind: "", step: "", rank: "", node: 0, text: "" };
+const filters = { ...NO_FILTERS };
 const drawers = []; // functions that draw a part of the page again
 
 const text = (name, index) => data.tables[name][data.columns[name][index]];
@@ -59,6 +60,27 @@ const textTest = (wanted) => {
   return (id) => pattern.test(id);
 };
 
+// A rank is chosen as "held 3", whatever it has a part of, or "beyond 3", of which its
+// own part is beyond the tolerance.
+const rankTest = (chosen) => {
+  if (chosen === "") return null;
+  const [how, number] = chosen.split(" ");
+  const fits = data.ranks.sets.map((ranks) => ranks.includes(Number(number)));
+  return (i) => fits[data.ranks[how][i]];
+};
+
+const startRanks = () => {
+  const { names, sets, beyond } = data.ranks;
+  byId("f-rank").parentElement.hidden = names.length < 2;
+  const off = new Set(beyond.flatMap((set) => sets[set]));
+  const options = (how, numbers) => numbers.map((k) => option(`${how} ${k}`, names[k]));
+  const every = names.map((_, k) => k);
+  byId("f-rank").replaceChildren(option("", "all"),
+    element("optgroup", { label: "its own part is beyond the tolerance" },
+      ...options("beyond", every.filter((k) => off.has(k)))),
+    element("optgroup", { label: "holds a part of it" }, ...options("held", every)));
+};
+
 const applyFilters = () => {
   const { columns, tables, nodes } = data;
   const inside = nodes.parent.map(() => false);
@@ -69,11 +91,13 @@ const applyFilters = () => {
   const kind = tables.kind.indexOf(filters.kind);
   const step = filters.step === "" ? null : Number(filters.step);
   const fits = filters.text === "" ? null : textTest(filters.text);
+  const ofRank = rankTest(filters.rank);
   visible = [];
   for (let i = 0; i < data.size; i += 1) {
     if (filters.status !== "" && columns.status[i] !== status) continue;
     if (filters.kind !== "" && columns.kind[i] !== kind) continue;
     if (step !== null && columns.step[i] !== step) continue;
+    if (ofRank !== null && !ofRank(i)) continue;
     if (filters.node !== 0 && !inside[nodes.of_module[columns.module[i]]]) continue;
     if (fits !== null && !fits(idOf(i))) continue;
     visible.push(i);
@@ -91,7 +115,7 @@ const setFilters = (changes) => {
 const option = (value, words) => element("option", { value }, words);
 
 const showFilters = () => {
-  for (const name of ["status", "kind", "step"]) byId(`f-${name}`).value = filters[name];
+  for (const name of ["status", "kind", "step", "rank"]) byId(`f-${name}`).value = filters[name];
   byId("f-text").value = filters.text;
   const path = [];
   for (let at = filters.node; at >= 0; at = data.nodes.parent[at]) path.unshift(at);
@@ -120,7 +144,8 @@ const startFilters = () => {
   const steps = [...countsOf("step").keys()].sort((a, b) => a - b);
   byId("f-step").replaceChildren(
     option("", "all"), ...steps.map((step) => option(step, step < 0 ? "none" : step)));
-  for (const name of ["status", "kind", "step"])
+  startRanks();
+  for (const name of ["status", "kind", "step", "rank"])
     byId(`f-${name}`).addEventListener("change", (event) =>
       setFilters({ [name]: event.target.value }));
   byId("f-node").addEventListener("change", (event) =>
@@ -133,6 +158,6 @@ const startFilters = () => {
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("reset", (event) => {
     event.preventDefault();
-    setFilters({ status: "", kind: "", step: "", node: 0, text: "" });
+    setFilters({ ...NO_FILTERS });
   });
 };

@@ -1,0 +1,69 @@
+"""What modules of torch are configured with, beside their sizes and their parameters.
+
+Of torch's own modules what they list as constants; of others the few attributes whose
+names say what they are, such as the epsilon of a norm.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from ttrace.ir.module_settings import module_key, of_layers
+from ttrace.ir.optimizer_settings import setting_text
+
+_SIZES = re.compile(r"(features|channels|embeddings|embedding_dim|_size|_shape)$")
+"""In names: what shapes of parameters show; of ``kernel_size`` they do not."""
+
+_WITHOUT_EFFECT = frozenset({"inplace", "sparse", "name", "dropout", "p"})
+"""What changes no number, and rates of dropout, which are recorded for themselves."""
+
+_NAME = re.compile(r"(^|_)(eps|epsilon|momentum|slope|temperature|scale|scaling)$")
+"""Attributes of modules that are not torch's own."""
+
+
+class ModuleSettings:
+    """Notes the configuration of modules that run, each once."""
+
+    def __init__(self):
+        self._seen: set[str] = set()
+        self._texts: dict[str, str] = {}
+        self._is_new = False
+
+    def note(self, path: str, module: torch.nn.Module) -> None:
+        """A module runs."""
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        for attribute in _attributes_of(module):
+            text = _text(getattr(module, attribute, None))
+            if text is not None:
+                self._texts[module_key(path, attribute)] = text
+                self._is_new = True
+
+    def end_step(self) -> Mapping[str, str]:
+        """What is to be stated; nothing where no other module ran."""
+        if not self._is_new:
+            return {}
+        self._is_new = False
+        return of_layers(self._texts, self._seen)
+
+
+def _attributes_of(module: torch.nn.Module) -> list[str]:
+    if type(module).__module__.startswith("torch.nn."):
+        constants = getattr(module, "__constants__", ())
+        return [
+            name
+            for name in map(str, constants)
+            if name not in _WITHOUT_EFFECT
+            and (name == "kernel_size" or not _SIZES.search(name))
+        ]
+    return [name for name in vars(module) if _NAME.search(name)]
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, bool | int | float | str):
+        return "None" if value is None else setting_text(value)
+    if isinstance(value, tuple) and all(isinstance(v, int | float) for v in value):
+        return setting_text(value)
+    return None

@@ -1,0 +1,57 @@
+"""What modules of torch are configured with, as a run states it."""
+
+from torch import nn
+
+from ttrace.frontends.torch_parts.module_settings import ModuleSettings
+
+
+class Norm(nn.Module):
+    """As in transformers, beside what is none of a norm's settings."""
+
+    def __init__(self, eps: float = 1e-6):
+        super().__init__()
+        self.variance_epsilon, self.hidden_size, self.layer_idx = eps, 8, 3
+
+
+def stated(model: nn.Module) -> dict[str, str]:
+    settings = ModuleSettings()
+    for path, module in model.named_modules():
+        settings.note(path or "@root", module)
+    found = settings.end_step()
+    assert settings.end_step() == {}
+    return {key.removeprefix("module."): text for key, text in found.items()}
+
+
+def test_constants_of_torch_and_attributes_of_others():
+    model = nn.Sequential()
+    for i in range(2):
+        model.add_module(
+            f"blocks{i}" if i else "norm", nn.BatchNorm1d(8, momentum=None, eps=1e-3)
+        )
+    model.add_module("own", Norm())
+    found = stated(model)
+    assert found["norm:momentum"] == "None" and found["norm:eps"] == "0.001"
+    assert found["own:variance_epsilon"] == "1e-06"
+    assert {key for key in found if key.startswith("own")} == {"own:variance_epsilon"}
+    assert "norm:num_features" not in found
+
+
+def test_layers_that_are_alike_are_one():
+    blocks = [nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)) for _ in range(3)]
+    model = nn.Sequential()
+    model.add_module("blocks", nn.ModuleList(blocks))
+    assert stated(model) == {
+        "blocks.*.1:eps": "1e-05",
+        "blocks.*.1:elementwise_affine": "True",
+    }
+    blocks[1][1] = nn.LayerNorm(8, eps=1e-2)
+    found = stated(model)
+    assert found["blocks.0.1:eps"] == "1e-05" and found["blocks.1.1:eps"] == "0.01"
+
+
+def test_sizes_rates_of_dropout_and_what_changes_no_number_are_left_out():
+    model = nn.Sequential(nn.Conv1d(2, 3, 5, padding=2), nn.ReLU(), nn.Dropout(0.1))
+    found = stated(model)
+    assert found["0:padding"] == "(2)" and found["0:kernel_size"] == "(5)"
+    assert {key.partition(":")[0] for key in found} == {"0"}
+    assert "0:in_channels" not in found
