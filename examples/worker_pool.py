@@ -56,10 +56,12 @@ class _Worker:
     """A process that runs one job after another.
 
     Attributes:
+        pid: Its process id.
         jobs: Its standard input, a job a line.
         end: Kills it and waits for its end.
     """
 
+    pid: int
     jobs: TextIO
     end: Callable[[], None]
 
@@ -234,10 +236,10 @@ def _start_worker(
             pass_fds=[replies_write],
             env=variables,
         )
-        end = functools.partial(_end, process)
+        pid, end = process.pid, functools.partial(_end, process)
     for descriptor in (jobs_read, replies_write):
         os.close(descriptor)
-    return _Worker(jobs=open(jobs_write, "w"), end=end), replies_read
+    return _Worker(pid=pid, jobs=open(jobs_write, "w"), end=end), replies_read
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -279,7 +279,9 @@ def test_a_scaler_that_divides_what_it_did_not_multiply():
 
 def test_the_place_of_nan_and_that_it_was_given():
     tensors = a_run()
-    tensors["step0/c/param/weight"] = np.float32([[1, 2, 3, 4], [5, np.nan, 7, 8]])
+    tensors["step0/c/param/weight"] = np.array(
+        [[1, 2, 3, 4], [5, np.nan, 7, 8]], np.float32
+    )
     assert linted(tensors)["first_nonfinite"].sentence == (
         "the first NaN is in step0/c/param/weight, 1 of 8 elements (at [1, 1]); "
         "nothing was computed before it: look at how it is initialized, loaded or "
