@@ -194,7 +194,7 @@ def test_clipping_of_an_engine_is_compared_with_that_of_torch(
         )
         for is_engine in (False, True)
     ]
-    report = compare_traces(*runs, load_backend("numpy"))
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
     assert report.verdict is Outcome.PASS, report.summary
     status = {(t.kind, t.status) for t in report.tensors}
     if clipping:
