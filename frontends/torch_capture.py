@@ -43,7 +43,12 @@ from ttrace.frontends.torch_parts.optimized_parameters import (
     steps_in_backward,
     warn_of_strangers,
 )
-from ttrace.frontends.torch_parts.optimizers import NO_NORM, NORM_OF_PARTS, OptimizerTap
+from ttrace.frontends.torch_parts.optimizers import (
+    NO_NORM,
+    NORM_OF_CLIPPED,
+    NORM_OF_PARTS,
+    OptimizerTap,
+)
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
@@ -236,6 +241,12 @@ def _taps(
     """The observers of the optimizers, of which some are parts of one."""
     in_backward = len(optimizers) > 1 and all(map(steps_in_backward, optimizers))
     is_one = in_backward or len(optimizers) == num_parts > 1
+    is_clipped = isinstance(description, NativeDescription) and (
+        description.clips_in_step
+    )
+    no_norm = NORM_OF_PARTS if in_backward else NO_NORM
+    if is_clipped and description.holds_whole_model:
+        no_norm = NORM_OF_CLIPPED
     taps: list[OptimizerTap] = []
     for optimizer in optimizers:
         taps.append(
@@ -243,9 +254,11 @@ def _taps(
                 optimizer,
                 session,
                 first_group=sum(map(OptimizerTap.num_groups, taps)),
-                holds_whole_model=description.holds_whole_model and not in_backward,
+                holds_whole_model=description.holds_whole_model
+                and not (in_backward or is_clipped),
                 leader=taps[0] if taps and is_one else None,
-                no_norm=NORM_OF_PARTS if in_backward else NO_NORM,
+                no_norm=no_norm,
+                is_given_clipped=is_clipped,
             )
         )
     return taps

@@ -42,6 +42,11 @@ def averaging_of_engines(*parts: torch.nn.Module) -> Iterator[Averaging]:
         yield Averaging(name=_NAME, ranks=ranks, divisor=lambda by=divisor: by)
 
 
+def clips_in_step(*parts: torch.nn.Module) -> bool:
+    """Whether an engine of DeepSpeed clips: inside of its step, unseen before it."""
+    return any(engine.gradient_clipping() > 0 for engine in _engines(parts))
+
+
 def _engines(parts: tuple[torch.nn.Module, ...]) -> Iterator[Any]:
     for part in parts:
         for module in part.modules():

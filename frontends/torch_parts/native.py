@@ -16,11 +16,12 @@ from ttrace.frontends.torch_parts.averaging import (
     find_averaging,
 )
 from ttrace.frontends.torch_parts.capture import Capture
-from ttrace.frontends.torch_parts.description import PlainDescription
+from ttrace.frontends.torch_parts.description import NoLayout, PlainDescription
 from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
 from ttrace.frontends.torch_parts.flat_partitions import (
     averaging_of_engines,
+    clips_in_step,
     partitioned_pieces,
 )
 from ttrace.frontends.torch_parts.fully_sharded import HiddenParameter
@@ -41,11 +42,20 @@ _T = TypeVar("_T")
 _LEAVE_PARAMETERS = frozenset({"DistributedDataParallel"})
 """What may be applied late: every rank still has the parameters that were seen."""
 
+_CLIPPED_UNSEEN = NoLayout(
+    reason="DeepSpeed clips inside of its step, and what its gradients are before that "
+    "is not seen; clipped_grad is compared"
+)
+
 _BEFORE_AVERAGING = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
 
 class NativeDescription(PlainDescription):
     """What torch's own parallelism says of itself.
+
+    Attributes:
+        clips_in_step: The gradients that an optimizer is given are clipped already, by
+            DeepSpeed, and were not seen before that.
 
     Every rank has micro-batches of its own, except along the axes over which DTensor
     parameters shard the model. Gradients that DDP or FSDP has still to average carry
@@ -94,6 +104,10 @@ class NativeDescription(PlainDescription):
             "flat parameters",
             {},
             lambda: {**flat_pieces(*model), **partitioned_pieces(*model)},
+        )
+
+        self.clips_in_step = _found(
+            "whether an engine clips", False, lambda: clips_in_step(*model)
         )
 
         def place(averaging: Sequence[Averaging]) -> Place:
@@ -171,6 +185,8 @@ class NativeDescription(PlainDescription):
     def parameter(
         self, named: NamedParameter, kind: Kind, tensor: torch.Tensor
     ) -> Answer:
+        if kind is Kind.MAIN_GRAD and self.clips_in_step:
+            return _CLIPPED_UNSEEN
         piece = self._pieces.get((named.module, named.slot))
         if piece is not None:
             return piece.held(kind, tensor, self._mesh.name)

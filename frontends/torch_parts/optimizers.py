@@ -36,6 +36,12 @@ NORM_OF_PARTS = NoLayout(
 )
 
 
+NORM_OF_CLIPPED = NoLayout(
+    reason="gradients were clipped before they were seen, and their norm with them; "
+    "clipped_grad is compared"
+)
+
+
 _NEVER = (-1, 0)
 """A step and a call of its closure: none that there was."""
 
@@ -64,6 +70,8 @@ class OptimizerTap:
             learning rates that are the same are recorded of that one alone, and no
             norm of this one's gradients.
         no_norm: Why the norm is skipped where it is.
+        is_given_clipped: What it is given was clipped before anything could be seen of
+            it: ``clipped_grad`` is recorded of every step.
 
     Attributes:
         optimizer: The optimizer.
@@ -79,6 +87,7 @@ class OptimizerTap:
         holds_whole_model: bool = True,
         leader: "OptimizerTap | None" = None,
         no_norm: NoLayout = NO_NORM,
+        is_given_clipped: bool = False,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
@@ -87,6 +96,7 @@ class OptimizerTap:
         self._holds_whole_model = holds_whole_model
         self._leader = leader
         self._no_norm = no_norm
+        self._is_given_clipped = is_given_clipped
         self._evaluation = 0
         self._given_gradients = _NEVER
         self._given_norm = _NEVER
@@ -311,7 +321,7 @@ class OptimizerTap:
         if not self._holds_whole_model:
             self._record_norm(self._no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
-            is_clipped = self._was_clipped == now
+            is_clipped = self._is_given_clipped or self._was_clipped == now
             if is_clipped or self.remembered_gradients() != self._recorded:
                 session.records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation

@@ -112,3 +112,24 @@ def test_of_one_size_the_first_dims_are_tried_or_the_one_that_is_named():
     assert possible({"x": "s b"}, shapes, shapes) == [({"x": 1}, True)]
     first, second = {"x": (5, 8)}, {"x": (5, 2)}
     assert possible({"x": ""}, first, second) == [({"x": 1}, False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "dims"),
+    [
+        ("b s[cp]", [0]),
+        ("n s[cp:zigzag]", [0]),
+        ("s[cp] b", [1]),
+        ("rows[dp] width", [0, 1]),
+        ("rows[dp] width[cp]", [0, 1]),
+        ("x y", [0, 1]),
+    ],
+)
+def test_a_dim_that_is_cut_behind_a_whole_one_counts_positions(text, dims):
+    """Whichever of the runs says so."""
+    shape = (4, 3)
+    for texts in (("", text), (text, ""), (text, text)):
+        runs = ({0: {"x": (shape, one)}} for one in texts)
+        assert [dict(found.dims) for found in possible_batch_dims(*runs)] == [
+            {"x": dim} for dim in dims
+        ]

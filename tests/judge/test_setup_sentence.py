@@ -39,6 +39,26 @@ def test_a_parameter_may_not_have_been_loaded():
     )
 
 
+def test_a_parameter_that_differs_beside_others_that_one_run_lacks():
+    adapters = {
+        f"step0/layers.{layer}.up.lora_{name}/param/weight": VALUES
+        for layer in range(2)
+        for name in "AB"
+    }
+    text = summary(
+        memory_trace({"step0/a/param/weight": VALUES} | adapters),
+        memory_trace({"step0/a/param/weight": VALUES * 2}),
+    )
+    assert text.partition("tolerance 0. ")[2] == (
+        "This initial value differs: was it loaded? Besides, 4 parameters are in the "
+        "reference only (layers.0.up.lora_A/weight, layers.0.up.lora_B/weight, "
+        "layers.1.up.lora_A/weight, layers.1.up.lora_B/weight): build both models with "
+        "the same ones, as modules that only one run builds also shift what random "
+        "numbers others begin with. Start both from the same parameters; what follows "
+        "may be a consequence."
+    )
+
+
 def test_a_buffer_of_no_state_dict_is_a_matter_of_settings():
     computed = computed_setting([("layers.3.rope", "inv_freq"), ("x", "other")])
     assert ends("step0/layers.0.rope/buffer/inv_freq", settings=computed) == (

@@ -337,7 +337,6 @@ def _add_show(commands) -> None:
         help="what a trace or a checkpoint holds, also an incomplete one",
         description="Lists the ranks, settings and tensors of a trace or a checkpoint.",
         examples=(
-            ("ttrace show runs/reference", "everything"),
             (
                 "ttrace show runs/reference '*/main_grad/*'",
                 "the gradients that the optimizer was given",

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.errors import LayoutError
+from ttrace.ir.dims import Dims
 from ttrace.ir.dims_text import parse_dims
 
 BATCH_NAMES = frozenset({"b", "batch"})
@@ -66,11 +67,13 @@ def possible_batch_dims(
             yield BatchDims(dims=varying, is_usual=_is_usual(varying, of_slots))
         return
     tried: list[dict[str, int]] = []
-    for (shape, text), *_ in of_slots.values():
-        for dim in _leading_dims(shape, text):
+    leading = {slot: _leading_dims(described) for slot, described in of_slots.items()}
+    shapes = {slot: described[0][0] for slot, described in of_slots.items()}
+    for slot, shape in shapes.items():
+        for dim in leading[slot]:
             of_size = {
-                slot: [d for d in _leading_dims(*one) if one[0][d] == shape[dim]]
-                for slot, (one, *_) in of_slots.items()
+                other: [d for d in leading[other] if shapes[other][d] == shape[dim]]
+                for other in of_slots
             }
             dims = {slot: found[0] for slot, found in of_size.items() if found}
             if dims not in tried:
@@ -156,17 +159,42 @@ def _is_usual(
     )
 
 
-def _leading_dims(shape: Shape, text: str) -> list[int]:
-    """The dims of an input that may count samples: by name, else the first two."""
-    named = [dim for dim, name in enumerate(dim_names(text)) if name in BATCH_NAMES]
-    if len(named) == 1:
-        return named
-    return list(range(min(2, len(shape))))
+def _leading_dims(described: Sequence[Described]) -> list[int]:
+    """The dims of an input that may count samples: by name, else of the first two.
+
+    What cuts the second dim and leaves the first one whole cuts positions: samples
+    come first, and those that ranks share out are in micro-batches of their own.
+
+    Args:
+        described: The input in every micro-batch of both runs, all of one shape.
+    """
+    texts = dict.fromkeys(text for _, text in described)
+    for text in texts:
+        names = dim_names(text)
+        named = [dim for dim, name in enumerate(names) if name in BATCH_NAMES]
+        if len(named) == 1:
+            return named
+    leading = list(range(min(2, len(described[0][0]))))
+    cut = {dim for text in texts for dim in cut_dims(text)}
+    return leading if 0 in cut else [dim for dim in leading if dim not in cut]
+
+
+def cut_dims(text: str) -> list[int]:
+    """The dims that axes cut by a dims text; none of what is flattened."""
+    dims = _parsed(text)
+    if dims is None or dims.flat_cuts:
+        return []
+    return [index for index, dim in enumerate(dims.dims) if dim.splits]
 
 
 def dim_names(text: str) -> list[str]:
     """The names of the dims in a dims text; none where it names none."""
+    dims = _parsed(text)
+    return [] if dims is None else [dim.name for dim in dims.dims]
+
+
+def _parsed(text: str) -> Dims | None:
     try:
-        return [dim.name for dim in parse_dims(text).dims] if text else []
+        return parse_dims(text) if text else None
     except LayoutError:
-        return []
+        return None

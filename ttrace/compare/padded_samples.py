@@ -6,6 +6,7 @@ to be, sample by sample, what it leaves of those of the other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,6 +53,47 @@ def match_padded(
             )
     # Other inputs may be zeros and ones, too, and leave less.
     return max(found, key=_num_positions, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedRows:
+    """What samples hold where a mask leaves them in.
+
+    Attributes:
+        slot: The input that is read.
+        rows: Of the reference and of the candidate, sample by sample.
+    """
+
+    slot: str
+    rows: tuple[Mapping[Place, bytes], Mapping[Place, bytes]]
+
+
+def masked_rows(
+    reference: StepInputs, candidate: StepInputs
+) -> Iterator[tuple[str, MaskedRows]]:
+    """By each mask what one other input holds, the first that is no mask itself.
+
+    Args:
+        reference: What the reference was given, whole.
+        candidate: Likewise.
+    """
+    for mask in _masks(reference, candidate):
+        slots = [
+            slot
+            for slot in _slots_like(mask, reference, candidate)
+            if not reference.is_binary(slot)
+        ]
+        for is_padding in (0, 1) if slots else ():
+            spans = [_spans(run, mask, is_padding) for run in (reference, candidate)]
+            if spans[0] is None or spans[1] is None:
+                continue
+            slot = slots[0]
+            dtypes = {slot: reference.dtypes(slot) | candidate.dtypes(slot)}
+            rows = (
+                _rows(reference, dtypes, spans[0]),
+                _rows(candidate, dtypes, spans[1]),
+            )
+            yield mask, MaskedRows(slot=slot, rows=rows)
 
 
 def _pairs(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.compare.batch_dims import BatchDims, possible_batch_dims
+from ttrace.compare.batch_sizes import BatchSizes
 from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.other_steps import OtherSteps
@@ -43,14 +44,17 @@ def match_samples(
     of_reference = step_inputs(Side.REFERENCE, reference)
     of_candidate = step_inputs(Side.CANDIDATE, candidate)
     steps = OtherSteps(of_reference, of_candidate)
+    batches = BatchSizes()
     found = (
-        _match_step(step, steps)
+        _match_step(step, steps, batches)
         for step in sorted(set(of_reference) & set(of_candidate))
     )
     return tuple(samples for samples in found if samples is not None)
 
 
-def _match_step(step: int, steps: OtherSteps) -> StepSamples | None:
+def _match_step(
+    step: int, steps: OtherSteps, batches: BatchSizes
+) -> StepSamples | None:
     """What is known of a step's samples; None where tensors are matched by number."""
     reference, candidate = (steps.runs[side][step] for side in Side)
     has_as_many = reference.numbers == candidate.numbers
@@ -71,7 +75,10 @@ def _match_step(step: int, steps: OtherSteps) -> StepSamples | None:
     obstacle = _obstacle(reference) or _obstacle(candidate)
     if _given_the_same(reference, candidate):
         is_known = not (has_as_many or obstacle)
-        return fewer_samples(step, reference, candidate) if is_known else None
+        fewer = fewer_samples(step, reference, candidate) if is_known else None
+        if fewer is not None:  # a mask may prove itself here, for later steps
+            batches.differing(step, reference, candidate)
+        return fewer
     samples = None if obstacle else _match_rows(step, steps)
     if samples is not None and samples.places is not None:
         # Where all have kept their places, the inputs say themselves what differs.
@@ -82,6 +89,9 @@ def _match_step(step: int, steps: OtherSteps) -> StepSamples | None:
     if has_as_many and _shapes(reference) == _shapes(candidate):
         return None  # the inputs are compared one by one, and say what differs
     if obstacle is None and samples is None:
+        other_batch = batches.differing(step, reference, candidate)
+        if other_batch is not None:
+            return other_batch
         if has_as_many:
             return None  # their shapes say what differs
         obstacle = (

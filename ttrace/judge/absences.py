@@ -7,6 +7,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.judge.absent_layers import AbsentLayer, absent_layers
 from ttrace.judge.missing_gradients import missing_gradients
 from ttrace.judge.modules_not_run import NotRun, modules_not_run
+from ttrace.judge.one_sided_parameters import one_sided_parameters
 from ttrace.judge.own_gradients import OwnGradients
 from ttrace.judge.verdict import TensorVerdict
 
@@ -22,12 +23,14 @@ class Absences:
         not_run: Modules that only one run computes with; those of such layers too.
         gradients: Verdicts on gradients that do not reach the candidate.
         frozen: Those among them of parameters that need none there, by what it says.
+        parameters: Verdicts on initial parameters that only one run has.
     """
 
     layers: tuple[AbsentLayer, ...] = ()
     not_run: tuple[NotRun, ...] = ()
     gradients: tuple[TensorVerdict, ...] = ()
     frozen: tuple[TensorVerdict, ...] = ()
+    parameters: tuple[TensorVerdict, ...] = ()
 
 
 def find_absences(
@@ -53,4 +56,5 @@ def find_absences(
             if verdict.id.kind in _OF_PARAMETERS
             and (verdict.id.module, verdict.id.slot) in own.frozen
         ),
+        parameters=one_sided_parameters(verdicts),
     )

@@ -15,6 +15,7 @@ from ttrace.judge.microbatch_factors import (
     find_microbatch_factors,
 )
 from ttrace.judge.module_settings import module_differences
+from ttrace.judge.moved_positions import MovedPositions, find_moved_positions
 from ttrace.judge.one_microbatch import OneMicrobatch, find_one_microbatch
 from ttrace.judge.own_faults import explained
 from ttrace.judge.own_gradients import OwnGradients
@@ -58,6 +59,8 @@ class RunEvidence:
             so.
         parted_samples: Ranks of the candidate that were given other samples than those
             that share their micro-batches.
+        moved: Inputs that a run cuts otherwise than its dims text says: what is
+            compared by such texts is told under a wrong assumption.
     """
 
     absences: Absences = Absences()
@@ -74,6 +77,7 @@ class RunEvidence:
     modules: tuple[SettingDifference, ...] = ()
     frozen_in_reference: Frozen = frozenset()
     parted_samples: PartedSamples | None = None
+    moved: MovedPositions | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -119,4 +123,7 @@ def read_runs(
         modules=module_differences(reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
         parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
+        moved=explained(
+            find_moved_positions, None, verdicts, reference, own_microbatches
+        ),
     )

@@ -4,6 +4,8 @@ from ttrace.ir.computed_buffers import is_computed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.moved_positions import moved_sentence
+from ttrace.judge.one_sided_parameters import counted_by_side
 from ttrace.judge.rank_samples import PartedSamples, SharedSamples
 from ttrace.judge.replica_axes import differing_axes
 from ttrace.judge.replicas import differing_replicas
@@ -25,6 +27,8 @@ def setup_sentence(
     """
     if evidence.runs.undescribed is not None:
         return undescribed_sentence(evidence.runs.undescribed)
+    if evidence.runs.moved is not None:
+        return moved_sentence(evidence.runs.moved)
     shared = _data_of_replicas(verdict, candidate)
     if shared is not None:
         return shared
@@ -53,9 +57,16 @@ def setup_sentence(
             f"parts of a parameter, describe that; {_CONSEQUENCE}"
         )
     if verdict.id.kind is Kind.PARAM:
+        counted = counted_by_side(evidence.runs.absences.parameters)
+        absent = (
+            f" Besides, {counted}: build both models with the same ones, as modules "
+            "that only one run builds also shift what random numbers others begin with."
+            if counted
+            else ""
+        )
         return (
-            f"{same} This initial value differs: was it loaded? Start both from the "
-            f"same parameters; {_CONSEQUENCE}"
+            f"{same} This initial value differs: was it loaded?{absent} Start both "
+            f"from the same parameters; {_CONSEQUENCE}"
         )
     return f"{same} Start both from the same parameters and data; {_CONSEQUENCE}"
 

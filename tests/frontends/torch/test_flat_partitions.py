@@ -5,6 +5,7 @@ The real one was run by hand (docs/support.md); it is no dependency of the tests
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,18 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import HashStore
+from torch.nn.utils import clip_grad_norm_
 
+from ttrace.compare.backend import load_backend
+from ttrace.frontends import torch_capture
+from ttrace.frontends.torch_parts.description import NoLayout
 from ttrace.frontends.torch_parts.local_tensor import LocalTensor, RecordedElsewhere
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.ir.kinds import Kind
+from ttrace.pipeline import compare_traces
+from ttrace.recording.request import RecordRequest
+from ttrace.report.model import Outcome
+from ttrace.store.reader import Trace, open_trace
 
 
 class DeepSpeedEngine(nn.Module):
@@ -25,10 +34,12 @@ class DeepSpeedEngine(nn.Module):
     Args:
         rank: Which of two partitions it has.
         stage: Of ZeRO.
+        clipping: The norm that it clips to in its step; 0 for none.
     """
 
-    def __init__(self, rank: int, stage: int = 1):
+    def __init__(self, rank: int, stage: int = 1, clipping: float = 0.0):
         super().__init__()
+        self.clipping = clipping
         self.module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
         self.data_parallel_group = dist.group.WORLD
         parameters: list[Any] = list(self.module.parameters())
@@ -52,6 +63,21 @@ class DeepSpeedEngine(nn.Module):
                     ),
                 )
             first += parameter.numel()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)
+
+    def gradient_clipping(self) -> float:
+        return self.clipping
+
+    def step(self) -> None:
+        """Of ZeRO 0: clips by a function of its own, as DeepSpeed does, and steps."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        for gradient in gradients if self.clipping else ():
+            gradient.mul_(min(1.0, self.clipping / (float(norm) + 1e-6)))
+        self.base.step()
+        self.base.zero_grad()
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +144,73 @@ def test_without_zero_the_optimizer_has_the_parameters_themselves():
     own = [named.parameter for named in description.parameters()]
     assert all(a is b for a, b in zip(own, engine.module.parameters(), strict=True))
     assert description.scale(Kind.PARAM_GRAD) == 1.0
+
+
+def test_what_an_engine_clips_is_no_main_grad():
+    description = NativeDescription(DeepSpeedEngine(rank=0, clipping=0.5))
+    (named, *_) = description.parameters()
+    values = torch.arange(7.0)
+    assert isinstance(description.parameter(named, Kind.MAIN_GRAD, values), NoLayout)
+    clipped = description.parameter(named, Kind.CLIPPED_GRAD, values)
+    assert isinstance(clipped, LocalTensor)
+    assert clipped.values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def recorded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, is_engine: bool, clipping: float
+) -> Trace:
+    """One step of an engine, or of the same model with torch's own clipping."""
+    request = RecordRequest(out=folder)
+    for name, value in request.to_environment().items():
+        monkeypatch.setenv(name, value)
+    torch.manual_seed(0)
+    engine = DeepSpeedEngine(rank=0, stage=0, clipping=clipping)
+    model = engine if is_engine else engine.module
+    with torch_capture.trace(model, engine.base) as trace:
+        loss = model(torch.ones(2, 3)).square().sum() * 100
+        trace.loss(loss)
+        loss.backward()
+        if is_engine:
+            engine.step()
+        else:
+            if clipping:
+                clip_grad_norm_(model.parameters(), clipping)
+            engine.base.step()
+            engine.base.zero_grad()
+        trace.step()
+    return open_trace(folder)
+
+
+@pytest.mark.parametrize("clipping", [0.5, 0.0])
+def test_clipping_of_an_engine_is_compared_with_that_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clipping: float
+):
+    runs = [
+        recorded(
+            tmp_path / str(is_engine),
+            monkeypatch,
+            is_engine=is_engine,
+            clipping=clipping,
+        )
+        for is_engine in (False, True)
+    ]
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
+    assert report.verdict is Outcome.PASS, report.summary
+    status = {(t.kind, t.status) for t in report.tensors}
+    if clipping:
+        assert {("clipped_grad", "passed"), ("main_grad", "skipped")} <= status
+        assert ("grad_norm", "skipped") in status
+    else:
+        assert ("main_grad", "passed") in status and ("grad_norm", "passed") in status
+
+
+def test_another_limit_of_an_engine_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = (
+        recorded(tmp_path / "a", monkeypatch, is_engine=False, clipping=0.5),
+        recorded(tmp_path / "b", monkeypatch, is_engine=True, clipping=0.4),
+    )
+    report = compare_traces(*runs, load_backend("numpy"))
+    assert report.verdict is Outcome.DIVERGED
+    assert report.first_divergence and report.first_divergence.kind == "clipped_grad"

@@ -43,6 +43,7 @@ from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
 from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
+from ttrace.judge.rules.one_sided_parameters import one_sided_parameters
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.out_of_turn import out_of_turn
 from ttrace.judge.rules.rank_factors import rank_factors
@@ -77,6 +78,7 @@ RULES: tuple[Rule, ...] = (
     missing_layers,
     repeated_layer,
     repeated_samples,
+    one_sided_parameters,
     several_updates,
     not_run,
     call_counts,
@@ -135,10 +137,11 @@ def diagnose(
     """Applies every rule; those that have nothing to say are left out.
 
     Where updates of two steps were compared, nothing is known of the candidate; nor
-    where its ranks have parts of parameters that nothing describes.
+    where its ranks have parts of parameters that nothing describes, or a run cuts its
+    inputs otherwise than it says.
     """
     if evidence is not None and (
-        evidence.runs.steps_apart or evidence.runs.undescribed
+        evidence.runs.steps_apart or evidence.runs.undescribed or evidence.runs.moved
     ):
         return ()
     own = None if evidence is None else evidence.runs.own
