@@ -37,7 +37,10 @@ def train(args: argparse.Namespace, noise_seed: int | None) -> Tensors:
         f"step0/{prefix}/param/weight": weight,
         "step0/mb0/@root/input/0": data,
         f"step0/mb0/{prefix}/output/0": hidden,
-        "step0/mb0/@root/loss/loss": np.array(np.square(hidden).sum()),
+        # Summed finely: noise shows in it, in whatever order a machine sums.
+        "step0/mb0/@root/loss/loss": np.array(
+            np.square(hidden.astype(np.float64)).sum()
+        ),
         f"step0/{prefix}/main_grad/weight": gradient,
         f"step0/{prefix}/updated_param/weight": weight - np.float32(0.1) * gradient,
     }
