@@ -23,6 +23,7 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
     )  # fmt: skip
     assert answer.code == 1
     report = Report.load(out / "report.json")
+    assert report.isolation is not None
     (place,) = report.isolation.isolated
     assert place.module == "attention" and report.isolation.obstacle == ""
     said = " ".join(answer.out.split())
@@ -46,6 +47,7 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
     )  # fmt: skip
     report = Report.load(tmp_path / "report.json")
     assert answer.code == 1 and report.verdict is Outcome.DIVERGED
+    assert report.isolation is not None
     assert [place.module for place in report.isolation.isolated] == ["attention"]
 
     fails = shlex.join([sys.executable, "-c", "raise SystemExit(3)"])
