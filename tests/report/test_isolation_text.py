@@ -1,10 +1,13 @@
 """What a run on the reference's values showed, in lines, and as JSON."""
 
+import html
 import math
 
 from tests.factories.reports import some_report
+from ttrace.report.html.render import render_html
 from ttrace.report.isolation import IsolatedPlace, Isolation
 from ttrace.report.isolation_text import isolation_lines
+from ttrace.report.markdown import render_markdown
 from ttrace.report.model import Report
 from ttrace.report.text import render_text
 
@@ -57,3 +60,16 @@ def test_a_report_keeps_it():
     assert Report.from_json(report.to_json()) == report
     assert "1. layers.0.mlp" in render_text(report)
     assert "isolation" not in some_report().to_json()
+
+
+def test_the_page_and_the_job_summary_have_the_lines():
+    report = some_report(isolation=ISOLATION)
+    hostile = some_report(
+        isolation=Isolation(obstacle="<script>alert(1)</script> **x** was not run")
+    )
+    for render in (render_html, render_markdown):
+        rendered = html.unescape(render(report))
+        assert "2 places are wrong by themselves:" in rendered
+        assert "output 0 of layers.0.mlp: NaN" in rendered
+        assert "Wrong by itself" not in render(some_report())
+        assert "<script>alert(1)" not in render(hostile)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ttrace.report.caveats import caveats
+from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import ErrorDetails, Report, TensorReport
 from ttrace.report.printable import printable
 from ttrace.report.wording import (
@@ -58,6 +59,7 @@ def render_markdown(report: Report) -> str:
             f"{_text(first.sentence)}"
         )
     blocks += _places(report)
+    blocks += _list("Wrong by itself", map(_cut, isolation_lines(report.isolation)))
     blocks += _list("Diagnosis", (item.sentence for item in report.diagnosis))
     blocks += _failed(report)
     blocks += _unmatched(report)

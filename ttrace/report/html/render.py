@@ -9,6 +9,7 @@ from ttrace.report.html.advice import what_to_do
 from ttrace.report.html.page import render_page
 from ttrace.report.html.payload import build_payload
 from ttrace.report.html.static_tree import static_tree
+from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import Report
 from ttrace.report.runs_text import runs_lines
 from ttrace.report.wording import only_the_first
@@ -45,6 +46,7 @@ def render_html(report: Report) -> str:
         caveats=list(caveats(report)),
         places=overview.places(report),
         only_the_first=only_the_first(report),
+        isolation=list(isolation_lines(report.isolation)),
         coverage=overview.coverage_rows(report),
         not_compared=overview.not_compared(report),
         not_compared_headline=overview.not_compared_headline(report),
