@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,12 @@ def completions(line: str, tmp_path) -> list[str]:
 )
 def test_completions(line, wanted, tmp_path):
     assert sorted(word.strip() for word in completions(line, tmp_path)) == wanted
+
+
+def test_the_line_of_the_start_file():
+    command = Path(sys.executable).with_name("register-python-argcomplete")
+    told = subprocess.run(
+        [command, "ttrace"], capture_output=True, text=True, check=True
+    )
+    assert "compdef _python_argcomplete ttrace" in told.stdout  # of zsh
+    assert "complete " in told.stdout and "ttrace" in told.stdout
