@@ -12,8 +12,15 @@ from itertools import combinations
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diverged_values import DivergedValues
+
+_OF_UPDATES = frozenset({Kind.UPDATED_PARAM, Kind.OPTIMIZER_STATE})
+"""What an optimizer makes of values that agree, or does not, in their own places."""
+
+_COUNTED = frozenset({Kind.INPUT, Kind.OUTPUT, Kind.BUFFER})
+"""What may be counted from elsewhere."""
 
 _LEAST_DISTINCT = 8
 """Different values: of fewer, many orders are the same."""
@@ -63,11 +70,13 @@ def find_rearrangement(values: DivergedValues | None) -> Rearrangement | None:
     Args:
         values: Of the first divergence.
     """
-    if values is None or _num_distinct(values.theirs) < _LEAST_DISTINCT:
+    if values is None or values.id.kind in _OF_UPDATES:
+        return None
+    if _num_distinct(values.theirs) < _LEAST_DISTINCT:
         return None
     id_, shape = values.id, values.theirs.shape
     offset = float(np.median(values.difference))
-    if values.is_explained(values.theirs + offset):
+    if id_.kind in _COUNTED and values.is_explained(values.theirs + offset):
         return Rearrangement(id=id_, shape=shape, offset=offset)
     if not _same_values(values):
         return _shifted(values)
@@ -117,6 +126,8 @@ def _shifted(values: DivergedValues) -> Rearrangement | None:
         kept, there = _overlap(
             np.moveaxis(values.ours, dim, 0), np.moveaxis(values.theirs, dim, 0), shift
         )
+        if _stays(values, dim, shift):
+            continue  # only the rest of it is wrong
         share = math.sqrt(len(kept) / values.ours.shape[dim])
         rest = float(np.linalg.norm(kept - there))
         if rest <= share * values.limit and _num_distinct(there) >= _LEAST_DISTINCT:
@@ -124,6 +135,19 @@ def _shifted(values: DivergedValues) -> Rearrangement | None:
                 id=values.id, shape=values.ours.shape, dim=dim, shift=shift
             )
     return None
+
+
+def _stays(values: DivergedValues, dim: int, shift: int) -> bool:
+    """Whether the first ones, which a shift makes new, are the reference's.
+
+    Not of a single one: a shift may repeat what stands at the border.
+    """
+    if abs(shift) == 1:
+        return False
+    length = values.ours.shape[dim]
+    new = slice(0, shift) if shift > 0 else slice(length + shift, length)
+    difference = np.moveaxis(values.difference, dim, 0)[new]
+    return float(np.linalg.norm(difference)) <= values.limit
 
 
 def _shifts(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,11 @@ BUG = Bug(
     script=SCRIPT,
     model=UNEVEN,
     layout=DATA,
-    first_seen=(place("@root", Kind.GRAD_OUTPUT), place("head", Kind.GRAD_OUTPUT)),
+    first_seen=(
+        place("@root", Kind.LOSS),
+        place("@root", Kind.GRAD_OUTPUT),
+        place("head", Kind.GRAD_OUTPUT),
+    ),
     expected_code="loss_weights",
 )
 

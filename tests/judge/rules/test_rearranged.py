@@ -92,3 +92,14 @@ def test_a_parameter_is_told_of_layouts():
     found = sentence(kernel.T, kernel, name="step0/fc/param/weight")
     assert found is not None
     assert "a weight of torch is [out, in], a kernel of flax [in, out]" in found
+
+
+def test_a_half_that_repeats_the_other_is_no_shift():
+    """As positions of a rank that do not begin where its part does."""
+    candidate = np.concatenate([OUTPUT[:, :3], OUTPUT[:, :3]], 1)
+    assert sentence(candidate) is None
+
+
+def test_what_an_optimizer_makes_is_not_elsewhere():
+    name = "step0/norm/updated_param/weight"
+    assert sentence(OUTPUT + 1, name=name) is None
