@@ -302,7 +302,21 @@ def _call(
     # A process group keeps its dozens of threads until nothing refers to it, and models
     # refer to theirs in circles: a long-lived worker would drown in threads.
     gc.collect()
+    _forget_meshes()
     return {"status": status, "output": printed.getvalue(), "error": error}
+
+
+def _forget_meshes() -> None:
+    """Empties DTensor's caches: they would answer with the mesh of an earlier run.
+
+    Two meshes of the same ranks and names are equal, whatever each was sliced from.
+    """
+    if "torch.distributed.tensor" not in sys.modules:
+        return
+    debug = importlib.import_module("torch.distributed.tensor.debug")
+    forget = getattr(debug, "_clear_sharding_prop_cache", None)
+    if forget is not None:
+        forget()
 
 
 if __name__ == "__main__":

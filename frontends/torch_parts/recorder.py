@@ -194,7 +194,7 @@ class TensorRecorder:
         shape, expected = tuple(answer.values.shape), answer.layout.local_shape
         if shape != expected:
             return f"its shape is {list(shape)}, its layout is for {list(expected)}"
-        return self._refusal_of_mesh(answer.mesh)
+        return self._refusal_of_mesh(answer.layout.mesh, answer.mesh)
 
     def array(
         self,
@@ -265,16 +265,22 @@ class TensorRecorder:
         """Notes that a tensor was seen and not recorded."""
         self._rank.skip(id_, reason)
 
-    def _refusal_of_mesh(self, mesh: Mesh | None) -> str | None:
-        if mesh is None or self._meshes.get(mesh.name) == mesh:
+    def _refusal_of_mesh(self, name: str, mesh: Mesh | None) -> str | None:
+        """Why a layout over the mesh of that name cannot be recorded.
+
+        Args:
+            name: What the layout calls it.
+            mesh: The mesh that the tensor itself brings; None if it brings none.
+        """
+        if name in self._meshes and mesh in (None, self._meshes[name]):
             return None
-        if mesh.name in self._meshes:
+        if name in self._meshes:
             return (
-                f"another mesh of the same axes ({mesh.name}) came first, on which "
+                f"another mesh of the same axes ({name}) came first, on which "
                 "this rank has another place; slice both from one mesh"
             )
         return (
-            f"its mesh ({mesh.name}) was not known when the trace was opened: no "
+            f"its mesh ({name}) was not known when the trace was opened: no "
             "parameter is on it; begin the trace when all parameters are distributed, "
             "or slice the mesh from theirs"
         )
