@@ -13,9 +13,7 @@ from ttrace.compare.second_look import look_again
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import (
-    Allowed,
-)
+from ttrace.judge.allowances import Allowed
 from ttrace.judge.call_order import calls_in_doubt
 from ttrace.judge.closer_look import CloserLook, look_at_some
 from ttrace.judge.coverage import check_kind_names

@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     model: nn.Module = Model(bugs)
     size, rank = dist.get_world_size(), dist.get_rank()
     if size > 1:
-        model = _distributed(model, way)  # type: ignore[arg-type]
+        model = _distributed(model, way)
     batch = torch.randn(2, BATCH, 6, generator=torch.Generator().manual_seed(1))
     parts = [rank] if size > 1 and way != "tp" else [0, 1]
     # Beside the styles nothing says what the ranks have of plain tensors: all of it.

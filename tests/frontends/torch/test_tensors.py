@@ -248,6 +248,26 @@ def test_a_mesh_that_shows_up_later_is_skipped_with_the_reason():
     }
 
 
+class Elsewhere(PlainDescription):
+    """Lays activations out over a mesh that no rank states."""
+
+    def activation_layout(self, path, module, kind, slot, local_shape):
+        return whole(local_shape, "elsewhere")
+
+
+def test_a_layout_over_a_mesh_that_no_rank_states_is_skipped():
+    model = nn.Linear(2, 2)
+    sink = recorded(model, Elsewhere(model))
+    reasons = {
+        text: reason for text, reason in sink.skipped.items() if "output" in text
+    }
+    assert reasons.keys() == {"step0/mb0/@root/output/0"}
+    (reason,) = reasons.values()
+    assert reason.startswith(
+        "its mesh (elsewhere) was not known when the trace was ope"
+    )
+
+
 class OwnMesh(PlainDescription):
     def meshes(self):
         return (*super().meshes(), MESH)

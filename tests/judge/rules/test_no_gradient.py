@@ -106,7 +106,9 @@ def test_several_frozen_layers():
 def test_what_lacks_a_gradient_besides_and_is_not_frozen():
     candidate = a_model("embed", "body")
     (rank,) = candidate.info.ranks
-    rank.settings.update(frozen_setting([("embed", "weight")]))  # type: ignore
+    stated = rank.settings
+    assert isinstance(stated, dict)
+    stated |= frozen_setting([("embed", "weight")])
     found = sentence_of(compare(a_model(), candidate))
     assert found.endswith(
         "; body.weight has none either, and is not frozen: look for a detach(), a "
