@@ -51,7 +51,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
         "nursery_broken": "raise ImportError('on purpose')",
     }.items():
         (folder / f"{name}.py").write_text(text)
-    return {"PYTHONPATH": str(folder)}
+    # With more, numpy's own threads begin as it is imported: no process to fork.
+    return {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
 
 
 def output(environment, module="nursery_probe") -> str:
@@ -115,7 +116,7 @@ def test_nurseries_without_workers_are_ended(environment, monkeypatch):
     variables = {**os.environ, **environment, "X": "2"}
     with WorkerPool(1, environment={**environment, "X": "2"}) as pool:
         pool.run("nursery_probe", [], timeout_s=120)
-        used = nursery_for("nursery_probe", {**variables, "OMP_NUM_THREADS": "1"})
+        used = nursery_for("nursery_probe", variables)
         assert used is not None and used.has_workers
         nursery_for("nursery_probe", {**variables, "X": "3"})
         assert used.is_alive
