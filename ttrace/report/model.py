@@ -232,8 +232,9 @@ class Report:
         """The report as JSON values; infinities and NaN as text, None left out."""
         value = {"schema_version": SCHEMA_VERSION, **asdict(replace(self, tensors=()))}
         for side in ("reference", "candidate"):
-            if not value["setup"][side]["num_idle_ranks"]:
-                del value["setup"][side]["num_idle_ranks"]
+            for name in ("num_idle_ranks", "code"):
+                if not value["setup"][side][name]:
+                    del value["setup"][side][name]
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]
