@@ -16,6 +16,9 @@ from ttrace.launch import defaults
 from ttrace.mapping.rules import MapFile
 from ttrace.report.report_file import REPORT_FILE
 
+TOLERANCE_FILE = "tolerance.json"
+"""In the folder of a check: what it measured of the noise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRequest:
@@ -72,7 +75,7 @@ class CheckRequest:
 
     @property
     def tolerance_path(self) -> Path:
-        return self.out / "tolerance.json"
+        return self.out / TOLERANCE_FILE
 
     @property
     def noise_seeds(self) -> Sequence[int]:

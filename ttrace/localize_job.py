@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ttrace.check_request import TOLERANCE_FILE
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
 from ttrace.errors import TraceError, UsageError
@@ -182,4 +183,4 @@ def tolerances_beside(reference: TraceSource) -> ToleranceTable | None:
 
 def tolerance_path_beside(reference: TraceSource) -> Path:
     """Where a check that recorded a reference leaves its tolerances."""
-    return Path(reference.name).parent / "tolerance.json"
+    return Path(reference.name).parent / TOLERANCE_FILE
