@@ -1,6 +1,6 @@
 """Writes the table of codes of ``docs/diagnosis.md``, from what the zoo showed.
 
-``python -m tests.examples.code_table zoo.json docs/diagnosis.md``; ``make zoo`` runs it.
+``make zoo`` runs ``python -m tests.examples.code_table zoo.json docs/diagnosis.md``.
 """
 
 import json
