@@ -32,6 +32,7 @@ from ttrace.map_proposal.recorded_activations import (
 )
 from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import BY_VALUES, SEVERAL_ALIKE, Pairing
+from ttrace.map_proposal.weight_dims import ByWeight, WeightDims
 from ttrace.mapping.groups import Group
 
 
@@ -63,6 +64,7 @@ class ActivationMatcher:
         self._borders = Borders(self._sides, self.pairings)
         self._transforms: Counter[tuple[int, int, str]] = Counter()
         self._by_text: dict[str, Transform] = {}
+        self._weights = WeightDims(())
 
     def outputs_agree(self, reference: str, candidate: str) -> bool | None:
         """Whether two modules, or those of layer 0, have the same first output."""
@@ -88,6 +90,7 @@ class ActivationMatcher:
         Args:
             groups: Parameters that are the same, which tell about their modules.
         """
+        self._weights = WeightDims(groups)
         modules = pair_modules(links_of(groups), self._agreements)
         pairs = sorted(
             modules.items(), key=lambda pair: self._sides[Side.REFERENCE].place(pair[0])
@@ -128,6 +131,14 @@ class ActivationMatcher:
         }
         if len(dtypes) > 1:
             return  # tokens are not what a module inside of the model is given
+        way = self._weights.only_way(*self._place_of(of_reference, of_candidate))
+        if way is not None:
+            self._add(
+                own, other, kind, of_reference, of_candidate, way.transform,
+                sizes=way.sizes, verified=False,
+                comment="lying as the dims of its weight do: its values differ",
+            )  # fmt: skip
+            return
         transform = self._usual_transform(of_reference, of_candidate)
         if transform is not None:
             self._add(
@@ -139,6 +150,28 @@ class ActivationMatcher:
                 transform,
                 verified=False,
             )
+
+    def _place_of(
+        self, of_reference: TensorId, of_candidate: TensorId
+    ) -> tuple[tuple[str, str], tuple[int, ...], tuple[int, ...]]:
+        """The modules and shapes of two activations."""
+        return (
+            (of_reference.module, of_candidate.module),
+            self._sides[Side.REFERENCE].shape(of_reference),
+            self._sides[Side.CANDIDATE].shape(of_candidate),
+        )
+
+    def _agreeing_way(
+        self, of_reference: TensorId, of_candidate: TensorId
+    ) -> ByWeight | None:
+        """How two activations agree in value, where they lie as a weight does."""
+        ways = self._weights.ways(*self._place_of(of_reference, of_candidate))
+        own = self._sides[Side.REFERENCE].array(of_reference) if ways else None
+        other = self._sides[Side.CANDIDATE].array(of_candidate) if ways else None
+        if own is None or other is None:
+            return None
+        tolerance = self._agreements.tolerance(of_reference, of_candidate)
+        return next((way for way in ways if way.agrees(own, other, tolerance)), None)
 
     def _is_border(
         self,
@@ -211,6 +244,14 @@ class ActivationMatcher:
                     self._add(
                         own, other, kind, tensor_id, of_candidate[name], transform,
                         verified=True,
+                    )  # fmt: skip
+                    del of_reference[slot], of_candidate[name]
+                    break
+                way = self._agreeing_way(tensor_id, of_candidate[name])
+                if way is not None:
+                    self._add(
+                        own, other, kind, tensor_id, of_candidate[name], way.transform,
+                        sizes=way.sizes, verified=True,
                     )  # fmt: skip
                     del of_reference[slot], of_candidate[name]
                     break
@@ -393,13 +434,13 @@ class ActivationMatcher:
         verified: bool,
         kinds: tuple[Kind, ...] | None = None,
         comment: str | None = None,
+        sizes: dict[str, int] | None = None,
     ) -> None:
         if comment is None:
             comment = "" if verified else "by place: its values differ"
-        sizes = {}
         other_shape = self._sides[Side.CANDIDATE].shape(candidate)
         composed = any(len(dim) > 1 for dim in transform.candidate.dims)
-        if composed:
+        if sizes is None and composed:
             own_shape = self._sides[Side.REFERENCE].shape(reference)
             sizes = _sizes(transform, own_shape, other_shape)
             if sizes is None:
@@ -410,7 +451,7 @@ class ActivationMatcher:
                 candidate=(pattern_text(other, candidate),),
                 kinds=WITH_GRADIENTS[kind] if kinds is None else kinds,
                 transform=None if transform.is_identity else transform,
-                sizes=sizes,
+                sizes=sizes or {},
                 verified=verified,
                 comment=comment,
             )

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -104,15 +104,33 @@ def fits_shapes(
     transform: Transform, reference: tuple[int, ...], candidate: tuple[int, ...]
 ) -> bool:
     """Whether a transform makes one shape of the other."""
+    return solved_sizes(transform, reference, candidate, {}) is not None
+
+
+def solved_sizes(
+    transform: Transform,
+    reference: tuple[int, ...],
+    candidate: tuple[int, ...],
+    known: Mapping[str, int],
+) -> dict[str, int] | None:
+    """The sizes of all axes of a transform, where it makes one shape of the other.
+
+    Args:
+        transform: From the candidate to the reference.
+        reference: Shape that comes out.
+        candidate: Shape that goes in.
+        known: Sizes that are known before.
+    """
     given = Shape(dims=transform.candidate.dims, lengths=candidate, name="candidate")
     made = Shape(dims=transform.reference.dims, lengths=reference, name="reference")
     try:
-        sizes = solve_sizes([given, made], {})
+        sizes = solve_sizes([given, made], known)
     except ShapeContradiction:
-        return False
+        return None
     axes = {*transform.candidate.axes, *transform.reference.axes}
-    return axes <= sizes.keys() and all(
+    fits = axes <= sizes.keys() and all(
         math.prod(sizes[axis] for axis in dim) == length
         for shape in (given, made)
         for dim, length in zip(shape.dims, shape.lengths, strict=True)
     )
+    return {axis: sizes[axis] for axis in axes} if fits else None

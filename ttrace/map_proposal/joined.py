@@ -26,12 +26,9 @@ from ttrace.map_proposal.recorded_activations import (
 )
 from ttrace.map_proposal.underived import Underived
 from ttrace.map_proposal.units import Pairing
+from ttrace.map_proposal.weight_dims import LEADING
 from ttrace.mapping.groups import Group, Position
 from ttrace.mapping.rules import TensorRule, other_side
-
-_LEADING = ("x", "y", "z", "u")
-"""Names of dims in front, such as batch and sequence."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outputs:
@@ -180,9 +177,9 @@ def _with_leading(
     The dims in front may be in another order: samples or the sequence first.
     """
     num_leading = len(whole) - len(whole_tail)
-    if not 0 < num_leading <= len(_LEADING):
+    if not 0 < num_leading <= len(LEADING):
         return
-    leading = tuple((name,) for name in _LEADING[:num_leading])
+    leading = tuple((name,) for name in LEADING[:num_leading])
     if len(parts[0]) == num_leading + 1 and len(tail) > 1:
         tail = [tuple(axis for dim in tail for axis in dim)]
     if len(parts[0]) != num_leading + len(tail):

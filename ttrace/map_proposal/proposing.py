@@ -16,6 +16,7 @@ from ttrace.map_proposal.contents import Content, read_content
 from ttrace.map_proposal.generalization import generalize
 from ttrace.map_proposal.ignoring import LeftOut, with_ignored
 from ttrace.map_proposal.parameters import ParameterMatcher
+from ttrace.map_proposal.reading_order import with_open_orders
 from ttrace.map_proposal.roles import with_doubts
 from ttrace.map_proposal.structure import match_by_structure
 from ttrace.map_proposal.underived import Underived
@@ -100,6 +101,7 @@ def propose_map(reference: TraceSource, candidate: TraceSource, path: Path) -> P
         _only_parameters(candidate.info),
     )
     activations.match(groups)
+    parameters = with_open_orders(parameters, activations.pairings)
     buffers = pair_buffers(groups, reference, candidate)
     rules = _checked(
         (*parameters, *_rules(activations.pairings), *_rules(buffers)),
