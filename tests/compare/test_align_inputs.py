@@ -77,3 +77,19 @@ def test_data_that_only_one_step_is_given_is_skipped(dtype, side):
     (entry,) = [e for e in align(*infos).entries if str(e.id) == f"{GIVEN}/y"]
     assert isinstance(entry, Skipped)
     assert entry.reason.startswith(f"{side} only: an input without gradient")
+
+
+def test_where_another_call_has_it_that_is_said():
+    """As of a mask that a scan is given once for all of its iterations."""
+    mask = np.ones(2, np.bool_)
+    calls = {f"{name}/call1": ONE for name in BOTH}
+    once = memory_trace({**dict.fromkeys(BOTH, ONE), **calls, MASK: mask}).info
+    twice = memory_trace(
+        {**dict.fromkeys(BOTH, ONE), **calls, MASK: mask, f"{MASK}/call1": mask}
+    ).info
+    (entry,) = [e for e in align(twice, once).entries if isinstance(e, Skipped)]
+    assert entry.id == parse_tensor_id(f"{MASK}/call1")
+    assert entry.reason == (
+        "reference only: an input without gradient, such as a mask, which the "
+        f"candidate has of other calls only, such as {MASK}"
+    )

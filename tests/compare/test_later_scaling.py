@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.factories.traces import Tensor, memory_trace
-from ttrace.compare.later_scaling import later_scaling_reason
+from ttrace.compare.later_scaling import LaterScaling, later_scaling
 from ttrace.store.memory_trace import MemoryTrace
 
 GRADIENTS = np.random.default_rng(0).normal(size=(3, 50)).astype(np.float32)
@@ -23,7 +23,11 @@ def run(given: np.ndarray, *, scale: float = 1.0, **more: np.ndarray) -> MemoryT
 
 
 def reason(trace: MemoryTrace) -> str | None:
-    return later_scaling_reason(trace, trace.info.tensors, range(3))
+    return scaling(trace).obstacle
+
+
+def scaling(trace: MemoryTrace) -> LaterScaling:
+    return later_scaling(trace, trace.info.tensors, range(3))
 
 
 def test_their_sum_is_what_the_optimizer_got():
@@ -38,15 +42,34 @@ def test_half_precision_rounds_the_sum():
 
 
 def test_what_was_scaled_after_the_backward_is_not_known():
-    assert reason(run(GRADIENTS.sum(0) / 3)) == (
+    assert reason(run(GRADIENTS.sum(0) / 2)) == (
         "the gradients of its micro-batches do not add up to what the optimizer got "
         "(step0/net/main_grad/weight), so that it is not known what they are gradients "
-        "of"
+        "of: divide the loss of each micro-batch before it is differentiated, and they "
+        "are compared"
     )
     for value in (np.nan, np.inf):
         given = GRADIENTS.sum(0)
         given[0] = value
         assert reason(run(given)) is not None
+
+
+def test_a_mean_is_taken_after_the_backward():
+    assert scaling(run(GRADIENTS.sum(0) / 3)) == LaterScaling(divisor=3)
+    assert scaling(run(GRADIENTS.sum(0), bias=GRADIENTS[0, :2])) == LaterScaling()
+
+
+def test_all_parameters_must_be_their_mean():
+    mean, sums = GRADIENTS.sum(0) / 3, GRADIENTS.sum(0)
+    for number in range(5):
+        given = dict.fromkeys(map(str, range(5)), mean) | {str(number): sums}
+        tensors = {f"step0/net/main_grad/{slot}": x for slot, x in given.items()}
+        tensors |= {
+            f"step0/mb{n}/net/param_grad/{slot}": gradient
+            for n, gradient in enumerate(GRADIENTS)
+            for slot in given
+        }
+        assert reason(memory_trace(tensors)) is not None
 
 
 def test_gradients_of_zero_say_nothing():
@@ -60,8 +83,8 @@ def test_gradients_of_zero_say_nothing():
         "it is not known whether gradients are scaled after the backward, as no "
         "parameter has main_grad and the param_grad of every micro-batch, whole"
     )
-    assert later_scaling_reason(nothing, nothing.info.tensors, [0]) == unknown
-    assert later_scaling_reason(memory_trace({}), {}, [0]) == unknown
+    assert later_scaling(nothing, nothing.info.tensors, [0]).obstacle == unknown
+    assert later_scaling(memory_trace({}), {}, [0]).obstacle == unknown
 
 
 def test_a_parameter_that_some_micro_batch_lacks_is_left_out():

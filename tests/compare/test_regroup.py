@@ -168,14 +168,28 @@ def test_micro_batches_of_the_same_samples_are_compared_whole():
     assert report.counts.skipped == 0
 
 
-def test_gradients_that_are_scaled_after_the_backward_are_set_aside():
-    report = compared(sample_run(ONE), sample_run(FOUR, late=True))
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_mean_that_is_taken_after_the_backward_divides_gradients(side):
+    late = sample_run(FOUR, late=True)
+    once = sample_run(ONE)
+    report = compared(*((late, once) if side == "reference" else (once, late)))
     assert report.verdict is Outcome.PASS
+    assert report.coverage["grad_output"].skipped == 0
+    assert report.summary.endswith(
+        f"The {side} divides the sum of its gradients by 4 after the backward: so are "
+        "its gradients of activations for the comparison."
+    )
+
+
+def test_gradients_that_are_scaled_otherwise_after_the_backward_are_set_aside():
+    wrong = {"step0/net/main_grad/weight": np.ones(WIDTH)}
+    report = compared(sample_run(ONE), sample_run(FOUR, more=wrong))
     reason = tensor(report, "step0/mb0/net/grad_output/0").reason
     assert reason == (
         f"{HEAD}; candidate: the gradients of its micro-batches do not add up to what "
         "the optimizer got (step0/net/main_grad/weight), so that it is not known what "
-        "they are gradients of"
+        "they are gradients of: divide the loss of each micro-batch before it is "
+        "differentiated, and they are compared"
     )
 
 

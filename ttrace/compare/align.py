@@ -169,6 +169,7 @@ class _Run:
         self.extent = Extent(info)
         self._calls: frozenset[TensorId] | None = None
         self._kinds: frozenset[Kind] | None = None
+        self._inputs: dict[TensorId, TensorId] | None = None
 
     def order(self) -> list[TensorId]:
         """Recorded and skipped ids, in order of capture."""
@@ -227,6 +228,19 @@ class _Run:
                 or (id_.kind is Kind.INPUT and id_.module == ROOT_MODULE)
             )
         return replace(tensor_id, kind=Kind.OUTPUT, slot=None) in self._calls
+
+    def input_of_another_call(self, tensor_id: TensorId) -> TensorId | None:
+        """The same input of another call, or recomputation, of a module, if recorded.
+
+        What does not change from call to call may be recorded once.
+        """
+        if self._inputs is None:
+            self._inputs = {}
+            for id_ in self.info.tensors:
+                if id_.kind is Kind.INPUT:
+                    name = replace(id_, call=0, pass_=Pass.FORWARD)
+                    self._inputs.setdefault(name, id_)
+        return self._inputs.get(replace(tensor_id, call=0, pass_=Pass.FORWARD))
 
     def is_without_gradient(self, tensor_id: TensorId) -> bool:
         """Whether an input that the run recorded is known to have no gradient.
@@ -292,6 +306,13 @@ def _align_one(tensor_id: TensorId, reference: _Run, candidate: _Run) -> Entry:
         and lacks.makes_call_of(tensor_id)
         and has.is_without_gradient(tensor_id)
     ):
+        elsewhere = lacks.input_of_another_call(tensor_id)
+        if elsewhere is not None:
+            return Skipped(
+                id=tensor_id,
+                reason=f"{has.side} only: an input without gradient, such as a mask, "
+                f"which the {lacks.side} has of other calls only, such as {elsewhere}",
+            )
         return Skipped(
             id=tensor_id,
             reason=f"{has.side} only: an input without gradient, such as a mask, that "

@@ -4,12 +4,14 @@ A script that accumulates may divide its losses before the backward, or the grad
 after it. Only in the first case are gradients of activations those of the whole step's
 loss, and equal for any size of micro-batches. Which case it is, a run itself tells: the
 gradients that came from backward, summed over its micro-batches, are what the optimizer
-was given, or they are not. Nothing is fitted.
+was given, or so many times as much as there are micro-batches, or neither. Nothing is
+fitted.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,18 +22,36 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 
+_Gradients = tuple[TensorRecord, list[TensorRecord], bool]
+"""A parameter's gradient as the optimizer's, as the backward's, and if these are all."""
+
 _ENOUGH = 3
 """Parameters that are looked at: whatever scales gradients, scales all of them."""
 
 
-def later_scaling_reason(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterScaling:
+    """What a run does to the gradients of a step behind the backward.
+
+    Attributes:
+        divisor: It divides their sum by this number of micro-batches, which makes a
+            mean; 1 where the sum is what the optimizer gets.
+        obstacle: Why it is not known what it does, or None.
+    """
+
+    divisor: int = 1
+    obstacle: str | None = None
+
+
+def later_scaling(
     trace: TraceSource,
     of_step: Mapping[TensorId, TensorRecord],
     microbatches: Collection[int],
-) -> str | None:
-    """Why the gradients of a step are not known to be the optimizer's, or None.
+) -> LaterScaling:
+    """How the gradients of a step's micro-batches become what its optimizer gets.
 
-    Reads the gradients of the smallest parameters, until some were not zero.
+    Reads the gradients of the smallest parameters, until some were not zero and add up;
+    all of them where it takes their mean.
 
     Args:
         trace: The run.
@@ -41,8 +61,37 @@ def later_scaling_reason(
     Raises:
         CorruptTraceError: The bytes of a gradient are not those that were written.
     """
+    gradients = _gradients(of_step, microbatches)
+    found = _summed(trace, gradients, divisor=1, enough=_ENOUGH)
+    if found.obstacle is None or len(microbatches) < 2 or _repeats_parameter(gradients):
+        return found
+    mean = _summed(trace, gradients, divisor=len(microbatches), enough=None)
+    return mean if mean.obstacle is None else found
+
+
+def _repeats_parameter(gradients: Sequence[_Gradients]) -> bool:
+    """Whether an optimizer was given the gradients of a parameter several times."""
+    names = [(final.id.module, final.id.slot) for final, _, _ in gradients]
+    return len(set(names)) < len(names)
+
+
+def _summed(
+    trace: TraceSource,
+    gradients: Sequence[_Gradients],
+    *,
+    divisor: int,
+    enough: int | None,
+) -> LaterScaling:
+    """Whether sums of gradients, over a divisor, are what the optimizer got.
+
+    Args:
+        trace: The run.
+        gradients: Of its parameters.
+        divisor: The divisor.
+        enough: How many parameters tell, whose gradients are not zero; None for all.
+    """
     num_agreeing = 0
-    for final, parts, is_complete in _gradients(of_step, microbatches):
+    for final, parts, is_complete in gradients:
         values = [assembled(record, trace) for record in (final, *parts)]
         if any(array is None for array in values):
             continue
@@ -58,29 +107,30 @@ def later_scaling_reason(
         )
         rounding = (len(shares) + 2) * epsilon * sum(map(np.linalg.norm, shares))
         with np.errstate(invalid="ignore", over="ignore"):  # then it is not finite
-            difference = float(np.linalg.norm(given - sum(shares)))
+            difference = float(np.linalg.norm(given * divisor - sum(shares)))
         if not math.isfinite(difference) or difference > rounding:
             if not is_complete:
                 continue
-            return (
-                "the gradients of its micro-batches do not add up to what the "
-                f"optimizer got ({final.id}), so that it is not known what they are "
-                "gradients of"
+            return LaterScaling(
+                obstacle="the gradients of its micro-batches do not add up to what "
+                f"the optimizer got ({final.id}), so that it is not known what they "
+                "are gradients of: divide the loss of each micro-batch before it is "
+                "differentiated, and they are compared"
             )
         num_agreeing += bool(np.any(given))
-        if num_agreeing == _ENOUGH:
+        if num_agreeing == enough:
             break
     if num_agreeing:
-        return None
-    return (
-        "it is not known whether gradients are scaled after the backward, as no "
-        "parameter has main_grad and the param_grad of every micro-batch, whole"
+        return LaterScaling(divisor=divisor)
+    return LaterScaling(
+        obstacle="it is not known whether gradients are scaled after the backward, as "
+        "no parameter has main_grad and the param_grad of every micro-batch, whole"
     )
 
 
 def _gradients(
     tensors: Mapping[TensorId, TensorRecord], microbatches: Collection[int]
-) -> list[tuple[TensorRecord, list[TensorRecord], bool]]:
+) -> list[_Gradients]:
     """Gradients of parameters: the optimizer's, the backward's, and if these are all.
 
     An optimizer that calls its closure several times gets gradients after each call,

@@ -10,17 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ttrace.compare.later_scaling import later_scaling_reason
+from ttrace.compare.later_scaling import LaterScaling, later_scaling
 from ttrace.compare.loss_means import loss_means
 from ttrace.compare.sample_search import match_samples
 from ttrace.compare.samples import StepSamples
 from ttrace.compare.shown_trace import Combined, ShardKey, ShownTrace
 from ttrace.compare.step_regrouping import StepRegrouping, lengths_besides_samples
 from ttrace.compare.step_totals import step_totals
-from ttrace.ir.kinds import PER_MICROBATCH
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, PER_MICROBATCH
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import Pass, TensorId
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
 _T = TypeVar("_T")
@@ -77,6 +77,7 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     set_aside: dict[TensorId, str] = {}
     combined: dict[Side, dict[ShardKey, Combined]] = {side: {} for side in Side}
     of_losses: set[str] = set()
+    divided: dict[tuple[Side, int], None] = {}
     is_matched = False
     for samples in steps:
         if samples.places is None:
@@ -87,20 +88,27 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         of_candidate = _of_microbatches(index.tensors[Side.CANDIDATE].get(step, {}))
         of_skipped = _of_microbatches(index.skipped[Side.CANDIDATE].get(step, {}))
         of_reference = _of_microbatches(index.tensors[Side.REFERENCE].get(step, {}))
+        traces = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
         losses = loss_means(
             samples,
-            {Side.REFERENCE: reference, Side.CANDIDATE: candidate},
+            traces,
             {Side.REFERENCE: of_reference, Side.CANDIDATE: of_candidate},
         )
+        scaling = _later_scaling(samples, traces, index)
+        obstacle = _gradients_obstacle(scaling)
+        if obstacle is None:
+            divisors = {side: scaling[side].divisor for side in Side}
+            of_whole = _of_whole_loss(of_candidate, divisors)
+            of_candidate |= of_whole
+            if of_whole:
+                divided |= dict.fromkeys(divisors.items())
         regrouping = StepRegrouping(
             samples,
             of_reference,
             of_candidate,
             skipped=of_skipped,
             other_lengths=other_lengths,
-            gradients_obstacle=_gradients_obstacle(
-                samples, reference, candidate, index
-            ),
+            gradients_obstacle=obstacle,
             losses=losses,
             totals=step_totals(reference, candidate, of_reference, of_candidate),
         )
@@ -127,7 +135,18 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
         candidate=ShownTrace(candidate, info, combined=combined[Side.CANDIDATE]),
         set_aside=set_aside,
         given_otherwise=given_otherwise,
-        note=_note(steps, of_losses, is_matched=is_matched),
+        note=" ".join(
+            [
+                _note(steps, of_losses, is_matched=is_matched),
+                *(
+                    f"The {side} divides the sum of its gradients by {divisor} after "
+                    "the backward: so are its gradients of activations for the "
+                    "comparison."
+                    for side, divisor in divided
+                    if divisor > 1
+                ),
+            ]
+        ),
         padded={
             samples.step: samples
             for samples in steps
@@ -218,16 +237,52 @@ def _name_of_any_call(id_: TensorId) -> TensorId:
     return replace(id_, microbatch=None, call=0, pass_=Pass.FORWARD)
 
 
-def _gradients_obstacle(
-    samples: StepSamples,
-    reference: TraceSource,
-    candidate: TraceSource,
-    index: _StepIndex,
-) -> str | None:
+def _later_scaling(
+    samples: StepSamples, traces: Mapping[Side, TraceSource], index: _StepIndex
+) -> dict[Side, LaterScaling]:
+    """What either run does to the gradients of a step behind its backward."""
+    return {
+        side: later_scaling(
+            trace, index.tensors[side].get(samples.step, {}), samples.sizes[side]
+        )
+        for side, trace in traces.items()
+    }
+
+
+def _gradients_obstacle(scaling: Mapping[Side, LaterScaling]) -> str | None:
     """Why gradients of activations may differ by an unknown factor, or None."""
-    for side, trace in ((Side.REFERENCE, reference), (Side.CANDIDATE, candidate)):
-        of_step = index.tensors[side].get(samples.step, {})
-        reason = later_scaling_reason(trace, of_step, samples.sizes[side])
-        if reason is not None:
-            return f"{side}: {reason}"
-    return None
+    return next(
+        (
+            f"{side}: {of_run.obstacle}"
+            for side, of_run in scaling.items()
+            if of_run.obstacle is not None
+        ),
+        None,
+    )
+
+
+def _of_whole_loss(
+    records: Mapping[TensorId, TensorRecord], divisors: Mapping[Side, int]
+) -> dict[TensorId, TensorRecord]:
+    """The candidate's gradients of activations as the reference has them.
+
+    Where a run takes the mean of its micro-batches behind the backward, they are so
+    many times those of the whole step's loss.
+
+    Args:
+        records: Of the candidate.
+        divisors: Of both runs.
+    """
+    factor = divisors[Side.CANDIDATE] / divisors[Side.REFERENCE]
+    if factor == 1:
+        return {}
+    return {
+        id_: TensorRecord(
+            id=id_,
+            shards=tuple(
+                replace(shard, scale=shard.scale * factor) for shard in record.shards
+            ),
+        )
+        for id_, record in records.items()
+        if id_.kind in GRADIENTS and id_.kind in ACTIVATIONS
+    }
