@@ -1,6 +1,7 @@
 """Running statistics are lined up by module and name, of torch and flax."""
 
 import numpy as np
+import pytest
 
 from tests.factories.ports import Pair
 from tests.map_proposal.test_proposing import propose, rule_of
@@ -75,3 +76,28 @@ def test_statistics_of_another_shape_have_no_counterpart():
         "step0/norm/updated_buffer/batch_stats.var",
     }
     assert report.verdict is Outcome.DIVERGED
+
+
+@pytest.mark.parametrize("stacks", list(Side))
+def test_statistics_of_layers_that_one_run_stacks(stacks):
+    pair, number = Pair(), 3
+    kernel, mean = pair.values(number, 5, 4), pair.values(number, 4)
+    whole, apart = pair.reference, pair.candidate
+    if stacks is Side.CANDIDATE:
+        whole, apart = apart, whole
+    whole["step0/blocks.fc/param/kernel"] = kernel
+    whole["step0/blocks.bn/param/scale"] = np.ones((number, 4), np.float32)
+    whole["step0/blocks.bn/updated_buffer/batch_stats.mean"] = mean
+    for layer in range(number):
+        apart[f"step0/h.{layer}.fc/param/kernel"] = kernel[layer].copy()
+        apart[f"step0/h.{layer}.bn/param/scale"] = np.ones(4, np.float32)
+        name = f"step0/h.{layer}.bn/updated_buffer/batch_stats.mean"
+        apart[name] = mean[layer].copy()
+    proposal, report = propose(pair.reference, pair.candidate)
+    assert proposal.unmatched == () and report.counts.unmatched == 0
+    statistics = [t for t in report.tensors if "updated_buffer" in t.id]
+    assert {tensor.status for tensor in statistics} == {"passed"}
+    assert len(statistics) == (1 if stacks is Side.REFERENCE else number)
+    apart["step0/h.1.bn/updated_buffer/batch_stats.mean"] *= 2
+    _, report = propose(pair.reference, pair.candidate)
+    assert report.counts.failed == 1

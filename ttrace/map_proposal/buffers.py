@@ -7,11 +7,14 @@ after a step is what a comparison is about: they are lined up by module and name
 from collections.abc import Iterable, Mapping
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.ir.transform import AxisPattern, Transform
 from ttrace.map_proposal.modules import links_of
 from ttrace.map_proposal.units import Pairing
 from ttrace.mapping.groups import Group
+from ttrace.mapping.rules import other_side
 
 KNOWN_BUFFERS: Mapping[str, str] = {
     "running_mean": "batch_stats.mean",
@@ -30,8 +33,9 @@ def pair_buffers(
         reference: The trusted run.
         candidate: The run under test.
     """
+    groups = list(groups)
     own, others = _first_updated(reference), _first_updated(candidate)
-    pairings: dict[tuple[str, str], Pairing] = {}
+    pairings = _stacked(groups, reference, candidate, own, others)
     for link in links_of(groups):
         if link.is_joined or (link.reference.call, link.candidate.call) != (None, None):
             continue
@@ -54,6 +58,73 @@ def pair_buffers(
                 comment="by the names of statistics",
             )
     return list(pairings.values())
+
+
+def _stacked(
+    groups: Iterable[Group],
+    reference: TraceSource,
+    candidate: TraceSource,
+    own: Mapping[str, Mapping[str, TensorId]],
+    others: Mapping[str, Mapping[str, TensorId]],
+) -> dict[tuple[str, str], Pairing]:
+    """Pairs the buffers of layers that one run stacks, as their parameters are."""
+    updated = {Side.REFERENCE: own, Side.CANDIDATE: others}
+    infos = {Side.REFERENCE: reference.info, Side.CANDIDATE: candidate.info}
+    pairings: dict[tuple[str, str], Pairing] = {}
+    for group in groups:
+        rule = group.rule
+        apart = next((side for side in Side if len(rule.stacked(side)) == 1), None)
+        if apart is None or rule.join is not None:
+            continue
+        tensors = {Side.REFERENCE: group.reference, Side.CANDIDATE: group.candidate}
+        layers = [
+            tensors[apart][place].module
+            for place in sorted(tensors[apart], key=lambda place: place.indices)
+        ]
+        (stack, *more) = {id_.module for id_ in tensors[other_side(apart)].values()}
+        if more or any(layer not in updated[apart] for layer in layers):
+            continue
+        for slot, whole in updated[other_side(apart)].get(stack, {}).items():
+            names = [_name_in(updated[apart][layer], slot) for layer in layers]
+            if names[0] is None or len(set(names)) > 1:
+                continue
+            parts = [updated[apart][layer][names[0]] for layer in layers]
+            shapes = {infos[apart].tensors[part].global_shape for part in parts}
+            shape = infos[other_side(apart)].tensors[whole].global_shape
+            if {(len(parts), *part) for part in shapes} != {shape}:
+                continue
+            (stacked,) = rule.stacked(apart)
+            dims = tuple((f"d{dim}",) for dim in range(len(shape) - 1))
+            of_part = AxisPattern(dims=dims)
+            of_stack = AxisPattern(dims=((stacked,), *dims))
+            is_reference = apart is Side.REFERENCE
+            module = str(rule.patterns(apart)[0]).split("/")[0]
+            texts = {
+                apart: f"{_filled(module, group)}/{parts[0].kind}/{names[0]}",
+                other_side(apart): _pattern(whole),
+            }
+            patterns = (texts[Side.REFERENCE], texts[Side.CANDIDATE])
+            pairings[patterns] = Pairing(
+                reference=patterns[:1],
+                candidate=patterns[1:],
+                transform=Transform(
+                    candidate=of_stack if is_reference else of_part,
+                    reference=of_part if is_reference else of_stack,
+                ),
+                sizes={
+                    axis: length
+                    for (axis,), length in zip(of_stack.dims, shape, strict=True)
+                },
+                comment="by the names of statistics",
+            )
+    return pairings
+
+
+def _filled(module: str, group: Group) -> str:
+    """A pattern of modules with the placeholders that the group fills."""
+    for name, value in group.key.values:
+        module = module.replace(f"{{{name}}}", value).replace(f"{{{name}*}}", value)
+    return module
 
 
 def _pattern(tensor_id: TensorId) -> str:

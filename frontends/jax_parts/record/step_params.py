@@ -22,6 +22,7 @@ from ttrace.frontends.jax_parts.record.model_state import (
     state_captures,
 )
 from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
+from ttrace.frontends.jax_parts.record.stacked_state import stacked_places
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
@@ -190,8 +191,20 @@ class GivenArrays:
                 found[name] = at[0]
         returned = _arrays_of(result)
         leaves = list(map(_leaf, returned, returned.values()))
-        places = returned_leaves(found.values(), self._leaves, leaves)
+        stacks = stacked_places(captures, self._given)
+        wanted = [*found.values(), *(stack.index for stack in stacks)]
+        places = returned_leaves(wanted, self._leaves, leaves)
         results, made = list(returned.values()), []
+        changed = _arrays_of(self._trees)
+        for stack in stacks:
+            path = paths[stack.index]
+            before, after = self._given[path], changed.get(path)
+            if stack.index in places:
+                after = results[places[stack.index]]
+                if not (first := use.kept(before)).is_deleted():
+                    made.append(_kept(stack.site, Kind.BUFFER, first, GIVEN))
+            if after is not None and after is not before:
+                made.append(_kept(stack.site, Kind.UPDATED_BUFFER, after, RETURNED))
         for name, index in found.items():
             site, before = sites[name].site, use.kept(self._given[paths[index]])
             after = results[places[index]] if index in places else None

@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
+from flax import nnx
 
 from tests.frontends.jax.test_capture import recorded as recorded
 from tests.frontends.jax.test_capture import traced, value_of
@@ -103,3 +105,89 @@ def test_statistics_that_the_step_does_not_keep_are_said_not_to_be(recorded):
         "step 0 of the candidate returns bn.batch_stats.mean, bn.batch_stats.var as "
         "they were given, though the modules compute them anew"
     )
+
+
+class Layer(nnx.Module):
+    """A norm of a stack of two layers."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.bn = nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.bn(x)
+
+
+class Stack(nnx.Module):
+    """Two layers in a scan."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        split = nnx.split_rngs(splits=2)
+        self.blocks = split(nnx.vmap(Layer, in_axes=(0,), out_axes=0))(rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        def forward(block, x):
+            return block(x)
+
+        return forward(self.blocks, x)
+
+
+class ScannedNorms(nn.Module):
+    """The same in linen."""
+
+    @nn.compact
+    def __call__(self, x):
+        class Cell(nn.Module):
+            @nn.compact
+            def __call__(self, x, _):
+                return x + nn.BatchNorm(use_running_average=False, name="bn")(x), None
+
+        axes = {"params": 0, "batch_stats": 0}
+        split = {"params": True}
+        layers = nn.scan(Cell, variable_axes=axes, split_rngs=split, length=2)
+        return layers(name="blocks")(x, None)[0]
+
+
+def run_stacked_nnx(x: Any) -> Any:
+    """One step; returns the statistics of both layers."""
+    model = Stack(nnx.Rngs(0))
+
+    @nnx.jit
+    def step(model, x):
+        return nnx.grad(lambda model: (model(x) ** 3).sum())(model)
+
+    with traced(step) as run:
+        run(model, x)
+    bn = model.blocks.bn
+    return bn.mean.get_value(), bn.var.get_value()
+
+
+def run_stacked_linen(x: Any) -> Any:
+    """One step, which returns the statistics."""
+    model = ScannedNorms()
+    variables = model.init(jax.random.key(1), x)
+
+    @jax.jit
+    def step(params, stats, x):
+        def loss(params):
+            variables = {"params": params, "batch_stats": stats}
+            out, kept = model.apply(variables, x, mutable=["batch_stats"])
+            return jnp.sum(out**3), kept["batch_stats"]
+
+        grads, stats_after = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - g, params, grads), stats_after
+
+    with traced(step) as run:
+        _, stats = run(variables["params"], variables["batch_stats"], x)
+    return stats["blocks"]["bn"]["mean"], stats["blocks"]["bn"]["var"]
+
+
+@pytest.mark.parametrize("run", [run_stacked_nnx, run_stacked_linen])
+def test_stacked_layers_keep_theirs_in_one_array(recorded, run):
+    request = recorded()
+    statistics = run(jax.random.normal(jax.random.key(0), (6, 3)))
+    trace = open_trace(request.out)
+    for name, value in zip(("mean", "var"), statistics, strict=True):
+        text = f"step0/blocks.bn/updated_buffer/batch_stats.{name}"
+        assert value.shape == (2, 3)
+        np.testing.assert_array_equal(value_of(trace, text), value)
