@@ -41,7 +41,9 @@ def find_one_sided_inputs(
 
     Returns:
         None where both runs give it the same, or either gives what the other does not;
-        or where another input of it differs or none was compared.
+        or where another input of it differs or none was compared. A port to another
+        framework makes its masks and positions where it needs them: inputs without
+        gradient that only one of two frameworks gives tell nothing.
     """
     if verdict is None or verdict.status is not Status.FAILED:
         return None
@@ -71,6 +73,10 @@ def find_one_sided_inputs(
     of_common = [v for v in verdicts if v.id in ours & theirs]
     if not of_common or any(v.status is not Status.PASSED for v in of_common):
         return None
+    if reference.ranks[0].framework != candidate.ranks[0].framework:
+        skipped_ids = {v.id for v in verdicts if v.status is Status.SKIPPED}
+        if ours ^ theirs <= skipped_ids:
+            return None
     side = Side.REFERENCE if theirs - ours else Side.CANDIDATE
     return OneSidedInputs(
         module=module,

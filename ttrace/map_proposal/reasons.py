@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from ttrace.ir.left_out import SAME_CONTENT
 from ttrace.ir.side import Side
 from ttrace.mapping.rules import other_side
 
@@ -78,8 +79,8 @@ class Reason:
             case Cause.COUNTER:
                 return f"a counter of the module; the {other} keeps none"
             case Cause.SAME_CONTENT if self.detail:
-                return f"holds what {self.detail} holds"
+                return f"{SAME_CONTENT} {self.detail} holds"
             case Cause.SAME_CONTENT:
-                return "holds what compared tensors hold"
+                return f"{SAME_CONTENT} compared tensors hold"
             case Cause.KNOWN:
                 return self.detail

@@ -375,3 +375,28 @@ def test_what_comes_wrong_to_a_module_is_the_place_and_not_what_it_makes():
     report = compare_rewritten(model, wrong)
     assert [culprit.id for culprit in report.culprits] == wrong
     assert "step0/mb0/b/output/0" not in failed(report)
+
+
+def test_an_output_of_whose_inputs_none_was_compared_says_so():
+    """As of a map that found no counterpart of them: the module may be innocent."""
+    weight = {"step0/dense/param/weight": ONES}
+    given, made = "step0/mb0/dense/input/0", "step0/mb0/dense/output/0"
+
+    def run(factor: float, reason: str = ""):
+        tensors = {**weight, made: ONES * np.float32(factor)}
+        if not reason:
+            tensors = {**weight, given: ONES, made: ONES * np.float32(factor)}
+        return memory_trace(tensors, skipped={given: reason} if reason else {})
+
+    def sentence(reason: str) -> str:
+        report = compare_traces(run(1, reason), run(2, reason), load_backend("numpy"))
+        return report.culprits[0].sentence
+
+    said = "none of its inputs was compared"
+    why = "ignored by the map: no counterpart was found in the candidate"
+    assert (
+        f"; {said} (reference: {why}), so that what it is given may be wrong: look at "
+        "what computes that, too; explains" in sentence(why)
+    )
+    assert said not in sentence("ignored by the map: holds what norm/output/0 holds")
+    assert said not in sentence("")

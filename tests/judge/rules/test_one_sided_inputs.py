@@ -11,7 +11,14 @@ VALUES = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 PLACE = "step0/mb0"
 
 
-def run(*states: str, module: str = "rnn", off: float = 0.0, given: float = 0.0):
+def run(
+    *states: str,
+    module: str = "rnn",
+    off: float = 0.0,
+    given: float = 0.0,
+    framework: str = "test",
+    gradient: bool = False,
+):
     """A module that is given states, or none, and what it makes of that."""
     tensors = {f"{PLACE}/emb/output/0": VALUES}
     tensors[f"{PLACE}/{module}/input/0"] = VALUES + np.float32(given)
@@ -20,7 +27,10 @@ def run(*states: str, module: str = "rnn", off: float = 0.0, given: float = 0.0)
         tensors[f"{PLACE}/rnn/output/0"] = VALUES + np.float32(off)
     else:
         tensors[f"{PLACE}/{module}.out/input/0"] = VALUES + np.float32(off)
-    return memory_trace(tensors)
+    if gradient:
+        tensors[f"{PLACE}/{module}/output/0"] = VALUES + np.float32(off)
+        tensors[f"{PLACE}/{module}/grad_input/0"] = VALUES
+    return memory_trace(tensors, framework=framework)
 
 
 def said(reference, candidate) -> str | None:
@@ -58,3 +68,14 @@ def test_nothing_is_said_where_all_agrees_or_other_inputs_differ():
 
 def test_an_input_more_in_either_run_may_be_one_under_two_names():
     assert said(run("1"), run("hx", off=1)) is None
+
+
+def test_a_port_to_another_framework_makes_its_masks_itself():
+    """Of inputs without gradient alone: a state may be forgotten in a port, too."""
+    masked = run("mask", module="attn", gradient=True)
+    port = run(module="attn", off=1, framework="other", gradient=True)
+    assert said(masked, port) is None
+    same = run(module="attn", off=1, gradient=True)
+    assert said(masked, same) is not None
+    stateful = run("1.0")  # without any gradient it is not known that this has none
+    assert said(stateful, run(off=1, framework="other")) is not None

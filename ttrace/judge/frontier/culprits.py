@@ -1,9 +1,10 @@
 """The places where failures begin, out of all tensors that failed."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.left_out import SAME_CONTENT
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.judge.absences import Absences
 from ttrace.judge.extra_gradients import extra_gradients
@@ -81,7 +82,10 @@ def find_culprits(
         places = sorted(
             places, key=lambda place: not _begin_with(named, place, absences)
         )
-    return tuple(_culprit(place, counts) for place in places)
+    return tuple(
+        _culprit(place, counts, _uncompared_inputs(place.verdicts[0].id, verdicts))
+        for place in places
+    )
 
 
 def _followed(
@@ -119,21 +123,49 @@ def _begin_with(named: TensorVerdict, place: Place, absences: Absences) -> bool:
     return False
 
 
-def _culprit(place: Place, counts: Mapping[Status, int]) -> Culprit:
+def _culprit(
+    place: Place, counts: Mapping[Status, int], uncompared_inputs: str
+) -> Culprit:
     first = place.verdicts[0]
     num_own = len({(v.id.module, v.id.slot) for v in place.verdicts})
     more = f", and {num_own - 1} more like it" if num_own > 1 else ""
     share = _share(place, counts)
     return Culprit(
         id=str(first.id),
-        sentence=f"{_name(first.id)}{more}: {first.reason}{_inputs(place)}; explains "
-        f"{share}",
+        sentence=f"{_name(first.id)}{more}: {first.reason}{_inputs(place)}"
+        f"{uncompared_inputs}; explains {share}",
         share=share,
         explains={kind.value: number for kind, number in place.explained.items()},
         ids=tuple(str(v.id) for v in place.verdicts[:_MAX_IDS]),
         num_own=len(place.verdicts),
         inputs_agree=place.is_claimed and not _is_given(first.id),
         num_alike=num_own - 1,
+    )
+
+
+def _uncompared_inputs(id_: TensorId, verdicts: Sequence[TensorVerdict]) -> str:
+    """That a module may be given other values, where none of its inputs was compared.
+
+    Empty where some were, or hold what a compared tensor holds, or none was recorded.
+    """
+    if id_.kind is not Kind.OUTPUT:
+        return ""
+    place = replace(id_, kind=Kind.INPUT, slot=None)
+    inputs = [
+        verdict
+        for verdict in verdicts
+        if verdict.id.kind is Kind.INPUT
+        and verdict.id.module == id_.module
+        and replace(verdict.id, slot=None) == place
+    ]
+    if not inputs or any(
+        verdict.status is not Status.SKIPPED or SAME_CONTENT in verdict.reason
+        for verdict in inputs
+    ):
+        return ""
+    return (
+        f"; none of its inputs was compared ({inputs[0].reason}), so that what it is "
+        "given may be wrong: look at what computes that, too"
     )
 
 
