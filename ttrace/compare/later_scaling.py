@@ -23,7 +23,7 @@ from ttrace.ir.trace import TensorRecord
 from ttrace.ir.trace_source import TraceSource
 
 _Gradients = tuple[TensorRecord, list[TensorRecord], bool]
-"""A parameter's gradient as the optimizer's, as the backward's, and if these are all."""
+"""Of a parameter: the optimizer's gradient, the backward's, and if these are all."""
 
 _ENOUGH = 3
 """Parameters that are looked at: whatever scales gradients, scales all of them."""

@@ -23,6 +23,7 @@ from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import rates_inside
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.flipped_kernel import FlippedKernel, find_flipped_kernel
 from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
@@ -62,6 +63,7 @@ class PlaceEvidence:
             the output of the same module, of a call before, that they are.
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
+        flipped: The kernel whose flip explains it.
     """
 
     first: FirstDivergence | None = None
@@ -82,6 +84,7 @@ class PlaceEvidence:
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
+    flipped: FlippedKernel | None = None
 
 
 def read_place(
@@ -132,6 +135,7 @@ def read_place(
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
+        flipped=explained(find_flipped_kernel, None, values, reference),
     )
 
 

@@ -30,6 +30,7 @@ from ttrace.map_proposal.weight_dims import LEADING
 from ttrace.mapping.groups import Group, Position
 from ttrace.mapping.rules import TensorRule, other_side
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outputs:
     """The outputs of modules whose weights are joined.

@@ -27,7 +27,9 @@ class Stack:
     index: int
 
 
-def stacked_places(captures: Sequence[Capture], given: Mapping[Path, Any]) -> list[Stack]:
+def stacked_places(
+    captures: Sequence[Capture], given: Mapping[Path, Any]
+) -> list[Stack]:
     """The stacks of what modules keep that are called several times in a step.
 
     That they are stacked layers, and not calls of one layer, the array tells: it has

@@ -31,6 +31,7 @@ from ttrace.judge.rules.extra_activation_gradient import (
 )
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
+from ttrace.judge.rules.flipped_kernel import flipped_kernel
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -89,6 +90,7 @@ RULES: tuple[Rule, ...] = (
     norm_epsilon,
     activation_variant,
     transposed_weight,
+    flipped_kernel,
     out_of_turn,
     wiring,
     rearranged,
