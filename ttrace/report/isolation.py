@@ -47,6 +47,10 @@ class Isolation:
     obstacle: str = ""
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        # A Counter would not survive dataclasses.asdict: made of pairs, it counts them.
+        object.__setattr__(self, "left_out", dict(self.left_out))
+
     @classmethod
     def from_json(cls, value: Mapping) -> "Isolation":
         """Reads what ``dataclasses.asdict`` made."""
