@@ -54,7 +54,7 @@ def link_packages(folder: Path) -> None:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the pages that are made from the code, and those that lie beside docs/."""
-    names = exported(ROOT / "ttrace" / "__init__.py", ttrace._LAZY)
+    names = exported(ROOT / "ttrace" / "__init__.py", vars(ttrace)["_LAZY"])
     names["compare"] = "ttrace.pipeline.compare"  # the package of that name is called
     made = {
         "reference/options.md": option_page(build_parser()),

@@ -39,8 +39,7 @@ def _section(parser: Parser, *, level: int) -> Iterator[str]:
     yield ""
     yield escaped(" ".join((parser.description or "").split()))
     yield ""
-    usage = parser.format_usage().removeprefix("usage: ")
-    yield from _fence("text", usage.rstrip())
+    yield from _fence("text", _usage(parser))
     for group in parser._action_groups:
         rows = [
             _row(action, parser)
@@ -60,6 +59,13 @@ def _section(parser: Parser, *, level: int) -> Iterator[str]:
         yield from _fence("sh", text)
     for below in subcommands(parser):
         yield from _section(below, level=level + 1)
+
+
+def _usage(parser: Parser) -> str:
+    """How a command is written; argparse indents it behind a word that is left out."""
+    word = "usage: "
+    lines = parser.format_usage().rstrip().splitlines()
+    return "\n".join(line[len(word) :] for line in lines)
 
 
 def _title(group: argparse._ArgumentGroup) -> str:

@@ -22,6 +22,9 @@ LEXERS = {"console": "sh"}
 Ours hold commands alone, without a prompt.
 """
 
+WIDE = "━─│"
+"""Signs of tables that a terminal draws; their lines are not wrapped."""
+
 _FENCE = re.compile(
     r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^\n`]*)\n(?P<text>.*?)^ *(?P=ticks) *$",
     re.DOTALL | re.MULTILINE,
@@ -82,6 +85,8 @@ def _fence(match: re.Match[str]) -> str:
     lexer = LEXERS.get(words[0], words[0]) if words else "text"
     file = [word.removeprefix("file=") for word in words if word.startswith("file=")]
     title = f' title="{file[0]}"' if file else ""
+    if any(sign in match["text"] for sign in WIDE):
+        lexer = f"{{.{lexer} .wide}}"
     indent, ticks = match["indent"], match["ticks"]
     return f"{indent}{ticks}{lexer}{title}\n{match['text']}{indent}{ticks}"
 

@@ -56,10 +56,9 @@ def main() -> None:
     optimizer = optax.adamw(1e-2, weight_decay=1e-2)
     opt_state = optimizer.init(params)
 
-    @jax.jit
     def train_step(params, opt_state, tokens):
         def loss_of(params):
-            logits = Model().apply({"params": params}, tokens[:, :-1])
+            logits = jnp.asarray(Model().apply({"params": params}, tokens[:, :-1]))
             return optax.softmax_cross_entropy_with_integer_labels(
                 logits, tokens[:, 1:]
             ).mean()
@@ -68,10 +67,10 @@ def main() -> None:
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 
-    train_step = jax_capture.trace(train_step)
+    traced_step = jax_capture.trace(jax.jit(train_step))
     for step in range(3):
         tokens = jnp.asarray(torch.randint(64, (4, 33)).numpy())
-        params, opt_state, loss = train_step(params, opt_state, tokens)
+        params, opt_state, loss = traced_step(params, opt_state, tokens)
         print(f"step {step}: loss {loss:.3f}")
 
 

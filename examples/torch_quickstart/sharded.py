@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from ttrace.examples.torch_quickstart.train import Attention, Model
@@ -21,7 +22,7 @@ MAX_NORM = 0.1
 def clip_by_hand(model: torch.nn.Module) -> None:
     """Scales this rank's shards, such that their norm is MAX_NORM at most."""
     gradients = [parameter.grad for parameter in model.parameters()]
-    shards = [g.to_local() for g in gradients if isinstance(g, dist.tensor.DTensor)]
+    shards = [grad.to_local() for grad in gradients if isinstance(grad, DTensor)]
     norm = torch.stack([shard.norm() for shard in shards]).norm()
     for shard in shards:
         shard.mul_(MAX_NORM / norm.clamp(min=MAX_NORM))

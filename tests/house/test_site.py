@@ -153,7 +153,7 @@ def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 @pytest.mark.slow
 def test_what_ttrace_exports_is_described(built):
     text = built.text("reference/package.html")
-    names = {*ttrace._LAZY, "compare", "Kind", "TensorId", "TtraceError", "Pass"}
+    names = {*vars(ttrace)["_LAZY"], "compare", "Kind", "TensorId", "TtraceError"}
     for name in names:
         assert f"ttrace.{name}" in text, name
     assert "ttrace.frontends.torch_capture" in built.text("reference/frontends.html")
@@ -210,6 +210,11 @@ def shown(page_text: ModuleType, text: str, source: str, repo_url: str = "") -> 
         ("docs/ci.md", "```console\n[a](b.md)\n```\n", "```sh\n[a](b.md)\n```\n"),
         (
             "docs/ci.md",
+            "```text output\n│ a │\n```\n",
+            "```{.text .wide}\n│ a │\n```\n",
+        ),
+        (
+            "docs/ci.md",
             "1. x\n   ```python file=a.py\n   b\n   ```\n",
             '1. x\n   ```python title="a.py"\n   b\n   ```\n',
         ),
@@ -232,6 +237,8 @@ def test_help_is_shown_as_it_stands(option_page):
     assert "| `--candidate CMD` | command of the run under test (required) |" in text
     assert "## ttrace check" in text and "### ttrace zoo run" in text
     assert "%(" not in text
+    assert "\nttrace check [-h] [--reference CMD]" in text
+    assert "\n             [--" in text and "usage:" not in text
 
 
 def test_dev_has_what_the_extra_docs_has():
