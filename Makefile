@@ -115,7 +115,9 @@ planted: setup
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
-	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json docs/zoo.md && exit $$status
+	  $(BIN)/python -m tests.examples.zoo_table out/zoo.json docs/zoo.md && \
+	  $(BIN)/python -m tests.examples.code_table out/zoo.json docs/diagnosis.md && \
+	  exit $$status
 
 # The theme warns at length of a later mkdocs than ours.
 site: setup

@@ -11,13 +11,10 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import Allowed
 from ttrace.judge.closer_look import CloserLook
 from ttrace.judge.estimate import require_noise_runs
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.mapping.rules import MapFile
 from ttrace.report.report_file import REPORT_FILE
-
-TOLERANCE_FILE = "tolerance.json"
-"""In the folder of a check: what it measured of the noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

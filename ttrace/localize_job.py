@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ttrace.check_request import TOLERANCE_FILE
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
 from ttrace.errors import TraceError, UsageError
@@ -21,7 +20,7 @@ from ttrace.isolation.isolating import (
     isolate,
 )
 from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.mapping.rules import MapFile

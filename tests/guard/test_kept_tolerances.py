@@ -7,7 +7,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
 
 
-def kept(folder, reference="python train.py", **options):
+def kept(folder, reference: str | list[str] = "python train.py", **options):
     found = KeptTolerances.of_check(folder, reference, options)
     assert found is not None
     return found

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ttrace.check_job import check
-from ttrace.check_request import TOLERANCE_FILE
 from ttrace.errors import OtherReferenceError
 from ttrace.guard.golden import GoldenArrays, GoldenTrace
 from ttrace.guard.in_process import detached, estimated_tolerances, own_copies
 from ttrace.guard.kept_tolerances import KeptTolerances
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.report.model import Outcome, Report
 from ttrace.report.text import render_text
 

@@ -48,7 +48,7 @@ class Isolation:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        # A Counter would not survive dataclasses.asdict: made of pairs, it counts them.
+        # Counts come as a Counter, which asdict would take for what is to be counted.
         object.__setattr__(self, "left_out", dict(self.left_out))
 
     @classmethod
