@@ -4,7 +4,7 @@ What is said is that of the docstrings; mkdocstrings reads them from the sources
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 FIXTURE = "ttrace.guard.fixture.TtraceFixture"
@@ -15,6 +15,7 @@ _DIRECTIVE = """\
     options:
       heading: "{heading}"
       toc_label: "{label}"
+      heading_level: {level}
 """
 
 
@@ -36,34 +37,40 @@ def exported(init: Path, lazy: Mapping[str, str]) -> dict[str, str]:
     return {name: f"{modules[name]}.{name}" for name in sorted(modules)}
 
 
-def frontends(folder: Path) -> list[str]:
-    """The modules of frontends that scripts import, by their installed names."""
-    names = sorted(path.stem for path in folder.glob("[!_]*.py"))
-    return [f"ttrace.frontends.{name}" for name in names]
+def frontends(folder: Path) -> dict[str, dict[str, str]]:
+    """The modules of frontends that scripts import, and what each passes on.
+
+    Args:
+        folder: Of the frontends, in the checkout.
+
+    Returns:
+        By installed name of the module: what it offers and does not define itself, as
+        ``exported`` says it.
+    """
+    paths = sorted(folder.glob("[!_]*.py"))
+    return {f"ttrace.frontends.{path.stem}": exported(path, {}) for path in paths}
 
 
 def package_page(names: Mapping[str, str]) -> str:
     """The page of what ``ttrace`` exports, functions first."""
-    functions = {name: path for name, path in names.items() if name[0].islower()}
-    values = {name: path for name, path in names.items() if name not in functions}
+    in_order = sorted(names, key=lambda name: (name[0].isupper(), name))
     lines = [
         "# The package ttrace",
         "",
         "What `import ttrace` offers. [Use from Python](../python-api.md) shows it at "
         "work.",
         "",
-        *_directives(functions),
-        *_directives(values),
+        *(_directive(names[x], heading=f"ttrace.{x}", label=x) for x in in_order),
         "## The fixture of pytest",
         "",
         "What a test that takes `ttrace` is given.",
         "",
-        *_directives({"TtraceFixture": FIXTURE}, prefix=""),
+        _directive(FIXTURE, heading="TtraceFixture", label="TtraceFixture", level=3),
     ]
     return "\n".join(lines)
 
 
-def frontends_page(modules: list[str]) -> str:
+def frontends_page(modules: Mapping[str, Mapping[str, str]]) -> str:
     """The page of the frontends."""
     lines = [
         "# Frontends",
@@ -72,12 +79,15 @@ def frontends_page(modules: list[str]) -> str:
         "[Megatron-Core](../megatron.md), [JAX](../jax.md).",
         "",
     ]
-    for module in modules:
-        lines += _directives({module: module}, prefix="")
+    for module, passed_on in modules.items():
+        lines.append(
+            _directive(module, heading=module, label=module.rpartition(".")[2])
+        )
+        for name, path in passed_on.items():
+            lines.append(_directive(path, heading=name, label=name, level=3))
     return "\n".join(lines)
 
 
-def _directives(names: Mapping[str, str], *, prefix: str = "ttrace.") -> Iterator[str]:
-    for name, path in names.items():
-        heading = f"{prefix}{name}"
-        yield _DIRECTIVE.format(path=path, heading=heading, label=name)
+def _directive(path: str, *, heading: str, label: str, level: int = 2) -> str:
+    """What mkdocstrings puts a docstring in place of."""
+    return _DIRECTIVE.format(path=path, heading=heading, label=label, level=level)
