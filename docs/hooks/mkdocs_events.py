@@ -82,7 +82,7 @@ def on_page_markdown(
         source = f"docs/{path}"
     checkout = Checkout(
         exists=lambda name: (ROOT / name).exists(),
-        repo_url=(config.repo_url or "").rstrip("/"),
+        source_url=config.extra.get("source_url", "").rstrip("/"),
     )
     text, broken = shown_on_site(markdown, source, checkout)
     for link in broken:

@@ -39,12 +39,12 @@ class Checkout:
 
     Attributes:
         exists: Whether the checkout has a file or a folder of this path.
-        repo_url: Address of a folder or file of the checkout without its path; empty
+        source_url: Address of a folder or file of the checkout without its path; empty
             where the site does not say where the code is hosted.
     """
 
     exists: Callable[[str], bool]
-    repo_url: str = ""
+    source_url: str = ""
 
 
 def site_path(path: str) -> str | None:
@@ -111,6 +111,6 @@ def _link(
         return f"{match['shown']}({relative}{hash_sign}{fragment})"
     if not checkout.exists(leads_to):
         broken.append(link)
-    if checkout.repo_url:
-        return f"{match['shown']}({checkout.repo_url}/{leads_to})"
+    if checkout.source_url:
+        return f"{match['shown']}({checkout.source_url}/{leads_to})"
     return match["shown"][1:-1]

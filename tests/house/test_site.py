@@ -188,10 +188,10 @@ def option_page(monkeypatch) -> ModuleType:
     return importlib.import_module("option_page")
 
 
-def shown(page_text: ModuleType, text: str, source: str, repo_url: str = "") -> str:
+def shown(page_text: ModuleType, text: str, source: str, source_url: str = "") -> str:
     checkout = page_text.Checkout(
         exists=lambda path: path == "examples/train.py",
-        repo_url=repo_url,
+        source_url=source_url,
     )
     result, broken = page_text.shown_on_site(text, source, checkout)
     return result + "".join(f" BROKEN {link}" for link in broken)
