@@ -62,7 +62,7 @@ def test_a_mean_is_taken_after_the_backward():
 def test_all_parameters_must_be_their_mean():
     mean, sums = GRADIENTS.sum(0) / 3, GRADIENTS.sum(0)
     for number in range(5):
-        given = dict.fromkeys(map(str, range(5)), mean) | {str(number): sums}
+        given = {str(n): sums if n == number else mean for n in range(5)}
         tensors = {f"step0/net/main_grad/{slot}": x for slot, x in given.items()}
         tensors |= {
             f"step0/mb{n}/net/param_grad/{slot}": gradient

@@ -83,13 +83,15 @@ def _orders_of(rule: TensorRule) -> tuple[Side, str, str] | None:
         Side.REFERENCE: rule.transform.reference,
         Side.CANDIDATE: rule.transform.candidate,
     }
-    dim = next((dim for dim in sides[side].dims if rule.join in dim), ())
+    dim: tuple[str, ...] = next(
+        (dim for dim in sides[side].dims if rule.join in dim), ()
+    )
     others = [axis for axis in dim if axis != rule.join]
     if len(others) < 2 and dim[-1:] != (rule.join,):
         return None  # all of a part lies together: nothing tells of heads
     if not others:
         return None
-    if dim[0] == rule.join:
+    if dim[:1] == (rule.join,):
         other = [others[0], rule.join, *others[1:]]
     else:
         other = [rule.join, *others]

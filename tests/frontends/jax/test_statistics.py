@@ -142,9 +142,12 @@ class ScannedNorms(nn.Module):
             def __call__(self, x, _):
                 return x + nn.BatchNorm(use_running_average=False, name="bn")(x), None
 
-        axes = {"params": 0, "batch_stats": 0}
-        split = {"params": True}
-        layers = nn.scan(Cell, variable_axes=axes, split_rngs=split, length=2)
+        layers = nn.scan(
+            Cell,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+            length=2,
+        )
         return layers(name="blocks")(x, None)[0]
 
 

@@ -18,6 +18,6 @@ def flipped_kernel(findings: Findings) -> Diagnosis | None:
         f"({found.id}): flip it along its spatial {noun} where the candidate loads it "
         "(transposed convolutions of torch run their kernels the other way than those "
         "of flax and equinox)",
-        evidence={"kernel": str(found.kernel), "dims": list(found.dims)},
+        evidence={"kernel": str(found.kernel), "dims": dims},
         tensor_ids=(str(found.id), str(found.kernel)),
     )
