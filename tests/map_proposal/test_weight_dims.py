@@ -110,9 +110,9 @@ def test_joined_parts_that_were_taken_apart_in_the_wrong_order_are_to_be_read():
     (rule,) = rules["a.qkv/{kind}/weight"]
     assert not rule.verified
     assert rule.comment == (
-        "by content: all elements are equal; but a gives something else: content does "
-        "not tell whether its parts are read as (part b c), as they are held, or as "
-        "(b part c): then the port took them apart in the wrong order"
+        "by content: all elements are equal; but a gives something else, and content "
+        "does not tell whether it reads the parts as (part b c), as they lie here, or "
+        "as (b part c): look at the code that splits them"
     )
     assert report.first_divergence is not None
     assert report.first_divergence.id == "step0/mb0/a.dense/input/0"

@@ -64,9 +64,9 @@ def _doubted(
     return replace(
         rule,
         verified=False,
-        comment=f"{rule.comment}; but {around} gives something else: content does not "
-        f"tell whether its parts are read as ({found_order}), as they are held, or as "
-        f"({other_order}): then the port took them apart in the wrong order",
+        comment=f"{rule.comment}; but {around} gives something else, and content does "
+        f"not tell whether it reads the parts as ({found_order}), as they lie here, or "
+        f"as ({other_order}): look at the code that splits them",
     )
 
 
