@@ -81,10 +81,10 @@ def _stacked(
             tensors[apart][place].module
             for place in sorted(tensors[apart], key=lambda place: place.indices)
         ]
-        (stack, *more) = {id_.module for id_ in tensors[other_side(apart)].values()}
-        if more or any(layer not in updated[apart] for layer in layers):
+        stacks = {id_.module for id_ in tensors[other_side(apart)].values()}
+        if not layers or len(stacks) != 1 or not updated[apart].keys() >= set(layers):
             continue
-        for slot, whole in updated[other_side(apart)].get(stack, {}).items():
+        for slot, whole in updated[other_side(apart)].get(stacks.pop(), {}).items():
             names = [_name_in(updated[apart][layer], slot) for layer in layers]
             if names[0] is None or len(set(names)) > 1:
                 continue
@@ -93,31 +93,43 @@ def _stacked(
             shape = infos[other_side(apart)].tensors[whole].global_shape
             if {(len(parts), *part) for part in shapes} != {shape}:
                 continue
-            (stacked,) = rule.stacked(apart)
-            dims = tuple((f"d{dim}",) for dim in range(len(shape) - 1))
-            of_part = AxisPattern(dims=dims)
-            of_stack = AxisPattern(dims=((stacked,), *dims))
-            is_reference = apart is Side.REFERENCE
-            module = str(rule.patterns(apart)[0]).split("/")[0]
-            texts = {
-                apart: f"{_filled(module, group)}/{parts[0].kind}/{names[0]}",
-                other_side(apart): _pattern(whole),
-            }
-            patterns = (texts[Side.REFERENCE], texts[Side.CANDIDATE])
-            pairings[patterns] = Pairing(
-                reference=patterns[:1],
-                candidate=patterns[1:],
-                transform=Transform(
-                    candidate=of_stack if is_reference else of_part,
-                    reference=of_part if is_reference else of_stack,
-                ),
-                sizes={
-                    axis: length
-                    for (axis,), length in zip(of_stack.dims, shape, strict=True)
-                },
-                comment="by the names of statistics",
-            )
+            pairing = _stack_pairing(group, apart, parts[0], whole, shape)
+            pairings[pairing.reference[0], pairing.candidate[0]] = pairing
     return pairings
+
+
+def _stack_pairing(
+    group: Group, apart: Side, part: TensorId, whole: TensorId, shape: tuple[int, ...]
+) -> Pairing:
+    """Pairs a stack with the same buffer of all layers.
+
+    Args:
+        group: Of the layers' parameter.
+        apart: The run that has the layers apart.
+        part: The buffer of one of them.
+        whole: The stack.
+        shape: Of the stack.
+    """
+    (stacked,) = group.rule.stacked(apart)
+    dims = tuple((f"d{dim}",) for dim in range(len(shape) - 1))
+    patterns = {
+        apart: AxisPattern(dims=dims),
+        other_side(apart): AxisPattern(dims=((stacked,), *dims)),
+    }
+    module = str(group.rule.patterns(apart)[0]).split("/")[0]
+    texts = {
+        apart: f"{_filled(module, group)}/{part.kind}/{part.slot}",
+        other_side(apart): _pattern(whole),
+    }
+    return Pairing(
+        reference=(texts[Side.REFERENCE],),
+        candidate=(texts[Side.CANDIDATE],),
+        transform=Transform(
+            candidate=patterns[Side.CANDIDATE], reference=patterns[Side.REFERENCE]
+        ),
+        sizes=dict(zip((stacked, *(axis for (axis,) in dims)), shape, strict=True)),
+        comment="by the names of statistics",
+    )
 
 
 def _filled(module: str, group: Group) -> str:
