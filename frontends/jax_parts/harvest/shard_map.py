@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,9 @@ from jax.sharding import PartitionSpec
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.captured import Event, Loop, Plane
-from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.harvest.gates import CLOSED, Incoming, Pair, flat
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester
+from ttrace.frontends.jax_parts.harvest.inner import Collector, Place
 from ttrace.frontends.jax_parts.harvest.reductions import (
     Reductions,
     known_reductions,
@@ -48,19 +50,38 @@ def harvest_shard_map(
         sizes=params["mesh"].shape,
     )
     flags: list[bool] = []
+    entries: list[_Entry | None] = []
 
     def mapped(specs: Sequence[PartitionSpec] | None) -> Any:
         def function(*args: Any) -> list[Any]:
-            given, salt = harvester.unsalted(args)
-            inside = Place(collector=Collector(), path=(), salt=salt)
+            given, salt, pairs = harvester.apart(args, len(ins))
+            coming = iter(pairs)
+            incoming = Incoming(
+                None if entry is None else entry.inside(next(coming))
+                for entry in entries
+            )
+            inside = Place(
+                collector=Collector(),
+                path=(),
+                salt=salt,
+                incoming=CLOSED if specs is None else incoming,
+            )
             outs, flags[:] = harvester.evaluate(body, given, noised, inside)
             extras = exits.leave(inside.collector)
+            if specs is None:
+                entries[:] = _entries(harvester, inside.collector, exits)
             return [*outs, *(extras if specs is not None else ())]
 
+        entering = [] if specs is None else [e for e in entries if e is not None]
+        specs_of_pairs = flat((entry.spec, PartitionSpec()) for entry in entering)
         return jax.shard_map(
             function,
             mesh=params["mesh"],
-            in_specs=(*params["in_specs"], *(PartitionSpec() for _ in place.salts)),
+            in_specs=(
+                *params["in_specs"],
+                *(PartitionSpec() for _ in place.salts),
+                *specs_of_pairs,
+            ),
             out_specs=[*params["out_specs"], *(specs or ())],
             axis_names=set(exits.manual),
             check_vma=params["check_vma"],
@@ -68,10 +89,59 @@ def harvest_shard_map(
 
     args = [*ins, *place.salts]
     jax.eval_shape(mapped(None), *args)
-    outs = mapped(exits.specs)(*args)
+    pairs = _taken(entries, place)
+    outs = mapped(exits.specs)(*args, *flat(pairs))
     num_outs = len(params["out_specs"])
     place.collector.absorb(exits.events, outs[num_outs:], place.entry)
     return outs[:num_outs], flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Entry:
+    """The way on which another value comes in, that on which the own one leaves.
+
+    Attributes:
+        spec: The in spec of the value.
+        num_axes: Leading dims that count places on mesh axes, of which a device has
+            one.
+    """
+
+    spec: PartitionSpec
+    num_axes: int
+
+    def inside(self, pair: Pair) -> Pair:
+        """What a device is given of a pair."""
+        value, flag = pair
+        return jnp.squeeze(value, tuple(range(self.num_axes))), flag
+
+
+def _entries(
+    harvester: Harvester, collector: Collector, exits: "_Exits"
+) -> list[_Entry | None]:
+    """By gate inside; None where nothing can come in."""
+    entries: list[_Entry | None] = []
+    for event, left in zip(collector.events, exits.events, strict=True):
+        if not harvester.is_open(event):
+            continue
+        entry = None
+        if harvester.is_open(left):
+            assert event.value is not None and left.value is not None
+            num_axes = len(left.value.dims) - len(event.value.dims)
+            entry = _Entry(spec=exits.specs[left.value.slot], num_axes=num_axes)
+        entries.append(entry)
+    return entries
+
+
+def _taken(entries: list[_Entry | None], place: Place) -> list[Pair]:
+    """The pairs that come in; entries for which there is none are dropped."""
+    pairs: list[Pair] = []
+    for number, entry in enumerate(entries):
+        pair = None if entry is None else place.incoming.take()
+        if pair is None:
+            entries[number] = None
+        else:
+            pairs.append(pair)
+    return pairs
 
 
 class _Exits:
@@ -143,7 +213,21 @@ class _Exits:
             later = tuple(None if self._is_own(entry) else entry for entry in spec)
             event = replace(event, site=replace(event.site, spec=later))
         event = self._reduced(event, left)
-        return replace(event, value=left, tiling=self._tiling(event, left))
+        tiling, fixed = self._tiling(event, left), self._fixed(event, value, spec or ())
+        return replace(event, value=left, tiling=tiling, fixed=fixed)
+
+    def _fixed(
+        self, event: Event, value: Any, spec: tuple[SpecEntry, ...]
+    ) -> str | None:
+        """Why no other value can come in, or None."""
+        varying = private_jax.varying_axes(jax.typeof(value))
+        more = [a for a in _axes_in(spec) if a in self.manual and a not in varying]
+        if event.fixed is None and self._is_typed and more:
+            return (
+                f"the spec of its tap names {', '.join(more)}, over which the value "
+                "does not differ"
+            )
+        return event.fixed
 
     def _reduced(self, event: Event, left: Plane) -> Event:
         """The event with what sums over the devices make of its value, if known."""
