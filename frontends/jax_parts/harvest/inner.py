@@ -67,6 +67,11 @@ class Collector:
     events: list[Event] = field(default_factory=list)
     _slots: dict[int, int] = field(default_factory=dict)
 
+    def clear(self) -> None:
+        """Forgets all, before the jaxpr is traced anew."""
+        self.values, self.events = [], []
+        self._slots.clear()
+
     def add(self, value: Any) -> Plane:
         """Hands a value out; the same value only once."""
         if id(value) not in self._slots:

@@ -1,6 +1,5 @@
 """Taps leave loops: one more output per iteration of a scan, buffers of a ``while``."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.extend import core as jex_core
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest import noise
 from ttrace.frontends.jax_parts.harvest.captured import Loop
-from ttrace.frontends.jax_parts.harvest.gates import CLOSED, flat, paired
+from ttrace.frontends.jax_parts.harvest.gates import flat, paired
 from ttrace.frontends.jax_parts.harvest.harvester import Harvester
 from ttrace.frontends.jax_parts.harvest.inner import Inner, Place
 
@@ -37,11 +36,8 @@ def harvest_scan(
         for i, flag in enumerate(noised)
     ]
     inner = harvester.transformed(params["jaxpr"], flags)
-    body, more_ins, more_scanned = (
-        inner.jaxpr,
-        [],
-        flat(place.pairs(inner, params["length"])),
-    )
+    body, more_ins = inner.jaxpr, []
+    more_scanned = flat(place.pairs(inner, params["length"]))
     if harvester.is_noisy:
         body = _with_iterations(inner)
         more_ins = place.salts
@@ -81,8 +77,8 @@ def harvest_while(
 
     (decides,) = predicate.out_avals
     decision = private_jax.varying_axes(decides)
-    outside = dataclasses.replace(place, incoming=CLOSED) if decision else place
-    salts, more_ins = place.salts, flat(outside.pairs(inner, length))
+    salts = place.salts
+    more_ins = [] if decision else flat(place.pairs(inner, length))
     # Batched, the predicate tells for each example whether it goes on; the body then
     # has to look at it, too, and keeps what belongs to the others.
     looks = ins[:num_cond] if decides.shape else []
@@ -99,6 +95,8 @@ def harvest_while(
             args, len(salts), len(more_ins), len(looks), num_body + num_carry
         )
         more = [noise.folded(salt, count) for salt in salted]
+        if decision:  # devices count for themselves
+            more += flat(gate.closed() for gate in inner.gates)
         more += _in_iteration(coming, count, length)
         outs = jex_core.jaxpr_as_fun(inner.jaxpr)(*given, *more)
         carry, values = outs[:num_carry], outs[num_carry:]

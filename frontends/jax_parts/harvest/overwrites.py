@@ -9,8 +9,8 @@ from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.ir.kinds import Kind
 
 HAS_EFFECTS = (
-    "its program has effects outside of itself, such as those of io_callback, and would "
-    "have them twice"
+    "its program has effects outside of itself, such as those of io_callback, and "
+    "would have them twice"
 )
 """Why nothing is put into a program, which is to run once without that before."""
 

@@ -37,7 +37,7 @@ def harvest_shard_map(
     """What a device holds leaves by a spec, or in a dim for each axis it varies over.
 
     The types of what leaves are known only when the body is traced, the specs are
-    needed before: it is traced twice.
+    needed before: it is traced twice, and once more where values come in.
     """
     params = eqn.params
     body = jex_core.ClosedJaxpr(params["jaxpr"], ())
@@ -50,9 +50,11 @@ def harvest_shard_map(
         sizes=params["mesh"].shape,
     )
     flags: list[bool] = []
-    entries: list[_Entry | None] = []
+    inside = Collector()
 
-    def mapped(specs: Sequence[PartitionSpec] | None) -> Any:
+    def mapped(specs: Sequence[PartitionSpec], entries: Sequence[_Entry | None]) -> Any:
+        """The body, which returns as many of what leaves as there are specs."""
+
         def function(*args: Any) -> list[Any]:
             given, salt, pairs = harvester.apart(args, len(ins))
             coming = iter(pairs)
@@ -60,37 +62,40 @@ def harvest_shard_map(
                 None if entry is None else entry.inside(next(coming))
                 for entry in entries
             )
-            inside = Place(
-                collector=Collector(),
+            inside.clear()
+            there = Place(
+                collector=inside,
                 path=(),
                 salt=salt,
-                incoming=CLOSED if specs is None else incoming,
+                incoming=incoming if entries else CLOSED,
             )
-            outs, flags[:] = harvester.evaluate(body, given, noised, inside)
-            extras = exits.leave(inside.collector)
-            if specs is None:
-                entries[:] = _entries(harvester, inside.collector, exits)
-            return [*outs, *(extras if specs is not None else ())]
+            outs, flags[:] = harvester.evaluate(body, given, noised, there)
+            extras = exits.leave(inside)
+            return [*outs, *(extras if specs else ())]
 
-        entering = [] if specs is None else [e for e in entries if e is not None]
-        specs_of_pairs = flat((entry.spec, PartitionSpec()) for entry in entering)
+        entering = (
+            (entry.spec, PartitionSpec()) for entry in entries if entry is not None
+        )
         return jax.shard_map(
             function,
             mesh=params["mesh"],
             in_specs=(
                 *params["in_specs"],
                 *(PartitionSpec() for _ in place.salts),
-                *specs_of_pairs,
+                *flat(entering),
             ),
-            out_specs=[*params["out_specs"], *(specs or ())],
+            out_specs=[*params["out_specs"], *specs],
             axis_names=set(exits.manual),
             check_vma=params["check_vma"],
         )
 
     args = [*ins, *place.salts]
-    jax.eval_shape(mapped(None), *args)
-    pairs = _taken(entries, place)
-    outs = mapped(exits.specs)(*args, *flat(pairs))
+    jax.eval_shape(mapped((), ()), *args)
+    entries, pairs = _coming(harvester, inside, exits, place)
+    if pairs:  # what leaves is no longer the same value in two places
+        args += flat(pairs)
+        jax.eval_shape(mapped((), entries), *args)
+    outs = mapped(exits.specs, entries)(*args)
     num_outs = len(params["out_specs"])
     place.collector.absorb(exits.events, outs[num_outs:], place.entry)
     return outs[:num_outs], flags
@@ -115,33 +120,24 @@ class _Entry:
         return jnp.squeeze(value, tuple(range(self.num_axes))), flag
 
 
-def _entries(
-    harvester: Harvester, collector: Collector, exits: "_Exits"
-) -> list[_Entry | None]:
-    """By gate inside; None where nothing can come in."""
+def _coming(
+    harvester: Harvester, collector: Collector, exits: "_Exits", place: Place
+) -> tuple[list[_Entry | None], list[Pair]]:
+    """What comes in: by gate inside, None where nothing can, and the pairs."""
     entries: list[_Entry | None] = []
+    pairs: list[Pair] = []
     for event, left in zip(collector.events, exits.events, strict=True):
         if not harvester.is_open(event):
             continue
-        entry = None
-        if harvester.is_open(left):
-            assert event.value is not None and left.value is not None
-            num_axes = len(left.value.dims) - len(event.value.dims)
-            entry = _Entry(spec=exits.specs[left.value.slot], num_axes=num_axes)
-        entries.append(entry)
-    return entries
-
-
-def _taken(entries: list[_Entry | None], place: Place) -> list[Pair]:
-    """The pairs that come in; entries for which there is none are dropped."""
-    pairs: list[Pair] = []
-    for number, entry in enumerate(entries):
-        pair = None if entry is None else place.incoming.take()
+        pair = place.incoming.take() if harvester.is_open(left) else None
         if pair is None:
-            entries[number] = None
-        else:
-            pairs.append(pair)
-    return pairs
+            entries.append(None)
+            continue
+        assert event.value is not None and left.value is not None
+        num_axes = len(left.value.dims) - len(event.value.dims)
+        entries.append(_Entry(spec=exits.specs[left.value.slot], num_axes=num_axes))
+        pairs.append(pair)
+    return entries, pairs
 
 
 class _Exits:
