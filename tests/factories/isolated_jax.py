@@ -4,6 +4,7 @@ All take the same ``[8, 4, 8]`` batch and begin with the same parameters. Module
 linen and torch have the same names.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -168,8 +169,6 @@ def linen(
     dp: int = 1,
     tp: int = 1,
     is_recomputed: bool = False,
-    num_steps: int = 1,
-    is_jitted: bool = True,
 ) -> Train:
     """Trains the linen model, its batch over dp and its hidden dim over tp."""
 
@@ -187,20 +186,19 @@ def linen(
             block["down"]["kernel"] = put(block["down"]["kernel"], "tp")
         optimizer = optax.sgd(0.1)
 
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
         def step(params, state, x):
             def loss(params):
-                return _loss(model.apply({"params": params}, x), bugs)
+                y = model.apply({"params": params}, x)
+                assert isinstance(y, jax.Array)
+                return _loss(y, bugs)
 
             value, gradients = jax.value_and_grad(loss)(params)
             updates, state = optimizer.update(gradients, state, params)
             return optax.apply_updates(params, updates), state, value
 
-        if is_jitted:
-            step = jax.jit(step, donate_argnums=(0, 1))
-        state = optimizer.init(params)
         with _traced(step) as traced:
-            for _ in range(num_steps):
-                params, state, _ = traced(params, state, put(batch(), "dp"))
+            traced(params, optimizer.init(params), put(batch(), "dp"))
 
     return train
 
@@ -315,13 +313,15 @@ def shard_mapped(bugs: Bugs = RIGHT, *, dp: int = 1, tp: int = 1) -> Train:
 
     def train() -> None:
         params = {
-            "up": {"kernel": kernel("up", WIDTH, HIDDEN)},
-            "down": {"kernel": kernel("down", HIDDEN, WIDTH)},
+            "up": {"kernel": jnp.asarray(kernel("up", WIDTH, HIDDEN))},
+            "down": {"kernel": jnp.asarray(kernel("down", HIDDEN, WIDTH))},
         }
         model = Mapped(bugs, tp)
 
         def loss(params, x):
-            value = _loss(model.apply({"params": params}, x), bugs)
+            y = model.apply({"params": params}, x)
+            assert isinstance(y, jax.Array)
+            value = _loss(y, bugs)
             return jax.lax.pmean(value, "dp") if dp > 1 else value
 
         if dp * tp > 1:
@@ -342,7 +342,7 @@ def shard_mapped(bugs: Bugs = RIGHT, *, dp: int = 1, tp: int = 1) -> Train:
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), value
 
         sharded = "b[dp] s h[tp]"
-        dims = {"up": "b[dp] s h", "up/*output/*": sharded, "down/*input/*": sharded}
+        dims = {"up/*output/*": sharded, "down/*input/*": sharded, "up": "b[dp] s h"}
         with _traced(step, dims=dims if dp * tp > 1 else None) as traced:
             traced(params, batch())
 

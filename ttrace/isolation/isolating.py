@@ -6,7 +6,7 @@ the caller knows.
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ttrace.comparison import compare_traces
 from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
-from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.isolation.places import isolated_places
@@ -133,10 +133,10 @@ def runs_obstacle(reference: TraceInfo, candidate: TraceInfo) -> str:
     """Why a candidate cannot run on the reference's values; empty if it can."""
     first = candidate.ranks[0]
     if first.framework not in REWRITING_FRAMEWORKS:
-        names = " and ".join(sorted(REWRITING_FRAMEWORKS))
+        names = ", ".join(sorted(REWRITING_FRAMEWORKS))
         return (
             f"the candidate was recorded by the frontend {first.framework}, and only "
-            f"{names} can put the reference's values in"
+            f"those of {names} can put the reference's values in"
         )
     if len(candidate.ranks) < first.world_size:
         return (
@@ -186,13 +186,29 @@ def _isolated(
         closer_look=CloserLook.NONE,
         overwritten=overwritten,
     )
-    note = begins_otherwise(candidate, again, step)
+    notes = (
+        begins_otherwise(candidate, again, step),
+        _forward_note(overwritten, again),
+    )
     return Isolation(
         step=step,
         isolated=isolated_places(report, overwritten),
         num_overwritten=len(overwritten),
         left_out=left_out,
-        notes=(note,) if note else (),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _forward_note(overwritten: Collection[TensorId], again: TraceSource) -> str:
+    """Says that no error was kept from going on through the forward, if so."""
+    inner = {id_.kind for id_ in again.info.tensors if id_.module != ROOT_MODULE}
+    given = {id_.kind for id_ in overwritten if id_.module != ROOT_MODULE}
+    if Kind.OUTPUT not in inner or Kind.INPUT in given:
+        return ""
+    return (
+        "no input of a module inside the model was overwritten (named scopes and taps "
+        "have outputs alone), so errors went on through the forward, and of several "
+        "wrong places in it only the first is named"
     )
 
 

@@ -30,7 +30,7 @@ from ttrace.recording.rewrites import RankRewrites, misfit
 _Name = tuple[str, Kind, str | None]
 """Module, kind and slot of a value."""
 
-_GIVEN = "it is an argument of the step, and is given to no module"
+_GIVEN = "it is an argument of the step, to which no error is handed on"
 _OTHER_CALL = "the run went another way than before, and this call had another number"
 _NO_PLACE = "the run before had no value in this place"
 _PARTS = "there are values for a part of the devices only"
@@ -75,6 +75,7 @@ class Overwriting:
             if is_whole
         }
         self._placed: dict[tuple[int, tuple[int, ...]], TensorId] = {}
+        self._placed_ids: set[TensorId] = set()
         self._fixed: dict[int, str] = {}
 
     @property
@@ -123,8 +124,7 @@ class Overwriting:
         reason = capture.skip or _NO_PLACE
         if capture.order == GIVEN:
             reason = _GIVEN
-        elif placed is not None:
-            self._note_left(placed, _OTHER_CALL)
+        elif placed is not None or id_ in self._placed_ids:
             reason = _OTHER_CALL
         elif capture.event in self._fixed:
             reason = self._fixed[capture.event]
@@ -150,6 +150,7 @@ class Overwriting:
             if reason is None:
                 flags[capture.iterations] = True
                 self._placed[gate, capture.iterations] = id_
+                self._placed_ids.add(id_)
             else:
                 self._note_left(id_, reason)
         return (copies.whole(array) if flags.any() else array), flags
