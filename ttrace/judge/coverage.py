@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
-from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
+from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, OF_LAYOUT, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.tolerance import Estimator, ToleranceTable
@@ -251,11 +251,16 @@ def check_kind_names(allow: Sequence[str]) -> None:
 
 
 def _requested_kinds(*infos: TraceInfo) -> frozenset[Kind]:
-    """The kinds that ``--kinds`` named for one run and that the other records too."""
+    """The kinds that ``--kinds`` named for one run and that the other records too.
+
+    Without those that runs of two layouts need not have in common.
+    """
     filters = [CaptureFilter.from_json(dict(info.ranks[0].capture)) for info in infos]
     named = frozenset[Kind]().union(*(capture.kinds or () for capture in filters))
     return frozenset(
-        kind for kind in named if all(capture.wants_kind(kind) for capture in filters)
+        kind
+        for kind in named - OF_LAYOUT
+        if all(capture.wants_kind(kind) for capture in filters)
     )
 
 

@@ -21,6 +21,11 @@ from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
+from ttrace.judge.rules.collective_differs import collective_differs
+from ttrace.judge.rules.collective_group import collective_group
+from ttrace.judge.rules.collective_order import collective_order
+from ttrace.judge.rules.collective_result import collective_result
+from ttrace.judge.rules.collectives_inside import collectives_inside
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
@@ -74,6 +79,10 @@ RULES: tuple[Rule, ...] = (
     described_shape,
     initial_replicas,
     step_skipped,
+    collective_order,
+    collective_differs,
+    collective_group,
+    collective_result,
     first_nonfinite,
     missing_layers,
     repeated_layer,
@@ -125,6 +134,7 @@ RULES: tuple[Rule, ...] = (
     one_sided_inputs,
     backward_between,
     confined_error,
+    collectives_inside,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 
