@@ -200,7 +200,7 @@ class CollectiveRecords:
 
     @guarded("read what a backward pass has reduced")
     def _reducer_has_waited(self, work: Any) -> None:
-        # Done is what the reducer has waited for; the work itself says so a little later.
+        # What the reducer waits for; the work itself says so a little later.
         if id(work) in self._pending and work.get_future().done():
             self.waited(work)
 
