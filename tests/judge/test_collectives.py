@@ -3,6 +3,7 @@
 import numpy as np
 
 from tests.factories.collective_traces import Collective, collective_trace
+from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.judge.collectives import collective_faults
 from ttrace.pipeline import lint
@@ -108,3 +109,80 @@ def test_a_rank_that_runs_fewer():
         finding.sentence
     )
     assert "rank 1 runs none: look" in finding.sentence
+
+
+def test_what_is_reduced_twice():
+    total = A[0] + A[1]
+    again = reduced(
+        {0: 2 * total, 1: 2 * total},
+        1,
+        operands={0: total, 1: total},
+        source="train.py:91",
+    )
+    (finding,) = lint(collective_trace(correct(), again), backend=load_backend("numpy"))
+    assert finding.code == "collective_repeated"
+    assert finding.sentence == (
+        "all_reduce at train.py:91 in layers.0 sums over tp [0, 1] what all_reduce at "
+        "train.py:88 had made the same on all of them (step0/mb0/layers.0/collective/"
+        "all_reduce.1.operand.rank0): that is 2 times as much, unless something divides "
+        "it: drop one of the two"
+    )
+
+
+OUTPUT = "step0/mb0/layers.1/output/0"
+
+
+def replicas(text=OUTPUT, sizes=None):
+    """A tensor of which rank 1 has something else than it must."""
+    made = memory_trace({text: A[0]}, sizes or {"tp": 2})
+    made.arrays[1, text] = A[0] + 1
+    return made
+
+
+def missing(*collectives, others=None, sizes=None, **fields):
+    trace = collective_trace(
+        *collectives, others=others or replicas(sizes=sizes), sizes=sizes, **fields
+    )
+    found = {f.code: f.sentence for f in lint(trace, backend=load_backend("numpy"))}
+    assert "replicas_differ" in found
+    return found.get("collective_missing")
+
+
+def test_a_call_without_the_collective_of_the_other_layers():
+    assert missing(correct()) == (
+        f"{OUTPUT} must agree over tp [0, 1] and does not, and no collective over tp "
+        "[0, 1] was recorded in that forward of layers.1: in layers.0 all_reduce at "
+        "train.py:88 does it: run that here, too"
+    )
+
+
+def test_a_collective_over_other_ranks():
+    sizes = {"dp": 2, "tp": 2}
+    wrong = [correct(group=group, module="layers.1") for group in ((0, 2), (1, 3))]
+    assert missing(*wrong, sizes=sizes) == (
+        f"{OUTPUT} must agree over tp [0, 1] and does not, and no collective over tp "
+        "[0, 1] was recorded in that forward of layers.1: what ran there is all_reduce "
+        "at train.py:88 over dp [0, 2]: give it the group of tp [0, 1]"
+    )
+
+
+def test_a_gradient_that_no_reduction_of_its_step_is_large_enough_for():
+    gradient = "step0/layers.1.weight/main_grad"
+    few = {rank: A[rank][:1] for rank in (0, 1)}
+    total = few[0] + few[1]
+    small = reduced({0: total, 1: total}, operands=few)
+    assert missing(small, others=replicas(gradient)) == (
+        f"{gradient} must agree over tp [0, 1] and does not, and no reduction over tp "
+        "[0, 1] that is as large was recorded in step 0: reduce it over tp [0, 1], or "
+        "gather what its ranks have"
+    )
+    assert missing(correct(), others=replicas(gradient)) is None
+
+
+def test_nothing_is_missing_where_one_ran_or_was_not_to_be_recorded():
+    inside = correct(module="layers.1.linear")
+    assert missing(correct(), inside) is None
+    assert missing(correct(number=0, module="layers.1")) is None
+    filtered = {"kinds": "input,output,collective", "modules": "layers.1"}
+    assert missing(correct(), capture=filtered) is None
+    assert missing() is None

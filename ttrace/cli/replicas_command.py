@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
-    findings = collective_faults(trace)
+    findings = collective_faults(trace, checks)
     console = status_console() if page == STDOUT else output_console()
     console.print(
         f"{len(checks) - len(bad)} of {len(checks)} tensors with replicas agree"

@@ -1,13 +1,22 @@
-"""Collectives that gave something else than they are defined to, or were mixed up."""
+"""Collectives that gave something wrong, were mixed up, repeated or left out."""
 
 from collections.abc import Sequence
 
 from ttrace.compare.collective_calls import CollectiveCall, RankShare, ranks_text
 from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
+from ttrace.compare.repeated_reductions import (
+    RepeatedReduction,
+    repeated_reductions,
+)
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.collective_order import OrderFault, find_order_faults
+from ttrace.judge.collectives_missing import (
+    find_missing_collective,
+    missing_collective,
+)
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis
+from ttrace.judge.replicas import ReplicaCheck
 
 _VERBS = {
     "sum": "the sum",
@@ -18,13 +27,16 @@ _VERBS = {
 }
 
 
-def collective_faults(trace: TraceSource) -> tuple[Diagnosis, ...]:
+def collective_faults(
+    trace: TraceSource, checks: Sequence[ReplicaCheck] = ()
+) -> tuple[Diagnosis, ...]:
     """What is wrong with the collectives of a run; empty where nothing is.
 
     Results are not judged where ranks run other collectives than their group.
 
     Args:
         trace: The run.
+        checks: On all its tensors that have replicas, in order of capture.
 
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
@@ -32,8 +44,19 @@ def collective_faults(trace: TraceSource) -> tuple[Diagnosis, ...]:
     misordered = find_order_faults(trace.info)
     if misordered:
         return (misordered_collectives(misordered, trace.info),)
-    wrong = wrong_collectives(trace)
-    return (wrong_results(wrong, trace.info),) if wrong else ()
+    found = []
+    if wrong := wrong_collectives(trace):
+        found.append(wrong_results(wrong, trace.info))
+    if repeated := repeated_reductions(trace):
+        found.append(repeated_collectives(repeated, trace.info))
+    differing = next((check for check in checks if check.differing), None)
+    if differing is not None:
+        missing = find_missing_collective(
+            differing.record, differing.differing, trace.info
+        )
+        if missing is not None:
+            found.append(missing_collective(missing, trace.info))
+    return tuple(found)
 
 
 def wrong_results(found: Sequence[CollectiveCheck], info: TraceInfo) -> Diagnosis:
@@ -78,6 +101,38 @@ def wrong_results(found: Sequence[CollectiveCheck], info: TraceInfo) -> Diagnosi
         tensor_ids=tuple(str(one.record.id) for check in found for one in check.wrong)[
             :MAX_IDS
         ],
+    )
+
+
+def repeated_collectives(
+    found: Sequence[RepeatedReduction], info: TraceInfo
+) -> Diagnosis:
+    """Sums of what had been reduced over the same ranks before.
+
+    Args:
+        found: In order; at least one.
+        info: Their run.
+    """
+    one = found[0]
+    again, first = one.again.share, one.first.share
+    record = again.operands[one.position]
+    count = len(one.again.group.ranks)
+    where = (
+        ""
+        if first.first.id.module == record.id.module
+        else (f" in {first.first.id.module}")
+    )
+    more = _more(len(found) - 1, "more sum", "of what was reduced before")
+    return Diagnosis(
+        code="collective_repeated",
+        sentence=f"{again.part.place} in {record.id.module} sums over "
+        f"{ranks_text(again.part.group, info)} what {first.part.place}{where} had "
+        f"made the same on all of them ({record.id}): that is {count} times as much, "
+        f"unless something divides it: drop one of the two{more}",
+        evidence={"num_collectives": len(found), "factor": count},
+        tensor_ids=tuple(
+            str(each.again.share.operands[each.position].id) for each in found
+        )[:MAX_IDS],
     )
 
 

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
 from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
+from ttrace.compare.repeated_reductions import (
+    RepeatedReduction,
+    repeated_reductions,
+)
 from ttrace.compare.tied import Untied
 from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
@@ -59,6 +63,7 @@ class RunEvidence:
         misordered: Where ranks of the candidate run other collectives than their group.
         wrong_collectives: Those of the candidate that gave something else than they
             are defined to.
+        repeated: Sums of the candidate of what it had reduced before.
         modules: What both runs state of modules, and have otherwise.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
             so.
@@ -83,6 +88,7 @@ class RunEvidence:
     wrong_collectives: tuple[CollectiveCheck, ...] = ()
     modules: tuple[SettingDifference, ...] = ()
     frozen_in_reference: Frozen = frozenset()
+    repeated: tuple[RepeatedReduction, ...] = ()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
 
@@ -132,6 +138,9 @@ def read_runs(
         wrong_collectives=()
         if misordered
         else explained(wrong_collectives, (), own_microbatches),
+        repeated=()
+        if misordered
+        else explained(repeated_reductions, (), own_microbatches),
         modules=module_differences(reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
         parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),

@@ -50,6 +50,6 @@ def lint_trace(
     checks = check_replicas(trace, backend, tolerances=tolerances)
     run = read_facts(trace, progress)
     answers = [rule(run) for rule in _RULES]
+    answers += collective_faults(trace, checks)
     answers += [replicas_differ(checks, trace.info), missing_partials(checks)]
-    answers += collective_faults(trace)
     return tuple(answer for answer in answers if answer is not None)

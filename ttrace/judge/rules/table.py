@@ -23,7 +23,9 @@ from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
 from ttrace.judge.rules.collective_differs import collective_differs
 from ttrace.judge.rules.collective_group import collective_group
+from ttrace.judge.rules.collective_missing import collective_missing
 from ttrace.judge.rules.collective_order import collective_order
+from ttrace.judge.rules.collective_repeated import collective_repeated
 from ttrace.judge.rules.collective_result import collective_result
 from ttrace.judge.rules.collectives_inside import collectives_inside
 from ttrace.judge.rules.confined_error import confined_error
@@ -83,6 +85,8 @@ RULES: tuple[Rule, ...] = (
     collective_differs,
     collective_group,
     collective_result,
+    collective_repeated,
+    collective_missing,
     first_nonfinite,
     missing_layers,
     repeated_layer,
