@@ -12,13 +12,18 @@ A = {
 }
 
 
+def total_of(operands, group):
+    stacked = np.stack([operands[rank] for rank in group])
+    return np.asarray(stacked.sum(axis=0))
+
+
 def summed(operands, number, group=(0, 1), name="all_reduce", reduction="sum"):
-    total = sum(operands[rank] for rank in group)
+    total = total_of(operands, group)
     if name == "reduce_scatter_tensor":
         rows = len(total) // len(group)
         results = {r: total[i * rows :][:rows] for i, r in enumerate(group)}
     else:
-        results = dict.fromkeys(group, total)
+        results = same(total, group)
     return Collective(
         name=name,
         reduction=reduction,
@@ -29,8 +34,8 @@ def summed(operands, number, group=(0, 1), name="all_reduce", reduction="sum"):
     )
 
 
-def same(value, ranks=range(4)):
-    return dict.fromkeys(ranks, value)
+def same(value: np.ndarray, ranks=(0, 1, 2, 3)) -> dict[int, np.ndarray]:
+    return {rank: value for rank in ranks}
 
 
 def numbers(*collectives, sizes=None):
@@ -83,7 +88,9 @@ def test_a_maximum_of_it_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "value", [np.float32([3.0]), np.full((2, 8), 4.0, np.float32)], ids=["few", "equal"]
+    "value",
+    [np.array([3.0], np.float32), np.full((2, 8), 4.0, np.float32)],
+    ids=["few", "equal"],
 )
 def test_numbers_that_say_little_are_none(value):
     halves = same(value / 2)

@@ -11,7 +11,7 @@ from ttrace.ir.capture_filter import (
     parse_indices,
     parse_kinds,
 )
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 OUTPUT = parse_tensor_id("step2/mb3/decoder.layers.0.mlp/output/0")
@@ -107,6 +107,8 @@ def test_a_slip_of_the_finger_does_not_fill_the_memory():
 
 def test_bad_kinds():
     assert parse_kinds("loss,main_grad") == {Kind.LOSS, Kind.MAIN_GRAD}
+    both = parse_kinds("default,collective")
+    assert both == RECORDED_BY_DEFAULT | {Kind.COLLECTIVE}
     with pytest.raises(UsageError, match="unknown kind of tensor") as caught:
         parse_kinds("loss,grads,")
     assert "'grads', ''" in str(caught.value) and "main_grad" in str(caught.value)

@@ -124,8 +124,8 @@ def test_what_is_reduced_twice():
     assert finding.sentence == (
         "all_reduce at train.py:91 in layers.0 sums over tp [0, 1] what all_reduce at "
         "train.py:88 had made the same on all of them (step0/mb0/layers.0/collective/"
-        "all_reduce.1.operand.rank0): that is 2 times as much, unless something divides "
-        "it: drop one of the two"
+        "all_reduce.1.operand.rank0): that is 2 times as much, unless something "
+        "divides it: drop one of the two"
     )
 
 
@@ -151,8 +151,8 @@ def missing(*collectives, others=None, sizes=None, **fields):
 def test_a_call_without_the_collective_of_the_other_layers():
     assert missing(correct()) == (
         f"{OUTPUT} must agree over tp [0, 1] and does not, and no collective over tp "
-        "[0, 1] was recorded in that forward of layers.1: in layers.0 all_reduce at "
-        "train.py:88 does it: run that here, too"
+        "[0, 1] was recorded in that forward of layers.1; in layers.0 all_reduce at "
+        "train.py:88 runs over tp [0, 1]: run that here, too"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_collective_over_other_ranks():
     wrong = [correct(group=group, module="layers.1") for group in ((0, 2), (1, 3))]
     assert missing(*wrong, sizes=sizes) == (
         f"{OUTPUT} must agree over tp [0, 1] and does not, and no collective over tp "
-        "[0, 1] was recorded in that forward of layers.1: what ran there is all_reduce "
+        "[0, 1] was recorded in that forward of layers.1; what ran there is all_reduce "
         "at train.py:88 over dp [0, 2]: give it the group of tp [0, 1]"
     )
 

@@ -10,6 +10,9 @@ from ttrace.errors import UsageError
 from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId
 
+_DEFAULT = "default"
+"""Stands for all kinds that are recorded where none is named."""
+
 _MAX_INDEX = 10_000_000
 """Ranges are held as sets: a slip of the finger must not fill the memory."""
 
@@ -108,13 +111,15 @@ class CaptureFilter:
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:
-    """Reads ``main_grad,param``.
+    """Reads ``main_grad,param``; ``default`` are those that are recorded by default.
 
     Raises:
         UsageError: A name is not a kind.
     """
     known = {kind.value for kind in Kind}
     names = text.split(",")
+    kinds = RECORDED_BY_DEFAULT if _DEFAULT in names else frozenset()
+    names = [name for name in names if name != _DEFAULT]
     unknown = [name for name in names if name not in known]
     if unknown:
         close = [
@@ -130,7 +135,7 @@ def parse_kinds(text: str) -> frozenset[Kind]:
             got=", ".join(map(repr, unknown)),
             remedy=f"{meant}name kinds out of this list, separated by commas",
         )
-    return frozenset(map(Kind, names))
+    return kinds.union(map(Kind, names))
 
 
 def require_recordable(kinds: Iterable[Kind]) -> None:

@@ -29,7 +29,7 @@ class RightRanks:
     """Ranks over which the operands of a collective sum to the reference's value.
 
     Attributes:
-        part: Of the collective, which runs over others.
+        part: Of the collective, which runs over others, or reduces otherwise.
         ranks: These ranks.
         rel_err: Of that sum, against the reference.
         wrong_rel_err: Of the candidate's tensor.
@@ -84,7 +84,7 @@ def find_collectives_inside(
             first_rank = shard.rank if first_rank is None else first_rank
             if shard.rank == first_rank:
                 parts.setdefault((part.group_name, part.number), part)
-            if part.role is Role.OPERAND and part.reduction == "sum":
+            if part.role is Role.OPERAND and part.reduction:
                 slot = (record.id.slot or "").rpartition(".rank")[0]
                 by_slot.setdefault(slot, {})[shard.rank] = shard
     if not parts:
@@ -136,9 +136,8 @@ def _right_ranks(
         if theirs.size > MAX_ELEMENTS:
             continue
         for ranks in _other_groups(first.rank, candidate.info):
-            if frozenset(ranks) == frozenset(part.group) or not shards.keys() >= {
-                *ranks
-            }:
+            is_as_it_is = part.reduction == "sum" and {*ranks} == {*part.group}
+            if is_as_it_is or not shards.keys() >= {*ranks}:
                 continue
             total = sum(
                 candidate.load(shards[rank]).astype(np.float64).reshape(-1)

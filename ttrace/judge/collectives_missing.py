@@ -94,7 +94,8 @@ def find_missing_collective(
     instead = {
         (part.group_name, part.number): part
         for shard in there
-        if shard.rank == first_rank and (part := _part(shard)).reduction
+        if shard.rank == first_rank and shard.id.module == id_.module
+        if (part := _part(shard)).reduction
     }
     return MissingCollective(
         id=id_,
@@ -123,18 +124,21 @@ def missing_collective(found: MissingCollective, info: TraceInfo) -> Diagnosis:
         way = "backward" if _OF_CALL[found.id.kind] else "forward"
         of = "the model" if found.id.module == ROOT_MODULE else found.id.module
         why = f"no collective over {over} was recorded in that {way} of {of}"
-    todo = f"reduce it over {over}, or gather what its ranks have"
+    todo = f": reduce it over {over}, or gather what its ranks have"
+    alike = ""
     if found.alike is not None:
-        todo = f"in {found.alike_in} {found.alike.place} does it: run that here, too"
-    elif found.instead:
+        there = ranks_text(found.alike.group, info)
+        alike = f"; in {found.alike_in} {found.alike.place} runs over {there}"
+        todo = f"{alike}: run that here, too"
+    if found.instead:
         named = ", ".join(
             f"{part.place} over {ranks_text(part.group, info)}"
             for part in found.instead[:_MAX_NAMED]
         )
-        todo = f"what ran there is {named}: give it the group of {over}"
+        todo = f"; what ran there is {named}{alike}: give it the group of {over}"
     return Diagnosis(
         code="collective_missing",
-        sentence=f"{what}, and {why}: {todo}",
+        sentence=f"{what}, and {why}{todo}",
         evidence={"ranks": over, "num_instead": len(found.instead)},
         tensor_ids=(str(found.id),),
     )

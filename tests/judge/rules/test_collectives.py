@@ -83,6 +83,62 @@ def test_a_reduction_over_the_wrong_axis_is_named_with_the_right_one():
     assert found.sentence.endswith(": give it the group of tp [0, 1]")
 
 
+def test_another_reduction_than_the_sum_is_named():
+    largest = np.maximum(PARTS[0], PARTS[1])
+    results = {0: largest, 1: largest}
+    trace = candidate(largest, TP[:1], reduction="max", results=results)
+    found = compared(one_process(), trace).diagnosis[0]
+    assert found.code == "collective_group"
+    assert found.sentence.startswith(
+        "all_reduce at train.py:88 in layers.0 runs max over tp [0, 1]; the sum of its "
+        "operands over tp [0, 1] is what the reference has in "
+    )
+    assert found.sentence.endswith(" as it is): let it sum")
+
+
+def test_a_sum_of_what_was_reduced_before_is_named():
+    total = RIGHT
+    again = [
+        reduced(
+            group,
+            1,
+            slot="all_reduce.1",
+            source="train.py:91",
+            operands=dict.fromkeys(group, total),
+            results=dict.fromkeys(group, 2 * total),
+        )
+        for group in TP[:1]
+    ]
+    others = memory_trace({GIVEN: X, OUTPUT: Tensor(full=2 * total)}, SIZES)
+    trace = collective_trace(reduced((0, 1), 0), *again, sizes=SIZES, others=others)
+    found = findings(compared(one_process(), trace))
+    assert found["collective_repeated"].sentence.startswith(
+        "all_reduce at train.py:91 in layers.0 sums over tp [0, 1] what "
+    )
+    assert "collectives_inside" not in found
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_call_that_lacks_the_collective_of_another_layer(is_recorded):
+    tensors = {GIVEN: X, OUTPUT: RIGHT, OUTPUT.replace("layers.0", "layers.1"): RIGHT}
+    others = memory_trace(tensors, SIZES)
+    for rank in (0, 1, 2, 3):
+        others.arrays[rank, OUTPUT] = PARTS[rank]
+    ran = [reduced(group, 0, module="layers.1") for group in TP]
+    capture = {} if is_recorded else {"capture": {"kinds": "input,output"}}
+    trace = collective_trace(*ran, sizes=SIZES, others=others, **capture)
+    found = findings(compared(memory_trace(tensors), trace))
+    assert "replicas_differ" in found
+    if not is_recorded:
+        assert "collective_missing" not in found
+        return
+    assert found["collective_missing"].sentence == (
+        f"{OUTPUT} must agree over tp [0, 1] and does not, and no collective over tp "
+        "[0, 1] was recorded in that forward of layers.0; in layers.1 all_reduce at "
+        "train.py:88 runs over tp [0, 1]: run that here, too"
+    )
+
+
 def test_where_no_group_explains_it_the_collectives_are_named():
     report = compared(one_process(X), candidate(RIGHT, TP))
     found = findings(report)["collectives_inside"]

@@ -2,6 +2,7 @@
 
 from ttrace.compare.collective_calls import ranks_text
 from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.rules.collective_repeated import collective_repeated
 
 _MAX_NAMED = 3
 
@@ -11,6 +12,8 @@ def collectives_inside(findings: Findings) -> Diagnosis | None:
     evidence = findings.evidence
     inside = evidence.place.collectives
     if inside is None or inside.right or evidence.runs.misordered:
+        return None
+    if evidence.runs.wrong_collectives or collective_repeated(findings) is not None:
         return None
     named = [
         f"{part.place} over {ranks_text(part.group, findings.candidate)}"
