@@ -1,6 +1,7 @@
 """What a run says of its own collectives, read aloud."""
 
 import numpy as np
+import pytest
 
 from tests.factories.collective_traces import Collective, collective_trace
 from tests.factories.traces import memory_trace
@@ -185,4 +186,15 @@ def test_nothing_is_missing_where_one_ran_or_was_not_to_be_recorded():
     assert missing(correct(number=0, module="layers.1")) is None
     filtered = {"kinds": "input,output,collective", "modules": "layers.1"}
     assert missing(correct(), capture=filtered) is None
-    assert missing() is None
+    assert missing(framework="jax") is None
+
+
+@pytest.mark.parametrize(
+    "capture", [{"kinds": "collective"}, {"collectives": "layers.1"}]
+)
+def test_a_call_that_runs_none_at_all(capture):
+    said = missing(capture={"kinds": "output", **capture})
+    assert said is not None and said.endswith(
+        "was recorded in that forward of layers.1: reduce it over tp [0, 1], or gather "
+        "what its ranks have"
+    )

@@ -28,6 +28,8 @@ class CaptureFilter:
         microbatches: Global micro-batches to record, or None for all. Tensors of the
             whole step have none and are not filtered by it.
         ranks: Ranks that record, or None for all.
+        collectives: Modules whose collectives, and those of modules inside of them, are
+            recorded whatever modules and kinds say.
     """
 
     modules: tuple[str, ...] = ("*",)
@@ -35,13 +37,17 @@ class CaptureFilter:
     steps: frozenset[int] | None = None
     microbatches: frozenset[int] | None = None
     ranks: frozenset[int] | None = None
+    collectives: tuple[str, ...] = ()
 
     def wants(self, tensor_id: TensorId) -> bool:
         """Whether a tensor is to be recorded (on the ranks that record)."""
+        is_wanted = (
+            tensor_id.kind is Kind.COLLECTIVE
+            and self._names_collectives_of(tensor_id.module)
+        ) or (tensor_id.kind in self._kinds and self.wants_module(tensor_id.module))
         return (
-            self.wants_kind(tensor_id.kind)
+            is_wanted
             and self.wants_step(tensor_id.step)
-            and self.wants_module(tensor_id.module)
             and (
                 self.microbatches is None
                 or tensor_id.microbatch is None
@@ -51,9 +57,9 @@ class CaptureFilter:
 
     def wants_kind(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded at all."""
-        if self.kinds is None:
-            return kind in RECORDED_BY_DEFAULT
-        return kind in self.kinds
+        if kind is Kind.COLLECTIVE and self.collectives:
+            return True
+        return kind in self._kinds
 
     def wants_step(self, step: int) -> bool:
         """Whether anything is recorded in a step."""
@@ -62,6 +68,28 @@ class CaptureFilter:
     def wants_module(self, module: str) -> bool:
         """Whether tensors of a module are recorded at all."""
         return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules)
+
+    def wants_collectives_of(self, module: str | None) -> bool:
+        """Whether all collectives of a module are recorded, and those inside of it.
+
+        Args:
+            module: Its path; None for all of the run.
+        """
+        if self.microbatches is not None:
+            return False
+        if Kind.COLLECTIVE in self._kinds and self.modules == ("*",):
+            return True
+        return module is not None and self._names_collectives_of(module)
+
+    @property
+    def _kinds(self) -> frozenset[Kind]:
+        return RECORDED_BY_DEFAULT if self.kinds is None else self.kinds
+
+    def _names_collectives_of(self, module: str) -> bool:
+        return any(
+            module == named or module.startswith(f"{named}.")
+            for named in self.collectives
+        )
 
     def recorded_ranks(self, world_size: int) -> tuple[int, ...]:
         """The ranks of a run that record.
@@ -89,6 +117,7 @@ class CaptureFilter:
             "steps": format_indices(self.steps),
             "microbatches": format_indices(self.microbatches),
             "ranks": format_indices(self.ranks),
+            "collectives": ",".join(self.collectives) or None,
         }
         return {name: text for name, text in options.items() if text is not None}
 
@@ -107,6 +136,7 @@ class CaptureFilter:
                 for name in ("steps", "microbatches", "ranks")
                 if name in options
             },
+            collectives=tuple(filter(None, options.get("collectives", "").split(","))),
         )
 
 

@@ -72,11 +72,7 @@ def _whole_ranks(info: TraceInfo) -> frozenset[int]:
     found = set()
     for rank_info in info.ranks:
         capture = CaptureFilter.from_json(dict(rank_info.capture))
-        is_whole = (
-            capture.modules == ("*",)
-            and capture.steps is None
-            and capture.microbatches is None
-        )
+        is_whole = capture.wants_collectives_of(None) and capture.steps is None
         if is_whole and rank_info.rank not in left_out:
             found.add(rank_info.rank)
     return frozenset(found)

@@ -70,11 +70,9 @@ def find_missing_collective(
     apart = min(replicas, key=lambda one: len(_axes(one, record, info)) or 99)
     axes = _axes(apart, record, info)
     pair = frozenset({apart.rank, apart.against})
-    if not axes or not _recorded_all(info):
+    if not axes or not _recorded_all(info, id_):
         return None
     shards = list(_collectives(info, id_.step))
-    if not shards:
-        return None
     size = max(math.prod(shard.layout.local_shape) for shard in record.shards)
     there = [shard for shard in shards if _is_there(shard, id_, size)]
     if any(pair <= frozenset(_part(shard).group) for shard in there):
@@ -162,15 +160,16 @@ def _ranks_along(
     )
 
 
-def _recorded_all(info: TraceInfo) -> bool:
-    """Whether each rank recorded all collectives of the steps that it recorded."""
-    for rank in info.ranks:
-        capture = CaptureFilter.from_json(dict(rank.capture))
-        if not capture.wants_kind(Kind.COLLECTIVE) or capture.modules != ("*",):
-            return False
-        if capture.microbatches is not None:
-            return False
-    return len(info.ranks) == info.ranks[0].world_size
+def _recorded_all(info: TraceInfo, id_: TensorId) -> bool:
+    """Whether each rank recorded all collectives that may have made a tensor."""
+    module = None if id_.kind in _OF_STEP else id_.module
+    first = info.ranks[0]
+    if first.framework == "jax" or len(info.ranks) < first.world_size:
+        return False  # no collective of a compiled program is recorded
+    return all(
+        CaptureFilter.from_json(dict(rank.capture)).wants_collectives_of(module)
+        for rank in info.ranks
+    )
 
 
 def _collectives(info: TraceInfo, step: int) -> Iterable[ShardRecord]:
