@@ -157,12 +157,12 @@ def _around_wait(observer: CollectiveObserver) -> _Around:
 
 
 def _observe_handles(observer: CollectiveObserver, stack: contextlib.ExitStack) -> None:
-    """Wraps the methods of handles that wait; all handles are of one class."""
+    """Wraps the methods of handles that wait, those of each class that has its own."""
     told = guarded("observe the wait for a collective")(observer.waited)
-    for name in _WAITS:
-        _call_after(
-            torch.distributed.Work, name, lambda work, returned: told(work), stack
-        )
+    handle = torch.distributed.Work
+    for of in (handle, *handle.__subclasses__()):
+        for name in _WAITS:
+            _call_after(of, name, lambda work, returned: told(work), stack)
 
 
 class _Coalesced:

@@ -170,7 +170,12 @@ class CollectiveRecords:
             self._read(token)
             return
         with self._lock:
-            self._pending[id(work)] = replace(token, work=work)
+            # Coalesced collectives have one handle.
+            before = self._pending.get(id(work))
+            results = (
+                token.results if before is None else before.results + token.results
+            )
+            self._pending[id(work)] = replace(token, results=results, work=work)
             for result in token.results:
                 self._by_memory[_memory(result.tensor)] = id(work)
         if token.ends_with_backward:

@@ -146,7 +146,10 @@ def _right_ranks(
             rest = float(np.linalg.norm(total / scale - theirs.reshape(-1))) / norm
             if rest < min(_EQUAL, wrong / 10):
                 return RightRanks(
-                    part=part, ranks=ranks, rel_err=rest, wrong_rel_err=wrong
+                    part=shards[ranks[0]].collective or part,
+                    ranks=ranks,
+                    rel_err=rest,
+                    wrong_rel_err=wrong,
                 )
     return None
 

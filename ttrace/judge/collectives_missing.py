@@ -77,17 +77,16 @@ def find_missing_collective(
     there = [shard for shard in shards if _is_there(shard, id_, size)]
     if any(pair <= frozenset(_part(shard).group) for shard in there):
         return None
-    alike = next(
-        (
-            shard
-            for shard in shards
-            if id_.kind in _OF_CALL
-            and layers_left_out(shard.id.module) == layers_left_out(id_.module)
-            and _is_backward(shard.id) == _OF_CALL[id_.kind]
-            and set(axes_of(_part(shard).group, info)) == axes
-        ),
-        None,
-    )
+    alike = [
+        shard
+        for shard in shards
+        if id_.kind in _OF_CALL
+        and layers_left_out(shard.id.module) == layers_left_out(id_.module)
+        and _is_backward(shard.id) == _OF_CALL[id_.kind]
+        and set(axes_of(_part(shard).group, info)) == axes
+    ]
+    # Rather that of the same ranks.
+    alike.sort(key=lambda shard: not pair <= frozenset(_part(shard).group))
     first_rank = there[0].rank if there else None
     instead = {
         (part.group_name, part.number): part
@@ -99,8 +98,8 @@ def find_missing_collective(
         id=id_,
         ranks=_ranks_along(axes, apart.rank, record, info),
         instead=tuple(instead.values()),
-        alike=None if alike is None else _part(alike),
-        alike_in="" if alike is None else alike.id.module,
+        alike=_part(alike[0]) if alike else None,
+        alike_in=alike[0].id.module if alike else "",
     )
 
 

@@ -125,8 +125,8 @@ def test_a_call_that_lacks_the_collective_of_another_layer(is_recorded):
     for rank in (0, 1, 2, 3):
         others.arrays[rank, OUTPUT] = PARTS[rank]
     ran = [reduced(group, 0, module="layers.1") for group in TP]
-    capture = {} if is_recorded else {"capture": {"kinds": "input,output"}}
-    trace = collective_trace(*ran, sizes=SIZES, others=others, **capture)
+    kinds = "input,output,collective" if is_recorded else "input,output"
+    trace = collective_trace(*ran, sizes=SIZES, others=others, capture={"kinds": kinds})
     found = findings(compared(memory_trace(tensors), trace))
     assert "replicas_differ" in found
     if not is_recorded:

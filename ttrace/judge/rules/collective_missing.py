@@ -6,12 +6,15 @@ from ttrace.judge.collectives_missing import (
 )
 from ttrace.judge.diagnosis import Diagnosis, Findings
 from ttrace.judge.replicas import differing_replicas
+from ttrace.judge.rules.collective_group import collective_group
 from ttrace.judge.rules.replicas_differ import replicas_differ
 
 
 def collective_missing(findings: Findings) -> Diagnosis | None:
     """Says so of the first tensor, where the ranks' difference has no other cause."""
-    if findings.evidence.runs.misordered or replicas_differ(findings) is None:
+    if findings.evidence.runs.misordered or collective_group(findings) is not None:
+        return None
+    if replicas_differ(findings) is None:
         return None
     for verdict in findings.failed:
         if verdict.result is None or verdict.tolerance is None:
