@@ -143,6 +143,6 @@ def test_an_isolation_records_those_of_its_suspects(record, reference, tmp_path,
     isolation = isolate(request, load_backend("numpy"), step=0)
     assert [place.module for place in isolation.isolated] == ["layers.1.fc2"]
     code, text = CHECK[case]
-    assert any(note.startswith(text) for note in isolation.notes)
+    assert any(note.startswith(f"in that run, {text}") for note in isolation.notes)
     ids = [id_ for id_ in again[0].info.tensors if id_.kind is Kind.COLLECTIVE]
     assert {id_.module for id_ in ids} <= set(request.suspects)

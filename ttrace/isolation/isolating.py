@@ -215,7 +215,7 @@ def _isolated(
     )
     notes = [begins_otherwise(candidate, again, step)]
     notes += [
-        finding.sentence
+        f"in that run, {finding.sentence}"
         for finding in report.diagnosis
         if finding.code in COLLECTIVE_CODES
     ]
