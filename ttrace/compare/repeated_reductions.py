@@ -89,23 +89,24 @@ def _made_by(
     trace: TraceSource,
 ) -> CollectiveCall | None:
     """The last all-reduce over these ranks that gave all of them what this is given."""
-    found: list[CollectiveCall] | None = None
+    found: dict[int, CollectiveCall] | None = None
     for rank, share in call.shares.items():
         shard = share.operands.get(position)
         content = None if shard is None else _content(shard, trace)
         if shard is None or content is None:
             return None
-        before = [
-            other
+        before = {
+            id(other): other
             for sequence, other in after.get((rank, content), ())
             if sequence < shard.sequence
             and other is not call
+            and (found is None or id(other) in found)
             and set(other.group.ranks) >= set(call.group.ranks)
-        ]
-        found = before if found is None else [c for c in found if c in before]
-        if not found:
+        }
+        if not before:
             return None
-    return found[-1] if found else None
+        found = before
+    return list(found.values())[-1] if found else None
 
 
 def _content(shard: ShardRecord, trace: TraceSource) -> bytes | None:

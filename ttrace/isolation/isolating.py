@@ -197,7 +197,9 @@ def _isolated(
     steps = frozenset(range(step + 1))
     if capture.steps is not None:
         steps &= capture.steps
-    capture = replace(capture, steps=steps, collectives=request.suspects)
+    is_alone = candidate.info.ranks[0].world_size == 1
+    suspects = () if is_alone else request.suspects
+    capture = replace(capture, steps=steps, collectives=suspects)
     again = request.rerun(rewrites.folder, capture)
     overwritten, left_out = _overwritten(rewrites, again.info)
     report = compare_traces(
@@ -208,7 +210,7 @@ def _isolated(
         map_file=request.map_file,
         allow=request.allow,
         strict_structure=request.strict_structure,
-        only=CaptureFilter(steps=steps, collectives=request.suspects),
+        only=CaptureFilter(steps=steps, collectives=suspects),
         progress=progress,
         closer_look=CloserLook.NONE,
         overwritten=overwritten,
