@@ -46,7 +46,7 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--kinds",
         metavar="KINDS",
-        help="e.g. main_grad,param, or default,collective: the usual ones and collective",
+        help="e.g. main_grad,param, or default,collective: the usual and collective",
     )
     group.add_argument("--steps", metavar="RANGES", help="e.g. 0,2-4")
 
