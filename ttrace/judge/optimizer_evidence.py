@@ -11,6 +11,7 @@ from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.average_fit import AverageFit, fit_averages
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
 from ttrace.judge.failures import first_failed
+from ttrace.judge.gradient_norm import GradientNorm, find_gradient_norm
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.restarted_state import Restart, find_restart
@@ -45,6 +46,7 @@ class OptimizerEvidence:
             None if neither does, or both do.
         idle_groups: Step and name of each group of parameters that only the candidate
             has, and whose learning rate is 0.
+        norm: The norm of gradients, where it is wrong and they are not.
     """
 
     accumulated: tuple[TensorId, ...] = ()
@@ -58,6 +60,7 @@ class OptimizerEvidence:
     state_decays: tuple[StateDecay, ...] = ()
     unscaled: UnscaledBackward | None = None
     idle_groups: tuple[tuple[int, str], ...] = ()
+    norm: GradientNorm | None = None
 
 
 def read_optimizer(
@@ -91,6 +94,7 @@ def read_optimizer(
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         idle_groups=explained(_idle_groups, (), verdicts, candidate),
+        norm=explained(find_gradient_norm, None, verdicts, candidate.info),
     )
 
 

@@ -31,6 +31,7 @@ from ttrace.judge.rules.extra_activation_gradient import (
 )
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
+from ttrace.judge.rules.gradient_norm import gradient_norm
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -107,6 +108,7 @@ RULES: tuple[Rule, ...] = (
     dropout,
     early_clipping,
     scaled_clipping,
+    gradient_norm,
     clipping,
     rank_factors,
     accumulated_gradient,
