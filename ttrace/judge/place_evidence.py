@@ -29,6 +29,7 @@ from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
 from ttrace.judge.own_faults import explained
 from ttrace.judge.rearrangement import Rearrangement, find_rearrangement
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.tied_share import TiedShare, find_tied_share
 from ttrace.judge.transposed_weight import TransposedWeight, find_transposed_weight
 from ttrace.judge.values import nonfinite_index
 from ttrace.judge.verdict import Cause, TensorVerdict
@@ -62,6 +63,7 @@ class PlaceEvidence:
             the output of the same module, of a call before, that they are.
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
+        share: Of the gradient of an embedding: which use of it that lacks.
     """
 
     first: FirstDivergence | None = None
@@ -82,6 +84,7 @@ class PlaceEvidence:
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
+    share: TiedShare | None = None
 
 
 def read_place(
@@ -132,6 +135,7 @@ def read_place(
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
+        share=explained(find_tied_share, None, values, reference),
     )
 
 

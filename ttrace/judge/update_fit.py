@@ -58,9 +58,16 @@ def fit_updates(
     fits = [
         explained(_fit, None, verdict, reference, candidate)
         for verdict in failed
-        if _is_given_the_same(verdict.id, by_id)
+        if _is_given_the_same(verdict.id, by_id) and _is_one_update(verdict)
     ]
     return tuple(fit for fit in fits if fit is not None)
+
+
+def _is_one_update(verdict: TensorVerdict) -> bool:
+    """Whether all ranks that have it made the same of it; what is read is one's."""
+    return verdict.result is None or all(
+        replica.is_exact for replica in verdict.result.candidate_replicas
+    )
 
 
 def _is_given_the_same(

@@ -157,4 +157,20 @@ def diagnose(
         own=own,
     )
     answers = (explained(rule, None, findings) for rule in RULES)
-    return tuple(answer for answer in answers if answer is not None)
+    return _in_order([answer for answer in answers if answer is not None], findings)
+
+
+def _in_order(answers: list[Diagnosis], findings: Findings) -> tuple[Diagnosis, ...]:
+    """The factor that the first divergence has comes before replicas that follow it.
+
+    A sum over ranks that is made twice is a missing one further on.
+    """
+    order = [answer.code for answer in answers]
+    if not {"scaled", "replicas_differ"} <= {*order}:
+        return tuple(answers)
+    factor, replicas = order.index("scaled"), order.index("replicas_differ")
+    first = str(findings.failed[0].id)
+    is_of_first = first in answers[factor].tensor_ids
+    if replicas < factor and is_of_first and first not in answers[replicas].tensor_ids:
+        answers.insert(replicas, answers.pop(factor))
+    return tuple(answers)
