@@ -34,6 +34,7 @@ from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.gradient_norm import gradient_norm
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
+from ttrace.judge.rules.loss_targets import loss_targets
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.module_settings import module_settings
@@ -102,6 +103,7 @@ RULES: tuple[Rule, ...] = (
     normalization,
     loss_scale,
     unscaled_backward,
+    loss_targets,
     loss_weights,
     module_settings,
     still_statistics,
