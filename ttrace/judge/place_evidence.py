@@ -21,6 +21,7 @@ from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.diverged_values import read_diverged
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import rates_inside
+from ttrace.judge.dropped_share import DroppedShare, find_dropped_share
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
@@ -64,6 +65,7 @@ class PlaceEvidence:
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
         share: Of the gradient of an embedding: which use of it that lacks.
+        dropped: The output of which it has other elements.
     """
 
     first: FirstDivergence | None = None
@@ -85,6 +87,7 @@ class PlaceEvidence:
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
     share: TiedShare | None = None
+    dropped: DroppedShare | None = None
 
 
 def read_place(
@@ -136,6 +139,7 @@ def read_place(
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
         share=explained(find_tied_share, None, values, reference),
+        dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 
 

@@ -209,6 +209,10 @@ def _counted_otherwise(
         int(np.moveaxis(both, part.dim, 0)[part.indices].sum()) for part, _ in parts
     )
     sums = [factor * number for (_, factor), number in zip(parts, tokens, strict=True)]
+    # Parts of as many devices as they have indices, where these have as many each.
+    means = [
+        each / len(part.indices) for each, (part, _) in zip(sums, parts, strict=True)
+    ]
     return TokenWeights(
         id=values.id,
         factors=parts,
@@ -216,7 +220,9 @@ def _counted_otherwise(
         least=least,
         largest=largest,
         is_mean_of_means=len(set(tokens)) > 1
-        and max(sums) - min(sums) <= _LEAST_SPREAD * max(sums),
+        and any(
+            max(each) - min(each) <= _LEAST_SPREAD * max(each) for each in (sums, means)
+        ),
     )
 
 

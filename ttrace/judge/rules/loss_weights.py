@@ -78,11 +78,16 @@ def _of_tokens(found: TokenWeights) -> Diagnosis:
         what = f"{', '.join(named)}{more}"
     advice = "Divide"
     if found.is_mean_of_means:
-        tokens = ", ".join(map(str, found.tokens[:_MAX_NAMED]))
+        shares = [
+            f"{number} in {len(part.indices)}"
+            for number, (part, _) in zip(found.tokens, found.factors, strict=True)
+        ]
+        shares[0] = shares[0].replace(" in ", " tokens count in ") + " indices"
+        if len(shares) > _MAX_NAMED:
+            shares = [*shares[:_MAX_NAMED], "so on"]
         advice = (
-            f"These have {tokens}{' and more' if len(found.tokens) > _MAX_NAMED else ''} "
-            "tokens that count, and each factor is as much smaller as they are more: "
-            "the loss is a mean of means. Divide"
+            f"There {', '.join(shares[:-1])} and {shares[-1]}, and each factor is as "
+            "much smaller as they are more: the loss is a mean of means. Divide"
         )
     return Diagnosis(
         code="loss_weights",
