@@ -12,6 +12,7 @@ from ttrace.judge.activation_variant import (
     find_activation_variant,
 )
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.backward_inside import BackwardInside, find_backward_inside
 from ttrace.judge.carried_states import (
     extra_activation_gradients,
     find_carried_states,
@@ -66,6 +67,7 @@ class PlaceEvidence:
             the first one lies; None if there is none, or that was not read.
         share: Of the gradient of an embedding: which use of it that lacks.
         dropped: The output of which it has other elements.
+        backward: Of a gradient: what its module is given agrees, and makes it wrong.
     """
 
     first: FirstDivergence | None = None
@@ -88,6 +90,7 @@ class PlaceEvidence:
     nonfinite_at: tuple[int, ...] | None = None
     share: TiedShare | None = None
     dropped: DroppedShare | None = None
+    backward: BackwardInside | None = None
 
 
 def read_place(
@@ -139,6 +142,7 @@ def read_place(
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
         share=explained(find_tied_share, None, values, reference),
+        backward=explained(find_backward_inside, None, values, verdicts, reference),
         dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 

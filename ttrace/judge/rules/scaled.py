@@ -18,6 +18,11 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
+_OF_OPTIMIZERS = frozenset(
+    {Kind.CLIPPED_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
+)
+"""What follows from gradients."""
+
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
@@ -67,6 +72,11 @@ def scaled(findings: Findings) -> Diagnosis | None:
             return None
         factor = of_first[0]
         verdicts = found[factor]
+    first = findings.failed[0]
+    if first.id.kind not in _OF_OPTIMIZERS and all(
+        verdict.id.kind in _OF_OPTIMIZERS for verdict in verdicts
+    ):
+        return None  # a norm of gradients that are wrong makes them so
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",

@@ -18,6 +18,7 @@ from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
 from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
+from ttrace.judge.rules.backward_inside import backward_inside
 from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
@@ -77,8 +78,8 @@ RULES: tuple[Rule, ...] = (
     initial_replicas,
     step_skipped,
     first_nonfinite,
-    missing_layers,
     repeated_layer,
+    missing_layers,
     repeated_samples,
     one_sided_parameters,
     several_updates,
@@ -129,6 +130,7 @@ RULES: tuple[Rule, ...] = (
     one_sided_inputs,
     backward_between,
     confined_error,
+    backward_inside,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 
