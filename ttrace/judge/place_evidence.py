@@ -25,6 +25,7 @@ from ttrace.judge.dropout_rates import rates_inside
 from ttrace.judge.dropped_share import DroppedShare, find_dropped_share
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.mask_difference import MaskDifference, find_mask_difference
 from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
@@ -67,6 +68,7 @@ class PlaceEvidence:
             the first one lies; None if there is none, or that was not read.
         share: Of the gradient of an embedding: which use of it that lacks.
         dropped: The output of which it has other elements.
+        mask: Places that a mask lets through in one run only.
         backward: Of a gradient: what its module is given agrees, and makes it wrong.
     """
 
@@ -91,6 +93,7 @@ class PlaceEvidence:
     share: TiedShare | None = None
     dropped: DroppedShare | None = None
     backward: BackwardInside | None = None
+    mask: MaskDifference | None = None
 
 
 def read_place(
@@ -143,6 +146,7 @@ def read_place(
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
         share=explained(find_tied_share, None, values, reference),
         backward=explained(find_backward_inside, None, values, verdicts, reference),
+        mask=explained(find_mask_difference, None, diverged, values, verdicts, *runs),
         dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 

@@ -37,6 +37,7 @@ from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_targets import loss_targets
 from ttrace.judge.rules.loss_weights import loss_weights
+from ttrace.judge.rules.mask_differs import mask_differs
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
@@ -92,6 +93,7 @@ RULES: tuple[Rule, ...] = (
     norm_epsilon,
     activation_variant,
     transposed_weight,
+    mask_differs,
     out_of_turn,
     wiring,
     rearranged,
