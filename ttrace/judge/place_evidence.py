@@ -12,6 +12,7 @@ from ttrace.judge.activation_variant import (
     find_activation_variant,
 )
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.attention_variant import AttentionVariant, find_attention_variant
 from ttrace.judge.backward_inside import BackwardInside, find_backward_inside
 from ttrace.judge.carried_states import (
     extra_activation_gradients,
@@ -68,6 +69,7 @@ class PlaceEvidence:
             the first one lies; None if there is none, or that was not read.
         share: Of the gradient of an embedding: which use of it that lacks.
         dropped: The output of which it has other elements.
+        attention: The traits of an attention that explain it.
         mask: Places that a mask lets through in one run only.
         backward: Of a gradient: what its module is given agrees, and makes it wrong.
     """
@@ -94,6 +96,7 @@ class PlaceEvidence:
     dropped: DroppedShare | None = None
     backward: BackwardInside | None = None
     mask: MaskDifference | None = None
+    attention: AttentionVariant | None = None
 
 
 def read_place(
@@ -147,6 +150,9 @@ def read_place(
         share=explained(find_tied_share, None, values, reference),
         backward=explained(find_backward_inside, None, values, verdicts, reference),
         mask=explained(find_mask_difference, None, diverged, values, verdicts, *runs),
+        attention=explained(
+            find_attention_variant, None, values, verdicts, reference
+        ),
         dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 

@@ -16,6 +16,7 @@ from ttrace.judge.rules.activation_variant import activation_variant
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
+from ttrace.judge.rules.attention_variant import attention_variant
 from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.backward_inside import backward_inside
@@ -92,6 +93,7 @@ RULES: tuple[Rule, ...] = (
     scaled_submodule,
     norm_epsilon,
     activation_variant,
+    attention_variant,
     transposed_weight,
     mask_differs,
     out_of_turn,
