@@ -42,7 +42,6 @@ class Traits:
             ``padding`` (the others) or ``given`` (as a mask says that the module is
             given).
         is_tiled: Heads of keys are repeated as a whole (0 1 0 1); else each in a row.
-        rounded: The softmax is computed in bfloat16.
     """
 
     head_size: int
@@ -51,7 +50,6 @@ class Traits:
     is_causal: bool = True
     keys: str = "all"
     is_tiled: bool = False
-    rounded: bool = False
 
 
 def attend(
@@ -85,20 +83,21 @@ def attend(
     elif times > 1:
         k, v = (np.repeat(x, times, axis=1) for x in (k, v))
     scores = np.einsum("qad,kad->aqk", q, k, optimize=True) * traits.scale
+    scores = np.where(seen_keys(num_tokens, traits, keys), scores, _MASKED)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    made = np.einsum("aqk,kad->qad", weights, v, optimize=True)
+    return made.reshape(num_tokens, -1)
+
+
+def seen_keys(
+    num_tokens: int, traits: Traits, keys: np.ndarray | None
+) -> np.ndarray:
+    """Which keys each query sees: bool, ``[queries, keys]``; arguments as above."""
     seen = np.ones((num_tokens, num_tokens), bool)
     if traits.is_causal:
         seen = np.tril(seen)
-    if keys is not None:
-        seen = seen & keys
-    scores = np.where(seen, scores, _MASKED)
-    if traits.rounded:
-        scores = _rounded(scores)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    if traits.rounded:
-        weights = _rounded(weights)
-    made = np.einsum("aqk,kad->qad", weights, v, optimize=True)
-    return made.reshape(num_tokens, -1)
+    return seen if keys is None else seen & keys
 
 
 def turned(x: np.ndarray, rotary: Rotary) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.attention_math import Rotary, Traits, attend, turned
+from ttrace.judge.attention_math import Rotary, Traits, attend, seen_keys, turned
 from ttrace.judge.attention_sources import (
     Sources,
     flat,
@@ -17,6 +17,7 @@ from ttrace.judge.attention_sources import (
     outputs_before,
     sources_of,
 )
+from ttrace.judge.attention_weights import are_coarse
 from ttrace.judge.diverged_values import DivergedValues
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import TensorVerdict
@@ -92,6 +93,14 @@ def find_attention_variant(
                     candidate=words[1],
                     is_rotary=other.rotary != traits.rotary,
                 )
+        if not traits.is_tiled and trial.has_coarse_weights(traits):
+            return AttentionVariant(
+                id=values.id,
+                reference="its weights are not rounded to bfloat16",
+                candidate="they are: all that the values tell are numbers of bfloat16, "
+                "up to a factor for each query, as where the softmax is computed in it",
+                is_rotary=False,
+            )
         return None
     return None
 
@@ -126,6 +135,22 @@ class _Trial:
     def fits_candidate(self, traits: Traits) -> bool:
         """Whether it is what the candidate has, far nearer than the reference's."""
         return self._fits(traits, self._ours, self._values.limit)
+
+    def has_coarse_weights(self, traits: Traits) -> bool:
+        """Whether all weights are numbers of bfloat16, in the candidate alone."""
+        keys = self._keys.get(traits.keys)
+        known = []
+        for sample, value in enumerate(self._sources.value):
+            own = None if keys is None else keys[sample]
+            seen = seen_keys(len(value), traits, own)
+            ours, theirs = (
+                are_coarse(made[sample], value, seen, traits.head_size)
+                for made in (self._ours, self._theirs)
+            )
+            if ours is False or theirs:
+                return False
+            known.append(ours)
+        return any(known)
 
     def _fits(self, traits: Traits, expected: np.ndarray, limit: float) -> bool:
         num_samples, num_tokens, width = expected.shape
@@ -252,10 +277,6 @@ def _others(
             (words[0].strip(), words[1].strip()),
             replace(traits, is_causal=is_causal, keys=name),
         )
-    yield (
-        ("the softmax is computed in more than bfloat16", "it is computed in bfloat16"),
-        replace(traits, rounded=True),
-    )
     for rotary in _other_turns(traits.rotary):
         yield (
             (_turn_words(traits.rotary), _turn_words(rotary)),
