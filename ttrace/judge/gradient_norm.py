@@ -4,12 +4,12 @@ Reads no array: the norms of all gradients, and of what each rank stands for, ar
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.judge.replica_axes import coords_on
 from ttrace.judge.verdict import Cause, Status, TensorVerdict
 
@@ -54,7 +54,7 @@ class _Gradient:
         ndim: Its dims.
         by_rank: The squares of the parts that ranks stand for: of replicas the lowest.
         coords: Where the ranks are on the mesh of the gradient, by rank.
-        copied: The axes over which ranks have copies of it.
+        copied: The axes over which ranks hold the same part of it, or add it up.
     """
 
     id: TensorId
@@ -147,20 +147,32 @@ def _gradient(verdict: TensorVerdict, candidate: TraceInfo) -> _Gradient:
         rank: dict(axes)
         for rank, axes in coords_on(record.shards[0].layout.mesh, candidate).items()
     }
-    copied: set[str] = set()
-    for replica in result.candidate_replicas:
-        here, there = coords.get(replica.rank, {}), coords.get(replica.against, {})
-        apart = {axis for axis in here if here[axis] != there.get(axis)}
-        if len(apart) == 1:
-            copied |= apart
     return _Gradient(
         id=verdict.id,
         square=result.stats.candidate_norm**2,
         ndim=len(record.global_shape),
         by_rank={r: s.candidate_norm**2 for r, s in result.rank_stats.items()},
         coords=coords,
-        copied=frozenset(copied),
+        copied=_copied(record, coords),
     )
+
+
+def _copied(
+    record: TensorRecord, coords: Mapping[int, Mapping[str, int]]
+) -> frozenset[str]:
+    """The axes along which a tensor is not cut."""
+    parts: dict[tuple[tuple[str, int], ...], object] = {}
+    for shard in record.shards:
+        if shard.rank in coords:
+            place = tuple(sorted(coords[shard.rank].items()))
+            parts[place] = tuple(block.region for block in shard.layout.blocks)
+    same: dict[str, bool] = {}
+    for place, part in parts.items():
+        for axis, index in place:
+            first = tuple((a, 0 if a == axis else i) for a, i in place)
+            if index and first in parts:
+                same[axis] = same.get(axis, True) and parts[first] == part
+    return frozenset(axis for axis, is_same in same.items() if is_same)
 
 
 def _explanation(
@@ -226,9 +238,9 @@ def _counted_again(
                     for g in members
                     if axis in g.copied and g.square
                 },
-                words=f"what they give where{_of(name)} each copy counts that the "
-                f"{size} ranks along {axis} have: squares are summed over {axis} of "
-                "gradients that are the same on all of its ranks",
+                words=f"what they give where{_of(name)} those count {size} times that are not cut along "
+                f"{axis}, once for each of its {size} ranks: squares are summed over "
+                f"{axis} of gradients that are the same on all of its ranks",
             )
 
 

@@ -14,6 +14,7 @@ from ttrace.judge.gradient_norm import GradientNorm, find_gradient_norm
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.sharded_update import ShardedUpdate, find_sharded_update
 from ttrace.judge.state_decay import StateDecay, find_state_decays
 from ttrace.judge.unscaled_backward import (
     UnscaledBackward,
@@ -45,6 +46,7 @@ class OptimizerEvidence:
         idle_groups: Step and name of each group of parameters that only the candidate
             has, and whose learning rate is 0.
         norm: The norm of gradients, where it is wrong and they are not.
+        sharded: Updates that are orthogonal by shard.
     """
 
     accumulated: Accumulated | None = None
@@ -58,6 +60,7 @@ class OptimizerEvidence:
     unscaled: UnscaledBackward | None = None
     idle_groups: tuple[tuple[int, str], ...] = ()
     norm: GradientNorm | None = None
+    sharded: ShardedUpdate | None = None
 
 
 def read_optimizer(
@@ -85,6 +88,7 @@ def read_optimizer(
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         idle_groups=explained(_idle_groups, (), verdicts, candidate),
         norm=explained(find_gradient_norm, None, verdicts, candidate.info),
+        sharded=explained(find_sharded_update, None, verdicts, reference, candidate),
     )
 
 

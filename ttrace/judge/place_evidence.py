@@ -14,12 +14,18 @@ from ttrace.judge.activation_variant import (
 from ttrace.judge.added_bias import AddedBias, find_added_bias
 from ttrace.judge.attention_variant import AttentionVariant, find_attention_variant
 from ttrace.judge.backward_inside import BackwardInside, find_backward_inside
+from ttrace.judge.batch_statistics import BatchStatistics, find_batch_statistics
 from ttrace.judge.carried_states import (
     extra_activation_gradients,
     find_carried_states,
 )
+from ttrace.judge.changed_weight import ChangedWeight, find_changed_weight
 from ttrace.judge.coarse_values import CoarseValues, find_coarse_values
 from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.counted_positions import (
+    CountedPositions,
+    find_counted_positions,
+)
 from ttrace.judge.diverged_values import read_diverged
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import rates_inside
@@ -29,7 +35,7 @@ from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.mask_difference import MaskDifference, find_mask_difference
 from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
-from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
+from ttrace.judge.out_of_turn import LEAST_COUNTS, OutOfTurn, find_out_of_turn
 from ttrace.judge.own_faults import explained
 from ttrace.judge.rearrangement import Rearrangement, find_rearrangement
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
@@ -70,6 +76,9 @@ class PlaceEvidence:
         share: Of the gradient of an embedding: which use of it that lacks.
         dropped: The output of which it has other elements.
         attention: The traits of an attention that explain it.
+        positions: Where it begins anew, if it counts up.
+        changed: The weight that it is made with, if it is not the recorded one.
+        statistics: Those of a BatchNorm that explain it.
         mask: Places that a mask lets through in one run only.
         backward: Of a gradient: what its module is given agrees, and makes it wrong.
     """
@@ -97,6 +106,9 @@ class PlaceEvidence:
     backward: BackwardInside | None = None
     mask: MaskDifference | None = None
     attention: AttentionVariant | None = None
+    positions: CountedPositions | None = None
+    changed: ChangedWeight | None = None
+    statistics: BatchStatistics | None = None
 
 
 def read_place(
@@ -123,6 +135,9 @@ def read_place(
     diverged = next((verdict for verdict in verdicts if verdict.id == id_), None)
     infos, runs = (reference.info, candidate.info), (reference, candidate)
     values = explained(read_diverged, None, diverged, *runs)
+    few = values or explained(
+        read_diverged, None, diverged, *runs, least_elements=LEAST_COUNTS
+    )
     inputs = explained(find_one_sided_inputs, None, diverged, verdicts, *infos)
     extra = extra_activation_gradients(diverged, verdicts)
     one_sided = (*absences.gradients, *extra)
@@ -142,7 +157,7 @@ def read_place(
         activation=explained(
             find_activation_variant, None, values, verdicts, reference
         ),
-        turn=explained(find_out_of_turn, None, values, reference),
+        turn=explained(find_out_of_turn, None, few, reference),
         transposed=explained(find_transposed_weight, None, values, reference),
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
@@ -150,6 +165,9 @@ def read_place(
         share=explained(find_tied_share, None, values, reference),
         backward=explained(find_backward_inside, None, values, verdicts, reference),
         mask=explained(find_mask_difference, None, diverged, values, verdicts, *runs),
+        positions=explained(find_counted_positions, None, values),
+        changed=explained(find_changed_weight, None, values, verdicts, *runs),
+        statistics=explained(find_batch_statistics, None, values, verdicts, *runs),
         attention=explained(
             find_attention_variant, None, values, verdicts, reference
         ),

@@ -26,6 +26,15 @@ _OF_OPTIMIZERS = frozenset(
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
+_COARSEST = 0.25
+"""Relative tolerance, beyond which a multiple is not told from something else."""
+
+_REST = 0.25
+"""Of the tolerance, what may be left beside a multiple."""
+
+_FAR = 3.0
+"""Times the tolerance, by which a factor of coarse values differs from 1."""
+
 _LEAST_SHARE = 0.5
 """Of the tensors of the first step that fail, unless the first one is among them."""
 
@@ -50,7 +59,7 @@ def scaled(findings: Findings) -> Diagnosis | None:
         stats = verdict.result.stats
         if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
             continue
-        if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+        if stats.count < 2 or not _is_multiple(verdict):
             continue
         ratio = stats.candidate_norm / stats.reference_norm
         factor = rounded_factor(math.copysign(ratio, stats.cosine))
@@ -84,6 +93,24 @@ def scaled(findings: Findings) -> Diagnosis | None:
         f"{factor_text(factor)} times the reference{_taken_out(verdicts, findings)}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _is_multiple(verdict: TensorVerdict) -> bool:
+    """Whether it is one, but for rounding; where that is coarse, far from once."""
+    assert verdict.result is not None
+    stats = verdict.result.stats
+    if abs(stats.cosine) >= 1 - _COSINE_SLACK:
+        return True
+    if verdict.tolerance is None or not stats.reference_norm:
+        return False
+    tolerated = verdict.tolerance.relative_to(stats.reference_norm)
+    rest = math.sqrt(max(0.0, 1 - stats.cosine**2))
+    factor = math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
+    return (
+        tolerated <= _COARSEST
+        and rest <= _REST * tolerated
+        and abs(factor - 1) > _FAR * tolerated
     )
 
 

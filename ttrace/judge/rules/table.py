@@ -20,7 +20,9 @@ from ttrace.judge.rules.attention_variant import attention_variant
 from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.backward_inside import backward_inside
+from ttrace.judge.rules.batch_statistics import batch_statistics
 from ttrace.judge.rules.call_counts import call_counts
+from ttrace.judge.rules.changed_weight import changed_weight
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
 from ttrace.judge.rules.confined_error import confined_error
@@ -51,6 +53,7 @@ from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
 from ttrace.judge.rules.one_sided_parameters import one_sided_parameters
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.out_of_turn import out_of_turn
+from ttrace.judge.rules.position_restarts import position_restarts
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
@@ -71,6 +74,7 @@ from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
+from ttrace.judge.rules.update_per_shard import update_per_shard
 from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.run_evidence import RunEvidence
 from ttrace.judge.verdict import Status, TensorVerdict
@@ -95,7 +99,10 @@ RULES: tuple[Rule, ...] = (
     activation_variant,
     attention_variant,
     transposed_weight,
+    batch_statistics,
+    changed_weight,
     mask_differs,
+    position_restarts,
     out_of_turn,
     wiring,
     rearranged,
@@ -121,6 +128,7 @@ RULES: tuple[Rule, ...] = (
     accumulated_gradient,
     one_microbatch,
     restarted_state,
+    update_per_shard,
     state_decay,
     adam_settings,
     update_hyperparameters,
