@@ -69,9 +69,7 @@ def _only_side(verdicts: Sequence[TensorVerdict]) -> Side | None:
     What a run skips itself, it has: its reason begins with the side.
     """
     sides = {
-        verdict.present
-        for verdict in verdicts
-        if verdict.status is not Status.SKIPPED
+        verdict.present for verdict in verdicts if verdict.status is not Status.SKIPPED
     }
     if len(sides) != 1:
         return None

@@ -72,9 +72,7 @@ def attend(
         As ``query``.
     """
     num_tokens = len(query)
-    q, k, v = (
-        x.reshape(num_tokens, -1, traits.head_size) for x in (query, key, value)
-    )
+    q, k, v = (x.reshape(num_tokens, -1, traits.head_size) for x in (query, key, value))
     if traits.rotary is not None:
         q, k = (turned(x, traits.rotary) for x in (q, k))
     times = q.shape[1] // k.shape[1]
@@ -90,9 +88,7 @@ def attend(
     return made.reshape(num_tokens, -1)
 
 
-def seen_keys(
-    num_tokens: int, traits: Traits, keys: np.ndarray | None
-) -> np.ndarray:
+def seen_keys(num_tokens: int, traits: Traits, keys: np.ndarray | None) -> np.ndarray:
     """Which keys each query sees: bool, ``[queries, keys]``; arguments as above."""
     seen = np.ones((num_tokens, num_tokens), bool)
     if traits.is_causal:

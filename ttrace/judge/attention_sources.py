@@ -77,9 +77,7 @@ def sources_of(
             yield from _of_three((query, value, key), width, samples_dim)
 
 
-def outputs_before(
-    last: TensorId, verdicts: Sequence[TensorVerdict]
-) -> list[TensorId]:
+def outputs_before(last: TensorId, verdicts: Sequence[TensorVerdict]) -> list[TensorId]:
     """Outputs of that micro-batch that agree, the nearest first."""
     found: list[TensorId] = []
     for verdict in verdicts:
@@ -150,19 +148,13 @@ def _of_three(
     query, key, value = three
     if query.shape[-1] == width and key.shape[-1] == value.shape[-1] <= width:
         if width % key.shape[-1] == 0:
-            yield Sources(
-                query=query, key=key, value=value, samples_dim=samples_dim
-            )
+            yield Sources(query=query, key=key, value=value, samples_dim=samples_dim)
 
 
-def _of_joined(
-    whole: np.ndarray, width: int, samples_dim: int
-) -> Iterator[Sources]:
+def _of_joined(whole: np.ndarray, width: int, samples_dim: int) -> Iterator[Sources]:
     """Queries, keys and values that one linear makes, one after the other."""
     rest = whole.shape[-1] - width
     if rest <= 0 or rest % 2 or width % (rest // 2):
         return
     parts = np.split(whole, (width, width + rest // 2), axis=-1)
-    yield Sources(
-        query=parts[0], key=parts[1], value=parts[2], samples_dim=samples_dim
-    )
+    yield Sources(query=parts[0], key=parts[1], value=parts[2], samples_dim=samples_dim)

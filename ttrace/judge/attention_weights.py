@@ -28,8 +28,8 @@ def are_coarse(
 ) -> bool | None:
     """Whether all weights that can be known are numbers of bfloat16.
 
-    Or their ratios to the largest one of a query are: its exponentials are rounded then,
-    and their sum is not.
+    Or their ratios to the largest one of a query are: its exponentials are rounded
+    then, and their sum is not.
 
     Args:
         made: What one sample's attention returns, ``[tokens, heads * head_size]``.
@@ -51,7 +51,9 @@ def are_coarse(
             continue
         for head in range(heads.shape[1]):
             known = values[keys, head].T
-            found, _, rank, sizes = np.linalg.lstsq(known, heads[query, head], rcond=None)
+            found, _, rank, sizes = np.linalg.lstsq(
+                known, heads[query, head], rcond=None
+            )
             if rank == number and sizes[-1] >= _LEAST_CONDITION * sizes[0]:
                 weights.append(found)
     if not weights:

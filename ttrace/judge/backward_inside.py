@@ -67,9 +67,7 @@ def find_backward_inside(
     if not given or not num_outputs:
         return None
     weight, num_rows = _weight_behind(values, reference)
-    return BackwardInside(
-        id=id_, given=tuple(given), weight=weight, num_rows=num_rows
-    )
+    return BackwardInside(id=id_, given=tuple(given), weight=weight, num_rows=num_rows)
 
 
 def _weight_behind(

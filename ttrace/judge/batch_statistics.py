@@ -1,7 +1,7 @@
 """A BatchNorm that takes its statistics of other samples, or takes them in twice.
 
-Ioffe and Szegedy, arXiv:1502.03167, algorithm 1; running statistics as torch keeps them:
-``(1 - momentum) running + momentum new``, with the unbiased variance.
+Ioffe and Szegedy, arXiv:1502.03167, algorithm 1; a running mean as torch keeps it:
+``(1 - momentum) running + momentum new``.
 """
 
 from collections.abc import Sequence
@@ -67,9 +67,7 @@ def find_batch_statistics(
     return None
 
 
-def _in_parts(
-    values: DivergedValues, reference: TraceSource
-) -> BatchStatistics | None:
+def _in_parts(values: DivergedValues, reference: TraceSource) -> BatchStatistics | None:
     given = values_of(replace(values.id, kind=Kind.INPUT, slot="0"), reference)
     if given is None or given.shape != values.theirs.shape or given.ndim < 2:
         return None

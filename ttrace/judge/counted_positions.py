@@ -19,7 +19,7 @@ class CountedPositions:
     Attributes:
         id: The tensor.
         dim: Along which they are counted.
-        reference: Places after the first at which they begin anew there, in all samples.
+        reference: Places after the first of a sample at which they begin anew there.
         candidate: Likewise.
         common: Those of both.
     """

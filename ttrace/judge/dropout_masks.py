@@ -1,6 +1,7 @@
 """Whether a tensor differs as dropout makes it: by zeros, and by a factor elsewhere.
 
-Reads an output, or an input that was dropped of outside of any module, of both runs, and the input of the module where it has the same shape.
+Reads an output, or an input that was dropped of outside of any module, of both runs,
+and the input of the module where it has the same shape.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ _ROUNDINGS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropoutMasks:
-    """A tensor of the forward whose zeros lie elsewhere in both runs, and that is a multiple else.
+    """A tensor whose zeros lie elsewhere in both runs, and that is a multiple else.
 
     Attributes:
         id: The tensor.

@@ -14,7 +14,7 @@ from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _IS_ONE = 1e-2
-"""By how much the sum of a row of a softmax may exceed 1; bfloat16 rounds each value."""
+"""By how much the sum of a row of a softmax may exceed 1: bfloat16 rounds values."""
 
 _MOST_DISTANCES = 3
 """Distances between query and key that are named."""

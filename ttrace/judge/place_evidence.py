@@ -168,9 +168,7 @@ def read_place(
         positions=explained(find_counted_positions, None, values),
         changed=explained(find_changed_weight, None, values, verdicts, *runs),
         statistics=explained(find_batch_statistics, None, values, verdicts, *runs),
-        attention=explained(
-            find_attention_variant, None, values, verdicts, reference
-        ),
+        attention=explained(find_attention_variant, None, values, verdicts, reference),
         dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 

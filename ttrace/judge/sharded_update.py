@@ -34,7 +34,7 @@ class ShardedUpdate:
     """Updates of matrices, orthogonal by shard.
 
     Attributes:
-        ids: The updated parameters; all that were read.
+        ids: The updated parameters, of those read all that are far from orthogonal.
         num_shards: Of the first of them.
         spread: The largest singular value over the least of its whole update.
         spread_of_reference: Likewise, of the reference.
@@ -75,8 +75,10 @@ def find_sharded_update(
             return None
         whole, of_reference = _spread(ours), _spread(theirs)
         largest = max(of_reference, *map(_spread, shards))
-        if largest > _ALIKE or whole < _FAR * largest:
+        if largest > _ALIKE:
             return None
+        if whole < _FAR * largest:
+            continue  # of a tall matrix, shards of rows are orthogonal together, too
         found.append((verdict.id, len(blocks), whole, of_reference))
     if not found:
         return None

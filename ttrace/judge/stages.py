@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.trace import TraceInfo
 
-
 _PIPELINE = "pp"
 """Name of the axis of a mesh along which stages lie."""
 

@@ -173,8 +173,9 @@ def _counted_otherwise(
     values: DivergedValues, ours: Targets | None, theirs: Targets | None
 ) -> CountedTokens | TokenWeights | None:
     """Tokens whose gradients are multiples of the reference's, or one-sided."""
-    in_ours, in_theirs = values.ours.any(axis=-1), values.theirs.any(axis=-1)
-    both = in_ours & in_theirs
+    in_ours = np.asarray(values.ours.any(axis=-1))
+    in_theirs = np.asarray(values.theirs.any(axis=-1))
+    both = np.asarray(in_ours & in_theirs)
     if both.sum() < _LEAST_TOKENS:
         return None
     squares = np.square(values.theirs).sum(axis=-1)
@@ -226,9 +227,7 @@ def _counted_otherwise(
     )
 
 
-def _parts(
-    factors: np.ndarray, counts: np.ndarray
-) -> tuple[tuple[Part, float], ...]:
+def _parts(factors: np.ndarray, counts: np.ndarray) -> tuple[tuple[Part, float], ...]:
     """Indices of one dim that have a factor in common; none if they have not."""
     for dim in range(factors.ndim):
         by_index: dict[float, list[int]] = {}
@@ -292,9 +291,7 @@ def _shift(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int] | None:
 
 def _samples(ours: np.ndarray, theirs: np.ndarray, dim: int) -> tuple[int, ...]:
     """The reference's index that each one's targets are of; nothing if none is."""
-    where = {
-        row.tobytes(): index for index, row in reversed([*_rows(theirs, dim)])
-    }
+    where = {row.tobytes(): index for index, row in reversed([*_rows(theirs, dim)])}
     found = [where.get(row.tobytes()) for _, row in _rows(ours, dim)]
     if len(where) < 2 or any(index is None for index in found):
         return ()

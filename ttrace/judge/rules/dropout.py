@@ -23,8 +23,8 @@ _OWN_NUMBERS = (
 def dropout(findings: Findings) -> Diagnosis | None:
     """Speaks where the first failure is an output that dropout has a part in.
 
-    Or an input, which something outside of any module has dropped of. Either its values show it, or a module that is or lies within its own states
-    another rate in each run.
+    Or an input, which something outside of any module has dropped of. Either its values
+    show it, or a module that is or lies within its own states another rate in each run.
     """
     if not findings.failed:
         return None
@@ -124,8 +124,8 @@ def _of_values(masks: DropoutMasks) -> str:
     """What the values show, and what makes them so."""
     reference, candidate = (f"{100 * share:.3g} %" for share in masks.zeros)
     zeros = (
-        f"{masks.id.kind} {masks.id.slot} of {masks.id.module} is zero at other places: "
-        f"{reference} of it in the reference, {candidate} in the candidate"
+        f"{masks.id.kind} {masks.id.slot} of {masks.id.module} is zero at other "
+        f"places: {reference} of it in the reference, {candidate} in the candidate"
     )
     if masks.has_same_factor and min(masks.zeros) > 0:
         at = f", at a rate of {masks.rate} in both" if masks.rate else ""

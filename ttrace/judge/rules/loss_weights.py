@@ -92,9 +92,9 @@ def _of_tokens(found: TokenWeights) -> Diagnosis:
     return Diagnosis(
         code="loss_weights",
         sentence=f"the forward of {step} agrees, and the gradient of {found.id.module} "
-        f"is the reference's times {what}: tokens count otherwise in the loss. {advice} "
-        "the sum of all losses by the number of tokens of the whole step, over all "
-        "micro-batches, ranks and devices",
+        f"is the reference's times {what}: tokens count otherwise in the loss. "
+        f"{advice} the sum of all losses by the number of tokens of the whole step, "
+        "over all micro-batches, ranks and devices",
         evidence={
             "step": found.id.step,
             "least_factor": found.least,

@@ -12,9 +12,9 @@ def mask_differs(findings: Findings) -> Diagnosis | None:
     name = f"{found.id.kind} {found.id.slot or 0} of {found.id.module}"
     if found.is_softmax:
         said = (
-            f"{name}, weights that sum up to 1 or less of what agrees, is zero at other places "
-            f"({_number(found, 'not zero')} of {found.size}) and the reference's "
-            "elsewhere, but for a factor in each row: another mask"
+            f"{name}, weights that sum up to 1 or less, of what agrees, is zero at "
+            f"other places ({_number(found, 'not zero')} of {found.size}) and the "
+            "reference's elsewhere, but for a factor in each row: another mask"
         )
     elif found.is_inverse:
         said = f"{name}, a mask, is set where the reference's is not, and only there"

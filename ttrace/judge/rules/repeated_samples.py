@@ -33,9 +33,9 @@ def repeated_samples(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="repeated_samples",
         sentence=f"{noun} {ranges(again)} of step {found.step} {hold} the samples of "
-        f"{ranges(before)} again: {_given(found)}. What else is off by a factor may follow "
-        "from this. Look at the sampler, which is to give every data-parallel rank "
-        "samples of its own; where these ranks share their samples, as in tensor "
+        f"{ranges(before)} again: {_given(found)}. What else is off by a factor may "
+        "follow from this. Look at the sampler, which is to give every data-parallel "
+        "rank samples of its own; where these ranks share their samples, as in tensor "
         "parallelism by hand, describe that",
         evidence={"step": found.step, "axes": along},
         tensor_ids=tuple(map(str, found.ids)),

@@ -8,13 +8,14 @@ def update_per_shard(findings: Findings) -> Diagnosis | None:
     found = findings.evidence.optimizer.sharded
     if found is None:
         return None
+    first = next(iter(found.ids))
     are = "are" if len(found.ids) > 1 else "is"
     return Diagnosis(
         code="update_per_shard",
-        sentence=f"the gradients of step {found.ids[0].step} agree, and the updates of "
+        sentence=f"the gradients of step {first.step} agree, and the updates of "
         f"{tensors(len(found.ids))} {are} orthogonal in each rank's shard by itself "
         f"({found.num_shards} shards), not as a whole, as the reference's: of the "
-        f"first, {found.ids[0]}, the singular values differ by a factor of up to "
+        f"first, {first}, the singular values differ by a factor of up to "
         f"{found.spread:.3g}, and of {found.spread_of_reference:.3g} in the "
         "reference. An optimizer such as Muon is to be given whole matrices: gather "
         "the shards before it makes them orthogonal",
