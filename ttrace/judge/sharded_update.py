@@ -21,6 +21,9 @@ from ttrace.judge.verdict import Status, TensorVerdict
 _ALIKE = 8.0
 """The largest singular value over the least, of a matrix that was made orthogonal."""
 
+_LIKE_REFERENCE = 1.5
+"""Times that of the reference, which no shard is beyond."""
+
 _FAR = 2.0
 """Times that of the reference and of all shards, which the whole is beyond."""
 
@@ -77,7 +80,7 @@ def find_sharded_update(
         largest = max(of_reference, *map(_spread, shards))
         if largest > _ALIKE:
             return None
-        if whole < _FAR * largest:
+        if largest > _LIKE_REFERENCE * of_reference or whole < _FAR * largest:
             continue  # of a tall matrix, shards of rows are orthogonal together, too
         found.append((verdict.id, len(blocks), whole, of_reference))
     if not found:
