@@ -320,9 +320,9 @@ def test_a_forgotten_zero_grad_behind_clipping_that_was_not_seen(spread):
     else:
         assert found is not None and found.sentence == (
             "3 tensors of step 1, all that were examined, are the reference's gradient "
-            "plus the candidate's own of step 0, times 0.4, so that their norm is 1, as "
-            "where they are clipped: gradients are not set to zero between the steps "
-            "(optimizer.zero_grad())"
+            "plus the candidate's own of step 0, times 0.4, so that their norm is 1, "
+            "as where they are clipped: gradients are not set to zero between the "
+            "steps (optimizer.zero_grad())"
         )
 
 

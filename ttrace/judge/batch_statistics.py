@@ -76,6 +76,8 @@ def _in_parts(values: DivergedValues, reference: TraceSource) -> BatchStatistics
         for slot, record in own_parameters(values.id, reference.info).items()
     }
     weight, bias = parameters.get("weight"), parameters.get("bias")
+    if any(p is not None and p.shape != given.shape[1:2] for p in (weight, bias)):
+        return None
     length = len(given)
     for epsilon in _EPSILONS:
 
@@ -109,7 +111,7 @@ def _taken_in_again(
 ) -> BatchStatistics | None:
     id_ = values.id
     before = values_of(replace(id_, kind=Kind.BUFFER, step=0), reference)
-    if id_.step or before is None:
+    if id_.step or before is None or before.ndim != 1:
         return None
     inputs = sorted(
         (

@@ -56,8 +56,8 @@ def test_layers_of_several_stages():
     )
     found = diagnoses(run(), candidate)
     assert found["repeated_layer"].sentence.startswith(
-        "layers.1, layers.2, layers.3 run in two stages of the pipeline, layers.1 on ranks 0 and "
-        "1, and what they record of layers.1 differs"
+        "layers.1, layers.2, layers.3 run in two stages of the pipeline, layers.1 on "
+        "ranks 0 and 1, and what they record of layers.1 differs"
     )
 
 
