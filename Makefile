@@ -114,7 +114,9 @@ planted: setup
 zoo: setup
 	@mkdir -p out
 	$(BIN)/ttrace zoo run --json out/zoo.json; status=$$?; \
-	  $(BIN)/python tests/examples/zoo_table.py out/zoo.json docs/zoo.md && exit $$status
+	  $(BIN)/python -m tests.examples.zoo_table out/zoo.json docs/zoo.md && \
+	  $(BIN)/python -m tests.examples.code_table out/zoo.json docs/diagnosis.md && \
+	  exit $$status
 
 clean:
 	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -68,6 +68,28 @@ def test_a_bug_is_found_where_it_is(tmp_path):
     assert report.setup.tensors == ()
 
 
+def test_a_fault_of_ttrace_in_isolating_costs_neither_verdict_nor_report(
+    tmp_path, monkeypatch
+):
+    def isolate(request, backend, **options):
+        before = Report.load(tmp_path / "out" / "report.json")
+        assert before.verdict is Outcome.DIVERGED and before.isolation is None
+        raise KeyError("on purpose")
+
+    monkeypatch.setattr("ttrace.check_job.isolate", isolate)
+    warned: list[Exception] = []
+    monkeypatch.setattr(  # which fails tests otherwise
+        "ttrace.judge.own_faults.warn_of_fault", lambda *fault: warned.append(fault[1])
+    )
+    monkeypatch.setattr("ttrace.check_job.runs_obstacle", lambda *runs: "")
+    report, _ = run(tmp_path, "--factor", "1.001")
+    assert report.verdict is Outcome.DIVERGED and report.isolation is not None
+    assert "ttrace itself failed" in report.isolation.obstacle
+    assert "--no-localize" in report.isolation.obstacle
+    assert [str(fault) for fault in warned] == ["'on purpose'"]
+    assert Report.load(tmp_path / "out" / "report.json") == report
+
+
 def test_policy_and_filter_are_used(tmp_path):
     report, _ = run(
         tmp_path,

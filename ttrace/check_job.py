@@ -29,6 +29,7 @@ from ttrace.judge.allowances import Allowed
 from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
+from ttrace.judge.own_faults import explained
 from ttrace.judge.precision import coarser_compute
 from ttrace.judge.repetition import first_suspect, require_repeats
 from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
@@ -287,6 +288,7 @@ def _run(
     )
     if not request.localize:
         return report
+    report.save(request.report_path)  # whatever becomes of the run that follows
     return replace(
         report,
         isolation=_isolation(
@@ -312,8 +314,14 @@ def _isolation(
     if obstacle:
         return Isolation(obstacle=obstacle)
     on_stage("running the candidate once more, on the reference's values")
+    fault = Isolation(
+        obstacle="ttrace itself failed in it, as the log says; --no-localize "
+        "(localize=False) leaves it out"
+    )
     try:
-        return isolate(
+        return explained(
+            isolate,
+            fault,
             IsolationRequest(
                 reference=runs["reference"],
                 candidate=runs["candidate"],

@@ -11,7 +11,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import Allowed
 from ttrace.judge.closer_look import CloserLook
 from ttrace.judge.estimate import require_noise_runs
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, TolerancePolicy, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.mapping.rules import MapFile
 from ttrace.report.report_file import REPORT_FILE
@@ -72,7 +72,7 @@ class CheckRequest:
 
     @property
     def tolerance_path(self) -> Path:
-        return self.out / "tolerance.json"
+        return self.out / TOLERANCE_FILE
 
     @property
     def noise_seeds(self) -> Sequence[int]:

@@ -45,6 +45,10 @@ class UsageError(TtraceError, ValueError):
     """The command line, an option or an argument makes no sense."""
 
 
+class OtherReferenceError(UsageError):
+    """Tolerances are of another reference, or of another precision."""
+
+
 class TensorIdError(TtraceError, ValueError):
     """A tensor id, or its text, is malformed."""
 

@@ -20,7 +20,7 @@ from ttrace.isolation.isolating import (
     isolate,
 )
 from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.mapping.rules import MapFile
@@ -182,4 +182,4 @@ def tolerances_beside(reference: TraceSource) -> ToleranceTable | None:
 
 def tolerance_path_beside(reference: TraceSource) -> Path:
     """Where a check that recorded a reference leaves its tolerances."""
-    return Path(reference.name).parent / "tolerance.json"
+    return Path(reference.name).parent / TOLERANCE_FILE

@@ -5,6 +5,7 @@ until a test asks for the fixture.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,7 +57,14 @@ def ttrace(request: pytest.FixtureRequest) -> "TtraceFixture":
         is_updating=bool(request.config.getoption("--ttrace-update-golden")),
         note=note,
         fail=_fail,
+        kept_folder=_kept_folder(request.config),
     )
+
+
+def _kept_folder(config: pytest.Config) -> Path | None:
+    """In pytest's own cache; None in a session without one."""
+    cache = getattr(config, "cache", None)
+    return None if cache is None else Path(cache.mkdir("ttrace"))
 
 
 def _fail(text: str) -> None:

@@ -1,4 +1,5 @@
-"""What modules of torch are configured with, beside their sizes and their parameters.
+"""What modules of torch are configured with, beside their sizes and their parameters,
+and where their code is.
 
 Of torch's own modules what they list as constants; of others the few attributes whose
 names say what they are, such as the epsilon of a norm.
@@ -9,8 +10,10 @@ from collections.abc import Mapping
 
 import torch
 
+from ttrace.ir.module_code import code_key
 from ttrace.ir.module_settings import module_key, of_layers
 from ttrace.ir.optimizer_settings import setting_text
+from ttrace.recording.source_code import code_text
 
 _SIZES = re.compile(r"(features|channels|embeddings|embedding_dim|_size|_shape)$")
 """In names: what shapes of parameters show; of ``kernel_size`` they do not."""
@@ -23,7 +26,7 @@ _NAME = re.compile(r"(^|_)(eps|epsilon|momentum|slope|temperature|scale|scaling)
 
 
 class ModuleSettings:
-    """Notes the configuration of modules that run, each once."""
+    """Notes the configuration and the code of modules that run, each once."""
 
     def __init__(self):
         self._seen: set[str] = set()
@@ -36,10 +39,15 @@ class ModuleSettings:
             return
         self._seen.add(path)
         for attribute in _attributes_of(module):
-            text = _text(getattr(module, attribute, None))
-            if text is not None:
-                self._texts[module_key(path, attribute)] = text
-                self._is_new = True
+            self._note(
+                module_key(path, attribute), _text(getattr(module, attribute, None))
+            )
+        self._note(code_key(path), code_text(type(module), "forward"))
+
+    def _note(self, key: str, text: str | None) -> None:
+        if text is not None:
+            self._texts[key] = text
+            self._is_new = True
 
     def end_step(self) -> Mapping[str, str]:
         """What is to be stated; nothing where no other module ran."""

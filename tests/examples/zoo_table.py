@@ -1,6 +1,6 @@
 """Writes the table of ``docs/zoo.md`` from what ``ttrace zoo run`` found.
 
-``python tests/examples/zoo_table.py zoo.json docs/zoo.md``; ``make zoo`` runs both.
+``python -m tests.examples.zoo_table zoo.json docs/zoo.md``; ``make zoo`` runs both.
 With ``--keep`` bugs that were not run keep the row that says that they were found.
 """
 
@@ -50,17 +50,17 @@ def reason(result: BugResult) -> str:
     return "seen first in another place" if not result.module_right else "false alarm"
 
 
-def rewrite(text: str, table: str) -> str:
+def rewrite(text: str, table: str, *, begin: str = BEGIN, end: str = END) -> str:
     """The page with another table between its markers.
 
     Raises:
         ValueError: A marker is missing.
     """
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"the markers {BEGIN!r} and {END!r} are missing")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the markers {begin!r} and {end!r} are missing")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def found_before(text: str) -> list[BugResult]:

@@ -30,11 +30,12 @@ INSTALLED = any(
 def session(pytester):
     """Runs a file of tests in a session of its own."""
 
-    def run(source: str, *options: str):
+    def run(source: str, *options: str, caches: bool = False):
         pytester.makepyfile(test_it=f"import numpy as np\n{source}")
         plugin = () if INSTALLED else ("-p", "ttrace.pytest_plugin")
+        without = () if caches else ("-p", "no:cacheprovider")
         return pytester.runpytest_inprocess(
-            *plugin, "-p", "no:cacheprovider", "-p", "no:xdist", "-q", *options
+            *plugin, *without, "-p", "no:xdist", "-q", *options
         )
 
     return run
@@ -310,6 +311,48 @@ def test_it(ttrace, tmp_path, monkeypatch):
     assert folders == ["ttrace-check", "ttrace-check-2", "ttrace-check-3", "mine"]
 """
     session(source).assert_outcomes(passed=1)
+
+
+KEPT = """
+import ttrace.guard.fixture
+from ttrace.errors import OtherReferenceError
+from ttrace.judge.tolerance import ToleranceTable
+from ttrace.report.model import Outcome
+
+def test_it(ttrace, monkeypatch):
+    measured = []
+
+    class report:
+        verdict = Outcome.PASS
+
+    def check(reference, candidate, *, out, tolerance=None, **options):
+        out.mkdir(exist_ok=options.get("overwrite", False))
+        if tolerance is None:
+            measured.append(candidate)
+            ToleranceTable().save(out / "tolerance.json")
+        elif {is_other}:
+            raise OtherReferenceError(
+                "of another", where="w", expected="2", got="3", remedy="measure"
+            )
+        return report
+
+    monkeypatch.setattr("ttrace.guard.fixture.check", check)
+    for candidate in "ab":
+        ttrace.check_commands("r", candidate)
+    assert measured == {measured}
+"""
+
+
+def test_noise_is_measured_once_for_all_sessions(session):
+    first = KEPT.format(is_other=False, measured=["a"])
+    session(first, caches=True).assert_outcomes(passed=1)
+    later = KEPT.format(is_other=False, measured=[])
+    session(later, caches=True).assert_outcomes(passed=1)
+    other = KEPT.format(is_other=True, measured=["a", "b"])
+    result = session(other, caches=True)
+    result.assert_outcomes(passed=1)
+    assert "the noise of 'r' is measured anew; w: now 3, once 2" in text_of(result)
+    session(first, "--cache-clear", caches=True).assert_outcomes(passed=1)
 
 
 def test_loading_the_plugin_loads_nothing():

@@ -62,6 +62,7 @@ ALSO = {
     "ttrace.pytest_plugin": {"pytest"},
     "ttrace.report.trackers.tensorboard_log": {"tensorboard"},
     "ttrace.report.trackers.wandb_log": {"wandb"},
+    "ttrace.report.trackers.mlflow_log": {"mlflow"},
 }
 """What a module may import beside them: pytest has loaded its plugins' own imports.
 Trackers are extras, imported where an option asks for them.

@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections import Counter
 
 from tests.factories.reports import some_report
 from ttrace.report.html.render import render_html
@@ -28,7 +29,7 @@ ISOLATION = Isolation(
         ),
     ),
     num_overwritten=12,
-    left_out={"it has another shape": 2, "rows": 1},
+    left_out=Counter({"it has another shape": 2, "rows": 1}),
     notes=("the candidate did not repeat itself: x",),
 )
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ttrace.check_job import check
+from ttrace.errors import OtherReferenceError
 from ttrace.guard.golden import GoldenArrays, GoldenTrace
 from ttrace.guard.in_process import detached, estimated_tolerances, own_copies
+from ttrace.guard.kept_tolerances import KeptTolerances
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.report.model import Outcome, Report
 from ttrace.report.text import render_text
 
@@ -32,6 +34,7 @@ class TtraceFixture:
         is_updating: They are written anew, and nothing is compared with them.
         note: Told what is to be said at the end of the session.
         fail: Ends the test with a text.
+        kept_folder: Where tolerances are kept for later sessions; None keeps none.
     """
 
     make_folder: Callable[[], Path]
@@ -39,6 +42,7 @@ class TtraceFixture:
     is_updating: bool
     note: Callable[[str], None]
     fail: Callable[[str], None]
+    kept_folder: Path | None = None
 
     def check_commands(
         self,
@@ -47,6 +51,9 @@ class TtraceFixture:
         **options: Any,
     ) -> Report:
         """Runs ``ttrace.check``, in the folder of the test.
+
+        Noise runs are made in the first session only: their tolerances are kept, and
+        measured anew where the reference is another one or computes something else.
 
         Args:
             reference: Command of the trusted run; None with ``reference_trace=``.
@@ -62,9 +69,37 @@ class TtraceFixture:
         """
         __tracebackhide__ = True
         out = Path(options.pop("out", None) or self._new_folder("ttrace-check"))
-        report = check(reference, candidate, out=out, **options)
+        report = self._checked(reference, candidate, out, options)
         if report.verdict is not Outcome.PASS:
             self.fail(f"{render_text(report)}report: {out / 'report.json'}")
+        return report
+
+    def _checked(
+        self,
+        reference: str | list[str] | None,
+        candidate: str | list[str],
+        out: Path,
+        options: dict[str, Any],
+    ) -> Report:
+        kept = None
+        if self.kept_folder is not None:
+            kept = KeptTolerances.of_check(self.kept_folder, reference, options)
+        if kept is None:
+            return check(reference, candidate, out=out, **options)
+        tolerance = kept.load()
+        if tolerance is not None:
+            try:
+                return check(
+                    reference, candidate, out=out, tolerance=tolerance, **options
+                )
+            except OtherReferenceError as error:
+                self.note(
+                    f"the noise of {reference!r} is measured anew; {error.where}: now "
+                    f"{error.got}, once {error.expected}"
+                )
+                options = {**options, "overwrite": True}
+        report = check(reference, candidate, out=out, **options)
+        kept.keep(out / TOLERANCE_FILE)
         return report
 
     def compare(

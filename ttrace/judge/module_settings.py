@@ -1,5 +1,6 @@
 """What modules of two runs are configured with, as far as it is not the same."""
 
+from ttrace.ir.module_code import without_code
 from ttrace.ir.module_settings import parse_module_key, stated_of_modules, text_of
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.setting_difference import SettingDifference, grouped
@@ -14,8 +15,8 @@ def module_differences(
         reference: The trusted run.
         candidate: The run under test.
     """
-    theirs = stated_of_modules(rank.settings for rank in reference.ranks)
-    ours = stated_of_modules(rank.settings for rank in candidate.ranks)
+    theirs = without_code(stated_of_modules(rank.settings for rank in reference.ranks))
+    ours = without_code(stated_of_modules(rank.settings for rank in candidate.ranks))
     found = []
     for key in dict.fromkeys((*theirs, *ours)):
         pair = text_of(key, theirs), text_of(key, ours)

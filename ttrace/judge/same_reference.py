@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from ttrace.compare.execute import TensorResult
-from ttrace.errors import UsageError
+from ttrace.errors import OtherReferenceError
 from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.trace import TraceInfo
@@ -36,7 +36,7 @@ def require_origin(
         name: What messages call the reference.
 
     Raises:
-        UsageError: It is another one.
+        OtherReferenceError: It is another one.
     """
     origin = tolerances.origin
     if origin is None or not _is_another_run(tolerances, reference):
@@ -81,14 +81,14 @@ def require_noise_of(
         name: What messages call the latter.
 
     Raises:
-        UsageError: The noise is that of another candidate.
+        OtherReferenceError: The noise is that of another candidate.
     """
     dtype = tolerances.noise_dtype
     if dtype is None:
         return
     coarser = coarser_compute(reference, candidate)
     if coarser is None or coarser.epsilon < epsilon_of(dtype):
-        raise UsageError(
+        raise OtherReferenceError(
             "the noise stands for coarser roundings than the candidate has",
             where=name,
             expected=f"a candidate that computes in {dtype}",
@@ -118,7 +118,7 @@ def require_same_values(
         name: What messages call it.
 
     Raises:
-        UsageError: The norm of a tensor is another one.
+        OtherReferenceError: The norm of a tensor is another one.
     """
     if tolerances.origin is None or not _is_another_run(tolerances, reference):
         return
@@ -162,8 +162,8 @@ def _pairs(differences: Mapping[str, tuple[object, object]], side: int) -> str:
     return ", ".join(named) + (f", and {more} more" if more else "")
 
 
-def _refusal(where: str, expected: str, got: str) -> UsageError:
-    return UsageError(
+def _refusal(where: str, expected: str, got: str) -> OtherReferenceError:
+    return OtherReferenceError(
         "the tolerances were measured on another reference",
         where=where,
         expected=expected,

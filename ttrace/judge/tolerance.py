@@ -21,6 +21,9 @@ from ttrace.judge.precision import CoarserCompute
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
+TOLERANCE_FILE = "tolerance.json"
+"""In the folder of a check: what it measured of the noise."""
+
 SCHEMA_VERSION = 1
 """Version of the tolerance file; a reader refuses any other."""
 

@@ -8,6 +8,7 @@ from ttrace.compare.execute import TensorResult
 from ttrace.compare.tensor_details import TensorDetails
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
+from ttrace.ir.module_code import stated_code, without_code
 from ttrace.ir.sharded_axes import ShardedAxes
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
@@ -239,7 +240,7 @@ def run_setup(trace: TraceSource) -> RunSetup:
         world_size=rank_info.world_size,
         versions=rank_info.versions,
         meshes={mesh.name: dict(mesh.sizes) for mesh in rank_info.meshes},
-        settings=rank_info.settings,
+        settings=without_code(rank_info.settings),
         capture=rank_info.capture,
         num_recorded_ranks=len(trace.info.ranks),
         num_parameters=len(parameters),
@@ -247,6 +248,7 @@ def run_setup(trace: TraceSource) -> RunSetup:
             Counter(axis for record in parameters for axis in axes.of(record))
         ),
         num_idle_ranks=_num_idle(trace.info),
+        code=stated_code(rank.settings for rank in trace.info.ranks),
     )
 
 

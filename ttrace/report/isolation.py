@@ -47,6 +47,10 @@ class Isolation:
     obstacle: str = ""
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        # Counts come as a Counter, which asdict would take for what is to be counted.
+        object.__setattr__(self, "left_out", dict(self.left_out))
+
     @classmethod
     def from_json(cls, value: Mapping) -> "Isolation":
         """Reads what ``dataclasses.asdict`` made."""

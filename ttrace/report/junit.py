@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
 from ttrace.report.caveats import caveats
+from ttrace.report.code_places import code_lines
 from ttrace.report.model import Outcome, Report, TensorReport
 from ttrace.report.places import ModuleKind, by_module_and_kind
 from ttrace.report.printable import printable
@@ -74,6 +75,7 @@ def _details(report: Report) -> Iterable[str]:
     if first is not None:
         yield f"first divergence: {first.sentence} ({first.id})"
     yield from place_lines(report)
+    yield from code_lines(report)
     yield from (f"diagnosis: {item.sentence}" for item in report.diagnosis)
     yield from (f"remark: {remark}" for remark in report.remarks)
     yield from (f"skipped {line}" for line in skipped_lines(report))

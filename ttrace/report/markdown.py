@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ttrace.report.caveats import caveats
+from ttrace.report.code_places import code_lines
 from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import ErrorDetails, Report, TensorReport
 from ttrace.report.printable import printable
@@ -60,6 +61,7 @@ def render_markdown(report: Report) -> str:
         )
     blocks += _places(report)
     blocks += _list("Wrong by itself", map(_cut, isolation_lines(report.isolation)))
+    blocks += _list("Where to look", map(_cut, code_lines(report)))
     blocks += _list("Diagnosis", (item.sentence for item in report.diagnosis))
     blocks += _failed(report)
     blocks += _unmatched(report)

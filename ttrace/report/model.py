@@ -164,15 +164,19 @@ class Report:
 
         return render_notebook(self)
 
-    def to_frame(self) -> Any:
-        """A ``pandas.DataFrame``: a row for each tensor, with the columns of ``--csv``.
+    def to_frame(self, library: str = "pandas") -> Any:
+        """A ``DataFrame``: a row for each tensor, with the columns of ``--csv``.
+
+        Args:
+            library: ``pandas`` or ``polars``.
 
         Raises:
-            MissingExtraError: pandas is not installed.
+            MissingExtraError: It is not installed.
+            UsageError: It is another one.
         """
-        from ttrace.report.notebook import frame_of
+        from ttrace.report.frames import frame_of
 
-        return frame_of(self)
+        return frame_of(self, library)
 
     def failed(self) -> tuple[TensorReport, ...]:
         """The tensors that failed, in order of the dataflow.
@@ -232,8 +236,9 @@ class Report:
         """The report as JSON values; infinities and NaN as text, None left out."""
         value = {"schema_version": SCHEMA_VERSION, **asdict(replace(self, tensors=()))}
         for side in ("reference", "candidate"):
-            if not value["setup"][side]["num_idle_ranks"]:
-                del value["setup"][side]["num_idle_ranks"]
+            for name in ("num_idle_ranks", "code"):
+                if not value["setup"][side][name]:
+                    del value["setup"][side][name]
         if value["setup"]["map"] is not None:  # under its former name, too
             map_setup = value["setup"]["map"]
             map_setup["num_unsure"] = map_setup["num_unverified"]

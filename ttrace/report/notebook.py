@@ -1,14 +1,11 @@
-"""A report in a notebook: a small table in HTML, and a frame of pandas."""
+"""A report in a notebook: a small table in HTML."""
 
 import html
 from collections.abc import Iterable
-from typing import Any
 
-from ttrace.errors import MissingExtraError
 from ttrace.report.caveats import caveats
 from ttrace.report.model import Report
 from ttrace.report.printable import printable
-from ttrace.report.rows import COLUMNS, rows_of
 from ttrace.report.wording import (
     MAX_ROWS,
     counts_line,
@@ -36,23 +33,6 @@ def render_notebook(report: Report) -> str:
     parts += (f"<p>{_text(line)}</p>" for line in lines)
     parts += _failed(report)
     return f"<div>{''.join(parts)}</div>\n"
-
-
-def frame_of(report: Report) -> Any:
-    """A ``pandas.DataFrame``: one row for each tensor, with the columns of ``--csv``.
-
-    Raises:
-        MissingExtraError: pandas is not installed.
-    """
-    try:
-        import pandas  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise MissingExtraError(
-            "a frame needs pandas, which is not installed",
-            remedy="pip install pandas, or write the table with --csv FILE",
-        ) from error
-    rows: list[dict[str, Any]] = list(rows_of(report.tensors))
-    return pandas.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _failed(report: Report) -> Iterable[str]:

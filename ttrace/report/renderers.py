@@ -56,6 +56,11 @@ RENDERERS = {
         function="render_markdown",
         help="write Markdown there, such as for the summary of a CI job",
     ),
+    "sarif": Renderer(
+        module="ttrace.report.sarif",
+        function="render_sarif",
+        help="write SARIF there, the findings beside the code that they are about",
+    ),
     "csv": Renderer(
         module="ttrace.report.csv_rows",
         function="render_csv",

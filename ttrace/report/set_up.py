@@ -22,6 +22,8 @@ class RunSetup:
         sharded_parameters: By mesh axis, how many of them are sharded over it.
         num_idle_ranks: Of a program that runs on all devices, those that hold nothing
             of what was recorded.
+        code: Where the code of modules is: ``models/gpt.py:42 Attention.forward`` by
+            the path, with ``*`` for the numbers of layers that have the same.
     """
 
     path: str
@@ -35,6 +37,7 @@ class RunSetup:
     num_parameters: int = 0
     sharded_parameters: Mapping[str, int] = field(default_factory=dict)
     num_idle_ranks: int = 0
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_working_ranks(self) -> int:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttrace.report.caveats import caveats
+from ttrace.report.code_places import code_lines
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.id_text import IdText
 from ttrace.report.isolation_text import isolation_lines
@@ -105,6 +106,7 @@ def render_report(report: Report, *, detail: Detail = Detail.USUAL) -> Renderabl
     parts += (Text(f"skipped {line}", style="dim") for line in skipped)
     parts += (Text(caveat, style="yellow") for caveat in caveats(report))
     parts += map(Text, isolation_lines(report.isolation))
+    parts += map(Text, code_lines(report))
     parts += (Text(f"diagnosis: {item.sentence}") for item in report.diagnosis)
     if closer_look := closer_look_sentence(report):
         parts.append(Text(f"closer look: {closer_look}"))

@@ -31,7 +31,7 @@ class ClassCalls:
 
     Args:
         base: The class of all modules.
-        stated: Is told in which dtypes the modules compute.
+        stated: Is told in which dtypes the modules compute, and where their code is.
 
     Attributes:
         missed: Instances that have no path.
@@ -138,6 +138,7 @@ class ClassCalls:
                     if name == _CALL:
                         self._miss(module)
                     return bound(*args, **kwargs)
+                self._stated.say_code(path, type(module), name)
                 self._enter(stack, self.with_state(module, path), module)
                 return tapped_call(
                     path,

@@ -26,7 +26,7 @@ def equinox_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     another object without a path: it is missed.
 
     Args:
-        stated: Is told in which dtypes the modules compute.
+        stated: Is told in which dtypes the modules compute, and where their code is.
 
     Yields:
         A list that fills with what could not be tapped.

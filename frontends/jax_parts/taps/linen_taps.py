@@ -37,7 +37,7 @@ def linen_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     (``batch_stats``) is tapped as an output of the module that has it.
 
     Args:
-        stated: Is told in which dtypes the modules compute.
+        stated: Is told in which dtypes the modules compute, and where their code is.
 
     Yields:
         A list that fills with what could not be tapped.
@@ -77,6 +77,7 @@ class _Calls:
         try:
             if not is_tapped:
                 return call(*args, **kwargs)
+            self._stated.say_code(path, type(module), name)
             result = tapped_call(
                 path,
                 call,

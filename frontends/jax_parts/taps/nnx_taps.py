@@ -40,7 +40,7 @@ def nnx_taps(stated: Stated | None = None) -> Iterator[list[Missed]]:
     output of the module.
 
     Args:
-        stated: Is told in which dtypes the modules compute.
+        stated: Is told in which dtypes the modules compute, and where their code is.
 
     Yields:
         A list that fills with what could not be tapped.

@@ -1,5 +1,6 @@
 """Settings that show while a step runs: of its optimizer, and of its modules."""
 
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
+from ttrace.ir.module_code import stated_code
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import Trace, open_trace
@@ -168,3 +170,57 @@ def test_a_policy_of_jmp(recorded, monkeypatch):
     trace = recorded("jmp", step, ({"w": jnp.arange(4.0)},))
     assert compute_dtypes(trace) == "float16 (parameters float32)"
     assert Policy.cast_to_compute is original
+
+
+class LinenBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(4)(x)
+
+
+class LinenNet(nn.Module):
+    def setup(self):
+        self.blocks = [LinenBlock(), LinenBlock()]
+
+    def __call__(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(4, 4, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.dense(x)
+
+
+def of_step(recorded: Record, name: str, loss: Any, state: Any) -> dict[str, str]:
+    step = jax.jit(lambda state: (jax.tree.map(jnp.add, state, jax.grad(loss)(state)),))
+    info = recorded(name, step, (state,)).info
+    return stated_code(rank.settings for rank in info.ranks)
+
+
+def test_where_the_code_of_linen_and_nnx_modules_is(recorded):
+    x = jnp.ones((2, 4))
+    net = LinenNet()
+    params = net.init(jax.random.key(0), x)
+    found = of_step(
+        recorded, "linen", lambda p: jnp.sum(jnp.asarray(net.apply(p, x))), params
+    )
+    places = {path: text.rpartition("/")[2] for path, text in found.items()}
+    assert set(places) == {"@root", "blocks_0", "blocks_1"}
+    assert places["@root"].endswith(" LinenNet.__call__")
+    name = "test_stated_settings.py"
+    line = inspect.unwrap(LinenBlock.__call__).__code__.co_firstlineno
+    assert places["blocks_0"] == f"{name}:{line} LinenBlock.__call__"
+
+    graph, state = nnx.split(NnxBlock(nnx.Rngs(0)))
+
+    def loss(state: Any) -> Any:
+        return jnp.sum(nnx.merge(graph, state)(x))
+
+    (text,) = of_step(recorded, "nnx", loss, state).values()
+    line = NnxBlock.__call__.__code__.co_firstlineno
+    assert text.endswith(f"{name}:{line} NnxBlock.__call__")

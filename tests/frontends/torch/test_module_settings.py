@@ -55,3 +55,23 @@ def test_sizes_rates_of_dropout_and_what_changes_no_number_are_left_out():
     assert found["0:padding"] == "(2)" and found["0:kernel_size"] == "(5)"
     assert {key.partition(":")[0] for key in found} == {"0"}
     assert "0:in_channels" not in found
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_the_code_of_modules_that_are_none_of_torch():
+    model = nn.Sequential()
+    model.add_module("blocks", nn.ModuleList(Block() for _ in range(2)))
+    found = stated(model)
+    line = Block.forward.__code__.co_firstlineno
+    assert found["blocks.*:code"].endswith(
+        f"test_module_settings.py:{line} Block.forward"
+    )
+    assert not [key for key in found if "linear" in key and key.endswith("code")]

@@ -3,6 +3,7 @@
 from markupsafe import Markup
 
 from ttrace.report.caveats import caveats
+from ttrace.report.code_places import code_lines
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.html import both_runs, overview, tolerances, words
 from ttrace.report.html.advice import what_to_do
@@ -47,6 +48,7 @@ def render_html(report: Report) -> str:
         places=overview.places(report),
         only_the_first=only_the_first(report),
         isolation=list(isolation_lines(report.isolation)),
+        code=list(code_lines(report)),
         coverage=overview.coverage_rows(report),
         not_compared=overview.not_compared(report),
         not_compared_headline=overview.not_compared_headline(report),

@@ -47,6 +47,12 @@ TRACKERS = {
         help="write the same there as an offline run of Weights & Biases",
         extra="wandb",
     ),
+    "mlflow": Tracker(
+        module="ttrace.report.trackers.mlflow_log",
+        function="log_to_mlflow",
+        help="write the same there as a run of MLflow",
+        extra="mlflow",
+    ),
 }
 """By name, which is also that of the option."""
 
