@@ -7,8 +7,8 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 def backward_inside(findings: Findings) -> Diagnosis | None:
     """Names the module whose own backward is wrong, or what is attached within it."""
     found = findings.evidence.place.backward
-    if found is None:
-        return None
+    if found is None or findings.evidence.place.share is not None:
+        return None  # or more is known
     module = found.id.module
     name = f"input {found.id.slot}"
     if found.id.kind is Kind.PARAM_GRAD:
