@@ -18,20 +18,15 @@ USUAL = Traits(head_size=8, scale=8**-0.5, rotary=Rotary(), keys="tokens")
 
 def attention(traits: Traits) -> np.ndarray:
     keys = {"tokens": TOKENS, "padding": ~TOKENS}.get(traits.keys)
-    return np.stack(
-        [
-            attend(
-                *(x[i].astype(np.float64) for x in (Q, K, V)),
-                traits,
-                None if keys is None else keys[i][None],
-            )
-            for i in range(3)
-        ]
-    ).astype(np.float32)
+    made = []
+    for i in range(3):
+        q, k, v = (x[i].astype(np.float64) for x in (Q, K, V))
+        made.append(attend(q, k, v, traits, None if keys is None else keys[i][None]))
+    return np.stack(made).astype(np.float32)
 
 
 def run(made: np.ndarray, *, joined=False):
-    tensors = {"step0/mb0/@root/input/mask": TOKENS}
+    tensors: dict[str, np.ndarray] = {"step0/mb0/@root/input/mask": TOKENS}
     if joined:
         tensors["step0/mb0/a.qkv/output/0"] = np.concatenate((Q, K, V), axis=-1)
     else:

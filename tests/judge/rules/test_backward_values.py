@@ -22,7 +22,7 @@ X = RNG.normal(size=(5, 8)).astype(np.float32)
 GIVEN = RNG.normal(size=(5, 3)).astype(np.float32)
 
 
-def router(inner, *, noise=0.0, given=GIVEN):
+def router(inner, *, noise: np.ndarray | float = 0.0, given=GIVEN):
     made = (GIVEN + inner) @ ROUTER + noise
     return {
         "step0/router/param/weight": ROUTER,
@@ -125,7 +125,7 @@ def test_replicas_behind_a_factor_of_the_first_divergence():
     """A sum over ranks that is made twice is a missing one further on."""
     values = np.arange(1, 17, dtype=np.float32)
     names = ("step0/mb0/b/grad_input/0", "step0/mb0/a/grad_input/0")
-    right = dict.fromkeys(names, values)
+    right: dict[str, np.ndarray] = {name: values for name in names}
     wrong = {names[0]: 2 * values, names[1]: values}
     candidate = memory_trace(wrong, {"tp": 2})
     candidate.arrays[1, names[1]][:] = values[::-1]

@@ -14,13 +14,13 @@ LABELS[:, :, 5:] = -1
 LABELS[:, 0, 3:] = -1
 
 
-def gradient(logits, labels, weights=1.0):
+def gradient(logits, labels, weights: np.ndarray | float = 1.0):
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     made = shifted / shifted.sum(-1, keepdims=True) - np.eye(12)[labels]
     return (made * np.where(labels < 0, 0, weights)[..., None]).astype(np.float32)
 
 
-def run(labels=LABELS, weights=1.0, wrong_logits=False):
+def run(labels=LABELS, weights: np.ndarray | float = 1.0, wrong_logits=False):
     tensors = {}
     for mb in range(2):
         logits = LOGITS[mb] + np.float32(wrong_logits)
