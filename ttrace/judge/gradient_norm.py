@@ -64,8 +64,8 @@ def find_gradient_norm(
         if v.id.kind is Kind.MAIN_GRAD and v.id.step == failed.id.step
     ]
     compared = [v for v in gradients if v.result is not None]
-    if not compared or any(v.status is not Status.PASSED for v in compared):
-        return None
+    if not compared or any(v.status is not Status.PASSED for v in gradients):
+        return None  # some are wrong, or only one run has them
     found = GradientNorm(
         id=failed.id,
         recorded=stats.candidate_norm,
@@ -75,8 +75,7 @@ def find_gradient_norm(
     )
     squares = [v.result.stats for v in compared if v.result is not None]
     of_reference = math.hypot(*(each.reference_norm for each in squares))
-    is_of_these = is_same_norm(of_reference, found.reference)
-    if len(compared) < len(gradients) or not is_of_these:
+    if not is_same_norm(of_reference, found.reference):
         return found  # of what it is the norm, these do not say
     of_all = math.hypot(*(each.candidate_norm for each in squares))
     explanation, ids = explanation_of(

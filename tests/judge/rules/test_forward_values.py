@@ -78,6 +78,11 @@ def test_positions_that_begin_anew():
         found["position_restarts"].sentence
     )
     assert found["position_restarts"].evidence["common"] == 1
+    assert "context parallelism" not in found["position_restarts"].sentence
+    cut = diagnoses(positions(((), ())), positions(((4,), (4,))))["position_restarts"]
+    assert "as under context parallelism, they go on from the part before" in (
+        cut.sentence
+    )
     other = positions(((3,), (2, 5)))
     other["step0/mb0/layer/input/1"] = other["step0/mb0/layer/input/1"] * 2
     assert "position_restarts" not in diagnoses(positions(((3,), (2, 5))), other)

@@ -88,3 +88,11 @@ def test_nothing_behind_gradients_that_differ():
     candidate = run(2 * ALL**0.5, {"tp": 2})
     candidate.arrays[0, "step0/head/main_grad/w"][0] *= 2
     assert found(candidate) is None
+
+
+def test_nothing_where_one_run_has_more_gradients():
+    candidate = run(2 * ALL**0.5)
+    reference = run(ALL**0.5)
+    extra = {"step0/base/main_grad/w": Tensor(full=np.ones(4, np.float32))}
+    tensors = {id_: Tensor(full=array) for (_, id_), array in candidate.arrays.items()}
+    assert found(memory_trace(extra | tensors), reference) is None
