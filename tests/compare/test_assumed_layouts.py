@@ -14,7 +14,9 @@ from ttrace.ir.layout import Block, Region, ShardLayout, whole
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
 
-UNKNOWN = "nothing says what it is; write trace(..., dims={'a/output/1': 'b s h[tp] d'})"
+UNKNOWN = (
+    "nothing says what it is; write trace(..., dims={'a/output/1': 'b s h[tp] d'})"
+)
 GIVEN = "step0/mb0/@root/input/0"
 WEIGHTS = "step0/mb0/layers.0.attention/output/1"
 HIDDEN = "step0/mb0/layers.0.attention/output/0"

@@ -10,6 +10,7 @@ from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
 from ttrace.judge.dropout_rates import dropout_differences
+from ttrace.judge.merged_adapters import MergedAdapters, find_merged_adapters
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
@@ -61,6 +62,7 @@ class RunEvidence:
             that share their micro-batches.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
+        merged: Weights that differ, of modules with adapters in one run only.
     """
 
     absences: Absences = Absences()
@@ -78,6 +80,7 @@ class RunEvidence:
     frozen_in_reference: Frozen = frozenset()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
+    merged: MergedAdapters | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -125,5 +128,8 @@ def read_runs(
         parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
+        ),
+        merged=explained(
+            find_merged_adapters, None, verdicts, absences.parameters, *runs
         ),
     )
