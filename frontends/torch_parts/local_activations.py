@@ -25,7 +25,6 @@ from ttrace.frontends.torch_parts.dims_rules import (
     layout_by_rules,
     require_axes,
 )
-from ttrace.ir.each_rank import layout_of_each
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
     LocalTensor,
@@ -38,6 +37,7 @@ from ttrace.frontends.torch_parts.tensors import (
     local_values,
     says_its_layout,
 )
+from ttrace.ir.each_rank import layout_of_each
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE
