@@ -1,11 +1,11 @@
 """What Megatron's modules are configured with, as a run states it.
 
-Under the modules that it is of, so that a report names it where these differ first; what
-is of the whole model, under the names of Megatron.
+Under the modules that it is of, so that a report names it where these differ first;
+what is of the whole model, under the names of Megatron.
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch

@@ -4,10 +4,10 @@ Styles hand on plain local tensors of which nothing says what they are. Three th
 tell: the style of the module that returned the very tensor; modules that work element
 by element, whose output lies as their input does; and, outside of every stretch from a
 module that returns sharded features to one that takes them, the layout in which all
-styles of the model hand tensors to the outside. That one is assumed of a tensor, and is
-recorded as such: one that was computed inside of a stretch may leave it, too. What none
-of them tells is recorded rank by rank. Of both the shape in the other run may say how the
-ranks divide it.
+styles of the model hand tensors to the outside. That one is assumed of a tensor, and
+is recorded as such: one that was computed inside of a stretch may leave it, too. What
+none of them tells is recorded rank by rank. Of both the shape in the other run may say
+how the ranks divide it.
 """
 
 import contextlib

@@ -104,9 +104,10 @@ def test_what_is_not_the_merge_is_asked_about():
     assert summary(reference, candidate) == (
         "2 weights differ, of modules that have adapters in the reference only "
         "(layers.0.q: lora_A.a0, lora_B.a0): were they merged into the weights of the "
-        "candidate? The values show it of 1 only. If they are to be, merge all of them, "
-        "unchanged, and --kinds input,output,loss compares what both have; else build "
-        "both models with the same adapters and start both from the same parameters."
+        "candidate? The values show it of 1 only. If they are to be, merge all of "
+        "them, unchanged, and --kinds input,output,loss compares what both have; else "
+        "build both models with the same adapters and start both from the same "
+        "parameters."
     )
 
 

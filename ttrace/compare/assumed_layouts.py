@@ -1,9 +1,9 @@
 """Layouts that a run has assumed, and that the shapes of the other run refute.
 
-Tensor-parallel modules hand plain tensors to the outside, most of them in one layout. One
-that was computed inside may leave with them (the weights of an attention, of the heads
-of a rank). Its shape in the other run shows it: a dim is longer, by as many times as
-there are ranks, and by no number that the two runs were given.
+Tensor-parallel modules hand plain tensors to the outside, most of them in one layout.
+One that was computed inside may leave with them (the weights of an attention, of the
+heads of a rank). Its shape in the other run shows it: a dim is longer, by as many times
+as there are ranks, and by no number that the two runs were given.
 """
 
 import math

@@ -188,8 +188,9 @@ class ShardLayout:
             Empty where ``device_axes`` and ``assumed_axes`` are, and where nothing is
             to be deduced.
         dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
-        assumed_axes: The axes over which it was assumed how the ranks divide the tensor,
-            as nothing says so of this very one: another shape in another run refutes it.
+        assumed_axes: The axes over which it was assumed how the ranks divide it, as
+            nothing says so of this very tensor: another shape in the other run refutes
+            that.
     """
 
     global_shape: tuple[int, ...]

@@ -1,7 +1,7 @@
 """Weights of one run that are those of the other with its adapters merged into them.
 
-A merged model computes the same function of other parameters: W + s B A in place of W, A
-and B. The recorded initial values prove that; ``merge_and_unload`` of PEFT does it.
+A merged model computes the same function of other parameters: W + s B A in place of W,
+A and B. The recorded initial values prove that; ``merge_and_unload`` of PEFT does it.
 """
 
 import math
@@ -29,7 +29,7 @@ _FIRST = re.compile(r"(?:^|\.)(lora_(?:\w+_)?A|lora_(?:\w+_)?a|lora[_.]down)(?=\
 """Where the path of a parameter says that it is the first factor of an adapter."""
 
 _SECOND = {"A": "B", "a": "b", "down": "up"}
-"""What the path of the second factor ends in there, by what that of the first one does."""
+"""How the path of the second factor ends there, by how that of the first one does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +136,10 @@ def merged_sentence(merged: MergedAdapters) -> str:
         more = f", and {num - 1} more weight{plural} like it" if num > 1 else ""
         return (
             f"The {other} has the adapters of the {merged.side} merged into its "
-            f"weights: {name} of the {other} is, to rounding, that of the {merged.side} "
-            f"+ {terms}{more}. The two compute the same function of other parameters, "
-            f"so that neither parameters nor gradients can be compared: {compare}"
+            f"weights: {name} of the {other} is, to rounding, that of the "
+            f"{merged.side} + {terms}{more}. The two compute the same function of "
+            "other parameters, so that neither parameters nor gradients can be "
+            f"compared: {compare}"
         )
     names = ", ".join(
         f"{_short(a.first, first)}, {_short(a.second, first)}" for a in merged.adapters
@@ -151,9 +152,10 @@ def merged_sentence(merged: MergedAdapters) -> str:
     weights = "weights differ" if num > 1 else "weight differs"
     return (
         f"{num} {weights}, of modules that have adapters in the {merged.side} only "
-        f"({first.module}: {names}): were they merged into the weights of the {other}? "
-        f"{of_all}. If they are to be, merge all of them, unchanged, and {compare}; else "
-        "build both models with the same adapters and start both from the same parameters"
+        f"({first.module}: {names}): were they merged into the weights of the "
+        f"{other}? {of_all}. If they are to be, merge all of them, unchanged, and "
+        f"{compare}; else build both models with the same adapters and start both from "
+        "the same parameters"
     )
 
 
