@@ -139,13 +139,6 @@ def test_a_stage_that_ended_well_is_not_stopped_by_what_follows(clock, capsys):
     assert "comparing: stopped after 3.0 s" in capsys.readouterr().err
 
 
-def test_a_plain_function_is_told_what_begins():
-    told: list[str] = []
-    with stage(told.append, "comparing"):
-        pass
-    assert told == ["comparing"]
-
-
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000_000, "2.3 GB")],
