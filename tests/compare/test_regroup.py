@@ -89,7 +89,7 @@ def test_the_headline_says_how_the_runs_were_compared():
     assert report.summary.endswith(
         "The runs order the samples of step 0 differently: 4 micro-batches of 2 "
         "samples in either run, in another order. Samples were matched by the rows of "
-        "the model's inputs."
+        "the model's inputs. Of losses the mean was compared."
     )
     assert "samples" not in compared(sample_run(ONE), sample_run(ONE)).summary
 

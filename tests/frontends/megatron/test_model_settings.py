@@ -80,7 +80,8 @@ def test_settings_stand_under_the_modules_that_they_are_of():
         "module.layers.*.router:moe_router_topk_scaling_factor": "None",
         "module.layers.*.mlp:activation_func": "gelu",
     }
-    pairs[1][1].config = SimpleNamespace(moe_router_pre_softmax=True)
+    own = SimpleNamespace(moe_router_pre_softmax=True)
+    object.__setattr__(pairs[1][1], "config", own)
     found = settings_of_modules(pairs, config)
     assert found["module.layers.0.router:moe_router_pre_softmax"] == "True"
     assert found["module.layers.1.router:moe_router_pre_softmax"] == "False"
