@@ -29,6 +29,7 @@ from ttrace.judge.rank_samples import (
 from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
+from ttrace.judge.token_losses import TokenLosses, find_token_losses
 from ttrace.judge.trace_lines import only_one_steps_early
 from ttrace.judge.undescribed import Undescribed, find_undescribed
 from ttrace.judge.verdict import TensorVerdict
@@ -63,6 +64,7 @@ class RunEvidence:
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
         merged: Weights that differ, of modules with adapters in one run only.
+        tokens: What the first gradient shows of the losses of both runs.
     """
 
     absences: Absences = Absences()
@@ -81,6 +83,7 @@ class RunEvidence:
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
     merged: MergedAdapters | None = None
+    tokens: TokenLosses | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -132,4 +135,5 @@ def read_runs(
         merged=explained(
             find_merged_adapters, None, verdicts, absences.parameters, *runs
         ),
+        tokens=explained(find_token_losses, None, verdicts, *runs),
     )
