@@ -18,6 +18,7 @@ from ttrace.isolation.isolating import (
     IsolationRequest,
     first_failed_step,
     isolate,
+    suspects_of,
 )
 from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
 from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
@@ -155,6 +156,7 @@ def run_localize(
         candidate=request.candidate,
         rerun=rerun_of(request.command, request.out, timeout_s=request.timeout_s),
         folder=request.out / VALUES,
+        suspects=suspects_of(report),
         tolerances=tolerances,
         map_file=request.map_file,
     )
