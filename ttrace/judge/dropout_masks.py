@@ -76,12 +76,15 @@ def find_dropout_masks(
         or verdict.tolerance is None
     ):
         return None
+    runs = (reference, candidate)
+    if any(verdict.id not in run.info.tensors for run in runs):
+        return None  # a recomputation beside a forward
+    if any(not _is_float(verdict.id, run) for run in runs):
+        return None  # a mask itself
     theirs = values_of(verdict.id, reference)
     ours = values_of(verdict.id, candidate)
     if theirs is None or ours is None or theirs.shape != ours.shape:
         return None
-    if any(not _is_float(verdict.id, run) for run in (reference, candidate)):
-        return None  # a mask itself
     limit = max(
         _ROUNDINGS * _epsilon(verdict.id, reference, candidate),
         verdict.tolerance.relative_to(float(np.linalg.norm(theirs))),
