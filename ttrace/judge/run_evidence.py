@@ -25,6 +25,7 @@ from ttrace.judge.rank_samples import (
     find_parted_samples,
     find_shared_samples,
 )
+from ttrace.judge.run_numbers import RunNumber, run_numbers
 from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
@@ -61,6 +62,7 @@ class RunEvidence:
             that share their micro-batches.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
+        numbers: Of micro-batches and ranks, which a factor may be.
     """
 
     absences: Absences = Absences()
@@ -78,6 +80,7 @@ class RunEvidence:
     frozen_in_reference: Frozen = frozenset()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
+    numbers: tuple[RunNumber, ...] = ()
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -126,4 +129,5 @@ def read_runs(
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
         ),
+        numbers=explained(run_numbers, (), reference.info, own_microbatches.info),
     )

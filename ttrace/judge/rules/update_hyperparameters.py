@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.failures import examined_text
 from ttrace.judge.learning_rates import differing_rates
 from ttrace.judge.optimizer_settings import OptimizerDifference
 from ttrace.judge.rank_names import placed_ranks_text
-from ttrace.judge.update_fit import UpdateFit, common_value
+from ttrace.judge.update_fit import UpdateFit, common_value, is_update
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
@@ -144,8 +145,8 @@ def _wrong_rate(
         cause = "look at the learning rate, which was not recorded in both runs"
     return Diagnosis(
         code="scaled_update",
-        sentence=f"{_updates(len(fits))} {factor:.4g} times the reference's while "
-        f"their gradients agree: {cause}",
+        sentence=f"{_updates(findings, len(fits))} {factor:.4g} times the "
+        f"reference's while their gradients agree: {cause}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
     )
@@ -161,9 +162,9 @@ def _wrong_decay(
         cause += f" ({'; '.join(difference.sentence for difference in recorded)})"
     return Diagnosis(
         code="weight_decay",
-        sentence=f"{tensors(len(fits))} lost {abs(decay):.3g} times the parameter "
-        f"{which} in a step than the reference's while their gradients agree: "
-        f"{cause} is another on {_names(fits)}",
+        sentence=f"{tensors(len(fits))}{_examined(findings)} lost {abs(decay):.3g} "
+        f"times the parameter {which} in a step than the reference's while their "
+        f"gradients agree: {cause} is another on {_names(fits)}",
         evidence={"learning_rate_x_weight_decay": decay},
         tensor_ids=ids_of(_verdicts(findings, fits)),
     )
@@ -186,7 +187,8 @@ def _wrong_decays(findings: Findings, more: float, less: float) -> Diagnosis:
         code="weight_decay",
         sentence=f"{tensors(len(groups[0]))} ({_names(groups[0])}) lost {more:.3g} "
         f"times the parameter more in a step than the reference's, and "
-        f"{len(groups[1])} ({_names(groups[1])}) {how_much} less, while their "
+        f"{len(groups[1])} ({_names(groups[1])}) {how_much} less"
+        f"{_examined(findings)}, while their "
         f"gradients agree: learning rate x weight decay is another on either, so that "
         f"{cause}. Look at which parameters are put into which group of the optimizer",
         evidence={
@@ -213,12 +215,15 @@ def _verdicts(findings: Findings, fits: Sequence[UpdateFit]) -> list[TensorVerdi
     return [verdict for verdict in findings.failed if verdict.id in ids]
 
 
-def _updates(number: int) -> str:
-    return (
-        "the update of 1 parameter is"
-        if number == 1
-        else (f"the updates of {number} parameters are")
-    )
+def _updates(findings: Findings, number: int) -> str:
+    examined = _examined(findings)
+    if number == 1:
+        return f"the update of 1 parameter{examined} is"
+    return f"the updates of {number} parameters{examined} are"
+
+
+def _examined(findings: Findings) -> str:
+    return examined_text(findings.verdicts, is_update)
 
 
 def _wrong_rates(
