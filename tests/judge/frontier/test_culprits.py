@@ -196,6 +196,41 @@ def test_the_place_is_that_of_the_first_divergence():
     assert report.culprits[0].ids[1:] == ("step0/a/main_grad/weight",)
 
 
+def test_of_parameters_that_fail_alike_all_are_named_where_nothing_else_is_known():
+    """By one factor; and by several, where only the kind tells that they are alike."""
+    without = ("input", "output", "param_grad")
+    reference = in_a_row(without=without)
+    twice = in_a_row(without=without, a__main_grad=2, b__main_grad=2, c__main_grad=2)
+    values = {
+        text: value + np.arange(8) if "main_grad" in text else value
+        for text, value in reference.items()
+    }
+    for candidate in (twice, values):
+        (culprit,) = compare(reference, candidate).culprits
+        assert not culprit.inputs_agree and culprit.num_alike == 2
+        assert ", and 2 more like it: " in culprit.sentence
+        assert culprit.share == "all 3 failed tensors"
+
+
+def test_states_behind_gradients_that_one_run_alone_clips_are_one_place():
+    names = ("a", "b", "c")
+    states = {f"step0/{name}/optimizer_state/weight.exp_avg": ONES for name in names}
+    updated = {f"step0/{name}/updated_param/weight": ONES for name in names}
+    clipped = {f"step0/{name}/clipped_grad/weight": ONES for name in names}
+    reference = in_a_row() | clipped | states | updated
+    candidate = in_a_row() | {
+        text: 2 * values for text, values in (states | updated).items()
+    }
+    (culprit,) = compare(reference, candidate).culprits
+    assert culprit.sentence.startswith(
+        "optimizer_state weight.exp_avg of a (step 0), and 2 more like it: "
+    )
+    assert "; what was compared of the gradient and the state before agrees" in (
+        culprit.sentence
+    )
+    assert culprit.share == "all 6 failed tensors"
+
+
 def test_an_error_that_comes_back_from_below_the_tolerance_is_no_place():
     """a fails, b is within its tolerance, and c barely is not."""
     report = compare(

@@ -93,7 +93,10 @@ class _Steps:
         for verdict in clipped:
             name = _name(verdict)
             given = gradients.get(name, UNKNOWN) + norm
-            gradients[name] = self._take(verdict, given)
+            flow = self._take(verdict, given)
+            # Of what one run alone clips, both know what it was before.
+            is_known = flow.is_any_known or not given.is_any_known
+            gradients[name] = flow if is_known else given + flow
         # Some optimizers clip by the norm themselves, and only their state shows it.
         inside = NOTHING if clipped else norm
         rates = NOTHING

@@ -63,7 +63,8 @@ def _sentence(findings: Findings, fits: Sequence[SettingFit]) -> str:
     verb = "is" if len(fits) == 1 else "are"
     return (
         f"{tensors(len(fits))} ({name}){examined} {verb} what "
-        f"{fit.setting} = {fit.candidate} gives, and the reference's what {fit.setting} = {fit.reference} gives"
+        f"{fit.setting} = {fit.candidate} gives, and the reference's what "
+        f"{fit.setting} = {fit.reference} gives"
     )
 
 

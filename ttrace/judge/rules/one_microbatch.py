@@ -30,8 +30,8 @@ def one_microbatch(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="one_microbatch",
         sentence=f"{tensors(len(verdicts))} (main_grad){examined} of step "
-        f"{found.step} {are} what one of its {found.num_microbatches} micro-batches adds ({which}), and "
-        f"not the sum or mean of all: {remedy}",
+        f"{found.step} {are} what one of its {found.num_microbatches} micro-batches "
+        f"adds ({which}), and not the sum or mean of all: {remedy}",
         evidence={
             "step": found.step,
             "microbatch": found.microbatch,

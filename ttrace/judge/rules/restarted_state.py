@@ -31,8 +31,8 @@ def restarted_state(findings: Findings) -> Diagnosis | None:
         code="restarted_state",
         sentence=f"the optimizer's state starts anew in step {restart.step}: "
         f"{tensors(len(verdicts))} ({', '.join(names)}){examined} {are} "
-        "what a first step makes of the gradient, which agrees; of the state before, of which the reference "
-        f"keeps a part, nothing is left{counted}: {remedy}",
+        "what a first step makes of the gradient, which agrees; of the state before, "
+        f"of which the reference keeps a part, nothing is left{counted}: {remedy}",
         evidence={"step": restart.step, "num_tensors": len(verdicts)},
         tensor_ids=ids_of(verdicts),
     )
