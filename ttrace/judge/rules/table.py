@@ -62,6 +62,7 @@ from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
+from ttrace.judge.rules.trained_in_one import trained_in_one
 from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
@@ -93,6 +94,7 @@ RULES: tuple[Rule, ...] = (
     wiring,
     rearranged,
     coarse_values,
+    trained_in_one,
     no_gradient,
     extra_gradient,
     extra_activation_gradient,
