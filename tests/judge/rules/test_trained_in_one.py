@@ -41,8 +41,8 @@ def test_a_copy_that_one_run_alone_trains():
         "head is trained in the reference only: its optimizer is given a gradient of "
         f"{COPY}/weight in step 0, and that of the candidate none of head/weight, "
         "although the outputs agree; grad_norm, which is taken of all gradients, and "
-        "what is clipped by it differ with them. Train it in both runs, or in neither: look at what is "
-        "frozen, and at modules_to_save of PEFT"
+        "what is clipped by it differ with them. Train it in both runs, or in neither: "
+        "look at what is frozen, and at modules_to_save of PEFT"
     )
     assert found.tensor_ids == (f"step0/{COPY}/main_grad/weight",)
     swapped = said(run(), SAVED)

@@ -58,6 +58,7 @@ from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.rules.scaled_submodule import scaled_submodule
 from ttrace.judge.rules.several_updates import several_updates
+from ttrace.judge.rules.sharded_gradients import sharded_gradients
 from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
@@ -122,6 +123,7 @@ RULES: tuple[Rule, ...] = (
     replicas_differ,
     scaled,
     after_backward,
+    sharded_gradients,
     unseen_clipping,
     embedding_rows,
     one_sided_inputs,
