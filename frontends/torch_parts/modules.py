@@ -38,6 +38,8 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.rewrites import NO_MODULE_BEHIND
 
+_HANDED_THROUGH = "the module hands its input through untouched"
+
 _RETURNED = (
     "the module returns an input that it also uses: its gradient is that of all uses "
     "of this tensor"
@@ -293,6 +295,8 @@ class ModuleTap:
         if is_wanted or self._is_root:
             # The root's outputs announce the micro-batch to the whole backward.
             refused = _refused_outputs(opened, outputs)
+            if self._capture.rewriting is not None:
+                refused |= self._handed_through(opened, outputs)
             for slot, tensor in outputs:
                 reason = refused.get(slot)
                 takes = recorder if is_wanted and reason is None else None
@@ -319,10 +323,23 @@ class ModuleTap:
                 _skip_shares(recorder, call, slots, error)
                 return
             for slot in handed_through:
-                recorder.skip(
-                    call.tensor_id(Kind.GRAD_INPUT, slot),
-                    "the module hands this input through untouched",
-                )
+                recorder.skip(call.tensor_id(Kind.GRAD_INPUT, slot), _HANDED_THROUGH)
+
+    def _handed_through(
+        self, opened: _OpenCall, outputs: list[tuple[str, torch.Tensor]]
+    ) -> dict[str, str]:
+        """Outputs that are what took an input's place, by slot, with what to say.
+
+        The gradient of the caller's tensor is that of all that use it, here and
+        elsewhere, which the copy's is not. It is replaced where that tensor is made.
+        """
+        rewriting = self._capture.rewriting
+        assert rewriting is not None
+        copies = {id(each.copy) for each in opened.rewritten}
+        slots = [slot for slot, tensor in outputs if id(tensor) in copies]
+        for slot in slots:
+            rewriting.values.note_done(opened.call.tensor_id(Kind.GRAD_OUTPUT, slot))
+        return dict.fromkeys(slots, _HANDED_THROUGH)
 
     def _skip_all(
         self,

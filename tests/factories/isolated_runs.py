@@ -88,8 +88,9 @@ def training(
     loss_factor: float = 1.0,
     dtype: torch.dtype = torch.float32,
     learning_rate: float = 0.1,
+    called: str = "",
 ) -> Train:
-    """Trains a model that takes and returns ``[4, 6]``."""
+    """Trains a model that takes and returns ``[4, 6]``, or calls a module of it."""
 
     def train() -> None:
         torch.manual_seed(0)
@@ -98,7 +99,8 @@ def training(
         with torch_capture.trace(model, optimizer) as trace:
             for _ in range(num_steps):
                 for _ in range(num_microbatches):
-                    loss = model(torch.randn(4, 6).to(dtype)).square().mean()
+                    net = model.get_submodule(called)
+                    loss = net(torch.randn(4, 6).to(dtype)).square().mean()
                     trace.loss(loss)
                     (loss_factor * loss / num_microbatches).backward()
                 optimizer.step()

@@ -321,3 +321,37 @@ def test_what_only_holds_modules_is_not_named(runs):
     )
     (place,) = isolation.isolated
     assert place.module == "@root" and "code of the model itself" in place.sentence
+
+
+def test_what_a_script_calls_within_a_model_is_followed_by_the_loss(runs):
+    def held() -> nn.Module:
+        return nn.ModuleDict({"net": clean()})
+
+    right = training(held, called="net")
+    _, isolation = runs.isolated(right, training(held, called="net", loss_factor=2.0))
+    (place,) = isolation.isolated
+    assert place.module == "@root"
+    assert place.sentence.startswith("grad_output 0 of net")
+    assert "as it comes from what follows the model" in place.sentence
+    assert "look at the loss and what scales it" in place.sentence
+
+
+class Adapted(nn.Module):
+    """Beside a layer a branch that begins with a module which does nothing."""
+
+    def __init__(self, up=nn.Linear):
+        super().__init__()
+        self.layer, self.down, self.up = nn.Linear(6, 6), nn.Linear(6, 2), up(2, 6)
+        self.dropout = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.up(self.down(self.dropout(x)))
+
+
+def test_what_hands_its_input_through_is_not_named(runs):
+    right = training(lambda: Model(Adapted(), Adapted()))
+    report, isolation = runs.isolated(right, right)
+    assert names(isolation) == [] and not report.failed()
+    wrong = training(lambda: Model(Adapted(), Adapted(up=Wrong)))
+    _, isolation = runs.isolated(right, wrong)
+    assert names(isolation) == ["blocks.1.up"]

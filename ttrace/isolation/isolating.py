@@ -115,12 +115,26 @@ def report_obstacle(report: Report) -> str | None:
         )
     if report.verdict is not Outcome.DIVERGED or not report.failed():
         return None
-    if not any(Kind(tensor.kind) in _HANDED_ON for tensor in report.failed()):
+    step = first_failed_step(report)
+    in_step = [t for t in report.tensors if parse_tensor_id(t.id).step == step]
+    handed_on = [t for t in in_step if Kind(t.kind) in _HANDED_ON]
+    if any(tensor.status == "failed" for tensor in handed_on):
+        return ""
+    if any(tensor.status == "unmatched" for tensor in handed_on):
         return (
-            "forward and backward agree, so no failure is handed on through modules, "
-            "and a run on the reference's values would show the same"
+            f"of forward and backward nothing fails in step {step}, but for what only "
+            "one run has: make both run the same modules first"
         )
-    return ""
+    if not any(tensor.status == "passed" for tensor in handed_on):
+        return (
+            f"nothing of forward and backward was compared in step {step}, where the "
+            "first failure is: record inputs, outputs and their gradients, too"
+        )
+    return (
+        f"in step {step}, where the first failure is, forward and backward agree, so "
+        "none is handed on through modules, and a run on the reference's values would "
+        "show the same"
+    )
 
 
 def first_failed_step(report: Report) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
 from ttrace.judge.structure import layers_left_out
@@ -37,7 +37,7 @@ def isolated_places(
         overwritten: Which tensors had them; the culprits of the report know that.
     """
     ids = [parse_tensor_id(tensor.id) for tensor in report.tensors]
-    modules = {id_.module for id_ in ids}
+    modules = {id_.module for id_ in ids if id_.kind in ACTIVATIONS}
     own = {
         _call_of(id_) for id_ in ids if id_.kind in _GIVEN and id_ not in overwritten
     }
@@ -62,7 +62,7 @@ def _place(
     modules: Collection[str],
 ) -> IsolatedPlace:
     text, num_alike = culprit.id, culprit.num_alike
-    of_model = next((id_ for id_ in culprit.ids if _is_from_behind(id_)), None)
+    of_model = next((id_ for id_ in culprit.ids if _is_from_behind(id_, modules)), None)
     if of_model is not None and of_model != text:
         # The gradient of the model's output is that of its last module's, too.
         text, num_alike = of_model, num_alike - 1
@@ -89,16 +89,36 @@ def _place(
             num_alike,
             inputs_agree=culprit.inputs_agree,
             is_given=_call_of(first) not in own,
+            is_outermost=_is_outermost(first.module, modules),
         ),
         ids=_distinct(text, *culprit.ids, *(tensor.id for tensor in tensors)),
         num_alike=num_alike,
     )
 
 
-def _is_from_behind(text: str) -> bool:
+def _is_from_behind(text: str, modules: Collection[str]) -> bool:
     """Whether a tensor is what the model's outputs get in the backward."""
     id_ = parse_tensor_id(text)
-    return id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE
+    return id_.kind is Kind.GRAD_OUTPUT and _is_outermost(id_.module, modules)
+
+
+def _is_outermost(module: str, modules: Collection[str]) -> bool:
+    """Whether a module runs in no other: the model, or what a script calls within it.
+
+    Args:
+        module: Its path.
+        modules: Those that run.
+    """
+    return module == ROOT_MODULE or _around(module, modules) is None
+
+
+def _around(module: str, modules: Collection[str]) -> str | None:
+    """The nearest module around one that runs; None where none does."""
+    while "." in module:
+        module = module.rpartition(".")[0]
+        if module in modules:
+            return module
+    return ROOT_MODULE if ROOT_MODULE in modules else None
 
 
 def _distinct(*ids: str) -> tuple[str, ...]:
@@ -126,14 +146,9 @@ def _whose(id_: TensorId, modules: Collection[str]) -> str:
         id_: The tensor.
         modules: Those that run; others only hold modules.
     """
-    module = id_.module
-    if id_.kind not in _GIVEN or module == ROOT_MODULE:
-        return module
-    while "." in module:
-        module = module.rpartition(".")[0]
-        if module in modules:
-            return module
-    return ROOT_MODULE
+    if id_.kind not in _GIVEN or id_.module == ROOT_MODULE:
+        return id_.module
+    return _around(id_.module, modules) or ROOT_MODULE
 
 
 def _sentence(
@@ -144,6 +159,7 @@ def _sentence(
     *,
     inputs_agree: bool,
     is_given: bool,
+    is_outermost: bool,
 ) -> str:
     """What is wrong, what agrees, and what to do.
 
@@ -154,14 +170,15 @@ def _sentence(
         num_alike: Others that are wrong likewise.
         inputs_agree: What it is made from was compared, and agrees.
         is_given: The call had the reference's values of all that it is given.
+        is_outermost: No other module runs around the tensor's.
     """
     alike = f" (and {num_alike} more like it)" if num_alike else ""
     why = f": {reason}" if reason else ""
     what = f"{id_.kind} {id_.slot}" if id_.slot is not None else f"{id_.kind}"
     where = f"{what} of {id_.module}{alike}"
-    if id_.kind is Kind.INPUT and id_.module == ROOT_MODULE:
+    if id_.kind is Kind.INPUT and is_outermost:
         return f"{where}, as the script gives it{why}"
-    if id_.kind is Kind.GRAD_OUTPUT and id_.module == ROOT_MODULE:
+    if id_.kind is Kind.GRAD_OUTPUT and is_outermost:
         where += ", as it comes from what follows the model"
         agrees, look = "the forward", "the loss and what scales it"
     elif id_.kind in _GIVEN:

@@ -320,6 +320,31 @@ def test_a_gradient_of_a_parameter_comes_of_all_calls_of_its_module():
     assert culprit.ids == wrong[:1]
 
 
+def test_by_a_norm_that_passes_all_gradients_are_clipped():
+    """A wrong gradient moves the norm within its tolerance, and that the states."""
+    gradients = {
+        f"step0/{name}/main_grad/w": np.linspace(1, 2, 8, dtype=np.float32)
+        for name in ("a", "b")
+    }
+    state = {"step0/b/optimizer_state/w.exp_avg_sq": ONES}
+    norm = {"step0/@root/grad_norm": np.array(4.0, np.float32)}
+    reference = gradients | norm | state
+    candidate = dict(reference)
+    candidate["step0/a/main_grad/w"] = 1.01 * gradients["step0/a/main_grad/w"]
+    candidate["step0/@root/grad_norm"] = np.array(4.0 + 1e-6, np.float32)
+    candidate["step0/b/optimizer_state/w.exp_avg_sq"] = 1.01 * ONES
+    report = compare(reference, candidate)
+    assert failed(report) == {
+        "step0/a/main_grad/w",
+        "step0/b/optimizer_state/w.exp_avg_sq",
+    }
+    (culprit,) = report.culprits
+    assert culprit.id == "step0/a/main_grad/w"
+    # By a norm that is the same to the bit nothing comes to the state.
+    same = candidate | norm
+    assert len(compare(reference, same).culprits) == 2
+
+
 # A run whose modules were given right values.
 
 

@@ -1,6 +1,7 @@
 """Follows failures from step to step: micro-batches, the optimizer, the next step."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ttrace.ir.kinds import KINDS, Kind
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
@@ -88,7 +89,10 @@ class _Steps:
             total += flow
         norm = NOTHING
         for verdict in by_kind.get(Kind.GRAD_NORM, ()):
-            norm += self._take(verdict, total if total is not NOTHING else UNKNOWN)
+            flow = self._take(verdict, total if total is not NOTHING else UNKNOWN)
+            # By a norm that passes, unequal, all gradients are clipped otherwise; a
+            # second moment has twice its error, and a tolerance of its own.
+            norm += replace(flow, failed=flow.failed or flow.reached)
         clipped = by_kind.get(Kind.CLIPPED_GRAD, ())
         for verdict in clipped:
             name = _name(verdict)
