@@ -35,8 +35,8 @@ def test_all_that_are_sharded_over_an_axis():
     assert found is not None
     assert found.sentence == (
         "all 2 main_grad that were compared of parameters that are sharded over ep are "
-        "wrong in step 0, and the others agree (2 compared): look at the group of ranks "
-        "over which the "
+        "wrong in step 0, and the others agree (2 compared): look at the group of "
+        "ranks over which the "
         "gradients of these parameters are reduced, and at what scales them apart from "
         "the others"
     )
