@@ -20,6 +20,11 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
+_OF_OPTIMIZERS = frozenset(
+    {Kind.CLIPPED_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
+)
+"""What follows from gradients."""
+
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
 
@@ -28,6 +33,15 @@ _MOST_UNEXPLAINED = 1e-3
 
 _MOST_TRIED = 3
 """Factors that are tried, of those that tensors are near to."""
+
+_COARSEST = 0.25
+"""Relative tolerance, beyond which a multiple is not told from something else."""
+
+_REST = 0.25
+"""Of the tolerance, what may be left beside a multiple."""
+
+_FAR = 3.0
+"""Times the tolerance, by which a factor of coarse values differs from 1."""
 
 _LEAST_SHARE = 0.5
 """Of the tensors of the first step that fail, unless the first one is among them."""
@@ -63,6 +77,11 @@ def scaled(findings: Findings) -> Diagnosis | None:
             return None
         factor = of_first[0]
         verdicts = found[factor]
+    first = findings.failed[0]
+    if first.id.kind not in _OF_OPTIMIZERS and all(
+        verdict.id.kind in _OF_OPTIMIZERS for verdict in verdicts
+    ):
+        return None  # a norm of gradients that are wrong makes them so
     are = "are" if len(verdicts) > 1 else "is"
     shared = findings.evidence.runs.shared_samples
     if shared is not None and shared.microbatches:
@@ -128,7 +147,7 @@ def _ratio(verdict: TensorVerdict) -> float | None:
     stats = verdict.result.stats
     if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
         return None
-    if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+    if stats.count < 2 or not _is_multiple(verdict):
         return None
     return stats.cosine * stats.candidate_norm / stats.reference_norm
 
@@ -154,6 +173,24 @@ def _is_explained(verdict: TensorVerdict, factor: float) -> bool:
         abs(factor) * verdict.tolerance.difference_norm, _MOST_UNEXPLAINED * smaller
     )
     return math.hypot(along, across) <= limit < stats.difference_norm
+
+
+def _is_multiple(verdict: TensorVerdict) -> bool:
+    """Whether it is one, but for rounding; where that is coarse, far from once."""
+    assert verdict.result is not None
+    stats = verdict.result.stats
+    if abs(stats.cosine) >= 1 - _COSINE_SLACK:
+        return True
+    if verdict.tolerance is None or not stats.reference_norm:
+        return False
+    tolerated = verdict.tolerance.relative_to(stats.reference_norm)
+    rest = math.sqrt(max(0.0, 1 - stats.cosine**2))
+    factor = math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
+    return (
+        tolerated <= _COARSEST
+        and rest <= _REST * tolerated
+        and abs(factor - 1) > _FAR * tolerated
+    )
 
 
 def _taken_out(scaled: Sequence[TensorVerdict], findings: Findings) -> str:
