@@ -6,7 +6,7 @@ the caller knows.
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -173,10 +173,10 @@ def runs_obstacle(reference: TraceInfo, candidate: TraceInfo) -> str:
     """Why a candidate cannot run on the reference's values; empty if it can."""
     first = candidate.ranks[0]
     if first.framework not in REWRITING_FRAMEWORKS:
-        names = " and ".join(sorted(REWRITING_FRAMEWORKS))
+        names = ", ".join(sorted(REWRITING_FRAMEWORKS))
         return (
             f"the candidate was recorded by the frontend {first.framework}, and only "
-            f"{names} can put the reference's values in"
+            f"those of {names} can put the reference's values in"
         )
     if len(candidate.ranks) < first.world_size:
         return (
@@ -229,7 +229,10 @@ def _isolated(
         closer_look=CloserLook.NONE,
         overwritten=overwritten,
     )
-    notes = [begins_otherwise(candidate, again, step)]
+    notes = [
+        begins_otherwise(candidate, again, step),
+        _forward_note(overwritten, again),
+    ]
     notes += [
         f"in that run, {finding.sentence}"
         for finding in report.diagnosis
@@ -241,6 +244,19 @@ def _isolated(
         num_overwritten=len(overwritten),
         left_out=left_out,
         notes=tuple(filter(None, notes)),
+    )
+
+
+def _forward_note(overwritten: Collection[TensorId], again: TraceSource) -> str:
+    """Says that no error was kept from going on through the forward, if so."""
+    inner = {id_.kind for id_ in again.info.tensors if id_.module != ROOT_MODULE}
+    given = {id_.kind for id_ in overwritten if id_.module != ROOT_MODULE}
+    if Kind.OUTPUT not in inner or Kind.INPUT in given:
+        return ""
+    return (
+        "no input of a module inside the model was overwritten (named scopes and taps "
+        "have outputs alone), so errors went on through the forward, and of several "
+        "wrong places in it only the first is named"
     )
 
 

@@ -16,6 +16,7 @@ from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
 from ttrace.judge.collective_order import OrderFault, find_order_faults
 from ttrace.judge.dropout_rates import dropout_differences
+from ttrace.judge.merged_adapters import MergedAdapters, find_merged_adapters
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
@@ -74,6 +75,7 @@ class RunEvidence:
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
         numbers: Of micro-batches and ranks, which a factor may be.
+        merged: Weights that differ, of modules with adapters in one run only.
         tokens: What the first gradient shows of the losses of both runs.
     """
 
@@ -96,6 +98,7 @@ class RunEvidence:
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
     numbers: tuple[RunNumber, ...] = ()
+    merged: MergedAdapters | None = None
     tokens: TokenLosses | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
@@ -154,5 +157,8 @@ def read_runs(
             find_moved_positions, None, verdicts, reference, own_microbatches
         ),
         numbers=explained(run_numbers, (), reference.info, own_microbatches.info),
+        merged=explained(
+            find_merged_adapters, None, verdicts, absences.parameters, *runs
+        ),
         tokens=explained(find_token_losses, None, verdicts, *runs),
     )
