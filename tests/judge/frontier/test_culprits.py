@@ -1,6 +1,7 @@
 """Where failures begin: on random models with planted errors, and on single cases."""
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -283,6 +284,57 @@ def test_a_gradient_of_a_parameter_comes_of_all_calls_of_its_module():
     candidate = reference | {text: 2 * reference[text] ** 2 for text in wrong}
     (culprit,) = compare(reference, candidate).culprits
     assert culprit.ids == wrong[:1]
+
+
+TIED = (
+    "mb0/@root/input/0",
+    "mb0/wte/input/0",
+    "mb0/wte/output/0",
+    "mb0/h/input/0",
+    "mb0/h/input/1",
+    "mb0/h/output/0",
+    "mb0/wte/input/attend.0",
+    "mb0/wte/output/attend.0",
+    "mb0/@root/output/0",
+    "mb0/@root/grad_output/0",
+    "mb0/wte/grad_output/attend.0",
+    "mb0/wte/grad_input/attend.0",
+    "mb0/h/grad_output/0",
+    "mb0/h/grad_input/0",
+    "mb0/wte/grad_output/0",
+    "mb0/wte/param_grad/embedding",
+)
+"""A tied embedding, called once to embed and once, by another method, to attend."""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "mb0/h/input/1",
+        "mb0/h/output/0",
+        "mb0/wte/input/attend.0",
+        "mb0/wte/output/attend.0",
+        "mb0/wte/grad_input/attend.0",
+        "mb0/h/grad_input/0",
+    ],
+)
+@pytest.mark.parametrize("without", [(), ("wte/input",)])
+def test_a_method_comes_where_it_ran_and_not_where_its_module_was_called_first(
+    first, without
+):
+    """All that comes after the first wrong tensor is wrong by it, both ways."""
+    texts = [f"step0/{text}" for text in TIED]
+    values = np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
+    reference = dict(zip(texts, values, strict=True))
+    wrong = texts[texts.index(f"step0/{first}") :]
+    candidate = reference | {text: 2 * reference[text] ** 2 for text in wrong}
+    reference, candidate = (
+        {t: v for t, v in run.items() if not any(part in t for part in without)}
+        for run in (reference, candidate)
+    )
+    (culprit,) = compare(reference, candidate).culprits
+    assert culprit.id == next(text for text in wrong if text in reference)
+    assert culprit.inputs_agree
 
 
 def test_by_a_norm_that_passes_all_gradients_are_clipped():
