@@ -14,6 +14,7 @@ from ttrace.errors import TensorIdError
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.judge.allowances import Allowance
 from ttrace.judge.precision import CoarserCompute
+from ttrace.judge.scalar_sums import SUMS
 from ttrace.judge.tolerance import Estimator, ToleranceTable
 from ttrace.judge.verdict import Cause
 from ttrace.report.tensor_report import TensorReport
@@ -149,13 +150,19 @@ def limit_by_table(table: ToleranceTable, coarser: CoarserCompute | None) -> New
             return Kept(reason=OTHER_NORM)
         tolerance = tolerance_for(norm, dtypes, coarser)
         per = tolerance.per_multiplier
+        limit, least = tolerance.relative_to(norm), tolerance.least / norm
+        derivation = tolerance.derivation
+        # What a sum has of terms, the file does not say: the report does.
+        of_sum = (tensor.tolerance_least or 0.0) if tensor_id.kind in SUMS else 0.0
+        if of_sum > limit:
+            derivation = f"the least tolerance, rel {of_sum:.3g}; above {derivation}"
         return Limit(
-            tolerance=tolerance.relative_to(norm),
-            derivation=tolerance.derivation,
+            tolerance=max(limit, of_sum),
+            derivation=derivation,
             estimator=tolerance.estimator.value,
             noise_share=tolerance.noise_share,
             noise_dominated=tolerance.noise_dominated,
-            least=None if per is None else tolerance.least / norm,
+            least=None if per is None else max(least, of_sum),
             per_multiplier=None if per is None else per / norm,
         )
 
