@@ -1,42 +1,54 @@
-"""A norm whose epsilon is another one than in the reference."""
+"""A norm whose epsilon is another one than in the reference, or its samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.norm_forms import BATCH, EPSILONS, Affine, NormForm, forms_of
 from ttrace.judge.own_parameters import own_parameters
+from ttrace.judge.rank_ranges import RankRanges, ranges_of
 from ttrace.judge.values import values_of
-
-_EPSILONS = (1e-12, 1e-7, 2.0**-23, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""What is in use; 2^-23 is that of float32, torch's own for RMSNorm."""
 
 _ALIKE = 1.5
 """Times the least error, that another epsilon explains as well."""
 
-_WEIGHTS = frozenset({"weight", "scale", "gamma", "kernel", "w", "g"})
-_BIASES = frozenset({"bias", "beta", "b"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormEpsilon:
-    """A norm over the last dim.
+    """A norm that both runs compute, each with an epsilon of its own.
 
     Attributes:
         id: Its output.
-        is_centered: It takes the mean out: LayerNorm; else RMSNorm.
+        norm: What it is: ``LayerNorm``, ``GroupNorm of 4 groups``.
         reference: The epsilon there; the largest, where rounding hides which it is.
         candidate: Likewise.
     """
 
     id: TensorId
-    is_centered: bool
+    norm: str
     reference: float
     candidate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormPerRank:
+    """A norm over the samples of all, that the candidate computes on each rank's own.
+
+    Attributes:
+        id: Its output.
+        norm: What it is.
+        ranges: How the candidate shards the samples.
+    """
+
+    id: TensorId
+    norm: str
+    ranges: RankRanges
 
 
 def find_norm_epsilon(
@@ -44,42 +56,88 @@ def find_norm_epsilon(
 ) -> NormEpsilon | None:
     """Looks for the epsilons that explain both outputs of a norm.
 
-    LayerNorm (arXiv:1607.06450) and RMSNorm (arXiv:1910.07467) over the last dim, of
-    the input and the parameters of the reference.
+    Of the input and the parameters of the reference.
 
     Args:
         values: Of the first divergence, an output.
         reference: The trusted run.
     """
+    read = _read(values, reference)
+    if read is None or values is None:
+        return None
+    given, parameters = read
+    for form, affine in forms_of(given, values.theirs, parameters):
+        outputs = _outputs(form, given, affine)
+        of_reference = _best(values.theirs, outputs, values.tolerated)
+        if not of_reference:
+            continue
+        of_candidate = _best(values.ours, outputs, values.limit)
+        if of_candidate and not of_reference & of_candidate:
+            return NormEpsilon(
+                id=values.id,
+                norm=form.name,
+                reference=EPSILONS[max(of_reference)],
+                candidate=EPSILONS[max(of_candidate)],
+            )
+    return None
+
+
+def find_norm_per_rank(
+    values: DivergedValues | None, reference: TraceSource, candidate: TraceInfo
+) -> NormPerRank | None:
+    """Looks whether the candidate normalises each rank's samples by their own.
+
+    Args:
+        values: Of the first divergence, an output.
+        reference: The trusted run.
+        candidate: The run under test.
+    """
+    ranges = None if values is None else ranges_of(values.id, candidate)
+    read = None if ranges is None else _read(values, reference)
+    if read is None or values is None or ranges is None:
+        return None
+    given, parameters = read
+    for form, affine in forms_of(given, values.theirs, parameters):
+        if form.name != BATCH:
+            continue
+        outputs = _outputs(form, given, affine)
+        for number in _best(values.theirs, outputs, values.tolerated):
+            each = [
+                form.normalize(given[start:stop], EPSILONS[number], affine)
+                for start, stop in ranges.ranges
+            ]
+            if values.is_explained(np.concatenate(each)):
+                return NormPerRank(id=values.id, norm=form.name, ranges=ranges)
+    return None
+
+
+def _read(
+    values: DivergedValues | None, reference: TraceSource
+) -> tuple[np.ndarray, Mapping[str, np.ndarray | None]] | None:
+    """What the module was given, and its parameters, in the reference."""
     if values is None or values.id.kind is not Kind.OUTPUT or not values.theirs.ndim:
         return None
     given = values_of(replace(values.id, kind=Kind.INPUT, slot="0"), reference)
     if given is None or given.shape != values.theirs.shape:
         return None
     parameters = {
-        slot: values_of(record.id, reference)
+        slot: _of_call(values_of(record.id, reference), values.id.call)
         for slot, record in own_parameters(values.id, reference.info).items()
     }
-    for is_centered in (True, False):
-        centered = given - given.mean(-1, keepdims=True) if is_centered else given
-        squares = np.square(centered).mean(-1, keepdims=True)
-        for weight, bias in _affine(parameters, given.shape[-1]):
+    return given, parameters
 
-            def output(epsilon, of=(centered, squares, weight, bias)):
-                values, squares, weight, bias = of
-                return values / np.sqrt(squares + epsilon) * weight + bias
 
-            outputs = [output(epsilon) for epsilon in _EPSILONS]
-            of_reference = _best(values.theirs, outputs, values.tolerated)
-            of_candidate = _best(values.ours, outputs, values.limit)
-            if of_reference and of_candidate and not of_reference & of_candidate:
-                return NormEpsilon(
-                    id=values.id,
-                    is_centered=is_centered,
-                    reference=_EPSILONS[max(of_reference)],
-                    candidate=_EPSILONS[max(of_candidate)],
-                )
-    return None
+def _of_call(values: np.ndarray | None, call: int) -> np.ndarray | None:
+    """Of parameters that are stacked for a scan over layers, those of one call."""
+    if values is None or values.ndim != 2 or call >= values.shape[0]:
+        return values
+    return values[call]
+
+
+def _outputs(form: NormForm, given: np.ndarray, affine: Affine) -> list[np.ndarray]:
+    """By each epsilon."""
+    centered, squares = form.statistics(given)
+    return [form.finish(centered, squares, epsilon, affine) for epsilon in EPSILONS]
 
 
 def _best(
@@ -91,24 +149,3 @@ def _best(
     if least > limit:
         return frozenset()
     return frozenset(i for i, error in enumerate(errors) if error <= _ALIKE * least)
-
-
-def _affine(
-    parameters: dict[str, np.ndarray | None], width: int
-) -> Iterator[tuple[np.ndarray | float, np.ndarray | float]]:
-    """What the norm may multiply by and add; Gemma's adds one to its weight."""
-    weight: np.ndarray | None = None
-    bias: np.ndarray | float = 0.0
-    for slot, values in parameters.items():
-        if values is None or values.shape != (width,):
-            return
-        last = slot.rpartition(".")[2]
-        if last in _WEIGHTS:
-            weight = values
-        elif last in _BIASES:
-            bias = values
-    if weight is None:
-        yield 1.0, bias
-    else:
-        yield weight, bias
-        yield 1 + weight, bias

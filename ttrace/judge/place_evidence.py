@@ -23,7 +23,12 @@ from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import rates_inside
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
+from ttrace.judge.norm_epsilon import (
+    NormEpsilon,
+    NormPerRank,
+    find_norm_epsilon,
+    find_norm_per_rank,
+)
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
 from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
 from ttrace.judge.own_faults import explained
@@ -62,6 +67,8 @@ class PlaceEvidence:
             the output of the same module, of a call before, that they are.
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
+        per_rank: A norm over a batch that it is the output of, and that takes each
+            rank's own samples.
     """
 
     first: FirstDivergence | None = None
@@ -82,6 +89,7 @@ class PlaceEvidence:
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
+    per_rank: NormPerRank | None = None
 
 
 def read_place(
@@ -132,6 +140,7 @@ def read_place(
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
+        per_rank=explained(find_norm_per_rank, None, values, reference, candidate.info),
     )
 
 

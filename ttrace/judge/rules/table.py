@@ -39,6 +39,7 @@ from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.norm_epsilon import norm_epsilon
+from ttrace.judge.rules.norm_per_rank import norm_per_rank
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
@@ -87,6 +88,7 @@ RULES: tuple[Rule, ...] = (
     added_bias,
     scaled_submodule,
     norm_epsilon,
+    norm_per_rank,
     activation_variant,
     transposed_weight,
     out_of_turn,
