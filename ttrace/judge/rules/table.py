@@ -32,6 +32,7 @@ from ttrace.judge.rules.extra_activation_gradient import (
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.initial_replicas import initial_replicas
+from ttrace.judge.rules.loss_alone import loss_alone
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.missing_layers import missing_layers
@@ -121,6 +122,7 @@ RULES: tuple[Rule, ...] = (
     optimizer_settings,
     replicas_differ,
     scaled,
+    loss_alone,
     after_backward,
     unseen_clipping,
     embedding_rows,
