@@ -84,8 +84,10 @@ def test_the_bias_of_a_later_step_is_what_the_one_before_left():
 def attention(added: float, slot: str, bias=BIAS, size: int | None = None):
     """A module with weights and a bias of its own, called as the user likes."""
     tensors = {
-        "step0/at/param/wo": Tensor(full=WEIGHT.T, dims=size and "f[tp] h"),
-        f"step0/at/param/{slot}": Tensor(full=bias, dims=size and "h"),
+        "step0/at/param/wo": Tensor(
+            full=WEIGHT.T, dims=None if size is None else "f[tp] h"
+        ),
+        f"step0/at/param/{slot}": Tensor(full=bias, dims=None if size is None else "h"),
         "step0/mb0/at/output/0": OUTPUT + np.float32(added) * bias,
     }
     return memory_trace(tensors, None if size is None else {"tp": size})
