@@ -12,7 +12,7 @@ OTHER := .venv-megatron-$(MEGATRON)
 .PHONY: help setup demo test test-core check format lint types bench bench-gpu \
   bench-real-size \
   matrix matrix-other \
-  observer planted zoo map-grades clean
+  observer planted zoo map-grades site clean
 
 help:
 	@echo "make demo    set up, then find a live bug of megatron-core"
@@ -32,6 +32,7 @@ help:
 	@echo "make zoo     every bug of the zoo must be found; rewrites docs/zoo.md (minutes)"
 	@echo "make map-grades  maps proposed from buggy ports of libraries (an hour);"
 	@echo "             penzai's pair needs: pip install penzai ordered-set"
+	@echo "make site    the documentation as a site, in site/ (20 s); open site/index.html"
 	@echo "make setup   only the virtual environment in $(VENV)"
 	@echo "make clean   remove what the above made, but for the traces in out/"
 
@@ -118,5 +119,9 @@ zoo: setup
 	  $(BIN)/python -m tests.examples.code_table out/zoo.json docs/diagnosis.md && \
 	  exit $$status
 
+# The theme warns at length of a later mkdocs than ours.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 clean:
-	rm -rf $(VENV) .venv-megatron-* demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-megatron-* demo build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -290,6 +290,20 @@ def test_the_snippet_of_the_docs(session):
     session(source, *options).assert_outcomes(passed=3)
 
 
+def test_the_tests_of_the_tutorial(session):
+    page = PAGES["docs/tutorials/guard-a-kernel.md"]
+    source = "\n".join(f.text for f in page.fences if f.rule == "python")
+    session(source, "-k", "as_it_was", "--ttrace-update-golden")
+    result = session(source)
+    result.assert_outcomes(passed=3, failed=1)
+    text = text_of(result)
+    assert "FAILED test_it.py::test_several_chunks" in text
+    quoted = [line.strip("> ") for line in page.prose.splitlines() if line[:1] == ">"]
+    words = [line.split("rel_err")[0].strip() for line in quoted if line]
+    assert words == ["1 of 1 arrays diverged", "DIVERGED  (the array)"]
+    assert all(word in text for word in words)
+
+
 def test_two_checks_in_one_test_have_folders_of_their_own(session):
     source = """
 from ttrace.report.model import Outcome

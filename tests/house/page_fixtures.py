@@ -5,11 +5,18 @@ commands find these files in the folder in which they run. A fixture that its pa
 not use fails the test.
 """
 
-from collections.abc import Callable
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+
+from tests.paths import ROOT
 
 Names = dict[str, Any]
 
@@ -168,6 +175,42 @@ def record_a_pair(folder: Path) -> None:
     table.save(out / "tolerance.json")
 
 
+def save_the_script(folder: Path) -> None:
+    """The quickstart's script, as a reader saves it."""
+    shutil.copy(ROOT / "examples" / "torch_quickstart" / "train.py", folder)
+
+
+@contextlib.contextmanager
+def recorded_by(out: Path, *arguments: str, noise_seed: int | None = None) -> Iterator:
+    """A script with these arguments, in this process, as ``ttrace record`` runs it."""
+    from ttrace.recording.request import RecordRequest
+
+    request = RecordRequest(out=out, noise_seed=noise_seed)
+    with (
+        mock.patch.dict(os.environ, request.to_environment()),
+        mock.patch.object(sys, "argv", ["train.py", *arguments]),
+    ):
+        yield
+
+
+def check_the_attention(folder: Path) -> None:
+    """The report of the quickstart, without the processes and the run in isolation."""
+    from ttrace.examples.torch_quickstart.train import main
+    from ttrace.pipeline import compare, estimate_tolerance
+
+    out = folder / "ttrace-check"
+    with recorded_by(out / "reference"):
+        main()
+    with recorded_by(out / "candidate", "--chunked"):
+        main()
+    with recorded_by(out / "perturbed-1", noise_seed=1):
+        main()
+    runs = out / "reference", [out / "perturbed-1"]
+    tolerance = estimate_tolerance(*runs)
+    report = compare(runs[0], out / "candidate", tolerance=tolerance)
+    report.save(out / "report.json")
+
+
 NAMES: dict[str, Callable[[], Names]] = {
     "README.md": readme,
     "docs/torch.md": torch_page,
@@ -182,6 +225,8 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "docs/report.md": record_two_runs,
     "docs/python-api.md": record_a_pair,
     "docs/ci.md": record_a_pair,
+    "docs/tutorials/first-bug.md": save_the_script,
+    "docs/tutorials/read-a-report.md": check_the_attention,
 }
 """Files that a page's commands find."""
 

@@ -11,14 +11,14 @@ OUTPUT, LATER = "step0/mb0/a/output/0", "step0/mb0/b/output/0"
 FULL = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
 
 
-def diagnosis(wrong: np.ndarray, **options):
+def diagnosis(wrong: np.ndarray, *, theirs: np.ndarray = FULL, **options):
     candidate = {
         OUTPUT: Tensor(full=wrong, **options),
         LATER: Tensor(full=FULL + 1, **options),
     }
     sizes = {"tp": 2} if options else None
     report = compare_traces(
-        memory_trace({OUTPUT: FULL, LATER: FULL}),
+        memory_trace({OUTPUT: theirs, LATER: FULL}),
         memory_trace(candidate, sizes),
         load_backend("numpy"),
     )
@@ -48,6 +48,19 @@ def test_half_of_the_heads():
     most = FULL.copy()
     most[:, :, 4:13] += 1
     assert diagnosis(most) is None
+
+
+def test_a_part_beside_others_that_are_small():
+    """As the gradient of keys' biases is beside that of the values'."""
+    small = FULL * np.array([1e-4] * 12 + [1.0] * 4, np.float32)
+    wrong = small.copy()
+    wrong[:, :, 12:] *= np.random.default_rng(1).normal(size=4).astype(np.float32)
+    found = diagnosis(wrong, theirs=small)
+    assert found is not None and found.evidence == {"part": "12:16 of dim 2"}
+    zeros = small.copy()
+    zeros[:, :, :12] = 0
+    wrong[:, :, :12] = 0
+    assert diagnosis(wrong, theirs=zeros) is None
 
 
 def test_rows_that_lie_apart():

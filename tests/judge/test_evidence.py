@@ -322,6 +322,30 @@ def test_a_forgotten_zero_grad_behind_clipping_in_place():
     )
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_a_forgotten_zero_grad_behind_clipping_that_was_not_seen(spread):
+    """What is left is one multiple of all gradients, or it is something else."""
+    tensors = {}
+    for is_wrong in (False, True):
+        own = {"step0/@root/grad_norm": Tensor(full=np.array(2.5, np.float32))}
+        for number, n in enumerate(NAMES):
+            share = np.float32((0.4 + spread * number) * is_wrong)
+            left = GRADIENTS[1][n] + share * GRADIENTS[0][n]
+            own[f"step0/{n}/main_grad/w"] = Tensor(full=GRADIENTS[0][n])
+            own[f"step1/{n}/main_grad/w"] = Tensor(full=left)
+        tensors[is_wrong] = memory_trace(own)
+    found = diagnoses(tensors[True], tensors[False]).get("accumulated_gradient")
+    if spread:
+        assert found is None
+    else:
+        assert found is not None and found.sentence == (
+            "3 tensors of step 1, all that were examined, are the reference's gradient "
+            "plus the candidate's own of step 0, times 0.4, so that their norm is 1, "
+            "as where they are clipped: gradients are not set to zero between the "
+            "steps (optimizer.zero_grad())"
+        )
+
+
 def test_updates_behind_gradients_that_are_clipped_otherwise():
     """What the optimizer is given is the clipped gradient."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.step_notes import clips_key, clips_text
 from ttrace.pipeline import compare_traces
@@ -76,3 +76,23 @@ def test_a_clip_in_the_midst_of_a_step_has_its_own_word():
     assert sentence(run(ADDED[0], settings=early)) is None
     once = {clips_key(0): clips_text(1, 0)}
     assert sentence(run(ADDED[0], settings=once)) is not None
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_the_micro_batches_that_ranks_have_at_the_same_time(turn):
+    """Each of two ranks has two; what is left is the mean of one of each."""
+    added = np.random.default_rng(1).normal(size=(4, 4, 5)).astype(np.float32)
+
+    def of_ranks(given: np.ndarray):
+        tensors = {
+            f"step0/mb{mb}/a/param_grad/w": Tensor(full=added[mb], holders=(mb % 2,))
+            for mb in range(4)
+        }
+        tensors["step0/a/main_grad/w"] = Tensor(full=given.astype(np.float32))
+        return memory_trace(tensors, {"dp": 2})
+
+    left = added[2 * turn : 2 * turn + 2].mean(0)
+    found = sentence(of_ranks(left), of_ranks(added.mean(0)))
+    which = "the last" if turn else "one"
+    assert found is not None
+    assert f"{which} micro-batch of each rank adds (numbers {2 * turn}, " in found

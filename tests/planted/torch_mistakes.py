@@ -237,7 +237,7 @@ def beta(training: Training, draw: Draw) -> Expected | None:
 def last_of_labels(training: Training, draw: Draw) -> Expected | None:
     loss = training.loss
     training.loss = lambda logits, labels: loss(logits[:, :-1], labels[:, :-1])
-    return expected("@root", [Kind.LOSS])
+    return expected("@root", [Kind.LOSS], "loss_targets")
 
 
 def scaled_loss(training: Training, draw: Draw) -> Expected | None:

@@ -31,6 +31,9 @@ class Parser(argparse_flags.ArgumentParser):
         description: What the command does.
         examples: Command lines for the end of ``--help``, each with what it does.
         **kwargs: As for ``argparse``.
+
+    Attributes:
+        examples: As given.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Parser(argparse_flags.ArgumentParser):
             lines = (f"  {line}\n      {what}" for line, what in examples)
             kwargs["epilog"] = "\n".join(("examples:", *lines))
         super().__init__(**kwargs)
+        self.examples = tuple(examples)
 
     def error(self, message: str) -> NoReturn:
         remedy = f"see '{self.prog} --help'"

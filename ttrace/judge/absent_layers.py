@@ -53,15 +53,33 @@ def absent_layers(verdicts: Sequence[TensorVerdict]) -> list[AbsentLayer]:
     }
     found: dict[str, AbsentLayer] = {}
     for layer, of_one in of_layer.items():
-        sides = {v.present if v.status is Status.UNMATCHED else None for v in of_one}
-        (side, *more) = sides
-        if side is None or more or _row(layer) not in rows_compared:
+        side = _only_side(of_one)
+        if side is None or _row(layer) not in rows_compared:
             continue
         if any(outer in found for outer in _layers(_row(layer))):
             continue
         if any(verdict.id.kind in _OF_PARAMETERS for verdict in of_one):
             found[layer] = AbsentLayer(path=layer, present=side, verdicts=tuple(of_one))
     return list(found.values())
+
+
+def _only_side(verdicts: Sequence[TensorVerdict]) -> Side | None:
+    """The only run that has anything of these; None if both do.
+
+    What a run skips itself, it has: its reason begins with the side.
+    """
+    sides = {
+        verdict.present for verdict in verdicts if verdict.status is not Status.SKIPPED
+    }
+    if len(sides) != 1:
+        return None
+    (side,) = sides
+    is_own = all(
+        verdict.reason.startswith(f"{side}")
+        for verdict in verdicts
+        if verdict.status is Status.SKIPPED
+    )
+    return side if is_own else None
 
 
 def _layers(module: str) -> list[str]:

@@ -22,9 +22,11 @@ _MAX_RANGES = 4
 _LARGEST_SHARE = 0.5
 """Of the indices of a dim, that an error lies in and is confined to them."""
 
-
 _LEAST_ELSEWHERE = 0.01
 """What agrees has of the square of the norm, over its share of the elements."""
+
+_LEAST_AGREE = 0.5
+"""Of the blocks that agree, those that do beside their own norm, if it is small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,9 @@ def find_confinement(
         is_wrong = _wrong_blocks(errors, verdict.tolerance.difference_norm)
         if is_wrong is None or is_wrong.mean() > least:
             continue
-        if not _is_elsewhere(np.array([s.reference_norm for s in stats]), is_wrong):
+        norms = np.array([s.reference_norm for s in stats])
+        tolerated = verdict.tolerance.relative_to(float(np.linalg.norm(norms)))
+        if not _is_elsewhere(norms, errors, is_wrong, tolerated):
             continue
         indices = np.flatnonzero(np.repeat(is_wrong, length // len(blocks)))
         part = Part.of_indices(dim, indices)
@@ -91,13 +95,25 @@ def find_confinement(
     return best
 
 
-def _is_elsewhere(norms: np.ndarray, is_wrong: np.ndarray) -> bool:
+def _is_elsewhere(
+    norms: np.ndarray, errors: np.ndarray, is_wrong: np.ndarray, tolerated: float
+) -> bool:
     """Whether the tensor has values where it agrees.
 
     Zeros, as in the gradients of tokens that no loss counts, agree whatever is wrong.
+    Small values do not count as such where they agree as well as the whole should.
+
+    Args:
+        norms: Of the reference's blocks.
+        errors: Norms of the differences of these blocks.
+        is_wrong: Where the error lies.
+        tolerated: Relative to the norm of the whole.
     """
     rest, whole = (float(np.square(n).sum()) for n in (norms[~is_wrong], norms))
-    return rest >= _LEAST_ELSEWHERE * (1 - is_wrong.mean()) * whole
+    if rest >= _LEAST_ELSEWHERE * (1 - is_wrong.mean()) * whole:
+        return True
+    agrees = errors[~is_wrong] <= tolerated * norms[~is_wrong]
+    return bool((agrees & (norms[~is_wrong] > 0)).mean() > _LEAST_AGREE)
 
 
 def _wrong_blocks(errors: np.ndarray, tolerated: float) -> np.ndarray | None:

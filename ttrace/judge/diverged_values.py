@@ -64,7 +64,11 @@ class DivergedValues:
 
 
 def read_diverged(
-    verdict: TensorVerdict | None, reference: TraceSource, candidate: TraceSource
+    verdict: TensorVerdict | None,
+    reference: TraceSource,
+    candidate: TraceSource,
+    *,
+    least_elements: int = _LEAST_ELEMENTS,
 ) -> DivergedValues | None:
     """Reads the first divergence.
 
@@ -72,6 +76,7 @@ def read_diverged(
         verdict: On it.
         reference: The trusted run.
         candidate: The run under test.
+        least_elements: Fewer are not read.
 
     Returns:
         None where it did not fail by its values, or cannot be read whole, or where the
@@ -82,7 +87,7 @@ def read_diverged(
     ours, theirs = values_of(verdict.id, candidate), values_of(verdict.id, reference)
     if ours is None or theirs is None or ours.shape != theirs.shape:
         return None
-    if ours.size < _LEAST_ELEMENTS:
+    if ours.size < least_elements:
         return None
     return DivergedValues(
         id=verdict.id,

@@ -1,6 +1,7 @@
-"""Whether an output differs as dropout makes it: by zeros, and by a factor elsewhere.
+"""Whether a tensor differs as dropout makes it: by zeros, and by a factor elsewhere.
 
-Reads the output of both runs, and the input of the module where it has the same shape.
+Reads an output, or an input that was dropped of outside of any module, of both runs,
+and the input of the module where it has the same shape.
 """
 
 from dataclasses import dataclass, replace
@@ -32,16 +33,18 @@ _ROUNDINGS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropoutMasks:
-    """An output whose zeros lie elsewhere in both runs, and that is a multiple else.
+    """A tensor whose zeros lie elsewhere in both runs, and that is a multiple else.
 
     Attributes:
-        id: The output.
+        id: The tensor.
         zeros: Shares of it that are zero, in reference and candidate; of what the
             input is not zero in, where that is known.
         factor: The candidate's values are so many times the reference's elsewhere.
         kept: What both runs multiply the input by where they are not zero; None where
             the input is not known, or the output no multiple of it.
         rate: That both runs state of the module, None where they do not, or differ.
+        repeated: Equal parts of the first dim that drop at the same places in the
+            candidate, and not in the reference; 1 where there are none.
     """
 
     id: TensorId
@@ -49,6 +52,7 @@ class DropoutMasks:
     factor: float
     kept: tuple[float, float] | None
     rate: str | None
+    repeated: int = 1
 
     @property
     def has_same_factor(self) -> bool:
@@ -59,19 +63,21 @@ class DropoutMasks:
 def find_dropout_masks(
     verdict: TensorVerdict | None, reference: TraceSource, candidate: TraceSource
 ) -> DropoutMasks | None:
-    """Looks whether a failed output differs by what was dropped of it.
+    """Looks whether a failed output or input differs by what was dropped of it.
 
     Args:
-        verdict: On the output.
+        verdict: On the tensor.
         reference: The trusted run.
         candidate: The run under test.
     """
     if (
         not failed_by_values(verdict)
-        or verdict.id.kind is not Kind.OUTPUT
+        or verdict.id.kind not in (Kind.OUTPUT, Kind.INPUT)
         or verdict.tolerance is None
     ):
         return None
+    if any(not _is_float(verdict.id, run) for run in (reference, candidate)):
+        return None  # a mask itself
     theirs = values_of(verdict.id, reference)
     ours = values_of(verdict.id, candidate)
     if theirs is None or ours is None or theirs.shape != ours.shape:
@@ -93,7 +99,9 @@ def find_dropout_masks(
     factor = _factor(ours[kept], theirs[kept], limit)
     if factor is None:
         return None
-    given = values_of(replace(verdict.id, kind=Kind.INPUT), reference)
+    given = None
+    if verdict.id.kind is Kind.OUTPUT:
+        given = values_of(replace(verdict.id, kind=Kind.INPUT), reference)
     is_given = np.full(theirs.shape, True)
     of_reference: float | None = None
     of_candidate: float | None = None
@@ -113,7 +121,26 @@ def find_dropout_masks(
         if of_reference is None or of_candidate is None
         else (of_reference, of_candidate),
         rate=rates[0] if rates[0] == rates[1] else None,
+        repeated=_num_repeated(theirs == 0, ours == 0),
     )
+
+
+def _num_repeated(theirs: np.ndarray, ours: np.ndarray) -> int:
+    """Equal parts of the first dim with the same places, in the candidate alone.
+
+    Args:
+        theirs: bool, where the reference is zero.
+        ours: Likewise, of the candidate.
+    """
+    length = ours.shape[0]
+    for number in (n for n in range(length, 1, -1) if length % n == 0):
+        parts, others = (
+            places.reshape(number, length // number, *places.shape[1:])
+            for places in (ours, theirs)
+        )
+        if (parts == parts[0]).all() and not (others == others[0]).all():
+            return number
+    return 1
 
 
 def _factor(values: np.ndarray, others: np.ndarray, limit: float) -> float | None:
@@ -124,6 +151,10 @@ def _factor(values: np.ndarray, others: np.ndarray, limit: float) -> float | Non
     factor = float((values * others).sum()) / square
     rest = float(np.linalg.norm(values - factor * others))
     return factor if factor > 0 and rest <= limit * np.linalg.norm(values) else None
+
+
+def _is_float(id_: TensorId, run: TraceSource) -> bool:
+    return dtype_named(run.info.tensors[id_].shards[0].dtype).epsilon is not None
 
 
 def _epsilon(id_: TensorId, *runs: TraceSource) -> float:

@@ -57,7 +57,7 @@ def find_embedding_rows(
         or verdict.failed_part is not None
     ):
         return None
-    inputs = list(_indices(verdict.id, reference.info))
+    inputs = list(indices_given(verdict.id, reference.info))
     ours = values_of(verdict.id, candidate) if inputs else None
     theirs = values_of(verdict.id, reference) if inputs else None
     if ours is None or theirs is None or ours.shape != theirs.shape or ours.ndim < 2:
@@ -83,7 +83,7 @@ def find_embedding_rows(
     return None
 
 
-def _indices(tensor_id: TensorId, info: TraceInfo) -> Iterator[TensorId]:
+def indices_given(tensor_id: TensorId, info: TraceInfo) -> Iterator[TensorId]:
     """Inputs of the same module in that step that are integers."""
     if tensor_id.kind is not Kind.OUTPUT and tensor_id.kind not in _OF_ROWS:
         return

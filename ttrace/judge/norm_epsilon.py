@@ -1,4 +1,4 @@
-"""A norm whose epsilon is another one than in the reference, or its samples."""
+"""A norm whose epsilon is another one than in the reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,12 +7,10 @@ import numpy as np
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
-from ttrace.judge.norm_forms import BATCH, EPSILONS, Affine, NormForm, forms_of
+from ttrace.judge.norm_forms import EPSILONS, Affine, NormForm, forms_of
 from ttrace.judge.own_parameters import own_parameters
-from ttrace.judge.rank_ranges import RankRanges, ranges_of
 from ttrace.judge.values import values_of
 
 _ALIKE = 1.5
@@ -36,21 +34,6 @@ class NormEpsilon:
     candidate: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NormPerRank:
-    """A norm over the samples of all, that the candidate computes on each rank's own.
-
-    Attributes:
-        id: Its output.
-        norm: What it is.
-        ranges: How the candidate shards the samples.
-    """
-
-    id: TensorId
-    norm: str
-    ranges: RankRanges
-
-
 def find_norm_epsilon(
     values: DivergedValues | None, reference: TraceSource
 ) -> NormEpsilon | None:
@@ -62,7 +45,7 @@ def find_norm_epsilon(
         values: Of the first divergence, an output.
         reference: The trusted run.
     """
-    read = _read(values, reference)
+    read = read_norm(values, reference)
     if read is None or values is None:
         return None
     given, parameters = read
@@ -82,39 +65,18 @@ def find_norm_epsilon(
     return None
 
 
-def find_norm_per_rank(
-    values: DivergedValues | None, reference: TraceSource, candidate: TraceInfo
-) -> NormPerRank | None:
-    """Looks whether the candidate normalises each rank's samples by their own.
-
-    Args:
-        values: Of the first divergence, an output.
-        reference: The trusted run.
-        candidate: The run under test.
-    """
-    ranges = None if values is None else ranges_of(values.id, candidate)
-    read = None if ranges is None else _read(values, reference)
-    if read is None or values is None or ranges is None:
-        return None
-    given, parameters = read
-    for form, affine in forms_of(given, values.theirs, parameters):
-        if form.name != BATCH:
-            continue
-        outputs = _outputs(form, given, affine)
-        for number in _best(values.theirs, outputs, values.tolerated):
-            each = [
-                form.normalize(given[start:stop], EPSILONS[number], affine)
-                for start, stop in ranges.ranges
-            ]
-            if values.is_explained(np.concatenate(each)):
-                return NormPerRank(id=values.id, norm=form.name, ranges=ranges)
-    return None
-
-
-def _read(
+def read_norm(
     values: DivergedValues | None, reference: TraceSource
 ) -> tuple[np.ndarray, Mapping[str, np.ndarray | None]] | None:
-    """What the module was given, and its parameters, in the reference."""
+    """What a module was given, and its parameters by slot, in the reference.
+
+    Args:
+        values: Of the first divergence.
+        reference: The trusted run.
+
+    Returns:
+        None where it is no output, or not of the shape of what was given.
+    """
     if values is None or values.id.kind is not Kind.OUTPUT or not values.theirs.ndim:
         return None
     given = values_of(replace(values.id, kind=Kind.INPUT, slot="0"), reference)

@@ -1,26 +1,27 @@
 """What explains wrong gradients given to an optimizer, its state and its updates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.accumulated import Accumulated, find_accumulated
 from ttrace.judge.adam_fit import SettingFit, fit_settings
 from ttrace.judge.average_fit import AverageFit, fit_averages
 from ttrace.judge.clip_times import EarlyClipping, find_early_clipping
-from ttrace.judge.failures import first_failed
+from ttrace.judge.gradient_norm import GradientNorm, find_gradient_norm
 from ttrace.judge.optimizer_settings import OptimizerDifference, optimizer_differences
 from ttrace.judge.own_faults import explained
 from ttrace.judge.restarted_state import Restart, find_restart
+from ttrace.judge.sharded_update import ShardedUpdate, find_sharded_update
 from ttrace.judge.state_decay import StateDecay, find_state_decays
 from ttrace.judge.unscaled_backward import (
     UnscaledBackward,
     find_unscaled_backward,
 )
-from ttrace.judge.update_fit import UpdateFit, fit_updates, is_explained
-from ttrace.judge.values import flat_values, values_of
+from ttrace.judge.update_fit import UpdateFit, fit_updates
+from ttrace.judge.values import values_of
 from ttrace.judge.verdict import TensorVerdict
 
 
@@ -29,9 +30,8 @@ class OptimizerEvidence:
     """In the first step in which gradients or updates failed.
 
     Attributes:
-        accumulated: Gradients that are the sum of the reference's gradient and of what
-            the candidate had in the step before; all that were read, or none.
-        accumulated_kind: What it had: its gradients before or after they were clipped.
+        accumulated: What gradients hold of the candidate's own of the step before;
+            None unless all that were read do.
         updates: What explains updates, or that nothing does, of those that were read.
         adam: Settings of Adam that explain moments and updates, of those that were
             read.
@@ -45,10 +45,11 @@ class OptimizerEvidence:
             None if neither does, or both do.
         idle_groups: Step and name of each group of parameters that only the candidate
             has, and whose learning rate is 0.
+        norm: The norm of gradients, where it is wrong and they are not.
+        sharded: Updates that are orthogonal by shard.
     """
 
-    accumulated: tuple[TensorId, ...] = ()
-    accumulated_kind: Kind = Kind.MAIN_GRAD
+    accumulated: Accumulated | None = None
     updates: tuple[UpdateFit, ...] = ()
     adam: tuple[SettingFit, ...] = ()
     restart: Restart | None = None
@@ -58,6 +59,8 @@ class OptimizerEvidence:
     state_decays: tuple[StateDecay, ...] = ()
     unscaled: UnscaledBackward | None = None
     idle_groups: tuple[tuple[int, str], ...] = ()
+    norm: GradientNorm | None = None
+    sharded: ShardedUpdate | None = None
 
 
 def read_optimizer(
@@ -70,16 +73,9 @@ def read_optimizer(
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
     """
-    gradients = first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
-    accumulated = [
-        kind
-        for kind in (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD)
-        if gradients
-        and all(_is_accumulated(v.id, kind, reference, candidate) for v in gradients)
-    ]
+    accumulated = explained(find_accumulated, None, verdicts, reference, candidate)
     return OptimizerEvidence(
-        accumulated=tuple(v.id for v in gradients) if accumulated else (),
-        accumulated_kind=accumulated[0] if accumulated else Kind.MAIN_GRAD,
+        accumulated=accumulated,
         updates=fit_updates(verdicts, reference, candidate),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
         restart=explained(find_restart, None, verdicts, reference, candidate),
@@ -91,25 +87,9 @@ def read_optimizer(
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),
         unscaled=find_unscaled_backward(verdicts, reference.info, candidate.info),
         idle_groups=explained(_idle_groups, (), verdicts, candidate),
+        norm=explained(find_gradient_norm, None, verdicts, candidate.info),
+        sharded=explained(find_sharded_update, None, verdicts, reference, candidate),
     )
-
-
-def _is_accumulated(
-    gradient: TensorId, kind: Kind, reference: TraceSource, candidate: TraceSource
-) -> bool:
-    """Whether what the candidate has more is what it had in the step before.
-
-    Its gradients themselves, or what clipping in place had made of them.
-    """
-    if not gradient.step:
-        return False
-    before = flat_values(
-        replace(gradient, step=gradient.step - 1, kind=kind), candidate
-    )
-    ours, theirs = flat_values(gradient, candidate), flat_values(gradient, reference)
-    if before is None or ours is None or theirs is None or not before.any():
-        return False
-    return is_explained(ours - theirs, before)
 
 
 def _idle_groups(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
@@ -9,6 +11,12 @@ from ttrace.judge.values import values_of
 
 _MOST_READ = 32
 """Times that are tried, the nearest first."""
+
+
+_FEW_ELEMENTS = 8
+
+LEAST_COUNTS = 3
+"""Whole numbers, not all the same, that are no other ones by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +32,10 @@ class OutOfTurn:
     instead: TensorId
 
 
+def _are_different_counts(values: np.ndarray) -> bool:
+    return bool((values == np.round(values)).all() and np.ptp(values))
+
+
 def find_out_of_turn(
     values: DivergedValues | None, reference: TraceSource
 ) -> OutOfTurn | None:
@@ -35,6 +47,8 @@ def find_out_of_turn(
     """
     if values is None or not values.ours.any():
         return None
+    if values.ours.size < _FEW_ELEMENTS and not _are_different_counts(values.ours):
+        return None  # what something makes of the reference's by chance
     id_ = values.id
 
     def distance(other: TensorId) -> tuple[int, int, int]:

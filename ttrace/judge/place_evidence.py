@@ -12,28 +12,34 @@ from ttrace.judge.activation_variant import (
     find_activation_variant,
 )
 from ttrace.judge.added_bias import AddedBias, find_added_bias
+from ttrace.judge.attention_variant import AttentionVariant, find_attention_variant
+from ttrace.judge.backward_inside import BackwardInside, find_backward_inside
+from ttrace.judge.batch_statistics import BatchStatistics, find_batch_statistics
 from ttrace.judge.carried_states import (
     extra_activation_gradients,
     find_carried_states,
 )
+from ttrace.judge.changed_weight import ChangedWeight, find_changed_weight
 from ttrace.judge.coarse_values import CoarseValues, find_coarse_values
 from ttrace.judge.confinement import Confinement, find_confinement
+from ttrace.judge.counted_positions import (
+    CountedPositions,
+    find_counted_positions,
+)
 from ttrace.judge.diverged_values import read_diverged
 from ttrace.judge.dropout_masks import DropoutMasks, find_dropout_masks
 from ttrace.judge.dropout_rates import rates_inside
+from ttrace.judge.dropped_share import DroppedShare, find_dropped_share
 from ttrace.judge.embedding_rows import EmbeddingRows, find_embedding_rows
 from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.norm_epsilon import (
-    NormEpsilon,
-    NormPerRank,
-    find_norm_epsilon,
-    find_norm_per_rank,
-)
+from ttrace.judge.mask_difference import MaskDifference, find_mask_difference
+from ttrace.judge.norm_epsilon import NormEpsilon, find_norm_epsilon
 from ttrace.judge.one_sided_inputs import OneSidedInputs, find_one_sided_inputs
-from ttrace.judge.out_of_turn import OutOfTurn, find_out_of_turn
+from ttrace.judge.out_of_turn import LEAST_COUNTS, OutOfTurn, find_out_of_turn
 from ttrace.judge.own_faults import explained
 from ttrace.judge.rearrangement import Rearrangement, find_rearrangement
 from ttrace.judge.scaled_submodule import ScaledSubmodule, find_scaled_submodule
+from ttrace.judge.tied_share import TiedShare, find_tied_share
 from ttrace.judge.transposed_weight import TransposedWeight, find_transposed_weight
 from ttrace.judge.values import nonfinite_index
 from ttrace.judge.verdict import Cause, TensorVerdict
@@ -67,8 +73,14 @@ class PlaceEvidence:
             the output of the same module, of a call before, that they are.
         nonfinite_at: Where in the first tensor with NaN or infinities of the candidate
             the first one lies; None if there is none, or that was not read.
-        per_rank: A norm over a batch that it is the output of, and that takes each
-            rank's own samples.
+        share: Of the gradient of an embedding: which use of it that lacks.
+        dropped: The output of which it has other elements.
+        attention: The traits of an attention that explain it.
+        positions: Where it begins anew, if it counts up.
+        changed: The weight that it is made with, if it is not the recorded one.
+        statistics: Those of a BatchNorm that explain it.
+        mask: Places that a mask lets through in one run only.
+        backward: Of a gradient: what its module is given agrees, and makes it wrong.
     """
 
     first: FirstDivergence | None = None
@@ -89,7 +101,14 @@ class PlaceEvidence:
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
-    per_rank: NormPerRank | None = None
+    share: TiedShare | None = None
+    dropped: DroppedShare | None = None
+    backward: BackwardInside | None = None
+    mask: MaskDifference | None = None
+    attention: AttentionVariant | None = None
+    positions: CountedPositions | None = None
+    changed: ChangedWeight | None = None
+    statistics: BatchStatistics | None = None
 
 
 def read_place(
@@ -116,6 +135,9 @@ def read_place(
     diverged = next((verdict for verdict in verdicts if verdict.id == id_), None)
     infos, runs = (reference.info, candidate.info), (reference, candidate)
     values = explained(read_diverged, None, diverged, *runs)
+    few = values or explained(
+        read_diverged, None, diverged, *runs, least_elements=LEAST_COUNTS
+    )
     inputs = explained(find_one_sided_inputs, None, diverged, verdicts, *infos)
     extra = extra_activation_gradients(diverged, verdicts)
     one_sided = (*absences.gradients, *extra)
@@ -135,12 +157,19 @@ def read_place(
         activation=explained(
             find_activation_variant, None, values, verdicts, reference
         ),
-        turn=explained(find_out_of_turn, None, values, reference),
+        turn=explained(find_out_of_turn, None, few, reference),
         transposed=explained(find_transposed_weight, None, values, reference),
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),
-        per_rank=explained(find_norm_per_rank, None, values, reference, candidate.info),
+        share=explained(find_tied_share, None, values, reference),
+        backward=explained(find_backward_inside, None, values, verdicts, reference),
+        mask=explained(find_mask_difference, None, diverged, values, verdicts, *runs),
+        positions=explained(find_counted_positions, None, values),
+        changed=explained(find_changed_weight, None, values, verdicts, *runs),
+        statistics=explained(find_batch_statistics, None, values, verdicts, *runs),
+        attention=explained(find_attention_variant, None, values, verdicts, reference),
+        dropped=explained(find_dropped_share, None, values, verdicts, reference),
     )
 
 

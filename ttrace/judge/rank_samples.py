@@ -101,7 +101,14 @@ def find_shared_samples(
         if first.id.kind is not Kind.INPUT:
             return None
         ranks = ranks_with_samples_of_others(candidate, first.id.step)
-        return SharedSamples(step=first.id.step, ranks=ranks) if ranks else None
+        if not ranks:
+            return None
+        return SharedSamples(
+            step=first.id.step,
+            ranks=ranks,
+            axes=_axes(ranks, first.id, candidate),
+            ids=(first.id,),
+        )
     further = [
         verdict.id
         for verdict in verdicts
@@ -145,15 +152,25 @@ def repeated_microbatches(
     if not ranks or not numbers or set(again) != numbers:
         return None
     ids = [id_ for of_rank in given.values() for id_ in of_rank.values()]
-    mesh = trace.info.tensors[ids[0]].shards[0].layout.mesh
-    pairs = [RankPair(rank=one, against=other) for one, other in ranks.items()]
     return SharedSamples(
         step=step,
         ranks=ranks,
         microbatches=again,
-        axes=tuple(sorted(differing_axes(pairs, mesh, trace.info))),
+        axes=_axes(ranks, ids[0], trace),
         ids=tuple(dict.fromkeys(id_ for id_ in ids if id_.microbatch in again)),
     )
+
+
+def _axes(
+    ranks: Mapping[int, int], given: TensorId, trace: TraceSource
+) -> tuple[str, ...]:
+    """Along which axes of the mesh of an input ranks lie; none where it is unknown."""
+    record = trace.info.tensors.get(given)
+    if record is None:
+        return ()
+    pairs = [RankPair(rank=one, against=other) for one, other in ranks.items()]
+    mesh = record.shards[0].layout.mesh
+    return tuple(sorted(differing_axes(pairs, mesh, trace.info)))
 
 
 def ranks_with_samples_of_others(trace: TraceSource, step: int) -> Mapping[int, int]:

@@ -28,6 +28,7 @@ from ttrace.judge.rank_samples import (
 from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
+from ttrace.judge.token_losses import TokenLosses, find_token_losses
 from ttrace.judge.trace_lines import only_one_steps_early
 from ttrace.judge.undescribed import Undescribed, find_undescribed
 from ttrace.judge.verdict import TensorVerdict
@@ -61,6 +62,7 @@ class RunEvidence:
             that share their micro-batches.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
+        tokens: What the first gradient shows of the losses of both runs.
     """
 
     absences: Absences = Absences()
@@ -78,6 +80,7 @@ class RunEvidence:
     frozen_in_reference: Frozen = frozenset()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
+    tokens: TokenLosses | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
         """Whether it failed for want of a counterpart of a call."""
@@ -126,4 +129,5 @@ def read_runs(
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
         ),
+        tokens=explained(find_token_losses, None, verdicts, *runs),
     )

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.trace import TraceInfo
 
+_PIPELINE = "pp"
+"""Name of the axis of a mesh along which stages lie."""
+
 
 class Stages:
     """Which layers the ranks of a run have: told by what they recorded.
@@ -37,11 +40,18 @@ class Stages:
         self.layers: Mapping[int, frozenset[str]] = {
             rank: frozenset(layers) for rank, layers in (ran or held).items()
         }
+        self._of_pipeline = {
+            rank.rank: mesh.coords[_PIPELINE]
+            for rank in info.ranks
+            for mesh in rank.meshes
+            if _PIPELINE in mesh.coords
+        }
 
     def repeated_layer(self, module: str, rank: int, other: int) -> str | None:
         """The layer around a module that two stages have; None if it is not so.
 
-        They are stages if either has layers that the other lacks.
+        They are stages if they are so on a mesh, or if either has layers that the
+        other lacks.
 
         Args:
             module: Its path.
@@ -52,7 +62,9 @@ class Stages:
         ours = self.layers.get(rank, frozenset())
         theirs = self.layers.get(other, frozenset())
         is_of_both = layer is not None and layer in ours and layer in theirs
-        return layer if is_of_both and ours - theirs and theirs - ours else None
+        are_stages = self._of_pipeline.get(rank) != self._of_pipeline.get(other)
+        are_stages = are_stages or bool(ours - theirs and theirs - ours)
+        return layer if is_of_both and are_stages else None
 
 
 def layer_of(module: str) -> str | None:

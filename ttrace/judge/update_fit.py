@@ -58,9 +58,16 @@ def fit_updates(
     fits = [
         explained(_fit, None, verdict, reference, candidate)
         for verdict in failed
-        if _is_given_the_same(verdict.id, by_id)
+        if _is_given_the_same(verdict.id, by_id) and _is_one_update(verdict)
     ]
     return tuple(fit for fit in fits if fit is not None)
+
+
+def _is_one_update(verdict: TensorVerdict) -> bool:
+    """Whether all ranks that have it made the same of it; what is read is one's."""
+    return verdict.result is None or all(
+        replica.is_exact for replica in verdict.result.candidate_replicas
+    )
 
 
 def _is_given_the_same(
@@ -100,7 +107,7 @@ def _fit(
             return None
         ours, theirs, start = (v[is_in.reshape(-1)] for v in (ours, theirs, start))
     difference, update = ours - theirs, theirs - start
-    factor, decay = _projection(difference, update), _projection(difference, start)
+    factor, decay = projection(difference, update), projection(difference, start)
     fit = UpdateFit(id=updated, num_values=difference.size, parts=parts)
     if factor is not None and is_explained(difference, factor * update):
         return replace(fit, num_values=_num_values(update), factor=1 + factor)
@@ -116,7 +123,8 @@ def _num_values(values: np.ndarray) -> int:
     return 1 if is_constant else values.size
 
 
-def _projection(values: np.ndarray, direction: np.ndarray) -> float | None:
+def projection(values: np.ndarray, direction: np.ndarray) -> float | None:
+    """How many times a direction comes nearest to values; None where it is zero."""
     square = float((direction * direction).sum())
     return float((values * direction).sum()) / square if square else None
 

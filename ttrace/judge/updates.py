@@ -74,6 +74,8 @@ def lost_updates(
         if result.plan.id.kind is Kind.UPDATED_PARAM
         and result.plan.id.step not in skipped
         and result.stats.num_unequal > _LEAST_CHANGED * result.stats.count
+        # Where another rank has updated it, it was: that rank's is not handed on.
+        and all(replica.is_exact for replica in result.candidate_replicas)
     ]
     unchanged = [
         id_

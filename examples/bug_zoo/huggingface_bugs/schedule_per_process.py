@@ -18,6 +18,7 @@ BUG = Bug(
     layout=DDP,
     num_steps=2,
     first_seen=(place("@root", Kind.LEARNING_RATE),),
+    expected_code="scaled_update",
 )
 
 

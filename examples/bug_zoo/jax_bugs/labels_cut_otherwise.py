@@ -15,6 +15,7 @@ BUG = Bug(
     layout=(*LINEN, *SHARD_MAP, *ON_2X2),
     world_size=1,
     first_seen=(place("@root", Kind.LOSS, Kind.GRAD_OUTPUT),),
+    expected_code="loss_targets",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="gpt2_nnx",
     world_size=1,
     first_seen=(place("transformer.h.0.attn.c_proj", Kind.INPUT),),
+    expected_code="attention_variant",
 )
 
 

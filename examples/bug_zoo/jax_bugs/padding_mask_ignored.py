@@ -16,7 +16,7 @@ BUG = Bug(
     map_name="llama_linen",
     world_size=1,
     first_seen=(place("model.layers.0.self_attn.o_proj", Kind.INPUT),),
-    expected_code="confined_error",
+    expected_code="attention_variant",
 )
 
 

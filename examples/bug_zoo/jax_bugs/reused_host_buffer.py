@@ -19,6 +19,7 @@ BUG = Bug(
     map_name="gpt2_linen",
     world_size=1,
     first_seen=(place("@root", Kind.LOSS, Kind.GRAD_OUTPUT),),
+    expected_code="loss_targets",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     map_name="llama_nnx",
     world_size=1,
     first_seen=(place("model.layers.0.self_attn.o_proj", Kind.INPUT),),
+    expected_code="attention_variant",
 )
 
 

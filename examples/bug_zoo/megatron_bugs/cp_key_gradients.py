@@ -20,6 +20,7 @@ BUG = Bug(
         place("decoder.layers.1.self_attention.linear_qkv", Kind.GRAD_OUTPUT),
     ),
     paper_row=13,
+    expected_code="backward_inside",
 )
 
 

@@ -18,6 +18,7 @@ BUG = Bug(
     layout=(*PP2, *ZERO),
     world_size=4,
     first_seen=(place("embedding.word_embeddings", Kind.MAIN_GRAD),),
+    expected_code="replicas_differ",
 )
 
 

@@ -16,7 +16,7 @@ BUG = Bug(
     model=EXPERTS,
     layout=(*TP2_SP, *EP2),
     first_seen=(place("@root", Kind.GRAD_NORM),),
-    expected_code="clipping",
+    expected_code="gradient_norm",
 )
 
 

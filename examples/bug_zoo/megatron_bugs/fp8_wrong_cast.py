@@ -25,6 +25,7 @@ BUG = Bug(
     common_patch="ttrace.examples.bug_zoo.fp8_linears",
     first_seen=(place("decoder.layers.0.self_attention.linear_qkv", Kind.OUTPUT),),
     paper_row=8,
+    expected_code="scaled",
 )
 
 

@@ -16,6 +16,7 @@ BUG = Bug(
     model=DENSE,
     layout=TP2,
     first_seen=(place("@root", Kind.OUTPUT, Kind.LOSS),),
+    expected_code="rearranged",
 )
 
 

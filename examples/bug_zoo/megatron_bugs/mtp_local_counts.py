@@ -18,4 +18,5 @@ BUG = Bug(
     layout=CP2,
     clean_layout=PP2,
     first_seen=(place("output_layer", Kind.GRAD_OUTPUT, Kind.GRAD_INPUT),),
+    expected_code="loss_weights",
 )

@@ -19,6 +19,7 @@ BUG = Bug(
         place("embedding", Kind.INPUT),
         place("mtp.layers.0", Kind.OUTPUT),
     ),
+    expected_code="confined_error",
 )
 
 

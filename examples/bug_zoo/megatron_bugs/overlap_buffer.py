@@ -23,6 +23,7 @@ BUG = Bug(
         place("decoder.layers.1.pre_mlp_layernorm", Kind.GRAD_OUTPUT),
     ),
     paper_row=11,
+    expected_code="backward_inside",
 )
 
 

@@ -20,6 +20,7 @@ BUG = Bug(
         place("decoder.layers.1.mlp", Kind.GRAD_INPUT),
         place("decoder.layers.1.pre_mlp_layernorm", Kind.GRAD_OUTPUT),
     ),
+    expected_code="backward_inside",
 )
 
 

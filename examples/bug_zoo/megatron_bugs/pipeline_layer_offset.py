@@ -20,6 +20,7 @@ BUG = Bug(
         place("decoder.layers.2*", *Kind),
         place("decoder.final_layernorm", Kind.INPUT),
     ),
+    expected_code="repeated_layer",
 )
 
 

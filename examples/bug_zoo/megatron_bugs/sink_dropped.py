@@ -21,6 +21,7 @@ BUG = Bug(
             Kind.OUTPUT,
         ),
     ),
+    expected_code="no_gradient",
 )
 
 

@@ -19,6 +19,7 @@ BUG = Bug(
         place("decoder.layers.0.mlp", Kind.OUTPUT),
         place("decoder.layers.0.mlp.experts*", Kind.INPUT, Kind.OUTPUT),
     ),
+    expected_code="out_of_turn",
 )
 
 

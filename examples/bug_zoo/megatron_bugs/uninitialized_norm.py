@@ -18,5 +18,5 @@ BUG = Bug(
     layout=(*TP2, "--no-initialization"),
     clean_layout=TP2,
     first_seen=(place("@root", Kind.GRAD_NORM),),
-    expected_code="clipping",
+    expected_code="gradient_norm",
 )

@@ -22,6 +22,7 @@ BUG = Bug(
         place("decoder.layers.*.mlp.linear_fc1", Kind.PARAM_GRAD),
         place("decoder.layers.*.self_attention.linear_qkv", Kind.PARAM_GRAD),
     ),
+    expected_code="backward_inside",
 )
 
 

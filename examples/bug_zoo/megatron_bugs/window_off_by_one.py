@@ -21,6 +21,7 @@ BUG = Bug(
             Kind.OUTPUT,
         ),
     ),
+    expected_code="mask_differs",
 )
 
 

@@ -13,7 +13,7 @@ BUG = Bug(
     model=MODEL,
     layout=ULYSSES,
     first_seen=(place("embedding.positions", Kind.INPUT),),
-    expected_code="confined_error",
+    expected_code="position_restarts",
 )
 
 

@@ -18,4 +18,5 @@ BUG = Bug(
     clean_layout=(*DDP, "--sync-batch-norm"),
     first_seen=(place("blocks.0.bn", Kind.OUTPUT),),
     reference_layout=("--micro-batch-size", "4"),
+    expected_code="batch_statistics",
 )

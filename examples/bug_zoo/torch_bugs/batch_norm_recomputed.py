@@ -18,4 +18,5 @@ BUG = Bug(
     first_seen=(place("blocks.*.bn", Kind.UPDATED_BUFFER),),
     clean_layout=(),
     world_size=1,
+    expected_code="batch_statistics",
 )

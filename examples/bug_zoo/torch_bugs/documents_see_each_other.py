@@ -17,6 +17,7 @@ BUG = Bug(
         place("layers.0.attention*", Kind.INPUT),
         place("layers.0.attention.core", Kind.OUTPUT),
     ),
+    expected_code="mask_differs",
 )
 
 

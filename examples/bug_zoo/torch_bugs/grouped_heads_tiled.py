@@ -13,6 +13,7 @@ BUG = Bug(
     model=MODEL,
     layout=DDP,
     first_seen=(place("layers.0.attention.core", Kind.OUTPUT),),
+    expected_code="attention_variant",
 )
 
 

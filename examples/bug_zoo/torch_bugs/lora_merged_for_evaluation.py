@@ -17,6 +17,7 @@ BUG = Bug(
     layout=DDP,
     first_seen=(place("layers.0.attention.q.base", Kind.OUTPUT),),
     num_steps=2,
+    expected_code="changed_weight",
 )
 
 

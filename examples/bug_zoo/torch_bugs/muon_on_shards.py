@@ -13,6 +13,7 @@ BUG = Bug(
     model=MUON,
     layout=FSDP2,
     first_seen=(place("layers.*", Kind.UPDATED_PARAM),),
+    expected_code="update_per_shard",
 )
 
 

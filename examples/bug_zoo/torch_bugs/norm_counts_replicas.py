@@ -16,7 +16,7 @@ BUG = Bug(
         place("*", Kind.CLIPPED_GRAD),
         place("@root", Kind.GRAD_NORM),
     ),
-    expected_code="clipping",
+    expected_code="gradient_norm",
 )
 
 

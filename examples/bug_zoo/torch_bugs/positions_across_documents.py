@@ -16,6 +16,7 @@ BUG = Bug(
         place("layers.0", Kind.INPUT),
         place("layers.0.attention*", Kind.INPUT),
     ),
+    expected_code="position_restarts",
 )
 
 

@@ -13,6 +13,7 @@ BUG = Bug(
     model=MODEL,
     layout=PP,
     first_seen=(place("@root", Kind.LOSS),),
+    expected_code="loss_targets",
 )
 
 

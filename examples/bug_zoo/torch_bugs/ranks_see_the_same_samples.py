@@ -14,6 +14,7 @@ BUG = Bug(
     layout=DDP,
     is_setup=True,
     first_seen=(place("@root", Kind.INPUT),),
+    expected_code="repeated_samples",
 )
 
 

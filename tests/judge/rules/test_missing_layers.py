@@ -50,3 +50,19 @@ def test_layers_that_only_the_candidate_has():
 )
 def test_what_is_no_missing_layer_is_not_said(candidate):
     assert "missing_layers" not in diagnoses(model(0, 1), candidate)
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_layer_of_which_something_is_skipped(side):
+    """The run that has it skips some of it itself, or the other one has that."""
+    skipped = {
+        "step0/mb0/decoder.layers.2.mlp/grad_input/0": "handed through untouched"
+    }
+    runs = {"reference": (0, 1, 2, 3), "candidate": (0, 1, 3)}
+    traces = []
+    for name, layers in runs.items():
+        whole = {"step0/head/param/weight": ONES}
+        for layer in layers:
+            whole[f"step0/decoder.layers.{layer}.mlp/param/weight"] = ONES
+        traces.append(memory_trace(whole, skipped=skipped if name == side else None))
+    assert ("missing_layers" in diagnoses(*traces)) == (side == "reference")

@@ -40,17 +40,24 @@ def test_a_layer_in_two_stages():
     assert "replicas_differ" not in found
 
 
+def test_a_stage_that_has_no_layer_of_its_own():
+    """As where numbers are given twice, and the last one to none."""
+    candidate = run([(0,), (0, 1), (0,), (0,)], {"pp": 2}, wrong=[(1, 1)])
+    found = diagnoses(run(), candidate)
+    assert found["repeated_layer"].evidence["layers"] == "layers.1"
+    assert "replicas_differ" not in found
+
+
 def test_layers_of_several_stages():
     candidate = run(
         [(0,), (0, 1), (0, 1, 2), (1, 2)],
         {"pp": 3},
         wrong=[(1, 1), (1, 2), (2, 2), (2, 3)],
     )
-    # Ranks 1 and 2 have layers 2 and 3 in common, and rank 2 none of its own.
     found = diagnoses(run(), candidate)
     assert found["repeated_layer"].sentence.startswith(
-        "layers.1, layers.2 run in two stages of the pipeline, layers.1 on ranks 0 and "
-        "1, and what they record of layers.1 differs"
+        "layers.1, layers.2, layers.3 run in two stages of the pipeline, layers.1 on "
+        "ranks 0 and 1, and what they record of layers.1 differs"
     )
 
 

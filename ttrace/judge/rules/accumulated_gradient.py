@@ -1,28 +1,40 @@
 """Gradients that were not set to zero between two steps."""
 
 from ttrace.ir.kinds import Kind
+from ttrace.judge.accumulated import Accumulated
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.factors import factor_text
 
 
 def accumulated_gradient(findings: Findings) -> Diagnosis | None:
     """Says that gradients hold those of the step before, where that was checked."""
-    found = set(findings.evidence.optimizer.accumulated)
-    if not found:
+    found = findings.evidence.optimizer.accumulated
+    if found is None:
         return None
-    verdicts = [verdict for verdict in findings.failed if verdict.id in found]
+    known = set(found.ids)
+    verdicts = [verdict for verdict in findings.failed if verdict.id in known]
     step = verdicts[0].id.step
+    evidence: dict[str, str | float] = {"num_tensors": len(verdicts), "step": step}
+    if found.factor != 1:
+        evidence["factor"] = found.factor
     return Diagnosis(
         code="accumulated_gradient",
         sentence=f"{tensors(len(verdicts))} of step {step}, all that were examined, "
         f"are the reference's gradient plus the candidate's own of step {step - 1}"
-        f"{_as_clipped(findings)}: "
+        f"{_what_of_it(found)}: "
         "gradients are not set to zero between the steps "
         + findings.words("(optimizer.zero_grad())", "(their sum is carried on)"),
-        evidence={"num_tensors": len(verdicts), "step": step},
+        evidence=evidence,
         tensor_ids=ids_of(verdicts),
     )
 
 
-def _as_clipped(findings: Findings) -> str:
-    is_clipped = findings.evidence.optimizer.accumulated_kind is Kind.CLIPPED_GRAD
-    return ", as it was clipped" if is_clipped else ""
+def _what_of_it(found: Accumulated) -> str:
+    """What of the step before they hold, if it is not just its gradients."""
+    clipped = ", as it was clipped" if found.kind is Kind.CLIPPED_GRAD else ""
+    if found.factor == 1:
+        return clipped
+    norm = ""
+    if found.norm is not None and found.factor < 1:
+        norm = f", so that their norm is {found.norm:.4g}, as where they are clipped"
+    return f"{clipped}, times {factor_text(found.factor)}{norm}"

@@ -12,7 +12,8 @@ def after_backward(findings: Findings) -> Diagnosis | None:
     is what the optimizer is given of them.
     """
     evidence = findings.evidence.optimizer
-    if evidence.accumulated or evidence.unscaled or not findings.failed:
+    is_known = evidence.accumulated or evidence.unscaled
+    if is_known or findings.evidence.runs.one_microbatch or not findings.failed:
         return None  # then more is known
     if findings.failed[0].id.kind is not Kind.MAIN_GRAD:
         return None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 from ttrace.judge.dropout_masks import DropoutMasks
+from ttrace.judge.dropped_share import DroppedShare
 from ttrace.judge.verdict import Status
 
 _SAME_NUMBERS = (
@@ -13,16 +14,26 @@ _SAME_NUMBERS = (
 )
 
 
+_OWN_NUMBERS = (
+    "let random numbers depend on which samples a rank or device has, by its seed or "
+    "key (jax.random.fold_in), so that they are those of the reference"
+)
+
+
 def dropout(findings: Findings) -> Diagnosis | None:
     """Speaks where the first failure is an output that dropout has a part in.
 
-    Either its values show it, or a module that is or lies within its own states
-    another rate in each run.
+    Or an input, which something outside of any module has dropped of. Either its values
+    show it, or a module that is or lies within its own states another rate in each run.
     """
-    if not findings.failed or findings.failed[0].id.kind is not Kind.OUTPUT:
+    if not findings.failed:
         return None
     first = findings.failed[0]
     masks = findings.evidence.place.masks
+    dropped = findings.evidence.place.dropped
+    is_input = first.id.kind is Kind.INPUT and not first.setup
+    if first.id.kind is not Kind.OUTPUT and not (is_input and (masks or dropped)):
+        return None
     differences = [
         each
         for each in findings.evidence.runs.dropout
@@ -31,6 +42,8 @@ def dropout(findings: Findings) -> Diagnosis | None:
     sentences = [each.sentence for each in differences]
     if masks is not None:
         sentences.append(_of_values(masks))
+    elif dropped is not None:
+        sentences.append(_of_sum(dropped))
     if not sentences and _inputs_agree(findings):
         sentences += _of_inside(findings)
     if not sentences:
@@ -40,7 +53,12 @@ def dropout(findings: Findings) -> Diagnosis | None:
             "give both runs the same rate and mode (train() or eval()) of dropout"
         )
     else:
-        sentences.append(_SAME_NUMBERS)
+        sentences.append(
+            _OWN_NUMBERS
+            if (masks is not None and masks.repeated > 1)
+            or (dropped is not None and dropped.agreeing is not None)
+            else _SAME_NUMBERS
+        )
     return Diagnosis(
         code="dropout",
         sentence="; ".join(sentences),
@@ -49,7 +67,8 @@ def dropout(findings: Findings) -> Diagnosis | None:
             for each in differences
             for side in ("reference", "candidate")
         }
-        | _figures(masks),
+        | _figures(masks)
+        | ({} if masks or dropped is None else {"rate": dropped.rate}),
         tensor_ids=ids_of([first]),
     )
 
@@ -87,15 +106,35 @@ def _figures(masks: DropoutMasks | None) -> dict[str, float]:
     }
 
 
+def _of_sum(dropped: DroppedShare) -> str:
+    """What the values of a sum show, of which one summand is dropped of."""
+    alike = ""
+    if dropped.agreeing is not None:
+        alike = f". At {dropped.agreeing} both keep the same"
+    return (
+        f"{dropped.id.kind} {dropped.id.slot} of {dropped.id.module} differs at "
+        f"{100 * dropped.share:.3g} % of its elements, by plus or minus "
+        f"{dropped.scale:.4g} times output {dropped.of.slot} of {dropped.of.module}, "
+        f"and by nothing else: as where dropout with a rate of {dropped.rate:.3g} "
+        f"keeps other elements of it{alike}"
+    )
+
+
 def _of_values(masks: DropoutMasks) -> str:
     """What the values show, and what makes them so."""
     reference, candidate = (f"{100 * share:.3g} %" for share in masks.zeros)
     zeros = (
-        f"output {masks.id.slot} of {masks.id.module} is zero at other places: "
-        f"{reference} of it in the reference, {candidate} in the candidate"
+        f"{masks.id.kind} {masks.id.slot} of {masks.id.module} is zero at other "
+        f"places: {reference} of it in the reference, {candidate} in the candidate"
     )
     if masks.has_same_factor and min(masks.zeros) > 0:
         at = f", at a rate of {masks.rate} in both" if masks.rate else ""
+        if masks.repeated > 1:
+            return (
+                f"{zeros}, and the same elsewhere. The candidate drops at the same "
+                f"places in all {masks.repeated} equal parts of dim 0, and the "
+                "reference does not"
+            )
         times = ""
         if masks.kept is not None and masks.kept[0] > 1:
             times = f" (the input times {masks.kept[0]:.4g})"

@@ -27,7 +27,9 @@ def loss_alone(findings: Findings) -> Diagnosis | None:
     multiple by the same factor speaks of the reduction, and one that agrees of the
     number that was recorded.
     """
-    if not findings.failed or any(
+    if not findings.failed or findings.evidence.runs.tokens is not None:
+        return None
+    if any(
         rule(findings) is not None
         for rule in (scale_of_loss, loss_weights, normalization)
     ):

@@ -7,6 +7,7 @@ from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
 from ttrace.judge.factors import factor_text
 from ttrace.judge.microbatch_factors import MicrobatchFactors
+from ttrace.judge.token_losses import TokenWeights
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _COSINE_SLACK = 1e-6
@@ -33,6 +34,9 @@ def loss_weights(findings: Findings) -> Diagnosis | None:
     in_parts = findings.evidence.runs.factors
     if in_parts is not None and first and first[0].id == in_parts.id:
         return _of_parts(in_parts, first)
+    of_tokens = findings.evidence.runs.tokens
+    if isinstance(of_tokens, TokenWeights):
+        return _of_tokens(of_tokens)
     factors = [_factor(verdict) for verdict in first]
     if len(first) < 2 or any(factor is None for factor in factors):
         return None
@@ -56,6 +60,48 @@ def _of_parts(found: MicrobatchFactors, first: Sequence[TensorVerdict]) -> Diagn
         "loss is a mean of means. Divide"
     )
     return _diagnosis(first, found.factors, advice, of=" of the candidate")
+
+
+def _of_tokens(found: TokenWeights) -> Diagnosis:
+    """The same of tokens within a micro-batch, as of those of a device."""
+    step = f"step {found.id.step}"
+    if found.id.microbatch is not None:
+        step += f", micro-batch {found.id.microbatch}"
+    what = f"{factor_text(found.least)} to {factor_text(found.largest)}, token by token"
+    if found.factors:
+        named = [
+            f"{factor_text(factor)} at {part}"
+            for part, factor in found.factors[:_MAX_NAMED]
+        ]
+        num_more = len(found.factors) - _MAX_NAMED
+        more = f" and so on in {num_more} more parts" if num_more > 0 else ""
+        what = f"{', '.join(named)}{more}"
+    advice = "Divide"
+    if found.is_mean_of_means:
+        shares = [
+            f"{number} in {len(part.indices)}"
+            for number, (part, _) in zip(found.tokens, found.factors, strict=True)
+        ]
+        shares[0] = shares[0].replace(" in ", " tokens count in ") + " indices"
+        if len(shares) > _MAX_NAMED:
+            shares = [*shares[:_MAX_NAMED], "so on"]
+        advice = (
+            f"There {', '.join(shares[:-1])} and {shares[-1]}, and each factor is as "
+            "much smaller as they are more: the loss is a mean of means. Divide"
+        )
+    return Diagnosis(
+        code="loss_weights",
+        sentence=f"the forward of {step} agrees, and the gradient of {found.id.module} "
+        f"is the reference's times {what}: tokens count otherwise in the loss. "
+        f"{advice} the sum of all losses by the number of tokens of the whole step, "
+        "over all micro-batches, ranks and devices",
+        evidence={
+            "step": found.id.step,
+            "least_factor": found.least,
+            "largest_factor": found.largest,
+        },
+        tensor_ids=(str(found.id),),
+    )
 
 
 def _diagnosis(

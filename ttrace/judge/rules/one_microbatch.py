@@ -17,7 +17,20 @@ def one_microbatch(findings: Findings) -> Diagnosis | None:
         return None
     verdicts = [v for v in findings.failed if v.id in set(found.ids)]
     are = "are" if len(verdicts) > 1 else "is"
-    which = f"{'the last, ' if found.is_last else ''}number {found.microbatch}"
+    numbers = ", ".join(map(str, found.microbatches))
+    which = f"{'the last, ' if found.is_last else ''}number {numbers}"
+    what = f"one of its {found.num_microbatches} micro-batches adds ({which})"
+    evidence: dict[str, str | float] = {
+        "step": found.step,
+        "microbatch": found.microbatches[0],
+        "num_microbatches": found.num_microbatches,
+    }
+    if len(found.microbatches) > 1:
+        what = (
+            f"{'the last' if found.is_last else 'one'} micro-batch of each rank adds "
+            f"(numbers {numbers} of {found.num_microbatches})"
+        )
+        evidence["microbatches"] = numbers
     remedy = findings.words(
         "look for zero_grad() between the micro-batches, or a backward under no_sync() "
         "that is not reduced",
@@ -27,12 +40,7 @@ def one_microbatch(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="one_microbatch",
         sentence=f"{tensors(len(verdicts))} (main_grad) of step {found.step} {are} "
-        f"what one of its {found.num_microbatches} micro-batches adds ({which}), and "
-        f"not the sum or mean of all: {remedy}",
-        evidence={
-            "step": found.step,
-            "microbatch": found.microbatch,
-            "num_microbatches": found.num_microbatches,
-        },
+        f"what {what}, and not the sum or mean of all: {remedy}",
+        evidence=evidence,
         tensor_ids=ids_of(verdicts),
     )

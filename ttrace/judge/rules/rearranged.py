@@ -1,5 +1,6 @@
 """A tensor that has the reference's values in another order."""
 
+import math
 from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
@@ -7,6 +8,12 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 from ttrace.judge.rearrangement import Rearrangement
 
 _MAX_SHOWN = 8
+
+_LARGEST_LOG = 12.0
+"""Of how many times a sum may be there too often."""
+
+_IS_LOG = 1e-5
+"""Relative difference of an offset from the logarithm of a whole number."""
 
 
 def rearranged(findings: Findings) -> Diagnosis | None:
@@ -36,6 +43,13 @@ def _how(found: Rearrangement) -> tuple[str, str]:
     """The order, in words, and what to look at."""
     if found.offset is not None:
         sign = "plus" if found.offset > 0 else "less"
+        times = round(math.exp(min(found.offset, _LARGEST_LOG)))
+        if times > 1 and math.isclose(math.log(times), found.offset, rel_tol=_IS_LOG):
+            return (
+                f", each plus {found.offset:.6g}, which is the logarithm of {times}",
+                f"as where what a softmax sums up is there {times} times: look at "
+                "whether a loss for logits that are cut over ranks is given the whole",
+            )
         return (
             f", each {sign} {abs(found.offset):.6g}",
             "look at where it is counted from, or at what is added to it",

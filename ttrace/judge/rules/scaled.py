@@ -18,8 +18,22 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 
+_OF_OPTIMIZERS = frozenset(
+    {Kind.CLIPPED_GRAD, Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM}
+)
+"""What follows from gradients."""
+
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled tensor may be from 1 (or from -1)."""
+
+_COARSEST = 0.25
+"""Relative tolerance, beyond which a multiple is not told from something else."""
+
+_REST = 0.25
+"""Of the tolerance, what may be left beside a multiple."""
+
+_FAR = 3.0
+"""Times the tolerance, by which a factor of coarse values differs from 1."""
 
 _LEAST_SHARE = 0.5
 """Of the tensors of the first step that fail, unless the first one is among them."""
@@ -45,7 +59,7 @@ def scaled(findings: Findings) -> Diagnosis | None:
         stats = verdict.result.stats
         if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
             continue
-        if stats.count < 2 or abs(stats.cosine) < 1 - _COSINE_SLACK:
+        if stats.count < 2 or not _is_multiple(verdict):
             continue
         ratio = stats.candidate_norm / stats.reference_norm
         factor = rounded_factor(math.copysign(ratio, stats.cosine))
@@ -67,6 +81,11 @@ def scaled(findings: Findings) -> Diagnosis | None:
             return None
         factor = of_first[0]
         verdicts = found[factor]
+    first = findings.failed[0]
+    if first.id.kind not in _OF_OPTIMIZERS and all(
+        verdict.id.kind in _OF_OPTIMIZERS for verdict in verdicts
+    ):
+        return None  # a norm of gradients that are wrong makes them so
     are = "are" if len(verdicts) > 1 else "is"
     return Diagnosis(
         code="scaled",
@@ -74,6 +93,24 @@ def scaled(findings: Findings) -> Diagnosis | None:
         f"{factor_text(factor)} times the reference{_taken_out(verdicts, findings)}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _is_multiple(verdict: TensorVerdict) -> bool:
+    """Whether it is one, but for rounding; where that is coarse, far from once."""
+    assert verdict.result is not None
+    stats = verdict.result.stats
+    if abs(stats.cosine) >= 1 - _COSINE_SLACK:
+        return True
+    if verdict.tolerance is None or not stats.reference_norm:
+        return False
+    tolerated = verdict.tolerance.relative_to(stats.reference_norm)
+    rest = math.sqrt(max(0.0, 1 - stats.cosine**2))
+    factor = math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
+    return (
+        tolerated <= _COARSEST
+        and rest <= _REST * tolerated
+        and abs(factor - 1) > _FAR * tolerated
     )
 
 

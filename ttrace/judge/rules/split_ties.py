@@ -9,7 +9,7 @@ def split_ties(findings: Findings) -> Diagnosis | None:
     """Says which parameter is a copy that is trained on its own."""
     found = findings.evidence.runs.split_ties
     if not found:
-        return None
+        return _lost_share(findings)
     first = found[0]
     names = {each.copy.name for each in found} | {each.copy.original for each in found}
     about = [
@@ -31,6 +31,43 @@ def split_ties(findings: Findings) -> Diagnosis | None:
             **({} if first.step is None else {"step": first.step}),
         },
         tensor_ids=ids_of(about),
+    )
+
+
+def _lost_share(findings: Findings) -> Diagnosis | None:
+    """That a gradient has the share of one use of its parameter, and lacks another."""
+    found = findings.evidence.place.share
+    if found is None:
+        return None
+    what = (
+        f"the gradient of {found.id.module}.{found.id.slot} in step {found.id.step} "
+        f"(micro-batch {found.id.microbatch}) "
+    )
+    if found.lacks_lookups:
+        what += (
+            "is the reference's without what the look-ups of its rows add "
+            f"({found.num_looked_up} rows), on all elements. What is left is of "
+            "another use of that parameter, such as a head that is tied to it: look "
+            "for what detaches it where it is looked up"
+        )
+    else:
+        what += (
+            "is what the look-ups of its rows add, on all elements "
+            f"({found.num_looked_up} rows), and that of the reference "
+            f"({found.num_rows} rows) has a share of another use of the parameter, "
+            "such as a head that is tied to it. Look at whether that use is given the "
+            "parameter itself in the candidate, not a copy of it or what is detached "
+            "from it"
+        )
+    return Diagnosis(
+        code="split_ties",
+        sentence=what,
+        evidence={
+            "step": found.id.step,
+            "num_rows": found.num_rows,
+            "num_looked_up": found.num_looked_up,
+        },
+        tensor_ids=(str(found.id),),
     )
 
 

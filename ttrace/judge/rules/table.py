@@ -16,9 +16,13 @@ from ttrace.judge.rules.activation_variant import activation_variant
 from ttrace.judge.rules.adam_settings import adam_settings
 from ttrace.judge.rules.added_bias import added_bias
 from ttrace.judge.rules.after_backward import after_backward
+from ttrace.judge.rules.attention_variant import attention_variant
 from ttrace.judge.rules.average_settings import average_settings
 from ttrace.judge.rules.backward_between import backward_between
+from ttrace.judge.rules.backward_inside import backward_inside
+from ttrace.judge.rules.batch_statistics import batch_statistics
 from ttrace.judge.rules.call_counts import call_counts
+from ttrace.judge.rules.changed_weight import changed_weight
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
 from ttrace.judge.rules.confined_error import confined_error
@@ -31,16 +35,18 @@ from ttrace.judge.rules.extra_activation_gradient import (
 )
 from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
+from ttrace.judge.rules.gradient_norm import gradient_norm
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_alone import loss_alone
 from ttrace.judge.rules.loss_scale import loss_scale
+from ttrace.judge.rules.loss_targets import loss_targets
 from ttrace.judge.rules.loss_weights import loss_weights
+from ttrace.judge.rules.mask_differs import mask_differs
 from ttrace.judge.rules.missing_layers import missing_layers
 from ttrace.judge.rules.module_settings import module_settings
 from ttrace.judge.rules.never_updated import never_updated
 from ttrace.judge.rules.no_gradient import no_gradient
 from ttrace.judge.rules.norm_epsilon import norm_epsilon
-from ttrace.judge.rules.norm_per_rank import norm_per_rank
 from ttrace.judge.rules.normalization import normalization
 from ttrace.judge.rules.not_run import not_run
 from ttrace.judge.rules.one_microbatch import one_microbatch
@@ -48,6 +54,7 @@ from ttrace.judge.rules.one_sided_inputs import one_sided_inputs
 from ttrace.judge.rules.one_sided_parameters import one_sided_parameters
 from ttrace.judge.rules.optimizer_settings import optimizer_settings
 from ttrace.judge.rules.out_of_turn import out_of_turn
+from ttrace.judge.rules.position_restarts import position_restarts
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.rearranged import rearranged
 from ttrace.judge.rules.recomputation import recomputation
@@ -68,6 +75,7 @@ from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
+from ttrace.judge.rules.update_per_shard import update_per_shard
 from ttrace.judge.rules.wiring import wiring
 from ttrace.judge.run_evidence import RunEvidence
 from ttrace.judge.verdict import Status, TensorVerdict
@@ -77,8 +85,8 @@ RULES: tuple[Rule, ...] = (
     initial_replicas,
     step_skipped,
     first_nonfinite,
-    missing_layers,
     repeated_layer,
+    missing_layers,
     repeated_samples,
     one_sided_parameters,
     several_updates,
@@ -89,9 +97,13 @@ RULES: tuple[Rule, ...] = (
     added_bias,
     scaled_submodule,
     norm_epsilon,
-    norm_per_rank,
     activation_variant,
+    attention_variant,
     transposed_weight,
+    batch_statistics,
+    changed_weight,
+    mask_differs,
+    position_restarts,
     out_of_turn,
     wiring,
     rearranged,
@@ -104,17 +116,20 @@ RULES: tuple[Rule, ...] = (
     normalization,
     loss_scale,
     unscaled_backward,
+    loss_targets,
     loss_weights,
     module_settings,
     still_statistics,
     dropout,
     early_clipping,
     scaled_clipping,
+    gradient_norm,
     clipping,
     rank_factors,
     accumulated_gradient,
     one_microbatch,
     restarted_state,
+    update_per_shard,
     state_decay,
     adam_settings,
     update_hyperparameters,
@@ -129,6 +144,7 @@ RULES: tuple[Rule, ...] = (
     one_sided_inputs,
     backward_between,
     confined_error,
+    backward_inside,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 
@@ -159,4 +175,20 @@ def diagnose(
         own=own,
     )
     answers = (explained(rule, None, findings) for rule in RULES)
-    return tuple(answer for answer in answers if answer is not None)
+    return _in_order([answer for answer in answers if answer is not None], findings)
+
+
+def _in_order(answers: list[Diagnosis], findings: Findings) -> tuple[Diagnosis, ...]:
+    """The factor that the first divergence has comes before replicas that follow it.
+
+    A sum over ranks that is made twice is a missing one further on.
+    """
+    order = [answer.code for answer in answers]
+    if not {"scaled", "replicas_differ"} <= {*order}:
+        return tuple(answers)
+    factor, replicas = order.index("scaled"), order.index("replicas_differ")
+    first = str(findings.failed[0].id)
+    is_of_first = first in answers[factor].tensor_ids
+    if replicas < factor and is_of_first and first not in answers[replicas].tensor_ids:
+        answers.insert(replicas, answers.pop(factor))
+    return tuple(answers)

@@ -1,0 +1,1 @@
+"""A port of the small model of torch_quickstart to JAX."""
