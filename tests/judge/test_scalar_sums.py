@@ -11,6 +11,7 @@ from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.scalar_sums import ScalarSum, scalar_sums
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.pipeline import compare_traces
+from ttrace.report.again import judge_again
 from ttrace.report.model import TensorReport
 
 EPSILON = 2.0**-23
@@ -86,16 +87,14 @@ def test_of_an_unknown_number_of_terms_nothing_is_added():
 
 
 def test_a_loss_of_one_micro_batch_has_its_own_terms():
-    info = memory_trace(
-        a_run()
-        | {
-            "step0/mb1/@root/loss": np.array(1, np.float32),
-            "step1/mb0/@root/output/0": np.ones(8, np.float32),
-            "step1/mb0/@root/loss": np.array(1, np.float32),
-            "step1/mb1/@root/loss": np.ones(4, np.float32),
-        }
-    ).info
-    assert {str(i): s for i, s in scalar_sums(info.tensors.values()).items()} == {
+    run = a_run() | {
+        "step0/mb1/@root/loss": np.array(1, np.float32),
+        "step1/mb0/@root/output/0": np.ones(8, np.float32),
+        "step1/mb0/@root/loss": np.array(1, np.float32),
+        "step1/mb1/@root/loss": np.ones(4, np.float32),
+    }
+    sums = scalar_sums({parse_tensor_id(text): v.shape for text, v in run.items()})
+    assert {str(id_): found for id_, found in sums.items()} == {
         LOSS: ScalarSum(num_terms=768),
         NORM: ScalarSum(num_terms=128, is_root=True),
         "step1/mb0/@root/loss": ScalarSum(num_terms=8),
@@ -107,3 +106,20 @@ def test_sums_of_a_coarse_dtype_are_added_up_in_float32():
     summed = ScalarSum(num_terms=1024)
     assert summed.floor(2.0**-7) == 10 * EPSILON
     assert summed.floor(2.0**-52) == 10 * 2.0**-52
+
+
+def test_a_report_is_judged_again_by_the_same_bound():
+    """Also one without noise, by a tolerance file."""
+    candidate = a_run(loss=12)
+    norm = float(a_run()[LOSS])
+    table = ToleranceTable(
+        noise={parse_tensor_id(LOSS): NoiseEstimate(draws=(0.0,), reference_norm=norm)}
+    )
+    traces = memory_trace(a_run()), memory_trace(candidate)
+    report = compare_traces(*traces, load_backend("numpy"))
+    again = judge_again(report, tolerances=table)
+    (loss,) = (tensor for tensor in again.tensors if tensor.id == LOSS)
+    whole = compared(a_run(), candidate, LOSS, 0.0)
+    assert loss.status == "passed"
+    assert loss.tolerance == pytest.approx(whole.tolerance)
+    assert loss.tolerance_derivation == whole.tolerance_derivation

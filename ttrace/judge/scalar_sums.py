@@ -9,16 +9,12 @@ it: all noise runs add up in the reference's order.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
-from ttrace.ir.trace import TensorRecord
-
-SUMS = frozenset({Kind.LOSS, Kind.GRAD_NORM})
-"""Kinds that are one number made of many."""
 
 _ACCUMULATED_IN = "float32"
 """What sums of coarser dtypes are added up in, to be rounded once at the end."""
@@ -57,7 +53,7 @@ class ScalarSum:
 
 
 def scalar_sums(
-    records: Iterable[TensorRecord],
+    shapes: Mapping[TensorId, tuple[int, ...]],
 ) -> Mapping[TensorId, ScalarSum]:
     """The sums among the tensors of a run, as far as their number of terms is known.
 
@@ -65,29 +61,26 @@ def scalar_sums(
     micro-batch, at most; the norm of the gradients one for every element of these.
 
     Args:
-        records: All tensors of the reference.
+        shapes: Logical shapes of all tensors of the reference.
     """
-    records = list(records)
     of_losses: dict[tuple[int, int | None], int] = {}
     of_norms: dict[int, int] = {}
-    for record in records:
-        id_ = record.id
-        number = math.prod(record.global_shape)
+    for id_, shape in shapes.items():
+        number = math.prod(shape)
         if id_.kind is Kind.OUTPUT and id_.module == ROOT_MODULE:
             key = id_.step, id_.microbatch
             of_losses[key] = max(of_losses.get(key, 1), number)
         elif id_.kind is Kind.MAIN_GRAD:
             of_norms[id_.step] = of_norms.get(id_.step, 0) + number
     sums: dict[TensorId, ScalarSum] = {}
-    for record in records:
-        id_ = record.id
+    for id_, shape in shapes.items():
         if id_.kind is Kind.LOSS:
             terms = of_losses.get((id_.step, id_.microbatch), 1)
         elif id_.kind is Kind.GRAD_NORM:
             terms = of_norms.get(id_.step, 1)
         else:
             continue
-        if terms > 1 and math.prod(record.global_shape) == 1:
+        if terms > 1 and math.prod(shape) == 1:
             is_root = id_.kind is Kind.GRAD_NORM
             sums[id_] = ScalarSum(num_terms=terms, is_root=is_root)
     return sums

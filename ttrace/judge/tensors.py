@@ -82,7 +82,9 @@ def judge(
             CaptureFilter.from_json(dict(info.ranks[0].capture)) for _, info in sides
         ),
         skipped_steps={side: skipped_steps(info) for side, info in sides},
-        sums=scalar_sums(reference.tensors.values()),
+        sums=scalar_sums(
+            {id_: record.global_shape for id_, record in reference.tensors.items()}
+        ),
     )
     verdicts = []
     broadcast: set[TensorId] = set()
