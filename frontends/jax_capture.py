@@ -60,6 +60,7 @@ from ttrace.frontends.jax_parts.record.given_batch import (
 )
 from ttrace.frontends.jax_parts.record.mini_steps import without_mini_steps
 from ttrace.frontends.jax_parts.record.order_of_use import in_order_of_use
+from ttrace.frontends.jax_parts.record.overwriting import Overwriting
 from ttrace.frontends.jax_parts.record.recording import Options
 from ttrace.frontends.jax_parts.record.session import JaxSession
 from ttrace.frontends.jax_parts.record.step_params import (
@@ -194,18 +195,19 @@ class TracedStep:
         if not is_wanted and self._request.noise_seed is None:
             return self._unrecorded(*args, **kwargs)
         given: GivenArrays | None = None
+        overwriting = self._session.overwriting(number) if is_wanted else None
         if is_wanted:
             with self._session.stopping_at_faults("read the arguments of the step"):
                 given = GivenArrays(args, kwargs, self._returned)
         try:
             taps = step_taps(self._missed, self._stated, scopes=self._options.scopes)
             guard = self._session.stopping_at_faults
-            with taps, self._programs.running(number, guard) as running:
+            with taps, self._programs.running(number, guard, overwriting) as running:
                 result = self._step(*args, **kwargs)
             self._returned = Returned(result)
             if given is not None:
                 names = argument_names(self._step, args, kwargs)
-                self._record(number, running, given, names, result)
+                self._record(number, running, given, names, result, overwriting)
         except BaseException as error:
             self.abort(f"the run ended with {type(error).__name__}: {error}")
             raise
@@ -218,6 +220,7 @@ class TracedStep:
         given: GivenArrays,
         names: Mapping[str, str],
         result: Any,
+        overwriting: Overwriting | None,
     ) -> None:
         def find_captures() -> list[Capture]:
             use = running.params
@@ -234,7 +237,7 @@ class TracedStep:
             return first + made + [c for c in batch if c.order != GIVEN]
 
         stated = self._stated.texts() | running.params.stated()
-        self._session.record(number, find_captures, self._missed, stated)
+        self._session.record(number, find_captures, self._missed, stated, overwriting)
 
     def _batch(
         self,

@@ -23,6 +23,7 @@ from ttrace.isolation.isolating import (
     isolate,
     report_obstacle,
     runs_obstacle,
+    suspects_of,
 )
 from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
 from ttrace.judge.allowances import Allowed
@@ -329,6 +330,7 @@ def _isolation(
                     request.candidate, request.out, timeout_s=request.timeout_s
                 ),
                 folder=request.out / VALUES,
+                suspects=suspects_of(report),
                 tolerances=tolerances,
                 map_file=request.map_file,
                 allow=request.allow,

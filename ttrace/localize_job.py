@@ -18,6 +18,7 @@ from ttrace.isolation.isolating import (
     IsolationRequest,
     first_failed_step,
     isolate,
+    suspects_of,
 )
 from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
 from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
@@ -159,6 +160,7 @@ def run_localize(
                     request.command, request.out, timeout_s=request.timeout_s
                 ),
                 folder=request.out / VALUES,
+                suspects=suspects_of(report),
                 tolerances=tolerances,
                 map_file=request.map_file,
             ),

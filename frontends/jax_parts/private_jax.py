@@ -10,7 +10,13 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax._src import ad_checkpoint, custom_derivatives, pjit, source_info_util
+from jax._src import (
+    ad_checkpoint,
+    custom_derivatives,
+    debugging,
+    pjit,
+    source_info_util,
+)
 from jax._src import api as _api
 from jax._src import api_util as _api_util
 from jax._src import core as _core
@@ -362,6 +368,28 @@ def compiled_with(
         for eqn in program.jaxpr.eqns
     ]
     return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
+
+
+def without_donation(program: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
+    """A program whose calls of jitted functions leave their arguments alive."""
+    eqns = []
+    for eqn in program.jaxpr.eqns:
+        donated = eqn.params.get("donated_invars", ())
+        if any(donated):
+            kept = (False,) * len(donated)
+            eqn = eqn.replace(params={**eqn.params, "donated_invars": kept})
+        eqns.append(eqn)
+    return program.replace(jaxpr=program.jaxpr.replace(eqns=eqns))
+
+
+def has_effects(program: jex_core.ClosedJaxpr) -> bool:
+    """Whether a program does something outside of itself, but print."""
+    harmless = (
+        debugging.DebugEffect,
+        debugging.OrderedDebugEffect,
+        _core.NamedAxisEffect,
+    )
+    return not all(isinstance(effect, harmless) for effect in program.effects)
 
 
 _interception: Any = jax.make_user_context(None)

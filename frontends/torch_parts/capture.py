@@ -5,6 +5,7 @@ from typing import Protocol
 
 from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
 from ttrace.ir.capture_filter import CaptureFilter
@@ -27,6 +28,7 @@ class Capture:
         counts_calls: Likewise where False, for calls of modules and for gradients
             alone.
         rewriting: Overwrites what modules are given; None in a plain run.
+        open_calls: Told of every call of a module; None where nobody asks for them.
     """
 
     calls: CallCounter
@@ -36,6 +38,7 @@ class Capture:
     is_paused: bool = False
     counts_calls: bool = True
     rewriting: Rewriting | None = None
+    open_calls: OpenCalls | None = None
 
     @property
     def step(self) -> int:

@@ -69,6 +69,8 @@ class ModelHooks:
     def begin_step(self, *, is_recorded: bool) -> None:
         """Puts on the hooks that the step needs, and takes the others off."""
         self._is_recorded = is_recorded
+        if self._capture.open_calls is not None:
+            self._capture.open_calls.clear()
         # A module may be compiled after the trace has begun.
         inside = self._compiled_away()
         for tap in self._taps:
@@ -139,6 +141,7 @@ def _module_taps(
 ) -> list[ModuleTap]:
     wants_kind = capture.filter.wants_kind
     kinds = frozenset(filter(wants_kind, ACTIVATIONS))
+    follows_calls = capture.open_calls is not None
     counts = records and any(map(wants_kind, PER_MICROBATCH))
     root_ids = None if roots is None else set(map(id, roots))
     chunks: collections.Counter[str] = collections.Counter()
@@ -149,7 +152,8 @@ def _module_taps(
         is_root = path == ROOT_MODULE if root_ids is None else id(module) in root_ids
         wanted = records and capture.filter.wants_module(path)
         has_noise = capture.noise is not None
-        if has_noise or (wanted and kinds) or (is_root and counts):
+        is_needed = has_noise or follows_calls or (is_root and counts)
+        if is_needed or (wanted and kinds):
             taps.append(
                 ModuleTap(
                     clean_name(path),

@@ -226,6 +226,8 @@ class ModuleTap:
         recorder = capture.recorder_of(call.microbatch)
         opened = _OpenCall(call=call, recorder=recorder)
         self._open.append(opened)
+        if capture.open_calls is not None:
+            capture.open_calls.enter(call, sequence_number())
         if recorder is not None:
             if fault is not None:
                 self._skip_all(recorder, call, (Kind.INPUT, Kind.GRAD_INPUT), fault)
@@ -263,6 +265,8 @@ class ModuleTap:
         if opened is None:
             return None
         call, recorder = opened.call, opened.recorder
+        if capture.open_calls is not None:
+            capture.open_calls.leave(call, sequence_number())
         plain = output
         if capture.noise is not None:
             inputs = (tensor for _, tensor in named_arguments(args, kwargs))

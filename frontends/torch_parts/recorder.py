@@ -21,9 +21,10 @@ from ttrace.frontends.torch_parts.local_tensor import (
 )
 from ttrace.frontends.torch_parts.module_settings import ModuleSettings
 from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.ir.collective import OWN, CollectivePart
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
@@ -160,6 +161,26 @@ class TensorRecorder:
         except Exception as error:
             answer = NoLayout(reason=reason_of(error, "describe it"))
         self.answer(id_, answer, scale=scale)
+
+    def collective(
+        self, id_: TensorId, tensor: torch.Tensor, part: CollectivePart
+    ) -> None:
+        """Records an operand or a result of a collective, as this rank has it.
+
+        Args:
+            id_: Its identity, which names the rank.
+            tensor: A plain tensor; copied before the call returns.
+            part: Of which collective.
+        """
+        if not self.is_active:
+            return
+        try:
+            with self._lock:
+                array = self._copies.array_of(tensor)
+        except Exception as error:
+            self.skip(id_, reason_of(error, "copy it"))
+            return
+        self._rank.add(id_, array, whole(array.shape, OWN), collective=part)
 
     def answer(
         self, id_: TensorId, answer: Answer, *, scale: float | None = None

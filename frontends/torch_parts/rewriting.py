@@ -26,7 +26,7 @@ from ttrace.frontends.torch_parts.tree import map_tensors
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
-from ttrace.recording.rewrites import RankRewrites
+from ttrace.recording.rewrites import RankRewrites, misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,22 +196,7 @@ class Rewriting:
 def _misfit(tensor: torch.Tensor, values: np.ndarray) -> str | None:
     """Why an array cannot take the place of a tensor's values; None where it can."""
     local = local_values(tensor)
-    name = dtype_name(local)
-    if not _is_shape_of(tuple(local.shape), values.shape):
-        return (
-            f"its shape is {list(local.shape)}, and was {list(values.shape)} in the "
-            "run before"
-        )
-    if name != values.dtype.name:
-        return f"its dtype is {name}, and was {values.dtype.name} in the run before"
-    return None
-
-
-def _is_shape_of(shape: tuple[int, ...], recorded: tuple[int, ...]) -> bool:
-    """Whether an array of a shape may be recorded in another: with a dim per mesh axis
-    in front, each of this rank alone."""
-    more = len(recorded) - len(shape)
-    return more >= 0 and recorded == (1,) * more + shape
+    return misfit(tuple(local.shape), dtype_name(local), values)
 
 
 def _like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:

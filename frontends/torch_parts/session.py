@@ -12,10 +12,12 @@ import torch
 
 from ttrace.frontends.torch_parts.calls import CallCounter
 from ttrace.frontends.torch_parts.capture import Capture, CaptureObserver
+from ttrace.frontends.torch_parts.collectives import CollectiveRecords
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
+from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
@@ -92,7 +94,7 @@ class CaptureSession:
         self._roots = roots
         self._root_method = root_method
         self._open_sink = open_sink
-        self._observers = observers
+        self._observers = tuple(observers)
         self._activations = activations
         self._settings = settings
         self._capture = Capture(
@@ -155,6 +157,10 @@ class CaptureSession:
             self._recorder = TensorRecorder(
                 self._description, self._rank, activations=self._activations
             )
+            if self._request.capture.wants_kind(Kind.COLLECTIVE):
+                self._capture.open_calls = OpenCalls()
+                collectives = CollectiveRecords(self._description, rank)
+                self._observers = (*self._observers, collectives)
         if self._request.noise_seed is not None:
             self._capture.noise = Noise(
                 self._description, self._request.noise_seed, self._request.noise_dtype

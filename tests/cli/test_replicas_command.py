@@ -1,8 +1,14 @@
 """``ttrace replicas``: exit codes, and the replicas that are named."""
 
 import numpy as np
+import pytest
 
-from tests.factories.traces import Tensor, write_trace
+from tests.factories.collective_traces import (
+    Collective,
+    collective_trace,
+    write_collectives,
+)
+from tests.factories.traces import Tensor, memory_trace, write_trace
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
@@ -87,6 +93,25 @@ def test_a_tolerance_file(ttrace, tmp_path):
 def test_missing_trace(ttrace, tmp_path):
     answer = ttrace("replicas", tmp_path / "none")
     assert answer.code == 2 and "there is no trace here" in answer.err
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_collectives_are_checked_against_their_definition(ttrace, tmp_path, is_right):
+    total = ONES + ONES if is_right else ONES
+    reduced = Collective(
+        name="all_reduce",
+        reduction="sum",
+        operands={0: ONES, 1: ONES},
+        results={0: total, 1: ONES + ONES},
+    )
+    others = memory_trace({OTHER: ONES}, {"tp": 2})
+    path = tmp_path / "trace"
+    write_collectives(path, collective_trace(reduced, others=others))
+    for command in ("replicas", "lint"):
+        answer = ttrace(command, path, "--backend", "numpy")
+        assert answer.code == (0 if is_right else 1)
+        said = "collective_result: what all_reduce at train.py:88 gave rank 0 ("
+        assert (said in answer.out) is not is_right
 
 
 def test_the_page(ttrace, tmp_path):

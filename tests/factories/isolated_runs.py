@@ -1,4 +1,4 @@
-"""Small torch models in one process, recorded, and run once more on right values."""
+"""Small models in one process, recorded, and run once more on right values."""
 
 import contextlib
 import itertools
@@ -13,6 +13,7 @@ from ttrace.compare.backend import load_backend
 from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.isolation.isolating import IsolationRequest, first_failed_step, isolate
+from ttrace.mapping.map_file import parse_map
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.isolation import Isolation
@@ -20,7 +21,7 @@ from ttrace.report.model import Report
 from ttrace.store.reader import Trace, open_trace
 
 Train = Callable[[], None]
-"""Trains a model in a ``torch_capture.trace``."""
+"""Trains a model in a trace of a frontend."""
 
 
 class Runs:
@@ -43,7 +44,12 @@ class Runs:
         return open_trace(out)
 
     def isolated(
-        self, reference: Train, candidate: Train, *, again: Train | None = None
+        self,
+        reference: Train,
+        candidate: Train,
+        *,
+        again: Train | None = None,
+        map_text: str | None = None,
     ) -> tuple[Report, Isolation]:
         """Compares two trainings, and runs the second one on the first one's values.
 
@@ -51,11 +57,15 @@ class Runs:
             reference: The trusted training; recorded once.
             candidate: The one under test.
             again: What runs the second time; the candidate if None.
+            map_text: A map file from the one to the other; None for the same names.
         """
         if reference not in self._references:
             self._references[reference] = self.record(reference)
         trusted, tested = self._references[reference], self.record(candidate)
-        report = compare_traces(trusted, tested, load_backend("numpy"))
+        map_file = None if map_text is None else parse_map(map_text, Path("map.toml"))
+        report = compare_traces(
+            trusted, tested, load_backend("numpy"), map_file=map_file
+        )
 
         def rerun(values: Path, capture: CaptureFilter) -> Trace:
             return self.record(again or candidate, rewrite=values, capture=capture)
@@ -65,6 +75,7 @@ class Runs:
             candidate=tested,
             rerun=rerun,
             folder=self._folder / f"values{next(self._numbers)}",
+            map_file=map_file,
         )
         isolation = isolate(
             request, load_backend("numpy"), step=first_failed_step(report)

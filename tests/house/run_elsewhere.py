@@ -31,6 +31,9 @@ RUN_ELSEWHERE = {
         "cli/test_map_command.py::test_check_reads_the_map_before_it_runs_anything"
     ),
     "ttrace map out/torch": "cli/test_map_command.py::test_propose_then_compare",
+    "ttrace record --kinds default,collective": (
+        "cli/test_record_command.py::test_options_reach_the_run"
+    ),
     "ttrace record --out out/noise-1": (
         "cli/test_record_command.py::test_options_reach_the_run"
     ),

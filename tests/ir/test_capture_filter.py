@@ -11,7 +11,7 @@ from ttrace.ir.capture_filter import (
     parse_indices,
     parse_kinds,
 )
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 OUTPUT = parse_tensor_id("step2/mb3/decoder.layers.0.mlp/output/0")
@@ -107,6 +107,46 @@ def test_a_slip_of_the_finger_does_not_fill_the_memory():
 
 def test_bad_kinds():
     assert parse_kinds("loss,main_grad") == {Kind.LOSS, Kind.MAIN_GRAD}
+    both = parse_kinds("default,collective")
+    assert both == RECORDED_BY_DEFAULT | {Kind.COLLECTIVE}
     with pytest.raises(UsageError, match="unknown kind of tensor") as caught:
         parse_kinds("loss,grads,")
     assert "'grads', ''" in str(caught.value) and "main_grad" in str(caught.value)
+
+
+def test_collectives_of_some_modules_beside_the_rest():
+    capture = CaptureFilter(
+        modules=("head",), steps=frozenset({0}), collectives=("a.b",)
+    )
+    assert CaptureFilter.from_json(capture.to_json()) == capture
+
+    def wants(text):
+        return capture.wants(parse_tensor_id(text))
+
+    assert wants("step0/mb0/head/output/0") and not wants("step0/mb0/a.b/output/0")
+    assert wants("step0/mb0/a.b/collective/all_reduce.0.operand.rank0")
+    assert wants("step0/mb0/a.b.c/collective/all_reduce.0.operand.rank0")
+    assert not wants("step0/mb0/a.bc/collective/all_reduce.0.operand.rank0")
+    assert not wants("step0/mb0/head/collective/all_reduce.0.operand.rank0")
+    assert not wants("step1/mb0/a.b/collective/all_reduce.0.operand.rank0")
+    assert capture.wants_kind(Kind.COLLECTIVE)
+    assert not CaptureFilter().wants_kind(Kind.COLLECTIVE)
+
+
+@pytest.mark.parametrize(
+    ("capture", "of_all", "of_module"),
+    [
+        (CaptureFilter(), False, False),
+        (CaptureFilter(kinds=frozenset({Kind.COLLECTIVE})), True, True),
+        (CaptureFilter(collectives=("a",)), False, True),
+        (CaptureFilter(collectives=("a.b",)), False, False),
+        (
+            CaptureFilter(collectives=("a",), microbatches=frozenset({0})),
+            False,
+            False,
+        ),
+    ],
+)
+def test_whose_collectives_are_all_there(capture, of_all, of_module):
+    assert capture.wants_collectives_of(None) is of_all
+    assert capture.wants_collectives_of("a") is of_module

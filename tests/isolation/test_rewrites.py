@@ -11,7 +11,7 @@ from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.isolation.rewrites import plan_rewrites, write_rewrites
 from ttrace.lining_up import line_up
 from ttrace.mapping.map_file import parse_map
-from ttrace.recording.rewrites import RankRewrites
+from ttrace.recording.rewrites import RankRewrites, misfit
 from ttrace.store.reader import open_trace
 
 FULL = np.arange(48, dtype=np.float32).reshape(8, 6)
@@ -173,6 +173,25 @@ def test_what_cannot_be_made_is_counted(rewritten):
         "the reference has no such tensor": 1,
         "candidate: no layout": 1,
     }
+    # A frontend that numbers calls by how many a micro-batch has knows of all.
+    assert RankRewrites(rewrites.folder, 0).recorded() == {
+        parse_tensor_id(INPUT): True,
+        parse_tensor_id("step0/mb0/b/input/0"): False,
+        parse_tensor_id("step0/mb0/c/input/0"): False,
+        parse_tensor_id("step0/mb0/d/input/0"): False,
+    }
+
+
+def test_a_value_that_does_not_fit_is_none():
+    values = np.zeros((1, 1, 4, 2), np.float32)
+    assert misfit((4, 2), "float32", values) is None  # a dim per mesh axis in front
+    assert misfit((1, 4, 2), "float32", values) is None
+    assert misfit((2, 4, 2), "float32", values) == (
+        "its shape is [2, 4, 2], and was [1, 1, 4, 2] in the run before"
+    )
+    assert misfit((4, 2), "bfloat16", values) == (
+        "its dtype is bfloat16, and was float32 in the run before"
+    )
 
 
 def test_a_rank_is_given_its_values_by_id(tmp_path):
@@ -186,7 +205,9 @@ def test_a_rank_is_given_its_values_by_id(tmp_path):
     np.testing.assert_array_equal(rewrites.values_of(id_), FULL[4:])
     again = parse_tensor_id(f"{INPUT}/recompute")
     np.testing.assert_array_equal(rewrites.values_of(again), FULL[4:])
-    assert rewrites.values_of(parse_tensor_id("step0/mb0/b/input/0")) is None
+    other = parse_tensor_id("step0/mb0/b/input/0")
+    assert rewrites.values_of(other) is None
+    assert [rewrites.has_value(i) for i in (id_, again, other)] == [True, True, False]
     rewrites.note_done(id_)
     said = rewrites.statement(1)
     assert said["num_rewritten"] == "1"

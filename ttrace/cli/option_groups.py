@@ -43,7 +43,11 @@ def _add_filters(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--modules", metavar="PATTERNS", help="e.g. 'decoder.layers.0.*,*.router'"
     )
-    group.add_argument("--kinds", metavar="KINDS", help="e.g. main_grad,param")
+    group.add_argument(
+        "--kinds",
+        metavar="KINDS",
+        help="e.g. main_grad,param, or default,collective: the usual and collective",
+    )
     group.add_argument("--steps", metavar="RANGES", help="e.g. 0,2-4")
 
 

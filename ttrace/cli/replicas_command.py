@@ -8,6 +8,7 @@ from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import STDOUT, wanted_page, write_page
 from ttrace.cli.terminal import output_console, progress_bar, status_console
 from ttrace.ir.skipped_step import skipped_steps
+from ttrace.judge.collectives import collective_faults
 from ttrace.judge.replicas import ReplicaCheck
 from ttrace.pipeline import replicas
 from ttrace.report.html.replicas_page import render_replicas
@@ -16,7 +17,10 @@ from ttrace.store.reader import open_trace
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints replicas that disagree; 1 if there are any, 2 if nothing has replicas."""
+    """Prints replicas that disagree, and collectives that gave something wrong.
+
+    1 if there are any, 2 if nothing has replicas.
+    """
     page = wanted_page(args)
     trace = open_trace(args.trace)
     with progress_bar("comparing replicas") as progress:
@@ -27,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
+    findings = collective_faults(trace, checks)
     console = status_console() if page == STDOUT else output_console()
     console.print(
         f"{len(checks) - len(bad)} of {len(checks)} tensors with replicas agree"
@@ -35,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{reason}; gradients of that step are not compared")
     if bad:
         console.print(_table(bad))
+    for finding in findings:
+        console.print(f"{finding.code}: {finding.sentence}", markup=False)
     if page is not None:
         text = render_replicas(
             trace.name, trace.info, checks, is_measured=args.tolerance is not None
         )
         write_page(text, page, console)
-    return 1 if bad else 0
+    return 1 if bad or findings else 0
 
 
 def _table(bad: list[ReplicaCheck]) -> Table:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ttrace.compare.collective_pairs import collectives_set_aside
 from ttrace.compare.extents import Extent
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
@@ -136,9 +137,10 @@ def align(
     """
     runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
     order = merge_orders(run.order() for run in runs)
+    set_aside = {**(set_aside or {}), **collectives_set_aside(reference, candidate)}
     return Alignment(
         entries=tuple(
-            _known_entry(tensor_id, set_aside or {}, given_otherwise or {})
+            _known_entry(tensor_id, set_aside, given_otherwise or {})
             or _align_one(tensor_id, *runs)
             for tensor_id in order
             if not tensor_id.is_index

@@ -10,6 +10,9 @@ from ttrace.errors import UsageError
 from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId
 
+_DEFAULT = "default"
+"""Stands for all kinds that are recorded where none is named."""
+
 _MAX_INDEX = 10_000_000
 """Ranges are held as sets: a slip of the finger must not fill the memory."""
 
@@ -25,6 +28,8 @@ class CaptureFilter:
         microbatches: Global micro-batches to record, or None for all. Tensors of the
             whole step have none and are not filtered by it.
         ranks: Ranks that record, or None for all.
+        collectives: Modules whose collectives, and those of modules inside of them, are
+            recorded whatever modules and kinds say.
     """
 
     modules: tuple[str, ...] = ("*",)
@@ -32,13 +37,17 @@ class CaptureFilter:
     steps: frozenset[int] | None = None
     microbatches: frozenset[int] | None = None
     ranks: frozenset[int] | None = None
+    collectives: tuple[str, ...] = ()
 
     def wants(self, tensor_id: TensorId) -> bool:
         """Whether a tensor is to be recorded (on the ranks that record)."""
+        is_wanted = (
+            tensor_id.kind is Kind.COLLECTIVE
+            and self._names_collectives_of(tensor_id.module)
+        ) or (tensor_id.kind in self._kinds and self.wants_module(tensor_id.module))
         return (
-            self.wants_kind(tensor_id.kind)
+            is_wanted
             and self.wants_step(tensor_id.step)
-            and self.wants_module(tensor_id.module)
             and (
                 self.microbatches is None
                 or tensor_id.microbatch is None
@@ -48,9 +57,9 @@ class CaptureFilter:
 
     def wants_kind(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded at all."""
-        if self.kinds is None:
-            return kind in RECORDED_BY_DEFAULT
-        return kind in self.kinds
+        if kind is Kind.COLLECTIVE and self.collectives:
+            return True
+        return kind in self._kinds
 
     def wants_step(self, step: int) -> bool:
         """Whether anything is recorded in a step."""
@@ -59,6 +68,28 @@ class CaptureFilter:
     def wants_module(self, module: str) -> bool:
         """Whether tensors of a module are recorded at all."""
         return any(fnmatch.fnmatchcase(module, pattern) for pattern in self.modules)
+
+    def wants_collectives_of(self, module: str | None) -> bool:
+        """Whether all collectives of a module are recorded, and those inside of it.
+
+        Args:
+            module: Its path; None for all of the run.
+        """
+        if self.microbatches is not None:
+            return False
+        if Kind.COLLECTIVE in self._kinds and self.modules == ("*",):
+            return True
+        return module is not None and self._names_collectives_of(module)
+
+    @property
+    def _kinds(self) -> frozenset[Kind]:
+        return RECORDED_BY_DEFAULT if self.kinds is None else self.kinds
+
+    def _names_collectives_of(self, module: str) -> bool:
+        return any(
+            module == named or module.startswith(f"{named}.")
+            for named in self.collectives
+        )
 
     def recorded_ranks(self, world_size: int) -> tuple[int, ...]:
         """The ranks of a run that record.
@@ -86,6 +117,7 @@ class CaptureFilter:
             "steps": format_indices(self.steps),
             "microbatches": format_indices(self.microbatches),
             "ranks": format_indices(self.ranks),
+            "collectives": ",".join(self.collectives) or None,
         }
         return {name: text for name, text in options.items() if text is not None}
 
@@ -104,17 +136,20 @@ class CaptureFilter:
                 for name in ("steps", "microbatches", "ranks")
                 if name in options
             },
+            collectives=tuple(filter(None, options.get("collectives", "").split(","))),
         )
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:
-    """Reads ``main_grad,param``.
+    """Reads ``main_grad,param``; ``default`` are those that are recorded by default.
 
     Raises:
         UsageError: A name is not a kind.
     """
     known = {kind.value for kind in Kind}
     names = text.split(",")
+    kinds = RECORDED_BY_DEFAULT if _DEFAULT in names else frozenset()
+    names = [name for name in names if name != _DEFAULT]
     unknown = [name for name in names if name not in known]
     if unknown:
         close = [
@@ -130,7 +165,7 @@ def parse_kinds(text: str) -> frozenset[Kind]:
             got=", ".join(map(repr, unknown)),
             remedy=f"{meant}name kinds out of this list, separated by commas",
         )
-    return frozenset(map(Kind, names))
+    return kinds.union(map(Kind, names))
 
 
 def require_recordable(kinds: Iterable[Kind]) -> None:

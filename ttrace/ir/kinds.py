@@ -66,6 +66,8 @@ class KindTraits:
         is_recordable: Some frontend records it. What none records can be named in a
             tensor id and a pattern, but not asked for.
         gradient: The kind of its gradient, which lies as it does, or None.
+        is_of_layout: It is the work of a parallel layout: runs of other layouts have
+            others, or none.
     """
 
     phase: Phase
@@ -78,6 +80,7 @@ class KindTraits:
     is_opt_in: bool = False
     is_recordable: bool = True
     gradient: Kind | None = None
+    is_of_layout: bool = False
 
 
 KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
@@ -140,9 +143,7 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
         Kind.OP: KindTraits(
             phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_recordable=False
         ),
-        Kind.COLLECTIVE: KindTraits(
-            phase=Phase.ANY, is_opt_in=True, is_recordable=False
-        ),
+        Kind.COLLECTIVE: KindTraits(phase=Phase.ANY, is_opt_in=True, is_of_layout=True),
     }
 )
 """Every kind, in the order of a step."""
@@ -177,6 +178,9 @@ RECORDED_BY_DEFAULT = _kinds_where(
     lambda traits: traits.is_recordable and not traits.is_opt_in
 )
 """Kinds that are recorded unless a filter leaves them out."""
+
+OF_LAYOUT = _kinds_where(lambda traits: traits.is_of_layout)
+"""What runs of different layouts do not have in common."""
 
 GRADIENT_OF: Mapping[Kind, Kind] = MappingProxyType(
     {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ttrace.ir.collective import CollectivePart
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
@@ -65,6 +66,7 @@ class ShardRecord:
             the loss is divided by the local number of micro-batches); the
             comparison divides by it. Comes from the configuration, never from data.
         exact_replicas: Replicas must agree in every bit, not only within tolerance.
+        collective: What it is an operand or a result of, if it is of that kind.
     """
 
     id: TensorId
@@ -74,6 +76,7 @@ class ShardRecord:
     layout: ShardLayout
     scale: float = 1.0
     exact_replicas: bool = False
+    collective: CollectivePart | None = None
 
     def __post_init__(self):
         dtype_named(self.dtype)
@@ -89,6 +92,8 @@ class ShardRecord:
             value["scale"] = self.scale
         if self.exact_replicas:
             value["exact_replicas"] = True
+        if self.collective is not None:
+            value["collective"] = self.collective.to_json()
         return value
 
     @classmethod
@@ -101,6 +106,9 @@ class ShardRecord:
             layout=ShardLayout.from_json(value["layout"]),
             scale=value.get("scale", 1.0),
             exact_replicas=value.get("exact_replicas", False),
+            collective=CollectivePart.from_json(value["collective"])
+            if "collective" in value
+            else None,
         )
 
 

@@ -6,7 +6,7 @@ the caller knows.
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ttrace.comparison import compare_traces
 from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
-from ttrace.ir.tensor_id import TensorId, parse_tensor_id
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.isolation.places import isolated_places
@@ -43,6 +43,18 @@ Raises TtraceError where it fails."""
 _HANDED_ON = kinds_of_phases(Phase.FORWARD, Phase.BACKWARD)
 """Kinds in which one failure makes others."""
 
+_MAX_SUSPECTS = 8
+
+COLLECTIVE_CODES = frozenset(
+    {
+        "collective_group",
+        "collective_missing",
+        "collective_repeated",
+        "collective_result",
+    }
+)
+"""Codes of what is said of collectives that a module runs."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolationRequest:
@@ -57,6 +69,7 @@ class IsolationRequest:
         map_file: Likewise.
         allow: Likewise.
         strict_structure: Likewise.
+        suspects: Modules whose collectives the run records.
     """
 
     reference: TraceSource
@@ -67,6 +80,7 @@ class IsolationRequest:
     map_file: MapFile | None = None
     allow: Allowed = ()
     strict_structure: bool = False
+    suspects: tuple[str, ...] = ()
 
 
 def isolate(
@@ -137,6 +151,18 @@ def report_obstacle(report: Report) -> str | None:
     )
 
 
+def suspects_of(report: Report) -> tuple[str, ...]:
+    """Modules whose collectives may be what is wrong, the first ones of a comparison.
+
+    The model itself is none: all collectives of a run would be inside of it.
+    """
+    modules = [parse_tensor_id(culprit.id).module for culprit in report.culprits]
+    if report.first_divergence is not None:
+        modules.insert(0, report.first_divergence.module)
+    named = [module for module in dict.fromkeys(modules) if module != ROOT_MODULE]
+    return tuple(named[:_MAX_SUSPECTS])
+
+
 def first_failed_step(report: Report) -> int:
     """The step in which a comparison finds the first failure; 0 where it finds none."""
     steps = [parse_tensor_id(tensor.id).step for tensor in report.failed()]
@@ -147,10 +173,10 @@ def runs_obstacle(reference: TraceInfo, candidate: TraceInfo) -> str:
     """Why a candidate cannot run on the reference's values; empty if it can."""
     first = candidate.ranks[0]
     if first.framework not in REWRITING_FRAMEWORKS:
-        names = " and ".join(sorted(REWRITING_FRAMEWORKS))
+        names = ", ".join(sorted(REWRITING_FRAMEWORKS))
         return (
             f"the candidate was recorded by the frontend {first.framework}, and only "
-            f"{names} can put the reference's values in"
+            f"those of {names} can put the reference's values in"
         )
     if len(candidate.ranks) < first.world_size:
         return (
@@ -185,7 +211,10 @@ def _isolated(
     steps = frozenset(range(step + 1))
     if capture.steps is not None:
         steps &= capture.steps
-    again = request.rerun(rewrites.folder, replace(capture, steps=steps))
+    is_alone = candidate.info.ranks[0].world_size == 1
+    suspects = () if is_alone else request.suspects
+    capture = replace(capture, steps=steps, collectives=suspects)
+    again = request.rerun(rewrites.folder, capture)
     overwritten, left_out = _overwritten(rewrites, again.info)
     report = compare_traces(
         reference,
@@ -195,18 +224,39 @@ def _isolated(
         map_file=request.map_file,
         allow=request.allow,
         strict_structure=request.strict_structure,
-        only=CaptureFilter(steps=steps),
+        only=CaptureFilter(steps=steps, collectives=suspects),
         progress=progress,
         closer_look=CloserLook.NONE,
         overwritten=overwritten,
     )
-    note = begins_otherwise(candidate, again, step)
+    notes = [
+        begins_otherwise(candidate, again, step),
+        _forward_note(overwritten, again),
+    ]
+    notes += [
+        f"in that run, {finding.sentence}"
+        for finding in report.diagnosis
+        if finding.code in COLLECTIVE_CODES
+    ]
     return Isolation(
         step=step,
         isolated=isolated_places(report, overwritten),
         num_overwritten=len(overwritten),
         left_out=left_out,
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, notes)),
+    )
+
+
+def _forward_note(overwritten: Collection[TensorId], again: TraceSource) -> str:
+    """Says that no error was kept from going on through the forward, if so."""
+    inner = {id_.kind for id_ in again.info.tensors if id_.module != ROOT_MODULE}
+    given = {id_.kind for id_ in overwritten if id_.module != ROOT_MODULE}
+    if Kind.OUTPUT not in inner or Kind.INPUT in given:
+        return ""
+    return (
+        "no input of a module inside the model was overwritten (named scopes and taps "
+        "have outputs alone), so errors went on through the forward, and of several "
+        "wrong places in it only the first is named"
     )
 
 

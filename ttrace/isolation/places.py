@@ -38,8 +38,11 @@ def isolated_places(
     """
     ids = [parse_tensor_id(tensor.id) for tensor in report.tensors]
     modules = {id_.module for id_ in ids if id_.kind in ACTIVATIONS}
-    own = {
-        _call_of(id_) for id_ in ids if id_.kind in _GIVEN and id_ not in overwritten
+    given = {_call_of(id_): True for id_ in ids if id_.kind is Kind.INPUT}
+    given |= {
+        _call_of(id_): False
+        for id_ in ids
+        if id_.kind in _GIVEN and id_ not in overwritten
     }
     by_id = {tensor.id: tensor for tensor in report.tensors}
     failed: dict[str, list[TensorReport]] = {}
@@ -47,7 +50,7 @@ def isolated_places(
         failed.setdefault(parse_tensor_id(tensor.id).module, []).append(tensor)
     places: dict[str, IsolatedPlace] = {}
     for culprit in report.culprits:
-        place = _place(culprit, by_id, failed, own, modules)
+        place = _place(culprit, by_id, failed, given, modules)
         form = layers_left_out(place.module)
         before = places.get(form)
         places[form] = place if before is None else _both(before, place)
@@ -58,7 +61,7 @@ def _place(
     culprit: Culprit,
     by_id: Mapping[str, TensorReport],
     failed: _Failed,
-    own: Collection[_Call],
+    given: Mapping[_Call, bool],
     modules: Collection[str],
 ) -> IsolatedPlace:
     text, num_alike = culprit.id, culprit.num_alike
@@ -88,7 +91,7 @@ def _place(
             reason,
             num_alike,
             inputs_agree=culprit.inputs_agree,
-            is_given=_call_of(first) not in own,
+            is_given=given.get(_call_of(first)),
             is_outermost=_is_outermost(first.module, modules),
         ),
         ids=_distinct(text, *culprit.ids, *(tensor.id for tensor in tensors)),
@@ -158,7 +161,7 @@ def _sentence(
     num_alike: int,
     *,
     inputs_agree: bool,
-    is_given: bool,
+    is_given: bool | None,
     is_outermost: bool,
 ) -> str:
     """What is wrong, what agrees, and what to do.
@@ -169,7 +172,8 @@ def _sentence(
         reason: Why it failed.
         num_alike: Others that are wrong likewise.
         inputs_agree: What it is made from was compared, and agrees.
-        is_given: The call had the reference's values of all that it is given.
+        is_given: The call had the reference's values of all that it is given; None
+            where no input of it was recorded.
         is_outermost: No other module runs around the tensor's.
     """
     alike = f" (and {num_alike} more like it)" if num_alike else ""
@@ -190,6 +194,11 @@ def _sentence(
         around = "the model itself" if whose == ROOT_MODULE else whose
         look = f"the code of {around} around it, and at a collective or a hook between"
     elif id_.kind in _OWN_RESULTS:
+        if is_given is None:
+            return (
+                f"{where}{why}; no input of it was recorded: look at its own code, and "
+                "at what it computes with"
+            )
         if not is_given:
             return f"{where}{why}; some of what the module is given kept its own values"
         return (

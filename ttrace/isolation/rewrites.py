@@ -24,7 +24,13 @@ from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.layout import Region
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import RankInfo, ShardRecord, TensorRecord
+from ttrace.ir.trace import (
+    RankInfo,
+    ShardRecord,
+    SkippedRecord,
+    TensorRecord,
+    TraceInfo,
+)
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.views import block_view
 from ttrace.lining_up import LinedUp
@@ -33,6 +39,8 @@ from ttrace.store.writer import TraceWriter
 
 Held = tuple[TensorId, int]
 """A shard of the candidate, as it was recorded: its id there, and its rank."""
+
+_NO_VALUE = "nothing takes its place"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,7 @@ def write_rewrites(
     arranged = _Arranged(lined.candidate, candidate)
     held: dict[TensorId, set[Held]] = {}
     written: set[Held] = set()
+    recorded = _recorded(candidate.info, plan.step)
     for info in candidate.info.ranks:
         values = _RankValues(arranged, lined.reference, candidate, info)
         rewriting = replace(info, run_id=f"{info.run_id}-rewrites", settings={})
@@ -134,6 +143,10 @@ def write_rewrites(
                 for done, array in values.completed():
                     writer.add(done, array)
                     written.add((done.id, done.rank))
+            # Frontends that number calls at the end of a step count these, too.
+            for note in recorded.get(info.rank, ()):
+                if (note.id, note.rank) not in written:
+                    writer.skip(note)
         if writer.failure is not None:
             raise writer.failure
     left_out = Counter(plan.left_out)
@@ -146,6 +159,22 @@ def write_rewrites(
         shards={id_: frozenset(places) for id_, places in complete.items()},
         left_out=left_out,
     )
+
+
+def _recorded(info: TraceInfo, step: int) -> dict[int, list[SkippedRecord]]:
+    """What a step had of inputs and output gradients, by rank, noted as left out."""
+    found: dict[int, list[SkippedRecord]] = {}
+    shards = (shard for record in info.tensors.values() for shard in record.shards)
+    for record in (*shards, *info.skipped.values()):
+        if record.id.step == step and record.id.kind in REWRITTEN_KINDS:
+            note = SkippedRecord(
+                id=record.id,
+                rank=record.rank,
+                sequence=record.sequence,
+                reason=_NO_VALUE,
+            )
+            found.setdefault(record.rank, []).append(note)
+    return found
 
 
 def _obstacle(match: Match) -> str | None:

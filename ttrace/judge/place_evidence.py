@@ -21,6 +21,10 @@ from ttrace.judge.carried_states import (
 )
 from ttrace.judge.changed_weight import ChangedWeight, find_changed_weight
 from ttrace.judge.coarse_values import CoarseValues, find_coarse_values
+from ttrace.judge.collectives_inside import (
+    CollectivesInside,
+    find_collectives_inside,
+)
 from ttrace.judge.confinement import Confinement, find_confinement
 from ttrace.judge.counted_positions import (
     CountedPositions,
@@ -67,6 +71,7 @@ class PlaceEvidence:
         activation: The functions that it is of what agrees, where they explain it.
         turn: When the reference has it.
         transposed: The weight whose transpose explains it.
+        collectives: What its call runs on other ranks; None where none was recorded.
         extra_activations: Gradients of activations that the candidate alone has in its
             step, if it is a gradient.
         carried: Of inputs that one run gives, or that have a gradient in one run only:
@@ -98,6 +103,7 @@ class PlaceEvidence:
     activation: ActivationVariant | None = None
     turn: OutOfTurn | None = None
     transposed: TransposedWeight | None = None
+    collectives: CollectivesInside | None = None
     extra_activations: tuple[TensorVerdict, ...] = ()
     carried: Mapping[TensorId, TensorId] = field(default_factory=dict)
     nonfinite_at: tuple[int, ...] | None = None
@@ -159,6 +165,7 @@ def read_place(
         ),
         turn=explained(find_out_of_turn, None, few, reference),
         transposed=explained(find_transposed_weight, None, values, reference),
+        collectives=explained(find_collectives_inside, None, diverged, *runs),
         extra_activations=tuple(extra),
         carried=explained(find_carried_states, {}, one_sided, inputs, *runs),
         nonfinite_at=explained(_nonfinite_at, None, verdicts, candidate),

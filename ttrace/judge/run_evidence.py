@@ -4,11 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ttrace.compare.call_counts import CallCount, Place, differing_calls
+from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
+from ttrace.compare.repeated_reductions import (
+    RepeatedReduction,
+    repeated_reductions,
+)
 from ttrace.compare.tied import Untied
 from ttrace.ir.frozen_parameters import Frozen, frozen_in
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
+from ttrace.judge.collective_order import OrderFault, find_order_faults
 from ttrace.judge.dropout_rates import dropout_differences
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
@@ -55,6 +61,10 @@ class RunEvidence:
         undescribed: Parameters of which the candidate's ranks have parts, and nothing
             says so: all else is told under a wrong assumption.
         shared_samples: Ranks of the candidate that were given those of others.
+        misordered: Where ranks of the candidate run other collectives than their group.
+        wrong_collectives: Those of the candidate that gave something else than they
+            are defined to.
+        repeated: Sums of the candidate of what it had reduced before.
         modules: What both runs state of modules, and have otherwise.
         frozen_in_reference: Parameters that need no gradient there, as far as it says
             so.
@@ -76,8 +86,11 @@ class RunEvidence:
     steps_apart: bool = False
     undescribed: Undescribed | None = None
     shared_samples: SharedSamples | None = None
+    misordered: tuple[OrderFault, ...] = ()
+    wrong_collectives: tuple[CollectiveCheck, ...] = ()
     modules: tuple[SettingDifference, ...] = ()
     frozen_in_reference: Frozen = frozenset()
+    repeated: tuple[RepeatedReduction, ...] = ()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
     tokens: TokenLosses | None = None
@@ -109,6 +122,7 @@ def read_runs(
         untied: Parameters that one run ties and the other copies.
     """
     runs = (reference, candidate)
+    misordered = explained(find_order_faults, (), own_microbatches.info)
     return RunEvidence(
         absences=absences,
         own=own,
@@ -123,6 +137,13 @@ def read_runs(
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),
         shared_samples=explained(find_shared_samples, None, verdicts, own_microbatches),
+        misordered=misordered,
+        wrong_collectives=()
+        if misordered
+        else explained(wrong_collectives, (), own_microbatches),
+        repeated=()
+        if misordered
+        else explained(repeated_reductions, (), own_microbatches),
         modules=module_differences(reference.info, candidate.info),
         frozen_in_reference=frozen_in(rank.settings for rank in reference.info.ranks),
         parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),

@@ -15,6 +15,7 @@ from absl import logging
 
 from ttrace.errors import DtypeError, TensorIdError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.ir.collective import CollectivePart
 from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import Mesh, ShardLayout
 from ttrace.ir.tensor_id import TensorId
@@ -145,6 +146,7 @@ class RankRecorder:
         layout: ShardLayout,
         *,
         scale: float = 1.0,
+        collective: CollectivePart | None = None,
     ) -> None:
         """Records what the rank holds of a tensor; the next one in its order.
 
@@ -154,6 +156,7 @@ class RankRecorder:
             layout: What part of the logical tensor they are. Where their shape is
                 another one, the tensor is skipped.
             scale: Known factor over the mathematical values.
+            collective: What it is an operand or a result of; None of other kinds.
         """
         if layout.local_shape != array.shape:
             self.skip(
@@ -174,6 +177,7 @@ class RankRecorder:
                     layout=layout,
                     scale=scale,
                     exact_replicas=id_.kind in EXACT_REPLICAS,
+                    collective=collective,
                 )
             except DtypeError:
                 self.skip(id_, f"the dtype {array.dtype} cannot be stored in a trace")

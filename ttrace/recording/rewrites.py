@@ -22,7 +22,7 @@ from ttrace.store.reader import Trace, open_rank
 REWRITTEN_KINDS = frozenset({Kind.INPUT, Kind.GRAD_OUTPUT})
 """What is overwritten: what comes to a module in its forward, and in its backward."""
 
-REWRITING_FRAMEWORKS = frozenset({"megatron", "torch"})
+REWRITING_FRAMEWORKS = frozenset({"jax", "megatron", "torch"})
 """Frontends that overwrite values, by the name under which they record."""
 
 NO_MODULE_BEHIND = "the module returns a parameter or an input of the model itself"
@@ -95,15 +95,32 @@ class RankRewrites:
         Returns:
             A read-only array of the run's own dtype and local shape.
         """
-        shard = self._shards.get(id_)
-        if shard is None and id_.pass_ is Pass.RECOMPUTE:
-            shard = self._shards.get(replace(id_, pass_=Pass.FORWARD))
+        shard = self._shard_of(id_)
         return None if shard is None else self._trace.load(shard)
+
+    def has_value(self, id_: TensorId) -> bool:
+        """Whether there is anything that takes the place of a tensor."""
+        return self._shard_of(id_) is not None
+
+    def recorded(self) -> Mapping[TensorId, bool]:
+        """What the rank had recorded of the inputs and output gradients of the step.
+
+        Returns:
+            For each whether there is a value that takes its place.
+        """
+        without = dict.fromkeys(self._trace.info.skipped, False)
+        return without | dict.fromkeys(self._shards, True)
 
     def note_done(self, id_: TensorId) -> None:
         """Notes that a tensor was overwritten."""
         with self._lock:
             self._done.add(id_)
+
+    def _shard_of(self, id_: TensorId) -> ShardRecord | None:
+        shard = self._shards.get(id_)
+        if shard is None and id_.pass_ is Pass.RECOMPUTE:
+            shard = self._shards.get(replace(id_, pass_=Pass.FORWARD))
+        return shard
 
     def note_left(self, id_: TensorId, reason: str) -> None:
         """Notes why a tensor for which there is a value was left as it is."""
@@ -126,3 +143,20 @@ class RankRewrites:
                 _NUM_REWRITTEN: str(len(self._done)),
                 _NOT_REWRITTEN: json.dumps({str(k): v for k, v in left.items()}),
             }
+
+
+def misfit(shape: tuple[int, ...], dtype: str, values: np.ndarray) -> str | None:
+    """Why an array cannot take the place of a value; None where it can.
+
+    Args:
+        shape: Of the value.
+        dtype: Of the value; its name.
+        values: The array. It may have a dim per mesh axis in front, each of length 1.
+    """
+    more = len(values.shape) - len(shape)
+    if more < 0 or values.shape != (1,) * more + shape:
+        was = list(values.shape)
+        return f"its shape is {list(shape)}, and was {was} in the run before"
+    if dtype != values.dtype.name:
+        return f"its dtype is {dtype}, and was {values.dtype.name} in the run before"
+    return None

@@ -9,9 +9,13 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
-from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Inner, Place
+from ttrace.frontends.jax_parts.harvest.gates import CLOSED, Gate, flat
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester
+from ttrace.frontends.jax_parts.harvest.inner import Inner, Place
 
 Results = tuple[Sequence[Any], Sequence[bool]]
+
+_SEVERAL_BRANCHES = "devices may take different branches of the conditional around it"
 
 
 def harvest_cond(
@@ -30,14 +34,18 @@ def harvest_cond(
     axes = private_jax.varying_axes(jax.typeof(index))
     own = [_varying(branch, axes) for branch in branches]
     types = [list(jaxpr.out_avals[num_outs:]) for jaxpr in own]
+    gates = [branch.gates for branch in branches]
+    outside = replace(place, incoming=CLOSED) if axes else place
+    pairs = [outside.pairs(branch) for branch in branches]
     outs = private_jax.cond_p.bind(
         index,
         *operands,
         *place.salts,
+        *(part for own in pairs for part in flat(own)),
         **{
             **eqn.params,
             "branches": tuple(
-                _padded(jaxpr, number, num_outs, types)
+                _padded(jaxpr, number, num_outs, types, gates)
                 for number, jaxpr in enumerate(own)
             ),
         },
@@ -49,7 +57,7 @@ def harvest_cond(
             taken = place.collector.add(index == jnp.asarray(number, index.dtype))
             inner = place.at(number)
             first = len(place.collector.events)
-            inner.absorb(branch, values)
+            inner.absorb(branch, values, fixed=_SEVERAL_BRANCHES if axes else None)
             events = place.collector.events
             # A flag of a conditional within this branch is False if this is not taken.
             events[first:] = [
@@ -82,15 +90,26 @@ def _padded(
     number: int,
     num_outs: int,
     types: Sequence[Sequence[Any]],
+    gates: Sequence[Sequence[Gate]],
 ) -> jex_core.ClosedJaxpr:
-    """A branch that returns zeros in the places of the other branches' values."""
+    """A branch that returns zeros in the places of the other branches' values.
+
+    Of what comes in for all branches it takes its own.
+    """
+    counts = [2 * len(each) for each in gates]
+    num_given = len(branch.in_avals) - counts[number]
+    first = num_given + sum(counts[:number])
 
     def function(*args: Any) -> list[Any]:
-        outs = jex_core.jaxpr_as_fun(branch)(*args)
+        own_pairs = args[first : first + counts[number]]
+        outs = jex_core.jaxpr_as_fun(branch)(*args[:num_given], *own_pairs)
         extras: list[Any] = []
         for other, avals in enumerate(types):
             own = other == number
             extras += outs[num_outs:] if own else map(private_jax.zeros, avals)
         return [*outs[:num_outs], *extras]
 
-    return private_jax.retrace(function, branch.in_avals, "ttrace_branch")
+    avals = list(branch.in_avals[:num_given])
+    for each in gates:
+        avals += flat((gate.aval, gate.flag) for gate in each)
+    return private_jax.retrace(function, avals, "ttrace_branch")

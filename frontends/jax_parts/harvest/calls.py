@@ -7,7 +7,8 @@ from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.captured import Recomputation
-from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Place
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester
+from ttrace.frontends.jax_parts.harvest.inner import Place
 
 Results = tuple[Sequence[Any], Sequence[bool]]
 
@@ -21,14 +22,14 @@ def harvest_jit(
 ) -> Results:
     """Shardings, donation and options of the original hold; extra ones are free."""
     inner = harvester.transformed(eqn.params["jaxpr"], noised, may_share=True)
-    salt = place.salts
+    additions = place.additions(inner)
     params = private_jax.jit_params_with(
         eqn.params,
         inner.jaxpr,
-        num_more_ins=len(salt),
+        num_more_ins=len(additions),
         num_more_outs=len(inner.extra_avals),
     )
-    outs = private_jax.jit_p.bind(*ins, *salt, **params)
+    outs = private_jax.jit_p.bind(*ins, *additions, **params)
     place.absorb(inner, inner.extras(outs))
     return outs[: inner.num_outs], inner.noised
 
@@ -45,7 +46,10 @@ def harvest_remat(
     inner = harvester.transformed(original, noised)
     jaxpr = private_jax.consts_as_arguments(inner.jaxpr)
     outs = private_jax.remat_p.bind(
-        *inner.jaxpr.consts, *ins, *place.salts, **{**eqn.params, "jaxpr": jaxpr}
+        *inner.jaxpr.consts,
+        *ins,
+        *place.additions(inner),
+        **{**eqn.params, "jaxpr": jaxpr},
     )
     if eqn.params["differentiated"]:
         place = place.at(Recomputation())

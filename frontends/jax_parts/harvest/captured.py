@@ -77,6 +77,8 @@ class Event:
         summed_axes: Mesh axes over which the values of the devices are summands of the
             logical one, as the program sums them up.
         scale: How many times the logical value that is, or each device's is.
+        fixed: Why no other value can take the place of this one, which leaves the
+            program; None where one can.
     """
 
     site: TapSite
@@ -89,6 +91,7 @@ class Event:
     tiling: tuple[SpecEntry, ...] | None = None
     summed_axes: tuple[str, ...] = ()
     scale: int = 1
+    fixed: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -172,6 +175,8 @@ class Capture:
         tiling: As in ``Event``.
         summed_axes: Likewise.
         scale: Likewise.
+        event: Position of its event among those of the run; None where it is of none.
+        fixed: As in ``Event``.
     """
 
     site: TapSite
@@ -186,3 +191,5 @@ class Capture:
     tiling: tuple[SpecEntry, ...] | None = None
     summed_axes: tuple[str, ...] = ()
     scale: int = 1
+    event: int | None = None
+    fixed: str | None = None

@@ -5,7 +5,6 @@ What it does with primitives that hold jaxprs themselves is told by a table of r
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,12 +15,17 @@ from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest import noise
-from ttrace.frontends.jax_parts.harvest.captured import (
-    Event,
-    Path,
-    Plane,
-    Recomputation,
+from ttrace.frontends.jax_parts.harvest.captured import Event
+from ttrace.frontends.jax_parts.harvest.gates import (
+    Gate,
+    Incoming,
+    Pair,
+    flat,
+    gate_of,
+    paired,
+    passed,
 )
+from ttrace.frontends.jax_parts.harvest.inner import Collector, Inner, Place
 from ttrace.frontends.jax_parts.taps.sites import TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
 from ttrace.ir.kinds import Kind
@@ -30,121 +34,11 @@ Wants = Callable[[TapSite, Kind], bool]
 """Whether the value of a site, or its gradient, is to leave the program."""
 
 Rule = Callable[
-    ["Harvester", jex_core.JaxprEqn, list[Any], list[bool], "Place"],
+    ["Harvester", jex_core.JaxprEqn, list[Any], list[bool], Place],
     tuple[Sequence[Any], Sequence[bool]],
 ]
 """Given the harvester, an equation, its arguments, for each argument whether it has its
 noise, and the place: the results of the original, and for each whether it has noise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Inner:
-    """A jaxpr inside the program, rewritten.
-
-    Attributes:
-        jaxpr: Takes what the original takes and, in a perturbed run, a salt; returns
-            what the original returns, then the extra outputs.
-        num_outs: Number of outputs of the original.
-        events: The taps in it, as seen from it.
-        noised: For every output of the original, whether it has its noise.
-        sources: For every slot, which output of the jaxpr has the value: an extra one,
-            or one of the original where that is shared.
-    """
-
-    jaxpr: jex_core.ClosedJaxpr
-    num_outs: int
-    events: tuple[Event, ...]
-    noised: tuple[bool, ...]
-    sources: tuple[int, ...]
-
-    @property
-    def extra_avals(self) -> list[Any]:
-        """Types of the extra outputs."""
-        return list(self.jaxpr.out_avals[self.num_outs :])
-
-    def extras(self, outs: Sequence[Any]) -> list[Any]:
-        """The values of all slots, out of the outputs of the jaxpr."""
-        return [outs[source] for source in self.sources]
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Collector:
-    """What one jaxpr emits while it is rewritten.
-
-    Attributes:
-        values: The extra outputs.
-        events: The taps found so far.
-    """
-
-    values: list[Any] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    _slots: dict[int, int] = field(default_factory=dict)
-
-    def add(self, value: Any) -> Plane:
-        """Hands a value out; the same value only once."""
-        if id(value) not in self._slots:
-            self._slots[id(value)] = len(self.values)
-            self.values.append(value)
-        return Plane(slot=self._slots[id(value)])
-
-    def absorb(
-        self,
-        events: Sequence[Event],
-        extras: Sequence[Any],
-        path: Path,
-        dims: tuple[str | None, ...] = (),
-    ) -> None:
-        """Takes over what was emitted by a jaxpr inside, at the end of a path."""
-        offset = len(self.values)
-        self.values += extras
-        self.events += [event.within(path, offset, dims) for event in events]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Place:
-    """Where in the program an equation is evaluated.
-
-    Attributes:
-        collector: Takes what comes out.
-        path: The way to the jaxpr that the equation is in.
-        salt: In a perturbed run, a uint32 that tells iterations apart; else None.
-        is_backward: It runs in backward: values there are recomputed ones.
-    """
-
-    collector: Collector
-    path: Path
-    salt: Any = None
-    is_backward: bool = False
-
-    @property
-    def salts(self) -> list[Any]:
-        """The salt as additional arguments: one, or none."""
-        return [] if self.salt is None else [self.salt]
-
-    @property
-    def entry(self) -> Path:
-        """The path to what is inside the equation."""
-        return (*self.path, Recomputation()) if self.is_backward else self.path
-
-    def at(self, *parts: Any) -> "Place":
-        """The same, further down the way."""
-        return dataclasses.replace(self, path=(*self.path, *parts))
-
-    def absorb(
-        self,
-        inner: Inner,
-        extras: Sequence[Any],
-        *,
-        dims: tuple[str | None, ...] = (),
-    ) -> None:
-        """Takes over what a jaxpr inside emitted.
-
-        Args:
-            inner: The jaxpr.
-            extras: Its extra outputs, as they arrive here.
-            dims: Leading dims that they got on the way.
-        """
-        self.collector.absorb(inner.events, extras, self.entry, dims)
 
 
 class Harvester:
@@ -156,6 +50,8 @@ class Harvester:
         noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave the program.
         shares_outputs: A tapped value that the program returns does not leave twice.
+        gated: Which of the values that leave may have others in their place; None for
+            none.
     """
 
     def __init__(
@@ -167,6 +63,7 @@ class Harvester:
         noise_dtype: str | None = None,
         max_iterations: int,
         shares_outputs: bool = False,
+        gated: Wants | None = None,
     ):
         self._rules = rules
         self.wants = wants
@@ -174,6 +71,15 @@ class Harvester:
         self.noise_dtype = noise_dtype
         self.max_iterations = max_iterations
         self.shares_outputs = shares_outputs
+        self.gated = gated
+        # What a jaxpr emits, it takes: the types show when it is traced without gates.
+        self._ungated = (
+            None
+            if gated is None
+            else Harvester(
+                rules, wants=wants, noise_seed=None, max_iterations=max_iterations
+            )
+        )
         self._touched: dict[int, tuple[Any, bool]] = {}
         self._inner: dict[Any, tuple[Any, Inner]] = {}
         self._ranks: dict[int, int] = {}
@@ -222,9 +128,22 @@ class Harvester:
             grad is not None and self.wants(site, grad)
         )
 
-    def unsalted(self, args: Sequence[Any]) -> tuple[Sequence[Any], Any]:
-        """Arguments of a rewritten jaxpr: those of the original, and the salt."""
-        return (args[:-1], args[-1]) if self.is_noisy else (args, None)
+    def is_open(self, event: Event) -> bool:
+        """Whether another value may take the place of a tap's own."""
+        return (
+            self.gated is not None
+            and event.value is not None
+            and event.fixed is None
+            and self.gated(event.site, event.kind)
+        )
+
+    def apart(
+        self, args: Sequence[Any], num_own: int
+    ) -> tuple[Sequence[Any], Any, list[Pair]]:
+        """Arguments of a rewritten jaxpr: of the original, the salt, pairs of gates."""
+        own, rest = args[:num_own], args[num_own:]
+        salt, rest = (rest[0], rest[1:]) if self.is_noisy else (None, rest)
+        return own, salt, paired(rest)
 
     def transformed(
         self,
@@ -245,7 +164,8 @@ class Harvester:
         flags = tuple(noised) if noised is not None else (False,) * num_args
         key = (id(jaxpr.jaxpr), tuple(map(id, jaxpr.consts)), flags, shares)
         if key not in self._inner:
-            self._inner[key] = (jaxpr, self._transformed(jaxpr, flags, shares))
+            gates = self._gates(jaxpr)
+            self._inner[key] = (jaxpr, self._transformed(jaxpr, flags, shares, gates))
         return self._inner[key][1]
 
     def evaluate(
@@ -296,16 +216,33 @@ class Harvester:
         outvars = jaxpr.jaxpr.outvars
         return [read(atom) for atom in outvars], [is_noised(atom) for atom in outvars]
 
+    def _gates(self, jaxpr: jex_core.ClosedJaxpr) -> tuple[Gate, ...]:
+        if self._ungated is None:
+            return ()
+        inner = self._ungated.transformed(jaxpr)
+        avals = inner.extra_avals
+        return tuple(
+            gate_of(position, event.value, avals[event.value.slot])
+            for position, event in enumerate(inner.events)
+            if event.value is not None and self.is_open(event)
+        )
+
     def _transformed(
-        self, jaxpr: jex_core.ClosedJaxpr, noised: tuple[bool, ...], shares: bool
+        self,
+        jaxpr: jex_core.ClosedJaxpr,
+        noised: tuple[bool, ...],
+        shares: bool,
+        gates: tuple[Gate, ...],
     ) -> Inner:
         collector = Collector()
         has_noise: list[bool] = []
         sources: list[int] = []
 
         def function(*args: Any) -> list[Any]:
-            given, salt = self.unsalted(args)
-            place = Place(collector=collector, path=(), salt=salt)
+            given, salt, pairs = self.apart(args, len(jaxpr.in_avals))
+            place = Place(
+                collector=collector, path=(), salt=salt, incoming=Incoming(pairs)
+            )
             outs, flags = self.evaluate(jaxpr, given, noised, place)
             has_noise[:] = flags
             own = {id(out): i for i, out in enumerate(outs)} if shares else {}
@@ -319,6 +256,7 @@ class Harvester:
         avals = list(jaxpr.in_avals)
         if self.is_noisy:
             avals.append(jax.typeof(np.uint32(0)))
+        avals += flat((gate.aval, gate.flag) for gate in gates)
         new = private_jax.retrace(function, avals, "ttrace_harvest")
         return Inner(
             jaxpr=new,
@@ -326,6 +264,7 @@ class Harvester:
             events=tuple(collector.events),
             noised=tuple(has_noise),
             sources=tuple(sources),
+            gates=gates,
         )
 
     def _eqn_is_touched(self, eqn: jex_core.JaxprEqn) -> bool:
@@ -365,6 +304,8 @@ class Harvester:
             logical = jnp.moveaxis(x, dims, range(len(dims))) if dims else x
             event = dataclasses.replace(event, value=place.collector.add(logical))
         place.collector.events.append(event)
+        if self.is_open(event):
+            forwarded = passed(forwarded, place.incoming.take(), dims)
         return [forwarded], [has_noise]
 
     def _stepped(self, x: Any, params: Mapping[str, Any], salt: Any) -> Any:

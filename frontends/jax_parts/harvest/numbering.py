@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,8 @@ def captures(events: Sequence[Event], extras: Sequence[Any]) -> list[Capture]:
     seen = _without_first_ones(
         list(_occurrences(sorted(events, key=lambda event: event.way), outputs))
     )
-    numbers = _Numbers(seen, outputs)
+    positions = {id(event): position for position, event in enumerate(events)}
+    numbers = _Numbers(seen, outputs, positions)
     found: list[Capture] = []
     for order, occurrence in enumerate(seen):
         capture = numbers.capture(order, occurrence)
@@ -192,8 +193,14 @@ def _beyond(
 class _Numbers:
     """Gives every occurrence of one run its call number."""
 
-    def __init__(self, seen: Sequence[Occurrence], outputs: Outputs):
+    def __init__(
+        self,
+        seen: Sequence[Occurrence],
+        outputs: Outputs,
+        positions: Mapping[int, int],
+    ):
         self._outputs = outputs
+        self._positions = positions  # of events in the run, by what ``id`` gives
         self._calls: dict[int, int] = {}
         self._gradient_calls: dict[int, int] = {}  # of what a forward's gradient gets
         self._reasons: dict[int, str] = {}
@@ -242,6 +249,8 @@ class _Numbers:
             tiling=event.tiling,
             summed_axes=event.summed_axes,
             scale=event.scale,
+            event=self._positions[id(event)],
+            fixed=event.fixed,
         )
 
     def _number_forwards(self, taken: Iterable[tuple[int, Occurrence]]) -> None:

@@ -14,6 +14,7 @@ from jax.extend import core as jex_core
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest import numbering
 from ttrace.frontends.jax_parts.harvest.captured import Capture, Event
+from ttrace.frontends.jax_parts.harvest.gates import Gate, Pair, flat
 from ttrace.frontends.jax_parts.harvest.harvester import Harvester, Wants
 from ttrace.frontends.jax_parts.harvest.rules import RULES
 
@@ -31,7 +32,8 @@ class Harvest:
         events: The taps in it.
         sources: Which outputs of the program have the tapped values; some are outputs
             of the original.
-        is_noisy: The last argument is a number that changes the noise.
+        is_noisy: There is a further argument, a number that changes the noise.
+        gates: Taps that may have other values; a pair for each is the last arguments.
     """
 
     jaxpr: jex_core.ClosedJaxpr
@@ -39,19 +41,24 @@ class Harvest:
     events: tuple[Event, ...]
     sources: tuple[int, ...]
     is_noisy: bool
+    gates: tuple[Gate, ...] = ()
 
-    def run(self, *args: Any, step: int = 0) -> tuple[list[Any], list[Any]]:
+    def run(
+        self, *args: Any, step: int = 0, pairs: Sequence[Pair] | None = None
+    ) -> tuple[list[Any], list[Any]]:
         """Runs the program, as the original would have run.
 
         Args:
             args: The flat arguments of the original.
             step: Number of the training step; each has noise of its own.
+            pairs: What comes in, by gate; None for nothing.
 
         Returns:
             The flat outputs of the original, and what ``captures`` takes.
         """
         salt = [np.uint32(step)] if self.is_noisy else []
-        outs = jex_core.jaxpr_as_fun(self.jaxpr)(*args, *salt)
+        coming = flat([g.closed() for g in self.gates] if pairs is None else pairs)
+        outs = jex_core.jaxpr_as_fun(self.jaxpr)(*args, *salt, *coming)
         return self.split(outs)
 
     def split(self, outs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -75,6 +82,7 @@ def plan_harvest(
     noise_dtype: str | None = None,
     max_iterations: int = MAX_ITERATIONS,
     shares_outputs: bool = False,
+    gated: Wants | None = None,
 ) -> Harvest:
     """Rewrites a program, once for all its runs.
 
@@ -88,6 +96,8 @@ def plan_harvest(
         shares_outputs: A tapped value that the program returns does not leave twice:
             saves memory, and is right where nobody donates the program's outputs
             before the captures are read.
+        gated: Which of the values that leave may have others in their place; None for
+            none.
 
     Raises:
         UsageError: This version of JAX was not tested.
@@ -100,6 +110,7 @@ def plan_harvest(
         noise_dtype=noise_dtype,
         max_iterations=max_iterations,
         shares_outputs=shares_outputs,
+        gated=gated,
     )
     harvester.survey(jaxpr.jaxpr)
     inner = harvester.transformed(jaxpr, may_share=True)
@@ -109,6 +120,7 @@ def plan_harvest(
         events=inner.events,
         sources=inner.sources,
         is_noisy=harvester.is_noisy,
+        gates=inner.gates,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,9 @@ from jax.sharding import PartitionSpec
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest.captured import Event, Loop, Plane
-from ttrace.frontends.jax_parts.harvest.harvester import Collector, Harvester, Place
+from ttrace.frontends.jax_parts.harvest.gates import CLOSED, Incoming, Pair, flat
+from ttrace.frontends.jax_parts.harvest.harvester import Harvester
+from ttrace.frontends.jax_parts.harvest.inner import Collector, Place
 from ttrace.frontends.jax_parts.harvest.reductions import (
     Reductions,
     known_reductions,
@@ -35,7 +37,7 @@ def harvest_shard_map(
     """What a device holds leaves by a spec, or in a dim for each axis it varies over.
 
     The types of what leaves are known only when the body is traced, the specs are
-    needed before: it is traced twice.
+    needed before: it is traced twice, and once more where values come in.
     """
     params = eqn.params
     body = jex_core.ClosedJaxpr(params["jaxpr"], ())
@@ -48,30 +50,94 @@ def harvest_shard_map(
         sizes=params["mesh"].shape,
     )
     flags: list[bool] = []
+    inside = Collector()
 
-    def mapped(specs: Sequence[PartitionSpec] | None) -> Any:
+    def mapped(specs: Sequence[PartitionSpec], entries: Sequence[_Entry | None]) -> Any:
+        """The body, which returns as many of what leaves as there are specs."""
+
         def function(*args: Any) -> list[Any]:
-            given, salt = harvester.unsalted(args)
-            inside = Place(collector=Collector(), path=(), salt=salt)
-            outs, flags[:] = harvester.evaluate(body, given, noised, inside)
-            extras = exits.leave(inside.collector)
-            return [*outs, *(extras if specs is not None else ())]
+            given, salt, pairs = harvester.apart(args, len(ins))
+            coming = iter(pairs)
+            incoming = Incoming(
+                None if entry is None else entry.inside(next(coming))
+                for entry in entries
+            )
+            inside.clear()
+            there = Place(
+                collector=inside,
+                path=(),
+                salt=salt,
+                incoming=incoming if entries else CLOSED,
+            )
+            outs, flags[:] = harvester.evaluate(body, given, noised, there)
+            extras = exits.leave(inside)
+            return [*outs, *(extras if specs else ())]
 
+        entering = (
+            (entry.spec, PartitionSpec()) for entry in entries if entry is not None
+        )
         return jax.shard_map(
             function,
             mesh=params["mesh"],
-            in_specs=(*params["in_specs"], *(PartitionSpec() for _ in place.salts)),
-            out_specs=[*params["out_specs"], *(specs or ())],
+            in_specs=(
+                *params["in_specs"],
+                *(PartitionSpec() for _ in place.salts),
+                *flat(entering),
+            ),
+            out_specs=[*params["out_specs"], *specs],
             axis_names=set(exits.manual),
             check_vma=params["check_vma"],
         )
 
     args = [*ins, *place.salts]
-    jax.eval_shape(mapped(None), *args)
-    outs = mapped(exits.specs)(*args)
+    jax.eval_shape(mapped((), ()), *args)
+    entries, pairs = _coming(harvester, inside, exits, place)
+    if pairs:  # what leaves is no longer the same value in two places
+        args += flat(pairs)
+        jax.eval_shape(mapped((), entries), *args)
+    outs = mapped(exits.specs, entries)(*args)
     num_outs = len(params["out_specs"])
     place.collector.absorb(exits.events, outs[num_outs:], place.entry)
     return outs[:num_outs], flags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Entry:
+    """The way on which another value comes in, that on which the own one leaves.
+
+    Attributes:
+        spec: The in spec of the value.
+        num_axes: Leading dims that count places on mesh axes, of which a device has
+            one.
+    """
+
+    spec: PartitionSpec
+    num_axes: int
+
+    def inside(self, pair: Pair) -> Pair:
+        """What a device is given of a pair."""
+        value, flag = pair
+        return jnp.squeeze(value, tuple(range(self.num_axes))), flag
+
+
+def _coming(
+    harvester: Harvester, collector: Collector, exits: "_Exits", place: Place
+) -> tuple[list[_Entry | None], list[Pair]]:
+    """What comes in: by gate inside, None where nothing can, and the pairs."""
+    entries: list[_Entry | None] = []
+    pairs: list[Pair] = []
+    for event, left in zip(collector.events, exits.events, strict=True):
+        if not harvester.is_open(event):
+            continue
+        pair = place.incoming.take() if harvester.is_open(left) else None
+        if pair is None:
+            entries.append(None)
+            continue
+        assert event.value is not None and left.value is not None
+        num_axes = len(left.value.dims) - len(event.value.dims)
+        entries.append(_Entry(spec=exits.specs[left.value.slot], num_axes=num_axes))
+        pairs.append(pair)
+    return entries, pairs
 
 
 class _Exits:
@@ -143,7 +209,21 @@ class _Exits:
             later = tuple(None if self._is_own(entry) else entry for entry in spec)
             event = replace(event, site=replace(event.site, spec=later))
         event = self._reduced(event, left)
-        return replace(event, value=left, tiling=self._tiling(event, left))
+        tiling, fixed = self._tiling(event, left), self._fixed(event, value, spec or ())
+        return replace(event, value=left, tiling=tiling, fixed=fixed)
+
+    def _fixed(
+        self, event: Event, value: Any, spec: tuple[SpecEntry, ...]
+    ) -> str | None:
+        """Why no other value can come in, or None."""
+        varying = private_jax.varying_axes(jax.typeof(value))
+        more = [a for a in _axes_in(spec) if a in self.manual and a not in varying]
+        if event.fixed is None and self._is_typed and more:
+            return (
+                f"the spec of its tap names {', '.join(more)}, over which the value "
+                "does not differ"
+            )
+        return event.fixed
 
     def _reduced(self, event: Event, left: Plane) -> Event:
         """The event with what sums over the devices make of its value, if known."""

@@ -18,7 +18,10 @@ from jax.extend import core as jex_core
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.harvest import numbering
 from ttrace.frontends.jax_parts.harvest.captured import Capture
-from ttrace.frontends.jax_parts.harvest.harvester import Collector, Wants
+from ttrace.frontends.jax_parts.harvest.gates import Pair
+from ttrace.frontends.jax_parts.harvest.harvester import Wants
+from ttrace.frontends.jax_parts.harvest.inner import Collector
+from ttrace.frontends.jax_parts.harvest.overwrites import HAS_EFFECTS, Overwrites
 from ttrace.frontends.jax_parts.harvest.parameter_flow import (
     ProgramParams,
     program_params,
@@ -77,18 +80,24 @@ class StepTrace:
         )
 
     @contextlib.contextmanager
-    def running(self, step: int, guard: Guard | None = None) -> Iterator["RunningStep"]:
+    def running(
+        self,
+        step: int,
+        guard: Guard | None = None,
+        overwrites: Overwrites | None = None,
+    ) -> Iterator["RunningStep"]:
         """Intercepts what runs inside.
 
         Args:
             step: Number of the training step; each has noise of its own.
             guard: Around what ttrace does beside the step itself; where None, its
                 faults reach the step.
+            overwrites: Gives other values for the step's own; None for none.
 
         Raises:
             UsageError: A transformation of JAX is on.
         """
-        running = RunningStep(self, step, guard or _unguarded)
+        running = RunningStep(self, step, guard or _unguarded, overwrites)
         with private_jax.intercepting(
             running.evaluate, key=self._key, added_options=self._added_options
         ):
@@ -99,6 +108,7 @@ class StepTrace:
         primitive: jex_core.Primitive,
         args: Sequence[Any],
         params: dict[str, Any],
+        overwrites: Overwrites | None = None,
     ) -> "_Program | None":
         """The harvested program of one call, or None where nothing is tapped in it."""
         jaxprs = list(private_jax.jaxprs_in_params(params))
@@ -107,16 +117,24 @@ class StepTrace:
         avals = tuple(map(jax.typeof, args))
         if primitive is not private_jax.jit_p:
             # Comes with new jaxprs in every call; only jitted functions keep theirs.
-            return self._planned(primitive, avals, params)
-        how = tuple(value for name, value in params.items() if name != "jaxpr")
+            return self._planned(primitive, avals, params, overwrites)
+        how = (
+            overwrites,
+            *(value for name, value in params.items() if name != "jaxpr"),
+        )
         key = (tuple(map(id, jaxprs)), avals, how)
         if key not in self._programs:
             # With what the key holds the ids of: another object may not get one.
-            self._programs[key] = (params, self._planned(primitive, avals, params))
+            planned = self._planned(primitive, avals, params, overwrites)
+            self._programs[key] = (params, planned)
         return self._programs[key][1]
 
     def _planned(
-        self, primitive: jex_core.Primitive, avals: Any, params: dict[str, Any]
+        self,
+        primitive: jex_core.Primitive,
+        avals: Any,
+        params: dict[str, Any],
+        overwrites: Overwrites | None,
     ) -> "_Program":
         options = private_jax.compiler_options(params)
         params = private_jax.with_compiler_options(params, {})
@@ -127,13 +145,27 @@ class StepTrace:
             outs = primitive.bind(*args, **primitive.get_bind_params(params))
             return outs if primitive.multiple_results else [outs]
 
-        plan = plan_harvest(
-            private_jax.retrace(call, avals, "ttrace_step"),
-            wants=self._wants,
-            noise_seed=self._noise_seed,
-            noise_dtype=self._noise_dtype,
-            max_iterations=self._max_iterations,
-        )
+        original = private_jax.retrace(call, avals, "ttrace_step")
+        is_fixed = private_jax.has_effects(original)
+        gated = None if overwrites is None or is_fixed else overwrites.is_gated
+
+        def planned(gated: Wants | None) -> Harvest:
+            return plan_harvest(
+                original,
+                wants=self._wants,
+                noise_seed=self._noise_seed,
+                noise_dtype=self._noise_dtype,
+                max_iterations=self._max_iterations,
+                gated=gated,
+            )
+
+        plan = planned(gated)
+        before = None
+        if plan.gates:
+            before = planned(None)
+            kept = private_jax.without_donation(before.jaxpr)
+            kept = private_jax.compiled_with(kept, options)
+            before = dataclasses.replace(before, jaxpr=kept)
         # JAX takes them only where a program is about to run, not where it is traced.
         program = private_jax.compiled_with(plan.jaxpr, options)
         flow = program_params(
@@ -151,6 +183,8 @@ class StepTrace:
             harvest=dataclasses.replace(plan, jaxpr=program),
             params=flow,
             taken=tuple(i for i, d in enumerate(donated) if d and i not in known),
+            before=before,
+            is_fixed=is_fixed,
         )
 
     def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
@@ -173,11 +207,16 @@ class _Program:
         params: What the original says.
         taken: Donated arguments that are neither parameters nor carried on in a result
             that is made of them: perhaps a part of the batch, or what a model keeps.
+        before: The program without gates, which leaves its arguments alive: what it
+            emits tells where each value lies. None where nothing comes in.
+        is_fixed: Nothing may come in, whatever is tapped.
     """
 
     harvest: Harvest
     params: ProgramParams
     taken: tuple[int, ...] = ()
+    before: Harvest | None = None
+    is_fixed: bool = False
 
 
 class RunningStep:
@@ -187,16 +226,24 @@ class RunningStep:
         programs: Makes the harvested programs.
         step: Number of the training step.
         guard: As in ``StepTrace.running``.
+        overwrites: Likewise.
 
     Attributes:
         params: The arrays that were parameters so far.
     """
 
-    def __init__(self, programs: StepTrace, step: int, guard: Guard):
+    def __init__(
+        self,
+        programs: StepTrace,
+        step: int,
+        guard: Guard,
+        overwrites: Overwrites | None = None,
+    ):
         self.params = ParameterUse()
         self._programs = programs
         self._step = step
         self._guard = guard
+        self._overwrites = overwrites
         self._collector = Collector()
         self._position = 0
 
@@ -207,17 +254,41 @@ class RunningStep:
         program = None
         if primitive is tap_p or params:
             with self._guard("rewrite a program of the step"):
-                program = self._programs.program(primitive, args, params)
+                program = self._programs.program(
+                    primitive, args, params, self._overwrites
+                )
         if program is None:
             return NotImplemented
         with self._guard("keep what the step is given"):
             self.params.keep(args, program.taken)
-        outs, extras = program.harvest.run(*args, step=self._step)
+        pairs = None
+        if program.before is not None:
+            with self._guard("put other values into a program of the step"):
+                pairs = self._pairs(program.harvest, program.before, args)
+        outs, extras = program.harvest.run(*args, step=self._step, pairs=pairs)
         with self._guard("keep what the step has computed"):
+            if program.is_fixed and self._overwrites is not None:
+                first = len(self._collector.events)
+                count = len(program.harvest.events)
+                self._overwrites.leave(range(first, first + count), HAS_EFFECTS)
             self._collector.absorb(program.harvest.events, extras, (self._position,))
             self.params.add(program.params, args, outs)
             self._position += 1
         return outs if primitive.multiple_results else outs[0]
+
+    def _pairs(
+        self, harvest: Harvest, before: Harvest, args: Sequence[Any]
+    ) -> list[Pair]:
+        """What comes in at the gates of a program, which is run without them first."""
+        assert self._overwrites is not None
+        _, extras = before.run(*args, step=self._step)
+        first = len(self._collector.events)
+        seen = Collector(
+            values=list(self._collector.values), events=list(self._collector.events)
+        )
+        seen.absorb(before.events, extras, (self._position,))
+        gates = [first + gate.event for gate in harvest.gates]
+        return self._overwrites.pairs(seen.events, seen.values, gates)
 
     def captures(self) -> list[Capture]:
         """What was captured so far, in the order in which it was computed."""

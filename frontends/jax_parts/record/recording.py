@@ -14,8 +14,13 @@ from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.given_batch import GIVEN
 from ttrace.frontends.jax_parts.record.idle_options import idle_options
+from ttrace.frontends.jax_parts.record.overwriting import Overwriting
 from ttrace.frontends.jax_parts.record.shardings import FLAT_MESH, rank_of
-from ttrace.frontends.jax_parts.record.shards import HostShards, RankShard
+from ttrace.frontends.jax_parts.record.shards import (
+    HostShards,
+    RankShard,
+    branch_reason,
+)
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.kinds import NEEDS_AUTOGRAD, PER_MICROBATCH, Kind
@@ -23,6 +28,7 @@ from ttrace.ir.layout import whole
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
+from ttrace.recording.rewrites import REWRITTEN_KINDS
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -30,7 +36,6 @@ _NO_NORM_OF_PARTS = (
     "a gradient was recorded as partials or device by device, so their norm is not "
     "known"
 )
-_SEVERAL = "some of the devices took another branch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,7 @@ class StepRecording:
         options: Of the script.
         step: Number of the step.
         has_params: The initial parameters were recorded by a step before.
+        overwriting: What gave the step other values; None where nothing did.
     """
 
     writers: RankWriters
@@ -74,6 +80,7 @@ class StepRecording:
     options: Options
     step: int
     has_params: bool
+    overwriting: Overwriting | None = None
     _shards: HostShards = field(default_factory=HostShards)
     _squares: float | None = None
     _norm_dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
@@ -91,6 +98,8 @@ class StepRecording:
             if is_initial and (self.has_params or capture.call):
                 continue  # the initial ones, once
             id_ = self._id(capture, per_microbatch)
+            if self.overwriting is not None and capture.kind in REWRITTEN_KINDS:
+                self.overwriting.confirm(id_, capture)
             if capture.kind is Kind.LEARNING_RATE and capture.skip:
                 self._has_skipped_rate = True
             is_gradient = capture.kind is Kind.MAIN_GRAD
@@ -182,7 +191,7 @@ class StepRecording:
     ) -> tuple[Mapping[int, RankShard], str | None]:
         """What the ranks hold of a value, or why that is not recorded."""
         try:
-            reason = capture.skip or _branch_reason(capture)
+            reason = capture.skip or branch_reason(capture)
             if reason is not None:
                 return {}, reason
             assert capture.value is not None
@@ -290,13 +299,3 @@ def _calls_per_microbatch(
         name: count if count % microbatches else count // microbatches
         for name, count in counts.items()
     }
-
-
-def _branch_reason(capture: Capture) -> str | None:
-    """Why a value is skipped that only some of the devices computed."""
-    if capture.taken is None:
-        return None
-    flags = capture.taken.take()
-    if flags.is_fully_addressable and bool(np.all(flags)):
-        return None
-    return _SEVERAL

@@ -11,6 +11,7 @@ from ttrace.errors import TtraceError, UsageError
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.record import environment
 from ttrace.frontends.jax_parts.record.injected_settings import without_settings
+from ttrace.frontends.jax_parts.record.overwriting import Overwriting
 from ttrace.frontends.jax_parts.record.recording import Options, StepRecording
 from ttrace.frontends.jax_parts.record.shardings import mesh_of, rank_of, run_devices
 from ttrace.frontends.jax_parts.record.shards import meshes_of
@@ -29,6 +30,7 @@ from ttrace.recording.rank_recorder import (
     other_steps,
 )
 from ttrace.recording.request import RecordRequest
+from ttrace.recording.rewrites import RankRewrites
 
 _NOTHING_RECORDED = (
     "nothing was recorded: no value of the step is named by a flax, NNX or equinox "
@@ -68,6 +70,7 @@ class JaxSession:
         self._warned_of: list[Missed] = []
         self._settings = SettingHistory()
         self._has_params = False
+        self._rewrites: dict[int, RankRewrites] = {}
         self._is_ended = False
 
     @property
@@ -81,6 +84,7 @@ class JaxSession:
         find_captures: Callable[[], Sequence[Capture]],
         missed: Sequence[Missed],
         stated: Mapping[str, str],
+        overwriting: Overwriting | None = None,
     ) -> None:
         """Records what one step has computed.
 
@@ -92,6 +96,7 @@ class JaxSession:
             find_captures: Gives the captures, in the order of the step.
             missed: What could not be tapped.
             stated: Settings that showed while the step was traced.
+            overwriting: What gave the step other values; None where nothing did.
 
         Raises:
             TraceError: The trace cannot be created.
@@ -115,14 +120,37 @@ class JaxSession:
             options=self._options,
             step=step,
             has_params=self._has_params,
+            overwriting=overwriting,
         )
         with self.stopping_at_faults("record the step"):
             recording.record(captures)
             recording.record_scalars(missed)
             changed = self._settings.changed(step, {**stated, **injected})
             self._writers.state(changed)
+            for rank, rewrites in self._rewrites.items():
+                self._writers.state_rank(rank, rewrites.statement(step + 1))
             self._has_params = True
             self._warn_of(missed)
+
+    def overwriting(self, step: int) -> Overwriting | None:
+        """What gives a step other values than its own; None where none were asked for.
+
+        Raises:
+            TraceError: The values of a rank cannot be read.
+        """
+        folder = self._request.rewrite
+        if folder is None:
+            return None
+        if not self._rewrites:
+            ranks = range(len(run_devices()))
+            self._rewrites = {rank: RankRewrites(folder, rank) for rank in ranks}
+        overwriting = Overwriting(
+            self._rewrites,
+            step,
+            own_ranks=[rank_of(device) for device in jax.local_devices()],
+            dims=self._options.dims,
+        )
+        return None if overwriting.is_empty else overwriting
 
     @contextlib.contextmanager
     def stopping_at_faults(self, doing: str) -> Iterator[None]:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
 
-from ttrace.frontends.jax_parts.harvest.captured import Part
+from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
 from ttrace.frontends.jax_parts.record.shardings import (
     Device,
     device_layouts,
@@ -35,6 +36,8 @@ class RankShard:
     layout: ShardLayout
     array: np.ndarray
 
+
+_SEVERAL = "some of the devices took another branch"
 
 _LocalCopies = dict[Device, tuple[int, np.ndarray]]
 """Rank and host copy by device."""
@@ -87,7 +90,7 @@ class HostShards:
             sharding = array.sharding
             layouts = local_value_layouts(dims, sharding, array.shape, part.axes)
             return {
-                rank: RankShard(layout=layouts[device], array=copy[index])
+                rank: RankShard(layout=layouts[device], array=copy[(*index, ...)])
                 for device, (rank, copy) in self._local(array).items()
             }
         layouts = device_layouts(array.sharding, array.shape)
@@ -105,6 +108,26 @@ class HostShards:
                 shards[rank] = RankShard(layout=layout, array=copy[(*local_index, ...)])
         return shards
 
+    def whole(self, array: jax.Array) -> Any:
+        """An array, as what was written into the copies of it makes it.
+
+        What ``of`` gives of a value are views of them.
+
+        Args:
+            array: The one of which parts were asked for.
+
+        Returns:
+            Of the same shape and sharding; a host array where JAX may place it.
+        """
+        copies = self._local(array)
+        if not array.committed:
+            return next(iter(copies.values()))[1]
+        return jax.make_array_from_single_device_arrays(
+            array.shape,
+            array.sharding,
+            [jax.device_put(copy, device) for device, (_, copy) in copies.items()],
+        )
+
     def _local(self, array: jax.Array) -> _LocalCopies:
         if id(array) not in self._copies:
             copies = {
@@ -113,6 +136,16 @@ class HostShards:
             }
             self._copies[id(array)] = (array, copies)
         return self._copies[id(array)][1]
+
+
+def branch_reason(capture: Capture) -> str | None:
+    """Why a value counts for nothing that only some of the devices computed."""
+    if capture.taken is None:
+        return None
+    flags = capture.taken.take()
+    if flags.is_fully_addressable and bool(np.all(flags)):
+        return None
+    return _SEVERAL
 
 
 def meshes_of(arrays: Sequence[jax.Array]) -> dict[int, tuple[Mesh, ...]]:

@@ -45,6 +45,11 @@ class RankWriters:
             for recorder in self._recorders.values():
                 recorder.state(settings)
 
+    def state_rank(self, rank: int, settings: Mapping[str, str]) -> None:
+        """Adds to the settings of one rank, if it is one that records here."""
+        if rank in self._recorders:
+            self._recorders[rank].state(settings)
+
     def close(self, *, nothing_recorded: str) -> None:
         """Completes the ranks, or says why nothing may have been recorded."""
         self._end(lambda each: each.close(nothing_recorded=nothing_recorded))

@@ -11,7 +11,7 @@ from ttrace.recording.slots import clean_name as clean_name
 SpecEntry = None | str | tuple[str, ...]
 """One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that shard it."""
 
-TAPPED_KINDS = RECORDABLE - frozenset(GRADIENT_OF.values())
+TAPPED_KINDS = RECORDABLE - {Kind.COLLECTIVE} - frozenset(GRADIENT_OF.values())
 """Kinds of values that a program computes; gradients come with their forward."""
 
 _serials = itertools.count()

@@ -13,16 +13,19 @@ from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.frontends.jax_generate import generate_array
 from ttrace.generate import Uniform
+from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.isolation.isolating import IsolationRequest, isolate
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome
-from ttrace.store.reader import open_trace
+from ttrace.store.reader import Trace, open_trace
 
 RUN_ID = "of two processes"
 
 
 def loss(params, x):
     hidden = jax_capture.tap("hidden", jnp.tanh(x @ params["first"]))
+    hidden = jax_capture.tap("head/input/0", hidden)
     return (jax_capture.tap("head", hidden @ params["second"]) ** 2).mean()
 
 
@@ -31,7 +34,7 @@ def step(params, x):
     return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
 
 
-def record_steps(out: str, dp: str = "4", tp: str = "2") -> None:
+def record_steps(out: str, rewrite: str = "", dp: str = "4", tp: str = "2") -> None:
     """Trains for two steps and records them; the same in one process and in several."""
     mesh = jax.make_mesh(
         (int(dp), int(tp)), ("dp", "tp"), axis_types=(AxisType.Auto,) * 2
@@ -44,7 +47,9 @@ def record_steps(out: str, dp: str = "4", tp: str = "2") -> None:
     params = {"first": made("first", None, "tp"), "second": made("second", "tp")}
     x = made("x", "dp")
     # What 'ttrace record' puts into the environment of each process.
-    request = RecordRequest(out=Path(out), run_id=RUN_ID)
+    request = RecordRequest(
+        out=Path(out), run_id=RUN_ID, rewrite=Path(rewrite) if rewrite else None
+    )
     os.environ.update(request.to_environment())
     traced = jax_capture.trace(jax.jit(step))
     assert isinstance(traced, TracedStep)
@@ -69,3 +74,13 @@ def test_two_processes_write_one_trace(tmp_path, monkeypatch):
     }
     assert layouts["step0/mb0/@root/param_grad/first"] == "d0 d1[tp]"
     assert layouts["step1/mb0/hidden/output/0"] == "d0[dp] d1[tp]"
+
+    def rerun(values: Path, capture: CaptureFilter) -> Trace:
+        run_processes(__name__, record_steps.__name__, tmp_path / "again", values)
+        return open_trace(tmp_path / "again")
+
+    values = tmp_path / "values"
+    request = IsolationRequest(reference=one, candidate=two, rerun=rerun, folder=values)
+    isolation = isolate(request, NumpyBackend(), step=1)
+    assert isolation.obstacle == "" and isolation.isolated == ()
+    assert isolation.num_overwritten == 3

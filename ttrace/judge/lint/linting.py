@@ -2,6 +2,7 @@
 
 from ttrace.compare.backend import Backend
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.collectives import collective_faults
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.judge.lint.facts import Progress, read_facts
 from ttrace.judge.lint.parameters import never_updated, no_gradient
@@ -49,5 +50,6 @@ def lint_trace(
     checks = check_replicas(trace, backend, tolerances=tolerances)
     run = read_facts(trace, progress)
     answers = [rule(run) for rule in _RULES]
+    answers += collective_faults(trace, checks)
     answers += [replicas_differ(checks, trace.info), missing_partials(checks)]
     return tuple(answer for answer in answers if answer is not None)

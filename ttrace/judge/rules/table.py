@@ -25,6 +25,13 @@ from ttrace.judge.rules.call_counts import call_counts
 from ttrace.judge.rules.changed_weight import changed_weight
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
+from ttrace.judge.rules.collective_differs import collective_differs
+from ttrace.judge.rules.collective_group import collective_group
+from ttrace.judge.rules.collective_missing import collective_missing
+from ttrace.judge.rules.collective_order import collective_order
+from ttrace.judge.rules.collective_repeated import collective_repeated
+from ttrace.judge.rules.collective_result import collective_result
+from ttrace.judge.rules.collectives_inside import collectives_inside
 from ttrace.judge.rules.confined_error import confined_error
 from ttrace.judge.rules.described_shape import described_shape
 from ttrace.judge.rules.dropout import dropout
@@ -84,6 +91,12 @@ RULES: tuple[Rule, ...] = (
     described_shape,
     initial_replicas,
     step_skipped,
+    collective_order,
+    collective_differs,
+    collective_group,
+    collective_result,
+    collective_repeated,
+    collective_missing,
     first_nonfinite,
     repeated_layer,
     missing_layers,
@@ -145,6 +158,7 @@ RULES: tuple[Rule, ...] = (
     backward_between,
     confined_error,
     backward_inside,
+    collectives_inside,
 )
 """Strongest first: what explains the most, and leaves the least doubt."""
 

@@ -116,3 +116,25 @@ def test_meshes_are_named_once_for_every_rank():
     assert sorted(mesh.name for mesh in found[0]) == ["devices", "dp2_tp4"]
     (mesh,) = found[6]
     assert mesh.coords == {"dp": 1, "tp": 2}
+
+
+@pytest.mark.parametrize("spec", [(None, None, "dp", "tp"), ("dp", None, "tp"), ()])
+def test_an_array_as_what_was_written_into_its_parts_makes_it(spec):
+    array, expected = put(*spec), VALUES.copy()
+    shards = HostShards()
+    for at in ((0, 1), (1, 3)):
+        expected[at] = -VALUES[at]
+        for shard in shards.of(Part(array=array, index=at)).values():
+            shard.array[...] *= -1
+    made = shards.whole(array)
+    assert made.sharding == array.sharding
+    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(array, VALUES)
+
+
+def test_an_array_that_jax_may_place_stays_one():
+    scalar = jax.numpy.float32(3) + 1
+    shards = HostShards()
+    (shard,) = shards.of(Part(array=scalar, index=())).values()
+    shard.array[...] = 7
+    assert isinstance(shards.whole(scalar), np.ndarray) and shards.whole(scalar) == 7

@@ -112,3 +112,15 @@ def test_ranks_end_together():
     ranks = Ranks()
     ranks.writers.abort("stop")
     assert {sink.ending for sink in ranks.sinks.values()} == {"stop"}
+
+
+def test_one_rank_says_what_others_do_not():
+    ranks = Ranks()
+    ranks.writers.state_rank(2, {"num_rewritten": "3"})
+    ranks.writers.state_rank(1, {"num_rewritten": "4"})  # of another process
+    ranks.writers.state({"learning_rate": "1"})
+    settings = {rank: sink.settings for rank, sink in ranks.sinks.items()}
+    assert settings == {
+        0: {"learning_rate": "1"},
+        2: {"num_rewritten": "3", "learning_rate": "1"},
+    }

@@ -1,0 +1,132 @@
+"""Where in the program something runs: the line of the script, the module."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+_LIBRARIES = frozenset({"torch", "megatron", "ttrace"})
+"""Packages whose lines are none of the script's."""
+
+_WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
+"""Packages whose decorators stand around functions of others."""
+
+_PLUMBING = (
+    "torch._ops",
+    "torch._library",
+    "torch.library",
+    "torch.autograd",
+    "torch._tensor",
+    "torch.utils",
+    "torch.nn.modules.module",
+    "torch.distributed._functional_collectives",
+    "torch.distributed.c10d_logger",
+    "torch.distributed.distributed_c10d",
+    "torch.distributed.utils",
+)
+"""Modules that stand between a library and a collective, and say nothing of why."""
+
+_OURS = ("ttrace.frontends", "ttrace.recording")
+"""Packages of ttrace that run inside of a training."""
+
+_CALL = torch.nn.Module._wrapped_call_impl.__code__
+"""Every call of a module has a frame of it, hooks of the module included."""
+
+_BACKWARD = torch.autograd.graph._engine_run_backward.__code__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramPlace:
+    """What the frames of a thread say.
+
+    Attributes:
+        source: ``train.py:88``, the innermost line of the script; empty for none.
+        library: The same of the innermost library; empty for none.
+        modules: The modules whose calls run, innermost first: those inside of the
+            backward pass, where one runs.
+        nearest: Name of the Python module that runs; empty where none does.
+        is_backward_itself: Nothing of Python runs between the backward pass and this.
+    """
+
+    source: str
+    library: str
+    modules: tuple[Any, ...]
+    nearest: str
+    is_backward_itself: bool
+
+
+def place_of_program(in_backward: bool) -> ProgramPlace:
+    """The place that runs now, in this thread, outside of ttrace itself.
+
+    Args:
+        in_backward: A backward pass is running: what is around it does not count for
+            the modules. A thread of its own has no frames but those inside.
+    """
+    source = library = nearest = ""
+    modules: list[Any] = []
+    is_inside, is_itself = True, in_backward
+    for number, (frame, name) in enumerate(_frames()):
+        if in_backward and frame.f_code is _BACKWARD:
+            is_inside = False
+        if not number:
+            nearest, is_itself = name, in_backward and not is_inside
+        if is_inside and frame.f_code is _CALL:
+            modules.append(frame.f_locals.get("self"))
+        if source:
+            continue
+        if _is_of_script(frame, name):
+            source = _line(frame, name)
+        elif not library and _is_of_library(name):
+            library = _line(frame, name)
+    return ProgramPlace(
+        source=source,
+        library=library,
+        modules=tuple(modules),
+        nearest=nearest,
+        is_backward_itself=is_itself,
+    )
+
+
+def _frames() -> Iterator[tuple[FrameType, str]]:
+    """The frames of this thread with the names of their modules, without ttrace's."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if not name.startswith(_OURS):
+            yield frame, name
+        frame = frame.f_back
+
+
+def _is_of_script(frame: FrameType, name: str) -> bool:
+    package = name.partition(".")[0]
+    if package in _LIBRARIES and not name.startswith("ttrace.examples"):
+        return False
+    is_file = not frame.f_code.co_filename.startswith("<")
+    return is_file and package not in sys.stdlib_module_names | _WRAPPERS
+
+
+def _is_of_library(name: str) -> bool:
+    package = name.partition(".")[0]
+    if package not in _LIBRARIES or name.startswith("ttrace.examples"):
+        return False
+    return not any(name == known or name.startswith(f"{known}.") for known in _PLUMBING)
+
+
+def _line(frame: FrameType, name: str) -> str:
+    """Short, and the same wherever the program is installed."""
+    file = frame.f_code.co_filename
+    package = name.partition(".")[0]
+    parts = file.replace(os.sep, "/").split("/")
+    if package in parts and "." in name:
+        last = len(parts) - 1 - parts[::-1].index(package)
+        file = "/".join(parts[last:])
+    else:
+        folder = os.path.join(os.getcwd(), "")
+        file = file.removeprefix(folder)
+        if os.path.isabs(file):
+            file = "/".join(parts[-2:])
+    return f"{file}:{frame.f_lineno}"
