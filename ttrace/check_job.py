@@ -25,7 +25,7 @@ from ttrace.isolation.isolating import (
     runs_obstacle,
     suspects_of,
 )
-from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
+from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
 from ttrace.judge.allowances import Allowed
 from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
@@ -38,6 +38,7 @@ from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.log_warnings import unsaid, warnings_in
 from ttrace.launch.record import Recording, record
+from ttrace.launch.stages import stage
 from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
 from ttrace.localize_job import tolerance_path_beside, tolerances_beside
 from ttrace.mapping.rules import MapFile
@@ -244,10 +245,10 @@ def _run(
         runs["reference"] = request.reference_trace
     else:
         assert request.reference is not None
-        on_stage("recording the reference")
-        runs["reference"] = _record(request, "reference", request.reference)
-    on_stage("recording the candidate")
-    runs["candidate"] = _record(request, "candidate", request.candidate)
+        with stage(on_stage, "recording the reference"):
+            runs["reference"] = _record(request, "reference", request.reference)
+    with stage(on_stage, "recording the candidate"):
+        runs["candidate"] = _record(request, "candidate", request.candidate)
     # What the candidate rounds to, where that is coarser than what the reference does.
     coarser = coarser_compute(runs["reference"].info, runs["candidate"].info)
     noise_dtype = None if coarser is None else coarser.candidate
@@ -271,19 +272,19 @@ def _run(
             progress=progress,
         )
         tolerances.save(request.tolerance_path)
-    on_stage("comparing")
-    report = compare_traces(
-        runs["reference"],
-        runs["candidate"],
-        backend,
-        tolerances=tolerances,
-        allow=request.allow,
-        allow_uncovered=request.allow_uncovered,
-        strict_structure=request.strict_structure,
-        closer_look=request.closer_look,
-        map_file=request.map_file,
-        progress=progress,
-    )
+    with stage(on_stage, "comparing"):
+        report = compare_traces(
+            runs["reference"],
+            runs["candidate"],
+            backend,
+            tolerances=tolerances,
+            allow=request.allow,
+            allow_uncovered=request.allow_uncovered,
+            strict_structure=request.strict_structure,
+            closer_look=request.closer_look,
+            map_file=request.map_file,
+            progress=progress,
+        )
     report = replace(
         report, remarks=(*report.remarks, *_warnings(request, report.remarks))
     )
@@ -314,32 +315,27 @@ def _isolation(
     obstacle = obstacle or runs_obstacle(runs["reference"].info, runs["candidate"].info)
     if obstacle:
         return Isolation(obstacle=obstacle)
-    on_stage("running the candidate once more, on the reference's values")
     fault = Isolation(
         obstacle="ttrace itself failed in it, as the log says; --no-localize "
         "(localize=False) leaves it out"
     )
+    asked = IsolationRequest(
+        reference=runs["reference"],
+        candidate=runs["candidate"],
+        rerun=rerun_of(request.candidate, request.out, timeout_s=request.timeout_s),
+        folder=request.out / VALUES,
+        suspects=suspects_of(report),
+        tolerances=tolerances,
+        map_file=request.map_file,
+        allow=request.allow,
+        strict_structure=request.strict_structure,
+    )
+    step = first_failed_step(report)
     try:
-        return explained(
-            isolate,
-            fault,
-            IsolationRequest(
-                reference=runs["reference"],
-                candidate=runs["candidate"],
-                rerun=rerun_of(
-                    request.candidate, request.out, timeout_s=request.timeout_s
-                ),
-                folder=request.out / VALUES,
-                suspects=suspects_of(report),
-                tolerances=tolerances,
-                map_file=request.map_file,
-                allow=request.allow,
-                strict_structure=request.strict_structure,
-            ),
-            backend,
-            step=first_failed_step(report),
-            progress=progress,
-        )
+        with stage(on_stage, ISOLATING):
+            return explained(
+                isolate, fault, asked, backend, step=step, progress=progress
+            )
     finally:
         remove_rerun(request.out)
 
@@ -360,17 +356,19 @@ def _measure_noise(
             estimate.add(trace)
         for noise_seed in request.noise_seeds:
             assert request.reference is not None
-            on_stage(
+            words = (
                 f"recording the reference with noise, {noise_seed} of "
                 f"{request.num_noise_runs}"
                 + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
             )
             name = noise_run_name(noise_seed)
-            estimate.add(
-                _record(request, name, request.reference, noise_seed, noise_dtype)
-            )
-        on_stage("measuring the noise")
-        return estimate.table(policy=request.policy, progress=progress)
+            with stage(on_stage, words):
+                trace = _record(
+                    request, name, request.reference, noise_seed, noise_dtype
+                )
+            estimate.add(trace)
+        with stage(on_stage, "measuring the noise"):
+            return estimate.table(policy=request.policy, progress=progress)
 
 
 def _warnings(request: CheckRequest, remarks: Sequence[str]) -> Iterator[str]:
@@ -400,11 +398,12 @@ def _require_repeats(
     if suspect is None or request.reference is None:
         return
     tensor_id, share = suspect
-    on_stage(
+    words = (
         "recording the reference again, without noise, to see whether it repeats "
         f"itself: noise changes {tensor_id} by {share:.2g} of its value"
     )
-    again = _record(request, _AGAIN, request.reference)
+    with stage(on_stage, words):
+        again = _record(request, _AGAIN, request.reference)
     require_repeats(reference, again, backend, progress=progress)
     for trace in find_traces(request.out / _AGAIN):  # it has told what it was for
         remove_trace(trace)

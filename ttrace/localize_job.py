@@ -20,10 +20,11 @@ from ttrace.isolation.isolating import (
     isolate,
     suspects_of,
 )
-from ttrace.isolation.rerunning import VALUES, remove_rerun, rerun_of
+from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
 from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
+from ttrace.launch.stages import stage
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import (
     TraceLike,
@@ -141,33 +142,28 @@ def run_localize(
     tolerances = request.tolerances
     if tolerances is None:
         tolerances = tolerances_beside(request.reference) or ToleranceTable()
-    on_stage("comparing")
-    report = compare_traces(
-        request.reference,
-        request.candidate,
-        backend,
-        tolerances=tolerances,
-        map_file=request.map_file,
-        progress=progress,
-    )
-    on_stage("running the candidate once more, on the reference's values")
-    try:
-        isolation = isolate(
-            IsolationRequest(
-                reference=request.reference,
-                candidate=request.candidate,
-                rerun=rerun_of(
-                    request.command, request.out, timeout_s=request.timeout_s
-                ),
-                folder=request.out / VALUES,
-                suspects=suspects_of(report),
-                tolerances=tolerances,
-                map_file=request.map_file,
-            ),
+    with stage(on_stage, "comparing"):
+        report = compare_traces(
+            request.reference,
+            request.candidate,
             backend,
-            step=first_failed_step(report),
+            tolerances=tolerances,
+            map_file=request.map_file,
             progress=progress,
         )
+    asked = IsolationRequest(
+        reference=request.reference,
+        candidate=request.candidate,
+        rerun=rerun_of(request.command, request.out, timeout_s=request.timeout_s),
+        folder=request.out / VALUES,
+        suspects=suspects_of(report),
+        tolerances=tolerances,
+        map_file=request.map_file,
+    )
+    step = first_failed_step(report)
+    try:
+        with stage(on_stage, ISOLATING):
+            isolation = isolate(asked, backend, step=step, progress=progress)
     finally:
         remove_rerun(request.out)
     return replace(report, isolation=isolation)

@@ -19,6 +19,10 @@ from ttrace.frontends.megatron_parts.meshes import (
     meshes_of_this_rank,
     require_supported_version,
 )
+from ttrace.frontends.megatron_parts.model_settings import (
+    settings_of_model,
+    settings_of_modules,
+)
 from ttrace.frontends.megatron_parts.names import (
     OwnedParameter,
     canonical_parameters,
@@ -58,33 +62,6 @@ from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.faults import reason_of
 
 _BACKWARD_KINDS = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
-
-_SETTINGS = (
-    "sequence_parallel",
-    "params_dtype",
-    "bf16",
-    "fp16",
-    "fp8",
-    "recompute_granularity",
-    "recompute_method",
-    "recompute_num_layers",
-    "calculate_per_token_loss",
-    "mtp_num_layers",
-    "mtp_loss_scaling_factor",
-    "attention_softmax_in_fp32",
-    "gradient_accumulation_fusion",
-    "num_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "num_query_groups",
-    "num_moe_experts",
-    "moe_router_topk",
-    "moe_token_dispatcher_type",
-    "multi_latent_attention",
-    "experimental_attention_variant",
-    "softmax_type",
-)
-
 
 _TOKEN_SLOTS = frozenset({"0", "1", "4", "input_ids", "position_ids", "labels"})
 """Arguments of the model of shape ``[batch, sequence]``."""
@@ -289,19 +266,14 @@ class MegatronDescription(PlainLayouts):
         return versions
 
     def settings(self) -> Mapping[str, str | int | float | bool | None]:
-        values = {name: getattr(self._config, name, None) for name in _SETTINGS}
         meshes = self._context.meshes
         sizes = {
             f"{axis}_size": size
             for axis, size in {**meshes.dense.sizes, **meshes.expert.sizes}.items()
         }
         return {
-            **{
-                name: value
-                if value is None or isinstance(value, bool | int | float)
-                else str(value)
-                for name, value in values.items()
-            },
+            **settings_of_model(self._config),
+            **settings_of_modules(self.modules(), self._config),
             **sizes,
             "vocab_size": self._context.vocab_size,
             "padded_vocab_size": self._context.padded_vocab_size,

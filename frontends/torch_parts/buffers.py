@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import torch
 
-from ttrace.frontends.torch_parts.each_rank import layout_of_each
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
     LocalTensor,
     NoLayout,
     is_whole,
 )
+from ttrace.ir.each_rank import layout_of_each
 from ttrace.ir.layout import Mesh
 
 _SHARDED = (

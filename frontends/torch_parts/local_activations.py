@@ -4,8 +4,10 @@ Styles hand on plain local tensors of which nothing says what they are. Three th
 tell: the style of the module that returned the very tensor; modules that work element
 by element, whose output lies as their input does; and, outside of every stretch from a
 module that returns sharded features to one that takes them, the layout in which all
-styles of the model hand tensors to the outside. What none of them tells is recorded
-rank by rank: the shape that it has in the other run may say how the ranks divide it.
+styles of the model hand tensors to the outside. That one is assumed of a tensor, and
+is recorded as such: one that was computed inside of a stretch may leave it, too. What
+none of them tells is recorded rank by rank. Of both the shape in the other run may say
+how the ranks divide it.
 """
 
 import contextlib
@@ -23,7 +25,6 @@ from ttrace.frontends.torch_parts.dims_rules import (
     layout_by_rules,
     require_axes,
 )
-from ttrace.frontends.torch_parts.each_rank import layout_of_each
 from ttrace.frontends.torch_parts.local_tensor import (
     Answer,
     LocalTensor,
@@ -36,6 +37,7 @@ from ttrace.frontends.torch_parts.tensors import (
     local_values,
     says_its_layout,
 )
+from ttrace.ir.each_rank import layout_of_each
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout, whole
 from ttrace.ir.tensor_id import ROOT_MODULE
@@ -237,13 +239,25 @@ class LocalActivations:
         )
         if self._open or says_otherwise or not self._styles:
             return self._unknown(path, kind, slot, shape)
-        is_whole = self._is_whole_outside and not self._has_partials
-        if is_whole or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
             return whole(shape, self._mesh.name)
         layouts = self._by_shape.get(shape, set())
-        if len(layouts) == 1 and not self._has_partials:
-            return next(iter(layouts))
-        return self._unknown(path, kind, slot, shape)
+        unknown = self._unknown(path, kind, slot, shape)
+        if self._has_partials:
+            return unknown
+        if self._is_whole_outside:
+            return self._assumed_whole(shape, unknown)
+        return next(iter(layouts)) if len(layouts) == 1 else unknown
+
+    def _assumed_whole(self, shape: tuple[int, ...], unknown: NoLayout) -> ShardLayout:
+        """As other tensors leave the stretches between styles.
+
+        One of the inside may leave a stretch, too, such as attention weights.
+        """
+        layout = whole(shape, self._mesh.name)
+        if not self._axes:
+            return layout
+        return replace(layout, assumed_axes=self._axes, unknown_reason=unknown.reason)
 
     def _unknown(
         self, path: str, kind: Kind, slot: str, shape: tuple[int, ...]

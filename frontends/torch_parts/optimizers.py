@@ -68,7 +68,7 @@ class OptimizerTap:
             skipped unless the script gives it.
         leader: The optimizer of another part of the model, which stands for both:
             learning rates that are the same are recorded of that one alone, and no
-            norm of this one's gradients.
+            norm of this one's gradients, but one of all together.
         no_norm: Why the norm is skipped where it is.
         is_given_clipped: What it is given was clipped before anything could be seen of
             it: ``clipped_grad`` is recorded of every step.
@@ -95,6 +95,8 @@ class OptimizerTap:
         self._first_group = first_group
         self._holds_whole_model = holds_whole_model
         self._leader = leader
+        self._all_of_one: list[OptimizerTap] = leader._all_of_one if leader else []
+        self._all_of_one.append(self)
         self._no_norm = no_norm
         self._is_given_clipped = is_given_clipped
         self._evaluation = 0
@@ -386,10 +388,14 @@ class OptimizerTap:
         )
 
     def _is_whole_norm(self, clip: Clip) -> bool:
-        """Whether a clip computes the 2-norm of all gradients of this optimizer."""
+        """Whether a clip computes the 2-norm of all gradients of this optimizer.
+
+        Of optimizers that stand for one, it is that of the gradients of all.
+        """
         with_gradient = {
             id(parameter)
-            for parameter in self._own_parameters().values()
+            for tap in self._all_of_one
+            for parameter in tap._own_parameters().values()
             if parameter.grad is not None
         }
         return clip.gives_norm and clip.with_gradient == with_gradient

@@ -1,5 +1,7 @@
 """``ttrace replicas``: exit codes, and the replicas that are named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,42 @@ def test_replicas_that_differ(ttrace, tmp_path):
 def test_only_the_replicas_that_differ_are_named(ttrace, tmp_path):
     answer = replicas(ttrace, tmp_path, {ID: by_rank([1, 1, 3])}, 3)
     assert "1 from 0" not in answer.out and "2 from 0" in answer.out
+
+
+def assumed(values):
+    """The same, of which nothing says that its ranks have the same."""
+
+    class Assumed(Tensor):
+        def layout(self, mesh):
+            return replace(
+                whole((2, 2), mesh.name),
+                assumed_axes=("dp",),
+                unknown_reason="write dims={'a': 'b h[dp]'}",
+            )
+
+        def local(self, mesh):
+            return np.full((2, 2), values[mesh.coords["dp"]], np.float32)
+
+    return Assumed(full=ONES)
+
+
+def test_what_was_taken_for_a_replica_alone_is_doubted(ttrace, tmp_path):
+    weights = "step0/mb0/layer/output/1"
+    tensors = {OTHER: ONES, weights: assumed([1, 3]), ID: by_rank([1, 1])}
+    answer = replicas(ttrace, tmp_path, tensors)
+    assert answer.code == 0
+    assert " ".join(answer.out.split()) == (
+        "2 of 2 tensors with replicas agree of 1 more each rank has a value of its "
+        f"own, which may be right, first {weights}: write dims={{'a': 'b h[dp]'}}"
+    )
+
+
+def test_it_is_a_fault_where_what_is_known_to_be_one_differs_too(ttrace, tmp_path):
+    weights = "step0/mb0/layer/output/1"
+    tensors = {OTHER: ONES, weights: assumed([1, 3]), ID: by_rank([1, 2])}
+    answer = replicas(ttrace, tmp_path, tensors)
+    assert answer.code == 1
+    assert "1 of 3 tensors with replicas agree" in answer.out and weights in answer.out
 
 
 def test_sum_without_a_partial(ttrace, tmp_path):

@@ -9,6 +9,7 @@ from rich.console import Console
 from ttrace.cli import terminal
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
+from ttrace.launch.stages import stage
 
 
 class Clock:
@@ -120,6 +121,22 @@ def test_a_stage_that_fails_is_no_done_one(clock, capsys):
         clock.now += 3
         raise ValueError
     assert "ttrace: recording: stopped after 3.0 s\n" in capsys.readouterr().err
+
+
+def test_a_stage_that_ended_well_is_not_stopped_by_what_follows(clock, capsys):
+    with pytest.raises(ValueError), terminal.stages() as observer:
+        with stage(observer, "recording"):
+            clock.now += 3
+        clock.now += 5
+        raise ValueError
+    assert capsys.readouterr().err == (
+        "ttrace: recording\nttrace: recording: done after 3.0 s\n"
+    )
+    with pytest.raises(ValueError), terminal.stages() as observer:
+        with stage(observer, "comparing"):
+            clock.now += 3
+            raise ValueError
+    assert "comparing: stopped after 3.0 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,31 @@ def test_a_wrong_loss_of_one_micro_batch_fails(is_reversed):
     assert "Of losses" not in report.summary  # what it is of which is not known
 
 
+IN_TURN: Order = [[0, 2], [1, 3], [4, 6], [5, 7]]
+"""As a sampler deals them out to two ranks, sample by sample."""
+
+
+def test_several_micro_batches_of_either_run_with_the_same_samples():
+    report = compared(sample_run(FOUR), sample_run(IN_TURN))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert [t.status for t in losses(report)] == [
+        "passed", "skipped", "passed", "skipped"
+    ]  # fmt: skip
+    assert "compared together with those of 2 micro-batches" in losses(report)[1].reason
+    wrong = changed(sample_run(IN_TURN), lambda loss, number: loss + (number == 3))
+    report = compared(sample_run(FOUR), wrong)
+    assert [tensor.id for tensor in report.failed()] == ["step0/mb2/@root/loss"]
+
+
+def test_several_micro_batches_of_other_numbers_in_either_run():
+    thirds: Order = [[0, 1], [2, 3], [4, 5]]
+    halves: Order = [[0, 2, 4], [1, 3, 5]]
+    report = compared(sample_run(thirds), sample_run(halves))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert [t.status for t in losses(report)] == ["passed", "skipped", "skipped"]
+    assert report.summary.endswith("Of losses the mean was compared.")
+
+
 def test_losses_that_a_script_has_divided_add_up():
     parts = changed(sample_run(FOUR), lambda loss, _: loss / 4)
     report = compared(sample_run(ONE), parts)

@@ -9,7 +9,7 @@ from ttrace.cli.report_files import STDOUT, wanted_page, write_page
 from ttrace.cli.terminal import output_console, progress_bar, status_console
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.judge.collectives import collective_faults
-from ttrace.judge.replicas import ReplicaCheck
+from ttrace.judge.replicas import ReplicaCheck, doubted_replicas, doubted_sentence
 from ttrace.pipeline import replicas
 from ttrace.report.html.replicas_page import render_replicas
 from ttrace.report.id_text import IdText
@@ -31,11 +31,13 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     bad = [check for check in checks if not check.agrees]
+    doubted = doubted_replicas(checks)
+    num_known = len(checks) - len(doubted)
     findings = collective_faults(trace, checks)
     console = status_console() if page == STDOUT else output_console()
-    console.print(
-        f"{len(checks) - len(bad)} of {len(checks)} tensors with replicas agree"
-    )
+    console.print(f"{num_known - len(bad)} of {num_known} tensors with replicas agree")
+    if doubted:
+        console.print(doubted_sentence(doubted), markup=False)
     for reason in skipped_steps(trace.info).values():
         console.print(f"{reason}; gradients of that step are not compared")
     if bad:

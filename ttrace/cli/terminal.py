@@ -51,7 +51,9 @@ def announce(message: str) -> None:
 
 @contextlib.contextmanager
 def stages(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yields a callback that says what begins, and how long what it ends has taken.
+    """Yields a ``StageObserver`` that says what begins, and how long it has taken.
+
+    An exception stops the stage that is running, if one is; not one that has ended.
 
     Args:
         quiet: Say nothing.
@@ -59,26 +61,35 @@ def stages(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda message: None
         return
-    running: list[tuple[str, float]] = []
-
-    def end(how: str) -> None:
-        for message, started in running:
-            took_s = time.monotonic() - started
-            if took_s >= _BRIEF_S:
-                announce(f"{message}: {how} after {took_s:.1f} s")
-        running.clear()
-
-    def begin(message: str) -> None:
-        end("done")
-        announce(message)
-        running.append((message, time.monotonic()))
-
+    observer = _SaidStages()
     try:
-        yield begin
+        yield observer
     except BaseException:
-        end("stopped")
+        observer.end("stopped")
         raise
-    end("done")
+    observer.end()
+
+
+class _SaidStages:
+    """A ``StageObserver`` that says all on standard error."""
+
+    def __init__(self):
+        self._running: tuple[str, float] | None = None
+
+    def __call__(self, words: str, /) -> None:
+        self.end()
+        announce(words)
+        self._running = words, time.monotonic()
+
+    def end(self, how: str = "done") -> None:
+        """Says how the running stage has ended, and after how long."""
+        if self._running is None:
+            return
+        words, started = self._running
+        self._running = None
+        took_s = time.monotonic() - started
+        if took_s >= _BRIEF_S:
+            announce(f"{words}: {how} after {took_s:.1f} s")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 A frontend may record what each rank has of a tensor without knowing how the ranks
 divide it: the plain tensors between tensor-parallel modules, what the devices of a
-``shard_map`` compute. Where the other run has the tensor whole, and dims of it are
+``shard_map`` compute. Or it has assumed how, and the other run's shape refutes that.
+Where the other run has the tensor whole, and dims of it are
 longer, by exactly the sizes of axes, and of one choice of them only, the ranks hold
 consecutive parts of these dims. Over an axis that divides no dim, each rank may have
 all of it, a partial, or what belongs to samples of its own. Devices of one program
@@ -15,9 +16,11 @@ values disagree.
 """
 
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from ttrace.compare.assumed_layouts import AssumedLayouts, rank_by_rank
 from ttrace.compare.dim_choices import DimChoices, axis_sizes
 from ttrace.compare.per_device_values import device_axes
 from ttrace.compare.samples import is_model_input
@@ -90,7 +93,7 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
     runs = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
     for side, run in runs.items():
         other = runs[Side.CANDIDATE if side is Side.REFERENCE else Side.REFERENCE]
-        unknown = list(_unknown(run.info))
+        unknown = list(_unknown(run.info, other.info))
         shown[side] = run
         if not unknown:
             continue
@@ -106,13 +109,14 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
                 layout = record.shards[0].layout
                 if isinstance(found, str):
                     set_aside[record.id] = f"{side}: {layout.unknown_reason}{found}"
+                    tensors[record.id] = record
                     continue
                 tensors[record.id] = _laid_out(record, found)
                 layouts[record.id] = DeducedLayout(
                     side=side,
                     sizes=axis_sizes(record),
                     dims=found,
-                    unknown_reason=layout.unknown_reason,
+                    unknown_reason=_with_dims(layout, found),
                 )
             info = replace(info, tensors=tensors)
         shown[side] = ShownTrace(run, info)
@@ -124,10 +128,15 @@ def deduce_layouts(reference: TraceSource, candidate: TraceSource) -> Deduced:
     )
 
 
-def _unknown(info: TraceInfo) -> Iterator[TensorRecord]:
+def _unknown(info: TraceInfo, other: TraceInfo) -> Iterator[TensorRecord]:
+    """What was recorded rank by rank, and what is now to be seen so."""
+    assumed = AssumedLayouts(info, other)
     for record in info.tensors.values():
-        if record.shards[0].layout.unknown_reason:
+        layout = record.shards[0].layout
+        if layout.device_axes and layout.unknown_reason:
             yield record
+        elif layout.assumed_axes and assumed.is_refuted(record):
+            yield rank_by_rank(record, info)
 
 
 class _Shapes:
@@ -218,6 +227,19 @@ def _equal_shapes(record: TensorRecord) -> str:
         "; its shape on every rank is that of the other run, so that it may be all of "
         f"it, or a partial{texts}; or each rank has samples of its own"
     )
+
+
+_TEXT = re.compile(r"(?<=': )'[^']*'(?=\}\)$)")
+"""The dims text that a reason ends with, as ``{'key': 'b s f[tp]'})``."""
+
+
+def _with_dims(layout: ShardLayout, found: Mapping[str, int]) -> str:
+    """The reason of a layout, whose text to write says what the shapes suggest."""
+    num_dims = len(layout.global_shape) - len(layout.device_axes)
+    names = [f"d{dim}" for dim in range(num_dims)]
+    for axis, dim in found.items():
+        names[dim] += f"[{axis}]"
+    return _TEXT.sub(repr(" ".join(names)), layout.unknown_reason)
 
 
 def _name(id_: TensorId) -> TensorId:

@@ -1,9 +1,10 @@
-"""Losses of several micro-batches, against that of one with the same samples.
+"""Losses of several micro-batches, against that of one, or of several others.
 
-They make up its loss in a known way only where each of them stands for as much of it:
-as many samples, and as many positions that the loss counts. Which these are shows in
-the gradients of what the loss was computed from: they are zero where it does not count.
-Then the loss of all is the mean of the others, or their sum where the script adds up.
+These have the same samples. They make up the loss of these in a known way only where
+each of a run stands for as much of it: as many samples, and as many positions that the
+loss counts. Which these are shows in the gradients of what the loss was computed from:
+they are zero where it does not count. Then the loss of all is the mean of them, or
+their sum where the script adds up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,15 +57,13 @@ class LossMeans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """Micro-batches with the same samples: several of one run, one of the other."""
+    """Micro-batches of both runs that have the same samples, several of one at least.
 
-    several: Side
+    Attributes:
+        numbers: By side, ascending.
+    """
+
     numbers: Mapping[Side, tuple[int, ...]]
-
-    @property
-    def one(self) -> Side:
-        """The run that has one."""
-        return Side.CANDIDATE if self.several is Side.REFERENCE else Side.REFERENCE
 
 
 def loss_means(
@@ -86,6 +85,7 @@ def loss_means(
     """
     assert samples.places is not None
     counts = {side: _Counts(runs[side], of_step[side]) for side in Side}
+    groups = _groups(samples)
     shown: dict[Side, dict[TensorId, TensorRecord]] = {side: {} for side in Side}
     combined: dict[Side, dict[ShardKey, Combined]] = {side: {} for side in Side}
     set_aside: dict[TensorId, str] = {}
@@ -95,8 +95,8 @@ def loss_means(
             id_ = replace(name, microbatch=number)
             if id_ not in of_step[Side.REFERENCE] or id_ in set_aside:
                 continue
-            group = _group(samples, number)
-            if group is None:
+            group = groups.get(number)
+            if group is None or id_ in shown[Side.REFERENCE]:
                 continue
             records = {
                 side: [
@@ -111,16 +111,17 @@ def loss_means(
             if reason is not None:
                 set_aside |= dict.fromkeys(ids, f"{_NOT_KNOWN}: {reason}{_INSTEAD}")
                 continue
-            several = known[group.several]
-            divisor, is_near = _divisor(known[group.one][0], several, group, runs)
+            is_mean, is_near = _is_mean(known, runs)
             if is_near:
-                how.add("mean" if divisor > 1 else "sum")
-            first = several[0]
-            for shards in zip(*(record.shards for record in several), strict=True):
-                whole = Combined(shards=tuple(shards), divisor=divisor)
-                combined[group.several][shard_key(shards[0])] = whole
-            shown[group.several][ids[0]] = replace(first, id=ids[0])
-            shown[group.one][ids[0]] = replace(known[group.one][0], id=ids[0])
+                how.add("mean" if is_mean else "sum")
+            for side, losses in known.items():
+                shown[side][ids[0]] = replace(losses[0], id=ids[0])
+                if len(losses) == 1:
+                    continue
+                divisor = len(losses) if is_mean else 1
+                for shards in zip(*(record.shards for record in losses), strict=True):
+                    whole = Combined(shards=tuple(shards), divisor=divisor)
+                    combined[side][shard_key(shards[0])] = whole
             set_aside |= dict.fromkeys(
                 ids[1:],
                 f"compared together with those of {len(ids)} micro-batches, as "
@@ -138,31 +139,42 @@ def _losses(records: Records) -> dict[TensorId, None]:
     }
 
 
-def _group(samples: StepSamples, number: int) -> _Group | None:
-    """The micro-batches that have the samples of one of the reference, and no others.
+def _groups(samples: StepSamples) -> dict[int, _Group]:
+    """The micro-batches that share samples, by each of them of the reference.
 
-    None where there are none such, or one of each run.
+    Without those that have the samples of one of the other run, and those of which some
+    samples are in no other.
     """
     assert samples.places is not None
-    ours = dict.fromkeys(place.microbatch for place in samples.places[number])
-    theirs = [
-        n
-        for n, places in samples.places.items()
-        if any(place.microbatch in ours for place in places)
-    ]
-    num_samples = sum(len(samples.places[n]) for n in theirs)
+    holders: dict[int, list[int]] = {}
+    for number, places in samples.places.items():
+        for place in dict.fromkeys(place.microbatch for place in places):
+            holders.setdefault(place, []).append(number)
     sizes = samples.sizes[Side.CANDIDATE]
-    if sum(sizes[n] or 0 for n in ours) != num_samples:
-        return None
-    numbers = {
-        Side.REFERENCE: tuple(sorted(theirs)),
-        Side.CANDIDATE: tuple(sorted(ours)),
-    }
-    if len(ours) > 1 and len(theirs) == 1:
-        return _Group(several=Side.CANDIDATE, numbers=numbers)
-    if len(theirs) > 1 and len(ours) == 1:
-        return _Group(several=Side.REFERENCE, numbers=numbers)
-    return None
+    found: dict[int, _Group] = {}
+    seen: set[int] = set()
+    for number in samples.places:
+        if number in seen:
+            continue
+        theirs, ours, waiting = {number}, set[int](), [number]
+        while waiting:
+            for place in samples.places[waiting.pop()]:
+                if place.microbatch in ours:
+                    continue
+                ours.add(place.microbatch)
+                new = set(holders[place.microbatch]) - theirs
+                theirs |= new
+                waiting.extend(new)
+        seen |= theirs
+        num_samples = sum(len(samples.places[n]) for n in theirs)
+        is_whole = sum(sizes[n] or 0 for n in ours) == num_samples
+        if is_whole and len(ours) + len(theirs) > 2:
+            numbers = {
+                Side.REFERENCE: tuple(sorted(theirs)),
+                Side.CANDIDATE: tuple(sorted(ours)),
+            }
+            found |= dict.fromkeys(theirs, _Group(numbers=numbers))
+    return found
 
 
 def _obstacle(
@@ -179,43 +191,43 @@ def _obstacle(
             layout = record.shards[0].layout
             if record.global_shape or layout.partial_axes or layout.device_axes:
                 return f"a loss of the {side} is not one number"
-    several = records[group.several]
-    shards = [(r.shards[0].scale, r.shards[0].dtype, len(r.shards)) for r in several]
-    if len(set(shards)) > 1:
-        return "they were not recorded alike"
-    sizes = {samples.sizes[group.several][n] for n in group.numbers[group.several]}
-    if len(sizes) > 1:
-        return f"the micro-batches of the {group.several} are of different sizes"
-    parts = [counts[group.several].of(n) for n in group.numbers[group.several]]
-    (whole,) = (counts[group.one].of(n) for n in group.numbers[group.one])
-    known = [part for part in parts if part is not None]
-    if whole is None or len(known) < len(parts):
-        return (
-            "no gradient of what they were computed from was recorded whole, which "
-            "says how many positions each of them counts"
-        )
-    if len(set(known)) > 1:
-        return (
-            f"by the gradients of what they were computed from, they count between "
-            f"{min(known)} and {max(known)} positions"
-        )
-    if sum(known) != whole:
+    for losses in records.values():
+        shards = {(r.shards[0].scale, r.shards[0].dtype, len(r.shards)) for r in losses}
+        if len(shards) > 1:
+            return "they were not recorded alike"
+    for side, numbers in group.numbers.items():
+        if len({samples.sizes[side][n] for n in numbers}) > 1:
+            return f"the micro-batches of the {side} are of different sizes"
+    totals: dict[Side, int] = {}
+    for side, numbers in group.numbers.items():
+        parts = [counts[side].of(n) for n in numbers]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return (
+                "no gradient of what they were computed from was recorded whole, which "
+                "says how many positions each of them counts"
+            )
+        if len(set(known)) > 1:
+            return (
+                f"by the gradients of what they were computed from, they count between "
+                f"{min(known)} and {max(known)} positions"
+            )
+        totals[side] = sum(known)
+    if len(set(totals.values())) > 1:
         return (
             "by the gradients of what they were computed from, the runs do not count "
-            f"the same positions: {sum(known)} of {whole}"
+            f"the same positions: {totals[Side.CANDIDATE]} of {totals[Side.REFERENCE]}"
         )
     return None
 
 
-def _divisor(
-    one: TensorRecord,
-    several: Sequence[TensorRecord],
-    group: _Group,
-    runs: Mapping[Side, TraceSource],
-) -> tuple[int, bool]:
-    """How many losses there are, where their mean is nearer to the one than the sum.
+def _is_mean(
+    losses: Mapping[Side, Sequence[TensorRecord]], runs: Mapping[Side, TraceSource]
+) -> tuple[bool, bool]:
+    """Whether the means of both runs are nearer to each other than the sums.
 
-    And whether it is near: of a loss that is wrong, which of them it is is not known.
+    And whether these are near: of a loss that is wrong, which of them it is is not
+    known.
     """
 
     def value(record: TensorRecord, side: Side) -> float:
@@ -224,11 +236,14 @@ def _divisor(
             float(runs[side].load(shard).astype(np.float64).reshape(())) / shard.scale
         )
 
-    total = sum(value(record, group.several) for record in several)
-    wanted = value(one, group.one)
-    of_mean, of_sum = abs(total / len(several) - wanted), abs(total - wanted)
-    is_near = min(of_mean, of_sum) <= _NEAR * abs(wanted)
-    return 1 if of_sum < of_mean else len(several), is_near
+    totals = {side: sum(value(r, side) for r in of) for side, of in losses.items()}
+    means = {side: total / len(losses[side]) for side, total in totals.items()}
+    apart = [
+        abs(of[Side.CANDIDATE] - of[Side.REFERENCE])
+        / (abs(of[Side.REFERENCE]) or np.finfo(np.float64).tiny)
+        for of in (means, totals)
+    ]
+    return apart[0] <= apart[1], min(apart) <= _NEAR
 
 
 class _Counts:

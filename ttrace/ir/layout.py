@@ -185,8 +185,12 @@ class ShardLayout:
             is not known. Empty for a logical tensor.
         unknown_reason: Why it is not known how they do, and what the user can write, in
             words; shapes of another run may then tell (``compare.deduced_layouts``).
-            Empty where ``device_axes`` is, and where nothing is to be deduced.
+            Empty where ``device_axes`` and ``assumed_axes`` are, and where nothing is
+            to be deduced.
         dims: Dims text that says the same for people (see ``ttrace.ir.dims``).
+        assumed_axes: The axes over which it was assumed how the ranks divide it, as
+            nothing says so of this very tensor: another shape in the other run refutes
+            that.
     """
 
     global_shape: tuple[int, ...]
@@ -199,6 +203,7 @@ class ShardLayout:
     device_axes: tuple[str, ...] = ()
     unknown_reason: str = ""
     dims: str = ""
+    assumed_axes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if len(self.device_axes) > len(self.global_shape):
@@ -289,6 +294,8 @@ class ShardLayout:
             value["unknown_reason"] = self.unknown_reason
         if self.dims:
             value["dims"] = self.dims
+        if self.assumed_axes:
+            value["assumed_axes"] = list(self.assumed_axes)
         return value
 
     @classmethod
@@ -321,6 +328,7 @@ class ShardLayout:
             device_axes=tuple(value.get("device_axes", ())),
             unknown_reason=value.get("unknown_reason", ""),
             dims=value.get("dims", ""),
+            assumed_axes=tuple(value.get("assumed_axes", ())),
         )
 
 

@@ -14,6 +14,9 @@ from ttrace.launch.trace_folders import find_traces, remove_trace
 RERUN = "candidate-again"
 """The folder of the rewriting run, beside the other traces, and the name of its log."""
 
+ISOLATING = "running the candidate once more, on the reference's values"
+"""What such a run is, as a stage of a job."""
+
 VALUES = "candidate-values"
 """The folder of the values that are put in; both are removed at the end."""
 

@@ -76,7 +76,10 @@ def find_dropout_masks(
         or verdict.tolerance is None
     ):
         return None
-    if any(not _is_float(verdict.id, run) for run in (reference, candidate)):
+    runs = (reference, candidate)
+    if any(verdict.id not in run.info.tensors for run in runs):
+        return None  # a recomputation beside a forward
+    if any(not _is_float(verdict.id, run) for run in runs):
         return None  # a mask itself
     theirs = values_of(verdict.id, reference)
     ours = values_of(verdict.id, candidate)

@@ -11,6 +11,7 @@ from ttrace.compare.samples import StepSamples
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.allowances import Allowed
+from ttrace.judge.assumed_layouts import skip_apart_in_both
 from ttrace.judge.call_counts import skip_other_calls
 from ttrace.judge.deduced_layouts import doubt_layouts
 from ttrace.judge.idle_gradients import skip_idle_gradients
@@ -98,6 +99,7 @@ def judge_tensors(
         joined_from=joined_from,
     )
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
+    verdicts = skip_apart_in_both(verdicts)
     verdicts = skip_other_variances(verdicts, reference, candidate)
     verdicts = skip_unused_outputs(verdicts, padded or {}, reference, candidate)
     if strict_structure:

@@ -99,21 +99,27 @@ class ReplicaCheck:
         cover: How its shards cover it.
         results: Every replica against the one it should equal.
         tolerance: What is tolerated, where the replicas need not be equal to the bit.
+        are_doubted: That they are replicas was assumed (``ShardLayout.assumed_axes``),
+            they are not equal, and all are that are known to be such: each rank may
+            have what is its own. Nothing is said of them.
     """
 
     record: TensorRecord
     cover: Cover
     results: tuple[ReplicaResult, ...]
     tolerance: Tolerance
+    are_doubted: bool = False
 
     @property
     def agrees(self) -> bool:
-        """Whether every replica agrees and no sum lacks a partial."""
-        return not (self.cover.missing_partials or self.differing)
+        """Whether no replica disagrees and no sum lacks a partial."""
+        return self.are_doubted or not (self.cover.missing_partials or self.differing)
 
     @property
     def differing(self) -> tuple[ReplicaResult, ...]:
-        """The replicas that do not agree."""
+        """The replicas that do not agree; none where they are doubted to be such."""
+        if self.are_doubted:
+            return ()
         return differing_replicas(self.results, self.tolerance, exact=self.exact)
 
     @property
@@ -183,14 +189,53 @@ def check_replicas(
     limits = Limits.of_runs(
         tolerances or ToleranceTable(), trace.info.tensors, trace.info
     )
+    return _with_doubts(
+        [
+            ReplicaCheck(
+                record=plan.record,
+                cover=plan.cover,
+                results=own,
+                tolerance=_tolerance(plan, own, limits),
+            )
+            for plan, own in zip(planned, results, strict=True)
+        ]
+    )
+
+
+def doubted_replicas(checks: Iterable[ReplicaCheck]) -> list[ReplicaCheck]:
+    """Those of which it is doubted that they are replicas."""
+    return [check for check in checks if check.are_doubted]
+
+
+def doubted_sentence(doubted: Sequence[ReplicaCheck]) -> str:
+    """What to say of them.
+
+    Args:
+        doubted: At least one.
+    """
+    first = doubted[0].record
+    return (
+        f"of {len(doubted)} more each rank has a value of its own, which may be right, "
+        f"first {first.id}: {first.shards[0].layout.unknown_reason}"
+    )
+
+
+def _with_doubts(checks: list[ReplicaCheck]) -> list[ReplicaCheck]:
+    """Doubts what was assumed, where nothing that is known is wrong.
+
+    An error of one rank reaches a tensor of which it is known that all have it.
+    """
+
+    def is_assumed(check: ReplicaCheck) -> bool:
+        return bool(check.record.shards[0].layout.assumed_axes)
+
+    if any(check.differing for check in checks if not is_assumed(check)):
+        return checks
     return [
-        ReplicaCheck(
-            record=plan.record,
-            cover=plan.cover,
-            results=own,
-            tolerance=_tolerance(plan, own, limits),
-        )
-        for plan, own in zip(planned, results, strict=True)
+        replace(check, are_doubted=True)
+        if is_assumed(check) and check.differing
+        else check
+        for check in checks
     ]
 
 

@@ -16,6 +16,7 @@ from ttrace.judge.absences import Absences
 from ttrace.judge.call_counts import is_of_call
 from ttrace.judge.collective_order import OrderFault, find_order_faults
 from ttrace.judge.dropout_rates import dropout_differences
+from ttrace.judge.merged_adapters import MergedAdapters, find_merged_adapters
 from ttrace.judge.microbatch_factors import (
     MicrobatchFactors,
     find_microbatch_factors,
@@ -72,6 +73,7 @@ class RunEvidence:
             that share their micro-batches.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
+        merged: Weights that differ, of modules with adapters in one run only.
         tokens: What the first gradient shows of the losses of both runs.
     """
 
@@ -93,6 +95,7 @@ class RunEvidence:
     repeated: tuple[RepeatedReduction, ...] = ()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
+    merged: MergedAdapters | None = None
     tokens: TokenLosses | None = None
 
     def is_of_call(self, verdict: TensorVerdict) -> bool:
@@ -149,6 +152,9 @@ def read_runs(
         parted_samples=explained(find_parted_samples, None, verdicts, own_microbatches),
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
+        ),
+        merged=explained(
+            find_merged_adapters, None, verdicts, absences.parameters, *runs
         ),
         tokens=explained(find_token_losses, None, verdicts, *runs),
     )

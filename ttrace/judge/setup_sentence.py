@@ -4,6 +4,7 @@ from ttrace.ir.computed_buffers import is_computed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.evidence import Evidence
+from ttrace.judge.merged_adapters import merged_sentence
 from ttrace.judge.moved_positions import moved_sentence
 from ttrace.judge.one_sided_parameters import counted_by_side
 from ttrace.judge.rank_samples import PartedSamples, SharedSamples
@@ -56,6 +57,8 @@ def setup_sentence(
             f"{same} Build both models of the same size; where the ranks of a run have "
             f"parts of a parameter, describe that; {_CONSEQUENCE}"
         )
+    if verdict.id.kind is Kind.PARAM and evidence.runs.merged is not None:
+        return f"{same} {merged_sentence(evidence.runs.merged)}."
     if verdict.id.kind is Kind.PARAM:
         counted = counted_by_side(evidence.runs.absences.parameters)
         absent = (

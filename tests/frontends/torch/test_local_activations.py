@@ -112,6 +112,20 @@ def test_what_nothing_tells_is_recorded_rank_by_rank(mesh, sizes):
     assert not core.values.requires_grad
 
 
+def test_what_is_taken_for_whole_outside_is_recorded_as_assumed(mesh):
+    """A tensor of the inside may leave a stretch too, such as attention weights."""
+    model = Model()
+    parallelize_module(model, mesh, plan())
+    found = answers(model, {"tp": 2})
+    root = found["@root"]
+    assert isinstance(root, LocalTensor)
+    assert root.layout.assumed_axes == ("tp",)
+    assert root.layout.local_shape == root.layout.global_shape == (2, 3, 4)
+    assert "dims={'@root/output/0': 'b s f[tp]'}" in root.layout.unknown_reason
+    down = found["down"]  # of which its style tells
+    assert isinstance(down, LocalTensor) and not down.layout.assumed_axes
+
+
 def test_along_several_axes_it_is_skipped(mesh):
     """No shape says which of them divides it."""
     model = Model()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.session import CaptureSession
@@ -103,6 +104,32 @@ def test_a_norm_is_left_out_where_gradients_are_sparse():
     session.close()
     assert "step0/@root/grad_norm" not in sink.records
     assert "step0/@root/main_grad/weight" in sink.skipped
+
+
+def test_a_norm_of_stages_that_have_an_optimizer_each_is_that_of_all():
+    """As of a rank with two stages of a pipeline, which sums over the ranks itself."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+    session, tap, sink = tapped(model, optimizers[0], holds_whole_model=False)
+    other = OptimizerTap(
+        optimizers[1], session, first_group=1, holds_whole_model=False, leader=tap
+    )
+    other.attach()
+    parameters = list(model.parameters())
+    with observed_clips([tap, other]):
+        for given in (parameters, parameters[:1]):
+            model(torch.tensor([3.0, 4.0])).sum().backward()
+            nn.utils.clip_grads_with_norm_(given, 1.0, torch.tensor(7.0))
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            session.step()
+    session.close()
+    assert sink.arrays["step0/@root/grad_norm"] == 7.0
+    assert "step1/@root/grad_norm" in sink.skipped  # of the first stage alone
+    for step in range(2):
+        assert f"step{step}/1/main_grad/weight" in sink.records
+        assert f"step{step}/@root/grad_norm/group1" not in sink.records
 
 
 def test_a_norm_of_a_part_of_the_gradients_is_never_computed():

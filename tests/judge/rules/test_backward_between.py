@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.pipeline import compare_traces
 
@@ -53,6 +53,29 @@ def test_a_function_with_a_backward_of_its_own():
     found = said(run(*WRONG, framework="jax"), run(framework="jax"))
     assert found is not None
     assert found.endswith("Look there for a custom_vjp or a stop_gradient")
+
+
+def test_between_two_stages_it_is_what_they_send_each_other():
+    candidate = memory_trace(
+        {
+            f"{PLACE}/{name}": Tensor(
+                full=VALUES * np.float32(3 if name in WRONG else 1),
+                holders=(0,) if name.startswith("fc1") else (1,),
+            )
+            for name in ORDER
+        },
+        {"pp": 2},
+        framework="torch",
+    )
+    found = said(candidate)
+    assert found is not None
+    assert found.endswith(
+        "or of another use of that output. In the candidate fc1 lies on rank 0 and fc2 "
+        "on rank 1: they are of two stages of a pipeline. Look there for how the "
+        "gradient is sent and received between these stages: of which micro-batch and "
+        "chunk the schedule sends it, and whether what one receives is what it hands "
+        "to its backward"
+    )
 
 
 @pytest.mark.parametrize("name", ["fc1/output/0", "fc2/input/0", "fc2/grad_input/0"])

@@ -6,6 +6,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, parse_tensor_id
 from ttrace.judge.diagnosis import Diagnosis, Findings
 from ttrace.judge.failures import failed_by_values
+from ttrace.judge.rank_names import ranks_text
 from ttrace.judge.verdict import Status, TensorVerdict
 
 
@@ -45,18 +46,44 @@ def backward_between(findings: Findings) -> Diagnosis | None:
         return None
     ours = f"output {id_.slot} of {id_.module}"
     theirs = f"input {behind.id.slot} of {behind.id.module}"
-    look = findings.words(
-        "an autograd.Function with a backward of its own, a hook or a detach()",
-        "a custom_vjp or a stop_gradient",
-    )
+    border = _border(output, behind)
+    if border:
+        look = (
+            "how the gradient is sent and received between these stages: of which "
+            "micro-batch and chunk the schedule sends it, and whether what one "
+            "receives is what it hands to its backward"
+        )
+    else:
+        look = findings.words(
+            "an autograd.Function with a backward of its own, a hook or a detach()",
+            "a custom_vjp or a stop_gradient",
+        )
     return Diagnosis(
         code="backward_between",
         sentence=f"the forward agrees at {ours} and at {theirs}, the next module, and "
         f"so does the gradient of the latter, while that of the former differs ({id_}):"
         f" it is the backward of what lies between them, or of another use of that "
-        f"output. Look there for {look}",
+        f"output. {border}Look there for {look}",
         evidence={"from": str(behind.id), "to": str(id_)},
         tensor_ids=(str(id_), str(gradient.id)),
+    )
+
+
+def _border(output: TensorVerdict | None, behind: TensorVerdict) -> str:
+    """That no rank of the candidate has both, in a sentence; empty where one does."""
+    if output is None or output.result is None or behind.result is None:
+        return ""
+    ours, theirs = (
+        {shard.rank for shard in verdict.result.plan.match.candidate.shards}
+        for verdict in (output, behind)
+        if verdict.result is not None
+    )
+    if not ours.isdisjoint(theirs):
+        return ""
+    return (
+        f"In the candidate {output.id.module} lies on {ranks_text(ours)} and "
+        f"{behind.id.module} on {ranks_text(theirs)}: they are of two stages of a "
+        "pipeline. "
     )
 
 

@@ -7,7 +7,11 @@ from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.replica_axes import axes_between, coords_on, differing_axes
-from ttrace.judge.replicas import ReplicaCheck
+from ttrace.judge.replicas import (
+    ReplicaCheck,
+    doubted_replicas,
+    doubted_sentence,
+)
 from ttrace.report.html.figures import plural
 from ttrace.report.html.page import render_page
 
@@ -69,6 +73,8 @@ def render_replicas(
         checks: As ``check_replicas`` found them.
         is_measured: Whether tolerances rest on noise runs, and not on dtype and depth.
     """
+    doubted = doubted_replicas(checks)
+    checks = [check for check in checks if not check.are_doubted]
     bad = [check for check in checks if not check.agrees]
     sorted_checks = sorted(checks, key=lambda check: (check.agrees, -check.spread))
     axes = _Axes(info)
@@ -84,6 +90,7 @@ def render_replicas(
         rows=[_row(check, axes) for check in sorted_checks[:MAX_ROWS]],
         is_measured=is_measured,
         skipped=list(skipped_steps(info).values()),
+        doubted=doubted_sentence(doubted) if doubted else "",
     )
 
 
