@@ -5,7 +5,7 @@ upstream is explained by what began that one. Nothing here knows of modules.
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
@@ -179,6 +179,23 @@ class Failures:
             margin=0.0 if is_equal else verdict.margin or 0.0,
             is_any_known=True,
         )
+
+    def take_beside(self, verdicts: Sequence[TensorVerdict]) -> None:
+        """Takes tensors of which nothing is recorded that they are computed from.
+
+        They may come from all that failed before, and are a place only if nothing did.
+
+        Args:
+            verdicts: On these, which come behind all that was taken so far.
+        """
+        failed = [v for v in verdicts if self.is_failure(v)]
+        places = frozenset(range(min(len(self.places), _MAX_PLACES)))
+        may_begin = self._first is None or any(str(v.id) == self._first for v in failed)
+        for verdict in failed:
+            if not places and may_begin:
+                self._begin(verdict, UNKNOWN, (verdict.id.kind, "beside"))
+            for place in places:
+                self._explain(verdict, place)
 
     def _failure(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         if given is GIVEN:

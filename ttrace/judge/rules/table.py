@@ -44,6 +44,7 @@ from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.gradient_norm import gradient_norm
 from ttrace.judge.rules.initial_replicas import initial_replicas
+from ttrace.judge.rules.loss_alone import loss_alone
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_targets import loss_targets
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -152,6 +153,7 @@ RULES: tuple[Rule, ...] = (
     optimizer_settings,
     replicas_differ,
     scaled,
+    loss_alone,
     after_backward,
     sharded_gradients,
     unseen_clipping,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.failures import examined_text
 from ttrace.judge.learning_rates import differing_rates
@@ -17,6 +18,9 @@ _LEAST_SHARE = 0.5
 
 _LEAST_LIKENESS = 1e-2
 """Relative, of a decay to what recorded settings give."""
+
+_BY_NORM = "global norm"
+"""In a setting of clipping, that the limit is on the norm of all gradients."""
 
 
 def update_hyperparameters(findings: Findings) -> Diagnosis | None:
@@ -133,6 +137,8 @@ def _wrong_rate(
     cause = _wrong_rates(findings, fits, factor)
     if findings.evidence.optimizer.settings and cause is None:
         return None  # they may be why: the rules of the settings name them
+    if cause is None and _may_be_the_norm(findings, fits):
+        return None
     if cause is None and any(
         v.id.kind is Kind.LEARNING_RATE and v.result is not None
         for v in findings.verdicts
@@ -149,6 +155,32 @@ def _wrong_rate(
         f"reference's while their gradients agree: {cause}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _may_be_the_norm(findings: Findings, fits: Sequence[UpdateFit]) -> bool:
+    """Whether all may be clipped by another norm, as gradients of others are wrong.
+
+    Not where what was left of their own was recorded: that agrees.
+    """
+    step = fits[0].id.step
+    clips = any(
+        parsed is not None and parsed[1] == "clipping" and _BY_NORM in str(value)
+        for name, value in findings.candidate.ranks[0].settings.items()
+        for parsed in (parse_setting_key(name),)
+    )
+    of_step = [verdict for verdict in findings.verdicts if verdict.id.step == step]
+    is_seen = any(
+        v.id.kind is Kind.CLIPPED_GRAD and v.status is Status.PASSED for v in of_step
+    )
+    return (
+        clips
+        and not is_seen
+        and any(
+            verdict.id.kind in (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
+            and verdict.status in (Status.FAILED, Status.UNMATCHED)
+            for verdict in of_step
+        )
     )
 
 
