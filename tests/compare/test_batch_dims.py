@@ -22,6 +22,28 @@ def dim_of(
     )
 
 
+@pytest.mark.parametrize(
+    ("inputs", "dims"),
+    [
+        # Numbers of positions, beside samples of as many positions.
+        ({"0": ((4, 3, 16), ""), "1": ((16,), "")}, [{"0": 0}, {"0": 1}]),
+        ({"0": ((4, 16), "n s[cp]"), "1": ((16,), "s[cp]")}, [{"0": 0}]),
+        ({"0": ((4, 17), "b s"), "1": ((16,), "s[cp]")}, [{"0": 0}]),
+        # A mask without samples, of as many samples as positions.
+        (
+            {"0": ((16, 16), ""), "mask": ((1, 1, 16, 16), "")},
+            [{"0": 0}, {"mask": 0}],
+        ),
+        # Positions may come first, and one label be for each sample.
+        ({"0": ((16, 4), ""), "1": ((4,), "")}, [{"0": 0}, {"0": 1, "1": 0}]),
+    ],
+)
+def test_inputs_agree_on_what_counts_samples(inputs, dims):
+    run = {number: inputs for number in range(2)}
+    found = [dict(each.dims) for each in possible_batch_dims(run, run)]
+    assert found == dims
+
+
 @pytest.mark.parametrize("dim", range(3))
 def test_the_dim_follows_the_sizes_of_the_micro_batches(dim: int):
     def shape(size: int) -> tuple[int, ...]:

@@ -276,6 +276,16 @@ def test_a_place_is_small_or_all_else_agrees(width, elsewhere, place):
     assert (details.place and details.place.ranges) == place
 
 
+@pytest.mark.parametrize(("elsewhere", "is_place"), [(0.02, True), (0.04, False)])
+def test_a_rest_that_is_small_beside_the_error_need_not_agree(elsewhere, is_place):
+    """Of a norm of 0.32, or of 0.64, where 0.5 is tolerated: 99.999% lies elsewhere."""
+    full = np.random.default_rng(5).standard_normal((16, 64)).astype(np.float32)
+    moved = full + np.float32(elsewhere)
+    moved[:, :48] = full[:, :48] + 10
+    details, _ = look_at_arrays(full, moved)
+    assert (details.place is not None) == is_place
+
+
 def test_one_element_of_many():
     full = np.random.default_rng(6).standard_normal(4096).astype(np.float32)
     moved = full.copy()

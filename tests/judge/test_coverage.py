@@ -57,6 +57,22 @@ def test_the_headline_counts_by_kind():
     ]  # fmt: skip
 
 
+def test_a_pass_says_where_no_activations_were_compared():
+    whole = (MAIN, UPDATED)
+    other = "step0/mb0/b/output/0"
+    skipped = [OUTPUT, other, GRAD_OUTPUT]
+    report = compare(run(*whole), run(*whole, skipped=skipped))
+    assert report.verdict is Outcome.PASS
+    assert report.summary.endswith(
+        "activations 0 of 2, activation gradients 0 of 1. Nothing of activations (2 "
+        "tensors) or activation gradients (1 tensor) was compared, mostly for this "
+        "reason: "
+        f"candidate: {REASON}."
+    )
+    report = compare(run(*whole, other), run(*whole, other, skipped=[GRAD_OUTPUT]))
+    assert "Nothing of activation gradients (1 tensor) was compared" in report.summary
+
+
 def test_coverage_adds_up():
     with pytest.raises(ValueError, match="does not add up"):
         KindCoverage(compared=1, skipped=1, unmatched=1, total=2)

@@ -109,6 +109,26 @@ def test_updates_that_are_a_multiple(candidate, cause):
     )
 
 
+@pytest.mark.parametrize(
+    "clips, of_others, is_told",
+    [
+        ("global norm 0.5", 2.0, False),
+        ("global norm 0.5", 1.0, True),
+        ("value 0.5", 2.0, True),
+        ("none", 2.0, True),
+    ],
+)
+def test_updates_by_a_norm_that_gradients_of_others_change(clips, of_others, is_told):
+    """They are clipped by the norm of all, among which some are wrong."""
+    wrong, settings = "step0/a/main_grad/w", {"optimizer.all.clipping": clips}
+    runs = []
+    for trace, factor in ((run(), 1.0), (run(more=1.04), of_others)):
+        trace.arrays[0, wrong] = trace.arrays[0, wrong] * np.float32(factor)
+        ranks = tuple(replace(rank, settings=settings) for rank in trace.info.ranks)
+        runs.append(MemoryTrace(replace(trace.info, ranks=ranks), trace.arrays))
+    assert ("scaled_update" in diagnoses(runs[1], runs[0])) == is_told
+
+
 def stages(*rates: float) -> MemoryTrace:
     """The same on ranks of a pipeline, the first parameter on the first of them.
 

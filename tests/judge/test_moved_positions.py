@@ -34,8 +34,12 @@ def run(
     batches: Sequence[np.ndarray] | None = None,
     rules: str = "",
     folder: Path | None = None,
+    has_numbers: bool = False,
 ) -> TraceSource:
-    """Tokens and position ids, as ranks hold them that cut positions in an order."""
+    """Tokens and position ids, as ranks hold them that cut positions in an order.
+
+    With ``has_numbers`` the latter are not given for each sample.
+    """
     tensors: dict[str, Tensor | np.ndarray] = {}
     positions = np.broadcast_to(np.arange(POSITIONS), (SAMPLES, POSITIONS))
     given = [batch(0), batch(1)] if batches is None else batches
@@ -45,6 +49,9 @@ def run(
         for slot, values in enumerate((tokens, positions[: len(tokens)])):
             full = values[:, order].copy()
             tensors[f"{here}/input/{slot}"] = Tensor(full=full, dims=dims)
+        if has_numbers:
+            of_positions = dims and dims.partition(" ")[2]
+            tensors[f"{here}/input/1"] = Tensor(full=EVEN[order], dims=of_positions)
         hidden = np.tanh(tokens[:, order, None] * np.linspace(0.01, 0.02, 3))
         hidden_dims = f"{text} h" if text else None
         tensors[f"{here}/output/0"] = Tensor(full=hidden, dims=hidden_dims)
@@ -80,6 +87,16 @@ def test_a_text_that_does_not_fit_is_said_with_the_one_that_does(text, order, fi
         f'for the pattern "*" of activations, and for all others that cut s{END}'
     )
     assert not report.diagnosis
+
+
+@pytest.mark.parametrize("text", ["b s[cp]", "n s[cp]"])
+def test_numbers_of_positions_are_not_taken_for_samples(text):
+    candidate = run(text, ZIGZAG, rules="*", has_numbers=True)
+    report = compared(run(has_numbers=True), candidate)
+    assert (report.verdict, report.error_kind) == (Outcome.ERROR, "setup")
+    assert report.summary.startswith(MOVED.format(text=text, side="candidate"))
+    right = run(text.replace("cp", "cp:zigzag"), EVEN, has_numbers=True)
+    assert compared(run(has_numbers=True), right).verdict is Outcome.PASS
 
 
 def test_recorded_traces_are_read_in_the_other_layout_too(tmp_path: Path):

@@ -66,7 +66,7 @@ def possible_batch_dims(
         if len(lengths) == 1:
             yield BatchDims(dims=varying, is_usual=_is_usual(varying, of_slots))
         return
-    tried: list[dict[str, int]] = []
+    possible: list[dict[str, int]] = []
     leading = {slot: _leading_dims(described) for slot, described in of_slots.items()}
     shapes = {slot: described[0][0] for slot, described in of_slots.items()}
     for slot, shape in shapes.items():
@@ -76,9 +76,15 @@ def possible_batch_dims(
                 for other in of_slots
             }
             dims = {slot: found[0] for slot, found in of_size.items() if found}
-            if dims not in tried:
-                tried.append(dims)
-                yield BatchDims(dims=dims, is_usual=_is_usual(dims, of_slots))
+            if dims not in possible:
+                possible.append(dims)
+    named = {slot for slot in of_slots if _is_named(of_slots[slot], leading[slot])}
+    for dims in (
+        [dims for dims in possible if named & dims.keys()]
+        or [dims for dims in possible if not _counts_positions(dims, shapes)]
+        or possible
+    ):
+        yield BatchDims(dims=dims, is_usual=_is_usual(dims, of_slots))
 
 
 def batch_dim(
@@ -157,6 +163,28 @@ def _is_usual(
         or dim_names(described[slot][0][1])[dim : dim + 1] in (["b"], ["batch"])
         for slot, dim in dims.items()
     )
+
+
+def _is_named(described: Sequence[Described], leading: Sequence[int]) -> bool:
+    """Whether a text says which dim of an input counts samples."""
+    return any(
+        dim_names(text)[dim : dim + 1] in (["b"], ["batch"])
+        for _, text in described
+        for dim in leading
+    )
+
+
+def _counts_positions(dims: Mapping[str, int], shapes: Mapping[str, Shape]) -> bool:
+    """Whether the inputs that have such dims hold one number for each position.
+
+    Such as ``[positions]`` beside ``[samples, positions]``: they have no other dim, and
+    an input that has more counts something else first.
+    """
+    if any(len(shapes[slot]) > 1 for slot in dims):
+        return False
+    size = next(shapes[slot][dim] for slot, dim in dims.items())
+    others = (shape for slot, shape in shapes.items() if slot not in dims)
+    return any(size in shape[1:] and shape[0] > 1 for shape in others)
 
 
 def _leading_dims(described: Sequence[Described]) -> list[int]:

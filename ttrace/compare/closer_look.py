@@ -114,7 +114,12 @@ def look_closer(
             num_not_comparable=total.num_not_comparable,
         ),
         num_beyond=total.num_beyond,
-        **draw(total.grid, _unit(result, look.exponent), *records),
+        **draw(
+            total.grid,
+            _unit(result, look.exponent),
+            *records,
+            tolerated=_square(tolerated, look.exponent),
+        ),
     )
 
 
@@ -165,6 +170,14 @@ def _unit(result: TensorResult, exponent: int) -> float:
     fraction, own = math.frexp(stats.reference_norm / math.sqrt(stats.count))
     try:
         return math.ldexp(1 / fraction, exponent - own)
+    except OverflowError:
+        return math.inf
+
+
+def _square(norm: float, exponent: int) -> float:
+    """The square of a norm, in the units of squared differences."""
+    try:
+        return math.ldexp(norm, -exponent) ** 2
     except OverflowError:
         return math.inf
 

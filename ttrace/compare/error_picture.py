@@ -19,8 +19,8 @@ from ttrace.ir.trace import TensorRecord
 
 PLACES = ((0.9, 0.25), (0.9999, 0.75))
 """What a place is: it has this share of the squared error at least, in this part of the
-indices of a dim at most. Nearly all of it in a few, or all but nothing in more: then
-the rest agrees."""
+indices of a dim at most. Nearly all of it in a few, or all but nothing in more: that
+is a place only where the rest agrees."""
 
 _ALIKE = 0.25
 """What a bin has of the squared error of the least one that is needed, and belongs to
@@ -40,7 +40,12 @@ class Drawn(TypedDict):
 
 
 def draw(
-    grid: ErrorGrid, unit: float, reference: TensorRecord, candidate: TensorRecord
+    grid: ErrorGrid,
+    unit: float,
+    reference: TensorRecord,
+    candidate: TensorRecord,
+    *,
+    tolerated: float,
 ) -> Drawn:
     """Draws the error of a tensor.
 
@@ -50,6 +55,7 @@ def draw(
             reference.
         reference: The tensor of the reference.
         candidate: That of the candidate.
+        tolerated: The sum of squares, as the grid has them, that rounding explains.
     """
     return Drawn(
         error_map=_map(grid, unit),
@@ -58,7 +64,7 @@ def draw(
             *find_borders(reference, Side.REFERENCE, grid.dims),
             *find_borders(candidate, Side.CANDIDATE, grid.dims),
         ),
-        place=_place(grid, candidate),
+        place=_place(grid, candidate, tolerated),
     )
 
 
@@ -112,15 +118,24 @@ def _errors(squares: np.ndarray, counts: np.ndarray, unit: float) -> tuple[float
     return tuple(found)
 
 
-def _place(grid: ErrorGrid, candidate: TensorRecord) -> ErrorPlace | None:
-    found = (_narrowest(grid, candidate, share, part) for share, part in PLACES)
+def _place(
+    grid: ErrorGrid, candidate: TensorRecord, tolerated: float
+) -> ErrorPlace | None:
+    found = (
+        _narrowest(grid, candidate, share, part, most_left)
+        for (share, part), most_left in zip(PLACES, (math.inf, tolerated), strict=True)
+    )
     return next((place for place in found if place is not None), None)
 
 
 def _narrowest(
-    grid: ErrorGrid, candidate: TensorRecord, least_share: float, largest_part: float
+    grid: ErrorGrid,
+    candidate: TensorRecord,
+    least_share: float,
+    largest_part: float,
+    most_left: float,
 ) -> ErrorPlace | None:
-    """The narrowest part of a dim that has so much of the error."""
+    """The narrowest part of a dim that has so much of the error, and leaves no more."""
     best, least = None, largest_part
     for dim in grid.dims:
         squares, edges = grid.squares[dim,], grid.edges[dim]
@@ -134,6 +149,8 @@ def _narrowest(
         part = float(np.diff(edges)[is_in].sum()) / float(edges[-1])
         ranges = joined_bins(edges, is_in)
         if len(ranges) > _MAX_RANGES or part > least or (best and part == least):
+            continue
+        if float(squares[~is_in].sum()) > most_left:
             continue
         least = part
         best = ErrorPlace(

@@ -32,7 +32,7 @@ def match_padded(
             spans = [_spans(run, mask, is_padding) for run in runs]
             if spans[0] is None or spans[1] is None:
                 continue
-            slots = _slots_like(mask, reference, candidate)
+            slots = slots_like(mask, reference, candidate)
             pairs = _pairs(reference, candidate, slots, (spans[0], spans[1]))
             if pairs is None:
                 continue
@@ -80,7 +80,7 @@ def masked_rows(
     for mask in _masks(reference, candidate):
         slots = [
             slot
-            for slot in _slots_like(mask, reference, candidate)
+            for slot in slots_like(mask, reference, candidate)
             if not reference.is_binary(slot)
         ]
         for is_padding in (0, 1) if slots else ():
@@ -164,7 +164,7 @@ def _spans(run: StepInputs, mask: str, is_padding: int) -> dict[Place, Span] | N
     return spans
 
 
-def _slots_like(mask: str, reference: StepInputs, candidate: StepInputs) -> list[str]:
+def slots_like(mask: str, reference: StepInputs, candidate: StepInputs) -> list[str]:
     """The other inputs whose first dims count what the mask's do."""
     runs = (reference, candidate)
     common = set.intersection(*(set(next(iter(run.inputs.values()))) for run in runs))

@@ -15,7 +15,7 @@ from ttrace.compare.batch_sizes import BatchSizes
 from ttrace.compare.fewer_samples import fewer_samples
 from ttrace.compare.model_inputs import StepInputs, comparable, step_inputs
 from ttrace.compare.other_steps import OtherSteps
-from ttrace.compare.padded_samples import match_padded
+from ttrace.compare.padded_samples import match_padded, slots_like
 from ttrace.compare.parted_samples import parted_ranks
 from ttrace.compare.sample_pairs import pair_samples
 from ttrace.compare.samples import Place, StepSamples
@@ -84,6 +84,10 @@ def _match_step(
         # Where all have kept their places, the inputs say themselves what differs.
         return None if _is_identity(samples) else samples
     padded = None if obstacle else match_padded(step, reference, candidate)
+    if padded is not None and padded.is_padded_alike:
+        if _is_identity(padded):
+            return None
+        return _of_whole_rows(padded, reference, candidate) or padded
     if padded is not None:
         return padded
     if has_as_many and _shapes(reference) == _shapes(candidate):
@@ -108,6 +112,24 @@ def _is_identity(samples: StepSamples) -> bool:
         for number, places in (samples.places or {}).items()
         for row, place in enumerate(places)
     )
+
+
+def _of_whole_rows(
+    samples: StepSamples, reference: StepInputs, candidate: StepInputs
+) -> StepSamples | None:
+    """Samples that are padded alike, with their padding; None where that differs.
+
+    One input has to be the same in it, one that is not all zeros and ones: the others
+    are then compared whole, and say themselves that they differ.
+    """
+    for slot in slots_like(samples.mask, reference, candidate):
+        dims = BatchDims(dims={slot: 0}, is_usual=True)
+        if reference.is_binary(slot):
+            continue
+        whole = _match_along(dims, samples.step, reference, candidate)
+        if isinstance(whole, StepSamples) and not whole.repeated:
+            return whole
+    return None
 
 
 def _unknown(

@@ -89,12 +89,33 @@ class StepSamples:
         return f"{text}, {self._padding}" if self.mask else text
 
     @property
+    def is_padded_alike(self) -> bool:
+        """Whether each sample is padded by as much, on the same sides, in both runs.
+
+        Of samples that were matched by what a mask leaves.
+        """
+        spans, lengths = self.spans, self.lengths
+        return all(
+            spans[Side.REFERENCE][Place(microbatch=number, row=row)]
+            == spans[Side.CANDIDATE][place]
+            and lengths[Side.REFERENCE][number]
+            == lengths[Side.CANDIDATE][place.microbatch]
+            for number, places in (self.places or {}).items()
+            for row, place in enumerate(places)
+        )
+
+    @property
     def _padding(self) -> str:
         """``padded to 16 positions in the reference, 12 to 16 in the candidate``."""
         of_reference, of_candidate = (
             _range(self.lengths[side].values())
             for side in (Side.REFERENCE, Side.CANDIDATE)
         )
+        if of_reference == of_candidate:
+            return (
+                f"padded to {of_reference} positions in either run, but not each "
+                "sample alike"
+            )
         return (
             f"padded to {of_reference} positions in the reference, {of_candidate} in "
             "the candidate"

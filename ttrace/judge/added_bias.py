@@ -14,7 +14,10 @@ from ttrace.judge.own_parameters import own_parameters
 from ttrace.judge.values import values_of
 
 _NAMES = frozenset({"bias", "b", "beta"})
-"""What the last part of a bias's name may be."""
+"""What biases are called; one of ones is one, too."""
+
+_OTHERS = frozenset({"weight", "scale", "gamma", "kernel", "w", "g"})
+"""What parameters that are multiplied by are called, with or without dims."""
 
 _WHOLE = 1e-3
 """How far a factor may be from a whole number."""
@@ -58,12 +61,15 @@ def find_added_bias(
     biases = [
         record
         for slot, record in own_parameters(values.id, reference.info).items()
-        if slot.rpartition(".")[2] in _NAMES and len(record.global_shape) == 1
+        if slot.rpartition(".")[2] not in _OTHERS and len(record.global_shape) == 1
     ]
     for record in biases:
         bias = values_of(record.id, reference)
         if bias is None or not bias.any():
             continue
+        last = (record.id.slot or "").rpartition(".")[2]
+        if last not in _NAMES and not np.ptp(bias):
+            continue  # any number that is added may be a multiple of it
         for dim in _dims(difference.shape, bias.size):
             shape = [1] * difference.ndim
             shape[dim] = bias.size

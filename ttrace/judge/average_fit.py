@@ -75,13 +75,7 @@ def fit_averages(
         for v in verdicts
         if v.id.kind is Kind.UPDATED_PARAM and v.status is Status.PASSED
     }
-    failed = first_failed(
-        verdicts,
-        lambda id_: (
-            id_.kind is Kind.OPTIMIZER_STATE
-            and (id_.slot or "").rpartition(".")[2] == _NAME
-        ),
-    )
+    failed = first_failed(verdicts, is_average)
     ids = [v.id for v in failed if _parameter(v.id) in agreeing]
     found = [
         (id_, ours, theirs)
@@ -99,6 +93,14 @@ def fit_averages(
         return None
     return AverageFit(
         ids=tuple(id_ for id_, _, _ in found), reference=theirs, candidate=ours
+    )
+
+
+def is_average(id_: TensorId) -> bool:
+    """Whether it is one of the tensors of which the first failed ones are read."""
+    return (
+        id_.kind is Kind.OPTIMIZER_STATE
+        and (id_.slot or "").rpartition(".")[2] == _NAME
     )
 
 

@@ -13,11 +13,11 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
-from ttrace.judge.own_parameters import own_parameters
+from ttrace.judge.norm_epsilon import read_norm
+from ttrace.judge.norm_forms import BATCH, EPSILONS, forms_of
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
-_EPSILONS = (1e-5, 1e-3, 1e-6)
 _MOMENTA = (0.1, 0.01, 0.03, 0.05, 0.001, 0.2, 0.5)
 _MOST_TIMES = 4
 _MOST_PARTS = 64
@@ -68,39 +68,27 @@ def find_batch_statistics(
 
 
 def _in_parts(values: DivergedValues, reference: TraceSource) -> BatchStatistics | None:
-    given = values_of(replace(values.id, kind=Kind.INPUT, slot="0"), reference)
-    if given is None or given.shape != values.theirs.shape or given.ndim < 2:
+    read = read_norm(values, reference)
+    if read is None:
         return None
-    parameters = {
-        slot: values_of(record.id, reference)
-        for slot, record in own_parameters(values.id, reference.info).items()
-    }
-    weight, bias = parameters.get("weight"), parameters.get("bias")
-    if any(p is not None and p.shape != given.shape[1:2] for p in (weight, bias)):
-        return None
+    given, parameters = read
     length = len(given)
-    for epsilon in _EPSILONS:
-
-        def normalized(num_parts: int, epsilon: float = epsilon) -> np.ndarray:
-            made = np.concatenate(
-                [_normalized(part, epsilon) for part in np.split(given, num_parts)]
-            )
-            shape = (-1, *(1,) * (given.ndim - 2))
-            made = made if weight is None else made * weight.reshape(shape)
-            return made if bias is None else made + bias.reshape(shape)
-
-        if not values.is_reference(normalized(1)):
+    for form, affine in forms_of(given, values.theirs, parameters):
+        if form.name != BATCH:
             continue
-        for number in range(2, min(length, _MOST_PARTS) + 1):
-            if length % number == 0 and values.is_explained(normalized(number)):
-                return BatchStatistics(id=values.id, num_parts=number)
+        for epsilon in EPSILONS:
+            if not values.is_reference(form.normalize(given, epsilon, affine)):
+                continue
+            for number in range(2, min(length, _MOST_PARTS) + 1):
+                if length % number:
+                    continue
+                parts = [
+                    form.normalize(part, epsilon, affine)
+                    for part in np.split(given, number)
+                ]
+                if values.is_explained(np.concatenate(parts)):
+                    return BatchStatistics(id=values.id, num_parts=number)
     return None
-
-
-def _normalized(part: np.ndarray, epsilon: float) -> np.ndarray:
-    over = (0, *range(2, part.ndim))
-    mean = part.mean(axis=over, keepdims=True)
-    return (part - mean) / np.sqrt(part.var(axis=over, keepdims=True) + epsilon)
 
 
 def _taken_in_again(

@@ -238,6 +238,31 @@ def _misplaced_lines(
     return gaps
 
 
+def uncovered_activations(verdicts: Iterable[TensorVerdict]) -> str:
+    """That nothing was compared of what modules compute, in a pass; empty if any was.
+
+    It is no gap: gradients of parameters and updates are computed from it. But a pass
+    says that it rests on these alone.
+    """
+    verdicts = [v for v in verdicts if v.id.kind in ACTIVATIONS]
+    named = []
+    reasons: Counter[str] = Counter()
+    for name, kinds in _HEADLINE:
+        of_group = [v for v in verdicts if v.id.kind in kinds]
+        skipped = [v for v in of_group if v.status is Status.SKIPPED]
+        if of_group and len(skipped) == len(of_group):
+            plural = "s" if len(of_group) > 1 else ""
+            named.append(f"{name} ({len(of_group)} tensor{plural})")
+            reasons.update(v.reason for v in skipped if not v.excused)
+    if not reasons:
+        return ""
+    ((reason, _),) = reasons.most_common(1)
+    return (
+        f" Nothing of {' or '.join(named)} was compared, mostly for this reason: "
+        f"{reason}."
+    )
+
+
 def check_kind_names(allow: Sequence[str]) -> None:
     """Refuses what ``--allow-uncovered`` cannot take.
 

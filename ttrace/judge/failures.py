@@ -29,6 +29,29 @@ def first_failed(
         verdicts: On all tensors.
         is_wanted: Of which tensors.
     """
+    return _first_step(verdicts, is_wanted)[:_MAX_READ]
+
+
+def examined_text(
+    verdicts: Iterable[TensorVerdict], is_wanted: Callable[[TensorId], bool]
+) -> str:
+    """`` (of 35 that failed in that step, 16 were examined)``; empty if all were.
+
+    For sentences that give the number of those that something explains.
+
+    Args:
+        verdicts: On all tensors.
+        is_wanted: As in ``first_failed``.
+    """
+    number = len(_first_step(verdicts, is_wanted))
+    if number <= _MAX_READ:
+        return ""
+    return f" (of {number} that failed in that step, {_MAX_READ} were examined)"
+
+
+def _first_step(
+    verdicts: Iterable[TensorVerdict], is_wanted: Callable[[TensorId], bool]
+) -> list[TensorVerdict]:
     failed = [
         verdict
         for verdict in verdicts
@@ -38,4 +61,4 @@ def first_failed(
         and verdict.result.stats.count <= MAX_ELEMENTS
     ]
     first = min((verdict.id.step for verdict in failed), default=0)
-    return [verdict for verdict in failed if verdict.id.step == first][:_MAX_READ]
+    return [verdict for verdict in failed if verdict.id.step == first]

@@ -11,6 +11,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.precision import CoarserCompute, coarser_compute, product_dtype
+from ttrace.judge.scalar_sums import ScalarSum
 from ttrace.judge.setup import SETUP_TOLERANCE, first_step, is_given
 from ttrace.judge.tolerance import NoiseEstimate, Tolerance, ToleranceTable
 
@@ -71,6 +72,7 @@ class Limits:
         depth: int,
         may_be_computed: bool = False,
         noise: NoiseEstimate | None = None,
+        summed: ScalarSum | None = None,
     ) -> Tolerance:
         """What one tensor is tolerated, or a part of one.
 
@@ -84,6 +86,7 @@ class Limits:
             may_be_computed: What looks given may be a result of the model, such as a
                 state that a script carries over: it is tolerated as one.
             noise: What was measured of the part; None for the whole tensor.
+            summed: Of a scalar, what it sums up; None where that is not known.
         """
         if not may_be_computed and self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
             return SETUP_TOLERANCE
@@ -96,6 +99,7 @@ class Limits:
             depth=depth,
             coarser=self.coarser,
             noise=noise,
+            summed=summed,
         )
 
 

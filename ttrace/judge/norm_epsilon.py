@@ -1,6 +1,6 @@
 """A norm whose epsilon is another one than in the reference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,32 +9,27 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.norm_forms import EPSILONS, Affine, NormForm, forms_of
 from ttrace.judge.own_parameters import own_parameters
 from ttrace.judge.values import values_of
-
-_EPSILONS = (1e-12, 1e-7, 2.0**-23, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""What is in use; 2^-23 is that of float32, torch's own for RMSNorm."""
 
 _ALIKE = 1.5
 """Times the least error, that another epsilon explains as well."""
 
-_WEIGHTS = frozenset({"weight", "scale", "gamma", "kernel", "w", "g"})
-_BIASES = frozenset({"bias", "beta", "b"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormEpsilon:
-    """A norm over the last dim.
+    """A norm that both runs compute, each with an epsilon of its own.
 
     Attributes:
         id: Its output.
-        is_centered: It takes the mean out: LayerNorm; else RMSNorm.
+        norm: What it is: ``LayerNorm``, ``GroupNorm of 4 groups``.
         reference: The epsilon there; the largest, where rounding hides which it is.
         candidate: Likewise.
     """
 
     id: TensorId
-    is_centered: bool
+    norm: str
     reference: float
     candidate: float
 
@@ -44,12 +39,43 @@ def find_norm_epsilon(
 ) -> NormEpsilon | None:
     """Looks for the epsilons that explain both outputs of a norm.
 
-    LayerNorm (arXiv:1607.06450) and RMSNorm (arXiv:1910.07467) over the last dim, of
-    the input and the parameters of the reference.
+    Of the input and the parameters of the reference.
 
     Args:
         values: Of the first divergence, an output.
         reference: The trusted run.
+    """
+    read = read_norm(values, reference)
+    if read is None or values is None:
+        return None
+    given, parameters = read
+    for form, affine in forms_of(given, values.theirs, parameters):
+        outputs = _outputs(form, given, affine)
+        of_reference = _best(values.theirs, outputs, values.tolerated)
+        if not of_reference:
+            continue
+        of_candidate = _best(values.ours, outputs, values.limit)
+        if of_candidate and not of_reference & of_candidate:
+            return NormEpsilon(
+                id=values.id,
+                norm=form.name,
+                reference=EPSILONS[max(of_reference)],
+                candidate=EPSILONS[max(of_candidate)],
+            )
+    return None
+
+
+def read_norm(
+    values: DivergedValues | None, reference: TraceSource
+) -> tuple[np.ndarray, Mapping[str, np.ndarray | None]] | None:
+    """What a module was given, and its parameters by slot, in the reference.
+
+    Args:
+        values: Of the first divergence.
+        reference: The trusted run.
+
+    Returns:
+        None where it is no output, or not of the shape of what was given.
     """
     if values is None or values.id.kind is not Kind.OUTPUT or not values.theirs.ndim:
         return None
@@ -57,29 +83,23 @@ def find_norm_epsilon(
     if given is None or given.shape != values.theirs.shape:
         return None
     parameters = {
-        slot: values_of(record.id, reference)
+        slot: _of_call(values_of(record.id, reference), values.id.call)
         for slot, record in own_parameters(values.id, reference.info).items()
     }
-    for is_centered in (True, False):
-        centered = given - given.mean(-1, keepdims=True) if is_centered else given
-        squares = np.square(centered).mean(-1, keepdims=True)
-        for weight, bias in _affine(parameters, given.shape[-1]):
+    return given, parameters
 
-            def output(epsilon, of=(centered, squares, weight, bias)):
-                values, squares, weight, bias = of
-                return values / np.sqrt(squares + epsilon) * weight + bias
 
-            outputs = [output(epsilon) for epsilon in _EPSILONS]
-            of_reference = _best(values.theirs, outputs, values.tolerated)
-            of_candidate = _best(values.ours, outputs, values.limit)
-            if of_reference and of_candidate and not of_reference & of_candidate:
-                return NormEpsilon(
-                    id=values.id,
-                    is_centered=is_centered,
-                    reference=_EPSILONS[max(of_reference)],
-                    candidate=_EPSILONS[max(of_candidate)],
-                )
-    return None
+def _of_call(values: np.ndarray | None, call: int) -> np.ndarray | None:
+    """Of parameters that are stacked for a scan over layers, those of one call."""
+    if values is None or values.ndim != 2 or call >= values.shape[0]:
+        return values
+    return values[call]
+
+
+def _outputs(form: NormForm, given: np.ndarray, affine: Affine) -> list[np.ndarray]:
+    """By each epsilon."""
+    centered, squares = form.statistics(given)
+    return [form.finish(centered, squares, epsilon, affine) for epsilon in EPSILONS]
 
 
 def _best(
@@ -91,24 +111,3 @@ def _best(
     if least > limit:
         return frozenset()
     return frozenset(i for i, error in enumerate(errors) if error <= _ALIKE * least)
-
-
-def _affine(
-    parameters: dict[str, np.ndarray | None], width: int
-) -> Iterator[tuple[np.ndarray | float, np.ndarray | float]]:
-    """What the norm may multiply by and add; Gemma's adds one to its weight."""
-    weight: np.ndarray | None = None
-    bias: np.ndarray | float = 0.0
-    for slot, values in parameters.items():
-        if values is None or values.shape != (width,):
-            return
-        last = slot.rpartition(".")[2]
-        if last in _WEIGHTS:
-            weight = values
-        elif last in _BIASES:
-            bias = values
-    if weight is None:
-        yield 1.0, bias
-    else:
-        yield weight, bias
-        yield 1 + weight, bias

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.coverage import Gap, coverage_of, headline
+from ttrace.judge.coverage import Gap, coverage_of, headline, uncovered_activations
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.setup import SettingDifferences
 from ttrace.judge.setup_sentence import setup_sentence
@@ -157,6 +157,7 @@ def judge_run(
     )
     if dominated:
         summary += dominated_note(dominated)
+    summary += uncovered_activations(verdicts)
     summary += _blindness(verdicts)
     if structure:
         summary += f" Structure differs: {', '.join(map(_structure_text, structure))}."

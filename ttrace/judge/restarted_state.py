@@ -67,10 +67,7 @@ def find_restart(
         reference: The trusted run.
         candidate: The run under test, under the reference's names.
     """
-    failed = first_failed(
-        verdicts,
-        lambda id_: id_.kind is Kind.OPTIMIZER_STATE and _state(id_) in _POWERS,
-    )
+    failed = first_failed(verdicts, is_moment)
     step = failed[0].id.step if failed else 0
     if not step:
         return None  # a first one starts anew in any case
@@ -93,6 +90,11 @@ def find_restart(
         ids=tuple(id_ for id_, _ in read),
         counts=counts if is_counted_anew else None,
     )
+
+
+def is_moment(id_: TensorId) -> bool:
+    """Whether it is one of the tensors of which the first failed ones are read."""
+    return id_.kind is Kind.OPTIMIZER_STATE and _state(id_) in _POWERS
 
 
 def _is_anew(

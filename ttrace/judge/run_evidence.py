@@ -32,6 +32,7 @@ from ttrace.judge.rank_samples import (
     find_parted_samples,
     find_shared_samples,
 )
+from ttrace.judge.run_numbers import RunNumber, run_numbers
 from ttrace.judge.setting_difference import SettingDifference
 from ttrace.judge.still_statistics import StillStatistics, find_still_statistics
 from ttrace.judge.tied_parameters import SplitTie, find_split_ties
@@ -73,6 +74,7 @@ class RunEvidence:
             that share their micro-batches.
         moved: Inputs that a run cuts otherwise than its dims text says: what is
             compared by such texts is told under a wrong assumption.
+        numbers: Of micro-batches and ranks, which a factor may be.
         merged: Weights that differ, of modules with adapters in one run only.
         tokens: What the first gradient shows of the losses of both runs.
     """
@@ -95,6 +97,7 @@ class RunEvidence:
     repeated: tuple[RepeatedReduction, ...] = ()
     parted_samples: PartedSamples | None = None
     moved: MovedPositions | None = None
+    numbers: tuple[RunNumber, ...] = ()
     merged: MergedAdapters | None = None
     tokens: TokenLosses | None = None
 
@@ -153,6 +156,7 @@ def read_runs(
         moved=explained(
             find_moved_positions, None, verdicts, reference, own_microbatches
         ),
+        numbers=explained(run_numbers, (), reference.info, own_microbatches.info),
         merged=explained(
             find_merged_adapters, None, verdicts, absences.parameters, *runs
         ),

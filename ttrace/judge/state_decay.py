@@ -50,7 +50,7 @@ def find_state_decays(
     """
     passed = {v.id for v in verdicts if v.status is Status.PASSED}
     found = []
-    for verdict in first_failed(verdicts, lambda i: i.kind is Kind.OPTIMIZER_STATE):
+    for verdict in first_failed(verdicts, is_state):
         state = verdict.id
         slot = (state.slot or "").rpartition(".")[0]
         updated = replace(state, kind=Kind.UPDATED_PARAM, slot=slot or None)
@@ -69,6 +69,11 @@ def find_state_decays(
         if share:
             found.append(StateDecay(id=state, share=share))
     return tuple(found)
+
+
+def is_state(id_: TensorId) -> bool:
+    """Whether it is one of the tensors of which the first failed ones are read."""
+    return id_.kind is Kind.OPTIMIZER_STATE
 
 
 def _share(

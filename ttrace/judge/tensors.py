@@ -41,6 +41,7 @@ from ttrace.judge.initial_replicas import blame_candidate
 from ttrace.judge.limits import Limits
 from ttrace.judge.replicas import replicas_reason
 from ttrace.judge.routing import rows_difference, rows_in_part, rows_obstacle
+from ttrace.judge.scalar_sums import ScalarSum, scalar_sums
 from ttrace.judge.setup import is_script_scalar
 from ttrace.judge.tolerance import Tolerance, ToleranceTable
 from ttrace.judge.updates import LostUpdate
@@ -81,6 +82,9 @@ def judge(
             CaptureFilter.from_json(dict(info.ranks[0].capture)) for _, info in sides
         ),
         skipped_steps={side: skipped_steps(info) for side, info in sides},
+        sums=scalar_sums(
+            {id_: record.global_shape for id_, record in reference.tensors.items()}
+        ),
     )
     verdicts = []
     broadcast: set[TensorId] = set()
@@ -147,6 +151,7 @@ class _Context:
         infos: Both runs.
         filters: What they were asked to record.
         skipped_steps: Steps that either optimizer skipped, with the reason.
+        sums: What scalars sum up, by the reference's id.
     """
 
     limits: Limits
@@ -154,6 +159,7 @@ class _Context:
     infos: Mapping[Side, TraceInfo]
     filters: Sequence[CaptureFilter]
     skipped_steps: Mapping[Side, Mapping[int, str]]
+    sums: Mapping[TensorId, ScalarSum]
 
     def excuses(self, tensor_id: TensorId) -> bool:
         """Whether the user, or a skipped step, explains that it is not compared."""
@@ -239,6 +245,7 @@ def _judge_match(
         noise=noise_of_broadcast(
             result, context.limits.tolerances.noise.get(of_reference.id)
         ),
+        summed=context.sums.get(of_reference.id),
     )
     if result.mask_notations is not None:
         tolerance = MASK_TOLERANCE

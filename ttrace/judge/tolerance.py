@@ -18,6 +18,7 @@ from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.judge.noise_profile import NoiseProfile
 from ttrace.judge.origin import Origin
 from ttrace.judge.precision import CoarserCompute
+from ttrace.judge.scalar_sums import ScalarSum
 from ttrace.store.documents import read_document
 from ttrace.store.output_file import write_output
 
@@ -236,6 +237,7 @@ class ToleranceTable:
         depth: int,
         coarser: CoarserCompute | None = None,
         noise: NoiseEstimate | None = None,
+        summed: ScalarSum | None = None,
     ) -> Tolerance:
         """The tolerance of one tensor, or of a part of one.
 
@@ -249,6 +251,7 @@ class ToleranceTable:
             coarser: The candidate's dtype, where it is coarser than the one that the
                 noise was measured in.
             noise: What was measured of the part; None for the whole tensor.
+            summed: Of a scalar, what it sums up; None where that is not known.
         """
         noise = noise or self.noise.get(tensor_id)
         epsilons = [dtype_named(name).epsilon for name in storage_dtypes]
@@ -257,7 +260,8 @@ class ToleranceTable:
         num_epsilons = policy.floor_epsilons * (
             1 + policy.floor_small_tensor_elements / max(num_elements, 1)
         )
-        floor = num_epsilons * storage_epsilon * reference_norm
+        order = 0.0 if summed is None else summed.floor(storage_epsilon)
+        floor = (num_epsilons * storage_epsilon + order) * reference_norm
         share = per_multiplier = None
         if tensor_id.kind is Kind.LEARNING_RATE:
             # A number that no activation has a part in: both sides round it.
@@ -314,9 +318,10 @@ class ToleranceTable:
             )
         difference_norm = max(floor, estimated)
         if floor > estimated:
+            more = "" if summed is None else f", and {summed.sentence}"
             derivation = (
                 f"{num_epsilons:.3g} epsilon of the storage dtype "
-                f"({storage_epsilon:.3g}); above {derivation}"
+                f"({storage_epsilon:.3g}){more}; above {derivation}"
             )
         derivation += f": {_in_both_units(difference_norm, reference_norm)}"
         return Tolerance(

@@ -54,13 +54,18 @@ def fit_updates(
         candidate: The run under test, under the reference's names.
     """
     by_id = {verdict.id: verdict for verdict in verdicts}
-    failed = first_failed(verdicts, lambda id_: id_.kind is Kind.UPDATED_PARAM)
+    failed = first_failed(verdicts, is_update)
     fits = [
         explained(_fit, None, verdict, reference, candidate)
         for verdict in failed
         if _is_given_the_same(verdict.id, by_id) and _is_one_update(verdict)
     ]
     return tuple(fit for fit in fits if fit is not None)
+
+
+def is_update(id_: TensorId) -> bool:
+    """Whether it is one of the tensors of which the first failed ones are read."""
+    return id_.kind is Kind.UPDATED_PARAM
 
 
 def _is_one_update(verdict: TensorVerdict) -> bool:

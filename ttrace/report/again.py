@@ -113,7 +113,7 @@ def _new_limit(
             tolerances = replace(tolerances, policy=policy)
         coarser = _coarser(compared, tolerances)
         _require_noise_of(tolerances, coarser)
-        limit_of = limit_by_table(tolerances, coarser)
+        limit_of = limit_by_table(tolerances, coarser, report.tensors)
         _require_same_reference(compared, limit_of)
         return limit_of
     assert multiplier is not None

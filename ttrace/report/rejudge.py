@@ -14,6 +14,7 @@ from ttrace.errors import TensorIdError
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.judge.allowances import Allowance
 from ttrace.judge.precision import CoarserCompute
+from ttrace.judge.scalar_sums import scalar_sums
 from ttrace.judge.tolerance import Estimator, ToleranceTable
 from ttrace.judge.verdict import Cause
 from ttrace.report.tensor_report import TensorReport
@@ -108,13 +109,22 @@ def limit_by_multiplier(multiplier: float, *, dominated_share: float) -> NewLimi
     return limit_of
 
 
-def limit_by_table(table: ToleranceTable, coarser: CoarserCompute | None) -> NewLimit:
+def limit_by_table(
+    table: ToleranceTable,
+    coarser: CoarserCompute | None,
+    tensors: Sequence[TensorReport],
+) -> NewLimit:
     """What a tolerance file says.
 
     Args:
         table: What the file holds.
         coarser: The candidate's dtype, where it is coarser than the reference's.
+        tensors: All of the report: what its scalars sum up.
     """
+    ids = [(_id_of(tensor), tensor.shape) for tensor in tensors]
+    sums = scalar_sums(
+        {id_: shape for id_, shape in ids if id_ is not None and shape is not None}
+    )
 
     def limit_of(tensor: TensorReport) -> Limit | Kept:
         if tensor.tolerance_from == Estimator.EXACT:
@@ -141,6 +151,7 @@ def limit_by_table(table: ToleranceTable, coarser: CoarserCompute | None) -> New
                 compute_epsilon=0.0,
                 depth=0,
                 coarser=coarser,
+                summed=sums.get(tensor_id),
             )
 
         measured = noise.reference_norm

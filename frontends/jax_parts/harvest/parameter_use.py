@@ -38,7 +38,7 @@ class ParameterUse:
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
         self._forward: dict[int, Any] = {}
-        self._handed_on: dict[int, tuple[Any, Any]] = {}
+        self._handed_on: dict[int, tuple[Any, Any, bool]] = {}
         self._read: dict[Name, None] = {}
         self._product_dtypes: collections.Counter[str] = collections.Counter()
         self._kept: dict[int, tuple[Any, Any]] = {}
@@ -95,9 +95,8 @@ class ParameterUse:
         self._read |= dict.fromkeys(program.read)
         self._forward |= {id(results[i]): results[i] for i in program.forward}
         self._handed_on |= {
-            id(results[i]): (results[i], args[index])
+            id(results[i]): (results[i], args[index], index in program.computed_with)
             for i, index in program.handed_on.items()
-            if index in program.computed_with
         }
         if program.is_differentiated:
             for result, indices in zip(results, program.direct, strict=True):
@@ -145,9 +144,31 @@ class ParameterUse:
             before: What the step was given.
             after: What it returns in its place.
         """
-        _, source = self._handed_on.get(id(after), (None, None))
-        return source is before and not any(
-            id(before) in arrays for arrays in self._arrays.values()
+        return self._is_handed_on(before, after, is_used=True)
+
+    def is_idle(self, before: Any, after: Any) -> bool:
+        """Whether no differentiated function is given an array, and nobody changes it.
+
+        Args:
+            before: What the step was given.
+            after: What it returns in its place.
+        """
+        return self._is_handed_on(before, after, is_used=False)
+
+    def _is_handed_on(self, before: Any, after: Any, *, is_used: bool) -> bool:
+        """Whether an array that is no parameter comes back as it was.
+
+        Args:
+            before: What the step was given.
+            after: What it returns in its place.
+            is_used: Whether what is differentiated computes with it, where it is
+                handed on.
+        """
+        _, source, was_used = self._handed_on.get(id(after), (None, None, is_used))
+        return (
+            source is before
+            and was_used == is_used
+            and not any(id(before) in arrays for arrays in self._arrays.values())
         )
 
     def is_key(self, array: Any) -> bool:

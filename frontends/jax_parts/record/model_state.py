@@ -53,6 +53,26 @@ def model_state(
     return {path for path in computed if path[:depth] in of_state | whole}
 
 
+def beside_state(
+    given: Collection[Path], of_model: Collection[Path], idle: Collection[Path]
+) -> set[Path]:
+    """Which arrays that nothing is computed with, and that come back, are state.
+
+    Such as the old average of a moving average, which is only computed anew: where a
+    step returns all of it as it was, nothing else tells that it is kept. It is state
+    where all that lies beside it in its container is, or is as idle.
+
+    Args:
+        given: The ways to all arrays that the step was given.
+        of_model: Those to what the model keeps.
+        idle: Those to arrays that no differentiated function is given, and that the
+            step returns as they were.
+    """
+    kept = {path[:-1] for path in of_model}
+    kept -= {path[:-1] for path in given if path not in of_model and path not in idle}
+    return {path for path in idle if len(path) > 1 and path[:-1] in kept}
+
+
 def state_captures(
     before: Mapping[Path, Any],
     after: Mapping[Path, Any],

@@ -18,6 +18,7 @@ from ttrace.frontends.jax_parts.record.given_batch import (
 )
 from ttrace.frontends.jax_parts.record.model_state import (
     RETURNED,
+    beside_state,
     model_state,
     state_captures,
 )
@@ -120,10 +121,13 @@ class GivenArrays:
         )
         computed: dict[Path, Any] = {}
         still: dict[Path, Any] = {}
+        idle: dict[Path, Any] = {}
         for index, place in places.items():
             path, before = given[index]
             if use.is_still(before, results[place]) and not use.is_key(before):
                 still[path] = results[place]
+            elif use.is_idle(before, results[place]) and not use.is_key(before):
+                idle[path] = results[place]
             if path not in state and use.is_forward(results[place]):
                 computed[path] = results[place]
             elif path in copied or use.may_update(before, results[place]):
@@ -133,6 +137,9 @@ class GivenArrays:
                 state.add(path)
         keys = {path for path, array in everything.items() if use.is_key(array)}
         of_model = model_state(everything, state, computed, self._carried) | set(still)
+        beside = beside_state(everything, of_model, idle)
+        still |= {path: idle[path] for path in beside}
+        of_model |= beside
         batch = batch_of(everything, state | of_model, keys)
         shapes = {path: use.scanned_shape(array) for path, array in batch.items()}
         scanned = {path: shape for path, shape in shapes.items() if shape is not None}

@@ -12,7 +12,7 @@ from flax import jax_utils
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.frontends.jax_parts.record.model_state import model_state
+from ttrace.frontends.jax_parts.record.model_state import beside_state, model_state
 from ttrace.ir.kinds import Kind
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
@@ -239,3 +239,46 @@ def test_what_the_step_returns_as_it_was_is_said_not_to_be_updated(
         "return what the differentiated function makes of it (has_aux=True), and give "
         "the next step that"
     )
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_nothing_reads_is_state_where_all_beside_it_comes_back(
+    monkeypatch, tmp_path, apart
+):
+    """The old average is used by no step; returned as it was, it is state all the
+    same."""
+
+    def forgetful(params: Any, state: Any, opt: Any, x: Any) -> Any:
+        old = state if apart else params["state"]
+        params, state, opt = step_with(0.9, apart)(params, state, opt, x)
+        if apart:
+            return params, old, opt
+        return {**params, "state": old}, state, opt
+
+    def of(name: str, step: Any) -> Trace:
+        return recorded(monkeypatch, tmp_path / name, jax.jit(step), arguments(apart))
+
+    reference, candidate = (
+        of("reference", step_with(0.9, apart)),
+        of("other", forgetful),
+    )
+    assert kept(candidate) == kept(reference)
+    report = compare_traces(reference, candidate, NumpyBackend())
+    assert report.counts.unmatched == 0
+    (said,) = (d.sentence for d in report.diagnosis if d.code == "still_statistics")
+    name = "state" if apart else "params.state"
+    assert f"returns {name}.average, {name}.counter, {name}.hidden as it was" in said
+
+
+@pytest.mark.parametrize(
+    ("of_model", "idle", "expected"),
+    [
+        ({("1", "a")}, {("1", "b")}, {("1", "b")}),
+        ({("0", "c")}, {("1", "b")}, set()),  # nothing beside it is state
+        ({("1", "a")}, {("2",)}, set()),  # an argument of its own
+        ({("0", "c")}, {("0", "d")}, set()),  # a parameter beside it
+    ],
+)
+def test_which_of_what_nothing_reads_is_state(of_model, idle, expected):
+    given = {("0", "c"), ("0", "d"), ("0", "w"), ("1", "a"), ("1", "b"), ("2",)}
+    assert beside_state(given, of_model, idle) == expected

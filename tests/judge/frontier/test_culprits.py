@@ -1,6 +1,9 @@
 """Where failures begin: on random models with planted errors, and on single cases."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -196,6 +199,41 @@ def test_the_place_is_that_of_the_first_divergence():
     assert report.culprits[0].ids[1:] == ("step0/a/main_grad/weight",)
 
 
+def test_of_parameters_that_fail_alike_all_are_named_where_nothing_else_is_known():
+    """By one factor; and by several, where only the kind tells that they are alike."""
+    without = ("input", "output", "param_grad")
+    reference = in_a_row(without=without)
+    twice = in_a_row(without=without, a__main_grad=2, b__main_grad=2, c__main_grad=2)
+    values = {
+        text: value + np.arange(8) if "main_grad" in text else value
+        for text, value in reference.items()
+    }
+    for candidate in (twice, values):
+        (culprit,) = compare(reference, candidate).culprits
+        assert not culprit.inputs_agree and culprit.num_alike == 2
+        assert ", and 2 more like it: " in culprit.sentence
+        assert culprit.share == "all 3 failed tensors"
+
+
+def test_states_behind_gradients_that_one_run_alone_clips_are_one_place():
+    names = ("a", "b", "c")
+    states = {f"step0/{name}/optimizer_state/weight.exp_avg": ONES for name in names}
+    updated = {f"step0/{name}/updated_param/weight": ONES for name in names}
+    clipped = {f"step0/{name}/clipped_grad/weight": ONES for name in names}
+    reference = in_a_row() | clipped | states | updated
+    candidate = in_a_row() | {
+        text: 2 * values for text, values in (states | updated).items()
+    }
+    (culprit,) = compare(reference, candidate).culprits
+    assert culprit.sentence.startswith(
+        "optimizer_state weight.exp_avg of a (step 0), and 2 more like it: "
+    )
+    assert "; what was compared of the gradient and the state before agrees" in (
+        culprit.sentence
+    )
+    assert culprit.share == "all 6 failed tensors"
+
+
 def test_an_error_that_comes_back_from_below_the_tolerance_is_no_place():
     """a fails, b is within its tolerance, and c barely is not."""
     report = compare(
@@ -283,6 +321,114 @@ def test_a_gradient_of_a_parameter_comes_of_all_calls_of_its_module():
     candidate = reference | {text: 2 * reference[text] ** 2 for text in wrong}
     (culprit,) = compare(reference, candidate).culprits
     assert culprit.ids == wrong[:1]
+
+
+TIED = (
+    "mb0/@root/input/0",
+    "mb0/wte/input/0",
+    "mb0/wte/output/0",
+    "mb0/h/input/0",
+    "mb0/h/input/1",
+    "mb0/h/output/0",
+    "mb0/wte/input/attend.0",
+    "mb0/wte/output/attend.0",
+    "mb0/@root/output/0",
+    "mb0/@root/grad_output/0",
+    "mb0/wte/grad_output/attend.0",
+    "mb0/wte/grad_input/attend.0",
+    "mb0/h/grad_output/0",
+    "mb0/h/grad_input/0",
+    "mb0/wte/grad_output/0",
+    "mb0/wte/param_grad/embedding",
+)
+"""A tied embedding, called once to embed and once, by another method, to attend."""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "mb0/h/input/1",
+        "mb0/h/output/0",
+        "mb0/wte/input/attend.0",
+        "mb0/wte/output/attend.0",
+        "mb0/wte/grad_input/attend.0",
+        "mb0/h/grad_input/0",
+    ],
+)
+@pytest.mark.parametrize("without", [(), ("wte/input",)])
+def test_a_method_comes_where_it_ran_and_not_where_its_module_was_called_first(
+    first, without
+):
+    """All that comes after the first wrong tensor is wrong by it, both ways."""
+    texts = [f"step0/{text}" for text in TIED]
+    values = np.random.default_rng(0).normal(size=(len(texts), 8)).astype(np.float32)
+    reference = dict(zip(texts, values, strict=True))
+    wrong = texts[texts.index(f"step0/{first}") :]
+    candidate = reference | {text: 2 * reference[text] ** 2 for text in wrong}
+    reference, candidate = (
+        {t: v for t, v in run.items() if not any(part in t for part in without)}
+        for run in (reference, candidate)
+    )
+    (culprit,) = compare(reference, candidate).culprits
+    assert culprit.id == next(text for text in wrong if text in reference)
+    assert culprit.inputs_agree
+
+
+AVERAGES = [f"step0/mb0/ema.{name}/output/0" for name in "ab"]
+
+
+def averaged(wrong: Sequence[str] = (), *, num_steps: int = 2) -> dict[str, np.ndarray]:
+    """A run whose script taps averages of the updated parameters behind each step."""
+    values = a_step(Part(parts=(LEAF, LEAF)), wrong, num_steps=num_steps, num_mb=1)
+    tapped = {}
+    for step in range(num_steps):
+        at = f"step{step}"
+        tapped |= {t: v for t, v in values.items() if t.startswith(f"{at}/")}
+        for name in "ab":
+            average = values[f"{at}/{name}/updated_param/weight"] * np.float32(0.5)
+            text = f"{at}/mb0/ema.{name}/output/0"
+            tapped[text] = average * np.linspace(2, 3, 8) if text in wrong else average
+    return tapped
+
+
+@pytest.mark.parametrize(
+    "wrong", ["mb0/a/output/0", "mb0/@root/loss", "b/updated_param/weight"]
+)
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_what_is_tapped_behind_the_update_follows_from_what_failed_before(
+    wrong, num_steps
+):
+    wrong = f"step0/{wrong}"
+    report = compare(
+        averaged(num_steps=num_steps), averaged([wrong], num_steps=num_steps)
+    )
+    assert failed(report) & set(AVERAGES)
+    (culprit,) = report.culprits
+    assert culprit.id == wrong and culprit.inputs_agree
+    assert culprit.share == f"all {report.counts.failed} failed tensors"
+
+
+def test_what_is_tapped_behind_the_update_is_a_place_where_nothing_else_is():
+    """Both averages, whose inputs nobody knows: so nothing is said of these."""
+    report = compare(averaged(), averaged(AVERAGES))
+    (culprit,) = report.culprits
+    assert culprit.ids == tuple(AVERAGES)
+    assert not culprit.inputs_agree and "agree" not in culprit.sentence
+    assert culprit.share == "all 2 failed tensors"
+
+
+def test_what_is_tapped_before_the_update_is_not_explained_by_the_update():
+    """A statistic of gradients fails by itself; parameters are updated otherwise."""
+    late = "step0/a/updated_param/weight"
+    reference, candidate = averaged(num_steps=1), averaged([late], num_steps=1)
+    tapped = "step0/mb0/statistic/output/0"
+    runs = []
+    for run, factor in ((reference, 1), (candidate, 2)):
+        at = list(run).index(late)
+        items = list(run.items())
+        runs.append(dict([*items[:at], (tapped, ONES * factor), *items[at:]]))
+    report = compare(*runs)
+    assert places(report) == [tapped, late]
 
 
 def test_by_a_norm_that_passes_all_gradients_are_clipped():

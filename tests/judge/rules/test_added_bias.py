@@ -79,3 +79,33 @@ def test_the_bias_of_a_later_step_is_what_the_one_before_left():
 
     found = sentence(later(1), later(0))
     assert found is not None and "plus 1 time its bias" in found
+
+
+def attention(added: float, slot: str, bias=BIAS, size: int | None = None):
+    """A module with weights and a bias of its own, called as the user likes."""
+    tensors = {
+        "step0/at/param/wo": Tensor(
+            full=WEIGHT.T, dims=None if size is None else "f[tp] h"
+        ),
+        f"step0/at/param/{slot}": Tensor(full=bias, dims=None if size is None else "h"),
+        "step0/mb0/at/output/0": OUTPUT + np.float32(added) * bias,
+    }
+    return memory_trace(tensors, None if size is None else {"tp": size})
+
+
+@pytest.mark.parametrize("slot", ["bo", "b_out", "proj_bias"])
+def test_a_bias_of_any_name(slot):
+    found = sentence(attention(1, slot, size=2), attention(0, slot))
+    assert found is not None
+    assert found.startswith(
+        f"the output of at is the reference's plus 1 time its {slot}, and differs by "
+        "nothing else (step0/mb0/at/output/0): the bias is added on each of the 2 "
+        "ranks of tp"
+    )
+
+
+@pytest.mark.parametrize(
+    "slot, bias", [("scale", BIAS), ("weight", BIAS), ("alpha", np.ones_like(BIAS))]
+)
+def test_what_is_multiplied_by_or_is_one_number_is_no_bias(slot, bias):
+    assert sentence(attention(1, slot, bias), attention(0, slot, bias)) is None

@@ -66,3 +66,39 @@ def test_nothing_is_said_of_gradients_that_were_not_recorded():
     wrong = {name: values * 4 for name, values in of_backward.items()}
     found = diagnoses(memory_trace(of_backward), memory_trace(wrong))["scaled"]
     assert found.sentence.endswith("4 times the reference")
+
+
+NAMES = [f"step0/mb0/{name}/grad_output/0" for name in "abcdef"]
+
+
+def test_a_few_digits_in_common_are_no_factor():
+    """What is off by a thousandth of itself, each by a little more or less."""
+    factors = 0.999 + np.array([-4, -3, -1, 1, 2, 4]) * 1e-5
+    reference = memory_trace(dict.fromkeys(NAMES, VALUES))
+    off = dict(zip(NAMES, (VALUES * f for f in factors), strict=True))
+    assert diagnoses(reference, memory_trace(off)) == {}
+    alike = memory_trace(dict.fromkeys(NAMES, VALUES * np.float32(0.999)))
+    assert diagnoses(reference, alike)["scaled"].evidence == {"factor": 0.999}
+
+
+def test_a_factor_leaves_no_more_than_a_thousandth_of_the_error():
+    error = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    error -= VALUES * (error @ VALUES) / (VALUES @ VALUES)
+    error /= np.linalg.norm(error) / np.linalg.norm(VALUES)
+    off = {
+        name: VALUES * np.float32(1.01) + error * np.float32(share * 0.01)
+        for name, share in zip(NAMES, (0, 0, 0, 0.0005, 0.002, 0.01), strict=True)
+    }
+    reference = memory_trace(dict.fromkeys(NAMES, VALUES))
+    found = diagnoses(reference, memory_trace(off))["scaled"]
+    assert found.tensor_ids == tuple(NAMES[:4])
+
+
+def test_a_factor_between_two_roundings_is_one():
+    factors = 1.005 + np.array([-1, 1, -1, 1, -1, 1]) * 1e-7
+    reference = memory_trace(dict.fromkeys(NAMES, VALUES.astype(np.float64)))
+    off = {
+        n: VALUES.astype(np.float64) * f for n, f in zip(NAMES, factors, strict=True)
+    }
+    found = diagnoses(reference, memory_trace(off))["scaled"]
+    assert found.tensor_ids == tuple(NAMES)

@@ -76,7 +76,7 @@ def test_both_epsilons_are_named(ours, theirs, says, is_centered):
     runs = [norm(e, is_centered=is_centered) for e in (theirs, ours)]
     found = sentence("norm_epsilon", *runs)
     assert found is not None and says in found
-    assert ("ln is a LayerNorm" if is_centered else "ln is a RMSNorm") in found
+    assert ("ln is a LayerNorm" if is_centered else "ln is an RMSNorm") in found
 
 
 def test_a_weight_that_one_is_added_to():

@@ -10,7 +10,7 @@ from ttrace.judge.absences import Absences
 from ttrace.judge.extra_gradients import extra_gradients
 from ttrace.judge.first_divergence import FirstDivergence
 from ttrace.judge.frontier.flow import Failures, Place
-from ttrace.judge.frontier.microbatch import content_of
+from ttrace.judge.frontier.microbatch import content_of, parameter_key
 from ttrace.judge.frontier.steps import follow
 from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
 
@@ -71,13 +71,12 @@ def find_culprits(
     """
     lacking = [v.id for v in (*absences.gradients, *extra_gradients(verdicts))]
     lacking += [found.verdicts[0].id for found in absences.not_run]
-    begun = None if first is None else first.id
-    failures = _followed(verdicts, lacking, begun, overwritten)
+    named = next((v for v in verdicts if first and str(v.id) == first.id), None)
+    failures = _followed(verdicts, lacking, named, overwritten)
     if not failures.places:
         failures = _followed(verdicts, lacking, None, overwritten)
     counts = count_statuses(verdicts)
     places = failures.places
-    named = next((v for v in verdicts if first and str(v.id) == first.id), None)
     if named is not None:
         places = sorted(
             places, key=lambda place: not _begin_with(named, place, absences)
@@ -91,10 +90,15 @@ def find_culprits(
 def _followed(
     verdicts: Sequence[TensorVerdict],
     lacking: Sequence[TensorId],
-    first: str | None,
+    first: TensorVerdict | None,
     overwritten: Collection[TensorId],
 ) -> Failures:
-    failures = Failures(lacking, first, overwritten)
+    failures = Failures(
+        lacking,
+        None if first is None else str(first.id),
+        overwritten,
+        first_key=None if first is None else parameter_key(first),
+    )
     if any(map(failures.is_failure, verdicts)):
         follow(verdicts, failures)
     return failures

@@ -5,10 +5,10 @@ upstream is explained by what began that one. Nothing here knows of modules.
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -115,6 +115,8 @@ class Failures:
             one that is a place; None for the first that comes.
         overwritten: Tensors that had right values put in their place, once they were
             recorded.
+        first_key: That of ``first``, if it is of the optimizer's phase: what fails
+            there by the same key, of which as little is known, is of its place.
     """
 
     def __init__(
@@ -122,10 +124,13 @@ class Failures:
         lacking: Iterable[TensorId],
         first: str | None = None,
         overwritten: Collection[TensorId] = (),
+        *,
+        first_key: Hashable = None,
     ):
         self._lacking = frozenset(lacking)
         self._overwritten = frozenset(overwritten)
         self._first = first
+        self._first_key = first_key
         self._by_key: dict[Hashable, int] = {}
         self.places: list[Place] = []
         self.closed: Places = _NONE
@@ -175,6 +180,23 @@ class Failures:
             is_any_known=True,
         )
 
+    def take_beside(self, verdicts: Sequence[TensorVerdict]) -> None:
+        """Takes tensors of which nothing is recorded that they are computed from.
+
+        They may come from all that failed before, and are a place only if nothing did.
+
+        Args:
+            verdicts: On these, which come behind all that was taken so far.
+        """
+        failed = [v for v in verdicts if self.is_failure(v)]
+        places = frozenset(range(min(len(self.places), _MAX_PLACES)))
+        may_begin = self._first is None or any(str(v.id) == self._first for v in failed)
+        for verdict in failed:
+            if not places and may_begin:
+                self._begin(verdict, UNKNOWN, (verdict.id.kind, "beside"))
+            for place in places:
+                self._explain(verdict, place)
+
     def _failure(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         if given is GIVEN:
             return self._begin(verdict, given, key)
@@ -192,13 +214,25 @@ class Failures:
                 return self._begin(verdict, given, key)
         elif not places:
             is_first = self._first in (None, str(verdict.id))
-            if not self.places and is_first:
+            if not self.places and is_first or self._is_alike(verdict, given, key):
                 return self._begin(verdict, given, key)
             places = _union(given.reached, self.closed)
         places = places or _UNEXPLAINED
         for place in places - _UNEXPLAINED:
             self._explain(verdict, place)
         return Flow(failed=places, is_any_known=True)
+
+    def _is_alike(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> bool:
+        """Whether a tensor of a parameter fails like the first one, of as little known.
+
+        What is made of one parameter is not computed from what is made of another.
+        """
+        if KINDS[verdict.id.kind].phase is not Phase.OPTIMIZER:
+            return False
+        place = self._by_key.get(key)
+        is_begun = place is not None and not self.places[place].is_claimed
+        is_alike = is_begun or (not self.places and key == self._first_key)
+        return is_alike and not given.reached and not self.closed
 
     def _begin(self, verdict: TensorVerdict, given: Flow, key: Hashable) -> Flow:
         place = self._by_key.get(key)

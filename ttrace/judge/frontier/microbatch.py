@@ -6,10 +6,10 @@ it returns from its inputs, its parameters and what ran within it. Gradients go 
 way back. Equal figures tell that two tensors are one array, which says more.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.frontier.calls import Call, calls_of, recomputed
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
 from ttrace.judge.structure import layers_left_out
@@ -53,19 +53,27 @@ class Microbatch:
         self._held = held
         self._contents: dict[_Content, Flow] = {}
         self._inputs: dict[tuple[str, int, str | None], Flow] = {}
-        self._forward: dict[tuple[str, int], Flow] = {}
+        self._forward: dict[Call, Flow] = {}
+        self._repeated: dict[tuple[str, int], Flow] = {}
+        self._num_calls: Counter[str] = Counter()
         self._of_all_calls: list[TensorVerdict] = []
         first, again = recomputed(verdicts)
         root = calls_of(first)
         self._run(root, GIVEN)
-        seen = self._forward[ROOT_MODULE, 0]
+        self._num_calls = Counter(call.module for call in self._forward)
+        seen = self._forward[root]
         losses = NOTHING
         for loss in root.of(Kind.LOSS):
             losses += self._take(loss, seen, (Kind.LOSS,))
         self._contents = {}
         if again:
+            first_forward, self._forward = self._forward, {}
             for call in calls_of(again).children:
                 self._run(call, UNKNOWN, is_repeated=True)
+            for call, flow in self._forward.items():
+                name = call.module, call.number
+                self._repeated[name] = self._repeated.get(name, NOTHING) + flow
+            self._forward = first_forward
         self._contents = {}
         self._run_back(root, seen + (losses if losses is not NOTHING else UNKNOWN))
         # A parameter's gradient comes of all calls of its module, which were seen now.
@@ -112,8 +120,7 @@ class Microbatch:
             flow = self._take(verdict, given, (Kind.OUTPUT, form, verdict.id.pass_))
             borders += flow
             seen += flow
-        name = call.module, call.number
-        self._forward[name] = self._forward.get(name, NOTHING) + seen
+        self._forward[call] = seen
         return borders if call.of(Kind.OUTPUT) else seen
 
     def _run_back(self, call: Call, around: Flow) -> Flow:
@@ -135,7 +142,8 @@ class Microbatch:
             seen += within
         else:
             seen += around if call.parent is None else around + UNKNOWN
-        seen += self._forward.get((call.module, call.number), UNKNOWN)
+        seen += self._forward[call]
+        seen += self._repeated.get((call.module, call.number), NOTHING)
         for child in call.last_first:
             seen += self._run_back(child, seen)
         given = seen
@@ -144,7 +152,7 @@ class Microbatch:
             borders += flow
             seen += flow
         of_parameters = call.of(Kind.PARAM_GRAD)
-        if (call.module, 1) in self._forward:
+        if self._num_calls[call.module] > 1:
             self._of_all_calls += of_parameters
         else:
             for verdict in of_parameters:

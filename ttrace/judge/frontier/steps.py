@@ -6,6 +6,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import KINDS, Kind
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
 from ttrace.judge.frontier.microbatch import Microbatch, parameter_key
+from ttrace.judge.frontier.outside import split_off
 from ttrace.judge.verdict import TensorVerdict
 
 _Name = tuple[str, str | None]
@@ -52,9 +53,10 @@ class _Steps:
         Args:
             verdicts: On all its tensors, in order of capture.
         """
+        parts = split_off(verdicts)
         by_kind: dict[Kind, list[TensorVerdict]] = {}
         by_microbatch: dict[int | None, list[TensorVerdict]] = {}
-        for verdict in verdicts:
+        for verdict in parts.inside:
             if KINDS[verdict.id.kind].per_microbatch:
                 by_microbatch.setdefault(verdict.id.microbatch, []).append(verdict)
             else:
@@ -72,8 +74,10 @@ class _Steps:
             Microbatch(of_one, self._failures, held)
             for of_one in by_microbatch.values()
         ]
+        self._failures.take_beside(parts.behind_backward)
         self._optimize(by_kind, begun)
         self._buffers(by_kind.get(Kind.UPDATED_BUFFER, ()), begun)
+        self._failures.take_beside(parts.behind_update)
         for flow in (*self._held.values(), *self._states.values()):
             self._failures.closed |= flow.failed
 
@@ -97,7 +101,10 @@ class _Steps:
         for verdict in clipped:
             name = _name(verdict)
             given = gradients.get(name, UNKNOWN) + norm
-            gradients[name] = self._take(verdict, given)
+            flow = self._take(verdict, given)
+            # Of what one run alone clips, both know what it was before.
+            is_known = flow.is_any_known or not given.is_any_known
+            gradients[name] = flow if is_known else given + flow
         # Some optimizers clip by the norm themselves, and only their state shows it.
         inside = NOTHING if clipped else norm
         rates = NOTHING

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.adam_fit import Setting, SettingFit
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.failures import examined_text
 from ttrace.judge.optimizer_settings import OptimizerDifference
 
 _RECORDED_AS = {
@@ -28,7 +30,7 @@ def adam_settings(findings: Findings) -> Diagnosis | None:
         code="adam_settings",
         sentence="; ".join(
             [
-                *(_sentence(fits) for fits in by_setting.values()),
+                *(_sentence(findings, fits) for fits in by_setting.values()),
                 "the gradients agree",
                 *recorded,
             ]
@@ -48,12 +50,23 @@ def named_by_adam(findings: Findings) -> list[OptimizerDifference]:
     return [each for each in findings.evidence.optimizer.settings if each.name in shown]
 
 
-def _sentence(fits: Sequence[SettingFit]) -> str:
+def _sentence(findings: Findings, fits: Sequence[SettingFit]) -> str:
     fit = fits[0]
     is_update = fit.id.kind is Kind.UPDATED_PARAM
-    name = "updated_param" if is_update else (fit.id.slot or "").rpartition(".")[2]
+    name = "updated_param" if is_update else _state(fit.id)
+    examined = examined_text(
+        findings.verdicts,
+        lambda id_: (
+            id_.kind is fit.id.kind and (is_update or _state(id_) == _state(fit.id))
+        ),
+    )
     verb = "is" if len(fits) == 1 else "are"
     return (
-        f"{tensors(len(fits))} ({name}) {verb} what {fit.setting} = {fit.candidate} "
-        f"gives, and the reference's what {fit.setting} = {fit.reference} gives"
+        f"{tensors(len(fits))} ({name}){examined} {verb} what "
+        f"{fit.setting} = {fit.candidate} gives, and the reference's what "
+        f"{fit.setting} = {fit.reference} gives"
     )
+
+
+def _state(id_: TensorId) -> str:
+    return (id_.slot or "").rpartition(".")[2]

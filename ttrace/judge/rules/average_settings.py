@@ -1,7 +1,8 @@
 """Averages of parameters that are made otherwise, of parameters that agree."""
 
-from ttrace.judge.average_fit import Averaging
+from ttrace.judge.average_fit import Averaging, is_average
 from ttrace.judge.diagnosis import Diagnosis, Findings, tensors
+from ttrace.judge.failures import examined_text
 
 
 def average_settings(findings: Findings) -> Diagnosis | None:
@@ -22,11 +23,12 @@ def average_settings(findings: Findings) -> Diagnosis | None:
             f"with decay {ours.decay:g} in the candidate, and {theirs.decay:g} in the "
             "reference: look at what the average is made with, and at a warm-up of it"
         )
+    examined = examined_text(findings.verdicts, is_average)
     verb = "is" if len(fit.ids) == 1 else "are"
     return Diagnosis(
         code="average_settings",
         sentence=f"{tensors(len(fit.ids))} (averages of parameters that agree, first "
-        f"{first}) {verb} made {what}",
+        f"{first}){examined} {verb} made {what}",
         evidence={
             f"{name}_of_{side}": value
             for side, of_run in (("reference", theirs), ("candidate", ours))

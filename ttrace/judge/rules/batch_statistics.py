@@ -10,11 +10,15 @@ def batch_statistics(findings: Findings) -> Diagnosis | None:
         return None
     module = found.id.module
     if found.num_parts:
+        how = findings.words(
+            "SyncBatchNorm",
+            "axis_name of BatchNorm in flax, cross_replica_axis in haiku",
+        )
         sentence = (
             f"the output of {module} is normalized over all samples of a micro-batch "
             f"in the reference, and over each of {found.num_parts} equal parts of them "
             f"by itself in the candidate ({found.id}): its statistics are those of "
-            "what one rank has. Synchronize them over the ranks (SyncBatchNorm), or "
+            f"what one rank has. Synchronize them over the ranks ({how}), or "
             "give the reference micro-batches of the size that a rank has"
         )
     else:

@@ -8,10 +8,10 @@ def norm_epsilon(findings: Findings) -> Diagnosis | None:
     found = findings.evidence.place.epsilon
     if found is None:
         return None
-    norm = "LayerNorm" if found.is_centered else "RMSNorm"
+    article = "an" if found.norm[0] in "AEIOR" else "a"
     return Diagnosis(
         code="norm_epsilon",
-        sentence=f"{found.id.module} is a {norm} with an epsilon of "
+        sentence=f"{found.id.module} is {article} {found.norm} with an epsilon of "
         f"{found.candidate:.3g} in the candidate and of {found.reference:.3g} in the "
         f"reference, which explains both outputs ({found.id}): give both the same; "
         "frameworks have other defaults",

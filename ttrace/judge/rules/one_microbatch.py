@@ -1,7 +1,9 @@
 """Accumulated gradients of which one micro-batch alone is left."""
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.failures import examined_text
 
 
 def one_microbatch(findings: Findings) -> Diagnosis | None:
@@ -37,10 +39,11 @@ def one_microbatch(findings: Findings) -> Diagnosis | None:
         "look at the sum that the loop carries: the gradients of each micro-batch are "
         "to be added to it",
     )
+    examined = examined_text(findings.verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
     return Diagnosis(
         code="one_microbatch",
-        sentence=f"{tensors(len(verdicts))} (main_grad) of step {found.step} {are} "
-        f"what {what}, and not the sum or mean of all: {remedy}",
+        sentence=f"{tensors(len(verdicts))} (main_grad){examined} of step "
+        f"{found.step} {are} what {what}, and not the sum or mean of all: {remedy}",
         evidence=evidence,
         tensor_ids=ids_of(verdicts),
     )

@@ -1,6 +1,8 @@
 """An optimizer whose state is made anew between two steps."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.failures import examined_text
+from ttrace.judge.restarted_state import is_moment
 
 _REMEDIES = {
     "jax": "carry what the update returns from step to step, and call init once, "
@@ -19,6 +21,7 @@ def restarted_state(findings: Findings) -> Diagnosis | None:
     names = sorted({(id_.slot or "").rpartition(".")[2] for id_ in restart.ids})
     are = "are" if len(verdicts) > 1 else "is"
     counted = ""
+    examined = examined_text(findings.verdicts, is_moment)
     if restart.counts is not None:
         theirs, ours = restart.counts
         counted = f"; it counts {ours:g} step, and {theirs:g} in the reference"
@@ -27,9 +30,9 @@ def restarted_state(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="restarted_state",
         sentence=f"the optimizer's state starts anew in step {restart.step}: "
-        f"{tensors(len(verdicts))} ({', '.join(names)}) {are} what a first step makes "
-        "of the gradient, which agrees; of the state before, of which the reference "
-        f"keeps a part, nothing is left{counted}: {remedy}",
+        f"{tensors(len(verdicts))} ({', '.join(names)}){examined} {are} "
+        "what a first step makes of the gradient, which agrees; of the state before, "
+        f"of which the reference keeps a part, nothing is left{counted}: {remedy}",
         evidence={"step": restart.step, "num_tensors": len(verdicts)},
         tensor_ids=ids_of(verdicts),
     )

@@ -1,6 +1,8 @@
 """Weight decay that goes through the moments of an optimizer in one run only."""
 
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, Findings, tensors
+from ttrace.judge.failures import examined_text
+from ttrace.judge.state_decay import is_state
 from ttrace.judge.update_fit import common_value
 
 _MAX_NAMED = 3
@@ -21,13 +23,14 @@ def state_decay(findings: Findings) -> Diagnosis | None:
     rest = len(names) - _MAX_NAMED
     named = ", ".join(names[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
     differ = "differs" if len(found) == 1 else "differ"
+    examined = examined_text(findings.verdicts, is_state)
     settings = [
         d.sentence for d in findings.evidence.optimizer.settings if d.name in _SETTINGS
     ]
     told = f" ({'; '.join(settings)})" if settings else ""
     return Diagnosis(
         code="weight_decay_in_moments",
-        sentence=f"{tensors(len(found))} (optimizer_state) {differ} by "
+        sentence=f"{tensors(len(found))} (optimizer_state){examined} {differ} by "
         f"{abs(share):.3g} times the parameter in step {found[0].id.step} while their "
         f"gradients agree: the {more} adds more of a weight decay to the gradient "
         f"before its moments (L2) than the {less}{told}, on {named}. Decay by as much, "

@@ -45,6 +45,7 @@ from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.flipped_kernel import flipped_kernel
 from ttrace.judge.rules.gradient_norm import gradient_norm
 from ttrace.judge.rules.initial_replicas import initial_replicas
+from ttrace.judge.rules.loss_alone import loss_alone
 from ttrace.judge.rules.loss_scale import loss_scale
 from ttrace.judge.rules.loss_targets import loss_targets
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -74,10 +75,12 @@ from ttrace.judge.rules.scaled import scaled
 from ttrace.judge.rules.scaled_clipping import scaled_clipping
 from ttrace.judge.rules.scaled_submodule import scaled_submodule
 from ttrace.judge.rules.several_updates import several_updates
+from ttrace.judge.rules.sharded_gradients import sharded_gradients
 from ttrace.judge.rules.split_ties import split_ties
 from ttrace.judge.rules.state_decay import state_decay
 from ttrace.judge.rules.step_skipped import step_skipped
 from ttrace.judge.rules.still_statistics import still_statistics
+from ttrace.judge.rules.trained_in_one import trained_in_one
 from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
@@ -122,6 +125,7 @@ RULES: tuple[Rule, ...] = (
     wiring,
     rearranged,
     coarse_values,
+    trained_in_one,
     no_gradient,
     extra_gradient,
     extra_activation_gradient,
@@ -151,7 +155,9 @@ RULES: tuple[Rule, ...] = (
     optimizer_settings,
     replicas_differ,
     scaled,
+    loss_alone,
     after_backward,
+    sharded_gradients,
     unseen_clipping,
     embedding_rows,
     one_sided_inputs,

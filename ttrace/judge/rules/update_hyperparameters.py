@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.failures import examined_text
 from ttrace.judge.learning_rates import differing_rates
 from ttrace.judge.optimizer_settings import OptimizerDifference
 from ttrace.judge.rank_names import placed_ranks_text
-from ttrace.judge.update_fit import UpdateFit, common_value
+from ttrace.judge.update_fit import UpdateFit, common_value, is_update
 from ttrace.judge.verdict import Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
@@ -16,6 +18,9 @@ _LEAST_SHARE = 0.5
 
 _LEAST_LIKENESS = 1e-2
 """Relative, of a decay to what recorded settings give."""
+
+_BY_NORM = "global norm"
+"""In a setting of clipping, that the limit is on the norm of all gradients."""
 
 
 def update_hyperparameters(findings: Findings) -> Diagnosis | None:
@@ -132,6 +137,8 @@ def _wrong_rate(
     cause = _wrong_rates(findings, fits, factor)
     if findings.evidence.optimizer.settings and cause is None:
         return None  # they may be why: the rules of the settings name them
+    if cause is None and _may_be_the_norm(findings, fits):
+        return None
     if cause is None and any(
         v.id.kind is Kind.LEARNING_RATE and v.result is not None
         for v in findings.verdicts
@@ -144,10 +151,36 @@ def _wrong_rate(
         cause = "look at the learning rate, which was not recorded in both runs"
     return Diagnosis(
         code="scaled_update",
-        sentence=f"{_updates(len(fits))} {factor:.4g} times the reference's while "
-        f"their gradients agree: {cause}",
+        sentence=f"{_updates(findings, len(fits))} {factor:.4g} times the "
+        f"reference's while their gradients agree: {cause}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _may_be_the_norm(findings: Findings, fits: Sequence[UpdateFit]) -> bool:
+    """Whether all may be clipped by another norm, as gradients of others are wrong.
+
+    Not where what was left of their own was recorded: that agrees.
+    """
+    step = fits[0].id.step
+    clips = any(
+        parsed is not None and parsed[1] == "clipping" and _BY_NORM in str(value)
+        for name, value in findings.candidate.ranks[0].settings.items()
+        for parsed in (parse_setting_key(name),)
+    )
+    of_step = [verdict for verdict in findings.verdicts if verdict.id.step == step]
+    is_seen = any(
+        v.id.kind is Kind.CLIPPED_GRAD and v.status is Status.PASSED for v in of_step
+    )
+    return (
+        clips
+        and not is_seen
+        and any(
+            verdict.id.kind in (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
+            and verdict.status in (Status.FAILED, Status.UNMATCHED)
+            for verdict in of_step
+        )
     )
 
 
@@ -161,9 +194,9 @@ def _wrong_decay(
         cause += f" ({'; '.join(difference.sentence for difference in recorded)})"
     return Diagnosis(
         code="weight_decay",
-        sentence=f"{tensors(len(fits))} lost {abs(decay):.3g} times the parameter "
-        f"{which} in a step than the reference's while their gradients agree: "
-        f"{cause} is another on {_names(fits)}",
+        sentence=f"{tensors(len(fits))}{_examined(findings)} lost {abs(decay):.3g} "
+        f"times the parameter {which} in a step than the reference's while their "
+        f"gradients agree: {cause} is another on {_names(fits)}",
         evidence={"learning_rate_x_weight_decay": decay},
         tensor_ids=ids_of(_verdicts(findings, fits)),
     )
@@ -186,7 +219,8 @@ def _wrong_decays(findings: Findings, more: float, less: float) -> Diagnosis:
         code="weight_decay",
         sentence=f"{tensors(len(groups[0]))} ({_names(groups[0])}) lost {more:.3g} "
         f"times the parameter more in a step than the reference's, and "
-        f"{len(groups[1])} ({_names(groups[1])}) {how_much} less, while their "
+        f"{len(groups[1])} ({_names(groups[1])}) {how_much} less"
+        f"{_examined(findings)}, while their "
         f"gradients agree: learning rate x weight decay is another on either, so that "
         f"{cause}. Look at which parameters are put into which group of the optimizer",
         evidence={
@@ -213,12 +247,15 @@ def _verdicts(findings: Findings, fits: Sequence[UpdateFit]) -> list[TensorVerdi
     return [verdict for verdict in findings.failed if verdict.id in ids]
 
 
-def _updates(number: int) -> str:
-    return (
-        "the update of 1 parameter is"
-        if number == 1
-        else (f"the updates of {number} parameters are")
-    )
+def _updates(findings: Findings, number: int) -> str:
+    examined = _examined(findings)
+    if number == 1:
+        return f"the update of 1 parameter{examined} is"
+    return f"the updates of {number} parameters{examined} are"
+
+
+def _examined(findings: Findings) -> str:
+    return examined_text(findings.verdicts, is_update)
 
 
 def _wrong_rates(
