@@ -61,3 +61,8 @@ def test_a_copy_that_one_run_alone_trains():
 )
 def test_nothing_is_said_of_what_is_trained_in_both_or_differs(candidate):
     assert said(SAVED, candidate) is None
+
+
+def test_what_has_one_name_in_both_runs_other_rules_tell():
+    assert said(run(), run(trained=("up", "head"))) is None
+    assert said(run(trained=("up", "head")), run()) is None

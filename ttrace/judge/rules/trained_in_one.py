@@ -36,11 +36,15 @@ def trained_in_one(findings: Findings) -> Diagnosis | None:
         if module != ROOT_MODULE and statuses == {Status.PASSED}
     }
     parameters = [v for v in of_step if v.id.kind is Kind.PARAM]
+    of_both = {(v.id.module, v.id.slot) for v in parameters if v.present is None}
     for side in Side:
         trained = [
             v
             for v in gradients
-            if v.status is Status.UNMATCHED and v.present is side and not v.beyond
+            if v.status is Status.UNMATCHED
+            and v.present is side
+            and not v.beyond
+            and (v.id.module, v.id.slot) not in of_both
         ]
         around = {v.id: _around(v.id.module, agreeing) for v in trained}
         modules = dict.fromkeys(m for m in around.values() if m is not None)
