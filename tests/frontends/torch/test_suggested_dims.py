@@ -45,11 +45,12 @@ def compared(reference: Path, candidate: Path) -> Report:
 
 
 def unknown(trace: Trace) -> dict[str, str]:
-    """Why layouts are not known, by id."""
+    """Why layouts are not known, by id; not of those that are assumed."""
     reasons = {str(id_): r.reason for id_, r in trace.info.skipped.items()}
     for id_, tensor in trace.info.tensors.items():
-        if tensor.shards[0].layout.unknown_reason:
-            reasons[str(id_)] = tensor.shards[0].layout.unknown_reason
+        layout = tensor.shards[0].layout
+        if layout.unknown_reason and not layout.assumed_axes:
+            reasons[str(id_)] = layout.unknown_reason
     return {id_: reason for id_, reason in reasons.items() if "dims=" in reason}
 
 
