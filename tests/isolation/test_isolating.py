@@ -323,12 +323,21 @@ def test_what_only_holds_modules_is_not_named(runs):
     assert place.module == "@root" and "code of the model itself" in place.sentence
 
 
-def test_what_a_script_calls_within_a_model_is_followed_by_the_loss(runs):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_script_calls_within_a_model_is_followed_by_the_loss(
+    runs, monkeypatch, compiled
+):
+    """Also where the process has compiled something, which the model might be in."""
+    monkeypatch.setattr(
+        "ttrace.frontends.torch_parts.hooks.has_compiled", lambda: compiled
+    )
+
     def held() -> nn.Module:
         return nn.ModuleDict({"net": clean()})
 
     right = training(held, called="net")
-    _, isolation = runs.isolated(right, training(held, called="net", loss_factor=2.0))
+    wrong = training(held, called="net", loss_factor=2.0)
+    _, isolation = runs.isolated(right, wrong)
     (place,) = isolation.isolated
     assert place.module == "@root"
     assert place.sentence.startswith("grad_output 0 of net")

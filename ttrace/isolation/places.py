@@ -37,7 +37,8 @@ def isolated_places(
         overwritten: Which tensors had them; the culprits of the report know that.
     """
     ids = [parse_tensor_id(tensor.id) for tensor in report.tensors]
-    modules = {id_.module for id_ in ids if id_.kind in ACTIVATIONS}
+    # A skip without slot stands for calls that nobody saw.
+    modules = {i.module for i in ids if i.kind in ACTIVATIONS and i.slot is not None}
     given = {_call_of(id_): True for id_ in ids if id_.kind is Kind.INPUT}
     given |= {
         _call_of(id_): False
