@@ -7,8 +7,9 @@ import numpy as np
 
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.earlier_outputs import outputs_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import Status, TensorVerdict
 
@@ -75,23 +76,6 @@ def sources_of(
             value, key, query = flats[:3]
             yield from _of_three((query, key, value), width, samples_dim)
             yield from _of_three((query, value, key), width, samples_dim)
-
-
-def outputs_before(last: TensorId, verdicts: Sequence[TensorVerdict]) -> list[TensorId]:
-    """Outputs of that micro-batch that agree, the nearest first."""
-    found: list[TensorId] = []
-    for verdict in verdicts:
-        id_ = verdict.id
-        if id_ == last:
-            break
-        if (
-            id_.kind is Kind.OUTPUT
-            and id_.pass_ is Pass.FORWARD
-            and (id_.step, id_.microbatch) == (last.step, last.microbatch)
-            and verdict.status is Status.PASSED
-        ):
-            found.append(id_)
-    return found[::-1]
 
 
 def given_masks(

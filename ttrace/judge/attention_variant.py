@@ -14,7 +14,6 @@ from ttrace.judge.attention_sources import (
     Sources,
     flat,
     given_masks,
-    outputs_before,
     sources_of,
 )
 from ttrace.judge.attention_traits import (
@@ -26,6 +25,7 @@ from ttrace.judge.attention_traits import (
 )
 from ttrace.judge.attention_weights import are_coarse
 from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.earlier_outputs import outputs_before
 from ttrace.judge.values import values_of
 from ttrace.judge.verdict import TensorVerdict
 

@@ -3,18 +3,19 @@
 Dropout that no module does leaves no zeros where its result is added to something.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ttrace.compare.parts import Part
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.earlier_outputs import outputs_before
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdict import TensorVerdict
 
 _LEAST_ELEMENTS = 8
 """Values that must be dropped in the one run only, and in the other only."""
@@ -68,7 +69,7 @@ def find_dropped_share(
     """
     if values is None or values.id.kind not in (Kind.INPUT, Kind.OUTPUT):
         return None
-    for id_ in _outputs_before(values.id, verdicts):
+    for id_ in outputs_before(values.id, verdicts)[:_MOST_READ]:
         kept = values_of(id_, reference)
         if kept is None or kept.shape != values.theirs.shape:
             continue
@@ -86,25 +87,6 @@ def find_dropped_share(
             agreeing=Part.of_indices(0, agreeing) if agreeing.size else None,
         )
     return None
-
-
-def _outputs_before(
-    last: TensorId, verdicts: Sequence[TensorVerdict]
-) -> Iterator[TensorId]:
-    """Outputs of that micro-batch that agree, the nearest first; a few."""
-    found: list[TensorId] = []
-    for verdict in verdicts:
-        id_ = verdict.id
-        if id_ == last:
-            break
-        if (
-            id_.kind is Kind.OUTPUT
-            and id_.pass_ is Pass.FORWARD
-            and (id_.step, id_.microbatch) == (last.step, last.microbatch)
-            and verdict.status is Status.PASSED
-        ):
-            found.append(id_)
-    yield from found[: -_MOST_READ - 1 : -1]
 
 
 def _scale(values: DivergedValues, kept: np.ndarray) -> float | None:
