@@ -51,21 +51,20 @@ def code_key(module: str) -> str:
 
 def without_code(settings: Mapping[str, _T]) -> dict[str, _T]:
     """Settings of a run, but where its modules' code is."""
-    return {key: value for key, value in settings.items() if not is_code_key(key)}
-
-
-def is_code_key(key: str) -> bool:
-    """Whether a setting says where the code of a module is."""
-    parsed = parse_module_key(key)
-    return parsed is not None and parsed[1] == _ATTRIBUTE
+    return {
+        key: value
+        for key, value in settings.items()
+        if (parse_module_key(key) or ("", ""))[1] != _ATTRIBUTE
+    }
 
 
 def stated_code(settings: Iterable[Mapping[str, object]]) -> dict[str, str]:
     """The texts of all ranks, by the paths of modules, with ``*`` for their numbers."""
     found = {}
     for key, text in stated_of_modules(settings).items():
-        if is_code_key(key):
-            found[key.removeprefix("module.").removesuffix(f":{_ATTRIBUTE}")] = text
+        parsed = parse_module_key(key)
+        if parsed is not None and parsed[1] == _ATTRIBUTE:
+            found[parsed[0]] = text
     return found
 
 

@@ -8,11 +8,12 @@ from itertools import permutations
 import numpy as np
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import Pass, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.diverged_values import DivergedValues
+from ttrace.judge.earlier_outputs import activations_before
 from ttrace.judge.values import values_of
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdict import TensorVerdict
 
 _MOST_ELEMENTS = 1 << 16
 """That a function is tried on, spread over the tensor."""
@@ -89,7 +90,7 @@ def find_activation_variant(
 
     before = {
         id_: read.reshape(-1)[::every]
-        for id_ in _before(values.id, verdicts)
+        for id_ in activations_before(values.id, verdicts)[:_MOST_BEFORE]
         if (read := values_of(id_, reference)) is not None
         and read.shape == values.theirs.shape
     }
@@ -112,23 +113,3 @@ def find_activation_variant(
                 candidate=of_candidate[0],
             )
     return None
-
-
-def _before(id_: TensorId, verdicts: Sequence[TensorVerdict]) -> list[TensorId]:
-    """Activations that agree and come right before, the nearest first."""
-    found: list[TensorId] = []
-    for verdict in verdicts:
-        other = verdict.id
-        if other == id_:
-            break
-        if (
-            verdict.status is Status.PASSED
-            and other.pass_ is Pass.FORWARD
-            and (other.step, other.microbatch) == (id_.step, id_.microbatch)
-            and (
-                other.kind is Kind.OUTPUT
-                or (other.kind is Kind.INPUT and other.module == id_.module)
-            )
-        ):
-            found.append(other)
-    return found[: -_MOST_BEFORE - 1 : -1]

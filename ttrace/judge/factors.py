@@ -6,8 +6,25 @@ people looking for 1020.
 
 import math
 
+from ttrace.judge.verdict import TensorVerdict
+
 _CLOSE = 1e-4
 """How far a measured factor may be from the power of two that it is."""
+
+_COSINE_SLACK = 1e-6
+"""How far the cosine of a tensor that is a multiple of another may be from 1."""
+
+
+def multiple_of(verdict: TensorVerdict) -> float | None:
+    """How many times the reference a tensor is; None where it is no multiple of it."""
+    if verdict.result is None:
+        return None
+    stats = verdict.result.stats
+    if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
+        return None
+    if not stats.reference_norm or abs(stats.cosine) < 1 - _COSINE_SLACK:
+        return None
+    return math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
 
 
 def rounded_factor(ratio: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import Pass
+from ttrace.ir.tensor_id import Pass, TensorId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,3 +193,24 @@ class Capture:
     scale: int = 1
     event: int | None = None
     fixed: str | None = None
+
+    def tensor_id(self, step: int, calls_per_microbatch: int | None) -> TensorId:
+        """Its identity in a step.
+
+        Args:
+            step: The step.
+            calls_per_microbatch: How often a micro-batch makes the call; None of what
+                is of the whole step.
+        """
+        microbatch, call = None, self.call
+        if calls_per_microbatch is not None:
+            microbatch, call = divmod(call, calls_per_microbatch)
+        return TensorId(
+            step=step,
+            microbatch=microbatch,
+            module=self.site.module,
+            kind=self.kind,
+            slot=self.site.slot,
+            call=call,
+            pass_=self.pass_,
+        )

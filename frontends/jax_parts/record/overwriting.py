@@ -200,18 +200,8 @@ class Overwriting:
         return [each for each in self._own.values() if each.has_value(id_)]
 
     def _id(self, capture: Capture) -> TensorId:
-        site = capture.site
-        per_microbatch = self._per_microbatch[site.module, capture.kind, site.slot]
-        microbatch, call = divmod(capture.call, per_microbatch)
-        return TensorId(
-            step=self._step,
-            microbatch=microbatch,
-            module=site.module,
-            kind=capture.kind,
-            slot=site.slot,
-            call=call,
-            pass_=capture.pass_,
-        )
+        name = (capture.site.module, capture.kind, capture.site.slot)
+        return capture.tensor_id(self._step, self._per_microbatch[name])
 
 
 def _name(site: TapSite) -> _Name:

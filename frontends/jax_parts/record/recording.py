@@ -245,18 +245,9 @@ class StepRecording:
         self._squares = (self._squares or 0.0) + squares
 
     def _id(self, capture: Capture, per_microbatch: Mapping[object, int]) -> TensorId:
-        site, call, microbatch = capture.site, capture.call, None
-        if capture.kind in PER_MICROBATCH:
-            microbatch, call = divmod(call, per_microbatch[_name(capture)])
-        return TensorId(
-            step=self.step,
-            microbatch=microbatch,
-            module=site.module,
-            kind=capture.kind,
-            slot=site.slot,
-            call=call,
-            pass_=capture.pass_,
-        )
+        is_of_one = capture.kind in PER_MICROBATCH
+        calls = per_microbatch[_name(capture)] if is_of_one else None
+        return capture.tensor_id(self.step, calls)
 
 
 def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:

@@ -75,23 +75,30 @@ def test_of_several_calls_in_a_microbatch_no_buffer_is_recorded(recorded):
     assert Kind.OUTPUT in kinds and Kind.UPDATED_BUFFER not in kinds
 
 
+def step_of(model: Any, *, keeps: bool = True) -> Any:
+    """A jitted step of a linen model, which returns its statistics, new or as given."""
+
+    @jax.jit
+    def step(params, stats, x):
+        def loss(params):
+            variables = {"params": params, "batch_stats": stats}
+            out, kept = model.apply(variables, x, mutable=["batch_stats"])
+            return jnp.sum(out**3), kept["batch_stats"]
+
+        grads, new = jax.grad(loss, has_aux=True)(params)
+        params = jax.tree.map(lambda p, g: p - g, params, grads)
+        return params, new if keeps else stats
+
+    return step
+
+
 def test_statistics_that_the_step_does_not_keep_are_said_not_to_be(recorded):
     def run(keeps: bool) -> Any:
         model = Normed(1)
         x = jax.random.normal(jax.random.key(0), (6, 3))
         variables = model.init(jax.random.key(1), x)
 
-        @jax.jit
-        def step(params, stats, x):
-            def loss(params):
-                variables = {"params": params, "batch_stats": stats}
-                out, kept = model.apply(variables, x, mutable=["batch_stats"])
-                return jnp.sum(out**3), kept["batch_stats"]
-
-            grads, new = jax.grad(loss, has_aux=True)(params)
-            params = jax.tree.map(lambda p, g: p - g, params, grads)
-            return params, new if keeps else stats
-
+        step = step_of(model, keeps=keeps)
         request = recorded("kept" if keeps else "dropped")
         with traced(step) as wrapped:
             wrapped(variables["params"], variables["batch_stats"], x)
@@ -170,17 +177,7 @@ def run_stacked_linen(x: Any) -> Any:
     model = ScannedNorms()
     variables = model.init(jax.random.key(1), x)
 
-    @jax.jit
-    def step(params, stats, x):
-        def loss(params):
-            variables = {"params": params, "batch_stats": stats}
-            out, kept = model.apply(variables, x, mutable=["batch_stats"])
-            return jnp.sum(out**3), kept["batch_stats"]
-
-        grads, stats_after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - g, params, grads), stats_after
-
-    with traced(step) as run:
+    with traced(step_of(model)) as run:
         _, stats = run(variables["params"], variables["batch_stats"], x)
     return stats["blocks"]["bn"]["mean"], stats["blocks"]["bn"]["var"]
 

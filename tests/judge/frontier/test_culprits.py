@@ -4,54 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.factories.dataflows import Part, a_step
+from tests.factories.planted_errors import (
+    LEAF,
+    ONES,
+    compare,
+    failed,
+    few,
+    models,
+    planted,
+)
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
-
-ONES = np.ones(8, np.float32)
-
-LEAF = Part()
-
-models = st.recursive(
-    st.just(LEAF),
-    lambda inner: st.builds(
-        Part,
-        parts=st.lists(inner, min_size=1, max_size=4).map(tuple),
-        is_sum=st.booleans(),
-    ),
-    max_leaves=8,
-).filter(lambda model: bool(model.parts))
-
-few = settings(max_examples=25, deadline=None)
-
-
-def compare(reference, candidate) -> Report:
-    """Both are values by text of the id."""
-    return compare_traces(
-        memory_trace(reference), memory_trace(candidate), load_backend("numpy")
-    )
-
-
-def failed(report: Report) -> set[str]:
-    return {tensor.id for tensor in report.failed()}
-
-
-def planted(data, model: Part, number: int) -> list[str]:
-    """Ids at which an error may begin; what a run is given is none."""
-    texts = [
-        text
-        for text in a_step(model)
-        if "/param/" not in text and "@root/input" not in text
-    ]
-    return data.draw(
-        st.lists(st.sampled_from(texts), min_size=number, max_size=number, unique=True)
-    )
 
 
 @few
@@ -454,73 +423,6 @@ def test_by_a_norm_that_passes_all_gradients_are_clipped():
     # By a norm that is the same to the bit nothing comes to the state.
     same = candidate | norm
     assert len(compare(reference, same).culprits) == 2
-
-
-# A run whose modules were given right values.
-
-
-def put_in(model: Part) -> dict[str, np.ndarray]:
-    """The right values of all that modules are given."""
-    right = a_step(model, put_in={"nothing": ONES})  # with the gradient of the output
-    return {
-        text: values
-        for text, values in right.items()
-        if "/input/" in text or "/grad_output/" in text
-    }
-
-
-def compare_rewritten(model: Part, wrong: list[str]) -> Report:
-    values = put_in(model)
-    right = a_step(model, put_in=values)
-    return compare_traces(
-        memory_trace(right),
-        memory_trace(a_step(model, wrong, put_in=values)),
-        load_backend("numpy"),
-        overwritten={parse_tensor_id(text) for text in values},
-    )
-
-
-def results_of_leaves(model: Part) -> list[str]:
-    """Ids of what modules without inner ones return, both ways."""
-    texts = a_step(model)
-    leaves = {text.split("/")[1] for text in texts if "/param/" in text}
-    return [
-        text
-        for text in texts
-        if ("/output/" in text or "/grad_input/" in text)
-        and text.split("/")[2] in leaves
-    ]
-
-
-@few
-@given(model=models.filter(lambda model: len(a_step(model)) > 30), data=st.data())
-def test_of_modules_given_right_values_each_wrong_one_is_a_place(model, data):
-    """Also where all that one of them computes would follow from the other."""
-    texts = st.sampled_from(results_of_leaves(model))
-    wrong = st.lists(
-        texts, min_size=2, max_size=2, unique_by=lambda text: text.split("/")[2]
-    )
-    one, other = data.draw(wrong)
-    report = compare_rewritten(model, [one, other])
-    assert {id_ for culprit in report.culprits for id_ in culprit.ids} == {one, other}
-
-
-@few
-@given(model=models, data=st.data())
-def test_one_error_in_what_is_given_or_made_is_one_place_there_too(model, data):
-    (text,) = planted(data, model, 1)
-    (culprit,) = compare_rewritten(model, [text]).culprits
-    assert culprit.ids == (text,)
-    assert culprit.inputs_agree
-
-
-def test_what_comes_wrong_to_a_module_is_the_place_and_not_what_it_makes():
-    """The code between two modules: what arrives is recorded before it is replaced."""
-    model = Part(parts=(LEAF, LEAF, LEAF))
-    wrong = ["step0/mb0/b/input/0", "step0/mb0/c/output/0"]
-    report = compare_rewritten(model, wrong)
-    assert [culprit.id for culprit in report.culprits] == wrong
-    assert "step0/mb0/b/output/0" not in failed(report)
 
 
 def test_an_output_of_whose_inputs_none_was_compared_says_so():

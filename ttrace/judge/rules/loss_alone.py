@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
-from ttrace.judge.factors import factor_text
+from ttrace.judge.factors import factor_text, multiple_of
 from ttrace.judge.failures import failed_by_values
 from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -15,9 +15,6 @@ from ttrace.judge.verdict import Status, TensorVerdict
 
 _SLACK = 1e-4
 """How far two factors that are one may be apart, as the loss itself is rounded."""
-
-_COSINE_SLACK = 1e-6
-"""How far the cosine of a scaled gradient may be from 1."""
 
 
 def loss_alone(findings: Findings) -> Diagnosis | None:
@@ -77,8 +74,8 @@ def _cause(
             "to it, or a mean over other samples, of the logged number alone",
             {},
         )
-    factor = _factor(loss)
-    scales = [_factor(v) for v in gradients]
+    factor = multiple_of(loss)
+    scales = [multiple_of(v) for v in gradients]
     if factor is not None and scales:
         if all(
             s is not None and math.isclose(s, factor, rel_tol=_SLACK) for s in scales
@@ -135,15 +132,3 @@ def _outputs(
     found = of_model or ([last] if last is not None else [])
     is_agreed = all(verdict.status is Status.PASSED for verdict in found)
     return found if is_agreed else []
-
-
-def _factor(verdict: TensorVerdict) -> float | None:
-    """Candidate over reference; None where it is no multiple."""
-    if verdict.result is None:
-        return None
-    stats = verdict.result.stats
-    if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
-        return None
-    if not stats.reference_norm or abs(stats.cosine) < 1 - _COSINE_SLACK:
-        return None
-    return math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)

@@ -1,17 +1,13 @@
 """Micro-batches that count otherwise in the loss of the step."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
-from ttrace.judge.factors import factor_text
+from ttrace.judge.factors import factor_text, multiple_of
 from ttrace.judge.microbatch_factors import MicrobatchFactors
 from ttrace.judge.token_losses import TokenWeights
 from ttrace.judge.verdict import Status, TensorVerdict
-
-_COSINE_SLACK = 1e-6
-"""How far the cosine of a scaled gradient may be from 1."""
 
 _LEAST_SPREAD = 1e-3
 """Relative difference of factors that are not the same one."""
@@ -169,12 +165,7 @@ def _is_one_number(verdict: TensorVerdict) -> bool:
 
 
 def _factor(verdict: TensorVerdict) -> float | None:
-    """Candidate over reference; None where it is no multiple."""
-    if verdict.result is None:
+    """As ``multiple_of``; None also where there are too few elements to tell."""
+    if verdict.result is None or verdict.result.stats.count < LEAST_ELEMENTS:
         return None
-    stats = verdict.result.stats
-    if stats.num_nonfinite_reference or stats.num_nonfinite_candidate:
-        return None
-    if stats.count < LEAST_ELEMENTS or abs(stats.cosine) < 1 - _COSINE_SLACK:
-        return None
-    return math.copysign(stats.candidate_norm / stats.reference_norm, stats.cosine)
+    return multiple_of(verdict)
