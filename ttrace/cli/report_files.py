@@ -211,8 +211,8 @@ def wanted_page(args: argparse.Namespace, *, own: Path | None = None) -> Path | 
     return path
 
 
-def write_page(text: str, path: Path, console: Console) -> None:
-    """Writes a page, and says where it lies.
+def write_page(text: str, path: Path, console: Console | None) -> None:
+    """Writes a page, and says where it lies; not without a console.
 
     Raises:
         StorageFullError: It could not be written.
@@ -221,4 +221,5 @@ def write_page(text: str, path: Path, console: Console) -> None:
         sys.stdout.write(text)
         return
     write_output(path, text)
-    print_report_path(path, console)
+    if console is not None:
+        print_report_path(path, console)

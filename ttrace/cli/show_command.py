@@ -1,8 +1,6 @@
 """``ttrace show``: what a trace holds."""
 
 import argparse
-from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +20,7 @@ from ttrace.errors import UsageError
 from ttrace.ir.trace import RankInfo, TensorRecord
 from ttrace.ir.trace_source import TraceSource
 from ttrace.report.id_text import IdText
-from ttrace.report.skip_reasons import grouped_reasons
+from ttrace.report.skip_reasons import skipped_in
 from ttrace.report.wording import figure
 
 _NOT_WHOLE = "not whole"
@@ -51,22 +49,11 @@ def run(args: argparse.Namespace) -> int:
         console.print(_figures_table(trace, tensors))
     else:
         console.print(_tensor_table(tensors))
-    for line in _skipped_lines(trace, args.pattern):
+    for line in skipped_in(trace.info, args.pattern):
         console.print(line, markup=False)
     for reason in trace.incomplete:
         console.print(f"incomplete: {reason}", markup=False, soft_wrap=True)
     return 2 if trace.incomplete else 0
-
-
-def _skipped_lines(trace: TraceSource, pattern: str) -> Iterator[str]:
-    """``skipped 63: no layout rule, e.g. ID``, the most frequent reason first."""
-    wanted = [item for item in trace.info.skipped.values() if item.id.matches(pattern)]
-    examples: dict[str, str] = {}
-    for item in wanted:
-        examples.setdefault(item.reason, str(item.id))
-    reasons = Counter(item.reason for item in wanted)
-    for text, number in grouped_reasons(reasons, examples):
-        yield f"skipped {number}: {text}"
 
 
 def _print_run(trace: TraceSource, console: Console) -> None:
