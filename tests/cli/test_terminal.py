@@ -99,7 +99,13 @@ def test_kinds_that_nothing_records_are_refused():
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000_000, "2.3 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1500, "1.5 kB"),
+        (2_340_000_000, "2.3 GB"),
+    ],
 )
 def test_sizes(num_bytes, text):
     assert terminal.size_text(num_bytes) == text

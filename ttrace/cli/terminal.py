@@ -32,7 +32,9 @@ def size_text(num_bytes: int) -> str:
         if size < 1000:
             break
         size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    if unit == "bytes":
+        return "1 byte" if num_bytes == 1 else f"{num_bytes} bytes"
+    return f"{size:.1f} {unit}"
 
 
 def status_console() -> Console:
