@@ -1,4 +1,4 @@
-"""All formats of a report as parameters of tests; skipped where a package lacks."""
+"""All formats of a report as parameters of tests; skipped where it cannot be."""
 
 import importlib.util
 

@@ -53,7 +53,9 @@ def test_a_run_in_which_nothing_is_wrong_and_none_at_all():
     assert "Nothing was wrong then" in line
     assert list(isolation_lines(None)) == []
     (line,) = isolation_lines(Isolation(obstacle="only torch can"))
-    assert line == "isolation: only torch can"
+    assert line == "isolation: no result: only torch can"
+    (line,) = isolation_lines(Isolation(obstacle="only torch can"), heading="")
+    assert line == "no result: only torch can"
 
 
 def test_a_report_keeps_it():

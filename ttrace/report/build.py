@@ -192,7 +192,9 @@ def _scale_fit(result: TensorResult) -> float | None:
 
 def _describe_layout(record: TensorRecord) -> str:
     layout = record.shards[0].layout
-    dims = layout.dims or " ".join(map(str, layout.local_shape)) or "scalar"
+    is_whole = tuple(layout.local_shape) == tuple(record.global_shape)
+    parts = "whole" if is_whole else f"parts of {list(layout.local_shape)}"
+    dims = layout.dims or parts
     ranks = f"{len(record.shards)} rank" + ("s" if len(record.shards) > 1 else "")
     return f"{dims} ({ranks})"
 

@@ -60,7 +60,9 @@ def render_markdown(report: Report) -> str:
             f"{_text(first.sentence)}"
         )
     blocks += _places(report)
-    blocks += _list("Wrong by itself", map(_cut, isolation_lines(report.isolation)))
+    blocks += _list(
+        "Wrong by itself", map(_cut, isolation_lines(report.isolation, heading=""))
+    )
     blocks += _list("Where to look", map(_cut, code_lines(report)))
     blocks += _list("Diagnosis", (item.sentence for item in report.diagnosis))
     blocks += _failed(report)

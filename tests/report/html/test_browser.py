@@ -311,6 +311,58 @@ def test_the_plot_is_pointed_at_clicked_and_reached_by_keys(open_report, layers)
         clean(found)
 
 
+def with_scalar(report, **figures):
+    """The report with one more tensor, whose figures are given."""
+    rate = replace(
+        report.tensors[0],
+        id="step0/@root/learning_rate/group0",
+        kind="learning_rate",
+        status="passed",
+        cause=None,
+        reason="",
+        **figures,
+    )
+    return replace(report, tensors=(*report.tensors, rate))
+
+
+def test_one_tiny_tolerance_does_not_stretch_the_axis(open_report, layers):
+    with open_report(layers) as found:
+        assert found.page.text_content("#plot-cut") == ""
+    tiny = with_scalar(layers, rel_err=0.0, tolerance=3.55e-15, margin=0.0)
+    with open_report(tiny) as found:
+        said = found.page.text_content("#plot-cut")
+        assert "one figure far below all others, 3.55e-15, is drawn" in said
+        begin = float(said.removeprefix("The axis begins at ").partition(":")[0])
+        least = min(tensor.tolerance for tensor in layers.tensors)
+        assert 1e-3 * least < begin < least
+        clean(found)
+
+
+def test_what_fails_is_never_below_the_axis(open_report, layers):
+    tiny = with_scalar(layers, rel_err=3e-15, tolerance=1e-16, margin=30.0)
+    failed = replace(tiny.tensors[-1], status="failed", cause="error")
+    report = replace(tiny, tensors=(*tiny.tensors[:-1], failed))
+    with open_report(report) as found:
+        assert found.page.text_content("#plot-cut") == ""
+        clean(found)
+
+
+def test_a_row_says_no_more_than_its_figures(open_report, layers):
+    with open_report(layers) as found:
+        row = found.page.locator("#table tbody .row-failed").first
+        assert row.locator("td").last.inner_text().strip() == "failed"
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_no_part_of_the_page_is_cut_off(open_report, layers, width):
+    for report in (layers, diverged_report()):
+        with open_report(report, width=width) as found:
+            assert found.page.evaluate(
+                "document.documentElement.scrollWidth <= window.innerWidth"
+            )
+            clean(found)
+
+
 def test_heat_maps(open_report, layers):
     with open_report(layers) as found:
         page = found.page

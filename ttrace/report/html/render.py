@@ -47,7 +47,7 @@ def render_html(report: Report) -> str:
         caveats=list(caveats(report)),
         places=overview.places(report),
         only_the_first=only_the_first(report),
-        isolation=list(isolation_lines(report.isolation)),
+        isolation=list(isolation_lines(report.isolation, heading="")),
         code=list(code_lines(report)),
         coverage=overview.coverage_rows(report),
         not_compared=overview.not_compared(report),
