@@ -8,6 +8,7 @@ from tests.factories.reports import some_report
 from ttrace.report.html.render import render_html
 from ttrace.report.isolation import IsolatedPlace, Isolation
 from ttrace.report.isolation_text import isolation_lines
+from ttrace.report.junit import render_junit
 from ttrace.report.markdown import render_markdown
 from ttrace.report.model import Report
 from ttrace.report.text import render_text
@@ -65,12 +66,12 @@ def test_a_report_keeps_it():
     assert "isolation" not in some_report().to_json()
 
 
-def test_the_page_and_the_job_summary_have_the_lines():
+def test_the_page_the_job_summary_and_junit_have_the_lines():
     report = some_report(isolation=ISOLATION)
     hostile = some_report(
         isolation=Isolation(obstacle="<script>alert(1)</script> **x** was not run")
     )
-    for render in (render_html, render_markdown):
+    for render in (render_html, render_markdown, render_junit):
         rendered = html.unescape(render(report))
         assert "2 places are wrong by themselves:" in rendered
         assert "output 0 of layers.0.mlp: NaN" in rendered
