@@ -8,8 +8,11 @@ from tests.factories.large_reports import large_report
 from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from tests.report.browser import clean, count, missing, opened
 from ttrace.errors import CommandError
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.html.render import render_html
+from ttrace.report.html.tolerance_page import render_tolerance
 from ttrace.testing.report_samples import (
     CONTROLS,
     HOSTILE,
@@ -185,6 +188,23 @@ def test_a_row_says_no_more_than_its_figures(open_report, layers):
     with open_report(layers) as found:
         row = found.page.locator("#table tbody .row-failed").first
         assert row.locator("td").last.inner_text().strip() == "failed"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_part_of_the_other_pages_is_cut_off(started, tmp_path, width):
+    tensor_id = parse_tensor_id("step0/mb0/decoder.layers.0.mlp.linear_fc1/output/0")
+    noise = NoiseEstimate(draws=(1e-7, 2e-7, 3e-7), reference_norm=2.0)
+    table = ToleranceTable(noise={tensor_id: noise})
+    path = tmp_path / "page.html"
+    path.write_text(render_tolerance(table, name="tolerance.json"), encoding="utf-8")
+    with opened(started, path, width=width) as found:
+        assert found.page.evaluate(
+            "document.documentElement.scrollWidth <= window.innerWidth"
+        )
+        overlap = """[...document.querySelectorAll('thead th')].filter(
+            head => head.scrollWidth > head.clientWidth + 1).length"""
+        assert found.page.evaluate(overlap) == 0
+        clean(found)
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1920])
