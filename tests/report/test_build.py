@@ -159,6 +159,7 @@ def test_figures_of_a_tensor():
     assert tensor.tolerance_from == "uncalibrated"
     assert tensor.tolerance and tensor.rel_err
     assert tensor.margin == pytest.approx(tensor.rel_err / tensor.tolerance)
+    assert tensor.replica_spreads == {"dp": tensor.replica_spread}
     assert tensor.replica_spread == pytest.approx(2 / np.linalg.norm(VALUES[:4]))
     assert tensor.rank_rel_err == {
         "0": 0.0,
