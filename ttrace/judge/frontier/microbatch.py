@@ -12,8 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.judge.frontier.calls import Call, calls_of, recomputed
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
-from ttrace.judge.structure import layers_left_out
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.structure import layers_left_out
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _LEAST_ELEMENTS = 4
 """Elements of tensors whose equal figures tell that they are one array."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
-from ttrace.judge.factors import factor_text, multiple_of
-from ttrace.judge.failures import failed_by_values
+from ttrace.judge.reading.failures import failed_by_values
 from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.normalization import normalization
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.factors import factor_text, multiple_of
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _SLACK = 1e-4
 """How far two factors that are one may be apart, as the loss itself is rounded."""
