@@ -31,12 +31,15 @@ class Limits:
             no run was given.
         coarser: What to make of noise that was measured in a finer dtype than the
             candidate computes in; None if it does not.
+        may_round_inputs: Scripts of two frameworks may compute what they give the
+            model, such as noised samples: numbers of it are the same but for rounding.
     """
 
     tolerances: ToleranceTable
     compute_epsilon: float
     first_step: int | None
     coarser: CoarserCompute | None = None
+    may_round_inputs: bool = False
 
     @classmethod
     def of_runs(
@@ -59,6 +62,7 @@ class Limits:
             coarser=coarser_compute(
                 infos[0], infos[-1], noise_dtype=tolerances.noise_dtype
             ),
+            may_round_inputs=len({info.ranks[0].framework for info in infos}) > 1,
         )
 
     def is_given(self, tensor_id: TensorId) -> bool:
@@ -92,6 +96,7 @@ class Limits:
             noise: What was measured of the part; None for the whole tensor.
             summed: Of a scalar, what it sums up; None where that is not known.
         """
+        may_be_computed |= self.may_round_inputs and tensor_id.kind is Kind.INPUT
         if not may_be_computed and self.is_given(tensor_id) and dtypes[0] == dtypes[1]:
             return SETUP_TOLERANCE
         return self.tolerances.tolerance_for(
