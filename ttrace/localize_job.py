@@ -21,7 +21,7 @@ from ttrace.isolation.isolating import (
     suspects_of,
 )
 from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
-from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.stages import OnStage, Stages

@@ -21,7 +21,7 @@ from ttrace.cli.stage_display import stage_display
 from ttrace.cli.terminal import announce, capture_from, size_text
 from ttrace.errors import TtraceError, UsageError
 from ttrace.judge.closer_look import closer_look_named
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map

@@ -11,7 +11,7 @@ from ttrace.cli.report_files import (
     wanted_reports,
 )
 from ttrace.cli.stage_display import stage_display
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.localize_job import LocalizeRequest, run_localize
 from ttrace.mapping.map_file import read_map

@@ -7,8 +7,8 @@ from pathlib import Path
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
 from ttrace.ir.kinds import Kind
-from ttrace.judge.remarks import repeats_in
-from ttrace.judge.trace_lines import early_step, early_step_sentence
+from ttrace.judge.runs.remarks import repeats_in
+from ttrace.judge.runs.trace_lines import early_step, early_step_sentence
 from ttrace.launch.record import Recording, record
 from ttrace.report.html.figures import plural
 from ttrace.report.skip_reasons import skipped_in

@@ -9,7 +9,7 @@ from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import STDOUT, wanted_page, write_page
 from ttrace.cli.shared_work import shared_work
 from ttrace.cli.terminal import announce, output_console, status_console
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.pipeline import estimate_tolerance
 from ttrace.report.html.figures import plural
 from ttrace.report.html.tolerance_page import by_kind, render_tolerance

@@ -162,8 +162,21 @@ def _only_parameters(info: TraceInfo) -> TraceInfo:
 
 
 def _rules(pairings: Iterable[Pairing]) -> list[TensorRule]:
-    rules = (pairing.to_rule() for pairing in _with_both_kinds(generalize(pairings)))
-    return [rule for rule in rules if rule is not None and not _says_nothing(rule)]
+    made = (pairing.to_rule() for pairing in _with_both_kinds(generalize(pairings)))
+    rules = [rule for rule in made if rule is not None]
+    speaking = [
+        pattern
+        for rule in rules
+        if not _says_nothing(rule)
+        for pattern in (*rule.reference, *rule.candidate)
+        if pattern.placeholders
+    ]
+    return [
+        rule
+        for rule in rules
+        if not _says_nothing(rule)
+        or any(pattern.covers(own) for pattern in speaking for own in rule.reference)
+    ]
 
 
 def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
@@ -186,7 +199,10 @@ def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
 
 
 def _says_nothing(rule: TensorRule) -> bool:
-    """A tensor that no rule names keeps its name anyway."""
+    """A tensor that no rule names keeps its name anyway.
+
+    It takes a rule to keep it from another one, such as ``norm`` from ``{i}``.
+    """
     return rule.transform is None and rule.reference == rule.candidate
 
 

@@ -9,7 +9,7 @@ from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from tests.report.browser import clean, count, missing, opened
 from ttrace.errors import CommandError
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.html.render import render_html
 from ttrace.report.html.tolerance_page import render_tolerance

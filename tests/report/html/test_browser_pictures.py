@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.report.browser import clean, count, missing
-from ttrace.compare.tensor_details import (
+from ttrace.compare.details.tensor_details import (
     ErrorMap,
     ErrorPlace,
     Profile,
