@@ -62,6 +62,11 @@ def changed(**traits) -> np.ndarray:
     [
         ({"scale": 32**-0.5}, "by 0.1768 (1 / sqrt of 32, the width of all heads)"),
         ({"is_tiled": True}, "repeated as a whole (0 1 0 1)"),
+        (
+            {"head_size": 4, "scale": 0.5},
+            "it has 4 heads of 8 features; in the candidate it has 8 of 4",
+        ),
+        ({"is_interleaved": True}, "every 4th feature is of one head"),
         ({"keys": "all"}, "in the candidate a query sees all keys up to its own ("),
         ({"keys": "padding"}, "up to its own that are padding"),
         ({"rotary": Rotary(base=5e5)}, "with a base of 500000"),

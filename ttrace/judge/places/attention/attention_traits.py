@@ -39,9 +39,16 @@ def usual_traits(sources: Sources, keys: Mapping[str, np.ndarray]) -> Iterator[T
 
 
 def other_traits(
-    traits: Traits, width: int, keys: Mapping[str, np.ndarray]
+    traits: Traits, width: int, of_keys: int, keys: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[tuple[str, str], Traits]]:
-    """The same but for one trait, which is named as it is in both."""
+    """The same but for one trait, which is named as it is in both.
+
+    Args:
+        traits: What the reference is.
+        width: Features of all heads of the queries.
+        of_keys: Features of those of the keys.
+        keys: Names of masks, with what they let through.
+    """
     size = traits.head_size
     is_scale = f"scores are multiplied by {traits.scale:.4g} (1 / sqrt of {size}, the "
     is_scale += "size of a head)"
@@ -55,6 +62,22 @@ def other_traits(
     ):
         if scale != traits.scale:
             yield (is_scale, f"by {scale:.4g} ({words})"), replace(traits, scale=scale)
+    for other in _HEAD_SIZES:
+        if other != size and width % other == 0 == of_keys % other:
+            yield (
+                (
+                    f"it has {width // size} heads of {size} features",
+                    f"it has {width // other} of {other}",
+                ),
+                replace(traits, head_size=other, scale=other**-0.5),
+            )
+    yield (
+        (
+            "neighbouring features are of one head",
+            f"every {width // size}th feature is of one head",
+        ),
+        replace(traits, is_interleaved=True),
+    )
     yield (
         (
             "heads of keys and values are each repeated in a row (0 0 1 1)",

@@ -97,7 +97,8 @@ def find_attention_variant(
         )
         if traits is None:
             continue
-        for words, other in other_traits(traits, theirs.shape[-1], keys):
+        of_keys = sources.key.shape[-1]
+        for words, other in other_traits(traits, theirs.shape[-1], of_keys, keys):
             if trial.fits_candidate(other):
                 return AttentionVariant(
                     id=values.id,
