@@ -15,7 +15,7 @@ def said(path, text):
     with pytest.raises(TraceError) as caught:
         read_document(path, "a report", remedy="make it again")
     assert caught.value.what == "not a report" and caught.value.where == path
-    return caught.value.got
+    return str(caught.value.got)
 
 
 @pytest.mark.parametrize("length", range(1, len(TEXT)))
