@@ -222,24 +222,21 @@ def _checked(
         path: Of the map.
         dropped: Is told of those that gave way, and why.
     """
-    kept: list[TensorRule] = []
-    numbered = [
-        replace(rule, place=f"rule {number}") for number, rule in enumerate(rules)
-    ]
-    try:
-        map_traces(MapFile(path=path, rules=tuple(numbered)), reference, candidate)
-        return tuple(rules)
-    except MapError:
-        pass
-    for rule, original in zip(numbered, rules, strict=True):
+    kept = {f"rule {n}": rule for n, rule in enumerate(rules)}
+    while kept:
+        numbered = tuple(replace(rule, place=place) for place, rule in kept.items())
         try:
-            map_traces(MapFile(path=path, rules=(*kept, rule)), reference, candidate)
+            map_traces(MapFile(path=path, rules=numbered), reference, candidate)
+            break
         except MapError as error:
+            named = [
+                place for place in kept if place in str(error.where).split(" and ")
+            ]
+            place = named[-1] if named else next(reversed(kept))
             names = (
                 ", ".join(map(str, patterns))
-                for patterns in (rule.reference, rule.candidate)
+                for patterns in (kept[place].reference, kept[place].candidate)
             )
             dropped.append(f"{' with '.join(names)}: {error.what}, got {error.got}")
-            continue
-        kept.append(original)
-    return tuple(kept)
+            del kept[place]
+    return tuple(kept.values())

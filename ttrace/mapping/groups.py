@@ -9,6 +9,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.mapping.id_index import IdIndex
 from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule, listed, other_side
 
@@ -153,8 +154,8 @@ def find_groups(
     """
     states = StateNames(map_file, reference)
     ids = {
-        Side.REFERENCE: _ids(reference),
-        Side.CANDIDATE: _ids(candidate),
+        Side.REFERENCE: IdIndex(_ids(reference)),
+        Side.CANDIDATE: IdIndex(_ids(candidate)),
     }
     renamed: dict[Side, Callable[[str], str]] = {
         Side.REFERENCE: lambda name: name,
@@ -216,14 +217,14 @@ def _ids(info: TraceInfo) -> tuple[TensorId, ...]:
 def _matches(
     rule: TensorRule,
     side: Side,
-    ids: Iterable[TensorId],
+    ids: IdIndex,
     state_in_reference: Callable[[str], str],
 ) -> Iterable[_Match]:
     stacked = rule.stacked(side)
-    for tensor_id in ids:
-        if rule.kinds is not None and tensor_id.kind not in rule.kinds:
-            continue
-        for member, pattern in enumerate(rule.patterns(side)):
+    for member, pattern in enumerate(rule.patterns(side)):
+        for tensor_id in ids.that_may_match(pattern):
+            if rule.kinds is not None and tensor_id.kind not in rule.kinds:
+                continue
             binding = pattern.match(tensor_id)
             if binding is None:
                 continue
