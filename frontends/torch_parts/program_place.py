@@ -16,6 +16,7 @@ _WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
 """Packages whose decorators stand around functions of others."""
 
 _PLUMBING = (
+    "torch._dynamo",
     "torch._ops",
     "torch._library",
     "torch.library",

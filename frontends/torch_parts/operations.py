@@ -1,0 +1,330 @@
+"""Records the operations that run in modules themselves: operands, results, lines.
+
+A dispatch mode is on only while the own code of such a module runs, and off in the
+modules inside of it: what these return counts as given. It sees operations below
+autograd, on the local tensors of distributed ones, and hands them on as they are.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    is_traceable_wrapper_subclass_type,
+)
+
+from ttrace.frontends.torch_parts.calls import ModuleCall
+from ttrace.frontends.torch_parts.capture import Capture
+from ttrace.frontends.torch_parts.compiled import INSIDE, is_compiled
+from ttrace.frontends.torch_parts.guards import guarded
+from ttrace.frontends.torch_parts.operation_values import (
+    CallValues,
+    Place,
+    constants_of,
+    tensors_in,
+    written_arguments,
+)
+from ttrace.frontends.torch_parts.program_place import place_of_program
+from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.ir.collective import Role
+from ttrace.ir.kinds import Kind
+from ttrace.ir.operation import OperationPart, operation_slot
+from ttrace.ir.tensor_id import Pass
+
+MAX_BYTES = 1 << 30
+"""Of operands and results, for each module in a step."""
+
+_Named = Iterable[tuple[str, torch.Tensor]]
+
+_SAME_VALUE = frozenset({"aten.detach.default", "aten.alias.default"})
+"""Operations that give what they are given."""
+
+_UNWRITTEN = frozenset({"empty", "empty_like", "empty_strided", "new_empty"})
+"""Operations whose results hold what lay in that memory before."""
+
+_ON_THE_WAY = frozenset({"c10d", "_c10d_functional", "c10d_functional"})
+"""Namespaces of operations whose results are there only when somebody has waited."""
+
+_WAIT = "wait_tensor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """An operation that is about to run: what is known of its results."""
+
+    part: OperationPart
+    written: tuple[torch.Tensor, ...]
+    is_on_the_way: bool
+
+
+class _CallOperations:
+    """Records the operations of one call of a module.
+
+    Args:
+        call: Which one.
+        module: Has the parameters.
+        recorder: Takes the records.
+        rank: Global rank of this process.
+        budget: Bytes that are left of this module in this step, by its path.
+    """
+
+    def __init__(
+        self,
+        call: ModuleCall,
+        module: torch.nn.Module,
+        recorder: TensorRecorder,
+        rank: int,
+        budget: dict[str, int],
+    ):
+        self.call = call
+        self.values = CallValues()
+        self._recorder = recorder
+        self._rank = rank
+        self._budget = budget
+        self._number = 0
+        self._on_the_way: dict[int, OperationPart] = {}
+        self.values.name(module.named_parameters(), "param/")
+        self.values.name(module.named_buffers(), "buffer/")
+
+    @guarded("observe an operation")
+    def before(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Running | None:
+        """Records operands that are not known; None for what is not recorded."""
+        if not isinstance(func, torch._ops.OpOverload) or not self._is_in_budget():
+            return None
+        name = str(func)
+        given = [*tensors_in(args), *tensors_in(list(kwargs.values()))]
+        number = self._number
+        self._number += 1
+        place = place_of_program(in_backward=False)
+        part = OperationPart(
+            name=name,
+            number=number,
+            role=Role.OPERAND,
+            source=place.source,
+            library=place.library,
+        )
+        if func._schema.name.endswith(f"::{_WAIT}"):
+            return _Running(part=part, written=(), is_on_the_way=False)
+        keys = tuple(
+            self._operand(tensor, replace(part, position=position))
+            for position, tensor in enumerate(given)
+        )
+        return _Running(
+            part=replace(
+                part,
+                role=Role.RESULT,
+                operands=keys,
+                constants=constants_of(func, args, kwargs),
+            ),
+            written=tuple(
+                tensor
+                for position, named in written_arguments(func)
+                for tensor in tensors_in(
+                    args[position] if position < len(args) else kwargs.get(named)
+                )
+            ),
+            is_on_the_way=func.namespace in _ON_THE_WAY,
+        )
+
+    @guarded("observe what an operation gives")
+    def after(self, running: _Running, returned: Any) -> None:
+        """Records the results."""
+        part = running.part
+        if part.role is Role.OPERAND:  # a wait: what was on the way is there
+            for tensor in tensors_in(returned):
+                self._operand(tensor, part)
+            return
+        done: set[Place] = set()
+        results = [*tensors_in(returned), *running.written]
+        written = {self._memory(tensor) for tensor in running.written}
+        for tensor in results:
+            place = self.values.place(tensor)
+            if place is None or place in done:
+                continue
+            result = replace(part, position=len(done))
+            done.add(place)
+            if running.is_on_the_way:
+                self.values.write(place, None)
+                self._on_the_way[place.memory] = result
+            elif part.short_name in _UNWRITTEN:
+                self.values.write(place, None)
+                self.values.know(place, "")
+            elif part.name in _SAME_VALUE and part.operands[0]:
+                self.values.know(place, part.operands[0])
+            elif self._record(tensor, result):
+                is_view = self.values.writer(place) is not None
+                if place.memory in written or not is_view:
+                    self.values.write(place, result.key)
+                else:
+                    self.values.know(place, result.key)
+
+    def _memory(self, tensor: torch.Tensor) -> int | None:
+        place = self.values.place(tensor)
+        return None if place is None else place.memory
+
+    def _operand(self, tensor: torch.Tensor, part: OperationPart) -> str:
+        """The key of what an operation takes, which is recorded if it is not known."""
+        place = self.values.place(tensor)
+        if place is None:
+            return ""
+        key = self.values.key(place)
+        if key is not None:
+            return key
+        result = self._on_the_way.pop(place.memory, None)
+        if result is not None:
+            if self._record(tensor, result):
+                self.values.write(place, result.key)
+            return result.key
+        writer = self.values.writer(place)
+        part = replace(
+            part,
+            operands=() if writer is None else (writer,),
+            origin=self.values.origin(place) if writer is None else "",
+        )
+        if not self._record(tensor, part):
+            return ""
+        self.values.know(place, part.key)
+        return part.key
+
+    def _is_in_budget(self) -> bool:
+        return self._budget.get(self.call.path, MAX_BYTES) > 0
+
+    def _record(self, tensor: torch.Tensor, part: OperationPart) -> bool:
+        left = self._budget.get(self.call.path, MAX_BYTES)
+        if left <= 0:
+            return False
+        left -= tensor.numel() * tensor.element_size()
+        self._budget[self.call.path] = left
+        if left <= 0:
+            self._recorder.skip(
+                replace(self.call.tensor_id(Kind.OP, "0"), slot=None),
+                "the operations of this module have more than "
+                f"{MAX_BYTES >> 30} GiB of operands and results in this step, and no "
+                "further ones of it are recorded",
+            )
+            return False
+        id_ = self.call.tensor_id(Kind.OP, operation_slot(part, self._rank))
+        self._recorder.operation(id_, tensor, part)
+        return True
+
+
+class _OperationMode(TorchDispatchMode):
+    """Shows operations to a call, if there is one, and runs them as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.call: _CallOperations | None = None
+        self.is_on = False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """What is compiled stays compiled, and is not looked into."""
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Below autograd; a tensor that wraps others first shows what it does."""
+        kwargs = kwargs or {}
+        if any(map(is_traceable_wrapper_subclass_type, types)):
+            return NotImplemented
+        call = self.call
+        running = None if call is None else call.before(func, args, kwargs)
+        returned = func(*args, **kwargs)
+        if call is not None and running is not None:
+            call.after(running, returned)
+        return returned
+
+
+class _Thread(threading.local):
+    """What runs in one thread, outermost first: None for what is not recorded."""
+
+    def __init__(self):
+        self.mode = _OperationMode()
+        self.calls: list[tuple[ModuleCall, _CallOperations | None]] = []
+
+
+class OperationRecords:
+    """Observes the operations of a session, between the hooks on modules.
+
+    Args:
+        capture: Of the session.
+        rank: Global rank of this process.
+    """
+
+    def __init__(self, capture: Capture, rank: int):
+        self._capture = capture
+        self._rank = rank
+        self._thread = _Thread()
+        self._budget: dict[str, int] = {}
+
+    def begin_step(self) -> None:
+        """Forgets calls that never ended."""
+        self.suspend()
+        self._thread.calls.clear()
+        self._budget.clear()
+
+    def suspend(self) -> None:
+        """Observes nothing until a call is entered or left."""
+        mode = self._thread.mode
+        mode.call = None
+        if mode.is_on and _get_current_dispatch_mode() is mode:
+            mode.__exit__(None, None, None)
+            mode.is_on = False
+
+    def enter(self, call: ModuleCall, module: torch.nn.Module, inputs: _Named) -> None:
+        """A call begins; its operations are recorded where that is asked for.
+
+        Args:
+            call: Which one.
+            module: Whose.
+            inputs: What it is given.
+        """
+        self.suspend()
+        operations = self._operations(call, module)
+        if operations is not None:
+            operations.values.rename(inputs, "input/")
+        self._thread.calls.append((call, operations))
+        self._resume()
+
+    def leave(self, call: ModuleCall, outputs: _Named) -> None:
+        """A call ends, and that around it goes on with what it returned."""
+        self.suspend()
+        calls = self._thread.calls
+        for place in range(len(calls) - 1, -1, -1):
+            if calls[place][0] is call:
+                del calls[place:]
+                break
+        if calls and calls[-1][1] is not None:
+            outer, around = calls[-1]
+            own = call.path.removeprefix(f"{outer.path}.")
+            around.values.rename(outputs, f"output/{own}/")
+        self._resume()
+
+    def _operations(
+        self, call: ModuleCall, module: torch.nn.Module
+    ) -> _CallOperations | None:
+        capture = self._capture
+        if call.pass_ is not Pass.FORWARD or call.is_repeat:
+            return None
+        recorder = capture.recorder_of(call.microbatch)
+        if recorder is None or not capture.filter.wants_operations_of(call.path):
+            return None
+        if is_compiled(module):
+            id_ = replace(call.tensor_id(Kind.OP, "0"), slot=None)
+            recorder.skip(id_, INSIDE)
+            return None
+        return _CallOperations(call, module, recorder, self._rank, self._budget)
+
+    def _resume(self) -> None:
+        mode, calls = self._thread.mode, self._thread.calls
+        mode.call = calls[-1][1] if calls else None
+        if mode.call is not None and not mode.is_on:
+            mode.__enter__()
+            mode.is_on = True
