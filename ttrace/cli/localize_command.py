@@ -28,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
             else ToleranceTable.load(Path(tolerance)),
             map_file=None if args.map is None else read_map(args.map),
             timeout_s=args.timeout,
+            reference_command=None
+            if args.reference is None
+            else split_command(args.reference, option="--reference"),
         )
         with stages() as begin, progress_bar("comparing") as progress:
             report = run_localize(

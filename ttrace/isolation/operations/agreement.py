@@ -1,0 +1,219 @@
+"""Whether what several ranks hold is a value of the reference, however it is laid out.
+
+A value agrees where every rank holds all of it, or where the ranks hold the blocks that
+it falls into, or where those of a mesh axis add up to either. Dims may stand in another
+order or be merged, where the shapes show it; the elements must agree in their places.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ttrace.isolation.operations.call import Holder
+
+_MAX_DIMS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Form:
+    """A way in which arrays of several ranks may make up one value.
+
+    Attributes:
+        parts: Together all of it, each once; or several times all of it.
+        is_whole: Each part is all of it.
+        num_elements: Of the value.
+        norm: Of its finite elements, the root of their sum of squares.
+        total: Their sum.
+        num_unbounded: Elements that are infinite or no number.
+    """
+
+    parts: tuple[np.ndarray, ...]
+    is_whole: bool
+    num_elements: int
+    norm: float
+    total: float
+    num_unbounded: int
+
+
+def forms_of(
+    held: Mapping[Holder, np.ndarray], axes: Sequence[Mapping[Holder, tuple]] = ()
+) -> tuple[Form, ...]:
+    """The ways in which what ranks hold may be one value.
+
+    Args:
+        held: The arrays, by who holds them.
+        axes: For each mesh axis, the place of each holder on all the others: holders of
+            one place may add up.
+    """
+    arrays = list(held.values())
+    forms = list(_plain_forms(arrays))
+    if len(arrays) < 2 or arrays[0].dtype.kind not in "fc":
+        return tuple(forms)
+    for axis in axes:
+        groups: dict[tuple, list[np.ndarray]] = {}
+        for holder, array in held.items():
+            groups.setdefault(axis.get(holder, (holder,)), []).append(array)
+        is_even = all(len({a.shape for a in group}) == 1 for group in groups.values())
+        if is_even and any(len(group) > 1 for group in groups.values()):
+            with np.errstate(invalid="ignore", over="ignore"):
+                sums = [
+                    np.sum(np.stack(group), axis=0, dtype=_wide(group[0].dtype))
+                    for group in groups.values()
+                ]
+            forms += _plain_forms(sums)
+    return tuple(forms)
+
+
+def _plain_forms(arrays: Sequence[np.ndarray]) -> Iterator[Form]:
+    distinct: dict[tuple, np.ndarray] = {}
+    for array in arrays:
+        distinct.setdefault((array.shape, array.tobytes()), array)
+    parts = tuple(distinct.values())
+    if len({array.size for array in arrays}) == 1:
+        yield _form(arrays if len(parts) > 1 else parts, is_whole=True)
+    if len(parts) > 1:
+        yield _form(parts, is_whole=False)
+
+
+def _form(parts: Sequence[np.ndarray], *, is_whole: bool) -> Form:
+    counted = parts[:1] if is_whole else parts
+    squares = total = 0.0
+    unbounded = 0
+    for part in counted:
+        wide = part.astype(_wide(part.dtype)).reshape(-1)
+        finite = wide[np.isfinite(wide)]
+        unbounded += wide.size - finite.size
+        squares += float(np.sum(np.abs(finite) ** 2))
+        total += float(np.sum(finite.real))
+    return Form(
+        parts=tuple(parts),
+        is_whole=is_whole,
+        num_elements=sum(part.size for part in counted),
+        norm=math.sqrt(squares),
+        total=total,
+        num_unbounded=unbounded,
+    )
+
+
+def _wide(dtype: np.dtype) -> type:
+    return np.complex128 if dtype.kind == "c" else np.float64
+
+
+def forms_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
+    """Whether two forms are the same value.
+
+    Args:
+        candidate: Of any form.
+        reference: Likewise.
+        tolerance: Largest norm of the difference over that of the reference.
+    """
+    if not _may_agree(candidate, reference, tolerance):
+        return False
+    if reference.is_whole:
+        whole = reference.parts[0]
+        return all(fits(part, whole, tolerance) for part in candidate.parts)
+    if candidate.is_whole:
+        whole = candidate.parts[0]
+        return all(fits(part, whole, tolerance) for part in reference.parts)
+    return all(
+        any(fits(part, other, tolerance) for other in reference.parts)
+        for part in candidate.parts
+    )
+
+
+def _may_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
+    """What must hold of sums over all elements, if they agree one by one."""
+    count = reference.num_elements
+    if candidate.num_elements != count:
+        return False
+    if candidate.num_unbounded != reference.num_unbounded:
+        return False
+    allowed = (tolerance + 1e-12) * max(reference.norm, 1e-300) * 1.01
+    return abs(
+        candidate.norm - reference.norm
+    ) <= allowed and abs(candidate.total - reference.total) <= allowed * math.sqrt(
+        max(count, 1)
+    )
+
+
+def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
+    """Whether an array is a value, or one of the equal blocks that it falls into."""
+    if whole.size == 0 or part.size == 0:
+        return whole.size == part.size
+    if whole.size % part.size:
+        return False
+    for one, other in _shown(part, whole):
+        for block in _blocks(one.shape, other):
+            if is_close(one, block, tolerance):
+                return True
+    return False
+
+
+def is_close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    """Whether two arrays of one shape agree."""
+    if one.dtype.kind not in "fc" and other.dtype.kind not in "fc":
+        return bool(np.array_equal(one, other))
+    wide = np.result_type(_wide(one.dtype), _wide(other.dtype))
+    left, right = one.astype(wide), other.astype(wide)
+    bounded = np.isfinite(right)
+    if not np.array_equal(bounded, np.isfinite(left)):
+        return False
+    if not bounded.all():
+        if not np.array_equal(left[~bounded], right[~bounded], equal_nan=True):
+            return False
+        left, right = left[bounded], right[bounded]
+    return float(np.linalg.norm(left - right)) <= tolerance * float(
+        np.linalg.norm(right)
+    )
+
+
+def _shown(
+    part: np.ndarray, whole: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both with as many dims, in each order in which one can be a block of the other.
+
+    Two of one shape are taken as they are: dims are not exchanged because they fit.
+    """
+    part, whole = np.squeeze(part), np.squeeze(whole)
+    if part.shape == whole.shape:
+        yield part, whole
+        return
+    if max(part.ndim, whole.ndim) > _MAX_DIMS:
+        return
+    num_dims = min(part.ndim, whole.ndim)
+    parts = dict.fromkeys(_merged(part.shape, num_dims))
+    for order in itertools.permutations(range(whole.ndim)):
+        turned = tuple(whole.shape[dim] for dim in order)
+        for shape in dict.fromkeys(_merged(turned, num_dims)):
+            for own in parts:
+                if all(n % m == 0 for n, m in zip(shape, own, strict=True)):
+                    yield part.reshape(own), whole.transpose(order).reshape(shape)
+
+
+def _merged(shape: tuple[int, ...], num_dims: int) -> Iterable[tuple[int, ...]]:
+    """A shape with neighbouring dims merged, in all ways that leave so many."""
+    if num_dims == 0:
+        return [()] if not shape else []
+    cuts = itertools.combinations(range(1, len(shape)), num_dims - 1)
+    return [
+        tuple(
+            math.prod(shape[start:stop])
+            for start, stop in itertools.pairwise((0, *cut, len(shape)))
+        )
+        for cut in cuts
+    ]
+
+
+def _blocks(shape: tuple[int, ...], whole: np.ndarray) -> Iterator[np.ndarray]:
+    """The equal blocks of a shape that an array falls into."""
+    counts = [n // m for n, m in zip(whole.shape, shape, strict=True)]
+    for place in itertools.product(*map(range, counts)):
+        yield whole[
+            tuple(
+                slice(at * size, (at + 1) * size)
+                for at, size in zip(place, shape, strict=True)
+            )
+        ]

@@ -1,0 +1,114 @@
+"""Which values of two calls are the same, found by what they hold."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ttrace.ir.trace import ShardRecord, TraceInfo
+from ttrace.isolation.operations.agreement import Form, forms_agree, forms_of
+from ttrace.isolation.operations.call import Holder, OperationCall
+
+Load = Callable[[ShardRecord], np.ndarray]
+"""Gives the values of a shard."""
+
+Axes = Sequence[Mapping[Holder, tuple]]
+
+
+def mesh_axes(info: TraceInfo, holders: Iterable[Holder]) -> Axes:
+    """For each mesh axis, the place of each holder on all the others.
+
+    Args:
+        info: Of the trace; its ranks know their meshes.
+        holders: Of one call, or of calls on other samples.
+    """
+    ranks = {rank.rank: rank for rank in info.ranks}
+    names = {
+        (mesh.name, axis)
+        for rank in info.ranks
+        for mesh in rank.meshes
+        for axis, size in mesh.sizes.items()
+        if size > 1
+    }
+    axes = []
+    for name, axis in sorted(names):
+        places: dict[Holder, tuple] = {}
+        for call, rank in holders:
+            for mesh in ranks[rank].meshes:
+                if mesh.name == name:
+                    others = [(a, at) for a, at in mesh.coords.items() if a != axis]
+                    places[call, rank] = (str(call), *others)
+        axes.append(places)
+    return tuple(axes)
+
+
+def find_twins(
+    candidate: Mapping[str, Sequence[Form]],
+    reference: Mapping[str, Sequence[Form]],
+    tolerance: float,
+) -> dict[str, frozenset[str]]:
+    """Of each value of the candidate, the values of the reference that it is.
+
+    Args:
+        candidate: The forms of each value, by key.
+        reference: Likewise.
+        tolerance: As in ``forms_agree``.
+    """
+    by_size: dict[int, list[tuple[str, Form]]] = {}
+    for key, forms in reference.items():
+        for form in forms:
+            by_size.setdefault(form.num_elements, []).append((key, form))
+    twins: dict[str, frozenset[str]] = {}
+    for key, forms in candidate.items():
+        found = {
+            other
+            for form in forms
+            for other, theirs in by_size.get(form.num_elements, ())
+            if forms_agree(form, theirs, tolerance)
+        }
+        twins[key] = frozenset(found)
+    return twins
+
+
+def value_forms(
+    call: OperationCall, load: Load, axes: Axes
+) -> dict[str, tuple[Form, ...]]:
+    """The forms of every value of a call, by key.
+
+    A value that some of its holders did not record has none.
+    """
+    holders = {holder for held in call.shards.values() for holder in held}
+    return {
+        key: forms_of({holder: load(shard) for holder, shard in held.items()}, axes)
+        for key, held in call.shards.items()
+        if held.keys() == holders
+    }
+
+
+def keys_holding(
+    call: OperationCall, load: Load, held: Mapping[Holder, np.ndarray]
+) -> tuple[str, ...]:
+    """The values of a call that are, bit for bit, what its holders have of a tensor.
+
+    Later ones first: what is returned is made last.
+
+    Args:
+        call: The call.
+        load: Gives its values.
+        held: What some of the holders have.
+    """
+    found = []
+    for key, shards in call.shards.items():
+        common = shards.keys() & held.keys()
+        if common and all(
+            _is_same(load(shards[holder]), held[holder]) for holder in common
+        ):
+            found.append(key)
+    return tuple(reversed(found))
+
+
+def _is_same(one: np.ndarray, other: np.ndarray) -> bool:
+    return (
+        one.dtype == other.dtype
+        and one.size == other.size
+        and one.tobytes() == other.tobytes()
+    )
