@@ -132,11 +132,9 @@ def _may_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
     if candidate.num_unbounded != reference.num_unbounded:
         return False
     allowed = (tolerance + 1e-12) * max(reference.norm, 1e-300) * 1.01
-    return abs(
-        candidate.norm - reference.norm
-    ) <= allowed and abs(candidate.total - reference.total) <= allowed * math.sqrt(
-        max(count, 1)
-    )
+    return abs(candidate.norm - reference.norm) <= allowed and abs(
+        candidate.total - reference.total
+    ) <= allowed * math.sqrt(max(count, 1))
 
 
 def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
