@@ -28,7 +28,7 @@ from ttrace.frontends.torch_parts.operation_values import (
     tensors_in,
     written_arguments,
 )
-from ttrace.frontends.torch_parts.program_place import place_of_program
+from ttrace.frontends.torch_parts.program_place import ProgramPlace, place_of_program
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
@@ -106,7 +106,7 @@ class _CallOperations:
             name=name,
             number=number,
             role=Role.OPERAND,
-            source=place.source,
+            source=_source(place),
             library=place.library,
         )
         if func._schema.name.endswith(f"::{_WAIT}"):
@@ -212,6 +212,15 @@ class _CallOperations:
         id_ = self.call.tensor_id(Kind.OP, operation_slot(part, self._rank))
         self._recorder.operation(id_, tensor, part)
         return True
+
+
+def _source(place: ProgramPlace) -> str:
+    """The line of the script; of a library's own module, none: its own line tells more.
+
+    Layers of torch are too small for that.
+    """
+    is_of_library = place.library and not place.library.startswith("torch/")
+    return "" if is_of_library and not place.is_source_inside else place.source
 
 
 class _OperationMode(TorchDispatchMode):

@@ -16,6 +16,7 @@ _WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
 """Packages whose decorators stand around functions of others."""
 
 _PLUMBING = (
+    "torch._compile",
     "torch._dynamo",
     "torch._ops",
     "torch._library",
@@ -50,6 +51,7 @@ class ProgramPlace:
         modules: The modules whose calls run, innermost first: those inside of the
             backward pass, where one runs.
         nearest: Name of the Python module that runs; empty where none does.
+        is_source_inside: The line of the script is in the call of the innermost module.
         is_backward_itself: Nothing of Python runs between the backward pass and this.
     """
 
@@ -58,6 +60,7 @@ class ProgramPlace:
     modules: tuple[Any, ...]
     nearest: str
     is_backward_itself: bool
+    is_source_inside: bool = False
 
 
 def place_of_program(in_backward: bool) -> ProgramPlace:
@@ -70,6 +73,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
     source = library = nearest = ""
     modules: list[Any] = []
     is_inside, is_itself = True, in_backward
+    is_source_inside = False
     for number, (frame, name) in enumerate(_frames()):
         if in_backward and frame.f_code is _BACKWARD:
             is_inside = False
@@ -80,7 +84,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         if source:
             continue
         if _is_of_script(frame, name):
-            source = _line(frame, name)
+            source, is_source_inside = _line(frame, name), not modules
         elif not library and _is_of_library(name):
             library = _line(frame, name)
     return ProgramPlace(
@@ -89,6 +93,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         modules=tuple(modules),
         nearest=nearest,
         is_backward_itself=is_itself,
+        is_source_inside=is_source_inside,
     )
 
 

@@ -134,7 +134,8 @@ def first_difference(
     for found in named:
         if found.what is not Difference.OTHER_WAY:
             return found
-    return named[0]
+    # What takes nothing agrees with nothing by what it takes.
+    return next((found for found in named if found.operation.operands), named[0])
 
 
 class _Search:
@@ -295,8 +296,15 @@ class _Search:
     def _takers_of(self, one: Operation) -> list[Operation]:
         """Operations of the reference that take anything of what one takes, in order.
 
-        What only arranges a value anew is looked through.
+        What only arranges a value anew is looked through. What takes nothing begins
+        where others do.
         """
+        if not one.operands:
+            return [
+                other
+                for other in self._reference.operations
+                if not other.operands and self._is_unmatched(other)
+            ]
         found: dict[int, Operation] = {}
         for operand in one.operands:
             for key in self._twins.get(operand, ()):
