@@ -154,7 +154,8 @@ def test_what_is_written_in_place_is_a_new_value(recorded):
     # A view was written: the whole tensor is other values now, made by that.
     (total,) = [p for p in recorded.named("add") if "alpha=3" in p.constants]
     whole = recorded.parts[total.operands[0]]
-    assert whole.role is Role.OPERAND and whole.operands == (added.key,)
+    (copied,) = recorded.named("clone")
+    assert whole.role is Role.OPERAND and whole.operands == (copied.key, added.key)
     np.testing.assert_array_equal(recorded.operand(total, 0)[:, 0], after)
 
 
@@ -207,6 +208,30 @@ def test_a_recomputed_forward_is_recorded_once(tmp_path):
     assert all(map(torch.equal, plain, traced))
     found = Recorded(open_trace(tmp_path / "trace"))
     assert len(found.named("exp")) == 1
+
+
+class Filled(nn.Module):
+    """Writes what it returns piece by piece."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty_like(x)
+        y[0] = x[0] * self.scale
+        y[1:] = x[1:].exp()
+        return y
+
+
+def test_what_is_written_in_pieces_is_recorded_when_it_is_returned(tmp_path):
+    train(tmp_path / "trace", Filled, kinds=frozenset({Kind.OP}))
+    found = Recorded(open_trace(tmp_path / "trace"))
+    last = list(found.parts.values())[-1]
+    assert last.name == operations.RETURNED and last.role is Role.OPERAND
+    assert [found.parts[key].short_name for key in last.operands] == ["copy_"] * 2
+    (exp,) = found.named("exp")
+    np.testing.assert_array_equal(found.values[last.key][1:], found.values[exp.key])
 
 
 class Fails(Net):

@@ -220,6 +220,8 @@ class _Search:
         ):
             return FirstDifference(what=Difference.EXTRA, operation=root)
         lost = [one for one in takers if self._is_unmatched(one)]
+        if not root.operands:
+            lost, alike = [], []
         # What the reference does first, before it does the same.
         for one in lost:
             if not self._is_like(one, root) and self._leads_to_like(one, root):
