@@ -232,11 +232,20 @@ class _Search:
             return self._other_operands(root, _first(alike, self._is_unmatched))
         # What the candidate does first, before it does the same.
         after = _first_taker(root, further)
-        if after is not None and len(root.operands) <= 2:
+        if after is not None:
             same = [one for one in lost if self._is_like(one, after)]
-            if same:
+            if same and len(root.operands) <= 2:
                 return FirstDifference(
                     what=Difference.EXTRA, operation=root, reference=same[0]
+                )
+            instead = [
+                one
+                for one in lost
+                if self._takes_the_same(one, root) and self._is_before_like(one, after)
+            ]
+            if len(instead) == 1:
+                return FirstDifference(
+                    what=Difference.OTHER_RESULT, operation=root, reference=instead[0]
                 )
         return FirstDifference(
             what=Difference.OTHER_WAY,
@@ -357,6 +366,14 @@ class _Search:
         """Whether what takes a result, and agrees with nothing, is like another."""
         return any(self._is_like(next_, root) for next_ in self._followed([one])[1:])
 
+    def _is_before_like(self, one: Operation, other: Operation) -> bool:
+        """Whether what takes a result at once is like another operation."""
+        return any(
+            self._is_like(taker, other)
+            for result in one.results
+            for taker in self._through(result)
+        )
+
     def _followed(self, begin: Sequence[Operation]) -> list[Operation]:
         """Operations of the reference from some on, as long as nothing agrees."""
         found: dict[int, Operation] = {}
@@ -387,9 +404,11 @@ def _first(
 
 
 def _first_taker(one: Operation, behind: Iterable[Operation]) -> Operation | None:
-    """The first operation that takes what another gives."""
+    """The first operation that takes what another gives, perhaps arranged anew."""
     results = set(one.results)
     for other in behind:
         if results.intersection(other.operands):
-            return other
+            if kind_of_name(other.name) not in _ARRANGING:
+                return other
+            results.update(other.results)
     return None

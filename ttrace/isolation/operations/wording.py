@@ -123,6 +123,12 @@ def _extra(found: FirstDifference, compared: str) -> str:
 def _other_way(found: FirstDifference, compared: str) -> str:
     ours = _row((found.operation, *found.further))
     theirs = _row(found.reference_further)
+    if not found.operation.operands:
+        return (
+            f"inside, what {_at(found.operation)} makes is the first that no operation "
+            "of the reference makes; whether it is wrong or another way to the same "
+            "does not show there"
+        )
     if not theirs:
         return (
             f"inside, what {_at(found.operation)} gives is the first that no operation "
