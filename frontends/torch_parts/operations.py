@@ -342,8 +342,8 @@ class OperationRecords:
                     own_operations.end(outputs)
                 del calls[place:]
                 break
-        if calls and calls[-1][1] is not None:
-            outer, around = calls[-1]
+        outer, around = calls[-1] if calls else (call, None)
+        if around is not None:
             own = call.path.removeprefix(f"{outer.path}.")
             around.values.rename(outputs, f"output/{own}/")
         self._resume()

@@ -23,8 +23,12 @@ from ttrace.isolation.operations.call import (
     call_id,
     recorded_call,
 )
-from ttrace.isolation.operations.first_difference import first_difference
+from ttrace.isolation.operations.first_difference import (
+    Difference,
+    first_difference,
+)
 from ttrace.isolation.operations.twins import (
+    block_forms,
     find_twins,
     keys_holding,
     mesh_axes,
@@ -91,6 +95,21 @@ class InsideRequest:
     step: int
     record_reference: RecordReference | None
     record_candidate: Callable[[CaptureFilter], TraceSource]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    """A call that may make something.
+
+    Attributes:
+        call: Its operations.
+        keys: Of what it makes; none where it does not.
+        is_alone: It is that of one rank, of which others ran another.
+    """
+
+    call: OperationCall
+    keys: tuple[str, ...]
+    is_alone: bool = False
 
 
 def operations_inside(
@@ -227,49 +246,85 @@ def _inside(
     candidate: TraceSource,
 ) -> OperationFinding | str:
     """The first operation that differs; or why none is named."""
-    ours, wrong = _call_making(
-        candidate, _holders(candidate.info, target, own=True), _held(target, request)
-    )
-    if ours is None:
+    calls = _holders(candidate.info, target, own=True)
+    if not calls:
         return "no operation of the candidate was recorded" + _why(
             candidate.info, target.own_module
         )
-    if not wrong:
-        return (
-            "what is wrong is not among the results of its own operations, so that "
-            "none of them is named"
-        )
-    theirs, expected = _call_making(
+    theirs = _makings(
         reference,
         _holders(reference.info, target, own=False),
         _expected(target, request),
     )
-    if theirs is None:
+    if not theirs:
         return "no operation of the reference was recorded" + _why(
             reference.info, target.module
         )
-    tolerance = max(target.tolerance, _rounding(candidate.info, ours, wrong))
-    forms = [
-        value_forms(call, source.load, mesh_axes(source.info, _all_holders(call)))
-        for call, source in ((ours, candidate), (theirs, reference))
-    ]
-    found = first_difference(
-        ours,
-        theirs,
-        find_twins(*forms, tolerance),
-        wrong=wrong[:1],
-        expected=expected,
+    held = _held(target, request)
+    ours = [one for one in _makings(candidate, calls, held) if one.keys][:1]
+    if not ours:
+        # Ranks that do not run one program, each for itself.
+        alone = [{holder} for holders in calls for holder in sorted(holders, key=str)]
+        ours = [
+            replace(one, is_alone=True)
+            for one in _makings(candidate, alone, held)
+            if one.keys
+        ]
+    if not ours:
+        return (
+            "what is wrong is not among the results of its own operations, so that "
+            "none of them is named"
+        )
+    by_reference = next((one for one in theirs if one.keys), theirs[0])
+    return _first_finding(ours, by_reference, target, candidate, reference)
+
+
+def _first_finding(
+    ours: Sequence[_Making],
+    theirs: _Making,
+    target: Target,
+    candidate: TraceSource,
+    reference: TraceSource,
+) -> OperationFinding | str:
+    """The same of calls that make what is wrong: the first that tells something."""
+    forms = value_forms(
+        theirs.call,
+        reference.load,
+        mesh_axes(reference.info, _all_holders(theirs.call)),
     )
-    if found is None:
-        return "every operation agrees by itself within the tolerance of the module"
-    return finding_of(found, *forms, tolerance)
+    finding = None
+    for one in ours:
+        own_forms = (
+            block_forms(one.call, candidate.load)
+            if one.is_alone
+            else value_forms(
+                one.call,
+                candidate.load,
+                mesh_axes(candidate.info, _all_holders(one.call)),
+            )
+        )
+        tolerance = max(target.tolerance, _rounding(one.call, one.keys))
+        found = first_difference(
+            one.call,
+            theirs.call,
+            find_twins(own_forms, forms, tolerance),
+            wrong=one.keys[:1],
+            expected=theirs.keys,
+        )
+        if found is None:
+            continue
+        if finding is None or found.what is not Difference.OTHER_WAY:
+            finding = finding_of(found, own_forms, forms, tolerance)
+        if found.what is not Difference.OTHER_WAY:
+            break
+    return finding or "every operation agrees by itself within its tolerance"
 
 
 def _all_holders(call: OperationCall) -> frozenset[Holder]:
     return frozenset(holder for held in call.shards.values() for holder in held)
 
 
-def _rounding(info: TraceInfo, call: OperationCall, keys: Sequence[str]) -> float:
+def _rounding(call: OperationCall, keys: Sequence[str]) -> float:
     """What no operation of that dtype can be better than."""
     shards = [shard for key in keys[:1] for shard in call.shards[key].values()]
     epsilon = dtype_named(shards[0].dtype).epsilon if shards else None
@@ -312,33 +367,31 @@ def _holders(info: TraceInfo, target: Target, *, own: bool) -> list[set[Holder]]
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _call_making(
+def _makings(
     source: TraceSource,
-    calls: Sequence[set[Holder]],
+    calls: Sequence[Collection[Holder]],
     held: Mapping[tuple[int | None, int], np.ndarray],
-) -> tuple[OperationCall | None, tuple[str, ...]]:
-    """The call that makes something, and the keys of it there.
+) -> list[_Making]:
+    """The operations of some calls, with the keys of something that they may make.
 
     Args:
         source: The run.
-        calls: Those that may be it.
+        calls: Those that may make it, each with its ranks.
         held: What is made, by micro-batch and rank.
     """
-    first = None
+    makings = []
     for holders in calls:
         call = recorded_call(source.info, holders)
         if call is None:
             continue
-        first = first or call
         of_holders = {
             (id_, rank): held[id_.microbatch, rank]
             for id_, rank in holders
             if (id_.microbatch, rank) in held
         }
         keys = keys_holding(call, source.load, of_holders) if of_holders else ()
-        if keys:
-            return call, keys
-    return first, ()
+        makings.append(_Making(call=call, keys=keys))
+    return makings
 
 
 def _held(
