@@ -123,8 +123,17 @@ def _is_of_library(name: str) -> bool:
 
 
 def _line(frame: FrameType, name: str) -> str:
-    """Short, and the same wherever the program is installed."""
-    file = frame.f_code.co_filename
+    return line_in(frame.f_code.co_filename, frame.f_lineno, name)
+
+
+def line_in(file: str, number: int, name: str) -> str:
+    """``train.py:88``: short, and the same wherever the program is installed.
+
+    Args:
+        file: Of the source.
+        number: Of the line.
+        name: Of the Python module.
+    """
     package = name.partition(".")[0]
     parts = file.replace(os.sep, "/").split("/")
     if package in parts and "." in name:
@@ -135,4 +144,4 @@ def _line(frame: FrameType, name: str) -> str:
         file = file.removeprefix(folder)
         if os.path.isabs(file):
             file = "/".join(parts[-2:])
-    return f"{file}:{frame.f_lineno}"
+    return f"{file}:{number}"

@@ -139,6 +139,35 @@ def forms_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
     )
 
 
+def sorted_elements(whole: Form) -> np.ndarray:
+    """The finite elements of a value that may be looked up; of real numbers."""
+    values = np.real(whole.parts[0]).astype(np.float64).reshape(-1)
+    return np.sort(values[np.isfinite(values)])
+
+
+def may_be_block(
+    part: Form, whole: Form, elements: np.ndarray, tolerance: float
+) -> bool:
+    """Whether some elements of a block occur in a value at all.
+
+    Args:
+        part: The block.
+        whole: The value.
+        elements: Those of the value, sorted.
+        tolerance: As in ``forms_agree``.
+    """
+    values = np.real(part.parts[0]).astype(np.float64).reshape(-1)
+    some = values[:: max(values.size // _NUM_FIRST, 1)]
+    some = some[np.isfinite(some)]
+    if not some.size or not elements.size:
+        return some.size == 0
+    allowed = (tolerance + 1e-12) * whole.norm
+    at = np.searchsorted(elements, some)
+    below = np.abs(some - elements[np.maximum(at - 1, 0)])
+    above = np.abs(elements[np.minimum(at, elements.size - 1)] - some)
+    return bool((np.minimum(below, above) <= allowed).all())
+
+
 def _may_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
     """What must hold of sums over all elements, if they agree one by one."""
     count = reference.num_elements

@@ -1,6 +1,5 @@
 """Which values of two calls are the same, found by what they hold."""
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +10,8 @@ from ttrace.isolation.operations.agreement import (
     block_form,
     forms_agree,
     forms_of,
+    may_be_block,
+    sorted_elements,
 )
 from ttrace.isolation.operations.call import Holder, OperationCall
 
@@ -64,11 +65,20 @@ def find_twins(
         for form in forms:
             by_size.setdefault(form.num_elements, []).append((key, form))
 
+    elements: dict[str, np.ndarray] = {}
+
     def near(form: Form) -> Iterable[tuple[str, Form]]:
         if not form.is_block:
-            return by_size.get(form.num_elements, ())
-        fitting = (n for n in by_size if n and n % max(form.num_elements, 1) == 0)
-        return itertools.chain.from_iterable(by_size[n] for n in fitting)
+            yield from by_size.get(form.num_elements, ())
+            return
+        for size, held in by_size.items():
+            if not size or not form.num_elements or size % form.num_elements:
+                continue
+            for key, whole in held:
+                if key not in elements:
+                    elements[key] = sorted_elements(whole)
+                if may_be_block(form, whole, elements[key], tolerance):
+                    yield key, whole
 
     twins: dict[str, frozenset[str]] = {}
     for key, forms in candidate.items():
