@@ -93,6 +93,8 @@ def test_sums_over_ranks():
     assert agree([part, WHOLE - part], adds_up=True)
     assert not agree([part, WHOLE - part])
     assert not agree([part, WHOLE], adds_up=True)
+    # Replicas that are half of it are no parts of a sum.
+    assert not agree([WHOLE / 2, WHOLE / 2], adds_up=True)
 
 
 def test_values_that_are_no_finite_numbers_stay_in_their_places():

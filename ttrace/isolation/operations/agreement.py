@@ -33,6 +33,7 @@ class Form:
         num_unbounded: Elements that are infinite or no number.
         is_block: It is what one rank has of a value of which others have the rest; the
             counts and sums are those of that alone.
+        is_sum: What ranks hold was added up.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -42,6 +43,7 @@ class Form:
     total: float
     num_unbounded: int
     is_block: bool = False
+    is_sum: bool = False
 
 
 def block_form(array: np.ndarray) -> Form:
@@ -67,15 +69,20 @@ def forms_of(
         groups: dict[tuple, list[np.ndarray]] = {}
         for holder, array in held.items():
             groups.setdefault(axis.get(holder, (holder,)), []).append(array)
-        is_even = all(len({a.shape for a in group}) == 1 for group in groups.values())
-        if is_even and any(len(group) > 1 for group in groups.values()):
+        # Ranks that hold the same hold all of it: replicas are no parts of a sum.
+        if all(_may_add_up(group) for group in groups.values()):
             with np.errstate(invalid="ignore", over="ignore"):
                 sums = [
                     np.sum(np.stack(group), axis=0, dtype=_wide(group[0].dtype))
                     for group in groups.values()
                 ]
-            forms += _plain_forms(sums)
+            forms += (replace(form, is_sum=True) for form in _plain_forms(sums))
     return tuple(forms)
+
+
+def _may_add_up(group: Sequence[np.ndarray]) -> bool:
+    is_even = len({array.shape for array in group}) == 1
+    return is_even and len({array.tobytes() for array in group}) > 1
 
 
 def _plain_forms(arrays: Sequence[np.ndarray]) -> Iterator[Form]:

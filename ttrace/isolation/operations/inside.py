@@ -37,6 +37,7 @@ from ttrace.isolation.operations.twins import (
     find_twins,
     keys_holding,
     mesh_axes,
+    pending_sums,
     value_forms,
 )
 from ttrace.isolation.operations.wording import finding_of
@@ -176,12 +177,21 @@ def _first_finding(
             )
         )
         tolerance = max(target.tolerance, _rounding(one.call, one.keys))
+        twins = find_twins(own_forms, forms, tolerance)
         found = first_difference(
             one.call,
             theirs.call,
-            find_twins(own_forms, forms, tolerance),
+            twins,
             wrong=one.keys if target.is_backward else one.keys[:1],
             expected=() if target.is_backward else theirs.keys,
+            pending=pending_sums(
+                {key: own_forms.get(key, ()) for key in one.keys},
+                forms,
+                twins,
+                tolerance,
+            )
+            if target.is_whole
+            else (),
         )
         if found is None:
             continue
@@ -192,7 +202,10 @@ def _first_finding(
                 finding = replace(finding, sentence=sentence)
         if found.what is not Difference.OTHER_WAY:
             break
-    return finding or "every operation agrees by itself within its tolerance"
+    return finding or (
+        "every operation agrees by itself within its tolerance: what is wrong comes of "
+        "what ranks exchange or add up, or is made elsewhere"
+    )
 
 
 def _load(source: TraceSource, scale: float) -> Load:
