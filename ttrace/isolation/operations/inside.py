@@ -13,8 +13,10 @@ from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
+from ttrace.ir.operation import OPERATION_FRAMEWORKS
 from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.isolation.operations.agreement import is_inexact
 from ttrace.isolation.operations.call import (
     Holder,
     OperationCall,
@@ -69,6 +71,15 @@ def operations_inside(
     targets = plan_targets(places, request)
     if not targets:
         return tuple(places), ()
+    without = {
+        run.info.ranks[0].framework for run in (request.reference, request.again)
+    } - OPERATION_FRAMEWORKS
+    if without:
+        return tuple(places), (
+            "which operation is wrong in it was not looked for: the frontend "
+            f"{', '.join(sorted(without))} records no operations; compare the code of "
+            "both there",
+        )
     if request.record_reference is None:
         return tuple(places), (
             "which operation is wrong in it, the operations of the reference would "
@@ -213,7 +224,8 @@ def _load(source: TraceSource, scale: float) -> Load:
 
     def load(shard: ShardRecord) -> np.ndarray:
         values = source.load(shard)
-        return values / scale if scale != 1 and values.dtype.kind in "fc" else values
+        is_scaled = scale != 1 and is_inexact(values.dtype)
+        return values / scale if is_scaled else values
 
     return load
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ttrace.isolation.operations.agreement import Form, forms_agree
+from ttrace.isolation.operations.agreement import Form, forms_agree, is_inexact
 from ttrace.isolation.operations.call import Operation
 from ttrace.isolation.operations.first_difference import Difference, FirstDifference
 from ttrace.report.isolation import OperationFinding
@@ -255,8 +255,11 @@ def _factor(
 ) -> float | None:
     """What a result is times another one; None where it is no multiple of it."""
     for ours in candidate:
+        if ours.parts[0].dtype.kind == "c":
+            continue
         for theirs in reference:
-            if ours.parts[0].dtype.kind != "f" or not (ours.norm and theirs.norm):
+            is_number = is_inexact(ours.parts[0].dtype)
+            if not is_number or not (ours.norm and theirs.norm):
                 continue
             for factor in (ours.norm / theirs.norm, -ours.norm / theirs.norm):
                 parts = tuple(part.astype(np.float64) / factor for part in ours.parts)
