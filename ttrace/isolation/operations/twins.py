@@ -55,6 +55,8 @@ def find_twins(
 ) -> dict[str, frozenset[str]]:
     """Of each value of the candidate, the values of the reference that it is.
 
+    What is none may be a part of some.
+
     Args:
         candidate: The forms of each value, by key.
         reference: Likewise.
@@ -88,8 +90,23 @@ def find_twins(
             for other, theirs in near(form)
             if forms_agree(form, theirs, tolerance)
         }
+        if not found:
+            # A part of what the reference has at once, such as a chunk of the queries.
+            found = {
+                other
+                for blocks in map(_blocks_of, forms)
+                for other, theirs in (near(blocks[0]) if blocks else ())
+                if all(forms_agree(block, theirs, tolerance) for block in blocks)
+            }
         twins[key] = frozenset(found)
     return twins
+
+
+def _blocks_of(form: Form) -> list[Form]:
+    """What each rank has of a form, by itself."""
+    if form.is_block or form.is_sum:
+        return []
+    return [block_form(part) for part in form.parts]
 
 
 def pending_sums(
