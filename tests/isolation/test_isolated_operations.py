@@ -178,13 +178,38 @@ def test_a_run_that_fails_is_told(runs, monkeypatch):
 
     def fails(train, **request):
         capture = request.get("capture")
-        if capture is not None and capture.kinds == {Kind.OP}:
+        if capture is not None and capture.wants_kind(Kind.OP):
             raise CommandError("the command failed", remedy="see its log")
         return record(train, **request)
 
     monkeypatch.setattr(runs, "record", fails)
     (note,) = notes_of(runs)
     assert note.endswith("one more run of each: the command failed; to do: see its log")
+
+
+class Chain(nn.Module):
+    """Only calls modules, one of them perhaps on something else."""
+
+    def __init__(self, *, skips: bool):
+        super().__init__()
+        self.first, self.second, self.skips = nn.Linear(6, 6), nn.Linear(6, 6), skips
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second(x if self.skips else y)
+
+
+def test_a_module_that_runs_no_operation_itself_is_told(runs):
+    _, isolation = runs.isolated(
+        training(lambda: Chain(skips=False)),
+        training(lambda: Chain(skips=True)),
+        inside=True,
+    )
+    assert "@root" in [place.module for place in isolation.isolated]
+    assert [note for note in isolation.notes if note.startswith("inside @root, ")] == [
+        "inside @root, what is wrong is not among the results of its own operations, "
+        "so that none of them is named"
+    ]
 
 
 def test_a_fault_of_ttrace_is_told(runs, monkeypatch):
