@@ -124,7 +124,13 @@ class MainJob:
                 Isolation(obstacle=obstacle)
                 if obstacle
                 else self._isolated(
-                    report, trusted, tolerances, trace, candidate, map_file
+                    report,
+                    reference,
+                    trusted,
+                    tolerances,
+                    trace,
+                    candidate,
+                    map_file,
                 )
             )
             report = replace(report, isolation=isolation)
@@ -134,6 +140,7 @@ class MainJob:
     def _isolated(
         self,
         report: Report,
+        launch: Launch,
         reference: Trace,
         tolerances: ToleranceTable,
         trace: Trace,
@@ -144,7 +151,11 @@ class MainJob:
 
         def rerun(values: Path, capture: CaptureFilter) -> Trace:
             made.extend(self._record_all(candidate, (None,), values, capture))
-            return made[0]
+            return made[-1]
+
+        def record_reference(capture: CaptureFilter) -> Trace:
+            made.extend(self._record_all(launch, (None,), None, capture))
+            return made[-1]
 
         request = IsolationRequest(
             reference=reference,
@@ -153,6 +164,8 @@ class MainJob:
             folder=self._folder / f"values-{next(self._numbers)}",
             tolerances=tolerances,
             map_file=map_file,
+            rerun_again=rerun,
+            record_reference=record_reference,
         )
         isolation = isolate(request, self._backend, step=first_failed_step(report))
         for again in made:

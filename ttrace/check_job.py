@@ -25,7 +25,14 @@ from ttrace.isolation.isolating import (
     runs_obstacle,
     suspects_of,
 )
-from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
+from ttrace.isolation.rerunning import (
+    ISOLATING,
+    OPERATIONS,
+    VALUES,
+    reference_operations,
+    remove_rerun,
+    rerun_of,
+)
 from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.reading.own_faults import explained
@@ -335,6 +342,17 @@ def _isolation(
         map_file=request.map_file,
         allow=request.allow,
         strict_structure=request.strict_structure,
+        rerun_again=rerun_of(
+            request.candidate,
+            request.out,
+            timeout_s=request.timeout_s,
+            name=OPERATIONS,
+        ),
+        record_reference=None
+        if request.reference is None
+        else reference_operations(
+            request.reference, request.out, timeout_s=request.timeout_s
+        ),
     )
     step = first_failed_step(report)
     try:

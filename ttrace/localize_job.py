@@ -20,7 +20,14 @@ from ttrace.isolation.isolating import (
     isolate,
     suspects_of,
 )
-from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
+from ttrace.isolation.rerunning import (
+    ISOLATING,
+    OPERATIONS,
+    VALUES,
+    reference_operations,
+    remove_rerun,
+    rerun_of,
+)
 from ttrace.judge.tolerances.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
@@ -51,6 +58,8 @@ class LocalizeRequest:
         map_file: What the reference calls the candidate's tensors, and how they lie;
             None if they have the same names and dims.
         timeout_s: Seconds after which the command counts as hanging.
+        reference_command: Runs the reference once more, for the operations inside of
+            what is wrong; None to leave these alone.
     """
 
     reference: TraceSource
@@ -60,6 +69,7 @@ class LocalizeRequest:
     tolerances: ToleranceTable | None = None
     map_file: MapFile | None = None
     timeout_s: float | None = None
+    reference_command: Sequence[str] | None = None
 
 
 def localize(
@@ -74,6 +84,7 @@ def localize(
     backend: Backend | str = "auto",
     on_stage: OnStage | None = None,
     progress: Progress | None = None,
+    reference: str | Sequence[str] | None = None,
 ) -> Report:
     """Names the modules that are wrong by themselves; ``ttrace localize``.
 
@@ -90,6 +101,8 @@ def localize(
         backend: As for ``compare``.
         on_stage: As for ``check``.
         progress: Called with elements done and in total.
+        reference: The command that recorded the reference, likewise: with it, the first
+            operation that differs is named inside of each module that is wrong.
 
     Returns:
         The comparison of both traces, and its ``isolation``.
@@ -97,19 +110,17 @@ def localize(
     Raises:
         TtraceError: The traces cannot be read, or do not fit each other.
     """
-    command = (
-        split_command(candidate, option="candidate=")
-        if isinstance(candidate, str)
-        else candidate
-    )
     request = LocalizeRequest(
         reference=opened(reference_trace),
         candidate=opened(candidate_trace),
-        command=command,
+        command=_command(candidate, "candidate="),
         out=Path(out),
         tolerances=None if tolerance is None else tolerances_of(tolerance, None),
         map_file=map_file_of(map),
         timeout_s=timeout,
+        reference_command=None
+        if reference is None
+        else _command(reference, "reference="),
     )
     return run_localize(
         request,
@@ -160,6 +171,14 @@ def run_localize(
         suspects=suspects_of(report),
         tolerances=tolerances,
         map_file=request.map_file,
+        rerun_again=rerun_of(
+            request.command, request.out, timeout_s=request.timeout_s, name=OPERATIONS
+        ),
+        record_reference=None
+        if request.reference_command is None
+        else reference_operations(
+            request.reference_command, request.out, timeout_s=request.timeout_s
+        ),
     )
     step = first_failed_step(report)
     try:
@@ -168,6 +187,12 @@ def run_localize(
     finally:
         remove_rerun(request.out)
     return replace(report, isolation=isolation)
+
+
+def _command(command: str | Sequence[str], option: str) -> Sequence[str]:
+    if isinstance(command, str):
+        return split_command(command, option=option)
+    return command
 
 
 def tolerances_beside(reference: TraceSource) -> ToleranceTable | None:

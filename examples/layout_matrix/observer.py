@@ -14,7 +14,7 @@ from ttrace.errors import TraceNotFoundError
 from ttrace.examples.layout_matrix.cases import Case
 from ttrace.examples.worker_pool import Outcome, WorkerPool
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import open_trace
@@ -133,7 +133,7 @@ def observe(
     """
     started = time.monotonic()
     request = RecordRequest(
-        out=folder, capture=CaptureFilter(kinds=RECORDABLE)
+        out=folder, capture=CaptureFilter(kinds=frozenset(Kind))
     ).to_environment()
     argv = [*run.options, "--patch", str(run.checksums)]
     plain, traced = (

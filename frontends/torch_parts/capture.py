@@ -1,9 +1,12 @@
 """What the hooks of one session share: where tensors go now, and how calls count."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ttrace.frontends.torch_parts.calls import CallCounter
+import torch
+
+from ttrace.frontends.torch_parts.calls import CallCounter, ModuleCall
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
@@ -29,6 +32,7 @@ class Capture:
             alone.
         rewriting: Overwrites what modules are given; None in a plain run.
         open_calls: Told of every call of a module; None where nobody asks for them.
+        operations: Likewise; records operations.
     """
 
     calls: CallCounter
@@ -39,6 +43,7 @@ class Capture:
     counts_calls: bool = True
     rewriting: Rewriting | None = None
     open_calls: OpenCalls | None = None
+    operations: "CallObserver | None" = None
 
     @property
     def step(self) -> int:
@@ -64,6 +69,33 @@ class Capture:
         recorder = self.recorder_for(id_.kind)
         if recorder is not None and self.filter.wants(id_):
             recorder.skip(id_, reason)
+
+
+class CallObserver(Protocol):
+    """Is told what runs between the hooks on modules."""
+
+    def begin_step(self) -> None:
+        """A step begins: calls that never ended are over."""
+        ...
+
+    def suspend(self) -> None:
+        """Hooks of ttrace run, until a call is entered or left."""
+        ...
+
+    def enter(
+        self,
+        call: ModuleCall,
+        module: torch.nn.Module,
+        inputs: Iterable[tuple[str, torch.Tensor]],
+    ) -> None:
+        """The code of a module runs."""
+        ...
+
+    def leave(
+        self, call: ModuleCall, outputs: Iterable[tuple[str, torch.Tensor]]
+    ) -> None:
+        """It has run, and that of the module around it goes on."""
+        ...
 
 
 class CaptureObserver(Protocol):

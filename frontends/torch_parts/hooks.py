@@ -71,6 +71,8 @@ class ModelHooks:
         self._is_recorded = is_recorded
         if self._capture.open_calls is not None:
             self._capture.open_calls.clear()
+        if self._capture.operations is not None:
+            self._capture.operations.begin_step()
         # A module may be compiled after the trace has begun.
         inside = self._compiled_away()
         for tap in self._taps:
@@ -141,7 +143,7 @@ def _module_taps(
 ) -> list[ModuleTap]:
     wants_kind = capture.filter.wants_kind
     kinds = frozenset(filter(wants_kind, ACTIVATIONS))
-    follows_calls = capture.open_calls is not None
+    follows_calls = capture.open_calls is not None or capture.operations is not None
     counts = records and any(map(wants_kind, PER_MICROBATCH))
     root_ids = None if roots is None else set(map(id, roots))
     chunks: collections.Counter[str] = collections.Counter()

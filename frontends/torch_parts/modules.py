@@ -206,6 +206,8 @@ class ModuleTap:
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         capture = self._capture
+        if capture.operations is not None:
+            capture.operations.suspend()
         is_outermost_root = self._is_root and not self._open
         if is_outermost_root and not is_recomputing():
             capture.calls.begin_microbatch(self)
@@ -246,6 +248,8 @@ class ModuleTap:
                 except Exception as error:
                     slots = [slot for slot, tensor in inputs if tensor.requires_grad]
                     _skip_shares(recorder, call, slots, error)
+        if capture.operations is not None:
+            capture.operations.enter(call, module, inputs)
         return changed
 
     @guarded("observe what a module returns")
@@ -264,6 +268,8 @@ class ModuleTap:
         opened = self._open.pop()
         if opened is None:
             return None
+        if capture.operations is not None:
+            capture.operations.suspend()
         call, recorder = opened.call, opened.recorder
         if capture.open_calls is not None:
             capture.open_calls.leave(call, sequence_number())
@@ -286,6 +292,8 @@ class ModuleTap:
             grown = [(slot, tensor) for slot, tensor in outputs if tensor.requires_grad]
             if grown and capture.calls.claim_gradients(call):
                 self._observe_gradients(opened, module, grown)
+        if capture.operations is not None:
+            capture.operations.leave(call, outputs)
         return None if output is plain else output
 
     def _observe_gradients(

@@ -16,6 +16,8 @@ _WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
 """Packages whose decorators stand around functions of others."""
 
 _PLUMBING = (
+    "torch._compile",
+    "torch._dynamo",
     "torch._ops",
     "torch._library",
     "torch.library",
@@ -49,6 +51,9 @@ class ProgramPlace:
         modules: The modules whose calls run, innermost first: those inside of the
             backward pass, where one runs.
         nearest: Name of the Python module that runs; empty where none does.
+        is_source_inside: The line of the script is in the call of the innermost module.
+        caller: The line of the innermost library besides torch, inside of the line of
+            the script; empty for none.
         is_backward_itself: Nothing of Python runs between the backward pass and this.
     """
 
@@ -57,6 +62,8 @@ class ProgramPlace:
     modules: tuple[Any, ...]
     nearest: str
     is_backward_itself: bool
+    is_source_inside: bool = False
+    caller: str = ""
 
 
 def place_of_program(in_backward: bool) -> ProgramPlace:
@@ -66,9 +73,10 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         in_backward: A backward pass is running: what is around it does not count for
             the modules. A thread of its own has no frames but those inside.
     """
-    source = library = nearest = ""
+    source = library = nearest = caller = ""
     modules: list[Any] = []
     is_inside, is_itself = True, in_backward
+    is_source_inside = False
     for number, (frame, name) in enumerate(_frames()):
         if in_backward and frame.f_code is _BACKWARD:
             is_inside = False
@@ -79,15 +87,19 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         if source:
             continue
         if _is_of_script(frame, name):
-            source = _line(frame, name)
-        elif not library and _is_of_library(name):
-            library = _line(frame, name)
+            source, is_source_inside = _line(frame, name), not modules
+        elif _is_of_library(name):
+            library = library or _line(frame, name)
+            if not caller and name.partition(".")[0] != "torch":
+                caller = _line(frame, name)
     return ProgramPlace(
         source=source,
         library=library,
         modules=tuple(modules),
         nearest=nearest,
         is_backward_itself=is_itself,
+        is_source_inside=is_source_inside,
+        caller=caller,
     )
 
 
@@ -117,8 +129,17 @@ def _is_of_library(name: str) -> bool:
 
 
 def _line(frame: FrameType, name: str) -> str:
-    """Short, and the same wherever the program is installed."""
-    file = frame.f_code.co_filename
+    return line_in(frame.f_code.co_filename, frame.f_lineno, name)
+
+
+def line_in(file: str, number: int, name: str) -> str:
+    """``train.py:88``: short, and the same wherever the program is installed.
+
+    Args:
+        file: Of the source.
+        number: Of the line.
+        name: Of the Python module.
+    """
     package = name.partition(".")[0]
     parts = file.replace(os.sep, "/").split("/")
     if package in parts and "." in name:
@@ -129,4 +150,4 @@ def _line(frame: FrameType, name: str) -> str:
         file = file.removeprefix(folder)
         if os.path.isabs(file):
             file = "/".join(parts[-2:])
-    return f"{file}:{frame.f_lineno}"
+    return f"{file}:{number}"

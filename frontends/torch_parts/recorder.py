@@ -25,6 +25,7 @@ from ttrace.ir.collective import OWN, CollectivePart
 from ttrace.ir.dims_text import flat_part
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh, ShardLayout, whole
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.optimizer_settings import SettingHistory, SettingValue
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.faults import reason_of
@@ -172,15 +173,17 @@ class TensorRecorder:
             tensor: A plain tensor; copied before the call returns.
             part: Of which collective.
         """
-        if not self.is_active:
-            return
-        try:
-            with self._lock:
-                array = self._copies.array_of(tensor)
-        except Exception as error:
-            self.skip(id_, reason_of(error, "copy it"))
-            return
-        self._rank.add(id_, array, whole(array.shape, OWN), collective=part)
+        array = self._own_array(id_, tensor)
+        if array is not None:
+            self._rank.add(id_, array, whole(array.shape, OWN), collective=part)
+
+    def operation(
+        self, id_: TensorId, tensor: torch.Tensor, part: OperationPart
+    ) -> None:
+        """Likewise, of a single operation."""
+        array = self._own_array(id_, tensor)
+        if array is not None:
+            self._rank.add(id_, array, whole(array.shape, OWN), operation=part)
 
     def answer(
         self, id_: TensorId, answer: Answer, *, scale: float | None = None
@@ -285,6 +288,17 @@ class TensorRecorder:
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded."""
         self._rank.skip(id_, reason)
+
+    def _own_array(self, id_: TensorId, tensor: torch.Tensor) -> np.ndarray | None:
+        """A copy of a plain tensor; None where nothing is recorded."""
+        if not self.is_active:
+            return None
+        try:
+            with self._lock:
+                return self._copies.array_of(tensor)
+        except Exception as error:
+            self.skip(id_, reason_of(error, "copy it"))
+            return None
 
     def _refusal_of_mesh(self, name: str, mesh: Mesh | None) -> str | None:
         """Why a layout over the mesh of that name cannot be recorded.

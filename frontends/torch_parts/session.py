@@ -18,6 +18,7 @@ from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.open_calls import OpenCalls
+from ttrace.frontends.torch_parts.operations import OperationRecords
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
@@ -161,6 +162,8 @@ class CaptureSession:
                 self._capture.open_calls = OpenCalls()
                 collectives = CollectiveRecords(self._description, rank)
                 self._observers = (*self._observers, collectives)
+            if self._request.capture.wants_kind(Kind.OP):
+                self._capture.operations = OperationRecords(self._capture, rank)
         if self._request.noise_seed is not None:
             self._capture.noise = Noise(
                 self._description, self._request.noise_seed, self._request.noise_dtype
@@ -263,3 +266,6 @@ class CaptureSession:
         self._hooks = self._recorder = None
         self._capture.recorder = self._capture.noise = None
         self._capture.rewriting = None
+        if self._capture.operations is not None:
+            self._capture.operations.suspend()
+            self._capture.operations = None

@@ -89,14 +89,6 @@ def test_options_become_a_filter():
         terminal.capture_from(options(steps="x"))
 
 
-def test_kinds_that_nothing_records_are_refused():
-    with pytest.raises(UsageError, match="no frontend records yet") as caught:
-        terminal.capture_from(options(kinds="op,main_grad"))
-    message = str(caught.value)
-    assert "--kinds" in message and "got:      op" in message
-    assert "param, buffer, input, output" in message and "leave it out" in message
-
-
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
     [

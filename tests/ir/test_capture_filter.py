@@ -51,6 +51,24 @@ def test_opt_in_kinds_by_name():
     assert ops.wants(op) and not CaptureFilter().wants(op)
 
 
+def test_operations_of_some_modules_beside_the_rest():
+    capture = CaptureFilter(steps=frozenset({0}), operations=("a.b",))
+    assert CaptureFilter.from_json(capture.to_json()) == capture
+
+    def wants(text):
+        return capture.wants(parse_tensor_id(text))
+
+    assert wants("step0/mb0/a.b/output/0")
+    assert wants("step0/mb0/a.b/op/3.mul.result.0.rank0")
+    assert not wants("step0/mb0/a.b.c/op/3.mul.result.0.rank0")
+    assert not wants("step1/mb0/a.b/op/3.mul.result.0.rank0")
+    assert capture.wants_kind(Kind.OP) and not CaptureFilter().wants_kind(Kind.OP)
+    assert capture.wants_operations_of("a.b")
+    assert not capture.wants_operations_of("a.b.c")
+    every = CaptureFilter(kinds=frozenset({Kind.OP}), modules=("a.*",))
+    assert every.wants_operations_of("a.b") and not every.wants_operations_of("b")
+
+
 def test_ranks_that_record():
     assert CaptureFilter().recorded_ranks(3) == (0, 1, 2)
     assert CaptureFilter(ranks=frozenset({2, 0, 9})).recorded_ranks(4) == (0, 2)

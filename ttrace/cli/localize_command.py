@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
             else ToleranceTable.load(Path(tolerance)),
             map_file=None if args.map is None else read_map(args.map),
             timeout_s=args.timeout,
+            reference_command=None
+            if args.reference is None
+            else split_command(args.reference, option="--reference"),
         )
         with stage_display(quiet=args.quiet) as display:
             report = run_localize(

@@ -45,6 +45,12 @@ def add_localize(commands) -> None:
         help="command that recorded it",
     )
     parser.add_argument(
+        "--reference",
+        metavar="CMD",
+        help="command that recorded the reference: it runs once more, and so does the "
+        "candidate, to name the first operation that differs inside of each module",
+    )
+    parser.add_argument(
         "--tolerance",
         metavar="FILE",
         help="made by 'ttrace tolerance' or 'check' (default: the tolerance.json "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttrace.ir.capture_filter import CaptureFilter, require_recordable
+from ttrace.ir.capture_filter import CaptureFilter
 
 _WIDTH_WITHOUT_TERMINAL = 120
 """Columns where no terminal says: wide enough for a table in a CI log."""
@@ -91,12 +91,10 @@ def capture_from(args: argparse.Namespace) -> CaptureFilter:
     """The capture filter that the options describe.
 
     Raises:
-        UsageError: A kind or a range is malformed, or nothing records a kind.
+        UsageError: A kind or a range is malformed.
     """
     names = ("modules", "kinds", "steps", "microbatches", "ranks")
     options = {name: getattr(args, name) for name in names}
-    capture = CaptureFilter.from_json(
+    return CaptureFilter.from_json(
         {name: text for name, text in options.items() if text is not None}
     )
-    require_recordable(capture.kinds or ())
-    return capture

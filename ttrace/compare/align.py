@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ttrace.compare.collective_pairs import collectives_set_aside
 from ttrace.compare.extents import Extent
+from ttrace.compare.ways_of_computing import (
+    collectives_set_aside,
+    operations_set_aside,
+)
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import ACTIVATIONS, NEEDS_AUTOGRAD, OPTIONAL, Kind
@@ -137,7 +140,11 @@ def align(
     """
     runs = (_Run(Side.REFERENCE, reference), _Run(Side.CANDIDATE, candidate))
     order = merge_orders(run.order() for run in runs)
-    set_aside = {**(set_aside or {}), **collectives_set_aside(reference, candidate)}
+    set_aside = {
+        **(set_aside or {}),
+        **collectives_set_aside(reference, candidate),
+        **operations_set_aside(reference, candidate),
+    }
     return Alignment(
         entries=tuple(
             _known_entry(tensor_id, set_aside, given_otherwise or {})

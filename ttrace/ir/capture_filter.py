@@ -3,11 +3,10 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ttrace.errors import UsageError
-from ttrace.ir.kinds import RECORDABLE, RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId
 
 _DEFAULT = "default"
@@ -30,6 +29,8 @@ class CaptureFilter:
         ranks: Ranks that record, or None for all.
         collectives: Modules whose collectives, and those of modules inside of them, are
             recorded whatever modules and kinds say.
+        operations: Modules whose operations are recorded likewise; those of modules
+            inside of them are not.
     """
 
     modules: tuple[str, ...] = ("*",)
@@ -38,13 +39,16 @@ class CaptureFilter:
     microbatches: frozenset[int] | None = None
     ranks: frozenset[int] | None = None
     collectives: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
 
     def wants(self, tensor_id: TensorId) -> bool:
         """Whether a tensor is to be recorded (on the ranks that record)."""
+        kind, module = tensor_id.kind, tensor_id.module
         is_wanted = (
-            tensor_id.kind is Kind.COLLECTIVE
-            and self._names_collectives_of(tensor_id.module)
-        ) or (tensor_id.kind in self._kinds and self.wants_module(tensor_id.module))
+            (kind is Kind.COLLECTIVE and self._names_collectives_of(module))
+            or (kind is Kind.OP and module in self.operations)
+            or (kind in self._kinds and self.wants_module(module))
+        )
         return (
             is_wanted
             and self.wants_step(tensor_id.step)
@@ -59,7 +63,15 @@ class CaptureFilter:
         """Whether tensors of a kind are recorded at all."""
         if kind is Kind.COLLECTIVE and self.collectives:
             return True
+        if kind is Kind.OP and self.operations:
+            return True
         return kind in self._kinds
+
+    def wants_operations_of(self, module: str) -> bool:
+        """Whether the operations that run in a module itself are recorded."""
+        if module in self.operations:
+            return True
+        return Kind.OP in self._kinds and self.wants_module(module)
 
     def wants_step(self, step: int) -> bool:
         """Whether anything is recorded in a step."""
@@ -118,6 +130,7 @@ class CaptureFilter:
             "microbatches": format_indices(self.microbatches),
             "ranks": format_indices(self.ranks),
             "collectives": ",".join(self.collectives) or None,
+            "operations": ",".join(self.operations) or None,
         }
         return {name: text for name, text in options.items() if text is not None}
 
@@ -136,8 +149,14 @@ class CaptureFilter:
                 for name in ("steps", "microbatches", "ranks")
                 if name in options
             },
-            collectives=tuple(filter(None, options.get("collectives", "").split(","))),
+            collectives=_names(options.get("collectives", "")),
+            operations=_names(options.get("operations", "")),
         )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(filter(None, text.split(",")))
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:
@@ -161,34 +180,11 @@ def parse_kinds(text: str) -> frozenset[Kind]:
         raise UsageError(
             "unknown kind of tensor",
             where="--kinds (kinds=)",
-            expected=_recordable_names(),
+            expected=", ".join(kind.value for kind in Kind),
             got=", ".join(map(repr, unknown)),
             remedy=f"{meant}name kinds out of this list, separated by commas",
         )
     return kinds.union(map(Kind, names))
-
-
-def require_recordable(kinds: Iterable[Kind]) -> None:
-    """Refuses to be asked for kinds that no frontend records.
-
-    A trace may name them among its filters all the same: it can be of another version.
-
-    Raises:
-        UsageError: One of them is recorded by none.
-    """
-    unrecorded = [kind.value for kind in kinds if kind not in RECORDABLE]
-    if unrecorded:
-        raise UsageError(
-            "a kind of tensor that no frontend records yet",
-            where="--kinds (kinds=)",
-            expected=_recordable_names(),
-            got=", ".join(sorted(unrecorded)),
-            remedy="leave it out of --kinds (kinds=)",
-        )
-
-
-def _recordable_names() -> str:
-    return ", ".join(kind.value for kind in Kind if kind in RECORDABLE)
 
 
 def parse_indices(text: str, *, option: str) -> frozenset[int]:

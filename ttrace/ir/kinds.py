@@ -63,11 +63,9 @@ class KindTraits:
         is_optional: Not every framework's frontend records it: a run of another
             framework that has none at all says nothing about the model.
         is_opt_in: Recorded only when asked for by name.
-        is_recordable: Some frontend records it. What none records can be named in a
-            tensor id and a pattern, but not asked for.
         gradient: The kind of its gradient, which lies as it does, or None.
-        is_of_layout: It is the work of a parallel layout: runs of other layouts have
-            others, or none.
+        is_of_layout: It is how a run computes, not what: runs of other layouts or
+            frameworks have others, or none.
     """
 
     phase: Phase
@@ -78,7 +76,6 @@ class KindTraits:
     exact_replicas: bool = False
     is_optional: bool = False
     is_opt_in: bool = False
-    is_recordable: bool = True
     gradient: Kind | None = None
     is_of_layout: bool = False
 
@@ -141,7 +138,7 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
         Kind.UPDATED_PARAM: KindTraits(phase=Phase.OPTIMIZER, exact_replicas=True),
         Kind.UPDATED_BUFFER: KindTraits(phase=Phase.OPTIMIZER, is_optional=True),
         Kind.OP: KindTraits(
-            phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_recordable=False
+            phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_of_layout=True
         ),
         Kind.COLLECTIVE: KindTraits(phase=Phase.ANY, is_opt_in=True, is_of_layout=True),
     }
@@ -171,12 +168,7 @@ EXACT_REPLICAS = _kinds_where(lambda traits: traits.exact_replicas)
 OPTIONAL = _kinds_where(lambda traits: traits.is_optional)
 """Kinds that the frontends of some frameworks do not record."""
 
-RECORDABLE = _kinds_where(lambda traits: traits.is_recordable)
-"""Kinds that some frontend records; no others can be asked for."""
-
-RECORDED_BY_DEFAULT = _kinds_where(
-    lambda traits: traits.is_recordable and not traits.is_opt_in
-)
+RECORDED_BY_DEFAULT = _kinds_where(lambda traits: not traits.is_opt_in)
 """Kinds that are recorded unless a filter leaves them out."""
 
 OF_LAYOUT = _kinds_where(lambda traits: traits.is_of_layout)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ttrace.ir.collective import CollectivePart
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 
 SCHEMA_VERSION = 2
@@ -67,6 +68,7 @@ class ShardRecord:
             comparison divides by it. Comes from the configuration, never from data.
         exact_replicas: Replicas must agree in every bit, not only within tolerance.
         collective: What it is an operand or a result of, if it is of that kind.
+        operation: Likewise, of single operations.
     """
 
     id: TensorId
@@ -77,6 +79,7 @@ class ShardRecord:
     scale: float = 1.0
     exact_replicas: bool = False
     collective: CollectivePart | None = None
+    operation: OperationPart | None = None
 
     def __post_init__(self):
         dtype_named(self.dtype)
@@ -94,6 +97,8 @@ class ShardRecord:
             value["exact_replicas"] = True
         if self.collective is not None:
             value["collective"] = self.collective.to_json()
+        if self.operation is not None:
+            value["operation"] = self.operation.to_json()
         return value
 
     @classmethod
@@ -108,6 +113,9 @@ class ShardRecord:
             exact_replicas=value.get("exact_replicas", False),
             collective=CollectivePart.from_json(value["collective"])
             if "collective" in value
+            else None,
+            operation=OperationPart.from_json(value["operation"])
+            if "operation" in value
             else None,
         )
 

@@ -19,10 +19,13 @@ from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.isolation.operations.inside import operations_inside
+from ttrace.isolation.operations.targets import InsideRequest, RecordReference
 from ttrace.isolation.places import isolated_places
 from ttrace.isolation.repeats import begins_otherwise
 from ttrace.isolation.rewrites import Rewrites, plan_rewrites, write_rewrites
 from ttrace.judge.closer_look import CloserLook
+from ttrace.judge.reading.own_faults import explained
 from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.lining_up import line_up
@@ -44,6 +47,11 @@ _HANDED_ON = kinds_of_phases(Phase.FORWARD, Phase.BACKWARD)
 """Kinds in which one failure makes others."""
 
 _MAX_SUSPECTS = 8
+
+_FAULT_INSIDE = (
+    "ttrace itself failed where it looked for the operation that is wrong, as the log "
+    "says; the places stand all the same"
+)
 
 COLLECTIVE_CODES = frozenset(
     {
@@ -70,6 +78,10 @@ class IsolationRequest:
         allow: Likewise.
         strict_structure: Likewise.
         suspects: Modules whose collectives the run records.
+        rerun_again: Likewise, one more time, into another folder: with the operations
+            of what is wrong by itself; None to leave these alone.
+        record_reference: Runs the reference once more, for its operations; None where
+            nobody can.
     """
 
     reference: TraceSource
@@ -81,6 +93,8 @@ class IsolationRequest:
     allow: Allowed = ()
     strict_structure: bool = False
     suspects: tuple[str, ...] = ()
+    rerun_again: Rerun | None = None
+    record_reference: RecordReference | None = None
 
 
 def isolate(
@@ -238,9 +252,27 @@ def _isolated(
         for finding in report.diagnosis
         if finding.code in COLLECTIVE_CODES
     ]
+    places = isolated_places(report, overwritten)
+    again_too = request.rerun_again
+    if again_too is not None:
+        places, inside = explained(
+            operations_inside,
+            (places, (_FAULT_INSIDE,)),
+            places,
+            InsideRequest(
+                reference=reference,
+                again=again,
+                report=report,
+                overwritten=rewrites.shards,
+                step=step,
+                record_reference=request.record_reference,
+                record_candidate=lambda capture: again_too(rewrites.folder, capture),
+            ),
+        )
+        notes += inside
     return Isolation(
         step=step,
-        isolated=isolated_places(report, overwritten),
+        isolated=places,
         num_overwritten=len(overwritten),
         left_out=left_out,
         notes=tuple(filter(None, notes)),

@@ -8,6 +8,7 @@ from ttrace.errors import StorageFullError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.isolation.isolating import Rerun
+from ttrace.isolation.operations.targets import RecordReference
 from ttrace.launch.record import Recording, record
 from ttrace.launch.trace_folders import find_traces, remove_trace
 
@@ -17,17 +18,26 @@ RERUN = "candidate-again"
 ISOLATING = "running the candidate once more, on the reference's values"
 """What such a run is, as a stage of a job."""
 
+OPERATIONS = "candidate-operations"
+"""Likewise of the run that records the operations of what is wrong by itself."""
+
+REFERENCE_OPERATIONS = "reference-operations"
+"""Likewise of the reference's."""
+
 VALUES = "candidate-values"
-"""The folder of the values that are put in; both are removed at the end."""
+"""The folder of the values that are put in; all are removed at the end."""
 
 
-def rerun_of(command: Sequence[str], out: Path, *, timeout_s: float | None) -> Rerun:
+def rerun_of(
+    command: Sequence[str], out: Path, *, timeout_s: float | None, name: str = RERUN
+) -> Rerun:
     """Runs a command once more, its trace in a folder and its log in another.
 
     Args:
         command: Program and arguments.
         out: Holds both.
         timeout_s: Seconds after which the command counts as hanging.
+        name: Of the trace's folder and of the log.
     """
 
     def rerun(values: Path, capture: CaptureFilter) -> TraceSource:
@@ -35,8 +45,8 @@ def rerun_of(command: Sequence[str], out: Path, *, timeout_s: float | None) -> R
             Recording(
                 name="candidate",
                 command=command,
-                out=out / RERUN,
-                log=out / "logs" / f"{RERUN}.log",
+                out=out / name,
+                log=out / "logs" / f"{name}.log",
                 capture=capture,
                 timeout_s=timeout_s,
                 rewrite=values,
@@ -47,10 +57,38 @@ def rerun_of(command: Sequence[str], out: Path, *, timeout_s: float | None) -> R
     return rerun
 
 
+def reference_operations(
+    command: Sequence[str], out: Path, *, timeout_s: float | None
+) -> RecordReference:
+    """Runs the reference once more, its trace in a folder and its log in another.
+
+    Args:
+        command: Program and arguments.
+        out: Holds both.
+        timeout_s: Seconds after which the command counts as hanging.
+    """
+
+    def run(capture: CaptureFilter) -> TraceSource:
+        return record(
+            Recording(
+                name="reference",
+                command=command,
+                out=out / REFERENCE_OPERATIONS,
+                log=out / "logs" / f"{REFERENCE_OPERATIONS}.log",
+                capture=capture,
+                timeout_s=timeout_s,
+            ),
+            overwrite=True,
+        )
+
+    return run
+
+
 def remove_rerun(out: Path) -> None:
-    """Removes the trace of a rewriting run; its log stays."""
-    folder = out / RERUN
-    if folder.is_dir():
-        for trace in find_traces(folder):
-            with contextlib.suppress(StorageFullError):
-                remove_trace(trace)
+    """Removes the traces of the runs that isolation makes; their logs stay."""
+    for name in (RERUN, OPERATIONS, REFERENCE_OPERATIONS):
+        folder = out / name
+        if folder.is_dir():
+            for trace in find_traces(folder):
+                with contextlib.suppress(StorageFullError):
+                    remove_trace(trace)

@@ -18,6 +18,7 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.collective import CollectivePart
 from ttrace.ir.kinds import EXACT_REPLICAS
 from ttrace.ir.layout import Mesh, ShardLayout
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest
@@ -147,6 +148,7 @@ class RankRecorder:
         *,
         scale: float = 1.0,
         collective: CollectivePart | None = None,
+        operation: OperationPart | None = None,
     ) -> None:
         """Records what the rank holds of a tensor; the next one in its order.
 
@@ -157,6 +159,7 @@ class RankRecorder:
                 another one, the tensor is skipped.
             scale: Known factor over the mathematical values.
             collective: What it is an operand or a result of; None of other kinds.
+            operation: Likewise, of single operations.
         """
         if layout.local_shape != array.shape:
             self.skip(
@@ -178,6 +181,7 @@ class RankRecorder:
                     scale=scale,
                     exact_replicas=id_.kind in EXACT_REPLICAS,
                     collective=collective,
+                    operation=operation,
                 )
             except DtypeError:
                 self.skip(id_, f"the dtype {array.dtype} cannot be stored in a trace")

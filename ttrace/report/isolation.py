@@ -5,6 +5,31 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperationFinding:
+    """The first operation inside of a module that differs from the reference's.
+
+    Attributes:
+        name: Of the candidate's operation, e.g. ``mul``.
+        source: Its line, e.g. ``model.py:88``; empty where nobody knows it.
+        what: In which way it differs: ``other_result``, ``other_operands``,
+            ``missing``, ``extra``, ``returned``, ``pending`` or ``other_way``.
+        sentence: What is known of it.
+        reference_name: The reference's operation that it is set against, or that is
+            missing; empty for none.
+        reference_source: Its line.
+        factor: What the result is times the reference's; None if it is no multiple.
+    """
+
+    name: str
+    source: str
+    what: str
+    sentence: str
+    reference_name: str = ""
+    reference_source: str = ""
+    factor: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IsolatedPlace:
     """A place that is wrong although it was given what the reference's was.
 
@@ -16,6 +41,8 @@ class IsolatedPlace:
         sentence: What is wrong, and what agrees.
         ids: The first few tensors that are, as a report names them.
         num_alike: Modules of other layers, or parameters, that are wrong likewise.
+        operation: The first operation in its code that differs; None where none is
+            known.
     """
 
     module: str
@@ -24,6 +51,7 @@ class IsolatedPlace:
     sentence: str
     ids: tuple[str, ...]
     num_alike: int = 0
+    operation: OperationFinding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +91,9 @@ class Isolation:
                             **place,
                             "kinds": tuple(place["kinds"]),
                             "ids": tuple(place["ids"]),
+                            "operation": OperationFinding(**place["operation"])
+                            if place.get("operation")
+                            else None,
                         }
                     )
                     for place in value.get("isolated", ())

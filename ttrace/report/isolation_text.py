@@ -54,7 +54,8 @@ def _place(place: IsolatedPlace) -> str:
     name = "the model itself" if place.module == ROOT_MODULE else place.module
     kinds = ", ".join(place.kinds)
     margin = "" if place.margin is None else f", margin {figure(place.margin)}"
-    return f"{name} ({kinds}{margin}): {place.sentence}"
+    inside = "" if place.operation is None else f"; {place.operation.sentence}"
+    return f"{name} ({kinds}{margin}): {place.sentence}{inside}"
 
 
 def _left_out(isolation: Isolation) -> str:

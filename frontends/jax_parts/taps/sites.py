@@ -4,14 +4,14 @@ import itertools
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
-from ttrace.ir.kinds import GRADIENT_OF, RECORDABLE, Kind
+from ttrace.ir.kinds import GRADIENT_OF, OF_LAYOUT, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.slots import clean_name as clean_name
 
 SpecEntry = None | str | tuple[str, ...]
 """One dim of a ``jax.sharding.PartitionSpec``: the mesh axes that shard it."""
 
-TAPPED_KINDS = RECORDABLE - {Kind.COLLECTIVE} - frozenset(GRADIENT_OF.values())
+TAPPED_KINDS = frozenset(Kind) - OF_LAYOUT - frozenset(GRADIENT_OF.values())
 """Kinds of values that a program computes; gradients come with their forward."""
 
 _serials = itertools.count()

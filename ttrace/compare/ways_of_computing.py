@@ -1,11 +1,16 @@
-"""Which collectives of two runs are compared: those of runs that are laid out alike."""
+"""What shows how a run computes, and when it is compared with that of another run."""
 
 from collections.abc import Mapping
 
-from ttrace.ir.kinds import OF_LAYOUT
+from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+
+_OPERATION = (
+    "operations of two runs are lined up by what they compute, not one by one: where a "
+    "module is wrong by itself, isolation names the first that differs"
+)
 
 
 def collectives_set_aside(
@@ -22,7 +27,9 @@ def collectives_set_aside(
     """
     runs = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
     found = {
-        side: [id_ for id_ in (*info.tensors, *info.skipped) if id_.kind in OF_LAYOUT]
+        side: [
+            id_ for id_ in (*info.tensors, *info.skipped) if id_.kind is Kind.COLLECTIVE
+        ]
         for side, info in runs.items()
     }
     if not any(found.values()):
@@ -31,6 +38,20 @@ def collectives_set_aside(
     if not reason:
         return {}
     return {id_: reason for ids in found.values() for id_ in ids}
+
+
+def operations_set_aside(*runs: TraceInfo) -> Mapping[TensorId, str]:
+    """Operands and results of single operations, with the reason.
+
+    Runs that compute the same need not compute it by the same operations: which belong
+    together, their values say, and not their names.
+    """
+    return {
+        id_: _OPERATION
+        for info in runs
+        for id_ in (*info.tensors, *info.skipped)
+        if id_.kind is Kind.OP
+    }
 
 
 def _reason(
