@@ -32,6 +32,7 @@ from ttrace.frontends.jax_parts.harvest.plan import (
     Harvest,
     plan_harvest,
 )
+from ttrace.frontends.jax_parts.operations.operation_taps import OperationTaps
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 
 _KEPT_PROGRAMS = 64
@@ -57,6 +58,11 @@ class StepTrace:
         noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave a program.
         strict: All programs are compiled without excess precision.
+        wants_operations: Whether the equations of a module's calls leave a program, by
+            its path; None for those of none.
+
+    Attributes:
+        left_out: Modules with more operands and results than the limit allows.
     """
 
     def __init__(
@@ -67,11 +73,14 @@ class StepTrace:
         noise_dtype: str | None = None,
         max_iterations: int = MAX_ITERATIONS,
         strict: bool = False,
+        wants_operations: Callable[[str], bool] | None = None,
     ):
         private_jax.require_tested_version()
         self._wants = wants
         self._noise_seed, self._noise_dtype = noise_seed, noise_dtype
         self._max_iterations = max_iterations
+        self._wants_operations = wants_operations
+        self.left_out: set[str] = set()
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
@@ -146,6 +155,7 @@ class StepTrace:
             return outs if primitive.multiple_results else [outs]
 
         original = private_jax.retrace(call, avals, "ttrace_step")
+        original = self._with_operations(original)
         is_fixed = private_jax.has_effects(original)
         gated = None if overwrites is None or is_fixed else overwrites.is_gated
 
@@ -186,6 +196,17 @@ class StepTrace:
             before=before,
             is_fixed=is_fixed,
         )
+
+    def _with_operations(self, program: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
+        """The program with taps on the equations that are wanted."""
+        if self._wants_operations is None:
+            return program
+        taps = OperationTaps(
+            self._wants_operations, max_iterations=self._max_iterations
+        )
+        tapped = taps.tapped(program)
+        self.left_out.update(taps.left_out)
+        return tapped
 
     def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
         if id(jaxpr) not in self._tapped:
@@ -271,7 +292,11 @@ class RunningStep:
                 first = len(self._collector.events)
                 count = len(program.harvest.events)
                 self._overwrites.leave(range(first, first + count), HAS_EFFECTS)
-            self._collector.absorb(program.harvest.events, extras, (self._position,))
+            events = [
+                dataclasses.replace(event, program=self._position)
+                for event in program.harvest.events
+            ]
+            self._collector.absorb(events, extras, (self._position,))
             self.params.add(program.params, args, outs)
             self._position += 1
         return outs if primitive.multiple_results else outs[0]

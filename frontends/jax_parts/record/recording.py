@@ -1,7 +1,8 @@
 """The recording of one step: captures become records, main gradients also a norm."""
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from absl import logging
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
+from ttrace.frontends.jax_parts.operations.operation_taps import MAX_BYTES
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.given_batch import GIVEN
 from ttrace.frontends.jax_parts.record.idle_options import idle_options
@@ -25,10 +27,17 @@ from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.ir.kinds import NEEDS_AUTOGRAD, PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.rewrites import REWRITTEN_KINDS
+
+TOO_MANY_OPERATIONS = (
+    "the operations of this module have more than "
+    f"{MAX_BYTES >> 30} GiB of operands and results in this step, and no further ones "
+    "of it are recorded"
+)
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -94,6 +103,9 @@ class StepRecording:
         if not self.has_params and not self.request.capture.to_json():
             self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
+            if capture.operation is not None:
+                self._record_operation(capture, capture.operation, per_microbatch)
+                continue
             is_initial = capture.kind in (Kind.PARAM, Kind.BUFFER)
             if is_initial and (self.has_params or capture.call):
                 continue  # the initial ones, once
@@ -111,6 +123,33 @@ class StepRecording:
             if self.request.capture.wants(id_):
                 self._emit(id_, shards, reason, scale=capture.scale)
         self._record_buffers(captures, per_microbatch)
+
+    def _record_operation(
+        self,
+        capture: Capture,
+        part: OperationPart,
+        per_microbatch: Mapping[object, int],
+    ) -> None:
+        """Records an operand or a result: what each device holds, as it is."""
+        id_ = self._id(capture, per_microbatch)
+        if not self.request.capture.wants(id_):
+            return
+        shards, reason = self._shards_of(id_, capture)
+        if reason is None:
+            axes = () if capture.value is None else capture.value.axes
+            arrays = {
+                rank: shard.array.reshape(shard.array.shape[len(axes) :])
+                for rank, shard in shards.items()
+            }
+            self.writers.add_operation(id_, part, arrays)
+        else:
+            self.writers.skip(dataclasses.replace(id_, slot=part.key), reason)
+
+    def record_left_out(self, modules: Collection[str]) -> None:
+        """Says of which modules no further operations are recorded, and why."""
+        for module in modules:
+            id_ = TensorId(step=self.step, microbatch=0, module=module, kind=Kind.OP)
+            self.writers.skip(id_, TOO_MANY_OPERATIONS)
 
     def _record_buffers(
         self, captures: Sequence[Capture], per_microbatch: Mapping[object, int]
@@ -267,7 +306,9 @@ def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:
 
 
 def _name(capture: Capture) -> object:
-    return capture.site.module, capture.kind, capture.site.slot
+    """Of an operation: the module, whose calls count."""
+    slot = None if capture.kind is Kind.OP else capture.site.slot
+    return capture.site.module, capture.kind, slot
 
 
 def _num_calls(captures: Sequence[Capture]) -> dict[object, int]:

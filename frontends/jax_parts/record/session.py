@@ -85,6 +85,7 @@ class JaxSession:
         missed: Sequence[Missed],
         stated: Mapping[str, str],
         overwriting: Overwriting | None = None,
+        left_out: Collection[str] = (),
     ) -> None:
         """Records what one step has computed.
 
@@ -97,6 +98,7 @@ class JaxSession:
             missed: What could not be tapped.
             stated: Settings that showed while the step was traced.
             overwriting: What gave the step other values; None where nothing did.
+            left_out: Modules of which not all operations are recorded.
 
         Raises:
             TraceError: The trace cannot be created.
@@ -124,6 +126,7 @@ class JaxSession:
         )
         with self.stopping_at_faults("record the step"):
             recording.record(captures)
+            recording.record_left_out(left_out)
             recording.record_scalars(missed)
             changed = self._settings.changed(step, {**stated, **injected})
             self._writers.state(changed)

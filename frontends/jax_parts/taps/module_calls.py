@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.core import Tracer
 
+from ttrace.frontends.jax_parts.taps.call_marks import marked
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
@@ -82,7 +83,9 @@ def tapped_call(
 
     # As one structure each, for an argument must not be taken for a lone output.
     args, kwargs = tapped(args, tap_input), tapped(dict(kwargs), tap_input)
-    return tapped(call(*args, **kwargs), tap_output)
+    with marked(path, method):
+        returned = call(*args, **kwargs)
+    return tapped(returned, tap_output)
 
 
 def tap_state(path: str, group: str, name: str, value: Any) -> Any:
