@@ -5,6 +5,7 @@ value of it, and views of it that were seen before no longer have theirs.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,8 +36,9 @@ class CallValues:
         self._kept: dict[int, Any] = {}
         self._keys: dict[Place, str] = {}
         self._places: dict[int, set[Place]] = {}
-        self._writers: dict[int, str] = {}
+        self._writers: dict[int, tuple[str, ...]] = {}
         self._origins: dict[Place, str] = {}
+        self._blank: set[int] = set()
 
     def place(self, tensor: torch.Tensor) -> Place | None:
         """Where a plain tensor lies; None where it has no memory of its own."""
@@ -58,9 +60,9 @@ class CallValues:
         """The key of the value that is there; None where none is known."""
         return self._keys.get(place)
 
-    def writer(self, place: Place) -> str | None:
-        """The key of what wrote into that memory last."""
-        return self._writers.get(place.memory)
+    def writers(self, place: Place) -> tuple[str, ...]:
+        """The keys of what wrote into that memory since all of it was written."""
+        return self._writers.get(place.memory, ())
 
     def origin(self, place: Place) -> str:
         """What a tensor is to the module; empty where that is not known."""
@@ -70,6 +72,15 @@ class CallValues:
         """A value lies there."""
         self._keys[place] = key
         self._places.setdefault(place.memory, set()).add(place)
+
+    def is_blank(self, place: Place) -> bool:
+        """Whether nothing was written yet into that memory."""
+        return place.memory in self._blank
+
+    def leave_blank(self, place: Place) -> None:
+        """Memory was handed out that holds what lay there before."""
+        self.write(place, None)
+        self._blank.add(place.memory)
 
     def write(self, place: Place, key: str | None) -> None:
         """An operation made what lies there: other values of this memory are gone.
@@ -81,10 +92,18 @@ class CallValues:
         for other in self._places.pop(place.memory, ()):
             self._keys.pop(other, None)
             self._origins.pop(other, None)
+        self._blank.discard(place.memory)
+        before = () if self._is_all(place) else self.writers(place)
         self._writers.pop(place.memory, None)
         if key is not None:
-            self._writers[place.memory] = key
+            self._writers[place.memory] = (*before, key)
             self.know(place, key)
+
+    def _is_all(self, place: Place) -> bool:
+        """Whether a tensor is all that lies in its memory."""
+        with unobserved():
+            num_bytes = self._kept[place.memory].nbytes()
+        return math.prod(place.shape) * place.dtype.itemsize >= num_bytes
 
     def name(self, tensors: Iterable[tuple[str, torch.Tensor]], prefix: str) -> None:
         """Tensors that come from outside: what they are to the module.

@@ -28,8 +28,9 @@ from ttrace.frontends.torch_parts.operation_values import (
     tensors_in,
     written_arguments,
 )
-from ttrace.frontends.torch_parts.program_place import place_of_program
+from ttrace.frontends.torch_parts.program_place import ProgramPlace, place_of_program
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
+from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
 from ttrace.ir.operation import OperationPart, operation_slot
@@ -51,12 +52,23 @@ _ON_THE_WAY = frozenset({"c10d", "_c10d_functional", "c10d_functional"})
 
 _WAIT = "wait_tensor"
 
+RETURNED = "return"
+"""Name of the operand that stands for what a call returns."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
-    """An operation that is about to run: what is known of its results."""
+    """An operation that is about to run: what is known of its results.
+
+    Attributes:
+        part: Of its results; of a wait for others, as of an operand.
+        given: The memory that it is given.
+        written: What it writes into.
+        is_on_the_way: Its results are there only when somebody has waited.
+    """
 
     part: OperationPart
+    given: frozenset[int | None]
     written: tuple[torch.Tensor, ...]
     is_on_the_way: bool
 
@@ -106,11 +118,13 @@ class _CallOperations:
             name=name,
             number=number,
             role=Role.OPERAND,
-            source=place.source,
+            source=_source(place),
             library=place.library,
         )
         if func._schema.name.endswith(f"::{_WAIT}"):
-            return _Running(part=part, written=(), is_on_the_way=False)
+            return _Running(
+                part=part, given=frozenset(), written=(), is_on_the_way=False
+            )
         keys = tuple(
             self._operand(tensor, replace(part, position=position))
             for position, tensor in enumerate(given)
@@ -122,6 +136,7 @@ class _CallOperations:
                 operands=keys,
                 constants=constants_of(func, args, kwargs),
             ),
+            given=frozenset(map(self._memory, given)),
             written=tuple(
                 tensor
                 for position, named in written_arguments(func)
@@ -153,16 +168,29 @@ class _CallOperations:
                 self.values.write(place, None)
                 self._on_the_way[place.memory] = result
             elif part.short_name in _UNWRITTEN:
-                self.values.write(place, None)
-                self.values.know(place, "")
+                self.values.leave_blank(place)
+            elif self.values.is_blank(place) and place.memory not in written:
+                continue  # a view of it
             elif part.name in _SAME_VALUE and part.operands[0]:
                 self.values.know(place, part.operands[0])
             elif self._record(tensor, result):
-                is_view = self.values.writer(place) is not None
-                if place.memory in written or not is_view:
+                if place.memory in written or place.memory not in running.given:
                     self.values.write(place, result.key)
                 else:
                     self.values.know(place, result.key)
+
+    @guarded("observe what a module returns")
+    def end(self, outputs: _Named) -> None:
+        """Records what the call returns, where no operation gave it as it is."""
+        for position, (_, tensor) in enumerate(outputs):
+            if self._is_in_budget():
+                part = OperationPart(
+                    name=RETURNED,
+                    number=self._number,
+                    role=Role.OPERAND,
+                    position=position,
+                )
+                self._operand(local_values(tensor), part)
 
     def _memory(self, tensor: torch.Tensor) -> int | None:
         place = self.values.place(tensor)
@@ -174,18 +202,18 @@ class _CallOperations:
         if place is None:
             return ""
         key = self.values.key(place)
-        if key is not None:
-            return key
+        if key is not None or self.values.is_blank(place):
+            return key or ""
         result = self._on_the_way.pop(place.memory, None)
         if result is not None:
             if self._record(tensor, result):
                 self.values.write(place, result.key)
             return result.key
-        writer = self.values.writer(place)
+        writers = self.values.writers(place)
         part = replace(
             part,
-            operands=() if writer is None else (writer,),
-            origin=self.values.origin(place) if writer is None else "",
+            operands=writers,
+            origin="" if writers else self.values.origin(place),
         )
         if not self._record(tensor, part):
             return ""
@@ -212,6 +240,15 @@ class _CallOperations:
         id_ = self.call.tensor_id(Kind.OP, operation_slot(part, self._rank))
         self._recorder.operation(id_, tensor, part)
         return True
+
+
+def _source(place: ProgramPlace) -> str:
+    """The line of the script; of a library's own module, none: its own line tells more.
+
+    Layers of torch are too small for that.
+    """
+    is_of_library = place.library and not place.library.startswith("torch/")
+    return "" if is_of_library and not place.is_source_inside else place.source
 
 
 class _OperationMode(TorchDispatchMode):
@@ -296,9 +333,13 @@ class OperationRecords:
     def leave(self, call: ModuleCall, outputs: _Named) -> None:
         """A call ends, and that around it goes on with what it returned."""
         self.suspend()
+        outputs = list(outputs)
         calls = self._thread.calls
         for place in range(len(calls) - 1, -1, -1):
             if calls[place][0] is call:
+                own_operations = calls[place][1]
+                if own_operations is not None:
+                    own_operations.end(outputs)
                 del calls[place:]
                 break
         if calls and calls[-1][1] is not None:

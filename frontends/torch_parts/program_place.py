@@ -14,6 +14,7 @@ _LIBRARIES = frozenset({"torch", "megatron", "ttrace"})
 """Packages whose lines are none of the script's."""
 
 _PLUMBING = (
+    "torch._compile",
     "torch._dynamo",
     "torch._ops",
     "torch._library",
@@ -48,6 +49,7 @@ class ProgramPlace:
         modules: The modules whose calls run, innermost first: those inside of the
             backward pass, where one runs.
         nearest: Name of the Python module that runs; empty where none does.
+        is_source_inside: The line of the script is in the call of the innermost module.
         is_backward_itself: Nothing of Python runs between the backward pass and this.
     """
 
@@ -56,6 +58,7 @@ class ProgramPlace:
     modules: tuple[Any, ...]
     nearest: str
     is_backward_itself: bool
+    is_source_inside: bool = False
 
 
 def place_of_program(in_backward: bool) -> ProgramPlace:
@@ -68,6 +71,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
     source = library = nearest = ""
     modules: list[Any] = []
     is_inside, is_itself = True, in_backward
+    is_source_inside = False
     for number, (frame, name) in enumerate(_frames()):
         if in_backward and frame.f_code is _BACKWARD:
             is_inside = False
@@ -80,6 +84,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         file = frame.f_code.co_filename
         if is_of_script(name, file, _LIBRARIES):
             source = short_line(name, file, frame.f_lineno)
+            is_source_inside = not modules
         elif not library and is_of_library(name, _LIBRARIES, _PLUMBING):
             library = short_line(name, file, frame.f_lineno)
     return ProgramPlace(
@@ -88,6 +93,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         modules=tuple(modules),
         nearest=nearest,
         is_backward_itself=is_itself,
+        is_source_inside=is_source_inside,
     )
 
 

@@ -18,8 +18,8 @@ from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.hooks import ModelHooks
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.open_calls import OpenCalls
-from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.operations import OperationRecords
+from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
 from ttrace.frontends.torch_parts.step_records import StepRecords

@@ -50,6 +50,8 @@ class Runs:
         *,
         again: Train | None = None,
         map_text: str | None = None,
+        inside: bool = False,
+        reruns_reference: bool = True,
     ) -> tuple[Report, Isolation]:
         """Compares two trainings, and runs the second one on the first one's values.
 
@@ -58,6 +60,8 @@ class Runs:
             candidate: The one under test.
             again: What runs the second time; the candidate if None.
             map_text: A map file from the one to the other; None for the same names.
+            inside: Look for the operation that is wrong inside of what is named, too.
+            reruns_reference: For that the reference can run once more.
         """
         if reference not in self._references:
             self._references[reference] = self.record(reference)
@@ -76,6 +80,10 @@ class Runs:
             rerun=rerun,
             folder=self._folder / f"values{next(self._numbers)}",
             map_file=map_file,
+            rerun_again=rerun if inside else None,
+            record_reference=(lambda capture: self.record(reference, capture=capture))
+            if inside and reruns_reference
+            else None,
         )
         isolation = isolate(
             request, load_backend("numpy"), step=first_failed_step(report)

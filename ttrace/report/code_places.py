@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ttrace.ir.kinds import Kind
 from ttrace.ir.module_code import ModuleCode, code_of
 from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.report.isolation import IsolatedPlace
 from ttrace.report.model import Report, TensorReport
 from ttrace.report.places import place_of
 
@@ -50,6 +51,25 @@ def code_of_module(report: Report, module: str) -> CodePlace | None:
     if reference is None and candidate is None:
         return None
     return CodePlace(module=module, reference=reference, candidate=candidate)
+
+
+def code_of_operation(place: IsolatedPlace) -> CodePlace | None:
+    """The line of the operation that is wrong in a place; None where none is named."""
+    found = place.operation
+    if found is None:
+        return None
+    candidate = _code_at(found.source, found.name, place.module)
+    reference = _code_at(found.reference_source, found.reference_name, place.module)
+    if candidate is None and reference is None:
+        return None
+    return CodePlace(module=place.module, reference=reference, candidate=candidate)
+
+
+def _code_at(line: str, name: str, module: str) -> ModuleCode | None:
+    file, _, number = line.rpartition(":")
+    if not file or not number.isdigit():
+        return None
+    return ModuleCode(module=module, name=name, file=file, line=int(number))
 
 
 def computed_by(tensor: TensorReport) -> str | None:

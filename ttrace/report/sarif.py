@@ -12,7 +12,12 @@ from urllib.parse import quote
 
 from ttrace.ir.module_code import ModuleCode
 from ttrace.report.caveats import caveats
-from ttrace.report.code_places import CodePlace, code_of_module, computed_by
+from ttrace.report.code_places import (
+    CodePlace,
+    code_of_module,
+    code_of_operation,
+    computed_by,
+)
 from ttrace.report.model import Outcome, Report
 from ttrace.report.printable import printable
 from ttrace.report.wording import (
@@ -90,8 +95,9 @@ def _results(report: Report) -> Iterator[dict[str, Any]]:
         yield _result(_FIRST, first.sentence, code_at(first.id), first.id)
     isolated = () if report.isolation is None else report.isolation.isolated
     for place in isolated:
-        code = code_of_module(report, place.module)
-        text = f"{place.module}: {place.sentence}"
+        code = code_of_operation(place) or code_of_module(report, place.module)
+        inside = "" if place.operation is None else f"; {place.operation.sentence}"
+        text = f"{place.module}: {place.sentence}{inside}"
         yield _result(_ISOLATED, text, code, *place.ids[:1])
     for item in report.diagnosis:
         tensor_id = next(iter(item.tensor_ids), None)

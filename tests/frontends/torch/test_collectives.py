@@ -79,7 +79,7 @@ def line_of(text: str) -> str:
 
 def test_tracing_changes_no_bit(runs, tmp_path):
     request = RecordRequest(
-        out=tmp_path / "trace", capture=CaptureFilter(kinds=frozenset(Kind) - {Kind.OP})
+        out=tmp_path / "trace", capture=CaptureFilter(kinds=frozenset(Kind))
     )
     plain, traced = runs.output(2, "every"), runs.output(2, "every", request=request)
     # A release of torch warns of names that it is going to take away, once a process.

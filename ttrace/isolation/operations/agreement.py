@@ -16,6 +16,9 @@ from ttrace.isolation.operations.call import Holder
 
 _MAX_DIMS = 6
 
+_NUM_FIRST = 16
+"""Elements that are compared before all of them are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Form:
@@ -132,11 +135,9 @@ def _may_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
     if candidate.num_unbounded != reference.num_unbounded:
         return False
     allowed = (tolerance + 1e-12) * max(reference.norm, 1e-300) * 1.01
-    return abs(
-        candidate.norm - reference.norm
-    ) <= allowed and abs(candidate.total - reference.total) <= allowed * math.sqrt(
-        max(count, 1)
-    )
+    return abs(candidate.norm - reference.norm) <= allowed and abs(
+        candidate.total - reference.total
+    ) <= allowed * math.sqrt(max(count, 1))
 
 
 def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
@@ -145,11 +146,27 @@ def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
         return whole.size == part.size
     if whole.size % part.size:
         return False
-    for one, other in _shown(part, whole):
-        for block in _blocks(one.shape, other):
-            if is_close(one, block, tolerance):
-                return True
+    part, whole = np.squeeze(part), np.squeeze(whole)
+    if part.dtype.kind not in "fc" and whole.dtype.kind not in "fc":
+        allowed = 0.0
+    else:
+        bounded = np.where(np.isfinite(whole), whole, 0)
+        allowed = tolerance * float(np.linalg.norm(bounded.astype(_wide(whole.dtype))))
+    begin = part.reshape(-1)[:_NUM_FIRST]
+    for block in _blocks(part.shape, whole):
+        first = np.array(block.flat[:_NUM_FIRST])
+        if _may_be(begin, first, allowed) and is_close(
+            part.reshape(-1), block.reshape(-1), tolerance
+        ):
+            return True
     return False
+
+
+def _may_be(begin: np.ndarray, first: np.ndarray, allowed: float) -> bool:
+    """Whether the first elements are near enough for all of them to agree."""
+    both = np.isfinite(begin) & np.isfinite(first)
+    difference = begin[both].astype(np.complex128) - first[both]
+    return float(np.linalg.norm(difference)) <= allowed
 
 
 def is_close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
@@ -170,50 +187,71 @@ def is_close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
     )
 
 
-def _shown(
-    part: np.ndarray, whole: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both with as many dims, in each order in which one can be a block of the other.
-
-    Two of one shape are taken as they are: dims are not exchanged because they fit.
-    """
-    part, whole = np.squeeze(part), np.squeeze(whole)
-    if part.shape == whole.shape:
-        yield part, whole
-        return
-    if max(part.ndim, whole.ndim) > _MAX_DIMS:
-        return
-    num_dims = min(part.ndim, whole.ndim)
-    parts = dict.fromkeys(_merged(part.shape, num_dims))
-    for order in itertools.permutations(range(whole.ndim)):
-        turned = tuple(whole.shape[dim] for dim in order)
-        for shape in dict.fromkeys(_merged(turned, num_dims)):
-            for own in parts:
-                if all(n % m == 0 for n, m in zip(shape, own, strict=True)):
-                    yield part.reshape(own), whole.transpose(order).reshape(shape)
-
-
-def _merged(shape: tuple[int, ...], num_dims: int) -> Iterable[tuple[int, ...]]:
-    """A shape with neighbouring dims merged, in all ways that leave so many."""
-    if num_dims == 0:
-        return [()] if not shape else []
-    cuts = itertools.combinations(range(1, len(shape)), num_dims - 1)
-    return [
-        tuple(
-            math.prod(shape[start:stop])
-            for start, stop in itertools.pairwise((0, *cut, len(shape)))
-        )
-        for cut in cuts
-    ]
-
-
 def _blocks(shape: tuple[int, ...], whole: np.ndarray) -> Iterator[np.ndarray]:
-    """The equal blocks of a shape that an array falls into."""
-    counts = [n // m for n, m in zip(whole.shape, shape, strict=True)]
-    for place in itertools.product(*map(range, counts)):
-        yield whole[
-            tuple(
-                slice(at * size, (at + 1) * size)
-                for at, size in zip(place, shape, strict=True)
+    """The arrays that may be a part of a value which one rank holds, of any shape.
+
+    All of it; its equal blocks along one dim, or along two; and, where a dim was merged
+    out of several, the blocks along an inner one. The dims may stand in another order,
+    but for all of a value of the same shape: dims are not exchanged because they fit.
+    Where dims were merged, too, only the first two, samples and positions, may be
+    exchanged: what repeats each head would otherwise agree with what repeats all of
+    them in a row.
+    """
+    ratio = whole.size // math.prod(shape)
+    for order in _orders(shape, whole, ratio):
+        turned = whole.transpose(order)
+        if ratio == 1:
+            yield turned
+            continue
+        for dim in range(turned.ndim):
+            yield from _along(turned, dim, ratio)
+        for outer, inner in itertools.combinations(range(turned.ndim), 2):
+            for count in _divisors(ratio)[1:-1]:
+                for block in _along(turned, outer, count, is_merged=False):
+                    yield from _along(block, inner, ratio // count, is_merged=False)
+
+
+def _along(
+    whole: np.ndarray, dim: int, count: int, *, is_merged: bool = True
+) -> Iterator[np.ndarray]:
+    """Equal blocks along a dim, or along each inner one that it may be merged of."""
+    size = whole.shape[dim]
+    if size % count:
+        return
+    before, after = whole.shape[:dim], whole.shape[dim + 1 :]
+    inner_sizes = _divisors(size) if is_merged else [size]
+    for inner in reversed(inner_sizes):
+        if inner % count:
+            continue
+        split = whole.reshape(*before, size // inner, count, inner // count, *after)
+        for at in range(count):
+            yield (
+                np.take(split, at, axis=dim + 1)
+                if inner < size
+                else whole[
+                    (slice(None),) * dim
+                    + (slice(at * (size // count), (at + 1) * (size // count)),)
+                ]
             )
-        ]
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _orders(
+    shape: tuple[int, ...], whole: np.ndarray, ratio: int
+) -> Iterable[tuple[int, ...]]:
+    """The orders in which the dims of a value may stand."""
+    dims = tuple(range(whole.ndim))
+    if ratio == 1 and shape == whole.shape:
+        return [dims]
+    if len(shape) != whole.ndim or whole.ndim > _MAX_DIMS:
+        return dict.fromkeys((dims, (*reversed(dims[:2]), *dims[2:])))
+    return [
+        order
+        for order in itertools.permutations(dims)
+        if all(
+            whole.shape[dim] % size == 0 for dim, size in zip(order, shape, strict=True)
+        )
+    ]

@@ -28,6 +28,9 @@ _SAME_NAME = {
     "convert_element_type": "to",
     "true_divide": "div",
     "integer_pow": "pow",
+    "reshape": "view",
+    "reshape_alias": "view",
+    "unsafe_view": "view",
 }
 """Names of operations that are ways of computing another one."""
 
@@ -40,13 +43,10 @@ _ARRANGING = frozenset(
         "detach",
         "expand",
         "permute",
-        "reshape",
-        "reshape_alias",
         "squeeze",
         "t",
         "to",
         "transpose",
-        "unsafe_view",
         "unsqueeze",
         "view",
     }
@@ -79,6 +79,10 @@ class FirstDifference:
             no twin either, in order.
         reference_further: The reference's between what agrees, in order.
         unknown_operands: Operands from outside of which the reference has no twin.
+        takes: Of other operands: what the candidate's operation takes and the
+            reference's does not, in words.
+        reference_takes: What the reference's takes in its place.
+        is_at_end: Of a missing one: nothing of the candidate comes behind it.
     """
 
     what: Difference
@@ -87,6 +91,9 @@ class FirstDifference:
     further: tuple[Operation, ...] = ()
     reference_further: tuple[Operation, ...] = ()
     unknown_operands: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    reference_takes: tuple[str, ...] = ()
+    is_at_end: bool = False
 
 
 def kind_of_name(name: str) -> str:
@@ -115,11 +122,11 @@ def first_difference(
     Returns:
         None where nothing that is known of the two calls tells.
     """
-    search = _Search(candidate, reference, twins)
+    search = _Search(candidate, reference, twins, frozenset(expected))
     wrong = [key for key in wrong if key]
     returned = [key for key in wrong if twins.get(key)]
     if wrong and len(returned) == len(wrong):
-        return search.returned(returned[0], expected)
+        return search.returned(returned[0])
     behind, roots = search.begins(key for key in wrong if not twins.get(key))
     if not roots:
         return None
@@ -127,7 +134,8 @@ def first_difference(
     for found in named:
         if found.what is not Difference.OTHER_WAY:
             return found
-    return named[0]
+    # What takes nothing agrees with nothing by what it takes.
+    return next((found for found in named if found.operation.operands), named[0])
 
 
 class _Search:
@@ -137,12 +145,18 @@ class _Search:
         candidate: Its call.
         reference: That of the reference.
         twins: What agrees.
+        expected: Keys of what the reference hands on.
     """
 
     def __init__(
-        self, candidate: OperationCall, reference: OperationCall, twins: Twins
+        self,
+        candidate: OperationCall,
+        reference: OperationCall,
+        twins: Twins,
+        expected: frozenset[str],
     ):
         self._candidate = candidate
+        self._expected = expected
         self._twins = twins
         self._makers = candidate.makers()
         self._reference_makers = reference.makers()
@@ -153,9 +167,7 @@ class _Search:
             for key in dict.fromkeys(one.operands):
                 self._takers.setdefault(key, []).append(one)
 
-    def begins(
-        self, wrong: Iterable[str]
-    ) -> tuple[list[Operation], list[Operation]]:
+    def begins(self, wrong: Iterable[str]) -> tuple[list[Operation], list[Operation]]:
         """What does not agree and leads to what is wrong, and where that begins."""
         behind: dict[int, Operation] = {}
         roots: dict[int, Operation] = {}
@@ -191,13 +203,25 @@ class _Search:
         alike = [one for one in takers if self._is_like(one, root)]
         whole = [one for one in alike if self._takes_the_same(one, root)]
         if whole:
-            return FirstDifference(
-                what=Difference.OTHER_RESULT,
-                operation=root,
-                reference=_first(whole, self._is_unmatched),
-                unknown_operands=unknown,
-            )
+            other = _first(whole, self._is_unmatched)
+            theirs = self._not_taken(other, root)
+            if not unknown or not theirs:
+                return FirstDifference(
+                    what=Difference.OTHER_RESULT,
+                    operation=root,
+                    reference=other,
+                    unknown_operands=unknown,
+                )
+            return self._other_operands(root, other)
+        if any(
+            self._arranged(twin) in map(self._arranged, self._expected)
+            for operand in root.operands
+            for twin in self._twins.get(operand, ())
+        ):
+            return FirstDifference(what=Difference.EXTRA, operation=root)
         lost = [one for one in takers if self._is_unmatched(one)]
+        if not root.operands:
+            lost, alike = [], []
         # What the reference does first, before it does the same.
         for one in lost:
             if not self._is_like(one, root) and self._leads_to_like(one, root):
@@ -205,19 +229,23 @@ class _Search:
                     what=Difference.MISSING, operation=root, reference=one
                 )
         if alike:
-            return FirstDifference(
-                what=Difference.OTHER_OPERANDS,
-                operation=root,
-                reference=_first(alike, self._is_unmatched),
-                unknown_operands=unknown,
-            )
+            return self._other_operands(root, _first(alike, self._is_unmatched))
         # What the candidate does first, before it does the same.
         after = _first_taker(root, further)
-        if after is not None and len(root.operands) <= 2:
+        if after is not None:
             same = [one for one in lost if self._is_like(one, after)]
-            if same:
+            if same and len(root.operands) <= 2:
                 return FirstDifference(
                     what=Difference.EXTRA, operation=root, reference=same[0]
+                )
+            instead = [
+                one
+                for one in lost
+                if self._takes_the_same(one, root) and self._is_before_like(one, after)
+            ]
+            if len(instead) == 1:
+                return FirstDifference(
+                    what=Difference.OTHER_RESULT, operation=root, reference=instead[0]
                 )
         return FirstDifference(
             what=Difference.OTHER_WAY,
@@ -227,18 +255,50 @@ class _Search:
             unknown_operands=unknown,
         )
 
-    def returned(
-        self, key: str, expected: Collection[str]
-    ) -> FirstDifference | None:
+    def returned(self, key: str) -> FirstDifference | None:
         """A value that agrees with one of the reference, but not the one expected."""
         operation = self._makers.get(key)
-        makers = [self._reference_makers.get(one) for one in expected]
+        makers = [self._reference_makers.get(one) for one in sorted(self._expected)]
         meant = next((one for one in makers if one is not None), None)
-        if operation is None or self._twins[key] & frozenset(expected):
+        if operation is None or self._twins[key] & self._expected:
             return None
-        return FirstDifference(
-            what=Difference.RETURNED, operation=operation, reference=meant
+        arranged = set(map(self._arranged, self._twins[key]))
+        is_next = meant is not None and not arranged.isdisjoint(
+            map(self._arranged, meant.operands)
         )
+        return FirstDifference(
+            what=Difference.MISSING if is_next else Difference.RETURNED,
+            operation=operation,
+            reference=meant,
+            is_at_end=is_next,
+        )
+
+    def _other_operands(self, root: Operation, other: Operation) -> FirstDifference:
+        """An operation that takes something else than its twin."""
+        taken = set(map(self._arranged, other.operands))
+        return FirstDifference(
+            what=Difference.OTHER_OPERANDS,
+            operation=root,
+            reference=other,
+            takes=tuple(
+                _words(key, self._candidate, self._makers)
+                for key in root.operands
+                if taken.isdisjoint(map(self._arranged, self._twins.get(key, ())))
+            ),
+            reference_takes=tuple(
+                _words(key, self._reference, self._reference_makers)
+                for key in self._not_taken(other, root)
+            ),
+        )
+
+    def _not_taken(self, reference: Operation, candidate: Operation) -> list[str]:
+        """Operands of one operation of which another, the candidate's, has no twin."""
+        taken = {
+            self._arranged(twin)
+            for key in candidate.operands
+            for twin in self._twins.get(key, ())
+        }
+        return [key for key in reference.operands if self._arranged(key) not in taken]
 
     def _agrees(self, key: str) -> bool:
         """Whether a value agrees, or comes from outside, where others see to it."""
@@ -247,8 +307,15 @@ class _Search:
     def _takers_of(self, one: Operation) -> list[Operation]:
         """Operations of the reference that take anything of what one takes, in order.
 
-        What only arranges a value anew is looked through.
+        What only arranges a value anew is looked through. What takes nothing begins
+        where others do.
         """
+        if not one.operands:
+            return [
+                other
+                for other in self._reference.operations
+                if not other.operands and self._is_unmatched(other)
+            ]
         found: dict[int, Operation] = {}
         for operand in one.operands:
             for key in self._twins.get(operand, ()):
@@ -270,7 +337,7 @@ class _Search:
         return not any(result in self._found for result in one.results)
 
     def _takes_the_same(self, reference: Operation, candidate: Operation) -> bool:
-        """Whether an operation takes a twin of all that another one takes, and no more."""
+        """Whether an operation takes twins of what another one takes, and no more."""
         if len(reference.operands) != len(candidate.operands):
             return False
         taken = {self._arranged(key) for key in reference.operands}
@@ -299,6 +366,14 @@ class _Search:
         """Whether what takes a result, and agrees with nothing, is like another."""
         return any(self._is_like(next_, root) for next_ in self._followed([one])[1:])
 
+    def _is_before_like(self, one: Operation, other: Operation) -> bool:
+        """Whether what takes a result at once is like another operation."""
+        return any(
+            self._is_like(taker, other)
+            for result in one.results
+            for taker in self._through(result)
+        )
+
     def _followed(self, begin: Sequence[Operation]) -> list[Operation]:
         """Operations of the reference from some on, as long as nothing agrees."""
         found: dict[int, Operation] = {}
@@ -313,6 +388,15 @@ class _Search:
         return [found[number] for number in sorted(found)]
 
 
+def _words(key: str, call: OperationCall, makers: Mapping[str, Operation]) -> str:
+    """What a value is: ``input/0``, or ``what `mul` at model.py:88 gives``."""
+    maker = makers.get(key)
+    if maker is None:
+        return call.given.get(key) or "a tensor from outside"
+    at = f" at {maker.line}" if maker.line else ""
+    return f"what `{maker.name.lstrip('_')}`{at} gives"
+
+
 def _first(
     operations: Sequence[Operation], holds: Callable[[Operation], bool]
 ) -> Operation:
@@ -320,9 +404,11 @@ def _first(
 
 
 def _first_taker(one: Operation, behind: Iterable[Operation]) -> Operation | None:
-    """The first operation that takes what another gives."""
+    """The first operation that takes what another gives, perhaps arranged anew."""
     results = set(one.results)
     for other in behind:
         if results.intersection(other.operands):
-            return other
+            if kind_of_name(other.name) not in _ARRANGING:
+                return other
+            results.update(other.results)
     return None

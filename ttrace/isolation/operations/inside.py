@@ -7,7 +7,6 @@ candidate's on the reference's values, as the run that found the places.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -163,9 +162,7 @@ def plan_targets(
     return tuple(targets)
 
 
-def _own_tensors(
-    id_: TensorId, module: str, request: InsideRequest
-) -> frozenset[Held]:
+def _own_tensors(id_: TensorId, module: str, request: InsideRequest) -> frozenset[Held]:
     """Where the candidate holds what is wrong: the id of the tensor, and the ranks.
 
     The inputs of the same call were overwritten, and say under which name.
@@ -183,8 +180,13 @@ def _own_tensors(
         held = request.overwritten.get(id_, ())
         own_module = min((own.module for own, _ in around), default=module)
         return frozenset(
-            {*held, *((replace(own, module=own_module, kind=Kind.OUTPUT), rank)
-                      for own, rank in around)}
+            {
+                *held,
+                *(
+                    (replace(own, module=own_module, kind=Kind.OUTPUT), rank)
+                    for own, rank in around
+                ),
+            }
         )
     found = {(replace(own, kind=id_.kind, slot=id_.slot), rank) for own, rank in around}
     record = request.again.info.tensors.get(id_)

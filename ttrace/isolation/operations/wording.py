@@ -1,4 +1,4 @@
-"""What is said of the first operation that differs: a sentence, and fields beside it."""
+"""What is said of the first operation that differs: a sentence, and its fields."""
 
 from collections.abc import Mapping, Sequence
 
@@ -67,7 +67,7 @@ def _other_result(found: FirstDifference, compared: str) -> str:
         operands = _unknown(found)
     return (
         f"inside, the first operation that differs is {_at(found.operation)}: "
-        f"{operands}, its result {compared} that of the reference's "
+        f"{operands}, its result {compared} the reference's "
         f"{_at(found.reference)}{_constants(found.operation, found.reference)}"
     )
 
@@ -84,25 +84,35 @@ def _unknown(found: FirstDifference) -> str:
 
 def _other_operands(found: FirstDifference, compared: str) -> str:
     assert found.reference is not None
+    ours = ", ".join(found.takes) or "less"
+    theirs = ", ".join(found.reference_takes) or "nothing of the kind"
     return (
-        f"inside, the first operation that differs is {_at(found.operation)}: what it "
-        "takes is right each by itself, and the reference's "
-        f"{_at(found.reference)} takes other operands"
+        f"inside, the first operation that differs is {_at(found.operation)}: it takes "
+        f"{ours}, where the reference's {_at(found.reference)} takes {theirs}"
         f"{_constants(found.operation, found.reference)}"
     )
 
 
 def _missing(found: FirstDifference, compared: str) -> str:
     assert found.reference is not None
+    where = f"comes before what the candidate's {_at(found.operation)} does at once"
+    if found.is_at_end:
+        where = (
+            f"changes what the candidate hands on as {_at(found.operation)} gives it"
+        )
     return (
         f"inside, the reference has an operation that the candidate lacks: its "
-        f"{_at(found.reference)}{_with(found.reference)} comes before what the "
-        f"candidate's {_at(found.operation)} does at once"
+        f"{_at(found.reference)}{_with(found.reference)} {where}"
     )
 
 
 def _extra(found: FirstDifference, compared: str) -> str:
-    assert found.reference is not None
+    if found.reference is None:
+        return (
+            "inside, the candidate has an operation that the reference lacks: "
+            f"{_at(found.operation)}{_with(found.operation)} changes what the "
+            "reference hands on as it is"
+        )
     return (
         "inside, the candidate has an operation that the reference lacks: "
         f"{_at(found.operation)}{_with(found.operation)} comes before what the "
@@ -113,6 +123,12 @@ def _extra(found: FirstDifference, compared: str) -> str:
 def _other_way(found: FirstDifference, compared: str) -> str:
     ours = _row((found.operation, *found.further))
     theirs = _row(found.reference_further)
+    if not found.operation.operands:
+        return (
+            f"inside, what {_at(found.operation)} makes is the first that no operation "
+            "of the reference makes; whether it is wrong or another way to the same "
+            "does not show there"
+        )
     if not theirs:
         return (
             f"inside, what {_at(found.operation)} gives is the first that no operation "
@@ -133,7 +149,7 @@ def _returned(found: FirstDifference, compared: str) -> str:
         else f"what its {_at(found.reference)} gives"
     )
     return (
-        f"inside, all that agrees with the reference is right, and what is handed on is "
+        "inside, every operation behind the result agrees, but what is handed on is "
         f"what {_at(found.operation)} gives, where the reference hands on {meant}"
     )
 
@@ -200,7 +216,7 @@ def _compared(
 ) -> str:
     """How two results stand to each other, as the words between them."""
     if factor is not None:
-        return f"is {figure(factor)} times"
+        return f"is {figure(factor)} times that of"
     if found.reference is not None:
         ours = candidate.get(found.operation.results[0], ())
         theirs = reference.get(found.reference.results[0], ())
@@ -208,8 +224,8 @@ def _compared(
             return "has, in another order, the values of"
         sizes = {form.num_elements for form in ours}
         if theirs and ours and not sizes & {form.num_elements for form in theirs}:
-            return "has another number of elements than"
-    return "is not"
+            return "has another number of elements than that of"
+    return "is not that of"
 
 
 def _factor(
