@@ -50,7 +50,7 @@ class CallValues:
             self._kept.setdefault(memory, storage)
             return Place(
                 memory=memory,
-                offset=tensor.storage_offset(),
+                offset=int(tensor.storage_offset()),
                 shape=tuple(tensor.shape),
                 stride=tensor.stride(),
                 dtype=tensor.dtype,

@@ -6,7 +6,7 @@ autograd, on the local tensors of distributed ones, and hands them on as they ar
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import (
 from ttrace.frontends.torch_parts.calls import ModuleCall
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.compiled import INSIDE, is_compiled
+from ttrace.frontends.torch_parts.gradients import sequence_number
 from ttrace.frontends.torch_parts.guards import guarded
+from ttrace.frontends.torch_parts.operation_gradients import CallGradients
 from ttrace.frontends.torch_parts.operation_values import (
     CallValues,
     Place,
@@ -82,6 +84,7 @@ class _CallOperations:
         recorder: Takes the records.
         rank: Global rank of this process.
         budget: Bytes that are left of this module in this step, by its path.
+        is_on: Whether what happens now is recorded.
     """
 
     def __init__(
@@ -91,14 +94,19 @@ class _CallOperations:
         recorder: TensorRecorder,
         rank: int,
         budget: dict[str, int],
+        is_on: Callable[[], bool],
     ):
         self.call = call
         self.values = CallValues()
         self._recorder = recorder
         self._rank = rank
         self._budget = budget
+        self._is_on = is_on
         self._number = 0
         self._on_the_way: dict[int, OperationPart] = {}
+        self._since = sequence_number()
+        self._inside: list[tuple[int, int]] = []
+        self._lines: dict[int, tuple[str, str]] = {}
         self.values.name(module.named_parameters(), "param/")
         self.values.name(module.named_buffers(), "buffer/")
 
@@ -121,6 +129,8 @@ class _CallOperations:
             source=_source(place),
             library=place.library,
         )
+        # Autograd has made the node of an operation when it comes here.
+        self._lines.setdefault(sequence_number() - 1, (part.source, part.library))
         if func._schema.name.endswith(f"::{_WAIT}"):
             return _Running(
                 part=part, given=frozenset(), written=(), is_on_the_way=False
@@ -179,6 +189,22 @@ class _CallOperations:
                 else:
                     self.values.know(place, result.key)
 
+    def skip_inside(self, since: int) -> None:
+        """A module inside has run: the nodes from a number on are its own."""
+        self._inside.append((since, sequence_number()))
+
+    @guarded("observe the gradients of operations")
+    def observe_gradients(self, outputs: Iterable[torch.Tensor]) -> None:
+        """Records what the backward computes of these operations, when it runs."""
+        gradients = CallGradients(
+            self._record,
+            self._since,
+            sequence_number(),
+            tuple(self._inside),
+            self._lines,
+        )
+        gradients.observe(outputs)
+
     @guarded("observe what a module returns")
     def end(self, outputs: _Named) -> None:
         """Records what the call returns, where no operation gave it as it is."""
@@ -225,7 +251,7 @@ class _CallOperations:
 
     def _record(self, tensor: torch.Tensor, part: OperationPart) -> bool:
         left = self._budget.get(self.call.path, MAX_BYTES)
-        if left <= 0:
+        if left <= 0 or not self._is_on():
             return False
         left -= tensor.numel() * tensor.element_size()
         self._budget[self.call.path] = left
@@ -285,6 +311,7 @@ class _Thread(threading.local):
     def __init__(self):
         self.mode = _OperationMode()
         self.calls: list[tuple[ModuleCall, _CallOperations | None]] = []
+        self.since: list[int] = []
 
 
 class OperationRecords:
@@ -305,6 +332,7 @@ class OperationRecords:
         """Forgets calls that never ended."""
         self.suspend()
         self._thread.calls.clear()
+        self._thread.since.clear()
         self._budget.clear()
 
     def suspend(self) -> None:
@@ -328,22 +356,27 @@ class OperationRecords:
         if operations is not None:
             operations.values.rename(inputs, "input/")
         self._thread.calls.append((call, operations))
+        self._thread.since.append(sequence_number())
         self._resume()
 
     def leave(self, call: ModuleCall, outputs: _Named) -> None:
         """A call ends, and that around it goes on with what it returned."""
         self.suspend()
         outputs = list(outputs)
-        calls = self._thread.calls
+        calls, since = self._thread.calls, None
         for place in range(len(calls) - 1, -1, -1):
             if calls[place][0] is call:
                 own_operations = calls[place][1]
                 if own_operations is not None:
                     own_operations.end(outputs)
-                del calls[place:]
+                    own_operations.observe_gradients(t for _, t in outputs)
+                since = self._thread.since[place]
+                del calls[place:], self._thread.since[place:]
                 break
-        if calls and calls[-1][1] is not None:
-            outer, around = calls[-1]
+        outer, around = calls[-1] if calls else (call, None)
+        if around is not None:
+            if since is not None:
+                around.skip_inside(since)
             own = call.path.removeprefix(f"{outer.path}.")
             around.values.rename(outputs, f"output/{own}/")
         self._resume()
@@ -361,7 +394,18 @@ class OperationRecords:
             id_ = replace(call.tensor_id(Kind.OP, "0"), slot=None)
             recorder.skip(id_, INSIDE)
             return None
-        return _CallOperations(call, module, recorder, self._rank, self._budget)
+        return _CallOperations(
+            call,
+            module,
+            recorder,
+            self._rank,
+            self._budget,
+            lambda: (
+                capture.recorder is recorder
+                and capture.step == call.step
+                and not capture.is_paused
+            ),
+        )
 
     def _resume(self) -> None:
         mode, calls = self._thread.mode, self._thread.calls

@@ -3,10 +3,11 @@
 import html
 import math
 from collections import Counter
+from dataclasses import replace
 
 from tests.factories.reports import some_report
 from ttrace.report.html.render import render_html
-from ttrace.report.isolation import IsolatedPlace, Isolation
+from ttrace.report.isolation import IsolatedPlace, Isolation, OperationFinding
 from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.markdown import render_markdown
 from ttrace.report.model import Report
@@ -46,6 +47,30 @@ def test_places_what_was_left_out_and_notes_are_lines():
     assert left.startswith("3 of what modules were given kept the candidate's own")
     assert left.endswith("(2: it has another shape; 1: rows)")
     assert note == "the candidate did not repeat itself: x"
+
+
+OPERATION = OperationFinding(
+    name="mul",
+    source="models/my net.py:88",
+    what="other_result",
+    sentence="inside, the first operation that differs is `mul` at models/my net.py:88",
+    reference_name="div",
+    reference_source="ref.py:7",
+    factor=1.5,
+)
+
+
+def test_the_operation_that_is_wrong_ends_its_place_and_is_kept():
+    isolation = Isolation(step=0, isolated=(replace(PLACE, operation=OPERATION),))
+    _, line = isolation_lines(isolation)
+    assert line.endswith(f"NaN; {OPERATION.sentence}")
+    value = some_report(isolation=isolation).to_json()
+    assert Report.from_json(value).isolation == isolation
+    # Reports of before there was one.
+    for place in value["isolation"]["isolated"]:
+        del place["operation"]
+    kept = Report.from_json(value).isolation
+    assert kept is not None and kept.isolated[0].operation is None
 
 
 def test_a_run_in_which_nothing_is_wrong_and_none_at_all():

@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories.reports import some_report
 from ttrace.judge.diagnosis import Diagnosis
-from ttrace.report.isolation import IsolatedPlace, Isolation
+from ttrace.report.isolation import IsolatedPlace, Isolation, OperationFinding
 from ttrace.report.model import Report
 from ttrace.report.sarif import render_sarif
 from ttrace.testing import RendererSuite
@@ -123,6 +123,32 @@ def test_findings_name_file_and_line_of_the_candidate():
     assert results[0]["locations"][0]["logicalLocations"] == [
         {"fullyQualifiedName": "step0/mb0/layers.1.up/output/0", "kind": "member"}
     ]
+
+
+def test_an_operation_that_is_wrong_is_found_at_its_line():
+    report = wrong_output()
+    assert report.isolation is not None
+    (place,) = report.isolation.isolated
+    found = OperationFinding(
+        name="mul",
+        source="own.py:88",
+        what="other_result",
+        sentence="inside, it is `mul`",
+        reference_name="mul",
+        reference_source="ref.py:7",
+    )
+    place = replace(place, operation=found)
+    report = replace(report, isolation=replace(report.isolation, isolated=(place,)))
+    report = with_code(report, candidate=CODE, reference={"@root": "ref.py:3 R"})
+    isolated = run_of(report)["results"][1]
+    assert isolated["message"]["text"].endswith(
+        "its input is wrong; inside, it is `mul`"
+    )
+    (location,), (related,) = isolated["locations"], isolated["relatedLocations"]
+    for where, uri, line in ((location, "own.py", 88), (related, "ref.py", 7)):
+        physical = where["physicalLocation"]
+        assert physical["artifactLocation"]["uri"] == uri
+        assert physical["region"] == {"startLine": line}
 
 
 def test_without_code_only_the_tensor_is_named():

@@ -19,11 +19,8 @@ from ttrace.ir.kinds import Kind, Phase, kinds_of_phases
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId, parse_tensor_id
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.isolation.operations.inside import (
-    InsideRequest,
-    RecordReference,
-    operations_inside,
-)
+from ttrace.isolation.operations.inside import operations_inside
+from ttrace.isolation.operations.targets import InsideRequest, RecordReference
 from ttrace.isolation.places import isolated_places
 from ttrace.isolation.repeats import begins_otherwise
 from ttrace.isolation.rewrites import Rewrites, plan_rewrites, write_rewrites

@@ -8,7 +8,7 @@ from ttrace.errors import StorageFullError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
 from ttrace.isolation.isolating import Rerun
-from ttrace.isolation.operations.inside import RecordReference
+from ttrace.isolation.operations.targets import RecordReference
 from ttrace.launch.record import Recording, record
 from ttrace.launch.trace_folders import find_traces, remove_trace
 

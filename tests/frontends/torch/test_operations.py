@@ -82,15 +82,17 @@ def train(
 
 
 class Recorded:
-    """The operations of one module in step 0."""
+    """The operations of one module in step 0, of the forward or the backward."""
 
-    def __init__(self, trace: Trace, module: str = "@root"):
+    def __init__(self, trace: Trace, module: str = "@root", *, back: bool = False):
         self.values: dict[str, np.ndarray] = {}
         self.parts: dict[str, OperationPart] = {}
         for id_, record in trace.info.tensors.items():
             if id_.kind is Kind.OP and id_.module == module and id_.step == 0:
                 (shard,) = record.shards
                 assert shard.operation is not None
+                if shard.operation.is_backward is not back:
+                    continue
                 self.parts[shard.operation.key] = shard.operation
                 self.values[shard.operation.key] = trace.load(shard)
 

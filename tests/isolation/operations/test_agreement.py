@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from tests.factories.operation_graphs import CALL
-from ttrace.isolation.operations.agreement import forms_agree, forms_of
+from ttrace.isolation.operations.agreement import block_form, forms_agree, forms_of
 
-WHOLE = np.random.default_rng(0).standard_normal((4, 6, 8))
+WHOLE: np.ndarray = np.random.default_rng(0).standard_normal((4, 6, 8))
 
 
-def agree(parts, reference=WHOLE, *, adds_up=False, tolerance=1e-9) -> bool:
+def agree(
+    parts, reference: np.ndarray = WHOLE, *, adds_up=False, tolerance=1e-9
+) -> bool:
     held = {(CALL, rank): np.asarray(part) for rank, part in enumerate(parts)}
     axes = [{holder: ("all",) for holder in held}] if adds_up else []
     own = forms_of(held, axes)
@@ -34,6 +36,7 @@ def agree(parts, reference=WHOLE, *, adds_up=False, tolerance=1e-9) -> bool:
         [part.reshape(12, 8) for part in np.split(WHOLE, 2, axis=1)],
         [part.reshape(4, 6, 2, 2) for part in np.split(WHOLE, 2, axis=2)],
         [WHOLE.ravel()],
+        [np.concatenate((WHOLE[r : r + 1], WHOLE[3 - r : 4 - r])) for r in range(2)],
     ],
 )
 def test_layouts_of_a_value(parts):
@@ -77,6 +80,13 @@ def test_heads_that_are_repeated_one_by_one_are_not_all_of_them_in_a_row():
     assert agree([np.repeat(WHOLE, 2, axis=1)], each)
 
 
+def test_a_block_that_one_rank_has():
+    (whole,) = forms_of({(CALL, 0): WHOLE})
+    assert forms_agree(block_form(WHOLE[:, 3:]), whole, 1e-9)
+    assert forms_agree(block_form(WHOLE), whole, 1e-9)
+    assert not forms_agree(block_form(WHOLE[:, 2:5]), whole, 1e-9)
+
+
 def test_sums_over_ranks():
     rng = np.random.default_rng(1)
     part = rng.standard_normal(WHOLE.shape)
@@ -94,9 +104,9 @@ def test_values_that_are_no_finite_numbers_stay_in_their_places():
 
 
 def test_truth_values_and_whole_numbers_are_exact():
-    flags = WHOLE > 0
+    flags: np.ndarray = WHOLE > 0
     assert agree([flags], flags) and not agree([~flags], flags)
-    numbers = np.arange(24)
+    numbers: np.ndarray = np.arange(24)
     assert agree(np.split(numbers, 2), numbers)
     assert not agree([numbers + 1], numbers, tolerance=1.0)
 

@@ -49,7 +49,7 @@ def graphs(draw) -> list[Step]:
 
 def differs(one: Ran, other: Ran, key: str) -> bool:
     difference = np.linalg.norm(one.arrays[key] - other.arrays[key])
-    return difference > 100 * TOLERANCE * np.linalg.norm(other.arrays[key])
+    return bool(difference > 100 * TOLERANCE * np.linalg.norm(other.arrays[key]))
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,7 +8,7 @@ order or be merged, where the shapes show it; the elements must agree in their p
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Form:
         norm: Of its finite elements, the root of their sum of squares.
         total: Their sum.
         num_unbounded: Elements that are infinite or no number.
+        is_block: It is what one rank has of a value of which others have the rest; the
+            counts and sums are those of that alone.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -39,6 +41,12 @@ class Form:
     norm: float
     total: float
     num_unbounded: int
+    is_block: bool = False
+
+
+def block_form(array: np.ndarray) -> Form:
+    """What one rank has, of a value or of a block of one."""
+    return replace(_form([array], is_whole=True), is_block=True)
 
 
 def forms_of(
@@ -90,7 +98,7 @@ def _form(parts: Sequence[np.ndarray], *, is_whole: bool) -> Form:
         finite = wide[np.isfinite(wide)]
         unbounded += wide.size - finite.size
         squares += float(np.sum(np.abs(finite) ** 2))
-        total += float(np.sum(finite.real))
+        total += float(np.sum(np.real(finite)))
     return Form(
         parts=tuple(parts),
         is_whole=is_whole,
@@ -113,6 +121,10 @@ def forms_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
         reference: Likewise.
         tolerance: Largest norm of the difference over that of the reference.
     """
+    if candidate.is_block and candidate.num_elements < reference.num_elements:
+        return reference.is_whole and fits(
+            candidate.parts[0], reference.parts[0], tolerance
+        )
     if not _may_agree(candidate, reference, tolerance):
         return False
     if reference.is_whole:
@@ -125,6 +137,35 @@ def forms_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
         any(fits(part, other, tolerance) for other in reference.parts)
         for part in candidate.parts
     )
+
+
+def sorted_elements(whole: Form) -> np.ndarray:
+    """The finite elements of a value that may be looked up; of real numbers."""
+    values = np.real(whole.parts[0]).astype(np.float64).reshape(-1)
+    return np.sort(values[np.isfinite(values)])
+
+
+def may_be_block(
+    part: Form, whole: Form, elements: np.ndarray, tolerance: float
+) -> bool:
+    """Whether some elements of a block occur in a value at all.
+
+    Args:
+        part: The block.
+        whole: The value.
+        elements: Those of the value, sorted.
+        tolerance: As in ``forms_agree``.
+    """
+    values = np.real(part.parts[0]).astype(np.float64).reshape(-1)
+    some = values[:: max(values.size // _NUM_FIRST, 1)]
+    some = some[np.isfinite(some)]
+    if not some.size or not elements.size:
+        return some.size == 0
+    allowed = (tolerance + 1e-12) * whole.norm
+    at = np.searchsorted(elements, some)
+    below = np.abs(some - elements[np.maximum(at - 1, 0)])
+    above = np.abs(elements[np.minimum(at, elements.size - 1)] - some)
+    return bool((np.minimum(below, above) <= allowed).all())
 
 
 def _may_agree(candidate: Form, reference: Form, tolerance: float) -> bool:
@@ -220,6 +261,11 @@ def _along(
         return
     before, after = whole.shape[:dim], whole.shape[dim + 1 :]
     inner_sizes = _divisors(size) if is_merged else [size]
+    if is_merged and size % (2 * count) == 0:
+        # Positions that are dealt out from both ends, as under context parallelism.
+        pieces = np.split(whole, 2 * count, axis=dim)
+        for at in range(count):
+            yield np.concatenate((pieces[at], pieces[-1 - at]), axis=dim)
     for inner in reversed(inner_sizes):
         if inner % count:
             continue

@@ -61,7 +61,9 @@ def call_id(id_: TensorId) -> TensorId:
     return replace(id_, kind=Kind.OP, slot=None)
 
 
-def recorded_call(info: TraceInfo, holders: Collection[Holder]) -> OperationCall | None:
+def recorded_call(
+    info: TraceInfo, holders: Collection[Holder], *, is_backward: bool = False
+) -> OperationCall | None:
     """The operations that some ranks recorded of a call; None where there are none.
 
     Ranks run one program: what has the same number and name is one operation. The first
@@ -70,6 +72,7 @@ def recorded_call(info: TraceInfo, holders: Collection[Holder]) -> OperationCall
     Args:
         info: Of a trace with operations.
         holders: The calls, and the ranks that ran them.
+        is_backward: Those that a backward runs, of which they made the graph.
     """
     wanted = set(holders)
     shards: dict[str, dict[Holder, ShardRecord]] = {}
@@ -82,7 +85,7 @@ def recorded_call(info: TraceInfo, holders: Collection[Holder]) -> OperationCall
         for shard in record.shards
         if (call_id(shard.id), shard.rank) in wanted
         and shard.operation is not None
-        and not shard.operation.is_backward
+        and shard.operation.is_backward is is_backward
     ]
     records.sort(key=lambda shard: (str(call_id(shard.id)), shard.rank, shard.sequence))
     for shard in records:

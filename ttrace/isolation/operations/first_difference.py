@@ -125,7 +125,7 @@ def first_difference(
     search = _Search(candidate, reference, twins, frozenset(expected))
     wrong = [key for key in wrong if key]
     returned = [key for key in wrong if twins.get(key)]
-    if wrong and len(returned) == len(wrong):
+    if expected and wrong and len(returned) == len(wrong):
         return search.returned(returned[0])
     behind, roots = search.begins(key for key in wrong if not twins.get(key))
     if not roots:

@@ -4,8 +4,7 @@ One more run of either command, with the operations of these modules alone; the
 candidate's on the reference's values, as the run that found the places.
 """
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +13,7 @@ from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import Pass, TensorId, parse_tensor_id
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.isolation.operations.call import (
     Holder,
@@ -23,8 +21,19 @@ from ttrace.isolation.operations.call import (
     call_id,
     recorded_call,
 )
-from ttrace.isolation.operations.first_difference import first_difference
+from ttrace.isolation.operations.first_difference import (
+    Difference,
+    first_difference,
+)
+from ttrace.isolation.operations.targets import (
+    OF_OTHERS,
+    InsideRequest,
+    Target,
+    plan_targets,
+)
 from ttrace.isolation.operations.twins import (
+    Load,
+    block_forms,
     find_twins,
     keys_holding,
     mesh_axes,
@@ -32,65 +41,21 @@ from ttrace.isolation.operations.twins import (
 )
 from ttrace.isolation.operations.wording import finding_of
 from ttrace.report.isolation import IsolatedPlace, OperationFinding
-from ttrace.report.model import Report, TensorReport
-
-RecordReference = Callable[[CaptureFilter], TraceSource]
-"""Runs the reference once more, recording what a filter lets through."""
-
-Held = tuple[TensorId, int]
-
-_MAX_PLACES = 4
-"""Places that are looked into."""
-
-_FORWARD = (Kind.OUTPUT, Kind.INPUT)
-
-_MAX_SLACK = 10.0
-"""How much more than a module's output what is inside of it may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What is wrong of a place, and where it lies in both runs.
+class _Making:
+    """A call that may make something.
 
     Attributes:
-        place: Which of the places.
-        id: The tensor that is wrong, under the reference's names.
-        module: Whose operations make it, under the reference's names.
-        own_module: The same under the candidate's.
-        own: The recorded tensors of the candidate, with their ranks, that it is of.
-        tolerance: Largest relative difference of what agrees.
+        call: Its operations.
+        keys: Of what it makes; none where it does not.
+        is_alone: It is that of one rank, of which others ran another.
     """
 
-    place: int
-    id: TensorId
-    module: str
-    own_module: str
-    own: frozenset[Held]
-    tolerance: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InsideRequest:
-    """What is looked into, and how the runs are made.
-
-    Attributes:
-        reference: The reference as it was recorded.
-        again: The candidate that ran on the reference's values.
-        report: The comparison of both.
-        overwritten: Where the candidate holds what was overwritten, by the id under
-            which it is compared.
-        step: The step that counts.
-        record_reference: Runs the reference once more; None where nobody can.
-        record_candidate: Runs the candidate once more, on the same values.
-    """
-
-    reference: TraceSource
-    again: TraceSource
-    report: Report
-    overwritten: Mapping[TensorId, Collection[Held]]
-    step: int
-    record_reference: RecordReference | None
-    record_candidate: Callable[[CaptureFilter], TraceSource]
+    call: OperationCall
+    keys: tuple[str, ...]
+    is_alone: bool = False
 
 
 def operations_inside(
@@ -127,87 +92,6 @@ def operations_inside(
     return tuple(found), tuple(notes)
 
 
-def plan_targets(
-    places: Sequence[IsolatedPlace], request: InsideRequest
-) -> tuple[Target, ...]:
-    """What of the places is looked into: those of which a forward value is wrong."""
-    by_id = {tensor.id: tensor for tensor in request.report.tensors}
-    targets = []
-    for number, place in enumerate(places):
-        ids = [parse_tensor_id(text) for text in place.ids]
-        wrong = [
-            id_
-            for id_ in ids
-            if id_.kind in _FORWARD
-            and id_.pass_ is Pass.FORWARD
-            and (id_.kind is Kind.INPUT) == (id_.module != place.module)
-        ]
-        if not wrong or len(targets) == _MAX_PLACES:
-            continue
-        first = wrong[0]
-        own = _own_tensors(first, place.module, request)
-        names = {id_.module for id_, _ in own if id_.kind is not Kind.INPUT} or {
-            place.module
-        }
-        targets.append(
-            Target(
-                place=number,
-                id=first,
-                module=place.module,
-                own_module=min(names),
-                own=own,
-                tolerance=_tolerance(by_id.get(str(first))),
-            )
-        )
-    return tuple(targets)
-
-
-def _own_tensors(id_: TensorId, module: str, request: InsideRequest) -> frozenset[Held]:
-    """Where the candidate holds what is wrong: the id of the tensor, and the ranks.
-
-    The inputs of the same call were overwritten, and say under which name.
-    """
-    around = [
-        (own, rank)
-        for compared, held in request.overwritten.items()
-        if compared.module == module
-        and (compared.step, compared.microbatch) == (id_.step, id_.microbatch)
-        and compared.kind is Kind.INPUT
-        and (id_.kind is Kind.INPUT or compared.call == id_.call)
-        for own, rank in held
-    ]
-    if id_.kind is Kind.INPUT:
-        held = request.overwritten.get(id_, ())
-        own_module = min((own.module for own, _ in around), default=module)
-        return frozenset(
-            {
-                *held,
-                *(
-                    (replace(own, module=own_module, kind=Kind.OUTPUT), rank)
-                    for own, rank in around
-                ),
-            }
-        )
-    found = {(replace(own, kind=id_.kind, slot=id_.slot), rank) for own, rank in around}
-    record = request.again.info.tensors.get(id_)
-    if not found and record is not None:
-        found = {(id_, shard.rank) for shard in record.shards}
-    return frozenset(found)
-
-
-def _tolerance(tensor: TensorReport | None) -> float:
-    """Up to which difference operations agree.
-
-    That of the module's output is one of sums and means over what is inside; where the
-    module is far off, what is inside may differ by some more and agree.
-    """
-    if tensor is None or tensor.tolerance is None:
-        return 1e-5
-    margin = tensor.margin or 1.0
-    slack = min(_MAX_SLACK, math.sqrt(max(margin, 1.0)))
-    return tensor.tolerance * slack
-
-
 def _filter(targets: Sequence[Target], step: int, *, own: bool) -> CaptureFilter:
     modules = dict.fromkeys(
         target.own_module if own else target.module for target in targets
@@ -227,49 +111,114 @@ def _inside(
     candidate: TraceSource,
 ) -> OperationFinding | str:
     """The first operation that differs; or why none is named."""
-    ours, wrong = _call_making(
-        candidate, _holders(candidate.info, target, own=True), _held(target, request)
-    )
-    if ours is None:
+    calls = _holders(candidate.info, target, own=True)
+    if not calls:
         return "no operation of the candidate was recorded" + _why(
             candidate.info, target.own_module
         )
-    if not wrong:
+    back = target.is_backward
+    theirs = _makings(
+        reference,
+        _holders(reference.info, target, own=False),
+        _expected(target, request),
+        is_backward=back,
+    )
+    if not theirs:
+        return "no operation of the reference was recorded" + _why(
+            reference.info, target.module
+        )
+    held = _held(target, request)
+    makings = _makings(candidate, calls, held, is_backward=back)
+    ours = [one for one in makings if one.keys][:1]
+    if not ours and back:
+        # Shares of a gradient are added up elsewhere.
+        ours = [replace(one, keys=_last_results(one.call)) for one in makings[:1]]
+    if not ours:
+        # Ranks that do not run one program, each for itself.
+        alone = [{holder} for holders in calls for holder in sorted(holders, key=str)]
+        ours = [
+            replace(one, is_alone=True)
+            for one in _makings(candidate, alone, held, is_backward=back)
+            if one.keys
+        ]
+    if not ours:
         return (
             "what is wrong is not among the results of its own operations, so that "
             "none of them is named"
         )
-    theirs, expected = _call_making(
-        reference,
-        _holders(reference.info, target, own=False),
-        _expected(target, request),
+    by_reference = next((one for one in theirs if one.keys), theirs[0])
+    return _first_finding(ours, by_reference, target, candidate, reference)
+
+
+def _first_finding(
+    ours: Sequence[_Making],
+    theirs: _Making,
+    target: Target,
+    candidate: TraceSource,
+    reference: TraceSource,
+) -> OperationFinding | str:
+    """The same of calls that make what is wrong: the first that tells something."""
+    load = _load(candidate, target.scale)
+    forms = value_forms(
+        theirs.call,
+        reference.load,
+        mesh_axes(reference.info, _all_holders(theirs.call)),
     )
-    if theirs is None:
-        return "no operation of the reference was recorded" + _why(
-            reference.info, target.module
+    finding = None
+    for one in ours:
+        own_forms = (
+            block_forms(one.call, load)
+            if one.is_alone
+            else value_forms(
+                one.call,
+                load,
+                mesh_axes(candidate.info, _all_holders(one.call)),
+            )
         )
-    tolerance = max(target.tolerance, _rounding(candidate.info, ours, wrong))
-    forms = [
-        value_forms(call, source.load, mesh_axes(source.info, _all_holders(call)))
-        for call, source in ((ours, candidate), (theirs, reference))
-    ]
-    found = first_difference(
-        ours,
-        theirs,
-        find_twins(*forms, tolerance),
-        wrong=wrong[:1],
-        expected=expected,
+        tolerance = max(target.tolerance, _rounding(one.call, one.keys))
+        found = first_difference(
+            one.call,
+            theirs.call,
+            find_twins(own_forms, forms, tolerance),
+            wrong=one.keys if target.is_backward else one.keys[:1],
+            expected=() if target.is_backward else theirs.keys,
+        )
+        if found is None:
+            continue
+        if finding is None or found.what is not Difference.OTHER_WAY:
+            finding = finding_of(found, own_forms, forms, tolerance)
+            if target.is_backward:
+                sentence = f"on the way back, {finding.sentence}"
+                finding = replace(finding, sentence=sentence)
+        if found.what is not Difference.OTHER_WAY:
+            break
+    return finding or "every operation agrees by itself within its tolerance"
+
+
+def _load(source: TraceSource, scale: float) -> Load:
+    """Gives the values of a run without a known factor."""
+
+    def load(shard: ShardRecord) -> np.ndarray:
+        values = source.load(shard)
+        return values / scale if scale != 1 and values.dtype.kind in "fc" else values
+
+    return load
+
+
+def _last_results(call: OperationCall) -> tuple[str, ...]:
+    """The results that nothing of the call takes."""
+    taken = {key for one in call.operations for key in one.operands}
+    taken |= {key for keys in call.written.values() for key in keys}
+    return tuple(
+        key for one in call.operations for key in one.results if key not in taken
     )
-    if found is None:
-        return "every operation agrees by itself within the tolerance of the module"
-    return finding_of(found, *forms, tolerance)
 
 
 def _all_holders(call: OperationCall) -> frozenset[Holder]:
     return frozenset(holder for held in call.shards.values() for holder in held)
 
 
-def _rounding(info: TraceInfo, call: OperationCall, keys: Sequence[str]) -> float:
+def _rounding(call: OperationCall, keys: Sequence[str]) -> float:
     """What no operation of that dtype can be better than."""
     shards = [shard for key in keys[:1] for shard in call.shards[key].values()]
     epsilon = dtype_named(shards[0].dtype).epsilon if shards else None
@@ -294,7 +243,7 @@ def _holders(info: TraceInfo, target: Target, *, own: bool) -> list[set[Holder]]
     )
     numbers = (
         None
-        if target.id.kind is Kind.INPUT
+        if target.id.kind in OF_OTHERS or target.id.kind is Kind.PARAM_GRAD
         else {id_.call for id_, _ in target.own}
         if own
         else {target.id.call}
@@ -312,33 +261,34 @@ def _holders(info: TraceInfo, target: Target, *, own: bool) -> list[set[Holder]]
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _call_making(
+def _makings(
     source: TraceSource,
-    calls: Sequence[set[Holder]],
+    calls: Sequence[Collection[Holder]],
     held: Mapping[tuple[int | None, int], np.ndarray],
-) -> tuple[OperationCall | None, tuple[str, ...]]:
-    """The call that makes something, and the keys of it there.
+    *,
+    is_backward: bool,
+) -> list[_Making]:
+    """The operations of some calls, with the keys of something that they may make.
 
     Args:
         source: The run.
-        calls: Those that may be it.
+        calls: Those that may make it, each with its ranks.
         held: What is made, by micro-batch and rank.
+        is_backward: A backward makes it.
     """
-    first = None
+    makings = []
     for holders in calls:
-        call = recorded_call(source.info, holders)
+        call = recorded_call(source.info, holders, is_backward=is_backward)
         if call is None:
             continue
-        first = first or call
         of_holders = {
             (id_, rank): held[id_.microbatch, rank]
             for id_, rank in holders
             if (id_.microbatch, rank) in held
         }
         keys = keys_holding(call, source.load, of_holders) if of_holders else ()
-        if keys:
-            return call, keys
-    return first, ()
+        makings.append(_Making(call=call, keys=keys))
+    return makings
 
 
 def _held(

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from ttrace.ir.trace import ShardRecord, TraceInfo
-from ttrace.isolation.operations.agreement import Form, forms_agree, forms_of
+from ttrace.isolation.operations.agreement import (
+    Form,
+    block_form,
+    forms_agree,
+    forms_of,
+    may_be_block,
+    sorted_elements,
+)
 from ttrace.isolation.operations.call import Holder, OperationCall
 
 Load = Callable[[ShardRecord], np.ndarray]
@@ -57,12 +64,28 @@ def find_twins(
     for key, forms in reference.items():
         for form in forms:
             by_size.setdefault(form.num_elements, []).append((key, form))
+
+    elements: dict[str, np.ndarray] = {}
+
+    def near(form: Form) -> Iterable[tuple[str, Form]]:
+        if not form.is_block:
+            yield from by_size.get(form.num_elements, ())
+            return
+        for size, held in by_size.items():
+            if not size or not form.num_elements or size % form.num_elements:
+                continue
+            for key, whole in held:
+                if key not in elements:
+                    elements[key] = sorted_elements(whole)
+                if may_be_block(form, whole, elements[key], tolerance):
+                    yield key, whole
+
     twins: dict[str, frozenset[str]] = {}
     for key, forms in candidate.items():
         found = {
             other
             for form in forms
-            for other, theirs in by_size.get(form.num_elements, ())
+            for other, theirs in near(form)
             if forms_agree(form, theirs, tolerance)
         }
         twins[key] = frozenset(found)
@@ -81,6 +104,14 @@ def value_forms(
         key: forms_of({holder: load(shard) for holder, shard in held.items()}, axes)
         for key, held in call.shards.items()
         if held.keys() == holders
+    }
+
+
+def block_forms(call: OperationCall, load: Load) -> dict[str, tuple[Form, ...]]:
+    """The same of a call on one rank, of which others run other operations."""
+    return {
+        key: tuple(block_form(load(shard)) for shard in held.values())
+        for key, held in call.shards.items()
     }
 
 

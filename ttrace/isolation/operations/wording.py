@@ -222,6 +222,8 @@ def _compared(
         theirs = reference.get(found.reference.results[0], ())
         if any(_is_rearranged(a, b, tolerance) for a in ours for b in theirs):
             return "has, in another order, the values of"
+        if any(form.is_block for form in ours):
+            return "is no part of that of"
         sizes = {form.num_elements for form in ours}
         if theirs and ours and not sizes & {form.num_elements for form in theirs}:
             return "has another number of elements than that of"

@@ -1,0 +1,200 @@
+"""Which line is named inside of a wrong module of JAX: linen, NNX, plain, sharded."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tests.factories.isolated_runs import Runs, Train
+from ttrace.frontends import jax_capture
+from ttrace.frontends.jax_capture import TracedStep
+from ttrace.report.isolation import OperationFinding
+
+HERE = "tests/isolation/test_isolated_operations_jax.py"
+
+X = np.random.default_rng(0).normal(size=(4, 3, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def line_of(text: str) -> str:
+    lines = Path(__file__).read_text().splitlines()
+    number = next(i for i, line in enumerate(lines, start=1) if text in line)
+    return f"{HERE}:{number}"
+
+
+def attend(q: Any, k: Any, v: Any, bug: str) -> Any:
+    """Attention of one head over ``[samples, tokens, 6]``; bugs by name."""
+    scores = q @ k.mT
+    if bug == "scale":
+        scores = scores * 0.5
+    elif bug != "unscaled":
+        scores = scores / math.sqrt(6)
+    weights = jax.nn.softmax(scores, axis=0 if bug == "axis" else -1)
+    y = weights @ (k if bug == "key" else v)
+    return y * 2.0 if bug == "twice" else y
+
+
+def standardized(x: Any, eps: float) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred**2).mean(-1, keepdims=True)
+    variance = variance + eps
+    return centred / jnp.sqrt(variance)
+
+
+class Attention(nn.Module):
+    bug: str = ""
+
+    @nn.compact
+    def __call__(self, x):
+        q, k, v = jnp.split(nn.Dense(18, name="qkv")(x), 3, -1)
+        y = nn.Dense(6, name="out")(attend(q, k, v, self.bug))
+        return y if self.bug == "residual" else x + y
+
+
+class Linen(nn.Module):
+    bug: str = ""
+
+    @nn.compact
+    def __call__(self, x):
+        eps = 0.1 if self.bug == "eps" else 1e-6
+        return Attention(self.bug, name="attention")(
+            nn.LayerNorm(epsilon=eps, name="norm")(x)
+        )
+
+
+def traced(step: Callable[..., Any], **options: Any) -> TracedStep:
+    result = jax_capture.trace(step, **options)
+    assert isinstance(result, TracedStep)
+    return result
+
+
+def descent(loss: Callable[..., Any]) -> Callable[..., Any]:
+    @jax.jit
+    def step(params, x):
+        value, gradients = jax.value_and_grad(loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), value
+
+    return step
+
+
+def linen(bug: str = "", *, dp: int = 1, tp: int = 1) -> Train:
+    def train() -> None:
+        mesh = jax.make_mesh(
+            (dp, tp),
+            ("dp", "tp"),
+            axis_types=(AxisType.Auto,) * 2,
+            devices=jax.devices()[: dp * tp],
+        )
+        model = Linen(bug)
+        params = model.init(jax.random.key(0), X)["params"]
+        kernel = params["attention"]["out"]["kernel"]
+        params["attention"]["out"]["kernel"] = jax.device_put(
+            kernel, NamedSharding(mesh, PartitionSpec("tp"))
+        )
+
+        def loss(params, x):
+            y = model.apply({"params": params}, x)
+            assert isinstance(y, jax.Array)
+            return jnp.mean((y - 1) ** 2)
+
+        with traced(descent(loss)) as step:
+            step(params, jax.device_put(X, NamedSharding(mesh, PartitionSpec("dp"))))
+
+    return train
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs, bug: str):
+        self.qkv = nnx.Linear(6, 18, rngs=rngs)
+        self.bug = bug
+
+    def __call__(self, x):
+        q, k, v = jnp.split(self.qkv(standardized(x, 0.1 if self.bug else 1e-6)), 3, -1)
+        return x + attend(q, k, v, "")
+
+
+class NnxModel(nnx.Module):
+    def __init__(self, bug: str):
+        rngs = nnx.Rngs(0)
+        self.blocks = nnx.List([NnxBlock(rngs, ""), NnxBlock(rngs, bug)])
+
+    def __call__(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def nnx_training(bug: str = "") -> Train:
+    def train() -> None:
+        @nnx.jit
+        def step(model, x):
+            def loss(model):
+                return jnp.mean((model(x) - 1) ** 2)
+
+            value, gradients = nnx.value_and_grad(loss)(model)
+            params = nnx.state(model, nnx.Param)
+            nnx.update(
+                model, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
+            )
+            return value
+
+        with traced(step) as run:
+            run(NnxModel(bug), jnp.asarray(X))
+
+    return train
+
+
+def plain(bug: str = "", *, tapped: bool = False) -> Train:
+    def train() -> None:
+        random = np.random.default_rng(1)
+        params = {
+            name: jnp.asarray(random.normal(size=(6, 6)), jnp.float32)
+            for name in ("q", "k", "v")
+        }
+
+        def attention(params, x):
+            q, k, v = (x @ params[name] for name in ("q", "k", "v"))
+            return attend(q, k, v, bug)
+
+        def loss(params, x):
+            if tapped:
+                y = standardized(jax_capture.tap("attention/input/0", x), 1e-6)
+                y = jax_capture.tap("norm", y)
+                y = jax_capture.tap("attention", attention(params, y))
+            else:
+                with jax.named_scope("norm"):
+                    y = standardized(x, 1e-6)
+                with jax.named_scope("attention"):
+                    y = attention(params, y)
+            return jnp.mean((y - 1) ** 2)
+
+        with traced(descent(loss), scopes=True) as step:
+            step(params, jnp.asarray(X))
+
+    return train
+
+
+def found_in(
+    runs: Runs, reference: Train, candidate: Train, module: str
+) -> OperationFinding:
+    _, isolation = runs.isolated(reference, candidate, inside=True)
+    assert not isolation.obstacle and not isolation.notes, isolation
+    (place,) = isolation.isolated
+    assert place.module == module
+    assert place.operation is not None
+    return place.operation
+
+
+RIGHT = linen()
