@@ -145,9 +145,7 @@ def nnx_training(bug: str = "") -> Train:
 
             value, gradients = nnx.value_and_grad(loss)(model)
             params = nnx.state(model, nnx.Param)
-            nnx.update(
-                model, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients)
-            )
+            nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients))
             return value
 
         with traced(step) as run:

@@ -32,6 +32,9 @@ from ttrace.frontends.jax_parts.taps.tap import tap_p
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
 
+RETURNED = "return"
+"""Name of the operand that stands for what a call returns."""
+
 Operand = tuple[Any, Known]
 """A variable or literal of a jaxpr, and what is known of it."""
 
@@ -143,18 +146,36 @@ class EquationTaps:
         before: list[jex_core.JaxprEqn] = []
         for position, (var, known) in enumerate(taken):
             if _is_tappable(var) and self._is_new(known.value, here, equation):
-                origin = known.origin(unit.mark.module)
-                site = OperationSite(
-                    equation=equation,
-                    role=Role.OPERAND,
-                    position=position,
-                    value=known.value,
-                    origins=[origin] if origin else [],
-                )
+                site = _operand(equation, position, known)
                 before += self._tap(eqn, var, site, here)
         return Taps(
             before=tuple(before), behind=self._of_results(eqn, equation, given, here)
         )
+
+    def returned(
+        self, eqn: jex_core.JaxprEqn, known: Known, here: Here, unit: Unit
+    ) -> tuple[jex_core.JaxprEqn, ...]:
+        """The tap of what a call returns, where none of its equations made it.
+
+        Args:
+            eqn: The tap that names it.
+            known: What is returned.
+            here: The jaxpr that it is in.
+            unit: Of the call.
+        """
+        equation = Equation(
+            token=new_token(),
+            unit=unit,
+            direction=Direction.FORWARD,
+            name=RETURNED,
+            around=here.around,
+        )
+        var = eqn.invars[0]
+        if isinstance(var, jex_core.Literal) or not _is_tappable(var):
+            return ()
+        if not self._is_new(known.value, here, equation):
+            return ()
+        return tuple(self._tap(eqn, var, _operand(equation, 0, known), here))
 
     def gathered(
         self,
@@ -272,6 +293,17 @@ class EquationTaps:
         }
         target = jex_core.Var(var.aval)
         return [private_jax.eqn_behind(eqn, tap_p, var, target, params)]
+
+
+def _operand(equation: Equation, position: int, known: Known) -> OperationSite:
+    origin = known.origin(equation.unit.mark.module)
+    return OperationSite(
+        equation=equation,
+        role=Role.OPERAND,
+        position=position,
+        value=known.value,
+        origins=[origin] if origin else [],
+    )
 
 
 def _is_tappable(var: Any) -> bool:

@@ -28,6 +28,7 @@ from ttrace.frontends.jax_parts.operations.variables import (
 from ttrace.frontends.jax_parts.taps.call_marks import mark_in
 from ttrace.frontends.jax_parts.taps.operation_sites import CallMark, Direction, Unit
 from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
+from ttrace.ir.kinds import Kind
 
 MAX_BYTES = 1 << 30
 """Of operands and results, for each module in a program."""
@@ -92,14 +93,16 @@ class OperationTaps:
         units: dict[CallMark, Unit] = {}
         eqns: list[jex_core.JaxprEqn] = []
         for position, eqn in enumerate(jaxpr.eqns):
+            unit = _unit(eqn, here, units)
             if eqn.primitive is tap_p:
                 name = (eqn.params["site"], eqn.params["role"])
                 known = variables.of(eqn.invars[0])
-                self._taps.hand_on(known, name, _mark(eqn, here))
+                self._taps.hand_on(known, name, None if unit is None else unit.mark)
                 variables.know(eqn.outvars, [known.tapped(*name)])
+                if unit is not None and self._is_returned(eqn, unit, here):
+                    eqns += self._taps.returned(eqn, known, here, unit)
                 eqns.append(eqn)
                 continue
-            unit = _unit(eqn, here, units)
             operands = variables.all_of(eqn.invars)
             is_transposed = private_jax.is_transposed(eqn)
             comes_back = is_transposed
@@ -152,6 +155,17 @@ class OperationTaps:
                 eqns += one.behind
         return jaxpr.replace(eqns=eqns), variables.all_of(jaxpr.outvars)
 
+    def _is_returned(self, eqn: jex_core.JaxprEqn, unit: Unit, here: Here) -> bool:
+        """Whether a tap names what the call returns that it is in."""
+        site, role = eqn.params["site"], eqn.params["role"]
+        return (
+            role is Role.VALUE
+            and site.kind is Kind.OUTPUT
+            and site.module == unit.mark.module
+            and self._wants(site.module)
+            and not (here.is_backward or private_jax.is_transposed(eqn))
+        )
+
     def _is_wanted_in(self, jaxpr: jex_core.Jaxpr) -> bool:
         """Whether a call of a module begins in a jaxpr that is recorded."""
 
@@ -189,17 +203,11 @@ def _inner(eqn: jex_core.JaxprEqn) -> list[jex_core.Jaxpr]:
     return list(private_jax.jaxprs_in_params(eqn.params))
 
 
-def _mark(eqn: jex_core.JaxprEqn, here: Here) -> CallMark | None:
-    """The innermost call of a module that an equation is in."""
-    around = None if here.unit is None else here.unit.mark
-    return mark_in(private_jax.scopes_of(eqn)) or around
-
-
 def _unit(
     eqn: jex_core.JaxprEqn, here: Here, units: dict[CallMark, Unit]
 ) -> Unit | None:
     """What an equation belongs to; None where it is in no call of a module."""
-    mark = _mark(eqn, here)
+    mark = mark_in(private_jax.scopes_of(eqn))
     if mark is None or (here.unit is not None and here.unit.mark == mark):
         return here.unit
     if mark not in units:

@@ -84,8 +84,7 @@ def tapped_call(
     # As one structure each, for an argument must not be taken for a lone output.
     args, kwargs = tapped(args, tap_input), tapped(dict(kwargs), tap_input)
     with marked(path, method):
-        returned = call(*args, **kwargs)
-    return tapped(returned, tap_output)
+        return tapped(call(*args, **kwargs), tap_output)
 
 
 def tap_state(path: str, group: str, name: str, value: Any) -> Any:
