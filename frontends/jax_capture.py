@@ -253,7 +253,7 @@ class TracedStep:
             self._missed,
             stated,
             overwriting,
-            self._programs.left_out,
+            self._programs.without_operations,
         )
 
     def _batch(

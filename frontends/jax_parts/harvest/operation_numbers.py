@@ -229,8 +229,9 @@ class _Call:
     def _origin(self, site: OperationSite, iterations: _Iterations) -> str:
         """What an operand is to its module, as far as the program says."""
         value = site.value
-        if isinstance(value, Carried) and iterations[-1] != value.loop.first:
-            return ""
+        if isinstance(value, Carried) and not site.origins:
+            is_first = iterations[-1] == value.loop.first
+            return site.first_origin if is_first else ""
         return ",".join(site.origins)
 
     def _of_forward(self, identity: Identity) -> str:

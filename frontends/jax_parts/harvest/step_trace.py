@@ -34,8 +34,22 @@ from ttrace.frontends.jax_parts.harvest.plan import (
 )
 from ttrace.frontends.jax_parts.operations.operation_taps import OperationTaps
 from ttrace.frontends.jax_parts.taps.tap import tap_p
+from ttrace.ir.kinds import Kind
 
 _KEPT_PROGRAMS = 64
+
+MAX_OPERATION_BYTES = 1 << 30
+"""Of operands and results of operations, for each module in a program."""
+
+TOO_MANY = (
+    "the operations of this module have more than "
+    f"{MAX_OPERATION_BYTES >> 30} GiB of operands and results in this step, and no "
+    "further ones of it are recorded"
+)
+
+NOT_JITTED = (
+    "it is not jitted: operations are recorded where a jitted function calls the module"
+)
 
 Guard = Callable[[str], contextlib.AbstractContextManager[None]]
 """Given what ttrace is about to do: what is raised inside does not leave it."""
@@ -62,7 +76,7 @@ class StepTrace:
             its path; None for those of none.
 
     Attributes:
-        left_out: Modules with more operands and results than the limit allows.
+        without_operations: Modules of which not all equations leave a program, and why.
     """
 
     def __init__(
@@ -80,7 +94,7 @@ class StepTrace:
         self._noise_seed, self._noise_dtype = noise_seed, noise_dtype
         self._max_iterations = max_iterations
         self._wants_operations = wants_operations
-        self.left_out: set[str] = set()
+        self.without_operations: dict[str, str] = {}
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
@@ -202,11 +216,19 @@ class StepTrace:
         if self._wants_operations is None:
             return program
         taps = OperationTaps(
-            self._wants_operations, max_iterations=self._max_iterations
+            self._wants_operations,
+            max_iterations=self._max_iterations,
+            max_bytes=MAX_OPERATION_BYTES,
         )
         tapped = taps.tapped(program)
-        self.left_out.update(taps.left_out)
+        self.without_operations.update(dict.fromkeys(taps.left_out, TOO_MANY))
         return tapped
+
+    def note_single(self, params: dict[str, Any]) -> None:
+        """A tap is about to run by itself: its module is in no jitted function."""
+        wants, site = self._wants_operations, params["site"]
+        if wants is not None and site.kind is Kind.OUTPUT and wants(site.module):
+            self.without_operations[site.module] = NOT_JITTED
 
     def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
         if id(jaxpr) not in self._tapped:
@@ -273,6 +295,8 @@ class RunningStep:
     ) -> Any:
         """Runs a call with taps in it; ``NotImplemented`` for any other."""
         program = None
+        if primitive is tap_p:
+            self._programs.note_single(params)
         if primitive is tap_p or params:
             with self._guard("rewrite a program of the step"):
                 program = self._programs.program(

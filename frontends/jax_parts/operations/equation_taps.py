@@ -18,7 +18,6 @@ from ttrace.frontends.jax_parts.operations.variables import (
     new_token,
 )
 from ttrace.frontends.jax_parts.taps.operation_sites import (
-    CallMark,
     Direction,
     Equation,
     OperationSite,
@@ -34,6 +33,9 @@ from ttrace.ir.kinds import Kind
 
 RETURNED = "return"
 """Name of the operand that stands for what a call returns."""
+
+_LEFT = ("output/", "grad_input/")
+"""How the origin of what a call returns begins, and goes back with."""
 
 Operand = tuple[Any, Known]
 """A variable or literal of a jaxpr, and what is known of it."""
@@ -202,20 +204,19 @@ class EquationTaps:
         equation = replace(equation, constants=())
         return Taps(behind=self._of_results(eqn, equation, [result], here))
 
-    def hand_on(self, known: Known, name: Name, mark: CallMark | None) -> None:
+    def hand_on(self, known: Known, name: Name) -> None:
         """A value that an equation may have made is tapped.
 
         Args:
             known: The value.
             name: How.
-            mark: The call that the tap is in.
         """
         result = self._results.get(token_of(known.value))
-        if result is not None:
-            own = result.equation.unit.mark
-            text = handed_on(name, own.module, is_within=mark == own)
-            if text and text not in result.origins:
-                result.origins.append(text)
+        if result is None or any(text.startswith(_LEFT) for text in result.origins):
+            return  # what becomes of it outside of the call is not told
+        text = handed_on(name, result.equation.unit.mark.module)
+        if text:
+            result.origins.append(text)
 
     def _equation(
         self,
@@ -303,6 +304,7 @@ def _operand(equation: Equation, position: int, known: Known) -> OperationSite:
         position=position,
         value=known.value,
         origins=[origin] if origin else [],
+        first_origin=known.first_origin(equation.unit.mark.module),
     )
 
 

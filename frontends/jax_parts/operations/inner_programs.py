@@ -211,7 +211,8 @@ def _outer(known: Known) -> Known:
 
 
 def _carried(known: Known, loop: LoopWay) -> Known:
-    return known.seen_as(Carried(token=new_token(), first=known.value, loop=loop))
+    value = Carried(token=new_token(), first=known.value, loop=loop)
+    return Known(value=value, first_names=known.names, is_backward=known.is_backward)
 
 
 def _after(

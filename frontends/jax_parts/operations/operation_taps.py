@@ -30,9 +30,6 @@ from ttrace.frontends.jax_parts.taps.operation_sites import CallMark, Direction,
 from ttrace.frontends.jax_parts.taps.tap import Role, tap_p
 from ttrace.ir.kinds import Kind
 
-MAX_BYTES = 1 << 30
-"""Of operands and results, for each module in a program."""
-
 
 class OperationTaps:
     """Taps the equations of some modules' calls; one object per program.
@@ -48,7 +45,7 @@ class OperationTaps:
         wants: Callable[[str], bool],
         *,
         max_iterations: int,
-        max_bytes: int = MAX_BYTES,
+        max_bytes: int,
     ):
         self._wants = wants
         self._max_iterations = max_iterations
@@ -97,7 +94,7 @@ class OperationTaps:
             if eqn.primitive is tap_p:
                 name = (eqn.params["site"], eqn.params["role"])
                 known = variables.of(eqn.invars[0])
-                self._taps.hand_on(known, name, None if unit is None else unit.mark)
+                self._taps.hand_on(known, name)
                 variables.know(eqn.outvars, [known.tapped(*name)])
                 if unit is not None and self._is_returned(eqn, unit, here):
                     eqns += self._taps.returned(eqn, known, here, unit)

@@ -43,11 +43,13 @@ class Known:
         value: Which value it has.
         names: How it was tapped, the last time first.
         is_backward: A backward has made it.
+        first_names: As ``names``, of what is carried: those of what came first.
     """
 
     value: Reference
     names: tuple[Name, ...] = ()
     is_backward: bool = False
+    first_names: tuple[Name, ...] = ()
 
     def tapped(self, site: TapSite, role: Role) -> "Known":
         """The same value, with another name."""
@@ -63,11 +65,16 @@ class Known:
 
     def origin(self, module: str) -> str:
         """What it is to a module, as in ``OperationPart``."""
-        for site, role in self.names:
-            text = _origin(site, role, module)
-            if text:
-                return text
-        return ""
+        return _first_origin(self.names, module)
+
+    def first_origin(self, module: str) -> str:
+        """Likewise, where the first iteration of a loop takes it."""
+        return _first_origin(self.first_names, module)
+
+
+def _first_origin(names: Sequence[Name], module: str) -> str:
+    origins = (_origin(site, role, module) for site, role in names)
+    return next(filter(None, origins), "")
 
 
 def _origin(site: TapSite, role: Role, module: str) -> str:
@@ -125,21 +132,22 @@ class Variables:
         self._known.update(zip(variables, known, strict=True))
 
 
-def handed_on(name: Name, module: str, *, is_within: bool) -> str:
+def handed_on(name: Name, module: str) -> str:
     """What a value that a module has made becomes, as in ``OperationPart``.
 
     Args:
         name: How it is tapped.
         module: Which made it.
-        is_within: The call that made it goes on.
     """
     site, role = name
     inside = path_inside(site.module, module)
     if inside is None or role is Role.TANGENT:
         return ""
     kind = site.kind if role is Role.VALUE else site.grad
+    if kind is Kind.PARAM_GRAD:
+        return f"{kind}/{'.'.join(filter(None, (inside, site.slot)))}"
     if not inside:
         is_returned = kind in (Kind.OUTPUT, Kind.GRAD_INPUT)
         return f"{kind}/{site.slot or ''}" if is_returned else ""
-    is_given = is_within and kind in (Kind.INPUT, Kind.GRAD_OUTPUT)
+    is_given = kind in (Kind.INPUT, Kind.GRAD_OUTPUT)
     return f"{kind}/{inside}/{site.slot or ''}" if is_given else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ from absl import logging
 
 from ttrace.frontends.jax_parts.harvest.captured import Capture
 from ttrace.frontends.jax_parts.harvest.plan import MAX_ITERATIONS
-from ttrace.frontends.jax_parts.operations.operation_taps import MAX_BYTES
 from ttrace.frontends.jax_parts.record.declared import DeclaredDims
 from ttrace.frontends.jax_parts.record.given_batch import GIVEN
 from ttrace.frontends.jax_parts.record.idle_options import idle_options
@@ -32,12 +31,6 @@ from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
 from ttrace.recording.rewrites import REWRITTEN_KINDS
-
-TOO_MANY_OPERATIONS = (
-    "the operations of this module have more than "
-    f"{MAX_BYTES >> 30} GiB of operands and results in this step, and no further ones "
-    "of it are recorded"
-)
 
 _NO_NORM = "parts of the gradients lie in other processes"
 _NO_NORM_OF_SKIPPED = "a gradient was not recorded, so their norm is not known"
@@ -145,11 +138,11 @@ class StepRecording:
         else:
             self.writers.skip(dataclasses.replace(id_, slot=part.key), reason)
 
-    def record_left_out(self, modules: Collection[str]) -> None:
-        """Says of which modules no further operations are recorded, and why."""
-        for module in modules:
+    def skip_operations(self, reasons: Mapping[str, str]) -> None:
+        """Says of which modules not all operations are recorded, and why."""
+        for module, reason in reasons.items():
             id_ = TensorId(step=self.step, microbatch=0, module=module, kind=Kind.OP)
-            self.writers.skip(id_, TOO_MANY_OPERATIONS)
+            self.writers.skip(id_, reason)
 
     def _record_buffers(
         self, captures: Sequence[Capture], per_microbatch: Mapping[object, int]

@@ -85,7 +85,7 @@ class JaxSession:
         missed: Sequence[Missed],
         stated: Mapping[str, str],
         overwriting: Overwriting | None = None,
-        left_out: Collection[str] = (),
+        without_operations: Mapping[str, str] | None = None,
     ) -> None:
         """Records what one step has computed.
 
@@ -98,7 +98,7 @@ class JaxSession:
             missed: What could not be tapped.
             stated: Settings that showed while the step was traced.
             overwriting: What gave the step other values; None where nothing did.
-            left_out: Modules of which not all operations are recorded.
+            without_operations: Modules of which not all are recorded, and why.
 
         Raises:
             TraceError: The trace cannot be created.
@@ -126,7 +126,7 @@ class JaxSession:
         )
         with self.stopping_at_faults("record the step"):
             recording.record(captures)
-            recording.record_left_out(left_out)
+            recording.skip_operations(without_operations or {})
             recording.record_scalars(missed)
             changed = self._settings.changed(step, {**stated, **injected})
             self._writers.state(changed)

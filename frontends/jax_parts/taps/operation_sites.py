@@ -221,6 +221,7 @@ class OperationSite:
         position: Which of the operands, or of the results, that are arrays.
         value: Which value it is.
         origins: As in ``OperationPart``, if anything; of a result they come later.
+        first_origin: Likewise, of what a loop carries, in its first iteration.
     """
 
     equation: Equation
@@ -228,3 +229,4 @@ class OperationSite:
     position: int
     value: Reference
     origins: list[str] = field(default_factory=list)
+    first_origin: str = ""
