@@ -22,8 +22,8 @@ from ttrace.isolation.isolating import (
     isolate,
     report_obstacle,
 )
-from ttrace.judge.estimate import estimate_tolerance
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.estimate import estimate_tolerance
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest

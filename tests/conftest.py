@@ -134,7 +134,7 @@ def _no_diagnosis_fails():
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ttrace.judge.own_faults.warn_of_fault", fail)
+        patch.setattr("ttrace.judge.reading.own_faults.warn_of_fault", fail)
         yield
 
 

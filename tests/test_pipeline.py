@@ -16,7 +16,7 @@ from ttrace.check_request import CheckRequest
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceExistsError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 
@@ -79,7 +79,8 @@ def test_a_fault_of_ttrace_in_isolating_costs_neither_verdict_nor_report(
     monkeypatch.setattr("ttrace.check_job.isolate", isolate)
     warned: list[Exception] = []
     monkeypatch.setattr(  # which fails tests otherwise
-        "ttrace.judge.own_faults.warn_of_fault", lambda *fault: warned.append(fault[1])
+        "ttrace.judge.reading.own_faults.warn_of_fault",
+        lambda *fault: warned.append(fault[1]),
     )
     monkeypatch.setattr("ttrace.check_job.runs_obstacle", lambda *runs: "")
     report, _ = run(tmp_path, "--factor", "1.001")

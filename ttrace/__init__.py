@@ -19,7 +19,7 @@ from ttrace.ir.tensor_id import parse_tensor_id as parse_tensor_id
 if TYPE_CHECKING:
     from ttrace.backends.live_arrays import compare_arrays as compare_arrays
     from ttrace.check_job import check as check
-    from ttrace.judge.tolerance import ToleranceTable as ToleranceTable
+    from ttrace.judge.tolerances.tolerance import ToleranceTable as ToleranceTable
     from ttrace.localize_job import localize as localize
     from ttrace.pipeline import compare as compare
     from ttrace.pipeline import estimate_tolerance as estimate_tolerance
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Report": "ttrace.report.model",
-    "ToleranceTable": "ttrace.judge.tolerance",
+    "ToleranceTable": "ttrace.judge.tolerances.tolerance",
     "check": "ttrace.check_job",
     "compare_arrays": "ttrace.backends.live_arrays",
     "diff_reports": "ttrace.reports",

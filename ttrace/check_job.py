@@ -33,14 +33,14 @@ from ttrace.isolation.rerunning import (
     remove_rerun,
     rerun_of,
 )
-from ttrace.judge.allowances import Allowed
-from ttrace.judge.background_estimate import background_estimate
 from ttrace.judge.closer_look import CloserLook, closer_look_named
 from ttrace.judge.coverage import check_kind_names
-from ttrace.judge.own_faults import explained
-from ttrace.judge.precision import coarser_compute
-from ttrace.judge.repetition import first_suspect, require_repeats
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.reading.own_faults import explained
+from ttrace.judge.tolerances.background_estimate import background_estimate
+from ttrace.judge.tolerances.precision import coarser_compute
+from ttrace.judge.tolerances.repetition import first_suspect, require_repeats
+from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.log_warnings import unsaid, warnings_in

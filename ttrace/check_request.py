@@ -8,10 +8,14 @@ from pathlib import Path
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import Allowed
 from ttrace.judge.closer_look import CloserLook
-from ttrace.judge.estimate import require_noise_runs
-from ttrace.judge.tolerance import TOLERANCE_FILE, TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerances.estimate import require_noise_runs
+from ttrace.judge.tolerances.tolerance import (
+    TOLERANCE_FILE,
+    TolerancePolicy,
+    ToleranceTable,
+)
+from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.launch import defaults
 from ttrace.mapping.rules import MapFile
 from ttrace.report.report_file import REPORT_FILE

@@ -4,28 +4,28 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ttrace.compare.backend import Backend
+from ttrace.compare.calls.joined_calls import reorder_calls
 from ttrace.compare.changed_results import compare_changed
 from ttrace.compare.execute import Progress, run_plan
 from ttrace.compare.indexed import plan_rows
-from ttrace.compare.joined_calls import reorder_calls
 from ttrace.compare.processes import Processes
 from ttrace.compare.second_look import look_again
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import Allowed
-from ttrace.judge.call_order import calls_in_doubt
 from ttrace.judge.closer_look import CloserLook, look_at_some
 from ttrace.judge.coverage import check_kind_names
 from ttrace.judge.evidence import read_evidence
 from ttrace.judge.judging import judge_tensors
-from ttrace.judge.remarks import find_remarks
-from ttrace.judge.same_reference import (
+from ttrace.judge.revisions.call_order import calls_in_doubt
+from ttrace.judge.runs.remarks import find_remarks
+from ttrace.judge.tolerances.same_reference import (
     require_noise_of,
     require_origin,
     require_same_values,
 )
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.lining_up import kinds_left_out, line_up
 from ttrace.mapping.mapped_trace import joined_from
 from ttrace.mapping.rules import MapFile

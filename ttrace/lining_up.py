@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from ttrace.compare.align import Alignment, align
-from ttrace.compare.deduced_layouts import Deduced, deduce_layouts
-from ttrace.compare.joined_calls import JoinedCalls, join_calls
-from ttrace.compare.own_buffers import agreeing_buffers
+from ttrace.compare.calls.joined_calls import JoinedCalls, join_calls
+from ttrace.compare.layouts.deduced_layouts import Deduced, deduce_layouts
+from ttrace.compare.layouts.own_buffers import agreeing_buffers
 from ttrace.compare.plan import ComparePlan, plan_comparison
-from ttrace.compare.regroup import Regrouped, regroup
+from ttrace.compare.samples.regroup import Regrouped, regroup
 from ttrace.compare.tied import Untied, untie
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices

@@ -28,7 +28,7 @@ from ttrace.isolation.rerunning import (
     remove_rerun,
     rerun_of,
 )
-from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.stages import stage

@@ -20,18 +20,18 @@ from ttrace.comparison import compare_traces as compare_traces
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import (
+from ttrace.judge.closer_look import CloserLook, closer_look_named
+from ttrace.judge.diagnosis import Diagnosis
+from ttrace.judge.lint.linting import lint_trace
+from ttrace.judge.tolerances.estimate import estimate_tolerance as estimate_from_traces
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.allowances import (
     Allowance,
     Allowed,
     allowances_of,
     read_allow_file,
 )
-from ttrace.judge.closer_look import CloserLook, closer_look_named
-from ttrace.judge.diagnosis import Diagnosis
-from ttrace.judge.estimate import estimate_tolerance as estimate_from_traces
-from ttrace.judge.lint.linting import lint_trace
-from ttrace.judge.replicas import ReplicaCheck, check_replicas
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.verdicts.replicas import ReplicaCheck, check_replicas
 from ttrace.launch.interrupts import deferred_interrupts
 from ttrace.mapping.map_file import read_map
 from ttrace.mapping.rules import MapFile

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ttrace.judge.allowances import Allowed
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.pipeline import all_allowed, load_report
 from ttrace.report.again import judge_again as again_judged
 from ttrace.report.diff import DiffPolicy, ReportDiff

@@ -9,6 +9,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 import torch
@@ -177,8 +178,15 @@ class CallGradients:
         code = getattr(backward, "__code__", None)
         if backward is not _no_backward and code is not None:
             module = getattr(backward, "__module__", "") or ""
-            return short_line(module, code.co_filename, code.co_firstlineno), ""
+            return short_line(module, code.co_filename, _first_line(code)), ""
         return self._lines.get(node._sequence_nr(), ("", ""))
+
+
+def _first_line(code: CodeType) -> int:
+    """That of the first statement; decorators and signature come before it."""
+    first = code.co_firstlineno
+    lines = (line for _, _, line in code.co_lines() if line and line > first)
+    return min(lines, default=first)
 
 
 def _no_backward() -> None:

@@ -168,6 +168,8 @@ def constants_of(func: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[str, .
             continue
         if argument.name in _UNTOLD or next(tensors_in(value), None) is not None:
             continue
+        if value is None or isinstance(value, torch.ScriptObject):
+            continue
         is_default = argument.has_default_value() and value == argument.default_value
         if not is_default:
             found.append(f"{argument.name}={_text(value)}")

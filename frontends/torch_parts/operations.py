@@ -121,16 +121,16 @@ class _CallOperations:
         given = [*tensors_in(args), *tensors_in(list(kwargs.values()))]
         number = self._number
         self._number += 1
-        place = place_of_program(in_backward=False)
+        source, library = _lines_of(place_of_program(in_backward=False))
         part = OperationPart(
             name=name,
             number=number,
             role=Role.OPERAND,
-            source=_source(place),
-            library=place.library,
+            source=source,
+            library=library,
         )
         # Autograd has made the node of an operation when it comes here.
-        self._lines.setdefault(sequence_number() - 1, (part.source, part.library))
+        self._lines.setdefault(sequence_number() - 1, (source, library))
         if func._schema.name.endswith(f"::{_WAIT}"):
             return _Running(
                 part=part, given=frozenset(), written=(), is_on_the_way=False
@@ -268,13 +268,15 @@ class _CallOperations:
         return True
 
 
-def _source(place: ProgramPlace) -> str:
-    """The line of the script; of a library's own module, none: its own line tells more.
+def _lines_of(place: ProgramPlace) -> tuple[str, str]:
+    """The lines of the script and of the library that ask for an operation.
 
-    Layers of torch are too small for that.
+    In a library's own module its line tells all, and that of the script, which only
+    calls the model, nothing. Layers of torch are too small for that.
     """
-    is_of_library = place.library and not place.library.startswith("torch/")
-    return "" if is_of_library and not place.is_source_inside else place.source
+    if place.caller and not place.is_source_inside:
+        return "", place.caller
+    return place.source, place.caller or place.library
 
 
 class _OperationMode(TorchDispatchMode):

@@ -50,6 +50,8 @@ class ProgramPlace:
             backward pass, where one runs.
         nearest: Name of the Python module that runs; empty where none does.
         is_source_inside: The line of the script is in the call of the innermost module.
+        caller: The line of the innermost library besides torch, inside of the line of
+            the script; empty for none.
         is_backward_itself: Nothing of Python runs between the backward pass and this.
     """
 
@@ -59,6 +61,7 @@ class ProgramPlace:
     nearest: str
     is_backward_itself: bool
     is_source_inside: bool = False
+    caller: str = ""
 
 
 def place_of_program(in_backward: bool) -> ProgramPlace:
@@ -68,7 +71,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         in_backward: A backward pass is running: what is around it does not count for
             the modules. A thread of its own has no frames but those inside.
     """
-    source = library = nearest = ""
+    source = library = nearest = caller = ""
     modules: list[Any] = []
     is_inside, is_itself = True, in_backward
     is_source_inside = False
@@ -85,8 +88,11 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         if is_of_script(name, file, _LIBRARIES):
             source = short_line(name, file, frame.f_lineno)
             is_source_inside = not modules
-        elif not library and is_of_library(name, _LIBRARIES, _PLUMBING):
-            library = short_line(name, file, frame.f_lineno)
+        elif is_of_library(name, _LIBRARIES, _PLUMBING):
+            line = short_line(name, file, frame.f_lineno)
+            library = library or line
+            if not caller and name.partition(".")[0] != "torch":
+                caller = line
     return ProgramPlace(
         source=source,
         library=library,
@@ -94,6 +100,7 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
         nearest=nearest,
         is_backward_itself=is_itself,
         is_source_inside=is_source_inside,
+        caller=caller,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.factories.traces import Tensor, rank_infos, record_tensors, write_trace
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.model import Outcome, Report
 from ttrace.store.writer import TraceWriter
 

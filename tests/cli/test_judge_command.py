@@ -7,7 +7,7 @@ import pytest
 
 from tests.factories.traces import write_trace
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.model import Report
 
 OUTPUT, EXTRA = "step0/mb0/a/output/0", "step0/mb0/extra/output/0"

@@ -13,7 +13,7 @@ from tests.factories.collective_traces import (
 from tests.factories.traces import Tensor, memory_trace, write_trace
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 
 ID = "step0/layer/main_grad/weight"
 OTHER = "step0/mb0/layer/output/0"

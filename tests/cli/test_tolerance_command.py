@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories.traces import write_trace
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 
 ID = "step0/mb0/a/output/0"
 ONES = np.ones(4, np.float32)

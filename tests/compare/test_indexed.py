@@ -26,7 +26,7 @@ from ttrace.compare.plan import plan_comparison
 from ttrace.errors import LayoutError
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import TensorRecord, TraceInfo
-from ttrace.judge.replicas import check_replicas
+from ttrace.judge.verdicts.replicas import check_replicas
 
 USES = ("h", "h[tp]", "h partial[tp]")
 """What the ranks along tp hold of a row: copies, columns, partials."""

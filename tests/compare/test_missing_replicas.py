@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.factories.traces import MESH, MemoryTrace, Tensor, memory_trace
-from tests.judge.test_tensors import verdict_of
+from tests.judge.verdicts.test_tensors import verdict_of
 from ttrace.compare.missing_replicas import ranks_missing_replicas, uniform_groups
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 ID = "step0/mb0/a/output/0"
 GRADIENT = "step0/a/main_grad/weight"

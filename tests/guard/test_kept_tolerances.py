@@ -4,7 +4,7 @@ import pytest
 
 from ttrace.guard.kept_tolerances import KeptTolerances
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
 
 
 def kept(folder, reference: str | list[str] = "python train.py", **options):

@@ -330,7 +330,7 @@ def test_it(ttrace, tmp_path, monkeypatch):
 KEPT = """
 import ttrace.guard.fixture
 from ttrace.errors import OtherReferenceError
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.report.model import Outcome
 
 def test_it(ttrace, monkeypatch):

@@ -19,7 +19,7 @@ RUN_ELSEWHERE = {
         "cli/test_shared_work.py::test_the_report_is_the_same"
     ),
     "ttrace compare out/reference out/candidate --allow-file": (
-        "judge/test_allowances.py::test_compare_takes_the_file"
+        "judge/verdicts/test_allowances.py::test_compare_takes_the_file"
     ),
     "ttrace judge": (
         "cli/test_judge_command.py::test_a_pass_by_multiplier_and_allow_file"

@@ -49,7 +49,7 @@ from ttrace.cli.parser import build_parser
 from ttrace.examples.megatron_gpt import warnings_of_megatron
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.allowances import read_allow_file
+from ttrace.judge.verdicts.allowances import read_allow_file
 from ttrace.mapping.map_file import parse_map
 from ttrace.recording.request import RecordRequest
 from ttrace.store.reader import open_trace

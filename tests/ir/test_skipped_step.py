@@ -10,8 +10,8 @@ from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.side import Side
 from ttrace.ir.skipped_step import overflow_reason, skipped_step_id, skipped_steps
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.estimate import estimate_tolerance
-from ttrace.judge.replicas import check_replicas
+from ttrace.judge.tolerances.estimate import estimate_tolerance
+from ttrace.judge.verdicts.replicas import check_replicas
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 

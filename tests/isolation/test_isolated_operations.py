@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,44 @@ def test_a_constant_of_a_layer_of_torch_is_told(runs):
     assert (found.name, found.what) == ("native_layer_norm", "other_result")
     assert "(eps is 1e-05 there and 0.1 here)" in found.sentence
     assert found.source == line_of("return x + self.attention(self.norm(x))")
+
+
+class _Scaled(torch.autograd.Function):
+    """The gradient may be wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, factor: float):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any):
+        return gradients[0] * ctx.factor, None
+
+
+class Back(nn.Module):
+    """Its own code has a function with a backward of its own."""
+
+    def __init__(self, factor: float = 1.0):
+        super().__init__()
+        self.up, self.factor = nn.Linear(6, 6), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.up(x).tanh()
+        return _Scaled.apply(y, self.factor) + x
+
+
+def test_a_backward_that_is_wrong_is_named_with_its_line(runs):
+    _, isolation = runs.isolated(
+        training(Back), training(lambda: Back(0.5)), inside=True
+    )
+    (place,) = isolation.isolated
+    found = place.operation
+    assert found is not None and not isolation.notes
+    assert (found.name, found.what) == ("ScaledBackward", "other_result")
+    assert found.source == line_of("return gradients[0] * ctx.factor, None")
+    assert found.sentence.startswith("on the way back, inside, the first operation")
+    assert found.factor == pytest.approx(0.5)
 
 
 def test_a_right_run_has_no_place_and_makes_no_further_run(runs):

@@ -11,7 +11,7 @@ from ttrace.errors import UsageError
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.judge.coverage import KindCoverage
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.mapping.rules import IgnoreRule, MapFile
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import ErrorKind, Outcome, Report

@@ -9,7 +9,7 @@ from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import TensorRecord
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.pipeline import compare_traces
 from ttrace.store.memory_trace import MemoryTrace
 

@@ -6,7 +6,7 @@ import pytest
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome
 

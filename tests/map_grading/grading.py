@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.map_grading.pair import LibraryPair, Mistake
 from tests.map_grading.recording import record_port, record_reference
 from ttrace.backends.numpy_backend import NumpyBackend
-from ttrace.judge.estimate import estimate_tolerance
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.estimate import estimate_tolerance
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.map_proposal.proposing import Proposal, propose_map
 from ttrace.mapping.map_file import parse_map
 from ttrace.mapping.map_writer import map_text

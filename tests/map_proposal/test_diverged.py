@@ -132,3 +132,21 @@ def test_the_best_alignment_keeps_the_order(scores, pairs):
     assert found == sorted(found)
     if scores != [[0, 2], [2, 0]]:
         assert found == pairs
+
+
+def test_the_nth_of_as_many_calls_is_the_nth_layer():
+    """A scan over layers, of which no value tells anything."""
+    pair = Pair()
+    weight = pair.values(6, 6)
+    pair.add("net.out/param/weight", "head/param/data", weight)
+    for n in range(3):
+        for inner in "ab":
+            pair.reference[f"step0/mb0/net.l.{n}.{inner}/output/0"] = pair.values(4, 6)
+        call = f"/call{n}" if n else ""
+        pair.candidate[f"step0/mb0/block/output/0{call}"] = pair.values(4, 6)
+    for side, loss in ((pair.reference, 2), (pair.candidate, 3)):
+        side["step0/mb0/@root/loss"] = np.full((), loss, np.float32)
+    proposal, _ = propose(pair.reference, pair.candidate)
+    (rule,) = (r for r in proposal.map_file.rules if "by order" in r.comment)
+    assert str(rule.reference[0]).startswith("net.l.{i}.")
+    assert str(rule.candidate[0]) == "block/{kind}/0/call{i}"

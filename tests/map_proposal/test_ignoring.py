@@ -181,7 +181,7 @@ def test_a_buffer_of_one_run_that_never_changes(is_swapped):
     side, other = Side.REFERENCE, "candidate"
     if is_swapped:
         side, other = Side.CANDIDATE, "reference"
-    why = f"a buffer that no step changes, which the {other} does not have"
+    why = f"no step changes it, and the {other} does not keep it"
     assert reasons(proposal, side) == {
         "*/buffer/*": why,
         "*/updated_buffer/*": why,

@@ -85,3 +85,14 @@ def test_modules_whose_weights_are_joined_are_no_children():
     links, modules = paired(pair)
     assert all(link.is_joined for link in links)
     assert modules == {"attn": "self"}
+
+
+def test_a_parameter_of_the_model_itself_makes_it_no_module_of_the_other_run():
+    """Such as positions: an embedding's weight here, the whole model's own there."""
+    pair = make_nested()
+    pair.add("top.pos/param/weight", "@root/param/pos", pair.values(7, 3))
+    pair.reference["step0/mb0/top.pos/output/0"] = pair.values(2, 5, 3)
+    pair.candidate["step0/mb0/@root/output/0"] = pair.values(2, 3, 5)
+    _, modules = paired(pair)
+    assert modules["top.head"] == "out"
+    assert "top.pos" not in modules

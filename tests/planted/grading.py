@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.planted.expected import Draw, Expected
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.pipeline import compare, estimate_tolerance
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report

@@ -11,9 +11,13 @@ from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.errors import CommandError, TraceError, UsageError
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.allowances import Allowance
-from ttrace.judge.tolerance import NoiseEstimate, TolerancePolicy, ToleranceTable
-from ttrace.judge.verdict import PartFigures
+from ttrace.judge.tolerances.tolerance import (
+    NoiseEstimate,
+    TolerancePolicy,
+    ToleranceTable,
+)
+from ttrace.judge.verdicts.allowances import Allowance
+from ttrace.judge.verdicts.verdict import PartFigures
 from ttrace.pipeline import compare_traces
 from ttrace.report.again import judge_again
 from ttrace.report.failed_job import report_of_error

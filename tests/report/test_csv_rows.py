@@ -9,7 +9,7 @@ import pytest
 
 from tests.factories.reports import FAILED, PASSED, some_report
 from tests.house.pages import PAGES
-from ttrace.judge.verdict import PartFigures
+from ttrace.judge.verdicts.verdict import PartFigures
 from ttrace.report.csv_rows import render_csv
 from ttrace.report.rows import COLUMNS
 from ttrace.testing.report_samples import (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.compare.test_tensor_details import DETAILS
-from ttrace.compare.tensor_details import ErrorPlace
+from tests.compare.details.test_tensor_details import DETAILS
+from ttrace.compare.details.tensor_details import ErrorPlace
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.text import render_text

@@ -13,7 +13,7 @@ from ttrace.errors import (
     TraceError,
     TraceNotFoundError,
 )
-from ttrace.judge.verdict import Cause, PartReason
+from ttrace.judge.verdicts.verdict import Cause, PartReason
 from ttrace.report.model import (
     Counts,
     ErrorKind,

@@ -6,13 +6,16 @@ half of every weight's rows and of the outputs that come from them.
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
+from ttrace.ir.collective import Role
 from ttrace.ir.dims_text import parse_dims
 from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.layout import Mesh
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import RankInfo, ShardRecord, SkippedRecord
 from ttrace.recording.request import RecordRequest, request_from_environment
@@ -37,6 +40,7 @@ class NumpyFrontend(FrontendSuite):
 
     layouts = ("one", "halves")
     max_file_bytes = 4096
+    records_operations = True
     fault: ClassVar[str] = ""
     not_recorded = {
         kind: "this training calculates none"
@@ -180,6 +184,7 @@ class NumpyFrontend(FrontendSuite):
                 sequence=sequence,
                 dtype=whole.dtype.name,
                 layout=layout,
+                operation=self._operation(id_),
             )
             writer.add(record, cut(np.asarray(whole), layout))
             sequence += 1
@@ -192,6 +197,26 @@ class NumpyFrontend(FrontendSuite):
             writer.skip(note)
             sequence += 1
         return sequence
+
+    def _operation(self, id_: TensorId) -> OperationPart | None:
+        """What a tensor is of the one operation that the training shows."""
+        if id_.kind is not Kind.OP or id_.slot == "add":
+            return None
+        if id_.slot == "0.matmul.operand.0":
+            number = 1 if self.fault == "operand comes later" else 0
+            return OperationPart(name="matmul", number=number, role=Role.OPERAND)
+        return OperationPart(
+            name="matmul",
+            number=0,
+            role=Role.RESULT,
+            operands=(
+                "7.operand.0"
+                if self.fault == "operand is lost"
+                else "1.operand.0"
+                if self.fault == "operand comes later"
+                else "0.operand.0",
+            ),
+        )
 
     def _changed(
         self, named: Named, request: RecordRequest, mesh: Mesh
@@ -209,6 +234,13 @@ class NumpyFrontend(FrontendSuite):
             if self.fault == "counts runs" and id_.kind is Kind.OUTPUT:
                 whole = whole + self._runs
             yield id_, (whole, dims)
+            if id_.module == "a" and self.fault != "no operations":
+                slots = {Kind.INPUT: "0.matmul.operand.0"}
+                slots[Kind.OUTPUT] = "0.matmul.result.0"
+                if id_.kind in slots:
+                    op = replace(id_, kind=Kind.OP, slot=slots[id_.kind])
+                    if request.capture.wants(op):
+                        yield op, (whole, dims)
             if self.fault == "unasked" and id_.kind is Kind.INPUT:
                 op = _id(id_.step, id_.module, Kind.OP, id_.microbatch, "add")
                 if not request.capture.kinds:

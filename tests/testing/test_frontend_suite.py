@@ -23,6 +23,18 @@ FAULTS = {
         "test_kinds_on_request_are_not_recorded_without_one",
         "step0/mb0/a/op/add was recorded unasked",
     ),
+    "no operations": (
+        "test_operations_take_what_is_recorded",
+        "operations were asked for, and none is recorded",
+    ),
+    "operand is lost": (
+        "test_operations_take_what_is_recorded",
+        "takes 7.operand.0, which is not there",
+    ),
+    "operand comes later": (
+        "test_operations_take_what_is_recorded",
+        "takes 1.operand.0, which comes behind it",
+    ),
     "no second step": ("test_every_step_is_recorded", "steps [0] were recorded of 2"),
     "unknown mesh": ("test_the_trace_is_a_conforming_source", "knows no mesh 'ranks'"),
     "no version": ("test_the_trace_names_its_origin", "names no version of it"),

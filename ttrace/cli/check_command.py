@@ -26,7 +26,7 @@ from ttrace.cli.terminal import (
 )
 from ttrace.errors import TtraceError, UsageError
 from ttrace.judge.closer_look import closer_look_named
-from ttrace.judge.tolerance import TolerancePolicy, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.launch.trace_folders import find_traces
 from ttrace.mapping.map_file import read_map

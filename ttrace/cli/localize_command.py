@@ -6,7 +6,7 @@ from pathlib import Path
 from ttrace.cli.program_backend import program_backend
 from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
 from ttrace.cli.terminal import progress_bar, stages
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.localize_job import LocalizeRequest, run_localize
 from ttrace.mapping.map_file import read_map

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
-from ttrace.judge.remarks import repeats_in
-from ttrace.judge.trace_lines import early_step, early_step_sentence
+from ttrace.judge.runs.remarks import repeats_in
+from ttrace.judge.runs.trace_lines import early_step, early_step_sentence
 from ttrace.launch.record import Recording, record
 
 

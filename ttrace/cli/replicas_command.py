@@ -9,7 +9,11 @@ from ttrace.cli.report_files import STDOUT, wanted_page, write_page
 from ttrace.cli.terminal import output_console, progress_bar, status_console
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.judge.collectives import collective_faults
-from ttrace.judge.replicas import ReplicaCheck, doubted_replicas, doubted_sentence
+from ttrace.judge.verdicts.replicas import (
+    ReplicaCheck,
+    doubted_replicas,
+    doubted_sentence,
+)
 from ttrace.pipeline import replicas
 from ttrace.report.html.replicas_page import render_replicas
 from ttrace.report.id_text import IdText

@@ -12,7 +12,7 @@ from rich.table import Table
 from ttrace.checkpoints.opening import open_trace_or_checkpoint
 from ttrace.cli.terminal import output_console
 from ttrace.compare.assembled import assembled
-from ttrace.compare.value_views import (
+from ttrace.compare.details.value_views import (
     difference_of,
     figures_of,
     parse_slice,

@@ -13,7 +13,7 @@ from ttrace.guard.golden import GoldenArrays, GoldenTrace
 from ttrace.guard.in_process import detached, estimated_tolerances, own_copies
 from ttrace.guard.kept_tolerances import KeptTolerances
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.tolerance import TOLERANCE_FILE, ToleranceTable
+from ttrace.judge.tolerances.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.report.model import Outcome, Report
 from ttrace.report.text import render_text
 

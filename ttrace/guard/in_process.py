@@ -13,8 +13,8 @@ from ttrace.generate import hash_key
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
-from ttrace.judge.precision import CoarserCompute
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.precision import CoarserCompute
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.launch.defaults import NUM_NOISE_RUNS
 
 Tree = Any

@@ -2,7 +2,7 @@
 
 Noise runs are most of what a check costs, and belong to the reference: as long as that
 computes what it did, they need not be made again. Whether it does is checked by every
-comparison (``ttrace.judge.same_reference``).
+comparison (``ttrace.judge.tolerances.same_reference``).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from ttrace.errors import TraceError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 
 _MEASURED_OTHERWISE = ("tolerance", "noise_traces", "reference_trace")
 """Options of a check that say by themselves what noise is."""

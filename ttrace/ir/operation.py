@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from ttrace.ir.collective import Role
 
+OPERATION_FRAMEWORKS = frozenset({"megatron", "torch"})
+"""Frontends that record operations, by the name under which they record."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationPart:

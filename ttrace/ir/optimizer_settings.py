@@ -1,8 +1,8 @@
 """Settings of optimizers, as traces name them and write them down.
 
 Frontends record them among the settings of a rank, under ``optimizer.<group>.<name>``;
-``ttrace.judge.optimizer_settings`` compares them. Names are torch's where another
-framework has the same: ``betas``, ``eps``, ``weight_decay``, ``momentum``.
+``ttrace.judge.settings.optimizer_settings`` compares them. Names are torch's where
+another framework has the same: ``betas``, ``eps``, ``weight_decay``, ``momentum``.
 """
 
 import re

@@ -24,9 +24,9 @@ from ttrace.isolation.operations.targets import InsideRequest, RecordReference
 from ttrace.isolation.places import isolated_places
 from ttrace.isolation.repeats import begins_otherwise
 from ttrace.isolation.rewrites import Rewrites, plan_rewrites, write_rewrites
-from ttrace.judge.allowances import Allowed
 from ttrace.judge.closer_look import CloserLook
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.lining_up import line_up
 from ttrace.mapping.rules import MapFile
 from ttrace.recording.rewrites import (

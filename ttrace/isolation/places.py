@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
-from ttrace.judge.structure import layers_left_out
+from ttrace.judge.verdicts.structure import layers_left_out
 from ttrace.report.isolation import IsolatedPlace
 from ttrace.report.model import Report, TensorReport
 

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from ttrace.compare.closer_look import cost_of, look_closer
-from ttrace.compare.tensor_details import TensorDetails
+from ttrace.compare.details.closer_look import cost_of, look_closer
+from ttrace.compare.details.tensor_details import TensorDetails
 from ttrace.errors import UsageError
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.first_divergence import FirstDivergence
-from ttrace.judge.own_faults import explained
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.frontier.first_divergence import FirstDivergence
+from ttrace.judge.reading.own_faults import explained
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 MAX_TENSORS = 64
 """Tensors that are looked at without being asked for, at most."""

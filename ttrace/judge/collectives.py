@@ -2,21 +2,28 @@
 
 from collections.abc import Sequence
 
-from ttrace.compare.collective_calls import CollectiveCall, RankShare, ranks_text
-from ttrace.compare.collective_results import CollectiveCheck, wrong_collectives
-from ttrace.compare.repeated_reductions import (
+from ttrace.compare.collectives.collective_calls import (
+    CollectiveCall,
+    RankShare,
+    ranks_text,
+)
+from ttrace.compare.collectives.collective_results import (
+    CollectiveCheck,
+    wrong_collectives,
+)
+from ttrace.compare.collectives.repeated_reductions import (
     RepeatedReduction,
     repeated_reductions,
 )
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.collective_order import OrderFault, find_order_faults
 from ttrace.judge.collectives_missing import (
     find_missing_collective,
     missing_collective,
 )
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis
-from ttrace.judge.replicas import ReplicaCheck
+from ttrace.judge.runs.collective_order import OrderFault, find_order_faults
+from ttrace.judge.verdicts.replicas import ReplicaCheck
 
 _VERBS = {
     "sum": "the sum",

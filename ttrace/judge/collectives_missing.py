@@ -8,15 +8,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ttrace.compare.collective_calls import axes_of, ranks_text
+from ttrace.compare.collectives.collective_calls import axes_of, ranks_text
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.collective import CollectivePart, Role
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord, TraceInfo
 from ttrace.judge.diagnosis import Diagnosis
-from ttrace.judge.replica_axes import Apart, axes_between, coords_on
-from ttrace.judge.structure import layers_left_out
+from ttrace.judge.verdicts.replica_axes import Apart, axes_between, coords_on
+from ttrace.judge.verdicts.structure import layers_left_out
 
 _OF_STEP = frozenset({Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
 """What is reduced outside of modules, many of them at once."""

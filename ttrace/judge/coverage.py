@@ -16,15 +16,15 @@ from ttrace.ir.kinds import (
 )
 from ttrace.ir.side import Side
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.tolerance import Estimator, ToleranceTable
-from ttrace.judge.trace_lines import (
+from ttrace.judge.runs.trace_lines import (
     early_step,
     early_step_sentence,
     lacking_by_it,
     only_one_steps_early,
     side_without_optimizer,
 )
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.tolerances.tolerance import Estimator, ToleranceTable
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 NOISE = "noise"
 """Stands among the kinds for the noise runs, where ``--allow-uncovered`` takes them."""

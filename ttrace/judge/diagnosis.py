@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.absences.own_gradients import OwnGradients
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.own_gradients import OwnGradients
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 MAX_IDS = 20
 """Tensor ids named per diagnosis; the report has them all."""

@@ -8,18 +8,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from ttrace.compare.backend import Backend
-from ttrace.compare.call_counts import Place
+from ttrace.compare.calls.call_counts import Place
 from ttrace.compare.tied import Untied
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.absences import find_absences
-from ttrace.judge.first_divergence import find_first_divergence
-from ttrace.judge.optimizer_evidence import OptimizerEvidence, read_optimizer
-from ttrace.judge.own_gradients import own_gradients
-from ttrace.judge.place_evidence import PlaceEvidence, read_place
-from ttrace.judge.run_evidence import RunEvidence, read_runs
-from ttrace.judge.trace_lines import OF_OPTIMIZERS, has_no_optimizer
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.absences.absences import find_absences
+from ttrace.judge.absences.own_gradients import own_gradients
+from ttrace.judge.frontier.first_divergence import find_first_divergence
+from ttrace.judge.optimizers.optimizer_evidence import OptimizerEvidence, read_optimizer
+from ttrace.judge.places.place_evidence import PlaceEvidence, read_place
+from ttrace.judge.runs.run_evidence import RunEvidence, read_runs
+from ttrace.judge.runs.trace_lines import OF_OPTIMIZERS, has_no_optimizer
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

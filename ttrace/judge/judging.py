@@ -4,30 +4,33 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ttrace.compare.align import Alignment
 from ttrace.compare.backend import Backend
-from ttrace.compare.call_counts import CallCount, Place
-from ttrace.compare.deduced_layouts import DeducedLayout
+from ttrace.compare.calls.call_counts import CallCount, Place
 from ttrace.compare.execute import TensorResult
-from ttrace.compare.samples import StepSamples
+from ttrace.compare.layouts.deduced_layouts import DeducedLayout
+from ttrace.compare.samples.samples import StepSamples
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.allowances import Allowed
-from ttrace.judge.assumed_layouts import skip_apart_in_both
-from ttrace.judge.call_counts import skip_other_calls
-from ttrace.judge.deduced_layouts import doubt_layouts
-from ttrace.judge.idle_gradients import skip_idle_gradients
-from ttrace.judge.known_noise import KnownNoise, excuse_known_noise
-from ttrace.judge.limits import Limits
-from ttrace.judge.module_borders import find_border_differences
-from ttrace.judge.parts import JoinedFrom, judge_parts
-from ttrace.judge.sample_variance import skip_other_variances
-from ttrace.judge.still_state import skip_still_state
-from ttrace.judge.structure import StructureDifference, find_structure_differences
-from ttrace.judge.tensors import judge
-from ttrace.judge.tolerance import ToleranceTable
-from ttrace.judge.turned_updates import TurnedUpdates, excuse_turned_updates
-from ttrace.judge.unused_outputs import skip_unused_outputs
-from ttrace.judge.updates import lost_updates
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.revisions.assumed_layouts import skip_apart_in_both
+from ttrace.judge.revisions.call_counts import skip_other_calls
+from ttrace.judge.revisions.deduced_layouts import doubt_layouts
+from ttrace.judge.revisions.idle_gradients import skip_idle_gradients
+from ttrace.judge.revisions.known_noise import KnownNoise, excuse_known_noise
+from ttrace.judge.revisions.module_borders import find_border_differences
+from ttrace.judge.revisions.parts import JoinedFrom, judge_parts
+from ttrace.judge.revisions.sample_variance import skip_other_variances
+from ttrace.judge.revisions.still_state import skip_still_state
+from ttrace.judge.revisions.turned_updates import TurnedUpdates, excuse_turned_updates
+from ttrace.judge.revisions.unused_outputs import skip_unused_outputs
+from ttrace.judge.tolerances.limits import Limits
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowed
+from ttrace.judge.verdicts.structure import (
+    StructureDifference,
+    find_structure_differences,
+)
+from ttrace.judge.verdicts.tensors import judge
+from ttrace.judge.verdicts.updates import lost_updates
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 
 def judge_tensors(

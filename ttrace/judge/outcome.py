@@ -9,12 +9,12 @@ from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.coverage import Gap, coverage_of, headline, uncovered_activations
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.setup import SettingDifferences
 from ttrace.judge.setup_sentence import setup_sentence
-from ttrace.judge.structure import BOTH_SIDES, StructureDifference
-from ttrace.judge.tolerance import Estimator, Tolerance
+from ttrace.judge.tolerances.setup import SettingDifferences
+from ttrace.judge.tolerances.tolerance import Estimator, Tolerance
 from ttrace.judge.unmatched import one_sided_sentence
-from ttrace.judge.verdict import Cause, Status, TensorVerdict, count_statuses
+from ttrace.judge.verdicts.structure import BOTH_SIDES, StructureDifference
+from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict, count_statuses
 
 _COARSE = 0.01
 """From this median tolerance on, relative to the value, a pass says what it is blind

@@ -3,15 +3,15 @@
 from ttrace.ir.computed_buffers import is_computed
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TraceInfo
+from ttrace.judge.absences.one_sided_parameters import counted_by_side
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.merged_adapters import merged_sentence
-from ttrace.judge.moved_positions import moved_sentence
-from ttrace.judge.one_sided_parameters import counted_by_side
-from ttrace.judge.rank_samples import PartedSamples, SharedSamples
-from ttrace.judge.replica_axes import differing_axes
-from ttrace.judge.replicas import differing_replicas
-from ttrace.judge.undescribed import undescribed_sentence
-from ttrace.judge.verdict import Cause, TensorVerdict
+from ttrace.judge.runs.merged_adapters import merged_sentence
+from ttrace.judge.runs.moved_positions import moved_sentence
+from ttrace.judge.runs.rank_samples import PartedSamples, SharedSamples
+from ttrace.judge.runs.undescribed import undescribed_sentence
+from ttrace.judge.verdicts.replica_axes import differing_axes
+from ttrace.judge.verdicts.replicas import differing_replicas
+from ttrace.judge.verdicts.verdict import Cause, TensorVerdict
 
 _CONSEQUENCE = "what follows may be a consequence."
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from ttrace.ir.side import Side
-from ttrace.judge.structure import layers_left_out
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.structure import layers_left_out
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _MAX_PATTERNS = 6
 """Patterns that the summary suggests; the report has all tensors."""

@@ -11,6 +11,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.ir.transform import Transform
 from ttrace.map_proposal.agreements import Agreements
+from ttrace.map_proposal.beyond_agreement import Anchor
 from ttrace.map_proposal.borders import Borders
 from ttrace.map_proposal.calls import by_calls
 from ttrace.map_proposal.closeness import (
@@ -19,7 +20,7 @@ from ttrace.map_proposal.closeness import (
     transform_of_shapes,
 )
 from ttrace.map_proposal.differences import known_difference
-from ttrace.map_proposal.diverged import Anchor, pair_diverged, runs_agree
+from ttrace.map_proposal.diverged import pair_diverged, runs_agree
 from ttrace.map_proposal.joined import pair_joined_outputs
 from ttrace.map_proposal.layer_numbers import Layers, segments
 from ttrace.map_proposal.leftovers import leftovers, match_leftovers

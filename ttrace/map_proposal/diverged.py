@@ -3,49 +3,28 @@
 Where the runs diverge, nothing has the same values any more. Modules with parameters
 are still paired by these; values that only a scope names are not, and a map without
 them would hide the very place. So what is left there is lined up in order of capture,
-as far as shapes allow, for somebody to read. Before that place an output without
-counterpart is left alone: what is computed of it agrees.
+as far as shapes allow, for somebody to read.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
+from ttrace.ir.tensor_id import TensorId
 from ttrace.map_proposal.alignment import best_alignment
-from ttrace.map_proposal.contents import digest_of
+from ttrace.map_proposal.beyond_agreement import Anchor, Output, beyond_agreement
 from ttrace.map_proposal.layer_numbers import Layers, Shift, likely_shifts, segments
-from ttrace.map_proposal.recorded_activations import Activations, Instance
-
-Output = tuple[Instance, TensorId]
-"""An output of an instance."""
+from ttrace.map_proposal.recorded_activations import Activations
 
 _MAX_PAIRS = 4_000_000
 """Pairs of outputs that are looked at, at most: the first ones of each side."""
 
 _SAME = {Kind.LOSS: 2.0**6, Kind.GRAD_NORM: 2.0**8}
 """Values of runs that agree differ by fewer epsilons."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Anchor:
-    """Two outputs that agree in value.
-
-    Attributes:
-        reference: That of the reference.
-        candidate: That of the candidate.
-        is_rounding: They differ by no more than rounding. What an output is made of
-            agrees, too, then.
-    """
-
-    reference: TensorId
-    candidate: TensorId
-    is_rounding: bool = True
 
 
 def runs_agree(sides: Mapping[Side, Activations]) -> bool:
@@ -80,15 +59,7 @@ def pair_diverged(
         layers: Of the modules that have been paired.
     """
     places = {side: sides[side].order() for side in Side}
-    agreeing = {
-        Side.REFERENCE: [anchor.reference for anchor in anchors],
-        Side.CANDIDATE: [anchor.candidate for anchor in anchors],
-    }
-    other_contents = {
-        side: _others(sides[side], left[side], agreeing[side]) for side in Side
-    }
-    own = _behind(other_contents[Side.REFERENCE], anchors, places[Side.REFERENCE])
-    other = other_contents[Side.CANDIDATE]
+    own, other = beyond_agreement(sides, left, anchors, places)
     while len(own) * len(other) > _MAX_PAIRS:
         longer = own if len(own) > len(other) else other
         del longer[len(longer) // 2 :]
@@ -96,46 +67,8 @@ def pair_diverged(
         return []
     scores = _scores(sides, own, other, anchors, layers)
     _forbid_crossing(scores, own, other, anchors, places)
+    _forbid_other_turns(scores, own, other, places)
     return [(own[a], other[b]) for a, b in best_alignment(scores)]
-
-
-def _others(
-    activations: Activations, outputs: Sequence[Output], agreeing: Sequence[TensorId]
-) -> list[Output]:
-    """The outputs that do not hold what one holds that agrees, such as a dropout's."""
-    known = {
-        digest_of(array)
-        for tensor_id in agreeing
-        if (array := activations.array(tensor_id)) is not None
-    }
-    return [
-        output
-        for output in outputs
-        if (array := activations.array(output[1])) is not None
-        and digest_of(array) not in known
-    ]
-
-
-def _behind(
-    outputs: Sequence[Output], anchors: Sequence[Anchor], places: Mapping[TensorId, int]
-) -> list[Output]:
-    """The outputs of which nothing that agrees is computed.
-
-    An output is done with where its module, one around it, or one that lies behind all
-    modules around it, agrees.
-    """
-    agreeing = {anchor.reference.module for anchor in anchors if anchor.is_rounding}
-    last = max((places[a.reference] for a in anchors if a.is_rounding), default=-1)
-    left = []
-    for output in outputs:
-        tensor_id = output[1]
-        path = tensor_id.module.split(".")
-        around = {".".join(path[:n]) for n in range(1, len(path))}
-        if tensor_id.module == ROOT_MODULE or (around | {tensor_id.module}) & agreeing:
-            continue
-        if places[tensor_id] > last or around:
-            left.append(output)
-    return left
 
 
 def _scores(
@@ -233,3 +166,57 @@ def _forbid_crossing(
         later = [b for a, b in pairs if a > place]
         scores[row, columns < max(earlier, default=-1)] = 0
         scores[row, columns > min(later, default=np.inf)] = 0
+
+
+def _forbid_other_turns(
+    scores: np.ndarray,
+    own: Sequence[Output],
+    other: Sequence[Output],
+    places: Mapping[Side, Mapping[TensorId, int]],
+) -> None:
+    """As many calls here as there are layers there: the nth call is the nth layer."""
+    calls = [_turns_of_calls(places[side]) for side in Side]
+    layers = [_turns_of_layers(places[side]) for side in Side]
+    for row, (_, a) in enumerate(own):
+        for column, (_, b) in enumerate(other):
+            for called, numbered in (
+                (calls[0].get(a), layers[1].get(b, {})),
+                (calls[1].get(b), layers[0].get(a, {})),
+            ):
+                if called is None:
+                    continue
+                turn, count = called
+                if numbered.get(count, turn) != turn:
+                    scores[row, column] = 0
+
+
+def _turns_of_calls(outputs: Iterable[TensorId]) -> dict[TensorId, tuple[int, int]]:
+    """Which of how many calls of a module gave an output, where there are several."""
+    families: dict[object, list[TensorId]] = {}
+    for id_ in outputs:
+        families.setdefault((id_.module, id_.kind, id_.slot, id_.pass_), []).append(id_)
+    return {
+        id_: (turn, len(calls))
+        for calls in families.values()
+        if len(calls) > 1
+        for turn, id_ in enumerate(sorted(calls, key=lambda id_: id_.call))
+    }
+
+
+def _turns_of_layers(outputs: Iterable[TensorId]) -> dict[TensorId, dict[int, int]]:
+    """Which of so many numbered modules each output is of: its turn, by how many."""
+    families: dict[object, dict[int, list[TensorId]]] = {}
+    for id_ in outputs:
+        names = segments(id_.module)
+        for place, number in enumerate(names):
+            if number.isdecimal():
+                others = (*names[:place], "#", *names[place + 1 :])
+                key = (others, id_.kind, id_.slot, id_.call, id_.pass_)
+                of_number = families.setdefault(key, {})
+                of_number.setdefault(int(number), []).append(id_)
+    turns: dict[TensorId, dict[int, int]] = {}
+    for numbers in families.values():
+        for turn, number in enumerate(sorted(numbers)):
+            for id_ in numbers[number]:
+                turns.setdefault(id_, {})[len(numbers)] = turn
+    return turns

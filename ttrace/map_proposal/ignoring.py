@@ -10,7 +10,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
-from ttrace.map_proposal.constant_buffers import constant_buffers
+from ttrace.map_proposal.constants import find_constants
 from ttrace.map_proposal.duplicates import find_duplicates
 from ttrace.map_proposal.reasons import Cause, Reason
 from ttrace.mapping.apply import map_traces
@@ -103,7 +103,7 @@ def with_ignored(
     own_names = _own_names(map_file, reference, candidate)
     one_sided: dict[Side, dict[TensorId, Reason]] = {side: {} for side in Side}
     unmatched = []
-    constants = constant_buffers(_unmatched(alignment), traces)
+    constants = find_constants(_unmatched(alignment), traces)
     for side, tensor_id in _unmatched(alignment):
         other = other_side(side)
         if tensor_id.kind in _MAY_BE_ABSENT and tensor_id.kind not in kinds[other]:

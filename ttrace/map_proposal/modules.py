@@ -46,6 +46,16 @@ def links_of(groups: Iterable[Group]) -> list[Link]:
     return list(links)
 
 
+def _modules_around(linked: Iterable[Instance]) -> set[str]:
+    """The modules around some others."""
+    return {
+        around
+        for one in linked
+        for around in parents_of(one.module)
+        if around != one.module
+    }
+
+
 def _only(indices: tuple[int, ...]) -> int | None:
     return indices[0] if len(indices) == 1 else None
 
@@ -77,15 +87,27 @@ class _ModuleMatcher:
         self._pair_children(links)
 
     def _pair_linked(self, links: Sequence[Link]) -> None:
+        """Modules of the same parameters.
+
+        Of a module around others and one that has none inside, such as a model and the
+        embedding that is a parameter of its own in it, what they give must tell.
+        """
         of_reference = Counter(link.reference for link in set(links))
         of_candidate = Counter(link.candidate for link in set(links))
-        for link in links:
-            if (
-                not link.is_joined
-                and of_reference[link.reference] == 1
-                and of_candidate[link.candidate] == 1
-            ):
-                self._add(link.reference, link.candidate)
+        lone = [
+            link
+            for link in links
+            if not link.is_joined
+            and of_reference[link.reference] == 1
+            and of_candidate[link.candidate] == 1
+        ]
+        around = _modules_around([link.reference for link in links])
+        around_other = _modules_around([link.candidate for link in links])
+        for link in lone:
+            own, other = link.reference, link.candidate
+            is_alike = (own.module in around) == (other.module in around_other)
+            if is_alike or self._score(own, other)[0]:
+                self._add(own, other)
 
     def _pair_containers(self, links: Sequence[Link]) -> None:
         """Modules below which the same linked modules lie.

@@ -21,7 +21,7 @@ class Cause(Enum):
     """A number of the optimizer's own."""
 
     CONSTANT = auto()
-    """A buffer that no step changes; what is computed from it is compared."""
+    """No step changes it: a buffer, or a frozen parameter; its results are compared."""
 
     COUNTER = auto()
     """A number that a module counts with, such as its batches."""
@@ -75,7 +75,7 @@ class Reason:
             case Cause.KEPT_ELSEWHERE:
                 return f"a number that the {other}'s optimizer keeps elsewhere"
             case Cause.CONSTANT:
-                return f"a buffer that no step changes, which the {other} does not have"
+                return f"no step changes it, and the {other} does not keep it"
             case Cause.COUNTER:
                 return f"a counter of the module; the {other} keeps none"
             case Cause.SAME_CONTENT if self.detail:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ttrace.compare.per_device_values import device_axes, per_device_reason
+from ttrace.compare.layouts.per_device_values import device_axes, per_device_reason
 from ttrace.errors import MapError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind

@@ -8,7 +8,6 @@ from ttrace.errors import TraceError, UsageError
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.allowances import Allowance, idle_remark
 from ttrace.judge.coverage import (
     EXPECTED_GROUPS,
     KindCoverage,
@@ -16,11 +15,12 @@ from ttrace.judge.coverage import (
     headline,
 )
 from ttrace.judge.diagnosis import Diagnosis
-from ttrace.judge.first_divergence import FirstDivergence, divergence_of
+from ttrace.judge.frontier.first_divergence import FirstDivergence, divergence_of
 from ttrace.judge.outcome import ErrorKind, Outcome, coarseness, dominated_note
-from ttrace.judge.precision import CoarserCompute
-from ttrace.judge.tolerance import Estimator, TolerancePolicy, ToleranceTable
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.tolerances.precision import CoarserCompute
+from ttrace.judge.tolerances.tolerance import Estimator, TolerancePolicy, ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowance, idle_remark
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 from ttrace.report.model import Counts, Report
 from ttrace.report.rejudge import (
     OTHER_NORM,

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from ttrace.compare.details.tensor_details import TensorDetails
 from ttrace.compare.execute import TensorResult
-from ttrace.compare.tensor_details import TensorDetails
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.module_code import stated_code, without_code
@@ -17,12 +17,12 @@ from ttrace.judge.coverage import coverage_of, find_gaps
 from ttrace.judge.evidence import Evidence
 from ttrace.judge.frontier.culprits import find_culprits
 from ttrace.judge.outcome import judge_run
-from ttrace.judge.own_faults import explained
+from ttrace.judge.reading.own_faults import explained
 from ttrace.judge.rules.table import diagnose
-from ttrace.judge.setup import SettingDifferences, compare_settings
-from ttrace.judge.structure import StructureDifference
-from ttrace.judge.tolerance import Tolerance, ToleranceTable
-from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
+from ttrace.judge.tolerances.setup import SettingDifferences, compare_settings
+from ttrace.judge.tolerances.tolerance import Tolerance, ToleranceTable
+from ttrace.judge.verdicts.structure import StructureDifference
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.left_out import num_activations_left_out
 from ttrace.mapping.rules import MapFile
 from ttrace.report.model import (

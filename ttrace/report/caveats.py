@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.coverage import PARAM_GRADIENTS
-from ttrace.judge.verdict import PartReason
+from ttrace.judge.verdicts.verdict import PartReason
 from ttrace.report.model import Report
 
 

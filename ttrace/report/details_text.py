@@ -2,7 +2,7 @@
 
 import math
 
-from ttrace.compare.tensor_details import ErrorPlace
+from ttrace.compare.details.tensor_details import ErrorPlace
 from ttrace.report.model import Report
 from ttrace.report.tensor_report import TensorReport
 

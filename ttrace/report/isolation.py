@@ -12,7 +12,7 @@ class OperationFinding:
         name: Of the candidate's operation, e.g. ``mul``.
         source: Its line, e.g. ``model.py:88``; empty where nobody knows it.
         what: In which way it differs: ``other_result``, ``other_operands``,
-            ``missing``, ``extra``, ``other_way`` or ``returned``.
+            ``missing``, ``extra``, ``returned``, ``pending`` or ``other_way``.
         sentence: What is known of it.
         reference_name: The reference's operation that it is set against, or that is
             missing; empty for none.

@@ -14,13 +14,13 @@ from ttrace.errors import SchemaVersionError, TraceError
 from ttrace.judge.coverage import WITHOUT_NOISE
 from ttrace.judge.coverage import KindCoverage as KindCoverage
 from ttrace.judge.diagnosis import Diagnosis as Diagnosis
-from ttrace.judge.first_divergence import FirstDivergence as FirstDivergence
 from ttrace.judge.frontier.culprits import Culprit as Culprit
+from ttrace.judge.frontier.first_divergence import FirstDivergence as FirstDivergence
 from ttrace.judge.outcome import ErrorKind as ErrorKind
 from ttrace.judge.outcome import Outcome as Outcome
-from ttrace.judge.structure import StructureDifference as StructureDifference
-from ttrace.judge.tolerance import Estimator
-from ttrace.judge.verdict import PartReason
+from ttrace.judge.tolerances.tolerance import Estimator
+from ttrace.judge.verdicts.structure import StructureDifference as StructureDifference
+from ttrace.judge.verdicts.verdict import PartReason
 from ttrace.report.isolation import IsolatedPlace as IsolatedPlace
 from ttrace.report.isolation import Isolation as Isolation
 from ttrace.report.json_types import find_mismatch

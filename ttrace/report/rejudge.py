@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from ttrace.errors import TensorIdError
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
-from ttrace.judge.allowances import Allowance
-from ttrace.judge.precision import CoarserCompute
-from ttrace.judge.scalar_sums import scalar_sums
-from ttrace.judge.tolerance import Estimator, ToleranceTable
-from ttrace.judge.verdict import Cause
+from ttrace.judge.tolerances.precision import CoarserCompute
+from ttrace.judge.tolerances.scalar_sums import scalar_sums
+from ttrace.judge.tolerances.tolerance import Estimator, ToleranceTable
+from ttrace.judge.verdicts.allowances import Allowance
+from ttrace.judge.verdicts.verdict import Cause
 from ttrace.report.tensor_report import TensorReport
 
 _BY_ERROR_ALONE = re.compile(r"rel_err \S+ exceeds the tolerance \S+")

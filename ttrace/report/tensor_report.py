@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from ttrace.compare.tensor_details import TensorDetails
-from ttrace.judge.verdict import PartFigures, PartReason, Status
+from ttrace.compare.details.tensor_details import TensorDetails
+from ttrace.judge.verdicts.verdict import PartFigures, PartReason, Status
 from ttrace.report.json_values import encode
 
 
@@ -22,9 +22,9 @@ class TensorReport:
             ``replicas``, ``routing``, ``shape``, ``masks``, ``lost_update``,
             ``rounded_update``, ``samples``, ``one_sided_skip``, ``infinities``,
             ``nonfinite_candidate`` or ``nonfinite_reference``
-            (``ttrace.judge.verdict.Cause``).
+            (``ttrace.judge.verdicts.verdict.Cause``).
         part: Why only a part of it was compared: ``ranks`` or ``rows``
-            (``ttrace.judge.verdict.PartReason``).
+            (``ttrace.judge.verdicts.verdict.PartReason``).
         shape: Shape of the logical tensor.
         dtypes: Dtype in the reference and in the candidate.
         layouts: How each side's shards lie, in words.

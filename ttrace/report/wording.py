@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdicts.verdict import Cause
 from ttrace.report.model import MapSetup, Report, TensorReport
 from ttrace.report.skip_reasons import grouped_reasons
 

@@ -11,12 +11,14 @@ import shutil
 import tempfile
 import unittest
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace
@@ -38,6 +40,7 @@ class FrontendSuite(Suite):
         layouts: Names of layouts; the first one holds whole tensors, and the tensors
             of all others are put together and compared with those of the first.
         num_steps: Steps of the training.
+        records_operations: Operations are recorded where they are asked for.
         not_recorded: Kinds of which this training shows nothing, neither a tensor nor
             a reason for its lack, and why.
         max_rel_err: Largest relative error of a correct layout: what rounding explains
@@ -48,6 +51,7 @@ class FrontendSuite(Suite):
 
     layouts: ClassVar[Sequence[str]] = ("one",)
     num_steps: ClassVar[int] = 2
+    records_operations: ClassVar[bool] = False
     not_recorded: ClassVar[Mapping[Kind, str]] = {}
     max_rel_err: ClassVar[float] = 1e-5
     max_file_bytes: ClassVar[int] = 8192
@@ -103,6 +107,30 @@ class FrontendSuite(Suite):
     def test_kinds_on_request_are_not_recorded_without_one(self, layout: str) -> None:
         for id_ in self._recorded(layout).info.tensors:
             assert id_.kind in RECORDED_BY_DEFAULT, f"{id_} was recorded unasked"
+
+    def test_operations_take_what_is_recorded(self, layout: str) -> None:
+        if not self.records_operations or layout != next(iter(self.layouts)):
+            raise unittest.SkipTest("no operations are asked for in this layout")
+        capture = CaptureFilter(
+            kinds=RECORDED_BY_DEFAULT | {Kind.OP}, steps=frozenset({0})
+        )
+        info = self._recorded(layout, capture=capture).info
+        calls: dict[tuple, dict[str, OperationPart]] = {}
+        for record in info.tensors.values():
+            for shard in record.shards:
+                part = shard.operation
+                if part is not None:
+                    call = replace(shard.id, slot=None), shard.rank, part.is_backward
+                    calls.setdefault(call, {})[part.key] = part
+        assert calls, "operations were asked for, and none is recorded"
+        for call, parts in calls.items():
+            for key, part in parts.items():
+                for operand in filter(None, part.operands):
+                    taken = parts.get(operand)
+                    where = f"{part.name} ({key}) of {call[0]} takes {operand}"
+                    assert taken is not None, f"{where}, which is not there"
+                    is_before = taken.number <= part.number
+                    assert is_before, f"{where}, which comes behind it"
 
     def test_every_step_is_recorded(self, layout: str) -> None:
         steps = {id_.step for id_ in self._recorded(layout).info.tensors}

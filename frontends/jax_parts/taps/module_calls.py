@@ -27,6 +27,9 @@ _STATISTICS = frozenset({"batch_stats"})
 """What linen and nnx call running statistics; torch has them in buffers."""
 
 
+_Values = tuple[Any, ...]
+
+
 def _is_opaque(value: Any) -> bool:
     for module, name in _OPAQUE_BASES:
         base = getattr(sys.modules.get(module), name, None)
@@ -73,18 +76,37 @@ def tapped_call(
     def tap_output(slot: str, value: Any) -> Any:
         return tap_in_program(value_site(path, Kind.OUTPUT, prefix + slot), value)
 
-    def tapped(value: Any, tap: Callable[[str, Any], Any]) -> Any:
+    def tapped(values: _Values, tap: Callable[[str, Any], Any]) -> _Values:
         return tapped_or_as_it_is(
-            value,
-            lambda value: ARRAYS.map_leaves(value, tap),
+            values,
+            lambda values: _tapped_leaves(values, tap),
             what=path or ROOT_MODULE,
             missed=missed,
         )
 
-    # As one structure each, for an argument must not be taken for a lone output.
-    args, kwargs = tapped(args, tap_input), tapped(dict(kwargs), tap_input)
+    args, kwargs = tapped((args, dict(kwargs)), tap_input)
     with marked(path, method):
-        return tapped(call(*args, **kwargs), tap_output)
+        (returned,) = tapped((call(*args, **kwargs),), tap_output)
+    return returned
+
+
+def _tapped_leaves(values: _Values, tap: Callable[[str, Any], Any]) -> _Values:
+    """Structures with their arrays tapped, one that occurs twice by both names.
+
+    It stays one array: its cotangent is that of all its uses under either name, as the
+    gradient of a tensor that torch's modules are given twice is.
+    """
+    tapped: dict[int, Any] = {}
+
+    def add(slot: str, leaf: Any) -> Any:
+        tapped[id(leaf)] = tap(slot, tapped.get(id(leaf), leaf))
+        return leaf
+
+    for value in values:
+        ARRAYS.map_leaves(value, add)
+    return tuple(
+        ARRAYS.map_leaves(value, lambda _, leaf: tapped[id(leaf)]) for value in values
+    )
 
 
 def tap_state(path: str, group: str, name: str, value: Any) -> Any:

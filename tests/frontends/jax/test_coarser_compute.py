@@ -14,7 +14,7 @@ from flax import nnx
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.frontends import jax_capture
 from ttrace.frontends.jax_capture import TracedStep
-from ttrace.judge.estimate import estimate_tolerance
+from ttrace.judge.tolerances.estimate import estimate_tolerance
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttrace.compare.collective_results import check_collectives
+from ttrace.compare.collectives.collective_results import check_collectives
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.judge.collectives import collective_faults

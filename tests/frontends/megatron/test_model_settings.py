@@ -20,7 +20,7 @@ from ttrace.frontends.megatron_parts.model_settings import (  # noqa: E402
     settings_of_modules,
 )
 from ttrace.ir.trace import MODEL_SETTINGS  # noqa: E402
-from ttrace.judge.module_settings import module_differences  # noqa: E402
+from ttrace.judge.settings.module_settings import module_differences  # noqa: E402
 
 GROUPS = (
     *config_fields.OF_MODULES.values(),

@@ -16,8 +16,8 @@ from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass, TensorId, parse_tensor_id
 from ttrace.ir.trace import ShardRecord
-from ttrace.judge.estimate import estimate_tolerance
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.estimate import estimate_tolerance
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report

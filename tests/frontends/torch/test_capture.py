@@ -13,8 +13,8 @@ from ttrace.errors import IncompleteTraceError, TraceExistsError, UsageError
 from ttrace.frontends import torch_capture
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
-from ttrace.judge.remarks import repeats_in
-from ttrace.judge.trace_lines import early_step, has_no_optimizer
+from ttrace.judge.runs.remarks import repeats_in
+from ttrace.judge.runs.trace_lines import early_step, has_no_optimizer
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import Trace, open_trace
 

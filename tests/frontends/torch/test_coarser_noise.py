@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ttrace.compare.backend import load_backend
 from ttrace.errors import UsageError
 from ttrace.frontends import torch_capture
-from ttrace.judge.estimate import estimate_tolerance
+from ttrace.judge.tolerances.estimate import estimate_tolerance
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.report.model import Outcome

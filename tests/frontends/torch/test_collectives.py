@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.factories import collective_job
-from ttrace.compare.collective_results import check_collectives
+from ttrace.compare.collectives.collective_results import check_collectives
 from ttrace.examples.worker_pool import WorkerPools
 from ttrace.ir.capture_filter import CaptureFilter, parse_kinds
 from ttrace.ir.collective import CollectivePart

@@ -27,6 +27,8 @@ class Block(nn.Module):
 class TestOneProcess(FrontendSuite):
     """AdamW, dropout, two micro-batches a step, clipped gradients."""
 
+    records_operations = True
+
     def train(self, layout: str, environment: Mapping[str, str]) -> Training:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Embedding(11, WIDTH), Block(), Block())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ttrace.examples.worker_pool import WorkerPools
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.pipeline import compare, estimate_tolerance
 from ttrace.recording.request import RecordRequest
 from ttrace.report.model import Outcome, Report

@@ -175,6 +175,57 @@ def test_operations_of_a_function_are_those_of_its_forward(recorded):
     assert exp.source == line_of("return x.exp() * 2")
 
 
+@pytest.fixture(scope="module")
+def backward(tmp_path_factory) -> Recorded:
+    folder = tmp_path_factory.mktemp("runs") / "trace"
+    train(folder, kinds=frozenset({Kind.OP}), modules=("@root",))
+    return Recorded(open_trace(folder), back=True)
+
+
+def test_nodes_of_the_backward_are_recorded_with_the_line_of_their_forward(backward):
+    (add,) = [
+        part
+        for part in backward.named("MulBackward0")
+        if part.source == line_of("y = torch.add(left, largest, alpha=3)")
+        and part.position == 1
+    ]
+    assert backward.values[add.key].shape == (4,)  # of the scale
+    for part in backward.parts.values():
+        assert part.is_backward
+        for key in filter(None, part.operands):
+            assert backward.parts[key].number <= part.number
+    # Those of a module inside are its own.
+    assert not backward.named("AddmmBackward0")
+
+
+def test_a_backward_of_its_own_is_named_by_its_line(backward):
+    (node,) = [p for p in backward.parts.values() if p.name == "_DoubledBackward"]
+    assert node.source == line_of("return gradients[0] * 3")
+    given = backward.operand(node, 0)
+    np.testing.assert_array_equal(backward.values[node.key], given * 3)
+
+
+def test_a_gradient_that_is_summed_names_its_summands(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * self.scale
+            return y.exp() + y.tanh()
+
+    train(tmp_path / "trace", Twice, kinds=frozenset({Kind.OP}))
+    found = Recorded(open_trace(tmp_path / "trace"), back=True)
+    (mul,) = found.named("MulBackward0")
+    summed = found.parts[mul.operands[0]]
+    assert summed.role is Role.OPERAND
+    makers = {found.parts[key].short_name for key in summed.operands}
+    assert makers == {"ExpBackward0", "TanhBackward0"}
+    total = sum(found.values[key] for key in summed.operands)
+    np.testing.assert_allclose(found.values[summed.key], total, rtol=1e-6)
+
+
 def test_values_that_were_never_written_are_not_recorded(recorded):
     assert not any(
         part.short_name.startswith("empty") for part in recorded.parts.values()

@@ -12,7 +12,7 @@ from ttrace.compare.backend import load_backend
 from ttrace.errors import UnrepeatableError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
-from ttrace.judge.structure import StructureDifference
+from ttrace.judge.verdicts.structure import StructureDifference
 from ttrace.pipeline import compare
 from ttrace.report.model import Outcome
 

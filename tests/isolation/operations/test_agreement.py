@@ -1,5 +1,6 @@
 """When what ranks hold is one value of the reference, and when it is not."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -93,6 +94,8 @@ def test_sums_over_ranks():
     assert agree([part, WHOLE - part], adds_up=True)
     assert not agree([part, WHOLE - part])
     assert not agree([part, WHOLE], adds_up=True)
+    # Replicas that are half of it are no parts of a sum.
+    assert not agree([WHOLE / 2, WHOLE / 2], adds_up=True)
 
 
 def test_values_that_are_no_finite_numbers_stay_in_their_places():
@@ -109,6 +112,14 @@ def test_truth_values_and_whole_numbers_are_exact():
     numbers: np.ndarray = np.arange(24)
     assert agree(np.split(numbers, 2), numbers)
     assert not agree([numbers + 1], numbers, tolerance=1.0)
+
+
+def test_bfloat16_is_a_floating_point_number():
+    rounded: np.ndarray = WHOLE.astype(ml_dtypes.bfloat16)
+    assert agree([rounded], tolerance=0.01)
+    assert agree(np.split(rounded, 2), tolerance=0.01)
+    larger = (WHOLE * 1.5).astype(ml_dtypes.bfloat16)
+    assert not agree([larger], tolerance=0.01)
 
 
 def test_another_dtype_agrees_within_the_tolerance():

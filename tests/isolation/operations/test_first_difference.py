@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.factories.operation_graphs import (
+    CALL,
     KINDS,
     TOLERANCE,
     Ran,
@@ -16,7 +17,9 @@ from tests.factories.operation_graphs import (
     compared,
     run,
 )
-from ttrace.isolation.operations.first_difference import Difference
+from ttrace.isolation.operations.agreement import forms_of
+from ttrace.isolation.operations.first_difference import Difference, first_difference
+from ttrace.isolation.operations.twins import find_twins, pending_sums
 from ttrace.isolation.operations.wording import finding_of
 
 SIZE = 4
@@ -150,6 +153,31 @@ def test_another_operand_that_is_right_by_itself():
     )
     assert found is not None and found.what is Difference.OTHER_OPERANDS
     assert found.takes == ("input/1",) and found.reference_takes == ("input/0",)
+
+
+def test_a_sum_that_is_pending():
+    """Each rank has a part of what the reference hands on."""
+    reference = run(ATTENTION, inputs())
+    parts = np.random.default_rng(3).standard_normal((SIZE, SIZE))
+    own: dict = {}
+    for key, array in reference.arrays.items():
+        is_last = key == reference.output
+        held = [parts, array - parts] if is_last else [array, array]
+        ranks = {(CALL, rank): part for rank, part in enumerate(held)}
+        own[key] = forms_of(ranks, [dict.fromkeys(ranks, ("all",))])
+    twins = find_twins(own, reference.forms(), TOLERANCE)
+    pending = pending_sums(own, reference.forms(), twins, TOLERANCE)
+    assert pending == {reference.output}
+    found = first_difference(
+        reference.call,
+        reference.call,
+        twins,
+        wrong=(reference.output,),
+        expected=(reference.output,),
+        pending=pending,
+    )
+    assert found is not None and found.what is Difference.PENDING
+    assert found.operation.line == "ref.py:5" == found.reference.line  # pyright: ignore
 
 
 def test_another_value_that_is_handed_on():

@@ -246,6 +246,19 @@ def test_a_recomputation_that_differs_is_a_place_of_its_own():
     )
 
 
+def test_what_was_wrong_in_the_forward_is_so_again_in_its_recomputation():
+    """Also where nothing tells what the recomputed output is computed from."""
+
+    def run(factor: float) -> dict:
+        texts = ["step0/mb0/h.a/output/0", "step0/mb0/h.b/output/0"]
+        runs = [*texts, *(f"{text}/recompute" for text in texts)]
+        outputs = {t: 7 * ONES if ".a/" in t else factor * ONES for t in runs}
+        return {"step0/h.b/param/weight": 5 * ONES} | outputs
+
+    report = compare(run(1), run(3))
+    assert places(report) == ["step0/mb0/h.b/output/0"]
+
+
 def test_parameters_that_were_not_compared_are_not_said_to_agree():
     """Of the second step, where no update was recorded."""
     model = Part(parts=(LEAF, LEAF))

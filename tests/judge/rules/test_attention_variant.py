@@ -6,7 +6,13 @@ import pytest
 
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.judge.attention_math import Rotary, Traits, attend, seen_keys, turned
+from ttrace.judge.places.attention.attention_math import (
+    Rotary,
+    Traits,
+    attend,
+    seen_keys,
+    turned,
+)
 from ttrace.pipeline import compare_traces
 
 RNG = np.random.default_rng(0)

@@ -36,6 +36,7 @@ def sentence(reference, candidate) -> str | None:
     [
         (run(1.6, OTHER), "look at the loss function: at the labels and how they are"),
         (run(1.6, 4 * GRADIENT), "look at the loss function: at the labels"),
+        (run(1.5003, 1.0002 * GRADIENT), "look at the loss function: at the labels"),
         (
             run(6, 4 * GRADIENT),
             "it is 4 times the reference's, as is the gradient of the output. Look at "

@@ -6,7 +6,7 @@ import pytest
 from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.trace_source import TraceSource
-from ttrace.judge.norm_forms import BATCH, NormForm
+from ttrace.judge.places.norms.norm_forms import BATCH, NormForm
 from ttrace.pipeline import compare_traces
 
 RNG = np.random.default_rng(0)

@@ -10,8 +10,8 @@ from ttrace.compare.execute import run_plan
 from ttrace.compare.indexed import plan_rows
 from ttrace.compare.plan import plan_comparison
 from ttrace.judge.rules.table import diagnose
-from ttrace.judge.tensors import judge
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.tensors import judge
 
 A, B, C = (f"step0/mb0/{name}/output/0" for name in "abc")
 VALUES = np.arange(1, 9, dtype=np.float32)

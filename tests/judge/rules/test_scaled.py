@@ -5,7 +5,7 @@ import pytest
 
 from tests.factories.traces import memory_trace
 from tests.judge.rules.test_rules import diagnoses
-from ttrace.judge.factors import factor_text, rounded_factor
+from ttrace.judge.verdicts.factors import factor_text, rounded_factor
 
 VALUES = np.random.default_rng(0).normal(size=64).astype(np.float32)
 GRADIENT = "step0/mb0/a/grad_output/0"

@@ -8,7 +8,7 @@ import pytest
 from tests.factories.large_reports import large_report
 from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from tests.report.browser import browser, missing, opened
-from ttrace.compare.tensor_details import (
+from ttrace.compare.details.tensor_details import (
     ErrorMap,
     ErrorPlace,
     Profile,

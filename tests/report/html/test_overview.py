@@ -6,7 +6,7 @@ import pytest
 
 from tests.factories.reports import FAILED, PASSED, some_report
 from ttrace.ir.kinds import Kind
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 from ttrace.report.html import overview
 from ttrace.report.html.figures import figure, plural, setting, share
 from ttrace.report.html.words import KIND_WORDS, STATUS_WORDS

@@ -1,7 +1,7 @@
 """The page of a tolerance file."""
 
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.html.tolerance_page import by_kind, render_tolerance
 
 

@@ -5,6 +5,7 @@ it falls into, or where those of a mesh axis add up to either. Dims may stand in
 order or be merged, where the shapes show it; the elements must agree in their places.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ttrace.ir.dtypes import dtype_named
 from ttrace.isolation.operations.call import Holder
 
 _MAX_DIMS = 6
@@ -33,6 +35,7 @@ class Form:
         num_unbounded: Elements that are infinite or no number.
         is_block: It is what one rank has of a value of which others have the rest; the
             counts and sums are those of that alone.
+        is_sum: What ranks hold was added up.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -42,6 +45,7 @@ class Form:
     total: float
     num_unbounded: int
     is_block: bool = False
+    is_sum: bool = False
 
 
 def block_form(array: np.ndarray) -> Form:
@@ -61,21 +65,26 @@ def forms_of(
     """
     arrays = list(held.values())
     forms = list(_plain_forms(arrays))
-    if len(arrays) < 2 or arrays[0].dtype.kind not in "fc":
+    if len(arrays) < 2 or not is_inexact(arrays[0].dtype):
         return tuple(forms)
     for axis in axes:
         groups: dict[tuple, list[np.ndarray]] = {}
         for holder, array in held.items():
             groups.setdefault(axis.get(holder, (holder,)), []).append(array)
-        is_even = all(len({a.shape for a in group}) == 1 for group in groups.values())
-        if is_even and any(len(group) > 1 for group in groups.values()):
+        # Ranks that hold the same hold all of it: replicas are no parts of a sum.
+        if all(_may_add_up(group) for group in groups.values()):
             with np.errstate(invalid="ignore", over="ignore"):
                 sums = [
                     np.sum(np.stack(group), axis=0, dtype=_wide(group[0].dtype))
                     for group in groups.values()
                 ]
-            forms += _plain_forms(sums)
+            forms += (replace(form, is_sum=True) for form in _plain_forms(sums))
     return tuple(forms)
+
+
+def _may_add_up(group: Sequence[np.ndarray]) -> bool:
+    is_even = len({array.shape for array in group}) == 1
+    return is_even and len({array.tobytes() for array in group}) > 1
 
 
 def _plain_forms(arrays: Sequence[np.ndarray]) -> Iterator[Form]:
@@ -89,12 +98,18 @@ def _plain_forms(arrays: Sequence[np.ndarray]) -> Iterator[Form]:
         yield _form(parts, is_whole=False)
 
 
+def _widened(array: np.ndarray) -> np.ndarray:
+    """In the widest dtype of its kind; what is no number stays none."""
+    with np.errstate(invalid="ignore"):
+        return array.astype(_wide(array.dtype))
+
+
 def _form(parts: Sequence[np.ndarray], *, is_whole: bool) -> Form:
     counted = parts[:1] if is_whole else parts
     squares = total = 0.0
     unbounded = 0
     for part in counted:
-        wide = part.astype(_wide(part.dtype)).reshape(-1)
+        wide = _widened(part).reshape(-1)
         finite = wide[np.isfinite(wide)]
         unbounded += wide.size - finite.size
         squares += float(np.sum(np.abs(finite) ** 2))
@@ -107,6 +122,12 @@ def _form(parts: Sequence[np.ndarray], *, is_whole: bool) -> Form:
         total=total,
         num_unbounded=unbounded,
     )
+
+
+@functools.lru_cache
+def is_inexact(dtype: np.dtype) -> bool:
+    """Whether numbers of a dtype are rounded."""
+    return dtype.kind in "fc" or dtype_named(dtype.name).epsilon is not None
 
 
 def _wide(dtype: np.dtype) -> type:
@@ -188,11 +209,11 @@ def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
     if whole.size % part.size:
         return False
     part, whole = np.squeeze(part), np.squeeze(whole)
-    if part.dtype.kind not in "fc" and whole.dtype.kind not in "fc":
-        allowed = 0.0
-    else:
-        bounded = np.where(np.isfinite(whole), whole, 0)
-        allowed = tolerance * float(np.linalg.norm(bounded.astype(_wide(whole.dtype))))
+    allowed = 0.0
+    if is_inexact(part.dtype) or is_inexact(whole.dtype):
+        wide = _widened(whole)
+        bounded = wide[np.isfinite(wide)]
+        allowed = tolerance * float(np.linalg.norm(bounded))
     begin = part.reshape(-1)[:_NUM_FIRST]
     for block in _blocks(part.shape, whole):
         first = np.array(block.flat[:_NUM_FIRST])
@@ -205,17 +226,17 @@ def fits(part: np.ndarray, whole: np.ndarray, tolerance: float) -> bool:
 
 def _may_be(begin: np.ndarray, first: np.ndarray, allowed: float) -> bool:
     """Whether the first elements are near enough for all of them to agree."""
-    both = np.isfinite(begin) & np.isfinite(first)
-    difference = begin[both].astype(np.complex128) - first[both]
+    one, other = begin.astype(np.complex128), first.astype(np.complex128)
+    both = np.isfinite(one) & np.isfinite(other)
+    difference = one[both] - other[both]
     return float(np.linalg.norm(difference)) <= allowed
 
 
 def is_close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
     """Whether two arrays of one shape agree."""
-    if one.dtype.kind not in "fc" and other.dtype.kind not in "fc":
+    if not (is_inexact(one.dtype) or is_inexact(other.dtype)):
         return bool(np.array_equal(one, other))
-    wide = np.result_type(_wide(one.dtype), _wide(other.dtype))
-    left, right = one.astype(wide), other.astype(wide)
+    left, right = _widened(one), _widened(other)
     bounded = np.isfinite(right)
     if not np.array_equal(bounded, np.isfinite(left)):
         return False

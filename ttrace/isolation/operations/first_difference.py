@@ -66,6 +66,7 @@ class Difference(StrEnum):
     EXTRA = "extra"
     OTHER_WAY = "other_way"
     RETURNED = "returned"
+    PENDING = "pending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ class FirstDifference:
             reference's does not, in words. Of what is missing at the end, or returned:
             what comes from outside and is handed on as it is.
         reference_takes: What the reference's takes in its place.
+        result: Which of its results, by position, does not agree.
         is_at_end: Of a missing one: nothing of the candidate comes behind it.
     """
 
@@ -98,6 +100,7 @@ class FirstDifference:
     takes: tuple[str, ...] = ()
     reference_takes: tuple[str, ...] = ()
     is_at_end: bool = False
+    result: int = 0
 
 
 def kind_of_name(name: str) -> str:
@@ -113,6 +116,7 @@ def first_difference(
     *,
     wrong: Iterable[str],
     expected: Collection[str] = (),
+    pending: Collection[str] = (),
 ) -> FirstDifference | None:
     """The first operation that differs and that what is wrong follows from.
 
@@ -122,12 +126,16 @@ def first_difference(
         twins: What agrees.
         wrong: Keys of the candidate's values that are wrong.
         expected: Keys of the reference's values that they should be.
+        pending: Keys of the candidate's values of which each rank has a part of a sum.
 
     Returns:
         None where nothing that is known of the two calls tells.
     """
     search = _Search(candidate, reference, twins, frozenset(expected))
     wrong = [key for key in wrong if key]
+    for key in wrong:
+        if key in pending and (not expected or twins[key] & frozenset(expected)):
+            return search.pending(key)
     returned = [key for key in wrong if twins.get(key)]
     if expected and wrong and len(returned) == len(wrong):
         return search.returned(returned[0])
@@ -205,6 +213,9 @@ class _Search:
         )
         further = tuple(one for one in behind if one.number > root.number)
         alike = [one for one in takers if self._is_like(one, root)]
+        result = next(
+            (n for n, key in enumerate(root.results) if not self._twins.get(key)), 0
+        )
         whole = [one for one in alike if self._takes_the_same(one, root)]
         if whole:
             other = _first(whole, self._is_unmatched)
@@ -215,6 +226,7 @@ class _Search:
                     operation=root,
                     reference=other,
                     unknown_operands=unknown,
+                    result=result,
                 )
             return self._other_operands(root, other)
         if any(
@@ -257,6 +269,18 @@ class _Search:
             further=further,
             reference_further=tuple(self._followed(lost)),
             unknown_operands=unknown,
+        )
+
+    def pending(self, key: str) -> FirstDifference | None:
+        """A value of which each rank hands on its part of a sum."""
+        operation = self._makers.get(key)
+        makers = map(self._reference_makers.get, sorted(self._twins[key]))
+        if operation is None:
+            return None
+        return FirstDifference(
+            what=Difference.PENDING,
+            operation=operation,
+            reference=next(filter(None, makers), None),
         )
 
     def returned(self, key: str) -> FirstDifference | None:

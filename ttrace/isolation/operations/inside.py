@@ -13,8 +13,10 @@ from ttrace.errors import TtraceError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
+from ttrace.ir.operation import OPERATION_FRAMEWORKS
 from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.isolation.operations.agreement import is_inexact
 from ttrace.isolation.operations.call import (
     Holder,
     OperationCall,
@@ -37,6 +39,7 @@ from ttrace.isolation.operations.twins import (
     find_twins,
     keys_holding,
     mesh_axes,
+    pending_sums,
     value_forms,
 )
 from ttrace.isolation.operations.wording import finding_of
@@ -68,6 +71,15 @@ def operations_inside(
     targets = plan_targets(places, request)
     if not targets:
         return tuple(places), ()
+    without = {
+        run.info.ranks[0].framework for run in (request.reference, request.again)
+    } - OPERATION_FRAMEWORKS
+    if without:
+        return tuple(places), (
+            "which operation is wrong in it was not looked for: the frontend "
+            f"{', '.join(sorted(without))} records no operations; compare the code of "
+            "both there",
+        )
     if request.record_reference is None:
         return tuple(places), (
             "which operation is wrong in it, the operations of the reference would "
@@ -176,12 +188,21 @@ def _first_finding(
             )
         )
         tolerance = max(target.tolerance, _rounding(one.call, one.keys))
+        twins = find_twins(own_forms, forms, tolerance)
         found = first_difference(
             one.call,
             theirs.call,
-            find_twins(own_forms, forms, tolerance),
+            twins,
             wrong=one.keys if target.is_backward else one.keys[:1],
             expected=() if target.is_backward else theirs.keys,
+            pending=pending_sums(
+                {key: own_forms.get(key, ()) for key in one.keys},
+                forms,
+                twins,
+                tolerance,
+            )
+            if target.is_whole
+            else (),
         )
         if found is None:
             continue
@@ -192,7 +213,10 @@ def _first_finding(
                 finding = replace(finding, sentence=sentence)
         if found.what is not Difference.OTHER_WAY:
             break
-    return finding or "every operation agrees by itself within its tolerance"
+    return finding or (
+        "every operation agrees by itself within its tolerance: what is wrong comes of "
+        "what ranks exchange or add up, or is made elsewhere"
+    )
 
 
 def _load(source: TraceSource, scale: float) -> Load:
@@ -200,7 +224,8 @@ def _load(source: TraceSource, scale: float) -> Load:
 
     def load(shard: ShardRecord) -> np.ndarray:
         values = source.load(shard)
-        return values / scale if scale != 1 and values.dtype.kind in "fc" else values
+        is_scaled = scale != 1 and is_inexact(values.dtype)
+        return values / scale if is_scaled else values
 
     return load
 

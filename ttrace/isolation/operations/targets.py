@@ -42,6 +42,7 @@ class Target:
         own: The recorded tensors of the candidate, with their ranks, that it is of.
         tolerance: Largest relative difference of what agrees.
         scale: Known factor of the candidate's values over the reference's.
+        is_whole: What ranks hold of it must not be parts of a sum.
     """
 
     place: int
@@ -51,6 +52,7 @@ class Target:
     own: frozenset[Held]
     tolerance: float
     scale: float = 1.0
+    is_whole: bool = True
 
     @property
     def is_backward(self) -> bool:
@@ -114,6 +116,7 @@ def plan_targets(
                 own=held,
                 tolerance=_tolerance(by_id.get(str(first))),
                 scale=_scale(first, held, request),
+                is_whole=_is_whole(held, request),
             )
         )
     return tuple(targets)
@@ -165,6 +168,17 @@ def _own_tensors(id_: TensorId, module: str, request: InsideRequest) -> frozense
     if not found and record is not None:
         found = {(id_, shard.rank) for shard in record.shards}
     return frozenset(found)
+
+
+def _is_whole(own: Collection[Held], request: InsideRequest) -> bool:
+    """Whether its layout says that no sum of it is pending."""
+    records = (request.again.info.tensors.get(held) for held, _ in own)
+    return not any(
+        shard.layout.partial_axes
+        for record in records
+        if record is not None
+        for shard in record.shards
+    )
 
 
 def _scale(id_: TensorId, own: Collection[Held], request: InsideRequest) -> float:

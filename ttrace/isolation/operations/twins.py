@@ -92,6 +92,28 @@ def find_twins(
     return twins
 
 
+def pending_sums(
+    candidate: Mapping[str, Sequence[Form]],
+    reference: Mapping[str, Sequence[Form]],
+    twins: Mapping[str, frozenset[str]],
+    tolerance: float,
+) -> frozenset[str]:
+    """Values that agree only where what ranks hold is added up."""
+    return frozenset(
+        key
+        for key, forms in candidate.items()
+        if twins.get(key)
+        and any(form.is_sum for form in forms)
+        and not any(
+            forms_agree(form, theirs, tolerance)
+            for form in forms
+            if not form.is_sum
+            for other in twins[key]
+            for theirs in reference[other]
+        )
+    )
+
+
 def value_forms(
     call: OperationCall, load: Load, axes: Axes
 ) -> dict[str, tuple[Form, ...]]:

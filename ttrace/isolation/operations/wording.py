@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ttrace.isolation.operations.agreement import Form, forms_agree
+from ttrace.isolation.operations.agreement import Form, forms_agree, is_inexact
 from ttrace.isolation.operations.call import Operation
 from ttrace.isolation.operations.first_difference import Difference, FirstDifference
 from ttrace.report.isolation import OperationFinding
@@ -32,11 +32,7 @@ def finding_of(
     one, other = found.operation, found.reference
     factor = None
     if other is not None and found.what is Difference.OTHER_RESULT:
-        factor = _factor(
-            candidate.get(one.results[0], ()),
-            reference.get(other.results[0], ()),
-            tolerance,
-        )
+        factor = _factor(*_results(found, candidate, reference), tolerance)
     return OperationFinding(
         name=_name(one),
         source=one.line,
@@ -48,6 +44,17 @@ def finding_of(
         reference_source="" if other is None else other.line,
         factor=factor,
     )
+
+
+def _results(
+    found: FirstDifference, candidate: Forms, reference: Forms
+) -> tuple[Sequence[Form], Sequence[Form]]:
+    """The forms of the results that do not agree; none where there is no twin."""
+    one, other = found.operation, found.reference
+    if other is None or found.result >= len(other.results):
+        return (), ()
+    ours, theirs = one.results[found.result], other.results[found.result]
+    return candidate.get(ours, ()), reference.get(theirs, ())
 
 
 def _name(operation: Operation) -> str:
@@ -62,12 +69,12 @@ def _at(operation: Operation) -> str:
 
 def _other_result(found: FirstDifference, compared: str) -> str:
     assert found.reference is not None
-    operands = "its operands agree"
+    operands = "its operands agree, " if found.operation.operands else ""
     if found.unknown_operands:
-        operands = _unknown(found)
+        operands = f"{_unknown(found)}, "
     return (
         f"inside, the first operation that differs is {_at(found.operation)}: "
-        f"{operands}, its result {compared} the reference's "
+        f"{operands}its result {compared} the reference's "
         f"{_at(found.reference)}{_constants(found.operation, found.reference)}"
     )
 
@@ -157,7 +164,21 @@ def _returned(found: FirstDifference, compared: str) -> str:
     )
 
 
+def _pending(found: FirstDifference, compared: str) -> str:
+    meant = (
+        "the reference has"
+        if found.reference is None
+        else f"the reference's {_at(found.reference)} gives"
+    )
+    return (
+        f"inside, every operation agrees, and what {_at(found.operation)} gives is on "
+        f"each rank a part of the sum that {meant}: nothing adds them up behind it; "
+        "look for the all-reduce (or reduce-scatter) that is missing there"
+    )
+
+
 _SENTENCES = {
+    Difference.PENDING: _pending,
     Difference.OTHER_RESULT: _other_result,
     Difference.OTHER_OPERANDS: _other_operands,
     Difference.MISSING: _missing,
@@ -221,8 +242,7 @@ def _compared(
     if factor is not None:
         return f"is {figure(factor)} times that of"
     if found.reference is not None:
-        ours = candidate.get(found.operation.results[0], ())
-        theirs = reference.get(found.reference.results[0], ())
+        ours, theirs = _results(found, candidate, reference)
         if any(_is_rearranged(a, b, tolerance) for a in ours for b in theirs):
             return "has, in another order, the values of"
         if any(form.is_block for form in ours):
@@ -238,8 +258,11 @@ def _factor(
 ) -> float | None:
     """What a result is times another one; None where it is no multiple of it."""
     for ours in candidate:
+        if ours.parts[0].dtype.kind == "c":
+            continue
         for theirs in reference:
-            if ours.parts[0].dtype.kind != "f" or not (ours.norm and theirs.norm):
+            is_number = is_inexact(ours.parts[0].dtype)
+            if not is_number or not (ours.norm and theirs.norm):
                 continue
             for factor in (ours.norm / theirs.norm, -ours.norm / theirs.norm):
                 parts = tuple(part.astype(np.float64) / factor for part in ours.parts)
@@ -251,7 +274,8 @@ def _factor(
                     total=ours.total / factor,
                     num_unbounded=ours.num_unbounded,
                 )
-                if forms_agree(scaled, theirs, tolerance):
+                is_other = abs(factor - 1) > max(tolerance, 1e-6)
+                if is_other and forms_agree(scaled, theirs, tolerance):
                     return factor
     return None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT})
 _GRADIENT_OF = {Kind.GRAD_OUTPUT: Kind.OUTPUT, Kind.GRAD_INPUT: Kind.INPUT}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from ttrace.ir.kinds import Kind
 from ttrace.ir.left_out import SAME_CONTENT
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
-from ttrace.judge.absences import Absences
-from ttrace.judge.extra_gradients import extra_gradients
-from ttrace.judge.first_divergence import FirstDivergence
+from ttrace.judge.absences.absences import Absences
+from ttrace.judge.absences.extra_gradients import extra_gradients
+from ttrace.judge.frontier.first_divergence import FirstDivergence
 from ttrace.judge.frontier.flow import Failures, Place
 from ttrace.judge.frontier.microbatch import content_of, parameter_key
 from ttrace.judge.frontier.steps import follow
-from ttrace.judge.verdict import Status, TensorVerdict, count_statuses
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict, count_statuses
 
 _MAX_IDS = 5
 """Ids of a place that are named."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.ir.tensor_id import TensorId
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _CLEAR = 10.0
 """Times the margin of its inputs, from which on a tensor fails by itself although an

@@ -12,8 +12,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.judge.frontier.calls import Call, calls_of, recomputed
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
-from ttrace.judge.structure import layers_left_out
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.structure import layers_left_out
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _LEAST_ELEMENTS = 4
 """Elements of tensors whose equal figures tell that they are one array."""
@@ -24,6 +24,9 @@ _PARALLEL = 1e-9
 _GRADIENTS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
 
 _Content = tuple[int, float, float]
+
+_Slot = tuple[str, int, str | None]
+"""Module, call and slot of an input or an output."""
 
 
 class Microbatch:
@@ -52,7 +55,8 @@ class Microbatch:
         self._failures = failures
         self._held = held
         self._contents: dict[_Content, Flow] = {}
-        self._inputs: dict[tuple[str, int, str | None], Flow] = {}
+        self._inputs: dict[_Slot, Flow] = {}
+        self._outputs: dict[_Slot, Flow] = {}
         self._forward: dict[Call, Flow] = {}
         self._repeated: dict[tuple[str, int], Flow] = {}
         self._num_calls: Counter[str] = Counter()
@@ -107,6 +111,8 @@ class Microbatch:
             given, name = around, (call.module, call.number, verdict.id.slot)
             if is_repeated:
                 given = self._inputs.get(name, UNKNOWN)
+            else:
+                given += _if_failed(self._inputs.get(name, NOTHING))
             flow = self._take(verdict, given, (Kind.INPUT, of, verdict.id.pass_))
             self._inputs.setdefault(name, flow)
             borders += flow
@@ -117,7 +123,12 @@ class Microbatch:
             seen += self._run(child, seen)
         given = seen
         for verdict in call.of(Kind.OUTPUT):
-            flow = self._take(verdict, given, (Kind.OUTPUT, form, verdict.id.pass_))
+            name = (call.module, call.number, verdict.id.slot)
+            before = _if_failed(self._outputs.get(name, NOTHING))
+            flow = self._take(
+                verdict, given + before, (Kind.OUTPUT, form, verdict.id.pass_)
+            )
+            self._outputs.setdefault(name, flow)
             borders += flow
             seen += flow
         self._forward[call] = seen
@@ -165,6 +176,11 @@ class Microbatch:
         name = (verdict.id.module, verdict.id.slot)
         flow = self._failures.take(verdict, given, parameter_key(verdict))
         self.gradients[name] = self.gradients.get(name, NOTHING) + flow
+
+
+def _if_failed(first: Flow) -> Flow:
+    """What goes on from a tensor to its recomputation: what was wrong is so again."""
+    return first if first.failed else NOTHING
 
 
 def parameter_key(verdict: TensorVerdict) -> Hashable:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ttrace.ir.kinds import GRADIENTS, KINDS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _UPDATES = frozenset({Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM, Kind.UPDATED_BUFFER})
 """What is there once the optimizer has changed anything."""

@@ -7,7 +7,7 @@ from ttrace.ir.kinds import KINDS, Kind
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
 from ttrace.judge.frontier.microbatch import Microbatch, parameter_key
 from ttrace.judge.frontier.outside import split_off
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _Name = tuple[str, str | None]
 """Module and slot of a parameter."""

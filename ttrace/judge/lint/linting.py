@@ -10,8 +10,8 @@ from ttrace.judge.lint.replicas import missing_partials, replicas_differ
 from ttrace.judge.lint.settings import unscaled_backward, warnings, zero_rate
 from ttrace.judge.lint.stale import stale_activation, stale_gradient
 from ttrace.judge.lint.values import all_zero, nonfinite
-from ttrace.judge.replicas import check_replicas
-from ttrace.judge.tolerance import ToleranceTable
+from ttrace.judge.tolerances.tolerance import ToleranceTable
+from ttrace.judge.verdicts.replicas import check_replicas
 
 _RULES = (
     nonfinite,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, tensors
-from ttrace.judge.replica_axes import differing_axes
-from ttrace.judge.replicas import ReplicaCheck
+from ttrace.judge.verdicts.replica_axes import differing_axes
+from ttrace.judge.verdicts.replicas import ReplicaCheck
 
 
 def replicas_differ(

@@ -6,13 +6,13 @@ from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, NEEDS_AUTOGRAD, Kind
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, tensors
-from ttrace.judge.finiteness import place_text, where_to_look
 from ttrace.judge.frontier.flow import Failures, Place
 from ttrace.judge.frontier.steps import follow
 from ttrace.judge.lint.facts import Facts, RunFacts
-from ttrace.judge.setup import is_given
-from ttrace.judge.values import nonfinite_index
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.reading.values import nonfinite_index
+from ttrace.judge.tolerances.setup import is_given
+from ttrace.judge.verdicts.finiteness import place_text, where_to_look
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LEAST_ELEMENTS = 8
 """Elements of a tensor that is not zero by chance."""

@@ -1,9 +1,9 @@
 """Gradients that were not set to zero between two steps."""
 
 from ttrace.ir.kinds import Kind
-from ttrace.judge.accumulated import Accumulated
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.factors import factor_text
+from ttrace.judge.optimizers.accumulated import Accumulated
+from ttrace.judge.verdicts.factors import factor_text
 
 
 def accumulated_gradient(findings: Findings) -> Diagnosis | None:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.judge.adam_fit import Setting, SettingFit
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.failures import examined_text
-from ttrace.judge.optimizer_settings import OptimizerDifference
+from ttrace.judge.optimizers.adam_fit import Setting, SettingFit
+from ttrace.judge.reading.failures import examined_text
+from ttrace.judge.settings.optimizer_settings import OptimizerDifference
 
 _RECORDED_AS = {
     Setting.BETA1: "betas",

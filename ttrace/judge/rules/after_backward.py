@@ -2,7 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 
 def after_backward(findings: Findings) -> Diagnosis | None:

@@ -1,8 +1,8 @@
 """Averages of parameters that are made otherwise, of parameters that agree."""
 
-from ttrace.judge.average_fit import Averaging, is_average
 from ttrace.judge.diagnosis import Diagnosis, Findings, tensors
-from ttrace.judge.failures import examined_text
+from ttrace.judge.optimizers.average_fit import Averaging, is_average
+from ttrace.judge.reading.failures import examined_text
 
 
 def average_settings(findings: Findings) -> Diagnosis | None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, parse_tensor_id
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.failures import failed_by_values
-from ttrace.judge.rank_names import ranks_text
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.reading.failures import failed_by_values
+from ttrace.judge.runs.rank_names import ranks_text
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 
 def backward_between(findings: Findings) -> Diagnosis | None:

@@ -1,9 +1,9 @@
 """A module that one run calls more often in a micro-batch than the other."""
 
-from ttrace.compare.call_counts import calls_text
+from ttrace.compare.calls.call_counts import calls_text
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.structure import layers_left_out
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.structure import layers_left_out
+from ttrace.judge.verdicts.verdict import Status
 
 _MAX_NAMED = 4
 

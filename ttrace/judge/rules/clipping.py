@@ -6,7 +6,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.scaled_clipping import scaled_clipping
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _OF_STEP = (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD)
 _BEFORE = frozenset({Status.PASSED, Status.SKIPPED})

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from ttrace.compare.collective_calls import ranks_text
+from ttrace.compare.collectives.collective_calls import ranks_text
 from ttrace.ir.collective import CollectivePart, Role
 from ttrace.ir.kinds import Kind
 from ttrace.ir.trace import TensorRecord
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 
 def collective_differs(findings: Findings) -> Diagnosis | None:

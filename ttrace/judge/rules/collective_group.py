@@ -1,6 +1,6 @@
 """A reduction that runs over the wrong ranks, or is another one than the sum."""
 
-from ttrace.compare.collective_calls import ranks_text
+from ttrace.compare.collectives.collective_calls import ranks_text
 from ttrace.judge.diagnosis import Diagnosis, Findings
 
 

@@ -5,9 +5,9 @@ from ttrace.judge.collectives_missing import (
     missing_collective,
 )
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.rules.collective_group import collective_group
 from ttrace.judge.rules.replicas_differ import replicas_differ
+from ttrace.judge.verdicts.replicas import differing_replicas
 
 
 def collective_missing(findings: Findings) -> Diagnosis | None:

@@ -1,6 +1,6 @@
 """What the call that diverges first runs on other ranks."""
 
-from ttrace.compare.collective_calls import ranks_text
+from ttrace.compare.collectives.collective_calls import ranks_text
 from ttrace.judge.diagnosis import Diagnosis, Findings
 from ttrace.judge.rules.collective_repeated import collective_repeated
 

@@ -2,7 +2,7 @@
 
 from ttrace.ir.written_dims import written_of
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdicts.verdict import Cause
 
 
 def described_shape(findings: Findings) -> Diagnosis | None:

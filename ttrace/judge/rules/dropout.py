@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.dropout_masks import DropoutMasks
-from ttrace.judge.dropped_share import DroppedShare
-from ttrace.judge.verdict import Status
+from ttrace.judge.places.dropout_masks import DropoutMasks
+from ttrace.judge.places.dropped_share import DroppedShare
+from ttrace.judge.verdicts.verdict import Status
 
 _SAME_NUMBERS = (
     "seed both runs alike, and let them draw as often and in the same order before it, "

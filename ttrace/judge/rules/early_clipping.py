@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import GRADIENTS, KINDS, Kind, Phase
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _OF_STEP = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM, Kind.CLIPPED_GRAD})
 

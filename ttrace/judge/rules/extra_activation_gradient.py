@@ -1,8 +1,8 @@
 """A tensor that a gradient reaches in the candidate only, before others are wrong."""
 
 from ttrace.ir.kinds import Kind
-from ttrace.judge.carried_states import when
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.places.carried_states import when
 
 
 def extra_activation_gradient(findings: Findings) -> Diagnosis | None:

@@ -1,7 +1,7 @@
 """Parameters that are trained in the candidate only."""
 
+from ttrace.judge.absences.extra_gradients import extra_gradients
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.extra_gradients import extra_gradients
 
 
 def extra_gradient(findings: Findings) -> Diagnosis | None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, tensors
-from ttrace.judge.finiteness import NONFINITE, place_text, where_to_look
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdicts.finiteness import NONFINITE, place_text, where_to_look
+from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
 
 _GIVEN = {
     Kind.OUTPUT: (Kind.INPUT, "its input is finite", "its inputs are finite"),

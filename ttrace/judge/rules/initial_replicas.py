@@ -2,7 +2,7 @@
 
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.initial_replicas import candidate_replicas, of_candidate
+from ttrace.judge.verdicts.initial_replicas import candidate_replicas, of_candidate
 
 _MAX_RANKS = 8
 

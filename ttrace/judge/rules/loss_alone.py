@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
-from ttrace.judge.factors import factor_text, multiple_of
-from ttrace.judge.failures import failed_by_values
+from ttrace.judge.reading.failures import failed_by_values
 from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.rules.loss_weights import loss_weights
 from ttrace.judge.rules.normalization import normalization
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.factors import factor_text, multiple_of, rounded_factor
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _SLACK = 1e-4
 """How far two factors that are one may be apart, as the loss itself is rounded."""
@@ -76,7 +76,7 @@ def _cause(
         )
     factor = multiple_of(loss)
     scales = [multiple_of(v) for v in gradients]
-    if factor is not None and scales:
+    if factor is not None and rounded_factor(factor) != 1 and scales:
         if all(
             s is not None and math.isclose(s, factor, rel_tol=_SLACK) for s in scales
         ):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LIKENESS = 1e-2
 """Relative, of the factors of single tensors: those of a coarser dtype are rounded."""

@@ -1,7 +1,7 @@
 """Tokens that other targets are learnt of, or that count in one run's loss only."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.token_losses import CountedTokens, OtherTargets
+from ttrace.judge.runs.token_losses import CountedTokens, OtherTargets
 
 _MAX_NAMED = 4
 """Samples that the sentence names."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
-from ttrace.judge.factors import factor_text, multiple_of
-from ttrace.judge.microbatch_factors import MicrobatchFactors
-from ttrace.judge.token_losses import TokenWeights
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.runs.microbatch_factors import MicrobatchFactors
+from ttrace.judge.runs.token_losses import TokenWeights
+from ttrace.judge.verdicts.factors import factor_text, multiple_of
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LEAST_SPREAD = 1e-3
 """Relative difference of factors that are not the same one."""

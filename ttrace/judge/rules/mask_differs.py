@@ -1,7 +1,7 @@
 """A mask that lets other places through than the reference's."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.mask_difference import MaskDifference
+from ttrace.judge.places.mask_difference import MaskDifference
 
 
 def mask_differs(findings: Findings) -> Diagnosis | None:

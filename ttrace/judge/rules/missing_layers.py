@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ttrace.ir.side import Side
-from ttrace.judge.absent_layers import AbsentLayer
+from ttrace.judge.absences.absent_layers import AbsentLayer
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 
 _MAX_NAMES = 6

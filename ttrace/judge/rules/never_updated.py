@@ -9,7 +9,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.no_gradient import without_gradient
 from ttrace.judge.rules.several_updates import several_updates
-from ttrace.judge.verdict import Cause, TensorVerdict
+from ttrace.judge.verdicts.verdict import Cause, TensorVerdict
 
 _ADAM = (".exp_avg", ".mu")
 """Names of states of optimizers whose first steps are as long as the learning rate."""

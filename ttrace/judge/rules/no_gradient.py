@@ -6,12 +6,12 @@ from dataclasses import replace
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.judge.carried_states import when
+from ttrace.judge.absences.own_gradients import OwnGradients, Parameter, parameter_of
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.own_gradients import OwnGradients, Parameter, parameter_of
-from ttrace.judge.remarks import repeats_in
-from ttrace.judge.unreduced import unreduced_modules
-from ttrace.judge.verdict import Cause, TensorVerdict
+from ttrace.judge.places.carried_states import when
+from ttrace.judge.runs.remarks import repeats_in
+from ttrace.judge.runs.unreduced import unreduced_modules
+from ttrace.judge.verdicts.verdict import Cause, TensorVerdict
 
 _OF_PARAMETERS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 

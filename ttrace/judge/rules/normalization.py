@@ -5,8 +5,8 @@ import math
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.setup import is_script_scalar
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.tolerances.setup import is_script_scalar
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 _SLACK = 1e-4
 """How far a loss may be from exactly the inverse factor, as its own sum is rounded."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ttrace.judge.absences.modules_not_run import NotRun
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.modules_not_run import NotRun
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 _MAX_NAMED = 4
 

@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.failures import examined_text
+from ttrace.judge.reading.failures import examined_text
 
 
 def one_microbatch(findings: Findings) -> Diagnosis | None:

@@ -2,8 +2,8 @@
 
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE
-from ttrace.judge.carried_states import when
 from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.places.carried_states import when
 
 
 def one_sided_inputs(findings: Findings) -> Diagnosis | None:

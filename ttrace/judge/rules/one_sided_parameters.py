@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, parse_tensor_id
+from ttrace.judge.absences.one_sided_parameters import few, of_side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.one_sided_parameters import few, of_side
-from ttrace.judge.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import TensorVerdict
 
 
 def one_sided_parameters(findings: Findings) -> Diagnosis | None:

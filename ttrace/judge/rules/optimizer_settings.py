@@ -8,7 +8,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, kinds_of, tensors
 from ttrace.judge.rules.adam_settings import named_by_adam
 from ttrace.judge.rules.update_hyperparameters import named_by_decay
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
 
 
 def optimizer_settings(findings: Findings) -> Diagnosis | None:

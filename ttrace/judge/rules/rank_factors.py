@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ttrace.compare.stats import PairStats
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.factors import factor_text
-from ttrace.judge.verdict import Cause, TensorVerdict
+from ttrace.judge.verdicts.factors import factor_text
+from ttrace.judge.verdicts.verdict import Cause, TensorVerdict
 
 _COSINE_SLACK = 1e-6
 """How far the cosine of a scaled gradient may be from 1."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.rearrangement import Rearrangement
+from ttrace.judge.places.rearrangement import Rearrangement
 
 _MAX_SHOWN = 8
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import Pass
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.verdict import Cause, Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
 
 
 def recomputation(findings: Findings) -> Diagnosis | None:

@@ -1,9 +1,9 @@
 """A layer that two stages of a pipeline run, one after the other."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.rank_names import ranks_text
-from ttrace.judge.replicas import differing_replicas
-from ttrace.judge.stages import Stages
+from ttrace.judge.runs.rank_names import ranks_text
+from ttrace.judge.runs.stages import Stages
+from ttrace.judge.verdicts.replicas import differing_replicas
 
 _MAX_NAMED = 4
 

@@ -2,8 +2,8 @@
 
 from ttrace.compare.extents import ranges
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.rank_names import ranks_text
-from ttrace.judge.rank_samples import SharedSamples
+from ttrace.judge.runs.rank_names import ranks_text
+from ttrace.judge.runs.rank_samples import SharedSamples
 
 
 def repeated_samples(findings: Findings) -> Diagnosis | None:

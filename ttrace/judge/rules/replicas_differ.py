@@ -3,12 +3,12 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.initial_replicas import candidate_replicas
-from ttrace.judge.replica_axes import differing_axes
-from ttrace.judge.replicas import differing_replicas
 from ttrace.judge.rules.rank_factors import rank_factors
-from ttrace.judge.stages import Stages
-from ttrace.judge.verdict import Cause, TensorVerdict
+from ttrace.judge.runs.stages import Stages
+from ttrace.judge.verdicts.initial_replicas import candidate_replicas
+from ttrace.judge.verdicts.replica_axes import differing_axes
+from ttrace.judge.verdicts.replicas import differing_replicas
+from ttrace.judge.verdicts.verdict import Cause, TensorVerdict
 
 _AT_FIRST_CLIP = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM})
 """What is recorded when a step first clips."""

@@ -1,8 +1,8 @@
 """An optimizer whose state is made anew between two steps."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.failures import examined_text
-from ttrace.judge.restarted_state import is_moment
+from ttrace.judge.optimizers.restarted_state import is_moment
+from ttrace.judge.reading.failures import examined_text
 
 _REMEDIES = {
     "jax": "carry what the update returns from step to step, and call init once, "

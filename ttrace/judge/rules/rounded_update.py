@@ -3,7 +3,7 @@
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
 from ttrace.judge.rules.no_gradient import without_gradient
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdicts.verdict import Cause
 
 
 def rounded_update(findings: Findings) -> Diagnosis | None:

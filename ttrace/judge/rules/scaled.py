@@ -13,10 +13,10 @@ from ttrace.judge.diagnosis import (
     kinds_of,
     tensors,
 )
-from ttrace.judge.factors import factor_text, rounded_factor
 from ttrace.judge.rules.loss_scale import scale_of_loss
-from ttrace.judge.run_numbers import number_sentence
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.runs.run_numbers import number_sentence
+from ttrace.judge.verdicts.factors import factor_text, rounded_factor
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _OF_BACKWARD = frozenset({Kind.GRAD_OUTPUT, Kind.GRAD_INPUT, Kind.PARAM_GRAD})
 

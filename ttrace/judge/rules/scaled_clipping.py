@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.step_notes import SCALED_CLIPS, scales_of_steps
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 _BEFORE = frozenset({Kind.MAIN_GRAD, Kind.GRAD_NORM})
 

@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 
 def several_updates(findings: Findings) -> Diagnosis | None:

@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.sharded_axes import ShardedAxes
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LEAST = 2
 """Gradients that fail together; one alone has a name of its own."""

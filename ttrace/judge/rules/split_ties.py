@@ -2,7 +2,7 @@
 
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.tied_parameters import SplitTie
+from ttrace.judge.runs.tied_parameters import SplitTie
 
 
 def split_ties(findings: Findings) -> Diagnosis | None:

@@ -1,9 +1,9 @@
 """Weight decay that goes through the moments of an optimizer in one run only."""
 
 from ttrace.judge.diagnosis import MAX_IDS, Diagnosis, Findings, tensors
-from ttrace.judge.failures import examined_text
-from ttrace.judge.state_decay import is_state
-from ttrace.judge.update_fit import common_value
+from ttrace.judge.optimizers.state_decay import is_state
+from ttrace.judge.optimizers.update_fit import common_value
+from ttrace.judge.reading.failures import examined_text
 
 _MAX_NAMED = 3
 

@@ -1,7 +1,7 @@
 """Only one of the two optimizers took a step."""
 
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdicts.verdict import Cause
 
 
 def step_skipped(findings: Findings) -> Diagnosis | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.still_statistics import StillStatistics
+from ttrace.judge.runs.still_statistics import StillStatistics
 
 _MAX_NAMED = 4
 

@@ -6,11 +6,11 @@ A new rule is one file beside this one, with one function, and its line here.
 from collections.abc import Sequence
 
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.absences import find_absences
+from ttrace.judge.absences.absences import find_absences
+from ttrace.judge.absences.own_gradients import own_gradients
 from ttrace.judge.diagnosis import Diagnosis, Findings, Rule
 from ttrace.judge.evidence import Evidence
-from ttrace.judge.own_faults import explained
-from ttrace.judge.own_gradients import own_gradients
+from ttrace.judge.reading.own_faults import explained
 from ttrace.judge.rules.accumulated_gradient import accumulated_gradient
 from ttrace.judge.rules.activation_variant import activation_variant
 from ttrace.judge.rules.adam_settings import adam_settings
@@ -87,8 +87,8 @@ from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.update_per_shard import update_per_shard
 from ttrace.judge.rules.wiring import wiring
-from ttrace.judge.run_evidence import RunEvidence
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.runs.run_evidence import RunEvidence
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 RULES: tuple[Rule, ...] = (
     described_shape,

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE
+from ttrace.judge.absences.one_sided_parameters import few
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.one_sided_parameters import few
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _COMPARED = (Status.PASSED, Status.FAILED)
 

@@ -3,7 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.verdict import Status
+from ttrace.judge.verdicts.verdict import Status
 
 
 def unseen_clipping(findings: Findings) -> Diagnosis | None:

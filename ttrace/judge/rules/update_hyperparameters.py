@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import parse_setting_key
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.failures import examined_text
-from ttrace.judge.learning_rates import differing_rates
-from ttrace.judge.optimizer_settings import OptimizerDifference
-from ttrace.judge.rank_names import placed_ranks_text
-from ttrace.judge.update_fit import UpdateFit, common_value, is_update
-from ttrace.judge.verdict import Status, TensorVerdict
+from ttrace.judge.optimizers.learning_rates import differing_rates
+from ttrace.judge.optimizers.update_fit import UpdateFit, common_value, is_update
+from ttrace.judge.reading.failures import examined_text
+from ttrace.judge.runs.rank_names import placed_ranks_text
+from ttrace.judge.settings.optimizer_settings import OptimizerDifference
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LEAST_SHARE = 0.5
 """Of the examined updates, that one value must explain."""

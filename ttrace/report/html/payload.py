@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ttrace.ir.kinds import KINDS, Kind
-from ttrace.judge.verdict import Cause
+from ttrace.judge.verdicts.verdict import Cause
 from ttrace.report.html.module_tree import build_tree, split_id
 from ttrace.report.model import Report, TensorReport
 from ttrace.report.printable import printable

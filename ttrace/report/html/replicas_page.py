@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.replica_axes import axes_between, coords_on, differing_axes
-from ttrace.judge.replicas import (
+from ttrace.judge.verdicts.replica_axes import axes_between, coords_on, differing_axes
+from ttrace.judge.verdicts.replicas import (
     ReplicaCheck,
     doubted_replicas,
     doubted_sentence,

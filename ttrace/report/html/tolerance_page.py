@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
-from ttrace.judge.tolerance import NoiseEstimate, ToleranceTable
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.html.page import render_page
 from ttrace.report.html.words import KIND_WORDS
 

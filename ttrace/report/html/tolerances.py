@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
-from ttrace.judge.tolerance import Estimator
+from ttrace.judge.tolerances.tolerance import Estimator
 from ttrace.report.html.words import ORIGIN_WORDS
 from ttrace.report.model import Report, TensorReport
 

@@ -2,7 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.outcome import Outcome
-from ttrace.judge.tolerance import Estimator
+from ttrace.judge.tolerances.tolerance import Estimator
 
 KIND_WORDS = {
     Kind.PARAM: "parameters before the first step",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from tests.factories.jax_harvests import harvested, taken
 from tests.factories.jax_tap_names import tap_names
 from ttrace.frontends.jax_parts.taps.module_calls import (
     ARRAYS,
@@ -97,6 +98,35 @@ def test_a_lone_argument_that_is_a_list_is_no_output():
         jnp.ones(2),
     )
     assert names == ["m/input/0.0", "m/input/0.1", "m/output/0"]
+
+
+def test_an_array_given_or_returned_twice_has_the_gradient_of_all_its_uses():
+    """As torch has it, whose tensor is one under both names."""
+
+    def call(x, *, other):
+        y = 2 * x + 3 * other
+        return y, y
+
+    def step(x):
+        def loss(x):
+            given = {"other": x}
+            y, z = tapped_call("m", call, (x,), given, is_root=False, missed=[])
+            return (y + 10 * z).sum()
+
+        return jax.grad(loss)(x)
+
+    result = harvested(step, jnp.ones(2))
+    gradients = {
+        f"{capture.kind}/{capture.site.slot}": taken(capture)[0]
+        for capture in result.captures
+        if capture.kind in (Kind.GRAD_INPUT, Kind.GRAD_OUTPUT)
+    }
+    assert gradients == {
+        "grad_input/0": 55,
+        "grad_input/other": 55,
+        "grad_output/0": 11,
+        "grad_output/1": 11,
+    }
 
 
 def test_constants_are_named_and_stay_constants():

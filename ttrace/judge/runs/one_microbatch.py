@@ -1,0 +1,126 @@
+"""Gradients of a step that are those of one of its micro-batches alone.
+
+Where ranks have micro-batches of their own, also those that they have at the same time.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.trace_source import TraceSource
+from ttrace.judge.reading.failures import first_failed
+from ttrace.judge.reading.values import values_of
+from ttrace.judge.verdicts.verdict import TensorVerdict
+
+_MOST_OFF = 1e-6
+"""Of the norm of a gradient, what dividing it by a number may round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneMicrobatch:
+    """A step of the candidate whose gradients are those of one micro-batch.
+
+    Attributes:
+        step: Number of the step.
+        microbatches: Which one; several where every rank has one of its own.
+        num_microbatches: How many the step has.
+        ids: The gradients of the step, all that were read.
+    """
+
+    step: int
+    microbatches: tuple[int, ...]
+    num_microbatches: int
+    ids: tuple[TensorId, ...]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no micro-batch comes after it."""
+        return self.microbatches[-1] == self.num_microbatches - 1
+
+
+def find_one_microbatch(
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+) -> OneMicrobatch | None:
+    """The micro-batch whose gradients all failed ones of a step are; None if none.
+
+    Args:
+        verdicts: On all tensors.
+        candidate: The run under test, with its own micro-batches.
+    """
+    failed = [
+        verdict.id
+        for verdict in first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
+    ]
+    possible: set[tuple[int, ...]] | None = None
+    number = 0
+    for id_ in failed:
+        own = dict(_of_microbatches(id_, candidate))
+        given = values_of(id_, candidate)
+        number = max(number, len(own))
+        if given is None or len(own) < 2 or sorted(own) != list(range(len(own))):
+            return None
+        found = {
+            turn
+            for turn in _turns(id_, len(own), candidate)
+            if any(
+                _is(given * times, sum(own[microbatch] for microbatch in turn))
+                for times in {1, len(own), len(turn), len(own) / len(turn)}
+            )
+        }
+        possible = found if possible is None else possible & found
+    if possible is None or len(possible) != 1:
+        return None  # of equal micro-batches each is the mean
+    return OneMicrobatch(
+        step=failed[0].step,
+        microbatches=possible.pop(),
+        num_microbatches=number,
+        ids=tuple(failed),
+    )
+
+
+def _turns(
+    gradient: TensorId, number: int, run: TraceSource
+) -> Iterator[tuple[int, ...]]:
+    """Each micro-batch, and those that ranks have at the same time."""
+    of_ranks: dict[tuple[int, ...], list[int]] = {}
+    for microbatch in range(number):
+        yield (microbatch,)
+        record = run.info.tensors[_added(gradient, microbatch)]
+        ranks = tuple(sorted({shard.rank for shard in record.shards}))
+        of_ranks.setdefault(ranks, []).append(microbatch)
+    if len(of_ranks) > 1 and len({len(own) for own in of_ranks.values()}) == 1:
+        turns = zip(*of_ranks.values(), strict=True)
+        yield from (turn for turn in turns if len(turn) < number)
+
+
+def _added(gradient: TensorId, microbatch: int) -> TensorId:
+    return replace(gradient, kind=Kind.PARAM_GRAD, microbatch=microbatch)
+
+
+def _of_microbatches(
+    gradient: TensorId, run: TraceSource
+) -> Iterator[tuple[int, np.ndarray]]:
+    """What each micro-batch adds to a gradient, of those that were recorded."""
+    microbatch = 0
+    while True:
+        values = values_of(_added(gradient, microbatch), run)
+        if values is None:
+            return
+        yield microbatch, values
+        microbatch += 1
+
+
+def _is(first: np.ndarray, second: np.ndarray | float) -> bool:
+    norm = float(np.linalg.norm(second))
+    return (
+        math.isfinite(norm)
+        and norm > 0
+        and (
+            first.shape == np.shape(second)
+            and float(np.linalg.norm(first - second)) <= _MOST_OFF * norm
+        )
+    )
