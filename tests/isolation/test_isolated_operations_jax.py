@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.factories.isolated_runs import Runs, Train
-from ttrace.frontends import jax_capture
+from ttrace.frontends import jax_capture, torch_capture
 from ttrace.frontends.jax_capture import TracedStep
 from ttrace.report.isolation import OperationFinding
 
@@ -182,6 +183,110 @@ def plain(bug: str = "", *, tapped: bool = False) -> Train:
             step(params, jnp.asarray(X))
 
     return train
+
+
+class Mapped(nn.Module):
+    """A matrix product of which each device has a share of the summands."""
+
+    bug: str = ""
+    is_split: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        features = X.shape[-1] // (jax.lax.axis_size("tp") if self.is_split else 1)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (features, 6))
+        y = jnp.tanh(x) @ kernel
+        if self.is_split and self.bug != "psum":
+            y = jax.lax.psum(y, "tp")
+        return y
+
+
+class MappedModel(nn.Module):
+    bug: str = ""
+    is_split: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        return Mapped(self.bug, self.is_split, name="rows")(x)
+
+
+def shard_mapped(bug: str = "", *, tp: int = 1) -> Train:
+    def train() -> None:
+        kernel = np.random.default_rng(2).normal(size=(6, 6)).astype(np.float32)
+        params = {"rows": {"kernel": jnp.asarray(kernel)}}
+        model = MappedModel(bug, tp > 1)
+
+        def loss(params, x):
+            y = model.apply({"params": params}, x)
+            assert isinstance(y, jax.Array)
+            return jnp.mean((y - 1) ** 2)
+
+        if tp > 1:
+            mesh = jax.make_mesh(
+                (tp,), ("tp",), axis_types=(AxisType.Auto,), devices=jax.devices()[:tp]
+            )
+            loss = jax.shard_map(
+                loss,
+                mesh=mesh,
+                in_specs=(PartitionSpec("tp"), PartitionSpec(None, None, "tp")),
+                out_specs=PartitionSpec(),
+                check_vma=False,
+            )
+        dims = {"rows/output/*": "b s h", "rows/input/*": "b s h[tp]"}
+        with traced(descent(loss), dims=dims if tp > 1 else None) as step:
+            step(params, jnp.asarray(X))
+
+    return train
+
+
+class TorchAttention(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = torch.nn.Linear(6, 18), torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        weights = (q @ k.mT / math.sqrt(6)).softmax(-1)
+        return x + self.out(weights @ v)
+
+
+class Torch(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(6, eps=1e-6)
+        self.attention = TorchAttention()
+
+    def forward(self, x):
+        return self.attention(self.norm(x))
+
+
+def torch_training() -> None:
+    model = Torch()
+    params = Linen().init(jax.random.key(0), X)["params"]["attention"]
+    with torch.no_grad():
+        for name in ("qkv", "out"):
+            layer = getattr(model.attention, name)
+            layer.weight.copy_(torch.from_numpy(np.array(params[name]["kernel"]).T))
+            layer.bias.copy_(torch.from_numpy(np.array(params[name]["bias"])))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch_capture.trace(model, optimizer) as trace:
+        loss = ((model(torch.from_numpy(X)) - 1) ** 2).mean()
+        trace.loss(loss)
+        loss.backward()
+        optimizer.step()
+        trace.step()
+
+
+MAP = """
+[[tensor]]
+reference = "attention.{part}/{kind}/weight"
+candidate = "attention.{part}/{kind}/kernel"
+transform = "i o -> o i"
+
+[[tensor]]
+reference = "norm/{kind}/weight"
+candidate = "norm/{kind}/scale"
+"""
 
 
 def found_in(

@@ -30,8 +30,10 @@ class OperationPart:
         constants: What the operation takes besides tensors, such as ``alpha=2`` or
             ``dim=-1``, in order.
         origin: What an operand is to its module: ``input/0``, ``param/weight``, or
-            ``output/proj/0`` for what a module inside returned; empty where that is
-            not known, and of a result.
+            ``output/proj/0`` for what a module inside returned; in a backward likewise
+            ``grad_output/0``, or ``forward/3.result.0`` for what the forward of the
+            call gave. Of a result: what becomes of it, ``output/0`` or
+            ``input/proj/0``, several with commas between. Empty where not known.
         is_backward: A backward pass ran it. Numbers count anew in it.
         source: ``train.py:88``, the line of the script that asked for it, or in the
             backward for the operation whose gradient it takes; empty where none did.

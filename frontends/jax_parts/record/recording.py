@@ -24,6 +24,7 @@ from ttrace.frontends.jax_parts.record.shards import (
 )
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.collective import OWN
 from ttrace.ir.kinds import NEEDS_AUTOGRAD, PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
 from ttrace.ir.operation import OperationPart
@@ -123,20 +124,25 @@ class StepRecording:
         part: OperationPart,
         per_microbatch: Mapping[object, int],
     ) -> None:
-        """Records an operand or a result: what each device holds, as it is."""
+        """Records an operand or a result: what each device holds, as it is.
+
+        Inside of a ``shard_map`` each has a value of its own, and nothing says what
+        they are together.
+        """
         id_ = self._id(capture, per_microbatch)
         if not self.request.capture.wants(id_):
             return
         shards, reason = self._shards_of(id_, capture)
-        if reason is None:
-            axes = () if capture.value is None else capture.value.axes
-            arrays = {
-                rank: shard.array.reshape(shard.array.shape[len(axes) :])
+        if reason is not None:
+            self.writers.skip(dataclasses.replace(id_, slot=part.key), reason)
+            return
+        if capture.value is not None and capture.value.axes:
+            num_dims = capture.value.num_dims
+            shards = {
+                rank: _own_shard(shard.array, num_dims)
                 for rank, shard in shards.items()
             }
-            self.writers.add_operation(id_, part, arrays)
-        else:
-            self.writers.skip(dataclasses.replace(id_, slot=part.key), reason)
+        self.writers.add_operation(id_, part, shards)
 
     def skip_operations(self, reasons: Mapping[str, str]) -> None:
         """Says of which modules not all operations are recorded, and why."""
@@ -280,6 +286,12 @@ class StepRecording:
         is_of_one = capture.kind in PER_MICROBATCH
         calls = per_microbatch[_name(capture)] if is_of_one else None
         return capture.tensor_id(self.step, calls)
+
+
+def _own_shard(array: np.ndarray, num_dims: int) -> RankShard:
+    """What one device has, without the dims in which the devices stand side by side."""
+    array = array.reshape(array.shape[array.ndim - num_dims :])
+    return RankShard(layout=whole(array.shape, OWN), array=array)
 
 
 def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:

@@ -3,11 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
-
 from ttrace.frontends.jax_parts.record.shards import RankShard
-from ttrace.ir.collective import OWN
-from ttrace.ir.layout import whole
 from ttrace.ir.operation import OperationPart, operation_slot
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.rank_recorder import RankRecorder
@@ -41,22 +37,21 @@ class RankWriters:
                 self._recorders[rank].add(id_, shard.array, shard.layout, scale=scale)
 
     def add_operation(
-        self, id_: TensorId, part: OperationPart, arrays: Mapping[int, np.ndarray]
+        self, id_: TensorId, part: OperationPart, shards: Mapping[int, RankShard]
     ) -> None:
         """Records what the ranks hold of an operand or a result, each for itself.
 
         Args:
             id_: Of the call; the slot is made here.
             part: Which operand or result it is.
-            arrays: By rank; ranks that do not record are passed over.
+            shards: By rank; ranks that do not record are passed over.
         """
-        for rank, array in arrays.items():
+        for rank, shard in shards.items():
             if rank in self._recorders:
-                slot = operation_slot(part, rank)
                 self._recorders[rank].add(
-                    dataclasses.replace(id_, slot=slot),
-                    array,
-                    whole(array.shape, OWN),
+                    dataclasses.replace(id_, slot=operation_slot(part, rank)),
+                    shard.array,
+                    shard.layout,
                     operation=part,
                 )
 
