@@ -34,6 +34,9 @@ RUN_ELSEWHERE = {
     "ttrace record --kinds default,collective": (
         "cli/test_record_command.py::test_options_reach_the_run"
     ),
+    "ttrace record --kinds op": (
+        "cli/test_record_command.py::test_options_reach_the_run"
+    ),
     "ttrace record --out out/noise-1": (
         "cli/test_record_command.py::test_options_reach_the_run"
     ),

@@ -277,7 +277,7 @@ def torch_training() -> None:
         trace.step()
 
 
-MAP = """
+MAP_FROM_TORCH = """
 [[tensor]]
 reference = "attention.{part}/{kind}/weight"
 candidate = "attention.{part}/{kind}/kernel"
@@ -290,9 +290,14 @@ candidate = "norm/{kind}/scale"
 
 
 def found_in(
-    runs: Runs, reference: Train, candidate: Train, module: str
+    runs: Runs,
+    reference: Train,
+    candidate: Train,
+    module: str,
+    *,
+    map_text: str | None = None,
 ) -> OperationFinding:
-    _, isolation = runs.isolated(reference, candidate, inside=True)
+    _, isolation = runs.isolated(reference, candidate, inside=True, map_text=map_text)
     assert not isolation.obstacle and not isolation.notes, isolation
     (place,) = isolation.isolated
     assert place.module == module
@@ -301,3 +306,59 @@ def found_in(
 
 
 RIGHT = linen()
+
+SCALED = "scores = scores / math.sqrt(6)"
+
+
+def test_a_wrong_scale_of_a_sharded_model_is_told_with_its_factor(runs):
+    """Two devices have half of it each as replicas, which are no summands."""
+    found = found_in(runs, RIGHT, linen("scale", dp=2, tp=2), "attention")
+    assert (found.what, found.name, found.reference_name) == (
+        "other_result",
+        "mul",
+        "div",
+    )
+    assert found.source == line_of("scores = scores * 0.5")
+    assert found.reference_source == line_of(SCALED)
+    assert found.factor == pytest.approx(0.5 * math.sqrt(6))
+
+
+def test_a_missing_residual_is_told_with_the_line_of_the_reference(runs):
+    found = found_in(runs, RIGHT, linen("residual"), "attention")
+    assert (found.what, found.reference_name) == ("missing", "add")
+    assert found.reference_source == line_of('return y if self.bug == "residual"')
+    assert found.sentence.endswith(
+        "changes output/out/0, which the candidate hands on as it is"
+    )
+
+
+def test_another_eps_in_a_layer_of_nnx_is_told(runs):
+    found = found_in(runs, nnx_training(), nnx_training("eps"), "blocks.1")
+    assert (found.what, found.name) == ("other_result", "add")
+    assert found.source == line_of("variance = variance + eps")
+    assert "(right is 1e-06 there and 0.1 here)" in found.sentence
+
+
+@pytest.mark.parametrize("tapped", [False, True])
+def test_another_axis_in_plain_jax_is_told(runs, tapped):
+    """By scopes, and by taps of their results."""
+    found = found_in(
+        runs, plain(tapped=tapped), plain("axis", tapped=tapped), "attention"
+    )
+    assert (found.what, found.name) == ("other_result", "reduce_max")
+    assert found.source == line_of("weights = jax.nn.softmax")
+    assert "(axes is (2,) there and (0,) here)" in found.sentence
+
+
+def test_a_sum_over_devices_that_is_missing_is_told(runs):
+    found = found_in(runs, shard_mapped(), shard_mapped("psum", tp=2), "rows")
+    assert found.what == "pending"
+    assert found.source == line_of("y = jnp.tanh(x) @ kernel")
+
+
+def test_a_port_from_torch_is_looked_into(runs):
+    """Another axis of a softmax that JAX takes apart and torch does not."""
+    found = found_in(
+        runs, torch_training, linen("key"), "attention", map_text=MAP_FROM_TORCH
+    )
+    assert found.source == line_of("y = weights @ (k")

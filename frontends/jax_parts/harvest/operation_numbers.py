@@ -30,7 +30,7 @@ from ttrace.frontends.jax_parts.taps.operation_sites import (
     Stacked,
 )
 from ttrace.ir.collective import Role
-from ttrace.ir.operation import OperationPart
+from ttrace.ir.operation import RETURNED, OperationPart
 from ttrace.ir.tensor_id import Pass
 
 Identity = tuple[Any, ...]
@@ -45,7 +45,7 @@ _Key = tuple[int, bool, _Iterations]
 
 def operation_captures(
     seen: Sequence[tuple[int, Occurrence]], outputs: Outputs
-) -> Iterator[Capture]:
+) -> list[Capture]:
     """The captures of operations, in the order of execution.
 
     Args:
@@ -59,31 +59,61 @@ def operation_captures(
     ]
     ran = [(site.equation, _iterations(occurrence)) for _, occurrence, site in taken]
     values, calls = _Values(ran), _Calls(ran)
+    found: list[Capture] = []
+    made: dict[tuple[int, str], int] = {}  # where results of the forward are
     for order, occurrence, site in taken:
         place = _iterations(occurrence)
         call = calls.of(site.equation, place)
-        part = None if call is None else call.part(site, place, values)
-        if call is None or part is None:
+        if call is None:
             continue
-        event, iterations = occurrence.event, occurrence.iterations
-        assert event.value is not None or event.skip is not None
-        value = taken_flag = None
-        if event.value is not None and event.skip is None:
-            value = outputs.part(event.value, iterations)
-            if event.taken is not None:
-                taken_flag = outputs.part(event.taken, iterations)
-        yield Capture(
-            site=event.site,
-            kind=event.kind,
-            pass_=Pass.FORWARD,
-            call=call.number,
-            order=order,
-            value=value,
-            taken=taken_flag if taken_flag is not None and taken_flag.axes else None,
-            skip=event.skip,
-            iterations=iterations,
-            operation=part,
-        )
+        part = call.part(site, place, values)
+        if part is None:
+            at = made.get((id(call), call.key(site, place, values)))
+            if site.equation.name == RETURNED and at is not None:
+                found[at] = _returned(found[at], site)
+            continue
+        if part.role is Role.RESULT and not part.is_backward:
+            made[id(call), part.key] = len(found)
+        found.append(_capture(order, occurrence, outputs, call.number, part))
+    return found
+
+
+def _capture(
+    order: int,
+    occurrence: Occurrence,
+    outputs: Outputs,
+    call: int,
+    part: OperationPart,
+) -> Capture:
+    event, iterations = occurrence.event, occurrence.iterations
+    value = taken = None
+    if event.value is not None and event.skip is None:
+        value = outputs.part(event.value, iterations)
+        if event.taken is not None:
+            taken = outputs.part(event.taken, iterations)
+    return Capture(
+        site=event.site,
+        kind=event.kind,
+        pass_=Pass.FORWARD,
+        call=call,
+        order=order,
+        value=value,
+        taken=taken if taken is not None and taken.axes else None,
+        skip=event.skip,
+        iterations=iterations,
+        operation=part,
+    )
+
+
+def _returned(capture: Capture, site: OperationSite) -> Capture:
+    """A result that turns out to be what its call returns."""
+    part = capture.operation
+    assert part is not None
+    (slot,) = site.equation.constants
+    origin = f"output/{slot.removeprefix('slot=')}"
+    origins = [*filter(None, part.origin.split(",")), origin]
+    part = dataclasses.replace(part, origin=",".join(dict.fromkeys(origins)))
+    return dataclasses.replace(capture, operation=part)
 
 
 def _site(occurrence: Occurrence) -> OperationSite:
@@ -214,6 +244,11 @@ class _Call:
                 constants=equation.constants,
                 origin=",".join(site.origins),
             )
+        elif equation.name == RETURNED:
+            origin = self._origin(site, iterations)
+            part = dataclasses.replace(
+                part, origin=origin, constants=equation.constants
+            )
         elif isinstance(site.value, Slice):
             whole = values.identity(site.value.of, iterations[:-1])
             written = keys.get(whole, "")
@@ -225,6 +260,10 @@ class _Call:
             part = dataclasses.replace(part, origin=origin)
         keys[identity] = part.key
         return part
+
+    def key(self, site: OperationSite, iterations: _Iterations, values: _Values) -> str:
+        """The key of a value of the forward that was recorded before."""
+        return self.forward.get(values.identity(site.value, iterations), "")
 
     def _origin(self, site: OperationSite, iterations: _Iterations) -> str:
         """What an operand is to its module, as far as the program says."""

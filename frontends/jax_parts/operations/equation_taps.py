@@ -30,9 +30,7 @@ from ttrace.frontends.jax_parts.taps.tap import Role as TapRole
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
-
-RETURNED = "return"
-"""Name of the operand that stands for what a call returns."""
+from ttrace.ir.operation import RETURNED
 
 _LEFT = ("output/", "grad_input/")
 """How the origin of what a call returns begins, and goes back with."""
@@ -157,7 +155,7 @@ class EquationTaps:
     def returned(
         self, eqn: jex_core.JaxprEqn, known: Known, here: Here, unit: Unit
     ) -> tuple[jex_core.JaxprEqn, ...]:
-        """The tap of what a call returns, where none of its equations made it.
+        """The tap of what a call returns: it says which of its values that is.
 
         Args:
             eqn: The tap that names it.
@@ -170,12 +168,11 @@ class EquationTaps:
             unit=unit,
             direction=Direction.FORWARD,
             name=RETURNED,
+            constants=(f"slot={eqn.params['site'].slot}",),
             around=here.around,
         )
         var = eqn.invars[0]
         if isinstance(var, jex_core.Literal) or not _is_tappable(var):
-            return ()
-        if not self._is_new(known.value, here, equation):
             return ()
         return tuple(self._tap(eqn, var, _operand(equation, 0, known), here))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
-from ttrace.ir.operation import OperationPart
+from ttrace.ir.operation import RETURNED, OperationPart
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
 
@@ -44,8 +44,8 @@ class OperationCall:
         written: Of operands that hold what operations wrote: the keys of what these
             gave.
         shards: Who holds each value, by key.
-        origins: Of results: what becomes of them, such as ``output/0``, where the
-            frontend knows.
+        origins: Of results, and of what is returned as it was given: what becomes of
+            them, such as ``output/0``, where the frontend knows.
     """
 
     operations: tuple[Operation, ...]
@@ -130,12 +130,18 @@ def _call(
         given={part.key: part.origin for part in given if not part.operands},
         written={part.key: part.operands for part in given if part.operands},
         shards=shards,
-        origins={
-            part.key: part.origin
-            for part in parts.values()
-            if part.role is Role.RESULT and part.origin
-        },
+        origins={key: text for key, part in parts.items() if (text := _becomes(part))},
     )
+
+
+def _becomes(part: OperationPart) -> str:
+    """What becomes of a result, or of what is returned; empty where nobody knows."""
+    if part.role is Role.RESULT:
+        return part.origin
+    slots = [text for text in part.constants if text.startswith("slot=")]
+    if part.name != RETURNED or not slots:
+        return ""
+    return f"{Kind.OUTPUT}/{slots[0].removeprefix('slot=')}"
 
 
 def name_inside(id_: TensorId, module: str) -> str:
@@ -153,7 +159,7 @@ def name_inside(id_: TensorId, module: str) -> str:
 
 
 def keys_named(call: OperationCall, names: Collection[str]) -> tuple[str, ...]:
-    """The results of a call that become one of these, as the frontend says."""
+    """The values of a call that become one of these, as the frontend says."""
     return tuple(
         key
         for key, origin in call.origins.items()

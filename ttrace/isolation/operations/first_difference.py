@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ttrace.ir.operation import RETURNED
 from ttrace.isolation.operations.call import Operation, OperationCall
 
 Twins = Mapping[str, frozenset[str]]
@@ -52,9 +53,6 @@ _ARRANGING = frozenset(
     }
 )
 """Operations that change no value."""
-
-_RETURN = "return"
-"""Stands for the operation that hands on what comes from outside."""
 
 
 class Difference(StrEnum):
@@ -296,7 +294,7 @@ class _Search:
                 return None
             takes = (_words(key, self._candidate, self._makers),)
             operation = Operation(
-                name=_RETURN,
+                name=RETURNED,
                 number=len(self._candidate.operations),
                 operands=(key,),
                 results=(key,),
