@@ -266,3 +266,6 @@ class CaptureSession:
         self._hooks = self._recorder = None
         self._capture.recorder = self._capture.noise = None
         self._capture.rewriting = None
+        if self._capture.operations is not None:
+            self._capture.operations.suspend()
+            self._capture.operations = None

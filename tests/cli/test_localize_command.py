@@ -26,6 +26,10 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
     assert report.isolation is not None
     (place,) = report.isolation.isolated
     assert place.module == "attention" and report.isolation.obstacle == ""
+    # In one more run of either.
+    assert place.operation is not None
+    assert place.operation.name == "triu"
+    assert place.operation.source.startswith("examples/torch_quickstart/train.py:")
     said = " ".join(answer.out.split())
     assert "1. attention (output, grad_input, margin" in said
     assert "running the candidate once more, on the reference's values" in answer.err
@@ -34,7 +38,8 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
         path.name for path in out.iterdir() if path.is_dir() and any(path.iterdir())
     }
     assert kept == {"reference", "candidate", "logs"}
-    assert (out / "logs" / "candidate-again.log").is_file()
+    for name in ("candidate-again", "candidate-operations", "reference-operations"):
+        assert (out / "logs" / f"{name}.log").is_file()
 
     traces = ("--reference-trace", out / "reference")
     traces += ("--candidate-trace", out / "candidate", "--out", tmp_path / "again")
@@ -42,13 +47,15 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
         "localize",
         *traces,
         "--candidate", CANDIDATE,
+        "--reference", shlex.join(SCRIPT),
         "--json", tmp_path / "report.json",
         "--backend", "numpy",
     )  # fmt: skip
     report = Report.load(tmp_path / "report.json")
     assert answer.code == 1 and report.verdict is Outcome.DIVERGED
     assert report.isolation is not None
-    assert [place.module for place in report.isolation.isolated] == ["attention"]
+    (again,) = report.isolation.isolated
+    assert again.module == "attention" and again.operation == place.operation
 
     fails = shlex.join([sys.executable, "-c", "raise SystemExit(3)"])
     answer = ttrace("localize", *traces, "--candidate", fails, "--backend", "numpy")

@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from tests.factories.isolated_runs import Runs, training
+from ttrace.errors import CommandError
+from ttrace.ir.kinds import Kind
+from ttrace.judge.reading import own_faults
 from ttrace.report.isolation import IsolatedPlace, OperationFinding
 
 HERE = "tests/isolation/test_isolated_operations.py"
@@ -159,3 +162,81 @@ def test_without_the_command_of_the_reference_it_is_said_what_that_adds(runs):
     (place,), (note,) = isolation.isolated, isolation.notes
     assert place.operation is None
     assert "give the command of the reference, too (--reference)" in note
+
+
+def notes_of(runs: Runs) -> tuple[str, ...]:
+    """Where nothing inside can be told, the place stands all the same."""
+    _, isolation = runs.isolated(RIGHT, training(lambda: Model("dim")), inside=True)
+    (place,) = isolation.isolated
+    assert place.module == "attention" and place.operation is None
+    assert isolation.obstacle == ""
+    return isolation.notes
+
+
+def test_a_run_that_fails_is_told(runs, monkeypatch):
+    record = runs.record
+
+    def fails(train, **request):
+        capture = request.get("capture")
+        if capture is not None and capture.wants_kind(Kind.OP):
+            raise CommandError("the command failed", remedy="see its log")
+        return record(train, **request)
+
+    monkeypatch.setattr(runs, "record", fails)
+    (note,) = notes_of(runs)
+    assert note.endswith("one more run of each: the command failed; to do: see its log")
+
+
+class Chain(nn.Module):
+    """Only calls modules, one of them perhaps on something else."""
+
+    def __init__(self, *, skips: bool):
+        super().__init__()
+        self.first, self.second, self.skips = nn.Linear(6, 6), nn.Linear(6, 6), skips
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second(x if self.skips else y)
+
+
+def test_a_module_that_runs_no_operation_itself_is_told(runs):
+    _, isolation = runs.isolated(
+        training(lambda: Chain(skips=False)),
+        training(lambda: Chain(skips=True)),
+        inside=True,
+    )
+    assert "@root" in [place.module for place in isolation.isolated]
+    assert [note for note in isolation.notes if note.startswith("inside @root, ")] == [
+        "inside @root, what is wrong is not among the results of its own operations, "
+        "so that none of them is named"
+    ]
+
+
+def test_a_fault_of_ttrace_is_told(runs, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(own_faults, "warn_of_fault", lambda find, error: None)
+    monkeypatch.setattr("ttrace.isolation.operations.inside.first_difference", fails)
+    (note,) = notes_of(runs)
+    assert note.startswith("ttrace itself failed where it looked for the operation")
+
+
+def test_a_frontend_that_records_none_is_told_and_nothing_runs(runs, monkeypatch):
+    known = "ttrace.isolation.operations.inside.OPERATION_FRAMEWORKS"
+    monkeypatch.setattr(known, frozenset({"megatron"}))
+    (note,) = notes_of(runs)
+    assert "the frontend torch records no operations" in note
+
+
+def test_a_hook_of_the_script_is_code_of_the_module(runs):
+    class Hooked(Model):
+        def __init__(self):
+            super().__init__()
+            self.attention.register_forward_hook(lambda m, i, o: torch.mul(o, 2))  # pyright: ignore
+
+    found = found_in(runs, Hooked)
+    assert (found.name, found.what) == ("mul", "extra")
+    assert found.source == line_of(
+        "register_forward_hook(lambda m, i, o: torch.mul(o, 2))"
+    )

@@ -25,6 +25,7 @@ from ttrace.isolation.places import isolated_places
 from ttrace.isolation.repeats import begins_otherwise
 from ttrace.isolation.rewrites import Rewrites, plan_rewrites, write_rewrites
 from ttrace.judge.closer_look import CloserLook
+from ttrace.judge.reading.own_faults import explained
 from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.judge.verdicts.allowances import Allowed
 from ttrace.lining_up import line_up
@@ -46,6 +47,11 @@ _HANDED_ON = kinds_of_phases(Phase.FORWARD, Phase.BACKWARD)
 """Kinds in which one failure makes others."""
 
 _MAX_SUSPECTS = 8
+
+_FAULT_INSIDE = (
+    "ttrace itself failed where it looked for the operation that is wrong, as the log "
+    "says; the places stand all the same"
+)
 
 COLLECTIVE_CODES = frozenset(
     {
@@ -249,7 +255,9 @@ def _isolated(
     places = isolated_places(report, overwritten)
     again_too = request.rerun_again
     if again_too is not None:
-        places, inside = operations_inside(
+        places, inside = explained(
+            operations_inside,
+            (places, (_FAULT_INSIDE,)),
             places,
             InsideRequest(
                 reference=reference,

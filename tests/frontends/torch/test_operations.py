@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ttrace.frontends import torch_capture
-from ttrace.frontends.torch_parts import operations
+from ttrace.frontends.torch_parts import operation_calls
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
@@ -281,7 +281,7 @@ def test_what_is_written_in_pieces_is_recorded_when_it_is_returned(tmp_path):
     train(tmp_path / "trace", Filled, kinds=frozenset({Kind.OP}))
     found = Recorded(open_trace(tmp_path / "trace"))
     last = list(found.parts.values())[-1]
-    assert last.name == operations.RETURNED and last.role is Role.OPERAND
+    assert last.name == operation_calls.RETURNED and last.role is Role.OPERAND
     assert [found.parts[key].short_name for key in last.operands] == ["copy_"] * 2
     (exp,) = found.named("exp")
     np.testing.assert_array_equal(found.values[last.key][1:], found.values[exp.key])
@@ -304,7 +304,7 @@ def test_a_call_that_ends_in_an_error_leaves_nothing_on(tmp_path):
 
 
 def test_too_many_bytes_end_it_with_a_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(operations, "MAX_BYTES", 200)
+    monkeypatch.setattr(operation_calls, "MAX_BYTES", 200)
     train(tmp_path / "trace", kinds=frozenset({Kind.OP}), modules=("@root",))
     info = open_trace(tmp_path / "trace").info
     reasons = {str(id_): skipped.reason for id_, skipped in info.skipped.items()}
@@ -318,7 +318,7 @@ def test_a_fault_of_ttrace_stays_out_of_the_training(tmp_path, monkeypatch):
         raise ZeroDivisionError("ours")
 
     plain = train(None)
-    monkeypatch.setattr(operations, "constants_of", fails)
+    monkeypatch.setattr(operation_calls, "constants_of", fails)
     traced = train(tmp_path / "trace", kinds=EVERY)
     assert all(map(torch.equal, plain, traced))
     found = Recorded(open_trace(tmp_path / "trace"))

@@ -155,6 +155,23 @@ def test_another_operand_that_is_right_by_itself():
     assert found.takes == ("input/1",) and found.reference_takes == ("input/0",)
 
 
+def test_parts_of_what_the_reference_computes_at_once_agree():
+    """A mistake in the second half is found, behind a cut that only one run makes."""
+    reference = run(ATTENTION, inputs())
+    candidate = run(ATTENTION, inputs(), file="own.py")
+    halves = {}
+    for key, array in candidate.arrays.items():
+        half = array[SIZE // 2 :]
+        if int(key.partition(".")[0]) >= 2 and key.endswith("result.0"):
+            half = half + 0.1
+        halves[key] = forms_of({(CALL, 0): half})
+    twins = find_twins(halves, reference.forms(), TOLERANCE)
+    found = first_difference(
+        candidate.call, reference.call, twins, wrong=(candidate.output,)
+    )
+    assert found is not None and found.operation.line == "own.py:3"
+
+
 def test_a_sum_that_is_pending():
     """Each rank has a part of what the reference hands on."""
     reference = run(ATTENTION, inputs())

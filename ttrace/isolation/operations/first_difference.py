@@ -55,6 +55,12 @@ _ARRANGING = frozenset(
 """Operations that change no value."""
 
 
+_SELECTING = frozenset(
+    {"chunk", "index", "narrow", "select", "slice", "split", "split_with_sizes"}
+)
+"""Operations that take a part of what they are given."""
+
+
 class Difference(StrEnum):
     """What is known of the first operation that differs."""
 
@@ -257,7 +263,9 @@ class _Search:
                 for one in lost
                 if self._takes_the_same(one, root) and self._is_before_like(one, after)
             ]
-            if len(instead) == 1:
+            if len(instead) == 1 and kind_of_name(root.name) not in (
+                _ARRANGING | _SELECTING
+            ):
                 return FirstDifference(
                     what=Difference.OTHER_RESULT, operation=root, reference=instead[0]
                 )

@@ -111,10 +111,10 @@ def _filter(targets: Sequence[Target], step: int, *, own: bool) -> CaptureFilter
         target.own_module if own else target.module for target in targets
     )
     return CaptureFilter(
-        modules=(),
-        kinds=frozenset({Kind.OP}),
+        modules=tuple(modules),
+        # Outputs, too: a module that runs no operation itself would record nothing.
+        kinds=frozenset({Kind.OP, Kind.OUTPUT}),
         steps=frozenset({step}),
-        operations=tuple(modules),
     )
 
 

@@ -1,5 +1,6 @@
 """Which values of two calls are the same, found by what they hold."""
 
+import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,9 @@ from ttrace.isolation.operations.call import Holder, OperationCall, call_id
 
 Load = Callable[[ShardRecord], np.ndarray]
 """Gives the values of a shard."""
+
+_MAX_PAIRS = 1_000_000
+"""Of values of two calls, up to which parts are looked for: each takes microseconds."""
 
 Axes = Sequence[Mapping[Holder, tuple]]
 
@@ -56,6 +60,8 @@ def find_twins(
 ) -> dict[str, frozenset[str]]:
     """Of each value of the candidate, the values of the reference that it is.
 
+    What is none may be a part of some.
+
     Args:
         candidate: The forms of each value, by key.
         reference: Likewise.
@@ -65,12 +71,20 @@ def find_twins(
     for key, forms in reference.items():
         for form in forms:
             by_size.setdefault(form.num_elements, []).append((key, form))
+    for held in by_size.values():
+        held.sort(key=_norm)
+    has_parts = len(candidate) * len(reference) <= _MAX_PAIRS
 
     elements: dict[str, np.ndarray] = {}
 
     def near(form: Form) -> Iterable[tuple[str, Form]]:
         if not form.is_block:
-            yield from by_size.get(form.num_elements, ())
+            held = by_size.get(form.num_elements, [])
+            # As far as two norms may lie apart if all else agrees.
+            slack = min(1.02 * (tolerance + 1e-9), 0.5)
+            low = bisect.bisect_left(held, form.norm / (1 + slack), key=_norm)
+            high = bisect.bisect_right(held, form.norm / (1 - slack), key=_norm)
+            yield from held[low:high]
             return
         for size, held in by_size.items():
             if not size or not form.num_elements or size % form.num_elements:
@@ -89,8 +103,27 @@ def find_twins(
             for other, theirs in near(form)
             if forms_agree(form, theirs, tolerance)
         }
+        if not found and has_parts:
+            # A part of what the reference has at once, such as a chunk of the queries.
+            found = {
+                other
+                for blocks in map(_blocks_of, forms)
+                for other, theirs in (near(blocks[0]) if blocks else ())
+                if all(forms_agree(block, theirs, tolerance) for block in blocks)
+            }
         twins[key] = frozenset(found)
     return twins
+
+
+def _norm(held: tuple[str, Form]) -> float:
+    return held[1].norm
+
+
+def _blocks_of(form: Form) -> list[Form]:
+    """What each rank has of a form, by itself."""
+    if form.is_block or form.is_sum:
+        return []
+    return [block_form(part) for part in form.parts]
 
 
 def pending_sums(
