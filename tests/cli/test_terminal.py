@@ -9,7 +9,6 @@ from rich.console import Console
 from ttrace.cli import terminal
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.launch.stages import stage
 
 
 class Clock:
@@ -65,7 +64,7 @@ def test_the_bar_ends_where_the_work_fails(monkeypatch, clock):
     assert console._live_stack == []  # another bar may start
 
 
-def test_stages_go_to_standard_error(capsys):
+def test_announcements_go_to_standard_error(capsys):
     terminal.announce("recording [the] reference")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -90,6 +89,7 @@ def test_options_become_a_filter():
         terminal.capture_from(options(steps="x"))
 
 
+<<<<<<< HEAD
 def test_stages_say_how_long_they_took(clock, capsys):
     with terminal.stages() as begin:
         begin("recording")
@@ -129,11 +129,25 @@ def test_a_stage_that_ended_well_is_not_stopped_by_what_follows(clock, capsys):
             clock.now += 3
             raise ValueError
     assert "comparing: stopped after 3.0 s" in capsys.readouterr().err
+=======
+def test_kinds_that_nothing_records_are_refused():
+    with pytest.raises(UsageError, match="no frontend records yet") as caught:
+        terminal.capture_from(options(kinds="op,main_grad"))
+    message = str(caught.value)
+    assert "--kinds" in message and "got:      op" in message
+    assert "param, buffer, input, output" in message and "leave it out" in message
+>>>>>>> main
 
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000_000, "2.3 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1500, "1.5 kB"),
+        (2_340_000_000, "2.3 GB"),
+    ],
 )
 def test_sizes(num_bytes, text):
     assert terminal.size_text(num_bytes) == text
