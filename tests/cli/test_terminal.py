@@ -89,56 +89,6 @@ def test_options_become_a_filter():
         terminal.capture_from(options(steps="x"))
 
 
-<<<<<<< HEAD
-def test_stages_say_how_long_they_took(clock, capsys):
-    with terminal.stages() as begin:
-        begin("recording")
-        clock.now += 12.34
-        begin("looking")
-        clock.now += 0.05
-        begin("comparing")
-        clock.now += 0.2
-    assert capsys.readouterr().err.splitlines() == [
-        "ttrace: recording",
-        "ttrace: recording: done after 12.3 s",
-        "ttrace: looking",
-        "ttrace: comparing",
-        "ttrace: comparing: done after 0.2 s",
-    ]
-
-
-def test_a_stage_that_fails_is_no_done_one(clock, capsys):
-    with pytest.raises(ValueError), terminal.stages() as begin:
-        begin("recording")
-        clock.now += 3
-        raise ValueError
-    assert "ttrace: recording: stopped after 3.0 s\n" in capsys.readouterr().err
-
-
-def test_a_stage_that_ended_well_is_not_stopped_by_what_follows(clock, capsys):
-    with pytest.raises(ValueError), terminal.stages() as observer:
-        with stage(observer, "recording"):
-            clock.now += 3
-        clock.now += 5
-        raise ValueError
-    assert capsys.readouterr().err == (
-        "ttrace: recording\nttrace: recording: done after 3.0 s\n"
-    )
-    with pytest.raises(ValueError), terminal.stages() as observer:
-        with stage(observer, "comparing"):
-            clock.now += 3
-            raise ValueError
-    assert "comparing: stopped after 3.0 s" in capsys.readouterr().err
-=======
-def test_kinds_that_nothing_records_are_refused():
-    with pytest.raises(UsageError, match="no frontend records yet") as caught:
-        terminal.capture_from(options(kinds="op,main_grad"))
-    message = str(caught.value)
-    assert "--kinds" in message and "got:      op" in message
-    assert "param, buffer, input, output" in message and "leave it out" in message
->>>>>>> main
-
-
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
     [
