@@ -177,12 +177,15 @@ class TracedStep:
         self._options = options
         self._missed: list[Missed] = []
         self._stated = Stated()
+        wants = request.capture
+        self._marks = wants.wants_operations_of if wants.wants_kind(Kind.OP) else None
         self._programs = StepTrace(
             wants=self._wants,
             noise_seed=request.noise_seed,
             noise_dtype=request.noise_dtype,
             max_iterations=options.max_iterations,
             strict=options.strict,
+            wants_operations=self._marks,
         )
         self._returned: Returned | None = None
         self._number = 0
@@ -200,7 +203,12 @@ class TracedStep:
             with self._session.stopping_at_faults("read the arguments of the step"):
                 given = GivenArrays(args, kwargs, self._returned)
         try:
-            taps = step_taps(self._missed, self._stated, scopes=self._options.scopes)
+            taps = step_taps(
+                self._missed,
+                self._stated,
+                scopes=self._options.scopes,
+                marks=self._marks,
+            )
             guard = self._session.stopping_at_faults
             with taps, self._programs.running(number, guard, overwriting) as running:
                 result = self._step(*args, **kwargs)
@@ -224,9 +232,10 @@ class TracedStep:
     ) -> None:
         def find_captures() -> list[Capture]:
             use = running.params
-            captures = in_order_of_use(
-                without_mini_steps(running.captures()), use.read()
-            )
+            found = running.captures()
+            operations = [one for one in found if one.operation is not None]
+            values = [one for one in found if one.operation is None]
+            captures = in_order_of_use(without_mini_steps(values), use.read())
             batch: list[Capture] = []
             if captures:
                 batch = self._batch(given, running, names, result, captures)
@@ -234,10 +243,18 @@ class TracedStep:
             has_optimizer = use.has_optimizer
             made = with_returned(captures, updated, has_optimizer=has_optimizer)
             first = [capture for capture in batch if capture.order == GIVEN]
-            return first + made + [c for c in batch if c.order != GIVEN]
+            others = [capture for capture in batch if capture.order != GIVEN]
+            return [*first, *made, *others, *operations]
 
         stated = self._stated.texts() | running.params.stated()
-        self._session.record(number, find_captures, self._missed, stated, overwriting)
+        self._session.record(
+            number,
+            find_captures,
+            self._missed,
+            stated,
+            overwriting,
+            self._programs.without_operations,
+        )
 
     def _batch(
         self,
@@ -303,6 +320,8 @@ class TracedStep:
     def _wants(self, site: TapSite, kind: Kind) -> bool:
         """Whether a value leaves the program; a norm needs every main gradient."""
         capture = self._request.capture
+        if kind is Kind.OP:
+            return True  # tapped where it is wanted only
         if is_marker(site) or setting_of(site) is not None:
             return True
         if kind is Kind.MAIN_GRAD and capture.wants_kind(Kind.GRAD_NORM):

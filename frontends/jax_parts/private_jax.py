@@ -117,6 +117,25 @@ def scopes_of(eqn: Any) -> tuple[str, ...]:
     )
 
 
+def lines_of(eqn: Any) -> tuple[tuple[str, int], ...]:
+    """File and line of everything that ran when an equation was made, innermost first.
+
+    Of the equations of a derivative these are the lines of what it is taken of.
+    """
+    traceback = eqn.source_info.traceback
+    if traceback is None:
+        return ()
+    return tuple((frame.file_name, frame.line_num) for frame in traceback.frames)
+
+
+def in_scope(eqn: Any, name: str) -> Any:
+    """An equation in one more named scope, innermost."""
+    info = eqn.source_info
+    return eqn.replace(
+        source_info=info.replace(name_stack=info.name_stack.extend(name))
+    )
+
+
 def eqn_behind(
     eqn: Any, primitive: Any, source: Any, target: Any, params: dict[str, Any]
 ) -> Any:

@@ -22,7 +22,7 @@ from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
-from ttrace.ir.operation import OperationPart, operation_slot
+from ttrace.ir.operation import RETURNED, OperationPart, operation_slot
 
 MAX_BYTES = 1 << 30
 """Of operands and results, for each module in a step."""
@@ -39,9 +39,6 @@ _ON_THE_WAY = frozenset({"c10d", "_c10d_functional", "c10d_functional"})
 """Namespaces of operations whose results are there only when somebody has waited."""
 
 _WAIT = "wait_tensor"
-
-RETURNED = "return"
-"""Name of the operand that stands for what a call returns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ import torch
 
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.operation_values import CallValues
-from ttrace.frontends.torch_parts.program_place import line_in
 from ttrace.frontends.torch_parts.tensors import local_values
 from ttrace.ir.collective import Role
 from ttrace.ir.operation import OperationPart
+from ttrace.recording.source_lines import short_line
 
 Record = Callable[[torch.Tensor, OperationPart], bool]
 """Records a tensor; whether that was possible."""
@@ -178,7 +178,7 @@ class CallGradients:
         code = getattr(backward, "__code__", None)
         if backward is not _no_backward and code is not None:
             module = getattr(backward, "__module__", "") or ""
-            return line_in(code.co_filename, _first_line(code), module), ""
+            return short_line(module, code.co_filename, _first_line(code)), ""
         return self._lines.get(node._sequence_nr(), ("", ""))
 
 

@@ -1,6 +1,5 @@
 """Where in the program something runs: the line of the script, the module."""
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +8,10 @@ from typing import Any
 
 import torch
 
+from ttrace.recording.source_lines import is_of_library, is_of_script, short_line
+
 _LIBRARIES = frozenset({"torch", "megatron", "ttrace"})
 """Packages whose lines are none of the script's."""
-
-_WRAPPERS = frozenset({"typing_extensions", "wrapt", "decorator"})
-"""Packages whose decorators stand around functions of others."""
 
 _PLUMBING = (
     "torch._compile",
@@ -86,12 +84,15 @@ def place_of_program(in_backward: bool) -> ProgramPlace:
             modules.append(frame.f_locals.get("self"))
         if source:
             continue
-        if _is_of_script(frame, name):
-            source, is_source_inside = _line(frame, name), not modules
-        elif _is_of_library(name):
-            library = library or _line(frame, name)
+        file = frame.f_code.co_filename
+        if is_of_script(name, file, _LIBRARIES):
+            source = short_line(name, file, frame.f_lineno)
+            is_source_inside = not modules
+        elif is_of_library(name, _LIBRARIES, _PLUMBING):
+            line = short_line(name, file, frame.f_lineno)
+            library = library or line
             if not caller and name.partition(".")[0] != "torch":
-                caller = _line(frame, name)
+                caller = line
     return ProgramPlace(
         source=source,
         library=library,
@@ -111,43 +112,3 @@ def _frames() -> Iterator[tuple[FrameType, str]]:
         if not name.startswith(_OURS):
             yield frame, name
         frame = frame.f_back
-
-
-def _is_of_script(frame: FrameType, name: str) -> bool:
-    package = name.partition(".")[0]
-    if package in _LIBRARIES and not name.startswith("ttrace.examples"):
-        return False
-    is_file = not frame.f_code.co_filename.startswith("<")
-    return is_file and package not in sys.stdlib_module_names | _WRAPPERS
-
-
-def _is_of_library(name: str) -> bool:
-    package = name.partition(".")[0]
-    if package not in _LIBRARIES or name.startswith("ttrace.examples"):
-        return False
-    return not any(name == known or name.startswith(f"{known}.") for known in _PLUMBING)
-
-
-def _line(frame: FrameType, name: str) -> str:
-    return line_in(frame.f_code.co_filename, frame.f_lineno, name)
-
-
-def line_in(file: str, number: int, name: str) -> str:
-    """``train.py:88``: short, and the same wherever the program is installed.
-
-    Args:
-        file: Of the source.
-        number: Of the line.
-        name: Of the Python module.
-    """
-    package = name.partition(".")[0]
-    parts = file.replace(os.sep, "/").split("/")
-    if package in parts and "." in name:
-        last = len(parts) - 1 - parts[::-1].index(package)
-        file = "/".join(parts[last:])
-    else:
-        folder = os.path.join(os.getcwd(), "")
-        file = file.removeprefix(folder)
-        if os.path.isabs(file):
-            file = "/".join(parts[-2:])
-    return f"{file}:{number}"

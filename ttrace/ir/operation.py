@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from ttrace.ir.collective import Role
 
-OPERATION_FRAMEWORKS = frozenset({"megatron", "torch"})
+OPERATION_FRAMEWORKS = frozenset({"jax", "megatron", "torch"})
 """Frontends that record operations, by the name under which they record."""
+
+RETURNED = "return"
+"""Name of the operation of which an operand is what a call returns as it was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +31,13 @@ class OperationPart:
             operand: those of the results that it was written from, mostly none. An
             operand of which no values are known is an empty text.
         constants: What the operation takes besides tensors, such as ``alpha=2`` or
-            ``dim=-1``, in order.
+            ``dim=-1``, in order; of what is returned as it was given, its slot among
+            the outputs, ``slot=0``, where that is known.
         origin: What an operand is to its module: ``input/0``, ``param/weight``, or
-            ``output/proj/0`` for what a module inside returned; empty where that is
-            not known, and of a result.
+            ``output/proj/0`` for what a module inside returned; in a backward likewise
+            ``grad_output/0``, or ``forward/3.result.0`` for what the forward of the
+            call gave. Of a result: what becomes of it, ``output/0`` or
+            ``input/proj/0``, several with commas between. Empty where not known.
         is_backward: A backward pass ran it. Numbers count anew in it.
         source: ``train.py:88``, the line of the script that asked for it, or in the
             backward for the operation whose gradient it takes; empty where none did.

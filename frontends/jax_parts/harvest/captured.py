@@ -10,6 +10,7 @@ from typing import Any
 from ttrace.frontends.jax_parts.taps.sites import SpecEntry, TapSite
 from ttrace.frontends.jax_parts.taps.tap import Role
 from ttrace.ir.kinds import Kind
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import Pass, TensorId
 
 
@@ -79,6 +80,7 @@ class Event:
         scale: How many times the logical value that is, or each device's is.
         fixed: Why no other value can take the place of this one, which leaves the
             program; None where one can.
+        program: Which of the programs of a step, in the order in which they run.
     """
 
     site: TapSite
@@ -92,6 +94,7 @@ class Event:
     summed_axes: tuple[str, ...] = ()
     scale: int = 1
     fixed: str | None = None
+    program: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -177,6 +180,7 @@ class Capture:
         scale: Likewise.
         event: Position of its event among those of the run; None where it is of none.
         fixed: As in ``Event``.
+        operation: Which operand or result of an operation it is; of no other kind.
     """
 
     site: TapSite
@@ -193,6 +197,7 @@ class Capture:
     scale: int = 1
     event: int | None = None
     fixed: str | None = None
+    operation: OperationPart | None = None
 
     def tensor_id(self, step: int, calls_per_microbatch: int | None) -> TensorId:
         """Its identity in a step.

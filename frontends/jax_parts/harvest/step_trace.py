@@ -32,9 +32,24 @@ from ttrace.frontends.jax_parts.harvest.plan import (
     Harvest,
     plan_harvest,
 )
+from ttrace.frontends.jax_parts.operations.operation_taps import OperationTaps
 from ttrace.frontends.jax_parts.taps.tap import tap_p
+from ttrace.ir.kinds import Kind
 
 _KEPT_PROGRAMS = 64
+
+MAX_OPERATION_BYTES = 1 << 30
+"""Of operands and results of operations, for each module in a program."""
+
+TOO_MANY = (
+    "the operations of this module have more than "
+    f"{MAX_OPERATION_BYTES >> 30} GiB of operands and results in this step, and no "
+    "further ones of it are recorded"
+)
+
+NOT_JITTED = (
+    "it is not jitted: operations are recorded where a jitted function calls the module"
+)
 
 Guard = Callable[[str], contextlib.AbstractContextManager[None]]
 """Given what ttrace is about to do: what is raised inside does not leave it."""
@@ -57,6 +72,11 @@ class StepTrace:
         noise_dtype: Dtype whose roundings it stands for, where coarser than a value's.
         max_iterations: Iterations of a ``while`` loop that leave a program.
         strict: All programs are compiled without excess precision.
+        wants_operations: Whether the equations of a module's calls leave a program, by
+            its path; None for those of none.
+
+    Attributes:
+        without_operations: Modules of which not all equations leave a program, and why.
     """
 
     def __init__(
@@ -67,11 +87,14 @@ class StepTrace:
         noise_dtype: str | None = None,
         max_iterations: int = MAX_ITERATIONS,
         strict: bool = False,
+        wants_operations: Callable[[str], bool] | None = None,
     ):
         private_jax.require_tested_version()
         self._wants = wants
         self._noise_seed, self._noise_dtype = noise_seed, noise_dtype
         self._max_iterations = max_iterations
+        self._wants_operations = wants_operations
+        self.without_operations: dict[str, str] = {}
         self._added_options = private_jax.NO_EXCESS_PRECISION if strict else {}
         self._key = next(_keys)
         self._tapped: dict[int, tuple[Any, bool]] = {}
@@ -146,6 +169,7 @@ class StepTrace:
             return outs if primitive.multiple_results else [outs]
 
         original = private_jax.retrace(call, avals, "ttrace_step")
+        original = self._with_operations(original)
         is_fixed = private_jax.has_effects(original)
         gated = None if overwrites is None or is_fixed else overwrites.is_gated
 
@@ -186,6 +210,25 @@ class StepTrace:
             before=before,
             is_fixed=is_fixed,
         )
+
+    def _with_operations(self, program: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
+        """The program with taps on the equations that are wanted."""
+        if self._wants_operations is None:
+            return program
+        taps = OperationTaps(
+            self._wants_operations,
+            max_iterations=self._max_iterations,
+            max_bytes=MAX_OPERATION_BYTES,
+        )
+        tapped = taps.tapped(program)
+        self.without_operations.update(dict.fromkeys(taps.left_out, TOO_MANY))
+        return tapped
+
+    def note_single(self, params: dict[str, Any]) -> None:
+        """A tap is about to run by itself: its module is in no jitted function."""
+        wants, site = self._wants_operations, params["site"]
+        if wants is not None and site.kind is Kind.OUTPUT and wants(site.module):
+            self.without_operations[site.module] = NOT_JITTED
 
     def _has_taps(self, jaxpr: jex_core.Jaxpr) -> bool:
         if id(jaxpr) not in self._tapped:
@@ -252,6 +295,8 @@ class RunningStep:
     ) -> Any:
         """Runs a call with taps in it; ``NotImplemented`` for any other."""
         program = None
+        if primitive is tap_p:
+            self._programs.note_single(params)
         if primitive is tap_p or params:
             with self._guard("rewrite a program of the step"):
                 program = self._programs.program(
@@ -271,7 +316,11 @@ class RunningStep:
                 first = len(self._collector.events)
                 count = len(program.harvest.events)
                 self._overwrites.leave(range(first, first + count), HAS_EFFECTS)
-            self._collector.absorb(program.harvest.events, extras, (self._position,))
+            events = [
+                dataclasses.replace(event, program=self._position)
+                for event in program.harvest.events
+            ]
+            self._collector.absorb(events, extras, (self._position,))
             self.params.add(program.params, args, outs)
             self._position += 1
         return outs if primitive.multiple_results else outs[0]

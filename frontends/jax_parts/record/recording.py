@@ -1,5 +1,6 @@
 """The recording of one step: captures become records, main gradients also a norm."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,10 @@ from ttrace.frontends.jax_parts.record.shards import (
 )
 from ttrace.frontends.jax_parts.record.writers import RankWriters
 from ttrace.frontends.jax_parts.taps.patching import Missed
+from ttrace.ir.collective import OWN
 from ttrace.ir.kinds import NEEDS_AUTOGRAD, PER_MICROBATCH, Kind
 from ttrace.ir.layout import whole
+from ttrace.ir.operation import OperationPart
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.recording.faults import reason_of
 from ttrace.recording.request import RecordRequest
@@ -94,6 +97,9 @@ class StepRecording:
         if not self.has_params and not self.request.capture.to_json():
             self._warn_of_idle_options(captures, counts, per_microbatch)
         for capture in captures:
+            if capture.operation is not None:
+                self._record_operation(capture, capture.operation, per_microbatch)
+                continue
             is_initial = capture.kind in (Kind.PARAM, Kind.BUFFER)
             if is_initial and (self.has_params or capture.call):
                 continue  # the initial ones, once
@@ -111,6 +117,38 @@ class StepRecording:
             if self.request.capture.wants(id_):
                 self._emit(id_, shards, reason, scale=capture.scale)
         self._record_buffers(captures, per_microbatch)
+
+    def _record_operation(
+        self,
+        capture: Capture,
+        part: OperationPart,
+        per_microbatch: Mapping[object, int],
+    ) -> None:
+        """Records an operand or a result: what each device holds, as it is.
+
+        Inside of a ``shard_map`` each has a value of its own, and nothing says what
+        they are together.
+        """
+        id_ = self._id(capture, per_microbatch)
+        if not self.request.capture.wants(id_):
+            return
+        shards, reason = self._shards_of(id_, capture)
+        if reason is not None:
+            self.writers.skip(dataclasses.replace(id_, slot=part.key), reason)
+            return
+        if capture.value is not None and capture.value.axes:
+            num_dims = capture.value.num_dims
+            shards = {
+                rank: _own_shard(shard.array, num_dims)
+                for rank, shard in shards.items()
+            }
+        self.writers.add_operation(id_, part, shards)
+
+    def skip_operations(self, reasons: Mapping[str, str]) -> None:
+        """Says of which modules not all operations are recorded, and why."""
+        for module, reason in reasons.items():
+            id_ = TensorId(step=self.step, microbatch=0, module=module, kind=Kind.OP)
+            self.writers.skip(id_, reason)
 
     def _record_buffers(
         self, captures: Sequence[Capture], per_microbatch: Mapping[object, int]
@@ -250,6 +288,12 @@ class StepRecording:
         return capture.tensor_id(self.step, calls)
 
 
+def _own_shard(array: np.ndarray, num_dims: int) -> RankShard:
+    """What one device has, without the dims in which the devices stand side by side."""
+    array = array.reshape(array.shape[array.ndim - num_dims :])
+    return RankShard(layout=whole(array.shape, OWN), array=array)
+
+
 def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:
     """The parts that make up a gradient, each once; None where that is not known.
 
@@ -267,7 +311,9 @@ def _distinct_parts(shards: Mapping[int, RankShard]) -> list[np.ndarray] | None:
 
 
 def _name(capture: Capture) -> object:
-    return capture.site.module, capture.kind, capture.site.slot
+    """Of an operation: the module, whose calls count."""
+    slot = None if capture.kind is Kind.OP else capture.site.slot
+    return capture.site.module, capture.kind, slot
 
 
 def _num_calls(captures: Sequence[Capture]) -> dict[object, int]:

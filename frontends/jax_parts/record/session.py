@@ -85,6 +85,7 @@ class JaxSession:
         missed: Sequence[Missed],
         stated: Mapping[str, str],
         overwriting: Overwriting | None = None,
+        without_operations: Mapping[str, str] | None = None,
     ) -> None:
         """Records what one step has computed.
 
@@ -97,6 +98,7 @@ class JaxSession:
             missed: What could not be tapped.
             stated: Settings that showed while the step was traced.
             overwriting: What gave the step other values; None where nothing did.
+            without_operations: Modules of which not all are recorded, and why.
 
         Raises:
             TraceError: The trace cannot be created.
@@ -124,6 +126,7 @@ class JaxSession:
         )
         with self.stopping_at_faults("record the step"):
             recording.record(captures)
+            recording.skip_operations(without_operations or {})
             recording.record_scalars(missed)
             changed = self._settings.changed(step, {**stated, **injected})
             self._writers.state(changed)

@@ -1,8 +1,10 @@
 """The recorders of all devices of this process: what a value has on each goes there."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 from ttrace.frontends.jax_parts.record.shards import RankShard
+from ttrace.ir.operation import OperationPart, operation_slot
 from ttrace.ir.tensor_id import TensorId
 from ttrace.recording.rank_recorder import RankRecorder
 
@@ -33,6 +35,25 @@ class RankWriters:
         for rank, shard in shards.items():
             if rank in self._recorders:
                 self._recorders[rank].add(id_, shard.array, shard.layout, scale=scale)
+
+    def add_operation(
+        self, id_: TensorId, part: OperationPart, shards: Mapping[int, RankShard]
+    ) -> None:
+        """Records what the ranks hold of an operand or a result, each for itself.
+
+        Args:
+            id_: Of the call; the slot is made here.
+            part: Which operand or result it is.
+            shards: By rank; ranks that do not record are passed over.
+        """
+        for rank, shard in shards.items():
+            if rank in self._recorders:
+                self._recorders[rank].add(
+                    dataclasses.replace(id_, slot=operation_slot(part, rank)),
+                    shard.array,
+                    shard.layout,
+                    operation=part,
+                )
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor was seen and not recorded, on the first rank."""

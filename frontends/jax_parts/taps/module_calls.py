@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.core import Tracer
 
+from ttrace.frontends.jax_parts.taps.call_marks import marked
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable, tap_value
@@ -84,7 +85,8 @@ def tapped_call(
         )
 
     args, kwargs = tapped((args, dict(kwargs)), tap_input)
-    (returned,) = tapped((call(*args, **kwargs),), tap_output)
+    with marked(path, method):
+        (returned,) = tapped((call(*args, **kwargs),), tap_output)
     return returned
 
 

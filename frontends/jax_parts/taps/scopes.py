@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
+from ttrace.frontends.jax_parts.taps.call_marks import new_mark, without_marks
+from ttrace.frontends.jax_parts.taps.marked_taps import with_marked_taps
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import next_serial, value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap_p
@@ -30,7 +32,9 @@ Not those with derivatives of their own: they would not see the taps.
 Scope = tuple[str, ...]
 
 
-def with_scope_taps(closed: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
+def with_scope_taps(
+    closed: jex_core.ClosedJaxpr, *, marks: bool = False
+) -> jex_core.ClosedJaxpr:
     """Taps what leaves the scopes of a program.
 
     A floating-point value that is computed within ``a/b`` and used outside is an output
@@ -40,15 +44,20 @@ def with_scope_taps(closed: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
 
     Args:
         closed: A program that has not been differentiated.
+        marks: What is computed within a scope is marked as a call of a module.
 
     Returns:
         The same program with taps in it; the very same object where there are none.
     """
-    return _ScopeTaps().closed(closed, ())
+    return _ScopeTaps(marks).closed(closed, ())
 
 
 def tapping_scopes(
-    function: Callable[..., Any], missed: list[Missed] | None = None
+    function: Callable[..., Any],
+    missed: list[Missed] | None = None,
+    *,
+    scopes: bool = True,
+    marks: Callable[[str], bool] | None = None,
 ) -> Callable[..., Any]:
     """A function with taps on what leaves the scopes in it.
 
@@ -58,7 +67,16 @@ def tapping_scopes(
     Args:
         function: Any function of pytrees; beside arrays it may return anything.
         missed: Gets what could not be tapped.
+        scopes: Whether scopes are tapped; else only marks are made.
+        marks: Whether the equations of a module are wanted, by its path. Scopes are
+            marked as calls of modules then, and so is what leads to a tap of a wanted
+            name. None where nobody wants any.
     """
+
+    def named(closed: jex_core.ClosedJaxpr) -> jex_core.ClosedJaxpr:
+        if scopes:
+            closed = with_scope_taps(closed, marks=marks is not None)
+        return closed if marks is None else with_marked_taps(closed, marks)
 
     def tapped(*args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
@@ -77,7 +95,7 @@ def tapping_scopes(
         out_leaves, out_structure = result
         closed = tapped_or_as_it_is(
             closed,
-            with_scope_taps,
+            named,
             what="the named scopes",
             missed=[] if missed is None else missed,
         )
@@ -91,9 +109,14 @@ def tapping_scopes(
 
 
 class _ScopeTaps:
-    """Rewrites programs; one that is used twice stays one."""
+    """Rewrites programs; one that is used twice stays one.
 
-    def __init__(self):
+    Args:
+        marks: As in ``with_scope_taps``.
+    """
+
+    def __init__(self, marks: bool):
+        self._marks = marks
         self._done: dict[tuple[int, Scope], tuple[Any, Any]] = {}
 
     def closed(
@@ -116,11 +139,14 @@ class _ScopeTaps:
     def _rewritten(self, jaxpr: jex_core.Jaxpr, around: Scope) -> jex_core.Jaxpr:
         users = _users(jaxpr)
         slots: collections.Counter[Scope] = collections.Counter()
+        marks: dict[Scope, str] = {}
         eqns: list[jex_core.JaxprEqn] = []
         for old in jaxpr.eqns:
             scope = _split(private_jax.scopes_of(old))
             for other in [level for level in slots if level != scope[: len(level)]]:
                 del slots[other]  # the program is out of it
+            for other in [level for level in marks if level != scope[: len(level)]]:
+                del marks[other]
             eqn = self._with_inner(old, around + scope)
             taps: list[jex_core.JaxprEqn] = []
             outvars = list(eqn.outvars)
@@ -137,7 +163,12 @@ class _ScopeTaps:
                             _tap(eqn, around + level, slots[level], source, target)
                         )
                         slots[level] += 1
-            eqns += [eqn.replace(outvars=outvars) if taps else eqn, *taps]
+            eqn = eqn.replace(outvars=outvars) if taps else eqn
+            if self._marks and scope and eqn.primitive is not tap_p:
+                if scope not in marks:
+                    marks[scope] = new_mark(".".join(around + scope))
+                eqn = private_jax.in_scope(eqn, marks[scope])
+            eqns += [eqn, *taps]
         is_same = len(eqns) == len(jaxpr.eqns) and all(
             new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)
         )
@@ -187,8 +218,10 @@ def _scopes_left(scope: Scope, users: Iterable[Scope]) -> list[Scope]:
 
 
 def _split(names: Sequence[str]) -> Scope:
-    """``named_scope("a/b")`` is two scopes."""
-    return tuple(part for name in names for part in name.split("/") if part)
+    """``named_scope("a/b")`` is two scopes; marks of ours are none."""
+    return tuple(
+        part for name in without_marks(names) for part in name.split("/") if part
+    )
 
 
 def _tap(

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from ttrace.errors import TensorIdError
+from ttrace.frontends.jax_parts.taps.operation_sites import OperationSite
 from ttrace.ir.kinds import GRADIENT_OF, OF_LAYOUT, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.recording.slots import clean_name as clean_name
@@ -34,6 +35,7 @@ class TapSite:
         noise: The value gets noise in a perturbed run.
         is_kept: The module keeps the value for the next step: the last one of a step
             is its updated buffer as well.
+        operation: Of which equation it is a value; of no other kind than ``op``.
     """
 
     module: str
@@ -43,9 +45,11 @@ class TapSite:
     grad: Kind | None = None
     noise: bool = False
     is_kept: bool = False
+    operation: OperationSite | None = None
 
     def __post_init__(self):
-        if self.kind not in TAPPED_KINDS:
+        is_operation = self.kind is Kind.OP and self.operation is not None
+        if self.kind not in TAPPED_KINDS and not is_operation:
             raise TensorIdError(
                 "a value of this kind cannot be tapped",
                 where=self.module,

@@ -4,8 +4,9 @@ import contextlib
 import functools
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from ttrace.frontends.jax_parts.taps.call_marks import marking_calls
 from ttrace.frontends.jax_parts.taps.grad_taps import grad_taps
 from ttrace.frontends.jax_parts.taps.patching import Missed
 from ttrace.frontends.jax_parts.taps.scopes import tapping_scopes
@@ -32,6 +33,7 @@ def step_taps(
     stated: Stated | None = None,
     *,
     scopes: bool | None = None,
+    marks: Callable[[str], bool] | None = None,
 ) -> Iterator[None]:
     """Taps modules or scopes, gradients and optimizers while a step runs.
 
@@ -42,6 +44,8 @@ def step_taps(
         stated: Is told settings that modules and optimizers show; None for nobody.
         scopes: Whether what leaves a ``jax.named_scope`` is tapped; None for where the
             script has imported no package of modules. Linen has scopes of its own.
+        marks: Whether the equations of a module are wanted, by its path: then those of
+            all modules are marked. None where nobody wants any.
 
     Raises:
         UsageError: The taps are on already.
@@ -53,7 +57,12 @@ def step_taps(
     stated = stated or Stated()
     with contextlib.ExitStack() as stack:
         of_scopes: list[Missed] = []
-        change = functools.partial(tapping_scopes, missed=of_scopes) if scopes else None
+        change = None
+        if scopes or marks is not None:
+            change = functools.partial(
+                tapping_scopes, missed=of_scopes, scopes=scopes, marks=marks
+            )
+        stack.enter_context(marking_calls(marks is not None))
         found = [of_scopes, stack.enter_context(grad_taps(change))]
         for module, function in loaded:
             taps = getattr(importlib.import_module(f"{_PARTS}.{module}"), function)

@@ -17,6 +17,7 @@ from ttrace.testing import FrontendSuite, Training, in_environment
 @pytest.mark.slow
 class TestLinen(FrontendSuite):
     layouts = ("one", "dp2 tp2")
+    records_operations = True
     not_recorded: ClassVar[Mapping[Kind, str]] = {
         Kind.BUFFER: "what a module keeps is an output of it in jax",
         Kind.UPDATED_BUFFER: "what a module keeps is an output of it in jax",

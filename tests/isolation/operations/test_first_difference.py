@@ -1,5 +1,7 @@
 """The operation that is named, of graphs in memory with a mistake in one of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -18,6 +20,7 @@ from tests.factories.operation_graphs import (
 from ttrace.isolation.operations.agreement import forms_of
 from ttrace.isolation.operations.first_difference import Difference, first_difference
 from ttrace.isolation.operations.twins import find_twins, pending_sums
+from ttrace.isolation.operations.wording import finding_of
 
 SIZE = 4
 
@@ -206,6 +209,21 @@ def test_another_value_that_is_handed_on():
     assert found is not None and found.what is Difference.RETURNED
     assert found.operation.name == "tanh"
     assert found.reference is not None and found.reference.name == "mul"
+
+
+def test_what_comes_from_outside_and_is_handed_on_lacks_the_last_operation():
+    """As where a residual is not added to what the last module inside has returned."""
+    added = run([Step(name="add", operands=(0, 1))], inputs())
+    returned = dataclasses.replace(run([], inputs()), output="1.operand.0")
+    found = compared(added, returned)
+    assert found is not None and found.what is Difference.MISSING and found.is_at_end
+    assert found.reference is not None and found.reference.line == "ref.py:1"
+    assert found.takes == ("input/1",)
+    forms = returned.forms(), added.forms()
+    assert finding_of(found, *forms, TOLERANCE).sentence == (
+        "inside, the reference has an operation that the candidate lacks: its `add` at "
+        "ref.py:1 (factor=1.0) changes input/1, which the candidate hands on as it is"
+    )
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5])

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from ttrace.ir.collective import Role
 from ttrace.ir.kinds import Kind
-from ttrace.ir.operation import OperationPart
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.operation import RETURNED, OperationPart
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace import ShardRecord, TraceInfo
 
 Holder = tuple[TensorId, int]
@@ -44,12 +44,15 @@ class OperationCall:
         written: Of operands that hold what operations wrote: the keys of what these
             gave.
         shards: Who holds each value, by key.
+        origins: Of results, and of what is returned as it was given: what becomes of
+            them, such as ``output/0``, where the frontend knows.
     """
 
     operations: tuple[Operation, ...]
     given: Mapping[str, str] = field(default_factory=dict)
     written: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shards: Mapping[str, Mapping[Holder, ShardRecord]] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def makers(self) -> dict[str, Operation]:
         """The operation that gives each result, by key."""
@@ -127,4 +130,38 @@ def _call(
         given={part.key: part.origin for part in given if not part.operands},
         written={part.key: part.operands for part in given if part.operands},
         shards=shards,
+        origins={key: text for key, part in parts.items() if (text := _becomes(part))},
+    )
+
+
+def _becomes(part: OperationPart) -> str:
+    """What becomes of a result, or of what is returned; empty where nobody knows."""
+    if part.role is Role.RESULT:
+        return part.origin
+    slots = [text for text in part.constants if text.startswith("slot=")]
+    if part.name != RETURNED or not slots:
+        return ""
+    return f"{Kind.OUTPUT}/{slots[0].removeprefix('slot=')}"
+
+
+def name_inside(id_: TensorId, module: str) -> str:
+    """What a tensor is to a module, as records of operations have it.
+
+    Args:
+        id_: One that the module makes: what it returns, or gives to one inside of it.
+        module: Its path.
+    """
+    slot = id_.slot or ""
+    if id_.module == module:
+        return f"{id_.kind}/{slot}"
+    own = "" if module == ROOT_MODULE else f"{module}."
+    return f"{id_.kind}/{id_.module.removeprefix(own)}/{slot}"
+
+
+def keys_named(call: OperationCall, names: Collection[str]) -> tuple[str, ...]:
+    """The values of a call that become one of these, as the frontend says."""
+    return tuple(
+        key
+        for key, origin in call.origins.items()
+        if not set(names).isdisjoint(origin.split(","))
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ttrace.ir.operation import RETURNED
 from ttrace.isolation.operations.call import Operation, OperationCall
 
 Twins = Mapping[str, frozenset[str]]
@@ -87,7 +88,8 @@ class FirstDifference:
         reference_further: The reference's between what agrees, in order.
         unknown_operands: Operands from outside of which the reference has no twin.
         takes: Of other operands: what the candidate's operation takes and the
-            reference's does not, in words.
+            reference's does not, in words. Of what is missing at the end, or returned:
+            what comes from outside and is handed on as it is.
         reference_takes: What the reference's takes in its place.
         result: Which of its results, by position, does not agree.
         is_at_end: Of a missing one: nothing of the candidate comes behind it.
@@ -292,8 +294,19 @@ class _Search:
         operation = self._makers.get(key)
         makers = [self._reference_makers.get(one) for one in sorted(self._expected)]
         meant = next((one for one in makers if one is not None), None)
-        if operation is None or self._twins[key] & self._expected:
+        if self._twins[key] & self._expected:
             return None
+        takes: tuple[str, ...] = ()
+        if operation is None:
+            if key not in self._candidate.given:
+                return None
+            takes = (_words(key, self._candidate, self._makers),)
+            operation = Operation(
+                name=RETURNED,
+                number=len(self._candidate.operations),
+                operands=(key,),
+                results=(key,),
+            )
         arranged = set(map(self._arranged, self._twins[key]))
         is_next = meant is not None and not arranged.isdisjoint(
             map(self._arranged, meant.operands)
@@ -302,6 +315,7 @@ class _Search:
             what=Difference.MISSING if is_next else Difference.RETURNED,
             operation=operation,
             reference=meant,
+            takes=takes,
             is_at_end=is_next,
         )
 

@@ -21,6 +21,8 @@ from ttrace.isolation.operations.call import (
     Holder,
     OperationCall,
     call_id,
+    keys_named,
+    name_inside,
     recorded_call,
 )
 from ttrace.isolation.operations.first_difference import (
@@ -133,6 +135,7 @@ def _inside(
         reference,
         _holders(reference.info, target, own=False),
         _expected(target, request),
+        names={name_inside(target.id, target.module)},
         is_backward=back,
     )
     if not theirs:
@@ -140,7 +143,12 @@ def _inside(
             reference.info, target.module
         )
     held = _held(target, request)
-    makings = _makings(candidate, calls, held, is_backward=back)
+    names = {
+        name_inside(id_, target.own_module)
+        for id_, _ in target.own
+        if id_.kind is target.id.kind
+    }
+    makings = _makings(candidate, calls, held, names=names, is_backward=back)
     ours = [one for one in makings if one.keys][:1]
     if not ours and back:
         # Shares of a gradient are added up elsewhere.
@@ -150,7 +158,7 @@ def _inside(
         alone = [{holder} for holders in calls for holder in sorted(holders, key=str)]
         ours = [
             replace(one, is_alone=True)
-            for one in _makings(candidate, alone, held, is_backward=back)
+            for one in _makings(candidate, alone, held, names=names, is_backward=back)
             if one.keys
         ]
     if not ours:
@@ -291,6 +299,7 @@ def _makings(
     calls: Sequence[Collection[Holder]],
     held: Mapping[tuple[int | None, int], np.ndarray],
     *,
+    names: Collection[str],
     is_backward: bool,
 ) -> list[_Making]:
     """The operations of some calls, with the keys of something that they may make.
@@ -299,6 +308,8 @@ def _makings(
         source: The run.
         calls: Those that may make it, each with its ranks.
         held: What is made, by micro-batch and rank.
+        names: What it is to the module: another program of the same step may compute
+            it with other last bits.
         is_backward: A backward makes it.
     """
     makings = []
@@ -312,6 +323,7 @@ def _makings(
             if (id_.microbatch, rank) in held
         }
         keys = keys_holding(call, source.load, of_holders) if of_holders else ()
+        keys = keys or keys_named(call, names)
         makings.append(_Making(call=call, keys=keys))
     return makings
 

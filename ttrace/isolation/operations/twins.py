@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from ttrace.ir.collective import OWN
 from ttrace.ir.trace import ShardRecord, TraceInfo
 from ttrace.isolation.operations.agreement import (
     Form,
@@ -14,7 +15,7 @@ from ttrace.isolation.operations.agreement import (
     may_be_block,
     sorted_elements,
 )
-from ttrace.isolation.operations.call import Holder, OperationCall
+from ttrace.isolation.operations.call import Holder, OperationCall, call_id
 
 Load = Callable[[ShardRecord], np.ndarray]
 """Gives the values of a shard."""
@@ -152,14 +153,44 @@ def value_forms(
 ) -> dict[str, tuple[Form, ...]]:
     """The forms of every value of a call, by key.
 
-    A value that some of its holders did not record has none.
+    A value that some of its holders did not record has none, unless those that did say
+    which parts of it they have, and have all.
     """
     holders = {holder for held in call.shards.values() for holder in held}
-    return {
-        key: forms_of({holder: load(shard) for holder, shard in held.items()}, axes)
-        for key, held in call.shards.items()
-        if held.keys() == holders
-    }
+    forms = {}
+    for key, held in call.shards.items():
+        whole = _assembled(list(held.values()), load)
+        if whole is not None:
+            forms[key] = forms_of({next(iter(held)): whole})
+        elif held.keys() == holders:
+            arrays = {holder: load(shard) for holder, shard in held.items()}
+            forms[key] = forms_of(arrays, axes)
+    return forms
+
+
+def _assembled(shards: Sequence[ShardRecord], load: Load) -> np.ndarray | None:
+    """A value of which the ranks say what parts they have; None of any other.
+
+    Of replicas the first one counts. Several micro-batches have several values.
+    """
+    layouts = [shard.layout for shard in shards]
+    if any(layout.mesh == OWN for layout in layouts):
+        return None
+    if any(layout.partial_axes or layout.device_axes for layout in layouts):
+        return None
+    if len({(call_id(s.id), s.layout.global_shape) for s in shards}) != 1:
+        return None
+    whole = np.empty(layouts[0].global_shape, load(shards[0]).dtype)
+    covered = np.zeros(whole.shape, bool)
+    for shard in shards:
+        for block in shard.layout.blocks:
+            place = (*map(slice, block.region.start, block.region.stop), ...)
+            if not covered[place].all():
+                stop = map(int.__add__, block.local_start, block.region.extent)
+                own = (*map(slice, block.local_start, stop), ...)
+                whole[place] = load(shard)[own]
+                covered[place] = True
+    return whole if covered.all() else None
 
 
 def block_forms(call: OperationCall, load: Load) -> dict[str, tuple[Form, ...]]:

@@ -107,6 +107,8 @@ def _missing(found: FirstDifference, compared: str) -> str:
         where = (
             f"changes what the candidate hands on as {_at(found.operation)} gives it"
         )
+    if found.is_at_end and found.takes:
+        where = f"changes {found.takes[0]}, which the candidate hands on as it is"
     return (
         f"inside, the reference has an operation that the candidate lacks: its "
         f"{_at(found.reference)}{_with(found.reference)} {where}"
@@ -155,9 +157,10 @@ def _returned(found: FirstDifference, compared: str) -> str:
         if found.reference is None
         else f"what its {_at(found.reference)} gives"
     )
+    handed = found.takes[0] if found.takes else f"what {_at(found.operation)} gives"
     return (
         "inside, every operation behind the result agrees, but what is handed on is "
-        f"what {_at(found.operation)} gives, where the reference hands on {meant}"
+        f"{handed}, where the reference hands on {meant}"
     )
 
 
