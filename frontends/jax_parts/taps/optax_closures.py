@@ -32,8 +32,13 @@ def accumulated_optimizer(accumulator: optax.MultiSteps) -> Update | None:
 
 
 def update_of(transformation: Any) -> Update:
-    """The field of a transformation, which may be tapped at this moment."""
-    return tuple(transformation)[1]
+    """The update of a transformation: the field, which may be tapped at this moment.
+
+    ``optax.MultiSteps`` has a method, and so may what others made; chains take both.
+    """
+    if isinstance(transformation, optax.GradientTransformation):
+        return tuple(transformation)[1]
+    return transformation.update
 
 
 def held_by(update: Update) -> dict[str, Any] | None:
