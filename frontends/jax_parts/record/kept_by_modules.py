@@ -134,9 +134,7 @@ def _kept(captures: Sequence[Capture]) -> list[_Kept]:
         group, *name = slot.split(".")
         above = [] if module == ROOT_MODULE else module.split(".")
         found.append(
-            _Kept(
-                site=of_one[0].site, end=(*above, *name), group=group, values=of_one
-            )
+            _Kept(site=of_one[0].site, end=(*above, *name), group=group, values=of_one)
         )
     return found
 

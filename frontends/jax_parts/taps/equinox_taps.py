@@ -114,7 +114,9 @@ def _is_rebuilt(module: equinox.Module, held: equinox.Module) -> bool:
             return False
     except ValueError:  # arrays among the fields that are no leaves
         return False
-    shapes = [(_shape(own), _shape(its)) for own, its in zip(leaves, of_held, strict=True)]
+    shapes = [
+        (_shape(own), _shape(its)) for own, its in zip(leaves, of_held, strict=True)
+    ]
     return any(own is not None for own, _ in shapes) and all(
         own == its
         if own is None or its is None

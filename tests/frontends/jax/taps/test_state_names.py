@@ -25,7 +25,7 @@ STATES = {
     "two counts": (
         optax.adam(optax.linear_schedule(1e-3, 0, 10)),
         [
-            "@root/ScaleByAdamState.count",
+            "@root/count",
             *kept("mu"),
             *kept("nu"),
             "@root/ScaleByScheduleState.count",
