@@ -1,19 +1,21 @@
 """Running statistics of flax's modules are buffers, as a step leaves them."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import jax_utils, nnx
 from flax import linen as nn
-from flax import nnx
 
 from tests.frontends.jax.test_capture import recorded as recorded
 from tests.frontends.jax.test_capture import traced, value_of
 from ttrace.backends.numpy_backend import NumpyBackend
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
+from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.pipeline import compare_traces
 from ttrace.store.reader import open_trace
 
@@ -362,3 +364,24 @@ def test_stacked_layers_keep_theirs_in_one_array(recorded, run):
         text = f"step0/blocks.bn/updated_buffer/batch_stats.{name}"
         assert value.shape == (2, 3)
         np.testing.assert_array_equal(value_of(trace, text), value)
+
+
+def test_statistics_of_the_devices_of_a_pmap_are_those_that_the_step_returns(recorded):
+    model, params, stats, x = initial()
+    devices = jax.devices()[:2]
+
+    @functools.partial(jax.pmap, axis_name="b", devices=devices)
+    def step(params, stats, xs):
+        for x in xs:  # two micro-batches
+            grads, _ = grads_of(model, params, stats, x)
+        grads = jax.lax.pmean(grads, "b")
+        return jax.tree.map(lambda p, g: p - g, params, grads), stats
+
+    request = recorded()
+    with traced(step) as run:
+        run(*jax_utils.replicate((params, stats), devices), jnp.stack([x, x])[:, None])
+    trace = open_trace(request.out)
+    record = trace.info.tensors[parse_tensor_id(MEAN)]
+    assert len(record.shards) == 2
+    for shard in record.shards:  # [1 device, features]
+        np.testing.assert_array_equal(trace.load(shard), stats["bn"]["mean"][None])
