@@ -144,12 +144,17 @@ def test_an_accumulated_update_is_that_of_a_step(recorded, loop, as_transformati
         assert report.coverage[kind].compared >= STEPS, kind
 
 
+def multi_steps() -> Any:
+    """No transformation by its type, but chains take it."""
+    return optax.MultiSteps(BASE, K)
+
+
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: optax.chain(optax.identity(), optax.MultiSteps(BASE, K)),
+        lambda: optax.chain(optax.identity(), multi_steps()),
         lambda: optax.chain(optax.MultiSteps(BASE, K).gradient_transformation()),
-        lambda: optax.apply_if_finite(optax.MultiSteps(BASE, K), 3),
+        lambda: optax.apply_if_finite(multi_steps(), 3),
         lambda: optax.inject_hyperparams(
             lambda learning_rate: optax.MultiSteps(
                 optax.chain(optax.clip_by_global_norm(0.2), optax.adamw(learning_rate)),

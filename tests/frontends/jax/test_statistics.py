@@ -372,14 +372,16 @@ def test_statistics_of_the_devices_of_a_pmap_are_those_that_the_step_returns(rec
 
     @functools.partial(jax.pmap, axis_name="b", devices=devices)
     def step(params, stats, xs):
-        for x in xs:  # two micro-batches
-            grads, _ = grads_of(model, params, stats, x)
-        grads = jax.lax.pmean(grads, "b")
+        first, second = (grads_of(model, params, stats, x)[0] for x in xs)
+        grads = jax.lax.pmean(jax.tree.map(jnp.add, first, second), "b")
         return jax.tree.map(lambda p, g: p - g, params, grads), stats
 
     request = recorded()
     with traced(step) as run:
-        run(*jax_utils.replicate((params, stats), devices), jnp.stack([x, x])[:, None])
+        run(
+            *jax_utils.replicate((params, stats), devices),
+            jnp.stack([x] * 4).reshape(2, 2, 6, 3),
+        )
     trace = open_trace(request.out)
     record = trace.info.tensors[parse_tensor_id(MEAN)]
     assert len(record.shards) == 2

@@ -68,8 +68,8 @@ def _not_kept(found: Sequence[StillStatistics]) -> Diagnosis:
     return _diagnosis(
         f"step {step} of the {still_in} returns {leaves} as they were given, though "
         "the modules compute them anew, and alike in both runs: put the new ones in "
-        'the state that the step returns (in linen what apply(..., mutable=["batch_stats'
-        '"]) returns beside the output)',
+        "the state that the step returns (in linen what "
+        'apply(..., mutable=["batch_stats"]) returns beside the output)',
         dropped,
     )
 
