@@ -266,7 +266,8 @@ class TracedStep:
     ) -> list[Capture]:
         """The batch and what a model keeps; where that fails, all else is recorded."""
         try:
-            if has_model_input(captures):
+            keeps = any(capture.site.is_kept for capture in captures)
+            if keeps or has_model_input(captures):
                 return given.kept_by_modules(running.params, result, captures)
             return given.batch_and_state(
                 running.params,

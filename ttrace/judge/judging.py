@@ -16,6 +16,7 @@ from ttrace.judge.revisions.deduced_layouts import doubt_layouts
 from ttrace.judge.revisions.idle_gradients import skip_idle_gradients
 from ttrace.judge.revisions.known_noise import KnownNoise, excuse_known_noise
 from ttrace.judge.revisions.module_borders import find_border_differences
+from ttrace.judge.revisions.optimizer_parts import skip_other_optimizer_parts
 from ttrace.judge.revisions.parts import JoinedFrom, judge_parts
 from ttrace.judge.revisions.sample_variance import skip_other_variances
 from ttrace.judge.revisions.still_state import skip_still_state
@@ -109,6 +110,7 @@ def judge_tensors(
         return verdicts, ()
     verdicts = skip_idle_gradients(verdicts)
     verdicts = skip_still_state(verdicts, reference, candidate)
+    verdicts = skip_other_optimizer_parts(verdicts, reference, candidate)
     verdicts, borders = find_border_differences(
         verdicts, unverified, reference, candidate
     )

@@ -87,6 +87,7 @@ class _Numbers:
         self._outputs = outputs
         self._positions = positions  # of events in the run, by what ``id`` gives
         self._calls: dict[int, int] = {}
+        self._num_forwards: collections.Counter[Any] = collections.Counter()
         self._gradient_calls: dict[int, int] = {}  # of what a forward's gradient gets
         self._reasons: dict[int, str] = {}
         taken = [
@@ -139,7 +140,7 @@ class _Numbers:
         )
 
     def _number_forwards(self, taken: Iterable[tuple[int, Occurrence]]) -> None:
-        calls: collections.Counter[Any] = collections.Counter()
+        calls = self._num_forwards
         with_gradient: collections.Counter[Any] = collections.Counter()
         for order, occurrence in taken:
             if _is_forward(occurrence):
@@ -163,6 +164,17 @@ class _Numbers:
             if order in self._calls and order not in self._reasons
         ]
         gradients = _orders(group, _is_gradient)
+        if len(forwards) == 1 < len(gradients) and _loops_over_gradients(group):
+            # Once before a loop, which does not change it, and a gradient in each
+            # iteration of the backward, which runs from the last to the first.
+            (forward,) = forwards
+            if self._num_forwards[_name(group[0][1])] > 1:
+                self._give_up(gradients, AMBIGUOUS_GRADIENT)
+                return
+            first = self._gradient_calls.get(forward, self._calls[forward])
+            for call, order in enumerate(reversed(gradients), start=first):
+                self._calls[order] = call
+            return
         if len(gradients) != len(forwards) > 1:
             self._give_up(gradients, AMBIGUOUS_GRADIENT)
             return
@@ -219,6 +231,16 @@ def _orders(
 
 def _is_gradient(occurrence: Occurrence) -> bool:
     return occurrence.event.role is Role.COTANGENT
+
+
+def _loops_over_gradients(group: Sequence[tuple[int, Occurrence]]) -> bool:
+    """Whether the cotangents of one serial are those of the iterations of a loop."""
+    gradients = [each for _, each in group if _is_gradient(each)]
+    others = [each for _, each in group if not _is_gradient(each)]
+    depth = max(len(each.iterations) for each in others)
+    return len({id(each.event) for each in gradients}) == 1 and all(
+        len(each.iterations) > depth for each in gradients
+    )
 
 
 def _is_forward(occurrence: Occurrence) -> bool:

@@ -148,6 +148,8 @@ class _Flow:
             differentiated.
         elements: The argument whose elements it has, in their order: the same one, or
             reshaped; None where there is none.
+        first: The argument that it is in the first iteration of a loop that carries it;
+            None where there is none.
         is_differentiated: What is differentiated has computed it, or a part of it.
         is_backward: A gradient has a part in it.
         param: The differentiated parameter that it is, or is a view or a cast of.
@@ -156,6 +158,7 @@ class _Flow:
     same: int | None = None
     made_of: int = 0
     elements: int | None = None
+    first: int | None = None
     is_differentiated: bool = False
     is_backward: bool = False
     param: Name | None = None
@@ -213,7 +216,10 @@ class _Walk:
             outs = self._note_read(eqn, operands, outs)
             if private_jax.is_differentiated(eqn):
                 self.computed_with |= {
-                    operand.same for operand in operands if operand.same is not None
+                    argument
+                    for operand in operands
+                    for argument in (operand.same, operand.first)
+                    if argument is not None
                 }
                 is_backward = private_jax.is_transposed(eqn)
                 outs = [
@@ -256,7 +262,9 @@ class _Walk:
             consts, carry = params["num_consts"], params["num_carry"]
             if not params["reverse"]:
                 self._note_scanned(params, ins, consts + carry)
-            return self._loop(params["jaxpr"], ins, consts, carry)
+            return self._loop(
+                params["jaxpr"], ins, consts, carry, runs=params["length"] > 0
+            )
         inner = list(private_jax.jaxprs_in_params(params))
         if len(inner) == 1 and _fits(inner[0], len(ins), num_results):
             return self.through(inner[0], ins)
@@ -328,7 +336,7 @@ class _Walk:
         of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
         rest = ins[of_condition:]
         num_carried = len(rest) - of_body
-        outs = self._loop(params["body_jaxpr"], rest, of_body, num_carried)
+        outs = self._loop(params["body_jaxpr"], rest, of_body, num_carried, runs=False)
         self.through(params["cond_jaxpr"], [*ins[:of_condition], *outs])
         return outs
 
@@ -342,21 +350,39 @@ class _Walk:
                 self.scanned.setdefault(flow.elements, shape)
 
     def _loop(
-        self, body: Any, ins: Sequence[_Flow], num_consts: int, num_carried: int
+        self,
+        body: Any,
+        ins: Sequence[_Flow],
+        num_consts: int,
+        num_carried: int,
+        *,
+        runs: bool,
     ) -> list[_Flow]:
-        """Of consts, carry and elements to carry and results; until nothing changes."""
+        """Of consts, carry and elements to carry and results; until nothing changes.
+
+        What a loop that runs carries out of it is what its last iteration has made.
+        """
         consts = list(ins[:num_consts])
         end = num_consts + num_carried
+        firsts = [
+            flow.first if flow.same is None else flow.same
+            for flow in ins[num_consts:end]
+        ]
         carry = [_joined([flow]) for flow in ins[num_consts:end]]
         # Of stacked layers an iteration reads its own.
         elements = [replace(_joined([flow]), param=flow.param) for flow in ins[end:]]
         while True:
-            outs = self.through(body, [*consts, *carry, *elements])
+            carried = [
+                replace(flow, first=first)
+                for flow, first in zip(carry, firsts, strict=True)
+            ]
+            outs = self.through(body, [*consts, *carried, *elements])
             after = [
                 _joined(flows) for flows in zip(carry, outs[:num_carried], strict=True)
             ]
             if after == carry:
-                return [*carry, *map(_of_element, outs[num_carried:])]
+                made = map(_of_element, outs[:num_carried]) if runs else carry
+                return [*made, *map(_of_element, outs[num_carried:])]
             carry = after
 
 

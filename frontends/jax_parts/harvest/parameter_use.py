@@ -38,6 +38,7 @@ class ParameterUse:
         self._arrays: dict[Name, dict[int, Any]] = {}
         self._made_of: dict[int, tuple[Any, list[Any]]] = {}
         self._forward: dict[int, Any] = {}
+        self._computed_with: dict[int, Any] = {}
         self._handed_on: dict[int, tuple[Any, Any, bool]] = {}
         self._read: dict[Name, None] = {}
         self._product_dtypes: collections.Counter[str] = collections.Counter()
@@ -94,6 +95,9 @@ class ParameterUse:
         self._product_dtypes.update(program.product_dtypes)
         self._read |= dict.fromkeys(program.read)
         self._forward |= {id(results[i]): results[i] for i in program.forward}
+        self._computed_with |= {
+            id(args[index]): args[index] for index in program.computed_with
+        }
         self._handed_on |= {
             id(results[i]): (results[i], args[index], index in program.computed_with)
             for i, index in program.handed_on.items()
@@ -134,6 +138,10 @@ class ParameterUse:
     def is_forward(self, result: Any) -> bool:
         """Whether a differentiated function computed a result, and no gradient."""
         return id(result) in self._forward
+
+    def is_computed_with(self, array: Any) -> bool:
+        """Whether what is differentiated computes with an array."""
+        return id(array) in self._computed_with
 
     def is_still(self, before: Any, after: Any) -> bool:
         """Whether the differentiated function is given an array, and nobody changes it.

@@ -40,6 +40,12 @@ _NO_NORM_OF_PARTS = (
     "known"
 )
 
+_WHICH_IS_KEPT = (
+    "the module computes it several times in the step, and no argument of the step "
+    "ends in these names: which of the values is kept is not known; give the step its "
+    "state as an argument, and return it"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -155,9 +161,10 @@ class StepRecording:
     ) -> None:
         """Records what modules keep for the next step: the last value of the step.
 
-        Of a module that a micro-batch calls several times it is not known which of its
-        values goes on: stacked layers are calls, too.
-        What the step returns was captured by itself.
+        What the step returns was captured by itself, or why that is not known. Of a
+        module whose state the step is not given, and that a micro-batch calls several
+        times, it is not known which of its values goes on: stacked layers are calls,
+        too.
         """
         returned = {
             (capture.site.module, capture.site.slot)
@@ -169,18 +176,21 @@ class StepRecording:
             for capture in captures
             if capture.site.is_kept
             and capture.pass_ is Pass.FORWARD
-            and per_microbatch[_name(capture)] == 1
             and (capture.site.module, capture.site.slot) not in returned
         }
-        for capture in last.values():
+        for name, capture in last.items():
             id_ = TensorId(
                 step=self.step,
                 module=capture.site.module,
                 kind=Kind.UPDATED_BUFFER,
                 slot=capture.site.slot,
             )
-            if self.request.capture.wants(id_):
+            if not self.request.capture.wants(id_):
+                continue
+            if per_microbatch[name] == 1:
                 self._emit(id_, *self._shards_of(id_, capture))
+            else:
+                self._emit(id_, {}, _WHICH_IS_KEPT)
 
     def record_scalars(self, missed: Sequence[Missed]) -> None:
         """Records the norm of the gradients, and what scalars could not be tapped."""

@@ -12,20 +12,20 @@ from ttrace.frontends.jax_parts.harvest.captured import Capture, Part
 from ttrace.frontends.jax_parts.harvest.parameter_flow import Name
 from ttrace.frontends.jax_parts.harvest.parameter_use import ParameterUse
 from ttrace.frontends.jax_parts.record.given_batch import (
-    GIVEN,
     batch_captures,
     batch_of,
 )
+from ttrace.frontends.jax_parts.record.kept_by_modules import (
+    StepArrays,
+    kept_by_modules,
+)
 from ttrace.frontends.jax_parts.record.model_state import (
-    RETURNED,
     beside_state,
     model_state,
     state_captures,
 )
 from ttrace.frontends.jax_parts.record.returned import Leaf, Path, returned_leaves
-from ttrace.frontends.jax_parts.record.stacked_state import stacked_places
 from ttrace.frontends.jax_parts.taps.param_taps import param_site
-from ttrace.frontends.jax_parts.taps.sites import TapSite, value_site
 from ttrace.frontends.jax_parts.taps.tap import is_tappable
 from ttrace.frontends.jax_parts.taps.tree_names import path_segments
 from ttrace.ir.kinds import Kind
@@ -165,62 +165,20 @@ class GivenArrays:
     ) -> list[Capture]:
         """What modules keep (``batch_stats``), as the step is given and returns it.
 
-        A module computes it; whether the step returns that, its result tells. Known
-        where one argument alone ends in the names of the module and of what it keeps.
-
         Args:
             use: As for ``updated``.
             result: What the step returned.
             captures: Of the step.
         """
-        sites = {
-            (capture.site.module, capture.site.slot): capture
-            for capture in captures
-            if capture.site.is_kept
-            and capture.value is not None
-            and not capture.value.axes
-        }
-        several = {
-            (capture.site.module, capture.site.slot)
-            for capture in captures
-            if capture.site.is_kept and capture.call
-        }
-        ends = {
-            name: (*name[0].split("."), *(name[1] or "").split(".")[1:])
-            for name in sites
-            if name not in several and name[0] != ROOT_MODULE
-        }
-        paths = list(self._given)
-        found: dict[Name, int] = {}
-        for name, end in ends.items():
-            at = [i for i, path in enumerate(paths) if path[-len(end) :] == end]
-            if len(at) == 1:
-                found[name] = at[0]
         returned = _arrays_of(result)
-        leaves = list(map(_leaf, returned, returned.values()))
-        stacks = stacked_places(captures, self._given)
-        wanted = [*found.values(), *(stack.index for stack in stacks)]
-        places = returned_leaves(wanted, self._leaves, leaves)
-        results, made = list(returned.values()), []
-        changed = _arrays_of(self._trees)
-        for stack in stacks:
-            path = paths[stack.index]
-            before, after = self._given[path], changed.get(path)
-            if stack.index in places:
-                after = results[places[stack.index]]
-                if not (first := use.kept(before)).is_deleted():
-                    made.append(_kept(stack.site, Kind.BUFFER, first, GIVEN))
-            if after is not None and after is not before:
-                made.append(_kept(stack.site, Kind.UPDATED_BUFFER, after, RETURNED))
-        for name, index in found.items():
-            site, before = sites[name].site, use.kept(self._given[paths[index]])
-            after = results[places[index]] if index in places else None
-            if after is None or not _is_like(sites[name], after):
-                continue
-            if not before.is_deleted():
-                made.append(_kept(site, Kind.BUFFER, before, GIVEN))
-            made.append(_kept(site, Kind.UPDATED_BUFFER, after, RETURNED))
-        return made
+        arrays = StepArrays(
+            given=self._given,
+            leaves=self._leaves,
+            changed=_arrays_of(self._trees),
+            returned=returned,
+            returned_leaves=list(map(_leaf, returned, returned.values())),
+        )
+        return kept_by_modules(captures, arrays, use)
 
     def updated(self, use: ParameterUse, result: Any) -> dict[Name, jax.Array | None]:
         """What has become of each parameter.
@@ -324,17 +282,6 @@ def _without_optimizer(
         (Kind.OPTIMIZER_STATE, (ROOT_MODULE, "state")),
     ]
     return [_skipped(kind, name, order, NO_OPTIMIZER) for kind, name in names]
-
-
-def _kept(site: TapSite, kind: Kind, array: Any, order: int) -> Capture:
-    return Capture(
-        site=value_site(site.module, kind, site.slot),
-        kind=kind,
-        pass_=Pass.FORWARD,
-        call=0,
-        order=order,
-        value=Part(array=array, index=()),
-    )
 
 
 def _skipped(kind: Kind, name: Name, order: int, reason: str) -> Capture:

@@ -66,6 +66,10 @@ class ClassCalls:
         """The path of a module in the model, empty for the model; None for others."""
         raise NotImplementedError
 
+    def why_no_path(self, module: Any) -> str:
+        """Why a module that is called has none; a sentence for the report."""
+        return _NO_PATH
+
     def with_state(self, module: Any, path: str) -> contextlib.AbstractContextManager:
         """Taps what a call changes in the module itself; modules change in NNX only."""
         return contextlib.nullcontext()
@@ -167,7 +171,8 @@ class ClassCalls:
         )
 
     def _miss(self, module: Any) -> None:
-        note(self.missed, Missed(what=type(module).__qualname__, reason=_NO_PATH))
+        reason = self.why_no_path(module)
+        note(self.missed, Missed(what=type(module).__qualname__, reason=reason))
 
 
 def _is_method(name: str, member: Any) -> bool:

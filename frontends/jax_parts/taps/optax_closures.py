@@ -14,6 +14,8 @@ CHAIN = "chain.<locals>.update_fn"
 INJECTED = "inject_hyperparams.<locals>.wrapped_transform.<locals>.update_fn"
 _MASKED = "masked.<locals>.update_fn"
 _PARTITION = "partition.<locals>.update_fn"
+NAMED_CHAIN = "named_chain.<locals>.update_fn"
+IF_FINITE = "apply_if_finite.<locals>.update"
 _WITH_EXTRA_ARGS = "with_extra_args_support.<locals>.update"
 
 Update = Callable[..., Any]
@@ -32,8 +34,13 @@ def accumulated_optimizer(accumulator: optax.MultiSteps) -> Update | None:
 
 
 def update_of(transformation: Any) -> Update:
-    """The field of a transformation, which may be tapped at this moment."""
-    return tuple(transformation)[1]
+    """The update of a transformation: the field, which may be tapped at this moment.
+
+    ``optax.MultiSteps`` has a method, and so may what others made; chains take both.
+    """
+    if isinstance(transformation, optax.GradientTransformation):
+        return tuple(transformation)[1]
+    return transformation.update
 
 
 def held_by(update: Update) -> dict[str, Any] | None:
@@ -93,7 +100,10 @@ def links(update: Update, labels: tuple[str, ...] = ()) -> Iterator[Link]:
     elif name == CHAIN:
         for link in held["update_fns"]:
             yield from links(link, labels)
-    elif name == _MASKED:
+    elif name == NAMED_CHAIN:
+        for _, link in held["transforms"]:
+            yield from links(update_of(link), labels)
+    elif name in (_MASKED, IF_FINITE):
         yield from links(update_of(held["inner"]), labels)
     elif name == _PARTITION:
         for label, link in held["transforms"].items():

@@ -2,8 +2,8 @@
 
 ``optax.adamw(1e-3)`` and ``optax.sgd(schedule)`` end in links that multiply the update:
 ``scale`` and ``scale_by_schedule``. Where a chain ends otherwise, or a wrapper is
-around it, nothing is said; ``optax.MultiSteps`` is none, for what it returns is the
-update of its optimizer.
+around it, nothing is said; ``optax.MultiSteps`` and ``optax.apply_if_finite`` are none,
+for what they return is the update of their optimizer.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,14 @@ import jax.numpy as jnp
 
 from ttrace.frontends.jax_parts.taps.optax_closures import (
     CHAIN,
+    IF_FINITE,
+    NAMED_CHAIN,
     Update,
     accumulated_optimizer,
     accumulator_of,
     held_by,
     unwrapped,
+    update_of,
 )
 
 _SCALE = "scale.<locals>.update_fn"
@@ -64,5 +67,10 @@ def _links(update: Update, state: Any) -> Iterator[tuple[str, dict[str, Any], An
     elif update.__qualname__ == CHAIN and len(held["update_fns"]) == len(state):
         for link, own_state in zip(held["update_fns"], state, strict=True):
             yield from _links(link, own_state)
+    elif update.__qualname__ == NAMED_CHAIN:
+        for name, link in held["transforms"]:
+            yield from _links(update_of(link), state[name])
+    elif update.__qualname__ == IF_FINITE:
+        yield from _links(update_of(held["inner"]), state.inner_state)
     else:
         yield update.__qualname__, held, state

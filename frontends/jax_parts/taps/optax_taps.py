@@ -89,6 +89,7 @@ class _OptaxTaps:
         self._thread = OneThread()
         self._is_inside = False
         self._is_mini_step = False
+        self._accumulator: Any = None  # the MultiSteps whose update runs
         self._added_up: set[tuple[str, str]] = set()  # parameters, within an update
         self._seen: dict[int, Any] = {}  # by id, and kept: an id is not used again
         self._optimizers: dict[int, tuple[int, Any]] = {}  # number by id, kept likewise
@@ -129,11 +130,14 @@ class _OptaxTaps:
         def update(
             updates: Any, state: Any, params: Any = None, **extra_args: Any
         ) -> Any:
+            accumulator = accumulator_of(original)
             if not self._thread.is_here():
                 around = original
-            elif self._is_mini_step:
+            elif self._is_mini_step and accumulator is not self._accumulator:
                 around = self._given_what_is_added_up(original)
-            elif accumulator_of(original) is not None and self._is_inside:
+            elif self._is_mini_step:
+                around = original  # its method, which its field has called
+            elif accumulator is not None and self._is_inside:
                 around = self._in_mini_steps(original)
             elif not self._is_inside:
                 around = self._outermost(original)
@@ -190,11 +194,12 @@ class _OptaxTaps:
         """That of ``optax.MultiSteps``, wherever in the optimizer it is."""
 
         def update(*args: Any, **kwargs: Any) -> Any:
-            self._is_mini_step = True
+            before = self._accumulator
+            self._is_mini_step, self._accumulator = True, accumulator_of(original)
             try:
                 return original(*args, **kwargs)
             finally:
-                self._is_mini_step = False
+                self._is_mini_step, self._accumulator = False, before
 
         return update
 

@@ -28,9 +28,11 @@ def state_names(
     else is of the model itself, in a slot such as ``count``. A name begins with the
     last such field. Where two parts of a state, say of two links of a chain, would have
     the same name, it begins with the kind of state that has the field:
-    ``ScaleByAdamState.count``. Where that is not enough, it is the whole path, without
-    the numbers of links where they are not needed: a link more in front is no other
-    state.
+    ``ScaleByScheduleState.count``; but for that of the only one that keeps something
+    for parameters. What a wrapper keeps beside the state of what is in it always begins
+    so: ``ApplyIfFiniteState.notfinite_count``. Where that is not enough, it is the
+    whole path, without the numbers of links where they are not needed: a link more in
+    front is no other state.
 
     Args:
         paths: Of the leaves, as ``jax.tree_util`` gives them.
@@ -42,31 +44,55 @@ def state_names(
         _unboxed(path): parameter_name(path_segments(path))
         for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
     }
+    owned = [_owner(_unboxed(path), owners) for path in paths]
+    nodes = [keys[: _last_field(keys)] for _, keys in owned]
+    with_parameters = {
+        node for node, (owner, _) in zip(nodes, owned, strict=True) if owner is not None
+    }
     choices: list[list[Name]] = []
-    for path in paths:
-        owner, keys = _owner(_unboxed(path), owners)
-        last = _last_field(keys)
-        kind = _kind_of_state(state, keys[:last])
+    for node, (owner, keys) in zip(nodes, owned, strict=True):
+        last = len(node)
+        kind = _kind_of_state(state, node)
+        of_kind = _name(owner, (*((DictKey(kind),) if kind else ()), *keys[last:]))
+        is_beside = owner is None and _is_wrapper(_at(state, node))
         choices.append(
             [
-                _name(owner, keys[last:]),
-                _name(owner, (*((DictKey(kind),) if kind else ()), *keys[last:])),
+                of_kind if is_beside else _name(owner, keys[last:]),
+                of_kind,
                 _name(owner, tuple(k for k in keys if not isinstance(k, SequenceKey))),
                 _name(owner, keys),
             ]
         )
     uses = [collections.Counter(names) for names in zip(*choices, strict=True)]
+    foremost = collections.Counter(
+        names[0]
+        for names, node in zip(choices, nodes, strict=True)
+        if node in with_parameters
+    )
     return [
-        next(
+        names[0]
+        if node in with_parameters and foremost[names[0]] == 1
+        else next(
             (name for name, used in zip(names, uses, strict=True) if used[name] == 1),
             names[-1],
         )
-        for names in choices
+        for names, node in zip(choices, nodes, strict=True)
     ]
+
+
+def _is_wrapper(node: Any) -> bool:
+    """Whether a state is that of a transformation around another one."""
+    return "inner_state" in getattr(node, "_fields", ())
 
 
 def _kind_of_state(state: Any, keys: Sequence[Any]) -> str:
     """Name of the class of what lies at a path; empty where that is not known."""
+    node = _at(state, keys)
+    return "" if node is None else type(node).__name__
+
+
+def _at(state: Any, keys: Sequence[Any]) -> Any:
+    """What lies at a path; None where that is not known."""
     for key in keys:
         if isinstance(key, GetAttrKey):
             state = getattr(state, key.name, None)
@@ -75,10 +101,10 @@ def _kind_of_state(state: Any, keys: Sequence[Any]) -> str:
             try:
                 state = state[index]
             except (KeyError, IndexError, TypeError):
-                return ""
+                return None
         else:
-            return ""
-    return "" if state is None else type(state).__name__
+            return None
+    return state
 
 
 def _unboxed(path: Sequence[Any]) -> Keys:

@@ -144,6 +144,35 @@ def test_an_accumulated_update_is_that_of_a_step(recorded, loop, as_transformati
         assert report.coverage[kind].compared >= STEPS, kind
 
 
+def multi_steps() -> Any:
+    """No transformation by its type, but chains take it."""
+    return optax.MultiSteps(BASE, K)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: optax.chain(optax.identity(), multi_steps()),
+        lambda: optax.chain(optax.MultiSteps(BASE, K).gradient_transformation()),
+        lambda: optax.apply_if_finite(multi_steps(), 3),
+        lambda: optax.inject_hyperparams(
+            lambda learning_rate: optax.MultiSteps(
+                optax.chain(optax.clip_by_global_norm(0.2), optax.adamw(learning_rate)),
+                K,
+            ).gradient_transformation()
+        )(learning_rate=1e-2),
+    ],
+    ids=["link", "alone", "if_finite", "injected"],
+)
+def test_what_is_around_it_is_no_other_optimizer(recorded, made):
+    tx = made()
+    report = compared(whole(recorded), recorded("parts", in_python(tx), tx, PARTS))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.unmatched == 0
+    for kind in WHOLE_STEP - {Kind.PARAM}:
+        assert report.coverage[kind].compared >= STEPS, kind
+
+
 def test_updated_parameters_alone(recorded):
     tx, only = optax.MultiSteps(BASE, K), frozenset({Kind.UPDATED_PARAM})
     parts = recorded("parts", in_python(tx), tx, PARTS, kinds=only)

@@ -241,6 +241,42 @@ def test_what_the_step_returns_as_it_was_is_said_not_to_be_updated(
     )
 
 
+def test_state_that_a_scan_carries_is_that_which_the_step_returns(
+    monkeypatch, tmp_path
+):
+    def step_of(keeps: bool) -> Any:
+        def step(params: Any, state: Any, opt: Any, x: Any) -> Any:
+            def body(state: Any, x: Any) -> Any:
+                def loss(params: Any) -> Any:
+                    hidden = x @ params["w"]
+                    return (hidden**2).mean(), moved(state, hidden, 0.9)
+
+                grads, state = jax.grad(loss, has_aux=True)(params)
+                return state, grads
+
+            new, grads = jax.lax.scan(body, state, x.reshape(2, 4, 5))
+            grads = jax.tree.map(lambda grad: grad.mean(0), grads)
+            updates, opt = TX.update(grads, opt, params)
+            return optax.apply_updates(params, updates), new if keeps else state, opt
+
+        return jax.jit(step)
+
+    def of(name: str, keeps: bool) -> Trace:
+        return recorded(
+            monkeypatch, tmp_path / name, step_of(keeps), arguments(True), num_steps=1
+        )
+
+    reference, candidate = of("reference", True), of("candidate", False)
+    leaves = ("average", "counter", "hidden")
+    assert [name for name in kept(reference) if "updated_buffer" in name] == [
+        f"step0/@root/updated_buffer/state.{leaf}" for leaf in leaves
+    ]
+    report = compare_traces(reference, candidate, NumpyBackend())
+    failed = {tensor.id for tensor in report.tensors if tensor.status == "failed"}
+    assert "step0/@root/updated_buffer/state.hidden" in failed
+    assert "still_statistics" in {said.code for said in report.diagnosis}
+
+
 @pytest.mark.parametrize("apart", [True, False])
 def test_what_nothing_reads_is_state_where_all_beside_it_comes_back(
     monkeypatch, tmp_path, apart

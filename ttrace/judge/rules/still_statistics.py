@@ -67,9 +67,9 @@ def _not_kept(found: Sequence[StillStatistics]) -> Diagnosis:
     step, still_in = ids[0].step, found[0].still_in
     return _diagnosis(
         f"step {step} of the {still_in} returns {leaves} as they were given, though "
-        "the modules compute them anew, and alike in both runs: put what "
-        'apply(..., mutable=["batch_stats"]) returns beside the output in the state '
-        "that the step returns",
+        "the modules compute them anew, and alike in both runs: put the new ones in "
+        "the state that the step returns (in linen what "
+        'apply(..., mutable=["batch_stats"]) returns beside the output)',
         dropped,
     )
 

@@ -105,8 +105,56 @@ def test_a_module_put_together_again_is_missed_with_the_reason():
     assert names == ["@root/input/0", *block("blocks.0"), "@root/output/0"]
     assert [entry.what for entry in missed] == ["Block", "Linear"]
     assert {entry.reason for entry in missed} == {
-        "it is called by a model that does not hold it, so it has no path"
+        "it is taken apart and put together again, as by equinox.combine or "
+        "equinox.filter_checkpoint, and several modules of the model are made as it "
+        "is, so that it has no path: name what it returns with ttrace.tap"
     }
+
+
+class Stacked(equinox.Module):
+    """Layers in one block of stacked arrays, and the last one beside them."""
+
+    layers: Block
+    last: equinox.nn.Linear
+
+    def __init__(self, key):
+        self.layers = equinox.filter_vmap(Block)(jax.random.split(key, 3))
+        self.last = equinox.nn.Linear(3, 2, key=key)
+
+    def __call__(self, x):
+        arrays, static = equinox.partition(self.layers, equinox.is_array)
+
+        def layer(x, arrays):
+            return equinox.combine(arrays, static)(x), None
+
+        x, _ = jax.lax.scan(layer, x, arrays)
+        return self.last(x)
+
+
+def test_a_layer_that_a_scan_takes_out_of_a_stack_is_that_of_the_stack():
+    with equinox_taps() as missed:
+        names = tap_names(lambda x: forward(Stacked(jax.random.key(0)), x), X)
+    assert names[1:-3] == block("layers")
+    assert missed == []
+
+
+def test_a_module_that_is_made_otherwise_is_none_of_the_model():
+    class Making(equinox.Module):
+        first: equinox.nn.Linear
+
+        def __call__(self, x):
+            other = equinox.nn.Linear(3, 5, key=jax.random.key(0))
+            return other(self.first(x))
+
+    making = Making(equinox.nn.Linear(3, 3, key=jax.random.key(0)))
+    with equinox_taps() as missed:
+        names = tap_names(lambda x: forward(making, x), X)
+    assert [name for name in names if "first" in name] == [
+        "first/input/0",
+        "first/output/0",
+    ]
+    assert [entry.what for entry in missed] == ["Linear"]
+    assert missed[0].reason.startswith("it is called by a model that does not hold it")
 
 
 def test_a_class_made_while_the_taps_are_on_is_tapped_within_its_model():

@@ -25,7 +25,7 @@ STATES = {
     "two counts": (
         optax.adam(optax.linear_schedule(1e-3, 0, 10)),
         [
-            "@root/ScaleByAdamState.count",
+            "@root/count",
             *kept("mu"),
             *kept("nu"),
             "@root/ScaleByScheduleState.count",
@@ -73,10 +73,21 @@ STATES = {
     "hyperparameters": (
         optax.inject_hyperparams(optax.sgd)(1e-3, momentum=0.9),
         [
-            "@root/count",
-            "@root/hyperparams.learning_rate",
-            "@root/hyperparams.momentum",
+            "@root/InjectStatefulHyperparamsState.count",
+            "@root/InjectStatefulHyperparamsState.hyperparams.learning_rate",
+            "@root/InjectStatefulHyperparamsState.hyperparams.momentum",
             *kept("trace"),
+        ],
+    ),
+    "a wrapper": (
+        optax.apply_if_finite(optax.adam(1e-3), 3),
+        [
+            "@root/ApplyIfFiniteState.notfinite_count",
+            "@root/ApplyIfFiniteState.last_finite",
+            "@root/ApplyIfFiniteState.total_notfinite",
+            "@root/count",
+            *kept("mu"),
+            *kept("nu"),
         ],
     ),
     "mini-steps": (
