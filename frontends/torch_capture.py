@@ -13,6 +13,9 @@ What is recorded, and how it is counted:
 - ``main_grad`` is ``parameter.grad`` as the optimizer is given it, or as it is before
   it is clipped, if that is done by torch's own functions or the script calls
   ``trace.main_grads()`` first. ``clipped_grad`` is what the optimizer is then given.
+- ``updated_param`` is each parameter as ``optimizer.step()`` left it. One that is not
+  what was recorded of it last where a step ends, as the script has written to it since,
+  is recorded as ``written_param``.
 - Gradients of a loss that ``torch.amp.GradScaler`` has scaled carry its factor as
   their scale. A step that it skips, as its gradients overflow, is noted.
 
@@ -198,6 +201,7 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
         settings={} if optimizers else {OPTIMIZER: NO_OPTIMIZER},
+        follows_parameters=bool(optimizers),
     )
     inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
     taps = _taps(inner, session, description, num_parts=len(parts))

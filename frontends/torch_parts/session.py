@@ -22,6 +22,7 @@ from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
 from ttrace.frontends.torch_parts.step_records import StepRecords
+from ttrace.frontends.torch_parts.written_parameters import WrittenParameters
 from ttrace.ir.kinds import Kind
 from ttrace.recording.rank_recorder import (
     OpenSink,
@@ -69,6 +70,8 @@ class CaptureSession:
         observers: Told of the start, the steps and the end.
         activations: Asked of each activation before the description; None for no one.
         settings: What else there is to say of the run.
+        follows_parameters: What is written to parameters after the optimizer's step is
+            recorded, too, where a step ends.
 
     Attributes:
         records: Takes what hooks on modules cannot see.
@@ -87,6 +90,7 @@ class CaptureSession:
         observers: Sequence[CaptureObserver] = (),
         activations: ActivationRecords | None = None,
         settings: Mapping[str, str] | None = None,
+        follows_parameters: bool = False,
     ):
         self._description = description
         self._request = request
@@ -100,8 +104,16 @@ class CaptureSession:
         self._capture = Capture(
             calls=CallCounter(description.global_microbatch), filter=request.capture
         )
+        self._written = (
+            WrittenParameters(description, self._capture)
+            if follows_parameters
+            else None
+        )
         self.records = StepRecords(
-            description, self._capture, before_parameters=self._flush_gradients
+            description,
+            self._capture,
+            before_parameters=self._flush_gradients,
+            written=self._written,
         )
         self._rank: RankRecorder | None = None
         self._recorder: TensorRecorder | None = None
@@ -234,6 +246,8 @@ class CaptureSession:
             self._has_params = True
             self.records.parameters(Kind.PARAM, lambda named: named.parameter)
             self.records.buffers(Kind.BUFFER)
+            if self._written is not None and self.wants(Kind.WRITTEN_PARAM):
+                self._written.begin()
 
     def _flush_gradients(self) -> None:
         if self._hooks is not None:
@@ -250,6 +264,8 @@ class CaptureSession:
                 if self._rank is not None and self._capture.rewriting is not None:
                     values = self._capture.rewriting.values
                     self._rank.state(values.statement(self.step_number + 1))
+                if self._written is not None:
+                    self._written.end_step()
                 self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()
