@@ -21,6 +21,7 @@ from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
+from ttrace.frontends.torch_parts.side_passes import SidePasses
 from ttrace.frontends.torch_parts.step_records import StepRecords
 from ttrace.frontends.torch_parts.written_parameters import WrittenParameters
 from ttrace.ir.kinds import Kind
@@ -139,6 +140,11 @@ class CaptureSession:
     def is_paused(self) -> bool:
         """Whether what happens now is neither recorded nor counted."""
         return self._capture.is_paused
+
+    @property
+    def side_passes(self) -> SidePasses:
+        """Tells gradients that are not of the training."""
+        return self._capture.side_passes
 
     def wants(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded in the running step."""

@@ -85,7 +85,9 @@ class CaptureFilter:
     def _kinds(self) -> frozenset[Kind]:
         if self.kinds is None:
             return RECORDED_BY_DEFAULT
-        return self.kinds.union(k for k, other in COMES_WITH.items() if other in self.kinds)
+        return self.kinds.union(
+            k for k, other in COMES_WITH.items() if other in self.kinds
+        )
 
     def _names_collectives_of(self, module: str) -> bool:
         return any(

@@ -1,4 +1,4 @@
-"""Parameters that the optimizers of both runs leave alike, and that end a step apart."""
+"""Parameters that optimizers of both runs leave alike, and that end a step apart."""
 
 from dataclasses import replace
 
@@ -78,6 +78,7 @@ def _writers(verdict: TensorVerdict) -> frozenset[Side]:
             (Side.CANDIDATE, match.candidate),
         )
         if record.shards[0].id.kind is Kind.WRITTEN_PARAM
+        and record.shards[0].id.step == record.id.step
     )
 
 
