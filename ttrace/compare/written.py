@@ -16,8 +16,8 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
-_FOLLOW = frozenset({"torch", "jax"})
-"""Frameworks whose traces tell what a step ends with."""
+_ONLY_UPDATES = frozenset({"megatron"})
+"""Frameworks whose traces have what the optimizer leaves, and nothing after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,8 @@ def written_in_both(reference: TraceSource, candidate: TraceSource) -> WrittenIn
 def _is_followed(info: TraceInfo) -> bool:
     """Whether a trace has all parameters that a step changes, as it ends."""
     rank = info.ranks[0]
-    return rank.framework in _FOLLOW and rank.settings.get(OPTIMIZER) != NO_OPTIMIZER
+    has_optimizer = rank.settings.get(OPTIMIZER) != NO_OPTIMIZER
+    return rank.framework not in _ONLY_UPDATES and has_optimizer
 
 
 class _Latest:
