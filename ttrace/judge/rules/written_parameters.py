@@ -6,6 +6,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
+from ttrace.judge.reading.writers import writers
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _MOST_NAMED = 2
@@ -29,11 +30,11 @@ def written_parameters(findings: Findings) -> Diagnosis | None:
         return None
     step = min(verdict.id.step for verdict in apart)
     apart = [verdict for verdict in apart if verdict.id.step == step]
-    writers = {_writers(verdict) for verdict in apart}
-    if len(writers) > 1:  # what is said is said of all of them
-        first = _writers(apart[0])
-        apart = [verdict for verdict in apart if _writers(verdict) == first]
-    (of_first,) = {_writers(verdict) for verdict in apart}
+    found = {writers(verdict) for verdict in apart}
+    if len(found) > 1:  # what is said is said of all of them
+        first = writers(apart[0])
+        apart = [verdict for verdict in apart if writers(verdict) == first]
+    (of_first,) = {writers(verdict) for verdict in apart}
     is_held = all(replace(v.id, kind=Kind.UPDATED_PARAM) in by_id for v in apart)
     names = _names(apart)
     it = "it" if len(apart) == 1 else "them"
@@ -65,21 +66,6 @@ def written_parameters(findings: Findings) -> Diagnosis | None:
 def _was_right(written: TensorId, by_id: dict[TensorId, TensorVerdict]) -> bool:
     updated = by_id.get(replace(written, kind=Kind.UPDATED_PARAM))
     return updated is None or updated.status is Status.PASSED
-
-
-def _writers(verdict: TensorVerdict) -> frozenset[Side]:
-    """The runs that wrote to it: the other one is shown with what it had before."""
-    assert verdict.result is not None
-    match = verdict.result.plan.match
-    return frozenset(
-        side
-        for side, record in (
-            (Side.REFERENCE, match.reference),
-            (Side.CANDIDATE, match.candidate),
-        )
-        if record.shards[0].id.kind is Kind.WRITTEN_PARAM
-        and record.shards[0].id.step == record.id.step
-    )
 
 
 def _names(verdicts: list[TensorVerdict]) -> str:
