@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.compare.written import written_in_both
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
@@ -102,3 +102,44 @@ def test_the_next_update_begins_with_it():
     (diagnosis,) = compared(reference, candidate).diagnosis
     assert diagnosis.code == "scaled_update"
     assert "2 times" in diagnosis.sentence
+
+
+def test_ranks_whose_part_was_not_written_to_have_what_was_left():
+    """Rows of the second rank are within the limits that the first one's exceed."""
+    rows, limited = np.arange(8, dtype=np.float32), np.maximum(np.arange(8), 2)
+    limited = limited.astype(np.float32)
+
+    def sharded(written, holders):
+        tensors = {
+            "step0/a/param/weight": Tensor(full=START, dims="rows[tp]"),
+            "step0/a/updated_param/weight": Tensor(full=rows, dims="rows[tp]"),
+            "step0/a/written_param/weight": Tensor(
+                full=written, dims="rows[tp]", holders=holders
+            ),
+        }
+        return memory_trace(tensors, {"tp": 2})
+
+    whole = {
+        "step0/a/param/weight": START,
+        "step0/a/updated_param/weight": rows,
+        "step0/a/written_param/weight": limited,
+    }
+    report = compared(memory_trace(whole), sharded(limited, holders=(0,)))
+    assert report.verdict is Outcome.PASS, report.summary
+    assert report.counts.passed == 3
+    wrong = compared(memory_trace(whole), sharded(limited + 1, holders=(0,)))
+    assert [t.id for t in wrong.tensors if t.status == "failed"] == list(whole)[2:]
+
+
+def test_a_rank_that_writes_alone_differs_from_its_replicas():
+    tensors = {
+        "step0/k/param/weight": START,
+        "step0/k/written_param/weight": Tensor(
+            full=START / 3, holders=(0,), exact_replicas=True
+        ),
+    }
+    whole = {"step0/k/param/weight": START, "step0/k/written_param/weight": START / 3}
+    report = compared(memory_trace(whole), memory_trace(tensors, {"dp": 2}))
+    (failed,) = (tensor for tensor in report.tensors if tensor.status == "failed")
+    assert failed.id == "step0/k/written_param/weight"
+    assert failed.cause == "replicas"

@@ -13,7 +13,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
-from ttrace.ir.trace import TraceInfo
+from ttrace.ir.trace import TensorRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
 
 _ONLY_UPDATES = frozenset({"megatron"})
@@ -41,7 +41,10 @@ class WrittenInBoth:
 
 def written_in_both(reference: TraceSource, candidate: TraceSource) -> WrittenInBoth:
     """Shows of each run what it ends a step with, where the other one writes to it."""
-    runs = {Side.REFERENCE: reference, Side.CANDIDATE: candidate}
+    runs = {
+        Side.REFERENCE: _completed(reference),
+        Side.CANDIDATE: _completed(candidate),
+    }
     copies: dict[TensorId, TensorId] = {}
     set_aside: dict[TensorId, str] = {}
     for side, other in (tuple(Side), tuple(reversed(Side))):
@@ -81,6 +84,30 @@ def written_in_both(reference: TraceSource, candidate: TraceSource) -> WrittenIn
     )
 
 
+def _completed(run: TraceSource) -> TraceSource:
+    """The run with all of what was written to, where some ranks' part was not.
+
+    Each rank records what it sees to have changed of its own: of a matrix that is
+    clamped, some shards may be within the limits.
+    """
+    info = run.info
+    latest = _Latest(info)
+    tensors: dict[TensorId, TensorRecord] = {}
+    for id_, record in info.tensors.items():
+        if id_.kind is not Kind.WRITTEN_PARAM:
+            continue
+        ranks = {shard.rank for shard in record.shards}
+        before = latest.of(id_, before_it=True)
+        left = () if before is None else info.tensors[before].shards
+        lacking = [shard for shard in left if shard.rank not in ranks]
+        if lacking:
+            shards = sorted((*record.shards, *lacking), key=lambda shard: shard.rank)
+            tensors[id_] = replace(record, shards=tuple(shards))
+    if not tensors:
+        return run
+    return ShownTrace(run, replace(info, tensors={**info.tensors, **tensors}))
+
+
 def _is_followed(info: TraceInfo) -> bool:
     """Whether a trace has all parameters that a step changes, as it ends."""
     rank = info.ranks[0]
@@ -101,11 +128,20 @@ class _Latest:
             if id_.kind in _ORDER:
                 self._recorded.setdefault((id_.module, id_.slot), []).append(id_)
 
-    def of(self, written: TensorId) -> TensorId | None:
-        """The last that there is when a step ends; None where there is nothing."""
+    def of(self, written: TensorId, *, before_it: bool = False) -> TensorId | None:
+        """The last that there is when a step ends; None where there is nothing.
+
+        Args:
+            written: What the step ends with, in whichever run.
+            before_it: Itself is not meant.
+        """
         found = self._recorded.get((written.module, written.slot), ())
         return max(
-            (id_ for id_ in found if id_.step <= written.step),
+            (
+                id_
+                for id_ in found
+                if id_.step <= written.step and not (before_it and id_ == written)
+            ),
             key=lambda id_: (id_.step, _ORDER.index(id_.kind), id_.call),
             default=None,
         )

@@ -19,6 +19,8 @@ def writers(written: TensorVerdict) -> frozenset[Side]:
             (Side.REFERENCE, match.reference),
             (Side.CANDIDATE, match.candidate),
         )
-        if record.shards[0].id.kind is Kind.WRITTEN_PARAM
-        and record.shards[0].id.step == record.id.step
+        if any(
+            shard.id.kind is Kind.WRITTEN_PARAM and shard.id.step == record.id.step
+            for shard in record.shards
+        )
     )
