@@ -9,10 +9,15 @@ What is recorded, and how it is counted:
   pass serves one micro-batch.
 - ``grad_output`` is the total gradient of an output. ``grad_input`` is the module's
   share of the gradient of its input, as far as it comes from the module's outputs.
-- What no gradient reaches has none recorded.
+- What no gradient reaches has none recorded. A pass that gives no parameter a gradient
+  (``torch.autograd.grad`` of an input, for a penalty) is none of the training: what
+  modules are given by it is left out.
 - ``main_grad`` is ``parameter.grad`` as the optimizer is given it, or as it is before
   it is clipped, if that is done by torch's own functions or the script calls
   ``trace.main_grads()`` first. ``clipped_grad`` is what the optimizer is then given.
+- ``updated_param`` is each parameter as ``optimizer.step()`` left it. One that is not
+  what was recorded of it last where a step ends, as the script has written to it since,
+  is recorded as ``written_param``.
 - Gradients of a loss that ``torch.amp.GradScaler`` has scaled carry its factor as
   their scale. A step that it skips, as its gradients overflow, is noted.
 
@@ -51,6 +56,7 @@ from ttrace.frontends.torch_parts.optimizers import (
 )
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.frontends.torch_parts.side_passes import observed_side_passes
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.recording.request import request_from_environment
@@ -198,6 +204,7 @@ def trace(
         activations=pipeline,
         root_method=_root_method(description, method),
         settings={} if optimizers else {OPTIMIZER: NO_OPTIMIZER},
+        follows_parameters=bool(optimizers),
     )
     inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
     taps = _taps(inner, session, description, num_parts=len(parts))
@@ -217,6 +224,7 @@ def trace(
         with (
             observed_scalers(taps, session) as scales,
             observed_clips(taps),
+            observed_side_passes(session.side_passes),
             corrected_in_float32(perturbed),
             perturbed_casts(perturbed, seed or 0),
         ):

@@ -87,11 +87,11 @@ def compare_traces(
     lined = line_up(reference, candidate, map_file=map_file, only=only)
     alignment, untied = lined.alignment, lined.untied
     reference, candidate = lined.reference, lined.candidate
-    if untied.copies:
+    if lined.copies:
         noise = dict(tolerances.noise)
         noise |= {
             copy: noise[recorded]
-            for copy, recorded in untied.copies.items()
+            for copy, recorded in lined.copies.items()
             if recorded in noise
         }
         tolerances = replace(tolerances, noise=noise)

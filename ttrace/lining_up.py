@@ -15,6 +15,7 @@ from ttrace.compare.layouts.own_buffers import agreeing_buffers
 from ttrace.compare.plan import ComparePlan, plan_comparison
 from ttrace.compare.samples.regroup import Regrouped, regroup
 from ttrace.compare.tied import Untied, untie
+from ttrace.compare.written import written_in_both
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter, format_indices
 from ttrace.ir.kinds import Kind
@@ -43,6 +44,8 @@ class LinedUp:
         set_aside: Why tensors are not compared.
         one_sided: Why a map says that only one run has them.
         only: What is compared.
+        copies: What is shown of the reference under another id, too: the id that it
+            was recorded under, whose noise it has.
     """
 
     reference: TraceSource
@@ -57,6 +60,7 @@ class LinedUp:
     set_aside: Mapping[TensorId, str] = field(default_factory=dict)
     one_sided: Mapping[TensorId, str] = field(default_factory=dict)
     only: CaptureFilter = field(default_factory=CaptureFilter)
+    copies: Mapping[TensorId, TensorId] = field(default_factory=dict)
 
     @property
     def note(self) -> str:
@@ -124,7 +128,8 @@ def line_up(
     named = candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
-    untied = untie(reference, candidate)
+    written = written_in_both(reference, candidate)
+    untied = untie(written.reference, written.candidate)
     known = deduce_layouts(untied.reference, untied.candidate)
     regrouped = regroup(known.reference, known.candidate)
     joined = join_calls(regrouped.reference, regrouped.candidate)
@@ -137,10 +142,12 @@ def line_up(
         known=known,
         regrouped=regrouped,
         joined=joined,
+        copies={**written.copies, **untied.copies},
         unverified=unverified,
         set_aside={
             **aside,
             **aside_too,
+            **written.set_aside,
             **untied.set_aside,
             **regrouped.set_aside,
             **joined.set_aside,
@@ -186,4 +193,6 @@ def _restricted(alignment: Alignment, only: CaptureFilter) -> Alignment:
 
 def kinds_left_out(only: CaptureFilter) -> frozenset[Kind]:
     """Kinds that a filter does not let through."""
-    return frozenset() if only.kinds is None else frozenset(Kind) - only.kinds
+    if only.kinds is None:
+        return frozenset()
+    return frozenset(kind for kind in Kind if not only.wants_kind(kind))

@@ -140,6 +140,11 @@ class CallCounter:
         return self._backward.index
 
     @property
+    def is_scheduled(self) -> bool:
+        """Whether a schedule says which micro-batch runs."""
+        return self._is_told
+
+    @property
     def has_run(self) -> bool:
         """Whether a root module has run forward in the running step."""
         return bool(self._roots)

@@ -7,10 +7,12 @@ from typing import Protocol
 import torch
 
 from ttrace.frontends.torch_parts.calls import CallCounter, ModuleCall
+from ttrace.frontends.torch_parts.given_tensors import GivenTensors
 from ttrace.frontends.torch_parts.noise import Noise
 from ttrace.frontends.torch_parts.open_calls import OpenCalls
 from ttrace.frontends.torch_parts.recorder import TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
+from ttrace.frontends.torch_parts.side_passes import SidePasses
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
@@ -33,6 +35,8 @@ class Capture:
         rewriting: Overwrites what modules are given; None in a plain run.
         open_calls: Told of every call of a module; None where nobody asks for them.
         operations: Likewise; records operations.
+        given: What the calls that run were given.
+        side_passes: Tells gradients that are not of the training.
     """
 
     calls: CallCounter
@@ -44,6 +48,8 @@ class Capture:
     rewriting: Rewriting | None = None
     open_calls: OpenCalls | None = None
     operations: "CallObserver | None" = None
+    given: GivenTensors = field(default_factory=GivenTensors)
+    side_passes: SidePasses = field(default_factory=SidePasses)
 
     @property
     def step(self) -> int:
@@ -63,6 +69,13 @@ class Capture:
         if recorder is None or not recorder.is_active or self.is_paused:
             return None
         return recorder if self.filter.wants_kind(kind) else None
+
+    def takes_aside(self, id_: TensorId) -> bool:
+        """Whether a gradient that arrives now is none of the training's.
+
+        Schedules of pipelines run their backward in passes of any form.
+        """
+        return not self.calls.is_scheduled and self.side_passes.takes(id_)
 
     def skip(self, id_: TensorId, reason: str) -> None:
         """Notes that a tensor is not recorded, where the filters want it."""

@@ -4,7 +4,7 @@ An alias of the input would give the share too, but adds a node: with three or m
 consumers autograd then sums in another order, and no run would stay bitwise the same.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,9 @@ from ttrace.frontends.torch_parts.tensors import (
 from ttrace.ir.layout import whole
 from ttrace.recording.faults import reason_of
 
+Place = tuple[Node, int]
+"""A node, and which output of it a tensor is."""
+
 Emit = Callable[[str, torch.Tensor | NoLayout], None]
 """Takes a slot and the gradient, or why it is not known; must copy what it keeps."""
 
@@ -34,11 +37,18 @@ class InputEdge:
         slot: Of the input.
         node: The node that made the input, or that accumulates into a leaf.
         output: Which output of that node the input is.
+        memory: Where its values lie; None where that is not known.
     """
 
     slot: str
     node: Node
     output: int
+    memory: Hashable = None
+
+    @property
+    def place(self) -> "Place":
+        """What edges of one tensor have in common."""
+        return self.node, self.output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +77,12 @@ def input_edges(inputs: Iterable[tuple[str, torch.Tensor]]) -> tuple[InputEdge, 
     if not torch.is_grad_enabled():
         return ()
     return tuple(
-        InputEdge(slot=slot, node=_node_of(tensor), output=tensor.output_nr)
+        InputEdge(
+            slot=slot,
+            node=_node_of(tensor),
+            output=tensor.output_nr,
+            memory=_memory_of(tensor),
+        )
         for slot, tensor in inputs
         if tensor.requires_grad
     )
@@ -91,7 +106,7 @@ def returned_in_use(
     Returns:
         Slots of these outputs.
     """
-    targets = {(edge.node, edge.output) for edge in edges}
+    targets = {edge.place for edge in edges}
     of_slot = {
         slot: (tensor.grad_fn, tensor.output_nr)
         for slot, tensor in outputs
@@ -115,7 +130,9 @@ def observe_shares(
     What counts is the part of the input's gradient that arrives from operations between
     the input and the module's outputs. Several such parts are added in the order of
     the forward, whatever the order in which backward delivers them. Slots that hold the
-    same tensor share one gradient, and both get it.
+    same values in the same memory share one gradient, and all of them get it: the
+    wrappers of sharded training and of checkpoints make several tensors of one that is
+    given twice.
 
     Args:
         edges: From ``input_edges``.
@@ -129,11 +146,16 @@ def observe_shares(
     """
     outputs = [tensor for tensor in outputs if tensor.requires_grad]
     roots = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
-    targets = {(edge.node, edge.output) for edge in edges}
-    found = _consumers(roots, targets, since)
+    found = _consumers(roots, {edge.place for edge in edges}, since)
+    of_slot = {
+        edge.slot: _in_order(
+            consumer for place in places for consumer in found.get(place, ())
+        )
+        for edge, places in _with_aliases(edges).items()
+    }
     hooks: dict[Node, list[tuple[_Share, int, int]]] = {}
     for edge in edges:
-        consumers = found.get((edge.node, edge.output), [])
+        consumers = of_slot[edge.slot]
         share = _Share(slot=edge.slot, num_parts=len(consumers), emit=emit)
         for position, consumer in enumerate(consumers):
             hooks.setdefault(consumer.node, []).append(
@@ -141,14 +163,52 @@ def observe_shares(
             )
     for node, deliveries in hooks.items():
         node.register_hook(_delivering(deliveries))
-    if len(found) == len(targets):
+    if all(of_slot.values()):
         return []
-    handed_through = {(_node_of(tensor), tensor.output_nr) for tensor in outputs}
+    handed_through = {place_of(tensor) for tensor in outputs}
     return [
         edge.slot
         for edge in edges
-        if (edge.node, edge.output) in handed_through - found.keys()
+        if edge.place in handed_through and not of_slot[edge.slot]
     ]
+
+
+def place_of(tensor: torch.Tensor) -> Place:
+    """The node that made a tensor that needs a gradient, and which output it is."""
+    return _node_of(tensor), tensor.output_nr
+
+
+def _with_aliases(
+    edges: tuple[InputEdge, ...],
+) -> Mapping[InputEdge, set[Place]]:
+    """Each edge, and the places of all edges that have its values."""
+    places: dict[Hashable, set[Place]] = {}
+    for edge in edges:
+        if edge.memory is not None:
+            places.setdefault(edge.memory, set()).add(edge.place)
+    return {edge: {edge.place} | places.get(edge.memory, set()) for edge in edges}
+
+
+def _memory_of(tensor: torch.Tensor) -> Hashable:
+    """What tensors of the same values in the same memory have in common."""
+    try:
+        values = local_values(tensor)
+        if not values.numel():
+            return None
+        with unobserved():
+            return (
+                values.data_ptr(),
+                values.dtype,
+                values.device,
+                tuple(values.shape),
+                values.stride(),
+            )
+    except Exception:  # tensors without memory of their own
+        return None
+
+
+def _in_order(consumers: Iterable[_Consumer]) -> list[_Consumer]:
+    return sorted(consumers, key=lambda c: (c.node._sequence_nr(), c.operand))
 
 
 def _node_of(tensor: torch.Tensor) -> Node:
@@ -163,10 +223,10 @@ def _node_of(tensor: torch.Tensor) -> Node:
 
 
 def _consumers(
-    roots: list[Node], targets: set[tuple[Node, int]], since: int
-) -> dict[tuple[Node, int], list[_Consumer]]:
+    roots: list[Node], targets: set[Place], since: int
+) -> dict[Place, list[_Consumer]]:
     """Walks the nodes made since then; what they lead to is the outside."""
-    found: dict[tuple[Node, int], list[_Consumer]] = {}
+    found: dict[Place, list[_Consumer]] = {}
     seen: set[Node] = set()
     while roots:
         node = roots.pop()
@@ -181,8 +241,6 @@ def _consumers(
                 found.setdefault((source, output), []).append(consumer)
             else:
                 roots.append(source)
-    for consumers in found.values():
-        consumers.sort(key=lambda c: (c.node._sequence_nr(), c.operand))
     return found
 
 

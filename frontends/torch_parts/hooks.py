@@ -12,6 +12,7 @@ from ttrace.frontends.torch_parts.fully_sharded import hidden_by_fully_shard
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.modules import ModuleTap
 from ttrace.frontends.torch_parts.parameters import ParameterGradients
+from ttrace.frontends.torch_parts.side_passes import ONLY_ASIDE
 from ttrace.frontends.torch_parts.tree import clean_name
 from ttrace.ir.kinds import ACTIVATIONS, PER_MICROBATCH, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
@@ -73,6 +74,7 @@ class ModelHooks:
             self._capture.open_calls.clear()
         if self._capture.operations is not None:
             self._capture.operations.begin_step()
+        self._capture.given.clear()
         # A module may be compiled after the trace has begun.
         inside = self._compiled_away()
         for tap in self._taps:
@@ -95,6 +97,8 @@ class ModelHooks:
 
     def end_step(self) -> None:
         """Records what hooks have collected, and skips what they could not see."""
+        for id_ in self._capture.side_passes.take_left():
+            self._capture.skip(id_, ONLY_ASIDE)
         if self._gradients is not None:
             self._gradients.end_step()
 

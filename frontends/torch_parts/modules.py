@@ -46,6 +46,12 @@ _RETURNED = (
 )
 
 
+_GIVEN_AROUND = (
+    "the module returns what a module around it was given, too: its gradient is that "
+    "of all uses of this tensor"
+)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _OpenCall:
     """A call between its two hooks.
@@ -245,6 +251,7 @@ class ModuleTap:
                 opened.since = sequence_number()
                 try:
                     opened.edges = input_edges(inputs)
+                    capture.given.enter(opened.edges)
                 except Exception as error:
                     slots = [slot for slot, tensor in inputs if tensor.requires_grad]
                     _skip_shares(recorder, call, slots, error)
@@ -271,6 +278,7 @@ class ModuleTap:
         if capture.operations is not None:
             capture.operations.suspend()
         call, recorder = opened.call, opened.recorder
+        capture.given.leave(opened.edges)
         if capture.open_calls is not None:
             capture.open_calls.leave(call, sequence_number())
         plain = output
@@ -306,7 +314,8 @@ class ModuleTap:
         is_wanted = recorder is not None and Kind.GRAD_OUTPUT in self._kinds
         if is_wanted or self._is_root:
             # The root's outputs announce the micro-batch to the whole backward.
-            refused = _refused_outputs(opened, outputs)
+            refused = dict.fromkeys(self._capture.given.among(outputs), _GIVEN_AROUND)
+            refused |= _refused_outputs(opened, outputs)
             if self._capture.rewriting is not None:
                 refused |= self._handed_through(opened, outputs)
             for slot, tensor in outputs:
@@ -412,6 +421,8 @@ class ModuleTap:
         if capture.recorder is None or module is None:
             return
         id_ = call.tensor_id(kind, slot)
+        if capture.takes_aside(id_):
+            return
         if isinstance(gradient, NoLayout):
             capture.recorder.skip(id_, gradient.reason)
         else:

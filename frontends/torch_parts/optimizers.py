@@ -15,13 +15,12 @@ from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Rememb
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
+from ttrace.frontends.torch_parts.gradient_norms import total_norm, whole_values
 from ttrace.frontends.torch_parts.guards import guarded
-from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import whole
 from ttrace.ir.step_notes import clips_key
 from ttrace.recording.said_warnings import warn
 
@@ -225,7 +224,7 @@ class OptimizerTap:
             self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
-            norm = _whole_values(norm)  # a DTensor may be a sum still to be made
+            norm = whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
             scale = None if self._norm_scale == 1 else self._norm_scale
             self._record_norm(norm, scale=scale)
@@ -319,28 +318,47 @@ class OptimizerTap:
         if session.is_paused or self._was_given >= now:
             return
         self._was_given = now
+        # What ttrace fails at in one of them leaves the others as they are.
+        self._record_given_gradients()
+        self._record_clipped()
+        session.records.unreduced_gradients()
+        self._state_settings()
+        self._record_learning_rates()
+
+    @guarded("record the gradients that an optimizer is given")
+    def _record_given_gradients(self) -> None:
         self._record_gradients()
         if not self._holds_whole_model:
             self._record_norm(self._no_norm)
-        if session.wants(Kind.CLIPPED_GRAD):
-            is_clipped = self._is_given_clipped or self._was_clipped == now
+
+    @guarded("record clipped gradients")
+    def _record_clipped(self) -> None:
+        records = self._session.records
+        if records.wants(Kind.CLIPPED_GRAD):
+            is_clipped = self._is_given_clipped or self._was_clipped == self._now()
             if is_clipped or self.remembered_gradients() != self._recorded:
-                session.records.parameters(
+                records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
-        session.records.unreduced_gradients()
+
+    @guarded("tell how gradients are clipped")
+    def _state_settings(self) -> None:
         clips = self._clips.of_step(self.remembered_gradients())
         if self._leader is None:
-            session.records.optimizer_settings(
+            self._session.records.optimizer_settings(
                 lambda: {
                     **settings_of(self.optimizer, first_group=self._first_group),
                     **({} if clips is None else {clips_key(self._first_group): clips}),
                 }
             )
-        if session.wants(Kind.LEARNING_RATE) and not self._evaluation:
+
+    @guarded("record learning rates")
+    def _record_learning_rates(self) -> None:
+        records = self._session.records
+        if records.wants(Kind.LEARNING_RATE) and not self._evaluation:
             for index, group in enumerate(self.optimizer.param_groups):
                 if "lr" in group and not self._is_led(index, group["lr"]):
-                    session.records.scalar(
+                    records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
                         slot=f"group{self._first_group + index}",
@@ -464,21 +482,12 @@ class OptimizerTap:
 
     def _total_norm(self) -> float | None:
         """None where there is no gradient, or one that is not a whole dense tensor."""
-        gradients = [
-            _whole_values(parameter.grad)
+        norm = total_norm(
+            parameter.grad
             for parameter in self._own_parameters().values()
             if parameter.grad is not None
-        ]
-        norms = []
-        with unobserved():
-            for gradient in gradients:
-                if type(gradient) is not torch.Tensor or (
-                    gradient.layout != torch.strided
-                ):
-                    return None
-                norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-                norms.append(norm.item())
-        return math.hypot(*norms) / self._scale_inside() if norms else None
+        )
+        return None if norm is None else norm / self._scale_inside()
 
 
 def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -488,9 +497,3 @@ def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if redundancy_free is not None and isinstance(optimizer, redundancy_free):
         return getattr(optimizer, "optim", optimizer)
     return optimizer
-
-
-def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The values of a tensor; None of one of which this rank has a part."""
-    answer = local_tensor(tensor, lambda shape: whole(shape, ""))
-    return answer.values if is_whole(answer) else None

@@ -22,7 +22,9 @@ from ttrace.frontends.torch_parts.operations import OperationRecords
 from ttrace.frontends.torch_parts.rank_info import rank_info_of
 from ttrace.frontends.torch_parts.recorder import ActivationRecords, TensorRecorder
 from ttrace.frontends.torch_parts.rewriting import Rewriting
+from ttrace.frontends.torch_parts.side_passes import SidePasses
 from ttrace.frontends.torch_parts.step_records import StepRecords
+from ttrace.frontends.torch_parts.written_parameters import WrittenParameters
 from ttrace.ir.kinds import Kind
 from ttrace.recording.rank_recorder import (
     OpenSink,
@@ -70,6 +72,8 @@ class CaptureSession:
         observers: Told of the start, the steps and the end.
         activations: Asked of each activation before the description; None for no one.
         settings: What else there is to say of the run.
+        follows_parameters: What is written to parameters after the optimizer's step is
+            recorded, too, where a step ends.
 
     Attributes:
         records: Takes what hooks on modules cannot see.
@@ -88,6 +92,7 @@ class CaptureSession:
         observers: Sequence[CaptureObserver] = (),
         activations: ActivationRecords | None = None,
         settings: Mapping[str, str] | None = None,
+        follows_parameters: bool = False,
     ):
         self._description = description
         self._request = request
@@ -101,8 +106,16 @@ class CaptureSession:
         self._capture = Capture(
             calls=CallCounter(description.global_microbatch), filter=request.capture
         )
+        self._written = (
+            WrittenParameters(description, self._capture)
+            if follows_parameters
+            else None
+        )
         self.records = StepRecords(
-            description, self._capture, before_parameters=self._flush_gradients
+            description,
+            self._capture,
+            before_parameters=self._flush_gradients,
+            written=self._written,
         )
         self._rank: RankRecorder | None = None
         self._recorder: TensorRecorder | None = None
@@ -128,6 +141,11 @@ class CaptureSession:
     def is_paused(self) -> bool:
         """Whether what happens now is neither recorded nor counted."""
         return self._capture.is_paused
+
+    @property
+    def side_passes(self) -> SidePasses:
+        """Tells gradients that are not of the training."""
+        return self._capture.side_passes
 
     def wants(self, kind: Kind) -> bool:
         """Whether tensors of a kind are recorded in the running step."""
@@ -237,6 +255,8 @@ class CaptureSession:
             self._has_params = True
             self.records.parameters(Kind.PARAM, lambda named: named.parameter)
             self.records.buffers(Kind.BUFFER)
+            if self._written is not None and self.wants(Kind.WRITTEN_PARAM):
+                self._written.begin()
 
     def _flush_gradients(self) -> None:
         if self._hooks is not None:
@@ -253,6 +273,8 @@ class CaptureSession:
                 if self._rank is not None and self._capture.rewriting is not None:
                     values = self._capture.rewriting.values
                     self._rank.state(values.statement(self.step_number + 1))
+                if self._written is not None:
+                    self._written.end_step()
                 self.records.buffers(Kind.UPDATED_BUFFER)
             for observer in self._observers:
                 observer.end_step()

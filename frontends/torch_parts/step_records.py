@@ -14,6 +14,7 @@ from ttrace.frontends.torch_parts.gradient_sync import unreduced_modules
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import FlatPart, NoLayout
 from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.frontends.torch_parts.written_parameters import WrittenParameters
 from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import ShardLayout, whole
 from ttrace.ir.optimizer_settings import SettingValue
@@ -47,6 +48,8 @@ class StepRecords:
         capture: Where tensors go now.
         before_parameters: Called before tensors of parameters are recorded: what hooks
             have collected comes first in the order of a step.
+        written: Told of updated parameters; None where nobody asks what is written to
+            them afterwards.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class StepRecords:
         capture: Capture,
         *,
         before_parameters: Callable[[], None],
+        written: WrittenParameters | None = None,
     ):
         self._description = description
         self._capture = capture
         self._before_parameters = before_parameters
+        self._written = written
         self._unreduced: dict[str, list[int]] = {}
         self._noted_scales: dict[str, list[int]] = {}
         self._losses: tuple[int, collections.Counter[tuple[int, str | None]]]
@@ -331,7 +336,10 @@ class StepRecords:
         ):
             recorder = self._capture.recorder_for(kind)
             if recorder is not None and self._capture.filter.wants(id_):
-                recorder.parameter(id_, named, value)
+                answer = recorder.describe_parameter(id_, named, value)
+                recorder.answer(id_, answer)
+                if self._written is not None and kind is Kind.UPDATED_PARAM:
+                    self._written.note(id_, named, answer)
         elif value is not None:
             self._record_scalar(id_, value, None, None)
 

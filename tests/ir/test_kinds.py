@@ -43,8 +43,11 @@ def test_the_phases_part_the_kinds():
             "grad_output grad_input param_grad main_grad grad_norm clipped_grad",
         ),
         (PER_MICROBATCH, "input output loss grad_output grad_input param_grad op"),
-        (EXACT_REPLICAS, "param main_grad clipped_grad optimizer_state updated_param"),
-        (OPTIONAL, "buffer clipped_grad updated_buffer"),
+        (
+            EXACT_REPLICAS,
+            "param main_grad clipped_grad optimizer_state updated_param written_param",
+        ),
+        (OPTIONAL, "buffer clipped_grad written_param updated_buffer"),
         (OF_LAYOUT, "op collective"),
         (set(Kind) - RECORDED_BY_DEFAULT, "op collective"),
         (kinds_of_phases(Phase.BACKWARD), "grad_output grad_input param_grad"),

@@ -31,6 +31,7 @@ _OF_STEPS = frozenset(
         Kind.CLIPPED_GRAD,
         Kind.OPTIMIZER_STATE,
         Kind.UPDATED_PARAM,
+        Kind.WRITTEN_PARAM,
     }
 )
 """Kinds of which each copy has what the one parameter has; of ``param_grad`` it has

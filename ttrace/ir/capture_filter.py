@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ttrace.errors import UsageError
-from ttrace.ir.kinds import RECORDED_BY_DEFAULT, Kind
+from ttrace.ir.kinds import COMES_WITH, RECORDED_BY_DEFAULT, Kind
 from ttrace.ir.tensor_id import TensorId
 
 _DEFAULT = "default"
@@ -95,7 +95,11 @@ class CaptureFilter:
 
     @property
     def _kinds(self) -> frozenset[Kind]:
-        return RECORDED_BY_DEFAULT if self.kinds is None else self.kinds
+        if self.kinds is None:
+            return RECORDED_BY_DEFAULT
+        return self.kinds.union(
+            k for k, other in COMES_WITH.items() if other in self.kinds
+        )
 
     def _names_collectives_of(self, module: str) -> bool:
         return any(

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     LEARNING_RATE = "learning_rate"
     OPTIMIZER_STATE = "optimizer_state"
     UPDATED_PARAM = "updated_param"
+    WRITTEN_PARAM = "written_param"
     UPDATED_BUFFER = "updated_buffer"
     OP = "op"
     COLLECTIVE = "collective"
@@ -66,6 +67,7 @@ class KindTraits:
         gradient: The kind of its gradient, which lies as it does, or None.
         is_of_layout: It is how a run computes, not what: runs of other layouts or
             frameworks have others, or none.
+        comes_with: The kind that it completes: asked for together with it, or None.
     """
 
     phase: Phase
@@ -78,6 +80,7 @@ class KindTraits:
     is_opt_in: bool = False
     gradient: Kind | None = None
     is_of_layout: bool = False
+    comes_with: Kind | None = None
 
 
 KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
@@ -136,6 +139,12 @@ KINDS: Mapping[Kind, KindTraits] = MappingProxyType(
         Kind.LEARNING_RATE: KindTraits(phase=Phase.OPTIMIZER),
         Kind.OPTIMIZER_STATE: KindTraits(phase=Phase.OPTIMIZER, exact_replicas=True),
         Kind.UPDATED_PARAM: KindTraits(phase=Phase.OPTIMIZER, exact_replicas=True),
+        Kind.WRITTEN_PARAM: KindTraits(
+            phase=Phase.OPTIMIZER,
+            exact_replicas=True,
+            is_optional=True,
+            comes_with=Kind.UPDATED_PARAM,
+        ),
         Kind.UPDATED_BUFFER: KindTraits(phase=Phase.OPTIMIZER, is_optional=True),
         Kind.OP: KindTraits(
             phase=Phase.ANY, per_microbatch=True, is_opt_in=True, is_of_layout=True
@@ -173,6 +182,15 @@ RECORDED_BY_DEFAULT = _kinds_where(lambda traits: not traits.is_opt_in)
 
 OF_LAYOUT = _kinds_where(lambda traits: traits.is_of_layout)
 """What runs of different layouts do not have in common."""
+
+COMES_WITH: Mapping[Kind, Kind] = MappingProxyType(
+    {
+        kind: traits.comes_with
+        for kind, traits in KINDS.items()
+        if traits.comes_with is not None
+    }
+)
+"""The kind that a kind completes: who asks for that one is given both."""
 
 GRADIENT_OF: Mapping[Kind, Kind] = MappingProxyType(
     {

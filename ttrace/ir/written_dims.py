@@ -25,6 +25,7 @@ _PARAMETERS = frozenset(
         Kind.CLIPPED_GRAD,
         Kind.OPTIMIZER_STATE,
         Kind.UPDATED_PARAM,
+        Kind.WRITTEN_PARAM,
         Kind.UPDATED_BUFFER,
     }
 )

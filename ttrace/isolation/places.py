@@ -221,6 +221,10 @@ _BEHIND = {
     Kind.GRAD_NORM: ("every gradient", "what the norm is taken of"),
     Kind.CLIPPED_GRAD: ("what is clipped", "the clipping"),
     Kind.UPDATED_PARAM: ("what the optimizer is given", "the optimizer"),
+    Kind.WRITTEN_PARAM: (
+        "what the optimizer left",
+        "what the script writes to parameters after optimizer.step()",
+    ),
     Kind.OPTIMIZER_STATE: ("what the optimizer is given", "the optimizer"),
     Kind.LOSS: ("the forward", "the loss"),
 }

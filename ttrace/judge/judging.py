@@ -22,6 +22,7 @@ from ttrace.judge.revisions.sample_variance import skip_other_variances
 from ttrace.judge.revisions.still_state import skip_still_state
 from ttrace.judge.revisions.turned_updates import TurnedUpdates, excuse_turned_updates
 from ttrace.judge.revisions.unused_outputs import skip_unused_outputs
+from ttrace.judge.revisions.written_parameters import judge_written
 from ttrace.judge.tolerances.limits import Limits
 from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.judge.verdicts.allowances import Allowed
@@ -102,6 +103,7 @@ def judge_tensors(
         known,
         joined_from=joined_from,
     )
+    verdicts = judge_written(verdicts, tolerances.policy)
     verdicts = doubt_layouts(verdicts, deduced or {}, reference, candidate)
     verdicts = skip_apart_in_both(verdicts)
     verdicts = skip_other_variances(verdicts, reference, candidate)

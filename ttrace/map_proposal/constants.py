@@ -19,7 +19,7 @@ from ttrace.mapping.rules import other_side
 
 _BUFFERS = frozenset({Kind.BUFFER, Kind.UPDATED_BUFFER})
 
-_PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM})
+_PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM, Kind.WRITTEN_PARAM})
 
 State = tuple[str, str | None]
 """Module and slot."""
@@ -56,7 +56,11 @@ def find_constants(
         }
         still = [
             *(ids for ids in buffers[side].values() if _is_constant(ids, trace)),
-            *(ids for of, ids in parameters[side].items() if of in frozen[side]),
+            *(
+                ids
+                for of, ids in parameters[side].items()
+                if of in frozen[side] and not any(map(_is_written, ids))
+            ),
         ]
         found |= {
             (side, id_)
@@ -65,6 +69,10 @@ def find_constants(
             for id_ in ids
         }
     return frozenset(found)
+
+
+def _is_written(tensor_id: TensorId) -> bool:
+    return tensor_id.kind is Kind.WRITTEN_PARAM
 
 
 def _by_state(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from ttrace.frontends.torch_parts import optimizers
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
@@ -104,6 +105,46 @@ def test_a_norm_is_left_out_where_gradients_are_sparse():
     session.close()
     assert "step0/@root/grad_norm" not in sink.records
     assert "step0/@root/main_grad/weight" in sink.skipped
+
+
+class _Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.tensor([3 + 4j, 1 - 2j]))
+        self.bias = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return (x * self.kernel).real + self.bias
+
+
+def test_complex_parameters_are_part_of_the_norm():
+    model = _Complex()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    session, _, sink = tapped(model, optimizer)
+    model(torch.tensor([3.0, 4.0])).sum().backward()
+    optimizer.step()
+    session.close()
+    assert sink.arrays["step0/@root/grad_norm"] == pytest.approx((25 + 2) ** 0.5)
+    assert sink.arrays["step0/@root/learning_rate/group0"] == 0.5
+    assert sink.skipped["step0/@root/updated_param/kernel"] == (
+        "the dtype torch.complex64 cannot be stored in a trace"
+    )
+
+
+def test_what_fails_at_one_thing_leaves_the_others(monkeypatch):
+    def fail(gradients):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(optimizers, "total_norm", fail)
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    session, _, sink = tapped(model, optimizer)
+    model(torch.tensor([3.0, 4.0])).sum().backward()
+    optimizer.step()
+    session.close()
+    assert sink.arrays["step0/@root/learning_rate/group0"] == 0.5
+    assert "step0/@root/updated_param/weight" in sink.arrays
+    assert "step0/@root/main_grad/weight" in sink.arrays
 
 
 def test_a_norm_of_stages_that_have_an_optimizer_each_is_that_of_all():

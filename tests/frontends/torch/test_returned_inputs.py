@@ -42,15 +42,15 @@ class Model(nn.Module):
 
 @pytest.fixture
 def record(monkeypatch, tmp_path):
-    def recorded(name, *, copies):
+    def recorded(name, *, copies, model=Model):
         request = RecordRequest(out=tmp_path / name)
         for variable, value in request.to_environment().items():
             monkeypatch.setenv(variable, value)
         torch.manual_seed(0)
-        model = Model(copies=copies)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with torch_capture.trace(model, optimizer) as trace:
-            model(torch.randn(2, 4)).square().mean().backward()
+        made = model(copies=copies)
+        optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+        with torch_capture.trace(made, optimizer) as trace:
+            made(torch.randn(2, 4)).square().mean().backward()
             optimizer.step()
             trace.step()
         monkeypatch.delenv(RECORD_VARIABLE)
@@ -79,3 +79,50 @@ def test_a_wrapper_that_copies_inputs_changes_nothing(record):
     assert "step0/mb0/layers.1/grad_input/bias" in compared or (
         "step0/mb0/layers.1/grad_input/1" in compared
     )
+
+
+class Skip(nn.Module):
+    """A residual block whose shortcut hands the input through."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.skip = nn.Linear(4, 4), nn.Identity()
+
+    def forward(self, x):
+        return self.skip(x) + self.linear(x)
+
+
+class SkipsOutside(nn.Module):
+    """Uses the input of the block outside of it, too."""
+
+    def __init__(self, *, copies: bool):
+        super().__init__()
+        self.first, self.block = nn.Linear(4, 4), Skip()
+        self.own, self.last = nn.Identity(), nn.Linear(8, 2)
+        self.copies = copies
+
+    def forward(self, x):
+        x = self.first(x)
+        given = x.view_as(x) if self.copies else x
+        return self.last(self.own(torch.cat([self.block(given), x], 1)))
+
+
+def test_what_a_module_around_was_given_has_uses_outside(record):
+    runs = (
+        record("plain", copies=False, model=SkipsOutside),
+        record("copies", copies=True, model=SkipsOutside),
+    )
+    report = compare_traces(*runs, NumpyBackend())
+    assert report.verdict is Outcome.PASS, report.summary
+    (skipped,) = (
+        tensor.reason
+        for tensor in report.tensors
+        if tensor.id == "step0/mb0/block.skip/grad_output/0"
+    )
+    assert skipped == (
+        "reference: the module returns what a module around it was given, too: its "
+        "gradient is that of all uses of this tensor"
+    )
+    compared = {tensor.id for tensor in report.tensors if tensor.status == "passed"}
+    assert "step0/mb0/own/grad_output/0" in compared
+    assert "step0/mb0/block/grad_input/0" in compared

@@ -434,11 +434,23 @@ def _described(records: Mapping[int, TensorRecord]) -> list[Described]:
     ]
 
 
+_OF_STEPS = frozenset(
+    {
+        Kind.PARAM,
+        Kind.UPDATED_PARAM,
+        Kind.WRITTEN_PARAM,
+        Kind.MAIN_GRAD,
+        Kind.BUFFER,
+    }
+)
+"""What has no samples."""
+
+
 def lengths_besides_samples(info: TraceInfo) -> frozenset[int]:
     """Lengths of dims that do not count samples."""
     lengths: set[int] = set()
     for id_, record in info.tensors.items():
-        if id_.kind in (Kind.PARAM, Kind.UPDATED_PARAM, Kind.MAIN_GRAD, Kind.BUFFER):
+        if id_.kind in _OF_STEPS:
             lengths.update(record.global_shape)
         elif is_model_input(id_):
             lengths.update(record.global_shape[1:])

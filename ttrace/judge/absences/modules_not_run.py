@@ -18,7 +18,11 @@ _FORWARD = frozenset({Kind.INPUT, Kind.OUTPUT})
 
 _GRADIENTS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD})
 
-_OF_PARAMETERS = frozenset({Kind.PARAM, Kind.UPDATED_PARAM}) | _GRADIENTS
+_OF_PARAMETERS = _GRADIENTS | {
+    Kind.PARAM,
+    Kind.UPDATED_PARAM,
+    Kind.WRITTEN_PARAM,
+}
 
 _COMPARED = frozenset({Status.PASSED, Status.FAILED})
 

@@ -223,6 +223,7 @@ _COMPUTED_FROM = {
     Kind.CLIPPED_GRAD: "the gradient and the norm of all",
     Kind.OPTIMIZER_STATE: "the gradient and the state before",
     Kind.UPDATED_PARAM: "gradient, state and learning rate",
+    Kind.WRITTEN_PARAM: "what the optimizer left of the parameters",
     Kind.UPDATED_BUFFER: "the module's forward and the buffer before",
 }
 

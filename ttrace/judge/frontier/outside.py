@@ -11,7 +11,14 @@ from ttrace.ir.kinds import GRADIENTS, KINDS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass
 from ttrace.judge.verdicts.verdict import TensorVerdict
 
-_UPDATES = frozenset({Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM, Kind.UPDATED_BUFFER})
+_UPDATES = frozenset(
+    {
+        Kind.OPTIMIZER_STATE,
+        Kind.UPDATED_PARAM,
+        Kind.WRITTEN_PARAM,
+        Kind.UPDATED_BUFFER,
+    }
+)
 """What is there once the optimizer has changed anything."""
 
 _BEHIND_BACKWARD = _UPDATES | {Kind.MAIN_GRAD, Kind.CLIPPED_GRAD}

@@ -137,6 +137,12 @@ class _Steps:
             flow = gradients.get(name, UNKNOWN)
             updated[name] = self._held[name] + flow + UNKNOWN
         self._held |= updated
+        # Such as averages of other parameters.
+        given = sum(updated.values(), UNKNOWN)
+        for verdict in by_kind.get(Kind.WRITTEN_PARAM, ()):
+            name = _name(verdict)
+            before = self._held.get(name, UNKNOWN)
+            self._held[name] = self._take(verdict, before + given)
 
     def _buffers(
         self, verdicts: Sequence[TensorVerdict], begun: Sequence[Microbatch]

@@ -55,6 +55,9 @@ def never_updated(run: RunFacts) -> Diagnosis | None:
                 if _would_show(id_, rates, before[name], run):
                     stuck.setdefault(name, id_)
             before[name] = run.tensors[id_]
+        for id_ in by_step[step]:
+            if id_.kind is Kind.WRITTEN_PARAM:
+                before[_name(id_)] = run.tensors[id_]
         changed |= moved
     found = [id_ for name, id_ in stuck.items() if name not in changed]
     if not found:

@@ -47,7 +47,7 @@ def _still(run: RunFacts) -> list[str]:
     with_gradient = set()
     for id_, facts in run.tensors.items():
         name = (id_.module, id_.slot)
-        if id_.kind in (Kind.PARAM, Kind.UPDATED_PARAM):
+        if id_.kind in (Kind.PARAM, Kind.UPDATED_PARAM, Kind.WRITTEN_PARAM):
             contents.setdefault(name, set()).add(facts.content)
         elif id_.kind is Kind.MAIN_GRAD and not facts.is_zero:
             with_gradient.add(name)

@@ -11,6 +11,8 @@ from ttrace.judge.lint.facts import Facts, RunFacts
 _LEAST_ELEMENTS = 8
 """Elements of a tensor that is not equal to another one by chance."""
 
+_UPDATED = (Kind.UPDATED_PARAM, Kind.WRITTEN_PARAM)
+
 _Call = tuple[int, int | None, str, int]
 """Step, micro-batch, module and call."""
 
@@ -150,7 +152,7 @@ def _held(run: RunFacts) -> dict[tuple[int, str], tuple[bytes, ...]]:
     for step in sorted({id_.step for id_ in run.tensors}):
         found |= {(step, module): tuple(of.values()) for module, of in now.items()}
         for id_, facts in _of_step(run, step):
-            if id_.kind is Kind.UPDATED_PARAM and id_.slot in now.get(id_.module, {}):
+            if id_.kind in _UPDATED and id_.slot in now.get(id_.module, {}):
                 now[id_.module][id_.slot] = facts.content
     return found
 

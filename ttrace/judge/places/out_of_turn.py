@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.reading.diverged_values import DivergedValues
@@ -47,6 +48,8 @@ def find_out_of_turn(
     """
     if values is None or not values.ours.any():
         return None
+    if values.id.kind is Kind.WRITTEN_PARAM:
+        return None  # what is not written to is what it was in the step before
     if values.ours.size < _FEW_ELEMENTS and not _are_different_counts(values.ours):
         return None  # what something makes of the reference's by chance
     id_ = values.id

@@ -87,6 +87,7 @@ from ttrace.judge.rules.unseen_clipping import unseen_clipping
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.update_per_shard import update_per_shard
 from ttrace.judge.rules.wiring import wiring
+from ttrace.judge.rules.written_parameters import written_parameters
 from ttrace.judge.runs.run_evidence import RunEvidence
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
@@ -131,6 +132,7 @@ RULES: tuple[Rule, ...] = (
     extra_activation_gradient,
     rounded_update,
     never_updated,
+    written_parameters,
     normalization,
     loss_scale,
     unscaled_backward,

@@ -145,6 +145,9 @@ def parameter_before(updated: TensorId, info: TraceInfo) -> TensorRecord | None:
     if before is not None or not updated.step:
         return before
     of_step = replace(updated, step=updated.step - 1)
+    written = info.tensors.get(replace(of_step, kind=Kind.WRITTEN_PARAM))
+    if written is not None:
+        return written
     while (later := info.tensors.get(of_step)) is not None:
         before, of_step = later, replace(of_step, call=of_step.call + 1)
     return before

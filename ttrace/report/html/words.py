@@ -19,6 +19,7 @@ KIND_WORDS = {
     Kind.LEARNING_RATE: "the learning rate of the step",
     Kind.OPTIMIZER_STATE: "moments and the like",
     Kind.UPDATED_PARAM: "parameters after the step",
+    Kind.WRITTEN_PARAM: "parameters that were written to after it",
     Kind.UPDATED_BUFFER: "what modules keep besides, after the step",
     Kind.OP: "result of one operation",
     Kind.COLLECTIVE: "operands and results of a collective",
