@@ -259,6 +259,7 @@ def _taps(
                 leader=taps[0] if taps and is_one else None,
                 no_norm=no_norm,
                 is_given_clipped=is_clipped,
+                is_alone=len(optimizers) == 1,
             )
         )
     return taps

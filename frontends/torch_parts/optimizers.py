@@ -15,13 +15,13 @@ from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Rememb
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
+from ttrace.frontends.torch_parts.gradient_norm import total_norm, whole_values
 from ttrace.frontends.torch_parts.guards import guarded
-from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import local_tensor
+from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups, parameters_of
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import whole
 from ttrace.ir.step_notes import clips_key
 from ttrace.recording.said_warnings import warn
 
@@ -42,8 +42,8 @@ NORM_OF_CLIPPED = NoLayout(
 )
 
 
-_NEVER = (-1, 0)
-"""A step and a call of its closure: none that there was."""
+_NEVER = (-1, 0, 0)
+"""A step, a call of its closure and a part of it: none that there was."""
 
 
 class OptimizerTap:
@@ -72,6 +72,7 @@ class OptimizerTap:
         no_norm: Why the norm is skipped where it is.
         is_given_clipped: What it is given was clipped before anything could be seen of
             it: ``clipped_grad`` is recorded of every step.
+        is_alone: There is no other optimizer.
 
     Attributes:
         optimizer: The optimizer.
@@ -88,17 +89,20 @@ class OptimizerTap:
         leader: "OptimizerTap | None" = None,
         no_norm: NoLayout = NO_NORM,
         is_given_clipped: bool = False,
+        is_alone: bool = True,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
         self._session = session
         self._first_group = first_group
+        self._groups = SteppedGroups(optimizer)
         self._holds_whole_model = holds_whole_model
         self._leader = leader
         self._all_of_one: list[OptimizerTap] = leader._all_of_one if leader else []
         self._all_of_one.append(self)
         self._no_norm = no_norm
         self._is_given_clipped = is_given_clipped
+        self._is_alone = is_alone
         self._evaluation = 0
         self._given_gradients = _NEVER
         self._given_norm = _NEVER
@@ -110,13 +114,12 @@ class OptimizerTap:
         self._loss_scale = 1.0
         self._scaled: Mapping[int, Remembered] = {}
         self._held_scale = self._norm_scale = 1.0
-        self._last_step = -1
         self._has_warned_of_second_step = False
         self._handles: list[RemovableHandle] = []
 
     def num_groups(self) -> int:
         """How many parameter groups it has."""
-        return len(self.optimizer.param_groups)
+        return len(self._groups.all())
 
     @guarded("observe an optimizer")
     def attach(self) -> None:
@@ -225,7 +228,7 @@ class OptimizerTap:
             self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
-            norm = _whole_values(norm)  # a DTensor may be a sum still to be made
+            norm = whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
             scale = None if self._norm_scale == 1 else self._norm_scale
             self._record_norm(norm, scale=scale)
@@ -253,6 +256,7 @@ class OptimizerTap:
     def _before(
         self, optimizer: Any, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
+        self._groups.begin_call(self._session.step_number)
         # The closure makes the gradients; before it they are those of the last step.
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._observed(kwargs["closure"])}
@@ -267,19 +271,18 @@ class OptimizerTap:
         self._warn_of_second_step()
         self._record_given()  # of an optimizer that never called its closure
         self._record_result()
-        self._left_over = self.remembered_gradients()
+        before = self._left_over if self._now()[2] else {}
+        self._left_over = {**before, **self.remembered_gradients()}
         self._evaluation = 0
 
     def _warn_of_second_step(self) -> None:
-        step = self._session.step_number
-        if self._last_step == step and not self._has_warned_of_second_step:
+        if self._groups.is_again and not self._has_warned_of_second_step:
             self._has_warned_of_second_step = True
             warn(
-                f"the optimizer has taken a second step in step {step} of the trace. "
-                "Is trace.step() missing behind it? What comes again in one step is "
-                "not recorded."
+                "the optimizer has taken a second step in step "
+                f"{self._session.step_number} of the trace. Is trace.step() missing "
+                "behind it? What comes again in one step is not recorded."
             )
-        self._last_step = step
 
     def _observed(self, closure: Callable[..., Any]) -> Callable[..., Any]:
         """The closure of a step, after each call of which gradients are recorded."""
@@ -309,9 +312,10 @@ class OptimizerTap:
     def _after_closure(self) -> None:
         self._record_given()
 
-    def _now(self) -> tuple[int, int]:
-        """The running step, and which call of its closure."""
-        return self._session.step_number, self._evaluation
+    def _now(self) -> tuple[int, int, int]:
+        """The running step, which call of its closure, and which part of it."""
+        step = self._session.step_number
+        return step, self._evaluation, self._groups.part(step)
 
     def _record_given(self) -> None:
         """Records what the step is given, once in a step or call of its closure."""
@@ -329,21 +333,32 @@ class OptimizerTap:
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
         session.records.unreduced_gradients()
+        if not now[2]:
+            self._record_settings()
+
+    def _record_settings(self) -> None:
+        """States what all groups are set to, and records their learning rates."""
+        session, groups = self._session, self._groups.all()
         clips = self._clips.of_step(self.remembered_gradients())
+        named, first = session.records.named_parameters(), self._first_group
+        holds_all = self._is_alone and len(groups) == 1
         if self._leader is None:
             session.records.optimizer_settings(
                 lambda: {
-                    **settings_of(self.optimizer, first_group=self._first_group),
-                    **({} if clips is None else {clips_key(self._first_group): clips}),
+                    **settings_of(groups, first_group=first),
+                    **({} if holds_all else parameters_of(groups, named, first)),
+                    **({} if clips is None else {clips_key(first): clips}),
                 }
             )
         if session.wants(Kind.LEARNING_RATE) and not self._evaluation:
-            for index, group in enumerate(self.optimizer.param_groups):
+            for index, group in enumerate(groups):
+                if not group["params"]:
+                    continue  # it trains nothing
                 if "lr" in group and not self._is_led(index, group["lr"]):
                     session.records.scalar(
                         Kind.LEARNING_RATE,
                         group["lr"],
-                        slot=f"group{self._first_group + index}",
+                        slot=f"group{first + index}",
                     )
 
     def _record_main_grads(self) -> bool:
@@ -362,7 +377,7 @@ class OptimizerTap:
         """Whether the leader's group of the same number has the same learning rate."""
         if self._leader is None:
             return False
-        groups = self._leader.optimizer.param_groups
+        groups = self._leader._groups.all()
         return index < len(groups) and float(groups[index].get("lr", math.nan)) == (
             float(learning_rate)
         )
@@ -370,7 +385,7 @@ class OptimizerTap:
     def _record_norm(
         self, norm: torch.Tensor | float | NoLayout, *, scale: float | None = None
     ) -> None:
-        session, now = self._session, self._now()
+        session, now = self._session, (*self._now()[:2], 0)
         if self._leader is not None:
             return
         if session.is_paused or self._given_norm >= now:
@@ -455,6 +470,9 @@ class OptimizerTap:
 
     def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
         # Looking a parameter up in the optimizer's defaultdict would add it.
+        is_part = self._groups.is_part
+        if is_part and id(named.parameter) not in self._own_parameters():
+            return {}  # of another part of the step, and recorded with that
         state = _holder_of_state(self.optimizer).state.get(named.parameter, {})
         return {
             name: value
@@ -464,21 +482,12 @@ class OptimizerTap:
 
     def _total_norm(self) -> float | None:
         """None where there is no gradient, or one that is not a whole dense tensor."""
-        gradients = [
-            _whole_values(parameter.grad)
+        norm = total_norm(
+            parameter.grad
             for parameter in self._own_parameters().values()
             if parameter.grad is not None
-        ]
-        norms = []
-        with unobserved():
-            for gradient in gradients:
-                if type(gradient) is not torch.Tensor or (
-                    gradient.layout != torch.strided
-                ):
-                    return None
-                norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-                norms.append(norm.item())
-        return math.hypot(*norms) / self._scale_inside() if norms else None
+        )
+        return None if norm is None else norm / self._scale_inside()
 
 
 def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -488,9 +497,3 @@ def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if redundancy_free is not None and isinstance(optimizer, redundancy_free):
         return getattr(optimizer, "optim", optimizer)
     return optimizer
-
-
-def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The values of a tensor; None of one of which this rank has a part."""
-    answer = local_tensor(tensor, lambda shape: whole(shape, ""))
-    return answer.values if is_whole(answer) else None

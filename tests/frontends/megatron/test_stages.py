@@ -159,9 +159,7 @@ def test_a_stack_is_that_of_the_whole_model_by_what_it_holds(stage):
     model.encoder = TransformerBlock([1], num_layers=3)
     model.tower = nn.Module()
     model.tower.layers_of_images = TransformerBlock([1, 2], num_layers=2)
-    placed = {
-        p.canonical.path: p for p in placed_modules([model], [stage], ep_rank=0)
-    }
+    placed = {p.canonical.path: p for p in placed_modules([model], [stage], ep_rank=0)}
     encoder, tower = placed["encoder"], placed["tower.layers_of_images"]
     assert encoder.is_recorded(Kind.OUTPUT, "0") == stage.is_last
     assert encoder.is_recorded(Kind.GRAD_OUTPUT, "0") == stage.is_last
