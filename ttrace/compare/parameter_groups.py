@@ -107,6 +107,8 @@ def _counterparts(
     of_candidate = _groups(candidate, ours)
     if len(of_reference) == len(of_candidate) == 1:
         return {next(iter(of_reference)): tuple(of_candidate)}
+    if not of_reference or not of_candidate:
+        return {}
     if reference.ranks[0].framework != candidate.ranks[0].framework:
         return {}
     return {
@@ -131,7 +133,9 @@ def _groups(info: TraceInfo, rates: _Rates) -> _Groups:
     all_held = [name for names in held.values() for name in names]
     if len(all_held) != len(set(all_held)):
         return {}  # ranks number their groups otherwise, or groups change
-    return {slot: held[slot] for slot in slots if held.get(slot)}
+    if any(slot not in held for slot in slots):
+        return {}
+    return {slot: held[slot] for slot in slots if held[slot]}
 
 
 def _distance(source: TraceSource, record: TensorRecord, rate: float) -> float:
