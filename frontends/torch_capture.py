@@ -38,17 +38,17 @@ from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.grad_scalers import LossScales, observed_scalers
+from ttrace.frontends.torch_parts.gradient_norm import (
+    NO_NORM,
+    NORM_OF_CLIPPED,
+    NORM_OF_PARTS,
+)
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimized_parameters import (
     steps_in_backward,
     warn_of_strangers,
 )
-from ttrace.frontends.torch_parts.optimizers import (
-    NO_NORM,
-    NORM_OF_CLIPPED,
-    NORM_OF_PARTS,
-    OptimizerTap,
-)
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER

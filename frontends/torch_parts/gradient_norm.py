@@ -6,9 +6,29 @@ from collections.abc import Iterable
 import torch
 
 from ttrace.frontends.torch_parts.arrays import unobserved
-from ttrace.frontends.torch_parts.local_tensor import is_whole
+from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
 from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.layout import whole
+
+NO_NORM = NoLayout(
+    reason="this rank does not hold all gradients whole, and ttrace does not "
+    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
+)
+
+NORM_OF_PARTS = NoLayout(
+    reason="every parameter has an optimizer of its own, none of which has all "
+    "gradients; main_grad is compared"
+)
+
+NORM_OF_GROUPS = NoLayout(
+    reason="the optimizer is stepped one group of parameters at a time, and need not "
+    "have the gradients of all at once; main_grad is compared"
+)
+
+NORM_OF_CLIPPED = NoLayout(
+    reason="gradients were clipped before they were seen, and their norm with them; "
+    "clipped_grad is compared"
+)
 
 
 def total_norm(gradients: Iterable[torch.Tensor]) -> float | None:

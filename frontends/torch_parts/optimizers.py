@@ -15,7 +15,12 @@ from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Rememb
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
-from ttrace.frontends.torch_parts.gradient_norm import total_norm, whole_values
+from ttrace.frontends.torch_parts.gradient_norm import (
+    NO_NORM,
+    NORM_OF_GROUPS,
+    total_norm,
+    whole_values,
+)
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
@@ -24,23 +29,6 @@ from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups, parameter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.step_notes import clips_key
 from ttrace.recording.said_warnings import warn
-
-NO_NORM = NoLayout(
-    reason="this rank does not hold all gradients whole, and ttrace does not "
-    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
-)
-
-NORM_OF_PARTS = NoLayout(
-    reason="every parameter has an optimizer of its own, none of which has all "
-    "gradients; main_grad is compared"
-)
-
-
-NORM_OF_CLIPPED = NoLayout(
-    reason="gradients were clipped before they were seen, and their norm with them; "
-    "clipped_grad is compared"
-)
-
 
 _NEVER = (-1, 0, 0)
 """A step, a call of its closure and a part of it: none that there was."""
@@ -147,7 +135,9 @@ class OptimizerTap:
 
     def _record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
         is_first = self._record_main_grads()
-        if is_first and grad_norm is None and self._holds_whole_model:
+        if is_first and grad_norm is None and self._groups.is_part:
+            self._record_norm(NORM_OF_GROUPS)
+        elif is_first and grad_norm is None and self._holds_whole_model:
             grad_norm = self._total_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
@@ -224,7 +214,7 @@ class OptimizerTap:
         """
         now = self._now()
         self._clips.after(self.remembered_gradients())
-        if self._given_gradients != now:
+        if self._given_gradients[:2] != now[:2]:
             self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
@@ -327,8 +317,8 @@ class OptimizerTap:
         if not self._holds_whole_model:
             self._record_norm(self._no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
-            is_clipped = self._is_given_clipped or self._was_clipped == now
-            if is_clipped or self.remembered_gradients() != self._recorded:
+            is_clipped = self._is_given_clipped or self._was_clipped[:2] == now[:2]
+            if is_clipped or self._have_changed():
                 session.records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
@@ -366,7 +356,8 @@ class OptimizerTap:
         session, now = self._session, self._now()
         if session.is_paused or self._given_gradients >= now:
             return False
-        self._given_gradients = now
+        every = (*now[:2], sys.maxsize)
+        self._given_gradients = now if self._groups.is_part else every
         self._recorded = self.remembered_gradients()
         session.records.parameters(
             Kind.MAIN_GRAD, self._gradient, call=self._evaluation
@@ -479,6 +470,11 @@ class OptimizerTap:
             for name, value in state.items()
             if isinstance(value, (torch.Tensor, float, int))
         }
+
+    def _have_changed(self) -> bool:
+        """Whether gradients are others than were recorded."""
+        now = self.remembered_gradients().items()
+        return any(self._recorded.get(key) != gradient for key, gradient in now)
 
     def _total_norm(self) -> float | None:
         """None where there is no gradient, or one that is not a whole dense tensor."""

@@ -10,6 +10,7 @@ from torch import nn
 from ttrace.compare.backend import load_backend
 from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups
+from ttrace.ir.kinds import Kind
 from ttrace.ir.parameter_groups import groups_in
 from ttrace.pipeline import compare_traces
 from ttrace.recording.request import RecordRequest
@@ -35,6 +36,7 @@ def recorded(
     step=step_whole,
     rates=(1e-2, 3e-2),
     repeats: int = 1,
+    clipping: float = 0.0,
 ) -> Trace:
     for name, value in RecordRequest(out=folder).to_environment().items():
         monkeypatch.setenv(name, value)
@@ -51,6 +53,8 @@ def recorded(
     with torch_capture.trace(model, optimizer) as trace:
         for _ in range(2):
             model(torch.ones(2, 4)).square().sum().backward()
+            if clipping:
+                nn.utils.clip_grad_norm_(model.parameters(), clipping)
             for _ in range(repeats):
                 step(optimizer)
             optimizer.zero_grad()
@@ -63,8 +67,20 @@ def test_steps_of_the_groups_are_one_step(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         parts = recorded(tmp_path / "b", monkeypatch, step_by_group)
     assert "second step" not in caplog.text
-    assert set(parts.info.tensors) == set(whole.info.tensors)
+    norms = {id_ for id_ in whole.info.tensors if id_.kind is Kind.GRAD_NORM}
+    assert set(whole.info.tensors) - set(parts.info.tensors) == norms
+    assert set(parts.info.tensors) < set(whole.info.tensors)
+    assert all("one group of" in parts.info.skipped[id_].reason for id_ in norms)
     assert not [s for s in parts.info.skipped.values() if s.came_twice]
+    report = compare_traces(whole, parts, load_backend("numpy"))
+    assert report.verdict is Outcome.PASS, report.summary
+
+
+def test_gradients_that_are_clipped_before_are_recorded_once(tmp_path, monkeypatch):
+    whole = recorded(tmp_path / "a", monkeypatch, clipping=0.1)
+    parts = recorded(tmp_path / "b", monkeypatch, step_by_group, clipping=0.1)
+    assert set(parts.info.tensors) == set(whole.info.tensors)
+    assert not parts.info.skipped
     report = compare_traces(whole, parts, load_backend("numpy"))
     assert report.verdict is Outcome.PASS, report.summary
 
