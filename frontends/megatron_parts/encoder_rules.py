@@ -63,6 +63,7 @@ _PASSED_DOWN = (
     takes("*", _MASK, slot="context_mask"),
     takes("*", _SCORES_BIAS, slot="attention_bias"),
     takes("TransformerBlock|TransformerLayer", HIDDEN_STATES, slot="context"),
+    returns("TransformerLayer", HIDDEN_STATES, slot="1"),
     takes("Attention", HIDDEN_STATES, slot="key_value_states"),
 )
 
