@@ -30,9 +30,10 @@ def group_rates(findings: Findings) -> Diagnosis | None:
         assert verdict.result is not None
         stats = verdict.result.stats
         ours, theirs = stats.max_abs_candidate, stats.max_abs_reference
+        name = _text(next(iter(names)))
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         clauses.append(
-            f"that of {groups_text([group])} ({_text(names[0])}{more}) is {ours:.7g}, "
+            f"that of {groups_text([group])} ({name}{more}) is {ours:.7g}, "
             f"and {theirs:.7g} in the reference"
         )
         evidence |= {f"{group} of the candidate": ours, f"{group}, reference": theirs}
