@@ -12,7 +12,8 @@ from ttrace.ir.kinds import Kind
 
 BUG = Bug(
     name="z_loss_per_token",
-    title="With a loss per token the router's z-loss is divided by TP twice",
+    title="Live in megatron-core 0.16.1: with a loss per token the router's z-loss is "
+    "divided by TP twice",
     source="Megatron-LM PR 5047, #1652",
     breaks="router gradients, and all gradients below",
     model=(*EXPERTS, *"--moe-z-loss-coeff 0.1 --calculate-per-token-loss".split()),
