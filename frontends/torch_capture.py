@@ -43,17 +43,17 @@ from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.grad_scalers import LossScales, observed_scalers
+from ttrace.frontends.torch_parts.gradient_norm import (
+    NO_NORM,
+    NORM_OF_CLIPPED,
+    NORM_OF_PARTS,
+)
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimized_parameters import (
     steps_in_backward,
     warn_of_strangers,
 )
-from ttrace.frontends.torch_parts.optimizers import (
-    NO_NORM,
-    NORM_OF_CLIPPED,
-    NORM_OF_PARTS,
-    OptimizerTap,
-)
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.side_passes import observed_side_passes
@@ -267,6 +267,7 @@ def _taps(
                 leader=taps[0] if taps and is_one else None,
                 no_norm=no_norm,
                 is_given_clipped=is_clipped,
+                is_alone=len(optimizers) == 1,
             )
         )
     return taps

@@ -12,6 +12,7 @@ from ttrace.compare.align import Alignment, align
 from ttrace.compare.calls.joined_calls import JoinedCalls, join_calls
 from ttrace.compare.layouts.deduced_layouts import Deduced, deduce_layouts
 from ttrace.compare.layouts.own_buffers import agreeing_buffers
+from ttrace.compare.parameter_groups import rates_by_parameter
 from ttrace.compare.plan import ComparePlan, plan_comparison
 from ttrace.compare.samples.regroup import Regrouped, regroup
 from ttrace.compare.tied import Untied, untie
@@ -126,6 +127,8 @@ def line_up(
         reference, candidate = mapped.reference, mapped.candidate
         one_sided, unverified = mapped.one_sided, mapped.unverified
     named = candidate
+    rates = rates_by_parameter(reference, candidate)
+    candidate = rates.candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)
     written = written_in_both(reference, candidate)
@@ -152,6 +155,7 @@ def line_up(
             **regrouped.set_aside,
             **joined.set_aside,
             **known.set_aside,
+            **rates.set_aside,
         },
         one_sided=one_sided,
         only=only or CaptureFilter(),

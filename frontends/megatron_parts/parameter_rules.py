@@ -73,6 +73,11 @@ PARAMETERS: tuple[Rule, ...] = (
         **_OF_HEADS,
     ),
     _sees_a_part(NORMS, "h", parent=LAYER_PARENTS),
+    # The head of BERT is given a part of the sequence, its pooler all of it.
+    _sees_a_part("Linear", "o i", slot="weight", parent="BertLMHead"),
+    _sees_a_part("Linear", "o", slot="bias", parent="BertLMHead"),
+    holds("Linear", "o i", slot="weight", path="pooler.dense|binary_head"),
+    holds("Linear", "o", slot="bias", path="pooler.dense|binary_head"),
     _sees_a_part("Router", "e h", slot="weight"),
     _sees_a_part("Router", "e", slot="bias"),
     _sees_a_part("*", "o i", **LATENT_EXPERTS),

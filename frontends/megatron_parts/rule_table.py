@@ -14,6 +14,7 @@ import torch
 
 from ttrace.frontends.megatron_parts.attention_rules import LINEAR_ATTENTION, VARIANTS
 from ttrace.frontends.megatron_parts.context import ShardingContext
+from ttrace.frontends.megatron_parts.encoder_rules import ENCODERS
 from ttrace.frontends.megatron_parts.parameter_rules import PARAMETERS
 from ttrace.frontends.megatron_parts.rule_words import (
     HIDDEN_STATES,
@@ -31,6 +32,7 @@ _BIAS = {"dims": "h", "gradient_dims": "h partial[cp,sp]"}
 """A bias that is returned to be added later, to activations sharded along the
 sequence."""
 _KEYS = "s[cp:zigzag] b n[kv] d"
+_OUTPUT = "output_layer|*.output_layer"
 _SCORES = "b n[tp] s[cp:zigzag] t"
 
 
@@ -70,7 +72,11 @@ _MODEL = (
 )
 
 _EMBEDDINGS = (
-    takes("LanguageModelEmbedding", _IDS, slot="0|1|input_ids|position_ids"),
+    takes(
+        "LanguageModelEmbedding",
+        _IDS,
+        slot="0|1|2|input_ids|position_ids|tokentype_ids",
+    ),
     returns("LanguageModelEmbedding", HIDDEN_STATES),
     takes("VocabParallelEmbedding", _IDS),
     returns(
@@ -120,7 +126,7 @@ _LINEARS = (
     takes(
         "*ColumnParallelLinear",
         "v[tp] h",
-        path="output_layer",
+        path=_OUTPUT,
         slot="1|weight",
         gradient_dims="v[tp] h partial[cp]",
     ),
@@ -141,7 +147,7 @@ _LINEARS = (
     ),
     takes("*ColumnParallelLinear", "s[cp:zigzag,sp] b i"),
     returns("*ColumnParallelLinear", "s[cp:zigzag] b o", when=_gathers_output),
-    returns("*ColumnParallelLinear", "s[cp:zigzag] b v[tp]", path="output_layer"),
+    returns("*ColumnParallelLinear", "s[cp:zigzag] b v[tp]", path=_OUTPUT),
     returns(
         "*ColumnParallelLinear",
         "s[cp:zigzag] b f[tp:parts(2)]",
@@ -208,6 +214,7 @@ RULES: tuple[Rule, ...] = (
     *_PASSED_DOWN,
     *_MODEL,
     *_EMBEDDINGS,
+    *ENCODERS,
     *VARIANTS,
     *LINEAR_ATTENTION,
     *_ATTENTION,

@@ -12,6 +12,7 @@ NORMS = "*Norm|IdentityOp"
 
 LAYER_PARENTS = (
     "TransformerLayer|TransformerBlock|MultiTokenPredictionLayer|MambaLayer|MambaStack"
+    "|BertLMHead"
 )
 """What has norms between the tensor-parallel regions."""
 

@@ -183,7 +183,8 @@ def _tensor_axis(owned: OwnedParameter, context: ShardingContext) -> tuple[str, 
 
 
 def _is_vocabulary(owned: OwnedParameter) -> bool:
-    return owned.named.module in (WORD_EMBEDDINGS, OUTPUT_LAYER)
+    module = owned.named.module
+    return module == WORD_EMBEDDINGS or module.rpartition(".")[2] == OUTPUT_LAYER
 
 
 def _pending_reduction(

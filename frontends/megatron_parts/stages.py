@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ttrace.errors import UsageError
+from ttrace.frontends.megatron_parts.matching import is_a
 from ttrace.frontends.megatron_parts.names import (
     EMBEDDING,
     LAYERS,
@@ -25,10 +26,15 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.layout import Mesh
 from ttrace.ir.tensor_id import ROOT_MODULE
 
+_STACKS = ("TransformerBlock", "MambaStack")
+"""Classes that run the layers of a stage, and only these."""
+
 _OUTSIDE = frozenset({Kind.OUTPUT, Kind.GRAD_OUTPUT})
 
-_FIRST_STAGE_INPUTS = frozenset({"0", "1", "input_ids", "position_ids"})
-_LAST_STAGE_INPUTS = frozenset({"4", "labels", "loss_mask"})
+_FIRST_STAGE_INPUTS = frozenset(
+    {"0", "1", "input_ids", "position_ids", "tokentype_ids"}
+)
+_LAST_STAGE_INPUTS = frozenset({"4", "labels", "lm_labels", "loss_mask"})
 """Arguments of the model that only the first, or only the last stage computes with:
 what the others are given is not used, and often None."""
 
@@ -47,15 +53,19 @@ class Stage:
     is_last: bool = True
     predicts_ahead: bool = False
 
-    def is_recorded(self, path: str, kind: Kind, slot: str) -> bool:
+    def is_recorded(
+        self, path: str, kind: Kind, slot: str, *, is_cut: bool = False
+    ) -> bool:
         """Whether a tensor of a module is the one that the whole model would have.
 
         Args:
             path: Canonical path of the module.
             kind: Input, output or the gradient of one.
             slot: Position or name of the argument or output.
+            is_cut: It is a stack of layers of which other stages run others.
         """
-        if path in (ROOT_MODULE, LAYERS) and kind in _OUTSIDE:
+        is_cut = is_cut or path == LAYERS
+        if (path == ROOT_MODULE or is_cut) and kind in _OUTSIDE:
             return self.is_last
         if path == ROOT_MODULE and slot in _FIRST_STAGE_INPUTS:
             return self.is_first
@@ -63,7 +73,7 @@ class Stage:
             return self.is_last
         if path == ROOT_MODULE:
             return self.is_first or self.is_last
-        return path != LAYERS or self.is_first
+        return not is_cut or self.is_first
 
     def num_earlier_calls(self, path: str) -> int:
         """Calls of a module, in a micro-batch, by the stages before this one.
@@ -83,18 +93,20 @@ class PlacedModule:
         canonical: The module under its canonical path.
         stage: The stage that it is part of.
         is_repeated: An earlier chunk of this rank has a module of the same path.
+        is_cut: It is a stack of layers of which other stages run others.
     """
 
     canonical: CanonicalModule
     stage: Stage
     is_repeated: bool
+    is_cut: bool = False
 
     def is_recorded(self, kind: Kind, slot: str) -> bool:
         """Whether a tensor of it is the one that the whole model would have."""
         path = self.canonical.path
-        if self.is_repeated and path not in (ROOT_MODULE, LAYERS):
+        if self.is_repeated and path not in (ROOT_MODULE, LAYERS) and not self.is_cut:
             return False
-        return self.stage.is_recorded(path, kind, slot)
+        return self.stage.is_recorded(path, kind, slot, is_cut=self.is_cut)
 
 
 def placed_modules(
@@ -113,8 +125,27 @@ def placed_modules(
             is_repeated = canonical.path in seen
             seen.add(canonical.path)
             yield PlacedModule(
-                canonical=canonical, stage=stage, is_repeated=is_repeated
+                canonical=canonical,
+                stage=stage,
+                is_repeated=is_repeated,
+                is_cut=_is_cut(canonical.module),
             )
+
+
+def _is_cut(module: Any) -> bool:
+    """Whether a module is a stack of layers that has not all of them.
+
+    By what it holds, whatever its name: the encoder of BERT is one like the decoder of
+    GPT, while a tower that one stage runs alone is whole.
+    """
+    layers = getattr(module, "layers", None)
+    num_layers = getattr(getattr(module, "config", None), "num_layers", None)
+    return (
+        is_a(module, *_STACKS)
+        and isinstance(layers, torch.nn.ModuleList)
+        and isinstance(num_layers, int)
+        and len(layers) < num_layers
+    )
 
 
 def copied_modules(model: torch.nn.Module, config: Any) -> frozenset[str]:

@@ -4,7 +4,9 @@ The model computes with whole parameters. The optimizer that the script gave ste
 flat partition of them on each rank, which cuts through parameters.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,28 +63,72 @@ def _pieces(engine: Any) -> Iterator[FlatPiece]:
     partitions = [
         group["params"][0] for group in engine.optimizer.optimizer.param_groups
     ]
-    group_of = {
-        id(parameter): index
+    places = {
+        id(parameter): (index, place)
         for index, group in enumerate(groups)
-        for parameter in group
+        for parameter, place in _places(engine.optimizer, index, group)
     }
     owners = dict(canonical_modules(engine))
     unit = next(iter(owners.values()))
     for named in canonical_parameters(engine):
-        parameter: Any = named.parameter
-        index = group_of.get(id(parameter))
-        if index is None:
+        if id(named.parameter) not in places:
             continue
-        held = parameter._hp_mapping
+        index, place = places[id(named.parameter)]
+        partition = partitions[index]
         yield FlatPiece(
             named=NamedParameter(
-                module=named.module, slot=named.slot, parameter=partitions[index]
+                module=named.module, slot=named.slot, parameter=partition
             ),
             owner=owners[named.module],
             unit=unit,
-            shape=tuple(parameter.shape),
-            start=0 if held is None else held.lp_fragment_address.start,
-            length=0 if held is None else held.lp_fragment_address.numel,
-            offset=0 if held is None else held.hp_fragment_address.start,
-            shard_length=partitions[index].numel(),
+            shape=tuple(named.parameter.shape),
+            start=place.start,
+            length=place.length,
+            offset=place.offset,
+            shard_length=partition.numel(),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """What this rank's partition holds of a parameter, and where in it."""
+
+    start: int = 0
+    length: int = 0
+    offset: int = 0
+
+
+def _places(
+    optimizer: Any, index: int, group: Sequence[Any]
+) -> Iterator[tuple[torch.Tensor, _Place]]:
+    """Where the parameters of a group lie, as the flat group was put together.
+
+    What DeepSpeed notes at a parameter (``_hp_mapping``) is not that with
+    ``round_robin_gradients``: it counts as if the group had not been reordered.
+    """
+    reordered = getattr(optimizer, "round_robin_bit16_groups", None)
+    if not getattr(optimizer, "round_robin_gradients", False) or not reordered:
+        for parameter in group:
+            held = parameter._hp_mapping
+            yield (
+                parameter,
+                _Place()
+                if held is None
+                else _Place(
+                    start=held.lp_fragment_address.start,
+                    length=held.lp_fragment_address.numel,
+                    offset=held.hp_fragment_address.start,
+                ),
+            )
+        return
+    size = optimizer.single_partition_of_fp32_groups[index].numel()
+    begin = size * torch.distributed.get_rank(optimizer.real_dp_process_group[index])
+    lengths = [parameter.numel() for parameter in reordered[index]]
+    begins = list(itertools.accumulate(lengths, initial=0))[:-1]
+    of_groups = getattr(optimizer, "round_robin_bit16_offsets", None)
+    if of_groups:  # there may be padding behind each
+        begins = of_groups[index]
+    for parameter, first, length in zip(reordered[index], begins, lengths, strict=True):
+        low, high = max(first, begin), min(first + length, begin + size)
+        held = _Place(start=low - first, length=high - low, offset=low - begin)
+        yield parameter, held if low < high else _Place()

@@ -34,17 +34,18 @@ _MOST_VALUES = 4
 
 
 def settings_of(
-    optimizer: torch.optim.Optimizer, *, first_group: int = 0
+    groups: Sequence[Mapping[str, Any]], *, first_group: int = 0
 ) -> dict[str, SettingValue]:
     """What the groups are set to, by the keys of a trace.
 
     Args:
-        optimizer: The optimizer.
+        groups: Of an optimizer; what one without parameters is set to sets nothing.
         first_group: Number of its first group, where there are several optimizers.
     """
     return {
         setting_key(first_group + index, name): value
-        for index, group in enumerate(optimizer.param_groups)
+        for index, group in enumerate(groups)
+        if group["params"]
         for name, value in _of_group(group)
     }
 

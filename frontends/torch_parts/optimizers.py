@@ -15,34 +15,23 @@ from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Rememb
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
-from ttrace.frontends.torch_parts.gradient_norms import total_norm, whole_values
+from ttrace.frontends.torch_parts.gradient_norm import (
+    NO_NORM,
+    NORM_OF_GROUPS,
+    total_norm,
+    whole_values,
+)
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
+from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups, parameters_of
 from ttrace.ir.kinds import Kind
 from ttrace.ir.step_notes import clips_key
 from ttrace.recording.said_warnings import warn
 
-NO_NORM = NoLayout(
-    reason="this rank does not hold all gradients whole, and ttrace does not "
-    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
-)
-
-NORM_OF_PARTS = NoLayout(
-    reason="every parameter has an optimizer of its own, none of which has all "
-    "gradients; main_grad is compared"
-)
-
-
-NORM_OF_CLIPPED = NoLayout(
-    reason="gradients were clipped before they were seen, and their norm with them; "
-    "clipped_grad is compared"
-)
-
-
-_NEVER = (-1, 0)
-"""A step and a call of its closure: none that there was."""
+_NEVER = (-1, 0, 0)
+"""A step, a call of its closure and a part of it: none that there was."""
 
 
 class OptimizerTap:
@@ -71,6 +60,7 @@ class OptimizerTap:
         no_norm: Why the norm is skipped where it is.
         is_given_clipped: What it is given was clipped before anything could be seen of
             it: ``clipped_grad`` is recorded of every step.
+        is_alone: There is no other optimizer.
 
     Attributes:
         optimizer: The optimizer.
@@ -87,17 +77,20 @@ class OptimizerTap:
         leader: "OptimizerTap | None" = None,
         no_norm: NoLayout = NO_NORM,
         is_given_clipped: bool = False,
+        is_alone: bool = True,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
         self._session = session
         self._first_group = first_group
+        self._groups = SteppedGroups(optimizer)
         self._holds_whole_model = holds_whole_model
         self._leader = leader
         self._all_of_one: list[OptimizerTap] = leader._all_of_one if leader else []
         self._all_of_one.append(self)
         self._no_norm = no_norm
         self._is_given_clipped = is_given_clipped
+        self._is_alone = is_alone
         self._evaluation = 0
         self._given_gradients = _NEVER
         self._given_norm = _NEVER
@@ -109,13 +102,12 @@ class OptimizerTap:
         self._loss_scale = 1.0
         self._scaled: Mapping[int, Remembered] = {}
         self._held_scale = self._norm_scale = 1.0
-        self._last_step = -1
         self._has_warned_of_second_step = False
         self._handles: list[RemovableHandle] = []
 
     def num_groups(self) -> int:
         """How many parameter groups it has."""
-        return len(self.optimizer.param_groups)
+        return len(self._groups.all())
 
     @guarded("observe an optimizer")
     def attach(self) -> None:
@@ -143,7 +135,9 @@ class OptimizerTap:
 
     def _record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
         is_first = self._record_main_grads()
-        if is_first and grad_norm is None and self._holds_whole_model:
+        if is_first and grad_norm is None and self._groups.is_part:
+            self._record_norm(NORM_OF_GROUPS)
+        elif is_first and grad_norm is None and self._holds_whole_model:
             grad_norm = self._total_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
@@ -220,7 +214,7 @@ class OptimizerTap:
         """
         now = self._now()
         self._clips.after(self.remembered_gradients())
-        if self._given_gradients != now:
+        if self._given_gradients[:2] != now[:2]:
             self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
@@ -252,6 +246,7 @@ class OptimizerTap:
     def _before(
         self, optimizer: Any, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
+        self._groups.begin_call(self._session.step_number)
         # The closure makes the gradients; before it they are those of the last step.
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._observed(kwargs["closure"])}
@@ -266,19 +261,18 @@ class OptimizerTap:
         self._warn_of_second_step()
         self._record_given()  # of an optimizer that never called its closure
         self._record_result()
-        self._left_over = self.remembered_gradients()
+        before = self._left_over if self._now()[2] else {}
+        self._left_over = {**before, **self.remembered_gradients()}
         self._evaluation = 0
 
     def _warn_of_second_step(self) -> None:
-        step = self._session.step_number
-        if self._last_step == step and not self._has_warned_of_second_step:
+        if self._groups.is_again and not self._has_warned_of_second_step:
             self._has_warned_of_second_step = True
             warn(
-                f"the optimizer has taken a second step in step {step} of the trace. "
-                "Is trace.step() missing behind it? What comes again in one step is "
-                "not recorded."
+                "the optimizer has taken a second step in step "
+                f"{self._session.step_number} of the trace. Is trace.step() missing "
+                "behind it? What comes again in one step is not recorded."
             )
-        self._last_step = step
 
     def _observed(self, closure: Callable[..., Any]) -> Callable[..., Any]:
         """The closure of a step, after each call of which gradients are recorded."""
@@ -308,9 +302,10 @@ class OptimizerTap:
     def _after_closure(self) -> None:
         self._record_given()
 
-    def _now(self) -> tuple[int, int]:
-        """The running step, and which call of its closure."""
-        return self._session.step_number, self._evaluation
+    def _now(self) -> tuple[int, int, int]:
+        """The running step, which call of its closure, and which part of it."""
+        step = self._session.step_number
+        return step, self._evaluation, self._groups.part(step)
 
     def _record_given(self) -> None:
         """Records what the step is given, once in a step or call of its closure."""
@@ -322,8 +317,9 @@ class OptimizerTap:
         self._record_given_gradients()
         self._record_clipped()
         session.records.unreduced_gradients()
-        self._state_settings()
-        self._record_learning_rates()
+        if not now[2]:
+            self._state_settings()
+            self._record_learning_rates()
 
     @guarded("record the gradients that an optimizer is given")
     def _record_given_gradients(self) -> None:
@@ -335,20 +331,26 @@ class OptimizerTap:
     def _record_clipped(self) -> None:
         records = self._session.records
         if records.wants(Kind.CLIPPED_GRAD):
-            is_clipped = self._is_given_clipped or self._was_clipped == self._now()
-            if is_clipped or self.remembered_gradients() != self._recorded:
+            now = self._now()
+            is_clipped = self._is_given_clipped or self._was_clipped[:2] == now[:2]
+            if is_clipped or self._have_changed():
                 records.parameters(
                     Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
                 )
 
-    @guarded("tell how gradients are clipped")
+    @guarded("tell what an optimizer is set to")
     def _state_settings(self) -> None:
+        """States what all groups are set to."""
+        records, groups = self._session.records, self._groups.all()
         clips = self._clips.of_step(self.remembered_gradients())
+        named, first = records.named_parameters(), self._first_group
+        holds_all = self._is_alone and len(groups) == 1
         if self._leader is None:
-            self._session.records.optimizer_settings(
+            records.optimizer_settings(
                 lambda: {
-                    **settings_of(self.optimizer, first_group=self._first_group),
-                    **({} if clips is None else {clips_key(self._first_group): clips}),
+                    **settings_of(groups, first_group=first),
+                    **({} if holds_all else parameters_of(groups, named, first)),
+                    **({} if clips is None else {clips_key(first): clips}),
                 }
             )
 
@@ -356,7 +358,9 @@ class OptimizerTap:
     def _record_learning_rates(self) -> None:
         records = self._session.records
         if records.wants(Kind.LEARNING_RATE) and not self._evaluation:
-            for index, group in enumerate(self.optimizer.param_groups):
+            for index, group in enumerate(self._groups.all()):
+                if not group["params"]:
+                    continue  # it trains nothing
                 if "lr" in group and not self._is_led(index, group["lr"]):
                     records.scalar(
                         Kind.LEARNING_RATE,
@@ -369,7 +373,8 @@ class OptimizerTap:
         session, now = self._session, self._now()
         if session.is_paused or self._given_gradients >= now:
             return False
-        self._given_gradients = now
+        every = (*now[:2], sys.maxsize)
+        self._given_gradients = now if self._groups.is_part else every
         self._recorded = self.remembered_gradients()
         session.records.parameters(
             Kind.MAIN_GRAD, self._gradient, call=self._evaluation
@@ -380,7 +385,7 @@ class OptimizerTap:
         """Whether the leader's group of the same number has the same learning rate."""
         if self._leader is None:
             return False
-        groups = self._leader.optimizer.param_groups
+        groups = self._leader._groups.all()
         return index < len(groups) and float(groups[index].get("lr", math.nan)) == (
             float(learning_rate)
         )
@@ -388,7 +393,7 @@ class OptimizerTap:
     def _record_norm(
         self, norm: torch.Tensor | float | NoLayout, *, scale: float | None = None
     ) -> None:
-        session, now = self._session, self._now()
+        session, now = self._session, (*self._now()[:2], 0)
         if self._leader is not None:
             return
         if session.is_paused or self._given_norm >= now:
@@ -473,12 +478,20 @@ class OptimizerTap:
 
     def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
         # Looking a parameter up in the optimizer's defaultdict would add it.
+        is_part = self._groups.is_part
+        if is_part and id(named.parameter) not in self._own_parameters():
+            return {}  # of another part of the step, and recorded with that
         state = _holder_of_state(self.optimizer).state.get(named.parameter, {})
         return {
             name: value
             for name, value in state.items()
             if isinstance(value, (torch.Tensor, float, int))
         }
+
+    def _have_changed(self) -> bool:
+        """Whether gradients are others than were recorded."""
+        now = self.remembered_gradients().items()
+        return any(self._recorded.get(key) != gradient for key, gradient in now)
 
     def _total_norm(self) -> float | None:
         """None where there is no gradient, or one that is not a whole dense tensor."""

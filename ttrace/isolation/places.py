@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
+from ttrace.judge.frontier.uncompared import uncompared_before
 from ttrace.judge.verdicts.structure import layers_left_out
 from ttrace.report.isolation import IsolatedPlace
 from ttrace.report.model import Report, TensorReport
@@ -82,6 +83,13 @@ def _place(
     margins = [tensor.margin for tensor in tensors if tensor.margin is not None]
     reason = by_id[text].reason if text in by_id else ""
     whose = _whose(first, modules)
+    beside = None
+    if first.kind in (Kind.INPUT, Kind.LOSS) and first.pass_ is Pass.FORWARD:
+        beside = uncompared_before(
+            first,
+            whose,
+            ((parse_tensor_id(t.id), t.status, t.reason) for t in by_id.values()),
+        )
     return IsolatedPlace(
         module=whose,
         kinds=tuple(kind.value for kind in Kind if kind in kinds),
@@ -94,6 +102,7 @@ def _place(
             inputs_agree=culprit.inputs_agree,
             is_given=given.get(_call_of(first)),
             is_outermost=_is_outermost(first.module, modules),
+            beside="" if beside is None else f"; {beside.sentence}: look there, too",
         ),
         ids=_distinct(text, *culprit.ids, *(tensor.id for tensor in tensors)),
         num_alike=num_alike,
@@ -164,6 +173,7 @@ def _sentence(
     inputs_agree: bool,
     is_given: bool | None,
     is_outermost: bool,
+    beside: str = "",
 ) -> str:
     """What is wrong, what agrees, and what to do.
 
@@ -176,6 +186,7 @@ def _sentence(
         is_given: The call had the reference's values of all that it is given; None
             where no input of it was recorded.
         is_outermost: No other module runs around the tensor's.
+        beside: What it may come from that was not compared, as a clause.
     """
     alike = f" (and {num_alike} more like it)" if num_alike else ""
     why = f": {reason}" if reason else ""
@@ -209,8 +220,9 @@ def _sentence(
     else:
         agrees, look = _BEHIND.get(id_.kind, ("what it is made from", "how it is made"))
     if inputs_agree:
-        return f"{where}{why}; what was compared of {agrees} agrees: look at {look}"
-    return f"{where}{why}; look at {look}"
+        where, look = f"{where}{why}; what was compared of", f"{look}{beside}"
+        return f"{where} {agrees} agrees: look at {look}"
+    return f"{where}{why}; look at {look}{beside}"
 
 
 _BEHIND = {

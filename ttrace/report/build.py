@@ -9,6 +9,7 @@ from ttrace.compare.execute import TensorResult
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.module_code import stated_code, without_code
+from ttrace.ir.parameter_groups import without_groups
 from ttrace.ir.sharded_axes import ShardedAxes
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TensorRecord, TraceInfo
@@ -255,7 +256,7 @@ def run_setup(trace: TraceSource) -> RunSetup:
         world_size=rank_info.world_size,
         versions=rank_info.versions,
         meshes={mesh.name: dict(mesh.sizes) for mesh in rank_info.meshes},
-        settings=without_code(rank_info.settings),
+        settings=without_groups(without_code(rank_info.settings)),
         capture=rank_info.capture,
         num_recorded_ranks=len(trace.info.ranks),
         num_parameters=len(parameters),

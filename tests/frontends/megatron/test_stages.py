@@ -140,3 +140,45 @@ def test_modules_in_both_end_stages(is_tied, mtp_num_layers, expected):
     model.share_embeddings_and_output_weights = is_tied
     config = types.SimpleNamespace(mtp_num_layers=mtp_num_layers)
     assert copied_modules(model, config) == {f"embedding.{name}" for name in expected}
+
+
+class TransformerBlock(nn.Module):
+    """A stack of layers, as Megatron's says what it holds."""
+
+    def __init__(self, held, num_layers):
+        super().__init__()
+        self.config = types.SimpleNamespace(num_layers=num_layers)
+        self.layers = nn.ModuleList([nn.Linear(1, 1) for _ in held])
+        for layer, number in zip(self.layers, held, strict=True):
+            layer.layer_number = number
+
+
+@pytest.mark.parametrize("stage", [FIRST, INNER, LAST, WHOLE])
+def test_a_stack_is_that_of_the_whole_model_by_what_it_holds(stage):
+    model = nn.Module()
+    model.encoder = TransformerBlock([1], num_layers=3)
+    model.tower = nn.Module()
+    model.tower.layers_of_images = TransformerBlock([1, 2], num_layers=2)
+    placed = {p.canonical.path: p for p in placed_modules([model], [stage], ep_rank=0)}
+    encoder, tower = placed["encoder"], placed["tower.layers_of_images"]
+    assert encoder.is_recorded(Kind.OUTPUT, "0") == stage.is_last
+    assert encoder.is_recorded(Kind.GRAD_OUTPUT, "0") == stage.is_last
+    assert encoder.is_recorded(Kind.INPUT, "attention_mask") == stage.is_first
+    assert tower.is_recorded(Kind.OUTPUT, "0")
+    assert placed["encoder.layers.0"].is_recorded(Kind.OUTPUT, "0")
+
+
+def test_a_stack_of_every_chunk_is_recorded_at_both_ends():
+    chunks = []
+    for number in (1, 3):
+        chunk = nn.Module()
+        chunk.encoder = TransformerBlock([number], num_layers=4)
+        chunks.append(chunk)
+    first, last = (
+        p
+        for p in placed_modules(chunks, [FIRST, LAST], ep_rank=0)
+        if p.canonical.path == "encoder"
+    )
+    assert first.is_recorded(Kind.INPUT, "hidden_states")
+    assert not first.is_recorded(Kind.OUTPUT, "0")
+    assert last.is_recorded(Kind.OUTPUT, "0")

@@ -214,3 +214,38 @@ def test_another_limit_of_an_engine_is_found(
     report = compare_traces(*runs, load_backend("numpy"))
     assert report.verdict is Outcome.DIVERGED
     assert report.first_divergence and report.first_divergence.kind == "clipped_grad"
+
+
+def test_partitions_of_a_group_that_was_reordered_are_read_as_it_was():
+    engine = DeepSpeedEngine(rank=0)
+    a, b, c, d = engine.module.parameters()  # of 6, 2, 4 and 2 elements
+    (partition,) = (group["params"][0] for group in engine.base.param_groups)
+    vars(engine.optimizer).update(
+        round_robin_gradients=True,
+        round_robin_bit16_groups=[[a, c, b, d]],
+        single_partition_of_fp32_groups=[partition],
+        real_dp_process_group=[dist.group.WORLD],
+    )
+
+    def held() -> dict[str, object]:
+        description = NativeDescription(engine)
+        values = torch.arange(7.0)
+        return {
+            f"{one.module}.{one.slot}": (
+                answer.values.tolist()
+                if isinstance(answer, LocalTensor)
+                else type(answer)
+            )
+            for one in description.parameters()
+            for answer in [description.parameter(one, Kind.UPDATED_PARAM, values)]
+        }
+
+    assert held() == {
+        "0.weight": [0, 1, 2, 3, 4, 5],
+        "0.bias": RecordedElsewhere,
+        "1.weight": [6],
+        "1.bias": RecordedElsewhere,
+    }
+    # Newer ones put padding behind parameters.
+    engine.optimizer.round_robin_bit16_offsets = [[0, 7, 12, 14]]
+    assert held()["1.weight"] is RecordedElsewhere

@@ -1,6 +1,7 @@
 """Where failures begin: on random models with planted errors, and on single cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from tests.factories.planted_errors import (
     models,
     planted,
 )
-from tests.factories.traces import memory_trace
+from tests.factories.traces import MemoryTrace, memory_trace
 from ttrace.compare.backend import load_backend
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.ir.trace import SkippedRecord
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
 
@@ -461,3 +464,103 @@ def test_an_output_of_whose_inputs_none_was_compared_says_so():
     )
     assert said not in sentence("ignored by the map: holds what norm/output/0 holds")
     assert said not in sentence("")
+
+
+def test_routing_of_two_layers_with_as_many_tokens_set_is_not_one_array():
+    """Exact, so that its margin is infinite, and as large as that of another layer."""
+
+    def run(wrong: float, tokens: tuple[int, ...]) -> dict[str, np.ndarray]:
+        chosen = np.zeros(8, bool)
+        chosen[list(tokens)] = True
+        return {
+            "step0/mb0/a/input/0": ONES * np.float32(1.1),
+            "step0/mb0/a/output/0": np.arange(8) < 4,
+            "step0/mb0/attention/output/0": np.linspace(1, 2, 8) * wrong,
+            "step0/mb0/b/input/0": np.linspace(2, 3, 8) * wrong,
+            "step0/mb0/b/output/0": chosen,
+        }
+
+    report = compare(run(1, (0, 1, 2, 3)), run(1.4, (2, 3, 4, 5)))
+    assert "step0/mb0/b/output/0" in failed(report)
+    assert places(report) == ["step0/mb0/attention/output/0"]
+
+
+def test_an_input_that_was_not_compared_is_not_said_to_agree():
+    """Beside it, another mask with as many elements set was."""
+
+    def run(mask: np.ndarray) -> MemoryTrace:
+        return memory_trace(
+            {
+                "step0/mb0/@root/input/0": np.linspace(1, 2, 8),
+                "step0/mb0/encoder/input/mask": np.arange(8) < 4,
+                "step0/mb0/decoder/input/mask": mask,
+            },
+            skipped={"step0/mb0/@root/input/4": "no layout rule"},
+        )
+
+    right, wrong = np.arange(8) >= 4, np.arange(8) % 2 == 0
+    report = compare_traces(run(right), run(wrong), load_backend("numpy"))
+    (culprit,) = report.culprits
+    assert "what was compared of all before it in the module around agrees" in (
+        culprit.sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("skipped", "named"),
+    [
+        ({}, ""),
+        (
+            {"pooler": "no layout rule for output 0 of Pooler; add one"},
+            "nothing that pooler returns was compared (reference: no layout rule for "
+            "output 0 of Pooler), and it may come from there",
+        ),
+        # What runs within a module that agrees has no error that shows behind it.
+        ({"encoder.inner": "no layout rule"}, ""),
+        (
+            {"pooler": "no layout rule", "pooler.dense": "no rule", "head": "no rule"},
+            "nothing that pooler and head return was compared (reference: no layout "
+            "rule), and it may come from there",
+        ),
+        ({"pooler": "ignored by the map: holds what encoder/output/0 holds"}, ""),
+    ],
+)
+def test_modules_that_were_not_compared_before_a_wrong_loss_are_named(skipped, named):
+    def run(loss: float) -> MemoryTrace:
+        trace = memory_trace(
+            {
+                "step0/mb0/encoder/output/0": np.linspace(1, 2, 8),
+                "step0/mb0/output_layer/output/0": np.linspace(1, 3, 8),
+                **{f"step0/mb0/{m}/output/0": ONES for m in skipped},
+                "step0/mb0/@root/loss": np.array(loss, np.float32),
+            }
+        )
+        return without(trace, skipped)
+
+    report = compare_traces(run(1.0), run(1.5), load_backend("numpy"))
+    (culprit,) = report.culprits
+    assert (
+        (named in culprit.sentence)
+        if named
+        else ("nothing that" not in culprit.sentence)
+    )
+    found = {d.code: d.sentence for d in report.diagnosis}
+    if named:
+        names = named.removeprefix("nothing that ").partition(" return")[0]
+        assert f"so that the error may be in {names}: look there" in found["loss_alone"]
+    else:
+        assert "look at the loss function: at the labels" in found["loss_alone"]
+
+
+def without(trace: MemoryTrace, reasons: Mapping[str, str]) -> MemoryTrace:
+    """A trace that skipped the outputs of these modules, where they were computed."""
+    skipped = {}
+    tensors = dict(trace.info.tensors)
+    for module, reason in reasons.items():
+        id_ = parse_tensor_id(f"step0/mb0/{module}/output/0")
+        (shard,) = tensors.pop(id_).shards
+        skipped[id_] = SkippedRecord(
+            id=id_, reason=reason, rank=shard.rank, sequence=shard.sequence
+        )
+    info = replace(trace.info, tensors=tensors, skipped=skipped)
+    return MemoryTrace(info, trace.arrays)

@@ -12,6 +12,7 @@ from ttrace.judge.frontier.first_divergence import FirstDivergence
 from ttrace.judge.frontier.flow import Failures, Place
 from ttrace.judge.frontier.microbatch import content_of, parameter_key
 from ttrace.judge.frontier.steps import follow
+from ttrace.judge.frontier.uncompared import uncompared_before
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict, count_statuses
 
 _MAX_IDS = 5
@@ -82,7 +83,12 @@ def find_culprits(
             places, key=lambda place: not _begin_with(named, place, absences)
         )
     return tuple(
-        _culprit(place, counts, _uncompared_inputs(place.verdicts[0].id, verdicts))
+        _culprit(
+            place,
+            counts,
+            _uncompared_inputs(place.verdicts[0].id, verdicts)
+            or _uncompared_modules(place, verdicts),
+        )
         for place in places
     )
 
@@ -171,6 +177,25 @@ def _uncompared_inputs(id_: TensorId, verdicts: Sequence[TensorVerdict]) -> str:
         f"; none of its inputs was compared ({inputs[0].reason}), so that what it is "
         "given may be wrong: look at what computes that, too"
     )
+
+
+def _uncompared_modules(place: Place, verdicts: Sequence[TensorVerdict]) -> str:
+    """Which modules it may come from that were not compared; empty where none is."""
+    first = place.verdicts[0].id
+    if place.is_whole or first.kind not in (Kind.INPUT, Kind.LOSS):
+        return ""
+    around = ROOT_MODULE
+    if first.kind is Kind.INPUT:
+        if first.module == ROOT_MODULE:
+            return ""
+        recorded = {v.id.module for v in verdicts if v.id.kind is Kind.OUTPUT}
+        around = first.module.rpartition(".")[0]
+        while around and around not in recorded:
+            around = around.rpartition(".")[0]
+    found = uncompared_before(
+        first, around or ROOT_MODULE, ((v.id, v.status, v.reason) for v in verdicts)
+    )
+    return "" if found is None else f"; {found.sentence}, and it may come from there"
 
 
 def _share(place: Place, counts: Mapping[Status, int]) -> str:

@@ -6,9 +6,11 @@ it returns from its inputs, its parameters and what ran within it. Gradients go 
 way back. Equal figures tell that two tensors are one array, which says more.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
+from ttrace.compare.stats import PairStats
 from ttrace.ir.kinds import Kind
 from ttrace.judge.frontier.calls import Call, calls_of, recomputed
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
@@ -20,6 +22,9 @@ _LEAST_ELEMENTS = 4
 
 _PARALLEL = 1e-9
 """What the cosine of a tensor and a multiple of it may be less than 1."""
+
+_ROUNDED = 1e-14
+"""What float64 rounds in the number of elements that a norm is of."""
 
 _GRADIENTS = frozenset({Kind.PARAM_GRAD, Kind.MAIN_GRAD, Kind.CLIPPED_GRAD})
 
@@ -200,11 +205,26 @@ def parameter_key(verdict: TensorVerdict) -> Hashable:
 
 
 def content_of(verdict: TensorVerdict) -> _Content | None:
-    """Equal for tensors that are one array in the reference."""
+    """Equal for tensors that are one array in the reference.
+
+    None where others may have the same figures, too: of a mask, or of where tokens are
+    routed to, these only say how many elements are set.
+    """
     result = verdict.result
     if result is None or result.stats.count < _LEAST_ELEMENTS:
         return None
     stats = result.stats
     if not stats.reference_norm or verdict.id.kind is Kind.LOSS:
         return None
+    if _has_one_magnitude(stats):
+        return None
     return stats.count, stats.reference_norm, stats.max_abs_reference
+
+
+def _has_one_magnitude(stats: PairStats) -> bool:
+    """Whether the elements seem to be zero or of one magnitude."""
+    largest = stats.max_abs_reference
+    number = (stats.reference_norm / largest) ** 2 if largest else 0.0
+    return math.isfinite(number) and (
+        abs(number - round(number)) <= _ROUNDED * max(1.0, number)
+    )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import LEAST_ELEMENTS, Diagnosis, Findings, ids_of
+from ttrace.judge.frontier.uncompared import Uncompared, uncompared_before
 from ttrace.judge.reading.failures import failed_by_values
 from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.rules.loss_weights import loss_weights
@@ -47,6 +48,13 @@ def loss_alone(findings: Findings) -> Diagnosis | None:
     if loss.id.microbatch is not None:
         where += f", micro-batch {loss.id.microbatch}"
     cause, evidence = _cause(findings.verdicts, loss)
+    uncompared = _uncompared(findings.verdicts, loss)
+    if uncompared is not None:
+        cause = (
+            f"{uncompared.sentence}, so that the error may be in "
+            f"{uncompared.names}: look there, and at the loss function"
+        )
+        evidence = {}
     return Diagnosis(
         code="loss_alone",
         sentence=f"{what} {agree} in {where} ({last}), and the loss differs: {cause}",
@@ -92,6 +100,27 @@ def _cause(
         "at its reduction",
         {},
     )
+
+
+def _uncompared(
+    verdicts: Sequence[TensorVerdict], loss: TensorVerdict
+) -> Uncompared | None:
+    """What the loss may be computed from beside, where not all outputs were compared.
+
+    None where the model's outputs were: the loss comes from these.
+    """
+    of_model = [
+        verdict.status
+        for verdict in verdicts
+        if verdict.id.kind is Kind.OUTPUT
+        and verdict.id.module == ROOT_MODULE
+        and (verdict.id.step, verdict.id.microbatch)
+        == (loss.id.step, loss.id.microbatch)
+    ]
+    if of_model and Status.SKIPPED not in of_model:
+        return None
+    seen = ((v.id, v.status, v.reason) for v in verdicts)
+    return uncompared_before(loss.id, ROOT_MODULE, seen)
 
 
 def _is_loss(verdict: TensorVerdict) -> bool:

@@ -44,6 +44,7 @@ from ttrace.judge.rules.extra_gradient import extra_gradient
 from ttrace.judge.rules.first_nonfinite import first_nonfinite
 from ttrace.judge.rules.flipped_kernel import flipped_kernel
 from ttrace.judge.rules.gradient_norm import gradient_norm
+from ttrace.judge.rules.group_rates import group_rates
 from ttrace.judge.rules.initial_replicas import initial_replicas
 from ttrace.judge.rules.loss_alone import loss_alone
 from ttrace.judge.rules.loss_scale import loss_scale
@@ -155,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     update_hyperparameters,
     average_settings,
     optimizer_settings,
+    group_rates,
     replicas_differ,
     scaled,
     loss_alone,

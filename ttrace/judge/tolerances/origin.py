@@ -6,6 +6,7 @@ from typing import Any
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.module_code import without_code
+from ttrace.ir.parameter_groups import without_groups
 from ttrace.ir.trace import TraceInfo
 from ttrace.ir.written_dims import without_written
 
@@ -32,7 +33,7 @@ class Origin:
         rank_info = info.ranks[0]
         return cls(
             framework=rank_info.framework,
-            settings=without_code(without_written(rank_info.settings)),
+            settings=without_groups(without_code(without_written(rank_info.settings))),
             capture=dict(rank_info.capture),
             parameters={
                 f"{id_.module}/{id_.slot}": f"{record.shards[0].dtype} "

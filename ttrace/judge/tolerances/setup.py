@@ -13,6 +13,7 @@ from ttrace.ir.frozen_parameters import KEY as FROZEN_PARAMETERS
 from ttrace.ir.kinds import Kind
 from ttrace.ir.module_settings import without_modules
 from ttrace.ir.optimizer_settings import without_optimizer
+from ttrace.ir.parameter_groups import without_groups
 from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
@@ -83,7 +84,7 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
 def _general(settings: Mapping[str, object]) -> dict[str, object]:
     """Those that are not compared by other rules."""
     general = without_written(without_dropout(without_optimizer(settings)))
-    general = without_modules(general)
+    general = without_modules(without_groups(general))
     return {name: v for name, v in general.items() if name not in _OF_OTHER_RULES}
 
 
