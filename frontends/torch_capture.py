@@ -38,17 +38,17 @@ from ttrace.frontends.torch_parts.coarse_steps import perturbed_casts
 from ttrace.frontends.torch_parts.description import ModelDescription
 from ttrace.frontends.torch_parts.dims_rules import DimsRules
 from ttrace.frontends.torch_parts.grad_scalers import LossScales, observed_scalers
-from ttrace.frontends.torch_parts.native import NativeDescription
-from ttrace.frontends.torch_parts.optimized_parameters import (
-    steps_in_backward,
-    warn_of_strangers,
-)
-from ttrace.frontends.torch_parts.optimizers import (
+from ttrace.frontends.torch_parts.gradient_norms import (
     NO_NORM,
     NORM_OF_CLIPPED,
     NORM_OF_PARTS,
-    OptimizerTap,
 )
+from ttrace.frontends.torch_parts.native import NativeDescription
+from ttrace.frontends.torch_parts.optimized_parameters import (
+    TrainedParameters,
+    steps_in_backward,
+)
+from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.ir.optimizer_settings import NO_OPTIMIZER, OPTIMIZER
@@ -189,6 +189,8 @@ def trace(
             *parts, dims=dims, pipeline=pipeline, rank=rank, world_size=world_size
         )
         description = native
+    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
+    trained = TrainedParameters(inner, description, world_size=world_size)
     session = CaptureSession(
         description,
         request,
@@ -197,10 +199,9 @@ def trace(
         observers=(pipeline,) if native is None else (pipeline, native),
         activations=pipeline,
         root_method=_root_method(description, method),
-        settings={} if optimizers else {OPTIMIZER: NO_OPTIMIZER},
+        settings=(trained.setting() or {}) if optimizers else {OPTIMIZER: NO_OPTIMIZER},
     )
-    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
-    taps = _taps(inner, session, description, num_parts=len(parts))
+    taps = _taps(inner, session, description, trained, num_parts=len(parts))
     if native is not None:
         native.attach()
     averages = None
@@ -210,7 +211,7 @@ def trace(
     session.start()
     for tap in taps:
         tap.attach()
-    warn_of_strangers(inner, description)
+    trained.warn()
     seed = request.noise_seed
     perturbed = () if seed is None else [tap.optimizer for tap in taps]
     try:
@@ -235,6 +236,7 @@ def _taps(
     optimizers: Sequence[torch.optim.Optimizer],
     session: CaptureSession,
     description: ModelDescription,
+    trained: TrainedParameters,
     *,
     num_parts: int,
 ) -> list[OptimizerTap]:
@@ -259,6 +261,7 @@ def _taps(
                 leader=taps[0] if taps and is_one else None,
                 no_norm=no_norm,
                 is_given_clipped=is_clipped,
+                trained=trained,
             )
         )
     return taps

@@ -15,32 +15,20 @@ from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Rememb
 from ttrace.frontends.torch_parts.clips import Clip
 from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
+from ttrace.frontends.torch_parts.gradient_norms import (
+    NO_NORM,
+    NORM_OF_OWN_PART,
+    total_norm,
+    whole_values,
+)
 from ttrace.frontends.torch_parts.guards import guarded
-from ttrace.frontends.torch_parts.local_tensor import NoLayout, is_whole
+from ttrace.frontends.torch_parts.local_tensor import NoLayout
+from ttrace.frontends.torch_parts.optimized_parameters import TrainedParameters
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
-from ttrace.frontends.torch_parts.tensors import local_tensor
 from ttrace.ir.kinds import Kind
-from ttrace.ir.layout import whole
 from ttrace.ir.step_notes import clips_key
 from ttrace.recording.said_warnings import warn
-
-NO_NORM = NoLayout(
-    reason="this rank does not hold all gradients whole, and ttrace does not "
-    "communicate; to compare their norm, give it to trace.main_grads(grad_norm=...)"
-)
-
-NORM_OF_PARTS = NoLayout(
-    reason="every parameter has an optimizer of its own, none of which has all "
-    "gradients; main_grad is compared"
-)
-
-
-NORM_OF_CLIPPED = NoLayout(
-    reason="gradients were clipped before they were seen, and their norm with them; "
-    "clipped_grad is compared"
-)
-
 
 _NEVER = (-1, 0)
 """A step and a call of its closure: none that there was."""
@@ -72,6 +60,9 @@ class OptimizerTap:
         no_norm: Why the norm is skipped where it is.
         is_given_clipped: What it is given was clipped before anything could be seen of
             it: ``clipped_grad`` is recorded of every step.
+        trained: What of the model is trained; where optimizers of other ranks may hold
+            some of it, the norm is what a clip of all gradients returns, or is skipped.
+            None where this one holds all.
 
     Attributes:
         optimizer: The optimizer.
@@ -88,6 +79,7 @@ class OptimizerTap:
         leader: "OptimizerTap | None" = None,
         no_norm: NoLayout = NO_NORM,
         is_given_clipped: bool = False,
+        trained: TrainedParameters | None = None,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
@@ -99,6 +91,7 @@ class OptimizerTap:
         self._all_of_one.append(self)
         self._no_norm = no_norm
         self._is_given_clipped = is_given_clipped
+        self._trained = trained
         self._evaluation = 0
         self._given_gradients = _NEVER
         self._given_norm = _NEVER
@@ -144,8 +137,8 @@ class OptimizerTap:
 
     def _record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
         is_first = self._record_main_grads()
-        if is_first and grad_norm is None and self._holds_whole_model:
-            grad_norm = self._total_norm()
+        if is_first and grad_norm is None and self._no_own_norm() is None:
+            grad_norm = self._own_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
 
@@ -225,7 +218,7 @@ class OptimizerTap:
             self._left_over = self.remembered_gradients()
             return
         if isinstance(norm, torch.Tensor):
-            norm = _whole_values(norm)  # a DTensor may be a sum still to be made
+            norm = whole_values(norm)  # a DTensor may be a sum still to be made
         if norm is not None and self._is_whole_norm(clip):
             scale = None if self._norm_scale == 1 else self._norm_scale
             self._record_norm(norm, scale=scale)
@@ -320,8 +313,9 @@ class OptimizerTap:
             return
         self._was_given = now
         self._record_gradients()
-        if not self._holds_whole_model:
-            self._record_norm(self._no_norm)
+        no_norm = self._no_own_norm()
+        if no_norm is not None:
+            self._record_norm(no_norm)
         if session.wants(Kind.CLIPPED_GRAD):
             is_clipped = self._is_given_clipped or self._was_clipped == now
             if is_clipped or self.remembered_gradients() != self._recorded:
@@ -387,18 +381,50 @@ class OptimizerTap:
             layout=None if is_known else norm,
         )
 
+    def _own_norm(self) -> float | None:
+        norm = total_norm(
+            parameter.grad
+            for parameter in self._own_parameters().values()
+            if parameter.grad is not None
+        )
+        return None if norm is None else norm / self._scale_inside()
+
+    def _no_own_norm(self) -> NoLayout | None:
+        """Why the norm of its gradients, as this rank has them, is not that of all."""
+        if not self._holds_whole_model:
+            return self._no_norm
+        return NORM_OF_OWN_PART if self._holds_part() else None
+
+    def _holds_part(self) -> bool:
+        """Whether optimizers of other ranks may hold parameters that none here does."""
+        return self._trained is not None and self._trained.may_be_held_elsewhere()
+
     def _is_whole_norm(self, clip: Clip) -> bool:
         """Whether a clip computes the 2-norm of all gradients of this optimizer.
 
-        Of optimizers that stand for one, it is that of the gradients of all.
+        Of optimizers that stand for one, it is that of the gradients of all. Of one
+        that holds a part of the parameters, that of all the model's gradients counts,
+        too; that of the part does where it limits them.
         """
-        with_gradient = {
+        own = {
             id(parameter)
             for tap in self._all_of_one
             for parameter in tap._own_parameters().values()
             if parameter.grad is not None
         }
-        return clip.gives_norm and clip.with_gradient == with_gradient
+        if not clip.gives_norm:
+            return False
+        if clip.with_gradient == own:
+            return clip.limits or not self._holds_part()
+        trained = self._trained
+        if trained is None or trained.num_optimizers != len(self._all_of_one):
+            return False
+        others = {
+            id(named.parameter)
+            for named in trained.unheld()
+            if named.parameter.grad is not None
+        }
+        return bool(others) and clip.with_gradient == own | others
 
     def _record_result(self) -> None:
         self._record_parameters()
@@ -462,24 +488,6 @@ class OptimizerTap:
             if isinstance(value, (torch.Tensor, float, int))
         }
 
-    def _total_norm(self) -> float | None:
-        """None where there is no gradient, or one that is not a whole dense tensor."""
-        gradients = [
-            _whole_values(parameter.grad)
-            for parameter in self._own_parameters().values()
-            if parameter.grad is not None
-        ]
-        norms = []
-        with unobserved():
-            for gradient in gradients:
-                if type(gradient) is not torch.Tensor or (
-                    gradient.layout != torch.strided
-                ):
-                    return None
-                norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-                norms.append(norm.item())
-        return math.hypot(*norms) / self._scale_inside() if norms else None
-
 
 def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """What keeps the state: of ZeroRedundancyOptimizer a smaller one of each rank."""
@@ -488,9 +496,3 @@ def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if redundancy_free is not None and isinstance(optimizer, redundancy_free):
         return getattr(optimizer, "optim", optimizer)
     return optimizer
-
-
-def _whole_values(tensor: torch.Tensor) -> torch.Tensor | None:
-    """The values of a tensor; None of one of which this rank has a part."""
-    answer = local_tensor(tensor, lambda shape: whole(shape, ""))
-    return answer.values if is_whole(answer) else None

@@ -17,7 +17,7 @@ from tests.factories.planted_errors import (
     models,
     planted,
 )
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
@@ -461,3 +461,39 @@ def test_an_output_of_whose_inputs_none_was_compared_says_so():
     )
     assert said not in sentence("ignored by the map: holds what norm/output/0 holds")
     assert said not in sentence("")
+
+
+@pytest.mark.parametrize("holders", [(0,), (0, 1)])
+def test_parameters_agree_only_where_every_rank_was_seen_to_have_them(holders):
+    """Of a rank that is handed an update, as by a broadcast, nothing is known."""
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+    def run(wrong: float) -> dict[str, Tensor | np.ndarray]:
+        tensors: dict[str, Tensor | np.ndarray] = {"step0/a/param/weight": values}
+        for step in range(2):
+            tensors |= {
+                f"step{step}/mb0/a/input/0": values,
+                f"step{step}/mb0/a/output/0": 2 * values + wrong * step,
+                f"step{step}/a/main_grad/weight": 3 * values,
+            }
+            tensors["step0/a/updated_param/weight"] = Tensor(
+                full=values - 1, holders=holders
+            )
+        return tensors
+
+    report = compare_traces(
+        memory_trace(run(0), {"dp": 2}),
+        memory_trace(run(1), {"dp": 2}),
+        load_backend("numpy"),
+    )
+    (culprit,) = report.culprits
+    assert culprit.id == "step1/mb0/a/output/0"
+    words = "; inputs, parameters and inner modules agree; explains"
+    if len(holders) == 1:
+        words = (
+            "; what was compared of inputs, parameters and inner modules agrees; the "
+            "update of its weight was recorded on rank 0 alone, and it is computed on "
+            "rank 1, too: look at what hands it on after the step, such as a "
+            "broadcast; explains"
+        )
+    assert words in culprit.sentence
