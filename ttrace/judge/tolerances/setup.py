@@ -65,7 +65,7 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
     )
     differences |= {
         each.label: (each.reference, each.candidate)
-        for each in optimizer_differences(first, second)
+        for each in optimizer_differences(reference, candidate)
     }
     differences |= {
         each.label: (each.reference, each.candidate)
