@@ -491,9 +491,17 @@ def test_parameters_agree_only_where_every_rank_was_seen_to_have_them(holders):
     words = "; inputs, parameters and inner modules agree; explains"
     if len(holders) == 1:
         words = (
-            "; what was compared of inputs, parameters and inner modules agrees; the "
-            "update of its weight was recorded on rank 0 alone, and it is computed on "
-            "rank 1, too: look at what hands it on after the step, such as a "
-            "broadcast; explains"
+            "; what was compared of inputs, parameters and inner modules agrees; "
+            "explains"
         )
     assert words in culprit.sentence
+    said = {found.code: found.sentence for found in report.diagnosis}
+    assert ("unseen_copies" in said) == (len(holders) == 1)
+    if len(holders) == 1:
+        assert said["unseen_copies"] == (
+            "output 0 of a is wrong in step 1, and the update of its weight in step 0, "
+            "which agrees, was recorded on rank 0 alone: rank 1 computes with a copy "
+            "that was not compared. Look at what hands parameters from rank to rank "
+            "after the optimizer steps, such as a broadcast from the rank that "
+            "updates them"
+        )

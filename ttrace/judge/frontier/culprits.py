@@ -85,8 +85,7 @@ def find_culprits(
         _culprit(
             place,
             counts,
-            _uncompared_inputs(place.verdicts[0].id, verdicts)
-            + _unseen_copies(place.verdicts[0], verdicts),
+            _uncompared_inputs(place.verdicts[0].id, verdicts),
         )
         for place in places
     )
@@ -132,7 +131,9 @@ def _begin_with(named: TensorVerdict, place: Place, absences: Absences) -> bool:
     return False
 
 
-def _culprit(place: Place, counts: Mapping[Status, int], uncompared: str) -> Culprit:
+def _culprit(
+    place: Place, counts: Mapping[Status, int], uncompared_inputs: str
+) -> Culprit:
     first = place.verdicts[0]
     num_own = len({(v.id.module, v.id.slot) for v in place.verdicts})
     more = f", and {num_own - 1} more like it" if num_own > 1 else ""
@@ -140,7 +141,7 @@ def _culprit(place: Place, counts: Mapping[Status, int], uncompared: str) -> Cul
     return Culprit(
         id=str(first.id),
         sentence=f"{_name(first.id)}{more}: {first.reason}{_inputs(place)}"
-        f"{uncompared}; explains {share}",
+        f"{uncompared_inputs}; explains {share}",
         share=share,
         explains={kind.value: number for kind, number in place.explained.items()},
         ids=tuple(str(v.id) for v in place.verdicts[:_MAX_IDS]),
@@ -174,41 +175,6 @@ def _uncompared_inputs(id_: TensorId, verdicts: Sequence[TensorVerdict]) -> str:
         f"; none of its inputs was compared ({inputs[0].reason}), so that what it is "
         "given may be wrong: look at what computes that, too"
     )
-
-
-def _unseen_copies(output: TensorVerdict, verdicts: Sequence[TensorVerdict]) -> str:
-    """That ranks compute with copies of parameters that others were seen to update.
-
-    Empty of all but outputs, and where each rank's copy was recorded as it was updated.
-    """
-    if output.id.kind is not Kind.OUTPUT or not output.id.step:
-        return ""
-    place = replace(
-        output.id,
-        step=output.id.step - 1,
-        microbatch=None,
-        kind=Kind.UPDATED_PARAM,
-        call=0,
-        pass_=Pass.FORWARD,
-    )
-    ranks = output.candidate_ranks
-    for verdict in verdicts:
-        if replace(verdict.id, slot=output.id.slot, call=0) != place:
-            continue
-        seen = verdict.candidate_ranks
-        if seen and not ranks <= seen:
-            return (
-                f"; the update of its {verdict.id.slot} was recorded on "
-                f"{_ranks(seen)} alone, and it is computed on {_ranks(ranks - seen)}, "
-                "too: look at what hands it on after the step, such as a broadcast"
-            )
-    return ""
-
-
-def _ranks(ranks: Collection[int]) -> str:
-    named = ", ".join(map(str, sorted(ranks)[:_MAX_IDS]))
-    more = ", ..." if len(ranks) > _MAX_IDS else ""
-    return f"rank{'s' * (len(ranks) > 1)} {named}{more}"
 
 
 def _share(place: Place, counts: Mapping[Status, int]) -> str:

@@ -137,11 +137,11 @@ def _of_factors(rest: list[ClipFactor], known: list[ClipFactor], *, alone: bool)
     if theirs is not None and alone:
         return f"the limit is another one, or the norm is, {must}"
     ratio = common_factor(each.candidate / each.reference for each in rest)
-    are = "" if alone else "are "
+    are = "they are " if alone else "are "
     if ratio is not None:
         return (
-            f"{are}{ratio:.4g} times the reference's, which does not clip all by one "
-            f"factor: look for a limit that is {ratio:.4g} times that of the reference"
+            f"{are}{ratio:.4g} times the reference's, and the reference does not clip "
+            f"all by one factor: look for a limit that is {ratio:.4g} times that of the reference"
         )
     apart = (
         "the reference does not clip all by one factor: a limit is another one, or "
