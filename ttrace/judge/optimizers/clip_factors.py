@@ -111,8 +111,8 @@ def limits_norm_of(
         factors: What the part, and what all are multiplied by.
     """
     norms = (math.hypot(*(each.norm for each in of)) for of in (part, of_all))
-    limits = [norm * factor for norm, factor in zip(norms, factors, strict=True)]
-    return is_one(*limits, _SAME_LIMIT)
+    first, other = (n * factor for n, factor in zip(norms, factors, strict=True))
+    return is_one(first, other, _SAME_LIMIT)
 
 
 def is_one(first: float, second: float, within: float = _SAME) -> bool:

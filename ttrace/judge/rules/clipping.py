@@ -141,7 +141,8 @@ def _of_factors(rest: list[ClipFactor], known: list[ClipFactor], *, alone: bool)
     if ratio is not None:
         return (
             f"{are}{ratio:.4g} times the reference's, and the reference does not clip "
-            f"all by one factor: look for a limit that is {ratio:.4g} times that of the reference"
+            f"all by one factor: look for a limit that is {ratio:.4g} times that of "
+            "the reference"
         )
     apart = (
         "the reference does not clip all by one factor: a limit is another one, or "

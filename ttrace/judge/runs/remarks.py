@@ -198,10 +198,10 @@ def _noise_of_a_finer_dtype(
     yield (
         f"the noise was measured in {measured} and the candidate computes in "
         f"{coarser.candidate}: tolerances are that noise times up to "
-        f"{coarser.factor:.3g}, far wider than measured ones, and errors below them do "
-        f"not show. Measure it in {coarser.candidate}: give 'ttrace check' the "
-        "reference's command in place of --reference-trace, or record noise runs with "
-        f"--noise-dtype {coarser.candidate}"
+        f"{coarser.factor:.3g}, as a rule far wider than measured ones, and errors "
+        f"below them do not show. Measure it in {coarser.candidate}: give 'ttrace "
+        "check' the reference's command in place of --reference-trace, or record noise "
+        f"runs with --noise-dtype {coarser.candidate}"
     )
 
 
