@@ -149,7 +149,9 @@ def trace(
             rank is taken to hold whole tensors and to run its own micro-batches.
         dims: Dims text of plain tensors between tensor-parallel modules, whose layout
             nothing else says, by pattern of module or of ``module/kind/slot``; a
-            gradient lies as what it is of. Without effect where nothing is sharded.
+            gradient lies as what it is of. Also of plain parameters that a style of the
+            script's own has cut, by patterns that name them (``*.qkv/*/weight``).
+            Without effect where nothing is sharded.
         method: Name of the model's method that runs a micro-batch, for a loop that
             does not call the model itself (``model.training_step(batch)``). Its
             arguments are the inputs of ``@root`` then, what it returns the outputs.
