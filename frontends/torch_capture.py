@@ -50,8 +50,8 @@ from ttrace.frontends.torch_parts.gradient_norm import (
 )
 from ttrace.frontends.torch_parts.native import NativeDescription
 from ttrace.frontends.torch_parts.optimized_parameters import (
+    TrainedParameters,
     steps_in_backward,
-    warn_of_strangers,
 )
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
 from ttrace.frontends.torch_parts.pipelining import PipelineStages, parts_of
@@ -155,7 +155,9 @@ def trace(
             rank is taken to hold whole tensors and to run its own micro-batches.
         dims: Dims text of plain tensors between tensor-parallel modules, whose layout
             nothing else says, by pattern of module or of ``module/kind/slot``; a
-            gradient lies as what it is of. Without effect where nothing is sharded.
+            gradient lies as what it is of. Also of plain parameters that a style of the
+            script's own has cut, by patterns that name them (``*.qkv/*/weight``).
+            Without effect where nothing is sharded.
         method: Name of the model's method that runs a micro-batch, for a loop that
             does not call the model itself (``model.training_step(batch)``). Its
             arguments are the inputs of ``@root`` then, what it returns the outputs.
@@ -195,6 +197,8 @@ def trace(
             *parts, dims=dims, pipeline=pipeline, rank=rank, world_size=world_size
         )
         description = native
+    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
+    trained = TrainedParameters(inner, description, world_size=world_size)
     session = CaptureSession(
         description,
         request,
@@ -203,11 +207,10 @@ def trace(
         observers=(pipeline,) if native is None else (pipeline, native),
         activations=pipeline,
         root_method=_root_method(description, method),
-        settings={} if optimizers else {OPTIMIZER: NO_OPTIMIZER},
+        settings=(trained.setting() or {}) if optimizers else {OPTIMIZER: NO_OPTIMIZER},
         follows_parameters=bool(optimizers),
     )
-    inner = [_inner_optimizer(optimizer) for optimizer in optimizers]
-    taps = _taps(inner, session, description, num_parts=len(parts))
+    taps = _taps(inner, session, description, trained, num_parts=len(parts))
     if native is not None:
         native.attach()
     averages = None
@@ -217,7 +220,7 @@ def trace(
     session.start()
     for tap in taps:
         tap.attach()
-    warn_of_strangers(inner, description)
+    trained.warn()
     seed = request.noise_seed
     perturbed = () if seed is None else [tap.optimizer for tap in taps]
     try:
@@ -243,6 +246,7 @@ def _taps(
     optimizers: Sequence[torch.optim.Optimizer],
     session: CaptureSession,
     description: ModelDescription,
+    trained: TrainedParameters,
     *,
     num_parts: int,
 ) -> list[OptimizerTap]:
@@ -268,6 +272,7 @@ def _taps(
                 no_norm=no_norm,
                 is_given_clipped=is_clipped,
                 is_alone=len(optimizers) == 1,
+                trained=trained,
             )
         )
     return taps

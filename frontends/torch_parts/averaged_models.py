@@ -18,11 +18,9 @@ from ttrace.frontends.torch_parts.names import (
 )
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.tree import clean_name
+from ttrace.ir.averages import AVERAGED
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import ROOT_MODULE
-
-SLOT = "averaged"
-"""Of which name an average is among the state of a parameter: ``weight.averaged``."""
 
 _Name = tuple[str, str]
 """A module's path and the name of a parameter in it."""
@@ -115,7 +113,7 @@ class AveragedParameters:
                 for path, module in canonical_modules(part.model)
             }
             self._session.records.buffers(
-                Kind.UPDATED_BUFFER, modules, suffix=f".{SLOT}"
+                Kind.UPDATED_BUFFER, modules, suffix=f".{AVERAGED}"
             )
 
 
@@ -127,7 +125,7 @@ def _state_of(
     def state(named: NamedParameter) -> Mapping[str, torch.Tensor] | NoLayout | None:
         average = found.get((named.module, named.slot))
         if average is not None:
-            return {SLOT: average}
+            return {AVERAGED: average}
         if part.path != ROOT_MODULE and not _is_below(named.module, part.path):
             return None
         return NoLayout(

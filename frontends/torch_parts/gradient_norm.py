@@ -25,6 +25,12 @@ NORM_OF_GROUPS = NoLayout(
     "have the gradients of all at once; main_grad is compared"
 )
 
+NORM_OF_OWN_PART = NoLayout(
+    reason="the optimizer of this rank holds a part of the parameters that are "
+    "trained, whose gradients' norm is not that of all; main_grad is compared; to "
+    "compare the norm, give it to trace.main_grads(grad_norm=...)"
+)
+
 NORM_OF_CLIPPED = NoLayout(
     reason="gradients were clipped before they were seen, and their norm with them; "
     "clipped_grad is compared"

@@ -17,7 +17,7 @@ from ttrace.frontends.torch_parts.averaging import (
 )
 from ttrace.frontends.torch_parts.capture import Capture
 from ttrace.frontends.torch_parts.description import NoLayout, PlainDescription
-from ttrace.frontends.torch_parts.dims_rules import DimsRules
+from ttrace.frontends.torch_parts.dims_rules import DimsRules, layout_as_tensor
 from ttrace.frontends.torch_parts.flat_parameters import flat_pieces
 from ttrace.frontends.torch_parts.flat_partitions import (
     averaging_of_engines,
@@ -34,6 +34,7 @@ from ttrace.frontends.torch_parts.optimized_parameters import require_values
 from ttrace.frontends.torch_parts.pipelining import PipelineStages
 from ttrace.frontends.torch_parts.places import Place, data_parallel, find_place
 from ttrace.ir.kinds import Kind
+from ttrace.ir.layout import ShardLayout
 from ttrace.recording.faults import reason_of
 from ttrace.recording.said_warnings import warn
 
@@ -64,7 +65,9 @@ class NativeDescription(PlainDescription):
     Args:
         model: The model, wrapped and sharded already, or the modules of the stages
             that this rank has of it.
-        dims: Dims text of the plain tensors between tensor-parallel modules.
+        dims: Dims text of the plain tensors between tensor-parallel modules; also of
+            plain parameters that a style of the script's own has cut, by patterns of
+            ``module/kind/slot`` that name the parameter.
         pipeline: Its stages; None for a model without any.
         rank: Global rank of this process.
         world_size: Number of processes.
@@ -131,6 +134,11 @@ class NativeDescription(PlainDescription):
             super().parameters(),
             keeps_parameters=not (self._averaging or self._pieces),
         )
+        self._dims = {
+            pattern: text
+            for pattern, text in (dims or {}).items()
+            if "/" in pattern and not pattern.endswith("/*") and self._sharding_axes()
+        }
         self._activations = LocalActivations(
             list(self.modules()),
             self._mesh,
@@ -191,6 +199,16 @@ class NativeDescription(PlainDescription):
         if piece is not None:
             return piece.held(kind, tensor, self._mesh.name)
         return super().parameter(named, kind, tensor)
+
+    def parameter_layout(
+        self, named: NamedParameter, kind: Kind
+    ) -> ShardLayout | NoLayout:
+        shape = tuple(named.parameter.shape)
+        place = (named.module, kind, named.slot)
+        layout = layout_as_tensor("dims", self._dims, *place, shape, self._mesh)
+        if isinstance(layout, ShardLayout | NoLayout):
+            return layout
+        return super().parameter_layout(named, kind)
 
     def scale(self, kind: Kind) -> float:
         if kind in _BEFORE_AVERAGING:

@@ -1,51 +1,98 @@
 """Whether optimizers and model belong together: what a script may have got wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from ttrace.errors import UsageError
 from ttrace.frontends.torch_parts.description import ModelDescription, NamedParameter
 from ttrace.frontends.torch_parts.guards import guarded
+from ttrace.ir.unheld_parameters import unheld_setting
 from ttrace.recording.said_warnings import warn
 
 
-@guarded("compare the parameters of model and optimizers")
-def warn_of_strangers(
-    optimizers: Sequence[torch.optim.Optimizer], description: ModelDescription
-) -> None:
-    """Logs a warning of optimizers without the model's parameters, and of the reverse.
+class TrainedParameters:
+    """What of a model is trained, and which of it the optimizers of a rank hold.
 
-    An optimizer that was made before the model was sharded holds parameters that the
-    model has no longer: nothing that it does reaches the model.
+    Args:
+        optimizers: All that the trace was given.
+        description: Of the model.
+        world_size: Ranks of the run; the optimizers of others may hold what these
+            do not.
     """
-    if not optimizers:
-        return
-    of_model = {id(named.parameter): named for named in description.parameters()}
-    held: set[int] = set()
-    for optimizer in optimizers:
-        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        held |= own
-        if own and own.isdisjoint(of_model):
+
+    def __init__(
+        self,
+        optimizers: Sequence[torch.optim.Optimizer],
+        description: ModelDescription,
+        *,
+        world_size: int,
+    ):
+        self.num_optimizers = len(optimizers)
+        self._optimizers = optimizers
+        self._description = description
+        self._world_size = world_size
+
+    def unheld(self) -> list[NamedParameter]:
+        """Those that need a gradient and are in no optimizer of this rank.
+
+        None where the optimizers hold nothing of the model.
+        """
+        held = {id(p) for optimizer in self._optimizers for p in _held_by(optimizer)}
+        own = list(self._description.parameters())
+        if held.isdisjoint(id(named.parameter) for named in own):
+            return []
+        return [
+            named
+            for named in own
+            if id(named.parameter) not in held and named.parameter.requires_grad
+        ]
+
+    def may_be_held_elsewhere(self) -> bool:
+        """Whether there are any, and other ranks whose optimizers may hold them."""
+        return self._world_size > 1 and bool(self.unheld())
+
+    @guarded("name the parameters that no optimizer holds")
+    def setting(self) -> dict[str, str] | None:
+        """What a rank of several says of them; whoever reads all ranks can tell."""
+        if not self._optimizers or self._world_size == 1:
+            return {}
+        return unheld_setting((named.module, named.slot) for named in self.unheld())
+
+    @guarded("compare the parameters of model and optimizers")
+    def warn(self) -> None:
+        """Logs a warning of optimizers without the model's parameters, or the reverse.
+
+        An optimizer that was made before the model was sharded holds parameters that
+        the model has no longer: nothing that it does reaches the model.
+        """
+        if not self._optimizers:
+            return
+        of_model = {id(named.parameter) for named in self._description.parameters()}
+        for optimizer in self._optimizers:
+            own = {id(parameter) for parameter in _held_by(optimizer)}
+            if own and own.isdisjoint(of_model):
+                warn(
+                    f"{type(optimizer).__name__} holds none of the model's parameters, "
+                    "so that none of its gradients and updates are recorded. If it was "
+                    "made before the model was sharded, wrapped or moved, it does not "
+                    "train it either: make it from the parameters of the model that is "
+                    "given to trace()."
+                )
+        left = self.unheld()
+        if left and self._world_size == 1:
+            more = f" and {len(left) - 1} more parameters" if len(left) > 1 else ""
             warn(
-                f"{type(optimizer).__name__} holds none of the model's parameters, so "
-                "that none of its gradients and updates are recorded. If it was made "
-                "before the model was sharded, wrapped or moved, it does not train it "
-                "either: make it from the parameters of the model that is given to "
-                "trace()."
+                f"no optimizer that was given to trace() holds {_name_of(left[0])}"
+                f"{more}, so that no main_grad and no update of it is recorded; give "
+                "trace() all optimizers, or set requires_grad=False on what is not "
+                "trained."
             )
-    left = [
-        named
-        for key, named in of_model.items()
-        if key not in held and named.parameter.requires_grad
-    ]
-    if left and not held.isdisjoint(of_model):
-        more = f" and {len(left) - 1} more parameters" if len(left) > 1 else ""
-        warn(
-            f"no optimizer that was given to trace() holds {_name_of(left[0])}{more}, "
-            "so that no main_grad and no update of it is recorded; give trace() all "
-            "optimizers, or set requires_grad=False on what is not trained."
-        )
+
+
+def _held_by(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def steps_in_backward(optimizer: torch.optim.Optimizer) -> bool:

@@ -18,11 +18,13 @@ from ttrace.frontends.torch_parts.flat_state import FlatState
 from ttrace.frontends.torch_parts.gradient_norm import (
     NO_NORM,
     NORM_OF_GROUPS,
+    NORM_OF_OWN_PART,
     total_norm,
     whole_values,
 )
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
+from ttrace.frontends.torch_parts.optimized_parameters import TrainedParameters
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups, parameters_of
@@ -61,6 +63,9 @@ class OptimizerTap:
         is_given_clipped: What it is given was clipped before anything could be seen of
             it: ``clipped_grad`` is recorded of every step.
         is_alone: There is no other optimizer.
+        trained: What of the model is trained; where optimizers of other ranks may hold
+            some of it, the norm is what a clip of all gradients returns, or is skipped.
+            None where this one holds all.
 
     Attributes:
         optimizer: The optimizer.
@@ -78,6 +83,7 @@ class OptimizerTap:
         no_norm: NoLayout = NO_NORM,
         is_given_clipped: bool = False,
         is_alone: bool = True,
+        trained: TrainedParameters | None = None,
     ):
         self.optimizer = optimizer
         self.num_steps = 0
@@ -91,6 +97,7 @@ class OptimizerTap:
         self._no_norm = no_norm
         self._is_given_clipped = is_given_clipped
         self._is_alone = is_alone
+        self._trained = trained
         self._evaluation = 0
         self._given_gradients = _NEVER
         self._given_norm = _NEVER
@@ -137,8 +144,8 @@ class OptimizerTap:
         is_first = self._record_main_grads()
         if is_first and grad_norm is None and self._groups.is_part:
             self._record_norm(NORM_OF_GROUPS)
-        elif is_first and grad_norm is None and self._holds_whole_model:
-            grad_norm = self._total_norm()
+        elif is_first and grad_norm is None and self._no_own_norm() is None:
+            grad_norm = self._own_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
 
@@ -324,8 +331,9 @@ class OptimizerTap:
     @guarded("record the gradients that an optimizer is given")
     def _record_given_gradients(self) -> None:
         self._record_gradients()
-        if not self._holds_whole_model:
-            self._record_norm(self._no_norm)
+        no_norm = self._no_own_norm()
+        if no_norm is not None:
+            self._record_norm(no_norm)
 
     @guarded("record clipped gradients")
     def _record_clipped(self) -> None:
@@ -410,18 +418,50 @@ class OptimizerTap:
             layout=None if is_known else norm,
         )
 
+    def _own_norm(self) -> float | None:
+        norm = total_norm(
+            parameter.grad
+            for parameter in self._own_parameters().values()
+            if parameter.grad is not None
+        )
+        return None if norm is None else norm / self._scale_inside()
+
+    def _no_own_norm(self) -> NoLayout | None:
+        """Why the norm of its gradients, as this rank has them, is not that of all."""
+        if not self._holds_whole_model:
+            return self._no_norm
+        return NORM_OF_OWN_PART if self._holds_part() else None
+
+    def _holds_part(self) -> bool:
+        """Whether optimizers of other ranks may hold parameters that none here does."""
+        return self._trained is not None and self._trained.may_be_held_elsewhere()
+
     def _is_whole_norm(self, clip: Clip) -> bool:
         """Whether a clip computes the 2-norm of all gradients of this optimizer.
 
-        Of optimizers that stand for one, it is that of the gradients of all.
+        Of optimizers that stand for one, it is that of the gradients of all. Of one
+        that holds a part of the parameters, that of all the model's gradients counts,
+        too; that of the part does where it limits them.
         """
-        with_gradient = {
+        own = {
             id(parameter)
             for tap in self._all_of_one
             for parameter in tap._own_parameters().values()
             if parameter.grad is not None
         }
-        return clip.gives_norm and clip.with_gradient == with_gradient
+        if not clip.gives_norm:
+            return False
+        if clip.with_gradient == own:
+            return clip.limits or not self._holds_part()
+        trained = self._trained
+        if trained is None or trained.num_optimizers != len(self._all_of_one):
+            return False
+        others = {
+            id(named.parameter)
+            for named in trained.unheld()
+            if named.parameter.grad is not None
+        }
+        return bool(others) and clip.with_gradient == own | others
 
     def _record_result(self) -> None:
         self._record_parameters()
@@ -492,15 +532,6 @@ class OptimizerTap:
         """Whether gradients are others than were recorded."""
         now = self.remembered_gradients().items()
         return any(self._recorded.get(key) != gradient for key, gradient in now)
-
-    def _total_norm(self) -> float | None:
-        """None where there is no gradient, or one that is not a whole dense tensor."""
-        norm = total_norm(
-            parameter.grad
-            for parameter in self._own_parameters().values()
-            if parameter.grad is not None
-        )
-        return None if norm is None else norm / self._scale_inside()
 
 
 def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     PrepareModuleOutput,
     RowwiseParallel,
@@ -86,6 +87,58 @@ class _Sum(torch.autograd.Function):
         return gradients
 
 
+class _Copy(torch.autograd.Function):
+    """The same on all ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class CutStyle(ParallelStyle):
+    """One of a script's own, with plain parameters: a share of each of two parts.
+
+    Args:
+        dim: Of the weight; the bias is cut along it where that is 0.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self._dim = dim
+
+    def _apply(self, module, device_mesh):
+        rank, size = device_mesh.get_local_rank(), device_mesh.size()
+        for name, values in list(module.named_parameters()):
+            if self._dim < values.dim():
+                shares = [
+                    part.chunk(size, self._dim)[rank]
+                    for part in values.data.chunk(2, self._dim)
+                ]
+                share = nn.Parameter(torch.cat(shares, self._dim))
+                setattr(module, name, share)
+        forward = module.forward
+        if self._dim:
+            module.forward = lambda x: (
+                _Sum.apply(nn.functional.linear(x, module.weight)) + module.bias
+            )
+        else:
+            module.forward = lambda x: forward(_Copy.apply(x))
+        return module
+
+
+OWN_CUT = {
+    "first": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "block.up": lambda: CutStyle(0),
+    "block.down": lambda: CutStyle(1),
+}
+"""Plain parameters beside DTensors."""
+
 STYLES = {
     "colwise": {
         "block.up": lambda: ColwiseParallel(),
@@ -157,7 +210,8 @@ def main(argv: Sequence[str]) -> int:
     model = Model()
     if dist.get_world_size() > 1:
         mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
-        plan = {path: make() for path, make in STYLES[style].items()}
+        styles = OWN_CUT if style == "own-cut" else STYLES[style]
+        plan = {path: make() for path, make in styles.items()}
         parallelize_module(model, mesh, plan)
         model.sums = style == "rowwise-partial"
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)

@@ -10,6 +10,7 @@ from ttrace.errors import UsageError
 from ttrace.frontends import torch_capture
 from ttrace.ir.frozen_parameters import frozen_in
 from ttrace.ir.trace_warnings import warnings_in
+from ttrace.ir.unheld_parameters import unheld_in
 from ttrace.recording.request import RECORD_VARIABLE, RecordRequest
 from ttrace.store.reader import open_trace
 
@@ -113,3 +114,63 @@ def test_in_a_plain_run_nothing_is_refused(monkeypatch):
     net = model().to("meta")
     with torch_capture.trace(net):
         pass
+
+
+def of_a_rank(monkeypatch, world_size: int) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_norm_of_an_optimizer_of_a_part_is_that_of_the_clip_of_all(
+    switch_on, monkeypatch, caplog, world_size
+):
+    """As of ZeRO written by hand: other ranks step the other parameters."""
+    of_a_rank(monkeypatch, world_size)
+    net = model()
+    optimizer = sgd(net[0])
+    with torch_capture.trace(net, optimizer) as trace:
+        net(torch.ones(2, 3)).sum().backward()
+        norm = nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        optimizer.step()
+        trace.step()
+    opened = open_trace(switch_on, allow_incomplete=True)
+    info = opened.info
+    (record,) = [r for r in info.tensors.values() if r.id.kind == "grad_norm"]
+    assert opened.load(record.shards[0]) == pytest.approx(norm.item())
+    said = unheld_in(info.ranks[0].settings)
+    assert said == ({("2", "weight"), ("2", "bias")} if world_size > 1 else set())
+    assert ("no optimizer that was given" in caplog.text) == (world_size == 1)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_the_norm_of_a_part_is_not_claimed_to_be_that_of_all(
+    switch_on, monkeypatch, asks
+):
+    of_a_rank(monkeypatch, 2)
+    net = model()
+    optimizer = sgd(net[0])
+    with torch_capture.trace(net, optimizer) as trace:
+        net(torch.ones(2, 3)).sum().backward()
+        if asks:  # for a sum of squares over the ranks
+            nn.utils.clip_grad_norm_(net[0].parameters(), float("inf"))
+        optimizer.step()
+        trace.step()
+    info = open_trace(switch_on, allow_incomplete=True).info
+    (skipped,) = [s for s in info.skipped.values() if s.id.kind == "grad_norm"]
+    assert "holds a part of the parameters that are trained" in skipped.reason
+
+
+def test_an_optimizer_that_clips_its_part_alone_has_the_norm_of_that(
+    switch_on, monkeypatch
+):
+    of_a_rank(monkeypatch, 2)
+    net = model()
+    optimizer = sgd(net[0])
+    with torch_capture.trace(net, optimizer) as trace:
+        net(torch.ones(2, 3)).sum().backward()
+        nn.utils.clip_grad_norm_(net[0].parameters(), 0.1)
+        optimizer.step()
+        trace.step()
+    info = open_trace(switch_on, allow_incomplete=True).info
+    assert [i for i in info.tensors if i.kind == "grad_norm"]

@@ -23,6 +23,8 @@ MODULE = "tests.factories.style_job"
 WRITE = re.compile(r"dims=\{'([^']+)': '([^']+)'\}")
 OR = re.compile(r"partial: '([^']+)' says the first, '([^']+)' the second")
 
+DIMS = re.compile(r"torch_capture\.trace\(\.\.\., dims=(\{.*?\})\)")
+
 PARTIAL = ("after/output/0",)
 """What is a partial where a row-wise linear returns one."""
 
@@ -90,6 +92,28 @@ def test_what_a_message_says_to_write_is_right(record, reference, style):
     for id_ in asked:
         assert of_ids[id_].rel_err is not None, (id_, of_ids[id_].reason)
     assert not [r for r in report.counts.skipped_reasons if "dims" in r]
+
+
+def test_plain_parameters_beside_dtensors_are_described_as_the_report_says(
+    record, reference
+):
+    """What is known of the DTensors stays, and the parts of a rank are told."""
+    report = compared(reference, record(2, "own-cut", "{}"))
+    assert report.verdict == "error"
+    found = DIMS.search(report.summary)
+    assert found is not None, report.summary
+    texts = json.loads(found[1])
+    assert texts["block.up/*/weight"] == "d0[tp:parts(2)] d1"
+    assert texts["block.down/*/weight"] == "d0 d1[tp:parts(2)]"
+
+    described = record(2, "own-cut", json.dumps(texts))
+    report = compared(reference, described)
+    assert report.verdict == "pass", report.summary
+    of_ids = {tensor.id: tensor for tensor in report.tensors}
+    for kind in ("param", "main_grad", "updated_param"):
+        for name in ("first", "block.up", "block.down"):
+            assert of_ids[f"step0/{name}/{kind}/weight"].status == "passed"
+    assert of_ids["step0/mb0/block.up/output/0"].status == "passed"
 
 
 def test_a_partial_is_compared_as_the_sum(record, reference):

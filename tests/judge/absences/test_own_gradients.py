@@ -103,6 +103,28 @@ def test_an_optimizer_that_holds_what_it_is_given_no_gradient_of():
     )
 
 
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_an_optimizer_that_leaves_a_step_out_holds_what_it_updates_in_others(skipped):
+    def two_steps(*, skips: bool):
+        tensors = {}
+        for step in range(2):
+            names = ("a",) if skips and step == skipped else NAMES
+            for id_, values in a_step(given=names, updated=names).items():
+                if step == 0 or "/param/" not in id_:
+                    tensors[id_.replace("step0", f"step{step}")] = values
+        return tensors
+
+    report = report_of(
+        two_steps(skips=True), reference=two_steps(skips=False), framework="torch"
+    )
+    assert sentence_of(report) == (
+        "backward makes 1 gradient in the candidate that the optimizer is not given, "
+        f"first that of weight of b in step {skipped}: the optimizer that holds these "
+        f"parameters does not step in step {skipped}, and does in step "
+        f"{1 - skipped}: look at what leaves its step() out"
+    )
+
+
 def without(tensors, word):
     return {id_: values for id_, values in tensors.items() if word not in id_}
 

@@ -18,7 +18,7 @@ from tests.factories.planted_errors import (
     models,
     planted,
 )
-from tests.factories.traces import MemoryTrace, memory_trace
+from tests.factories.traces import MemoryTrace, Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
 from ttrace.ir.trace import SkippedRecord
@@ -564,3 +564,47 @@ def without(trace: MemoryTrace, reasons: Mapping[str, str]) -> MemoryTrace:
         )
     info = replace(trace.info, tensors=tensors, skipped=skipped)
     return MemoryTrace(info, trace.arrays)
+
+
+@pytest.mark.parametrize("holders", [(0,), (0, 1)])
+def test_parameters_agree_only_where_every_rank_was_seen_to_have_them(holders):
+    """Of a rank that is handed an update, as by a broadcast, nothing is known."""
+    values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+    def run(wrong: float) -> dict[str, Tensor | np.ndarray]:
+        tensors: dict[str, Tensor | np.ndarray] = {"step0/a/param/weight": values}
+        for step in range(2):
+            tensors |= {
+                f"step{step}/mb0/a/input/0": values,
+                f"step{step}/mb0/a/output/0": 2 * values + wrong * step,
+                f"step{step}/a/main_grad/weight": 3 * values,
+            }
+            tensors["step0/a/updated_param/weight"] = Tensor(
+                full=values - 1, holders=holders
+            )
+        return tensors
+
+    report = compare_traces(
+        memory_trace(run(0), {"dp": 2}),
+        memory_trace(run(1), {"dp": 2}),
+        load_backend("numpy"),
+    )
+    (culprit,) = report.culprits
+    assert culprit.id == "step1/mb0/a/output/0"
+    words = "; inputs, parameters and inner modules agree; explains"
+    if len(holders) == 1:
+        words = (
+            "; what was compared of inputs, parameters and inner modules agrees; "
+            "explains"
+        )
+    assert words in culprit.sentence
+    said = {found.code: found.sentence for found in report.diagnosis}
+    assert ("unseen_copies" in said) == (len(holders) == 1)
+    if len(holders) == 1:
+        assert said["unseen_copies"] == (
+            "output 0 of a is wrong in step 1, and the update of its weight in step 0, "
+            "which agrees, was recorded on rank 0 alone: rank 1 computes with a copy "
+            "that was not compared. Look at what hands parameters from rank to rank "
+            "after the optimizer steps, such as a broadcast from the rank that "
+            "updates them"
+        )

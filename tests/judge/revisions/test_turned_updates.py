@@ -154,3 +154,22 @@ def test_of_an_unknown_step_before_nothing_is_excused():
     left = {text: reference.arrays[0, text] for text in known}
     report = compare(memory_trace(left), memory_trace(known))
     assert updated(report).status == "failed"
+
+
+def test_an_average_may_be_off_by_what_its_parameters_may():
+    def averaged(**kwargs):
+        plain = a_run(**kwargs, steps=2)
+        tensors = {str(id_): plain.arrays[0, str(id_)] for id_ in plain.info.tensors}
+        average = tensors["step0/norm/param/weight"]
+        for step in range(2):
+            values = tensors[f"step{step}/norm/updated_param/weight"]
+            average = (0.9 * average + 0.1 * values).astype(np.float32)
+            tensors[f"step{step}/norm/optimizer_state/weight.averaged"] = average
+        return memory_trace(dict(sorted(tensors.items())))
+
+    assert compare(averaged(), averaged(small=-1e-5)).verdict is Outcome.PASS
+    wrong = compare(averaged(), averaged(wrong=(4,)))
+    assert {tensor.kind for tensor in wrong.failed()} == {
+        "updated_param",
+        "optimizer_state",
+    }

@@ -1,11 +1,15 @@
 """What is odd about a comparison: said once, and only where it is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.factories.traces import CAME_TWICE, memory_trace
 from ttrace.compare.backend import load_backend
-from ttrace.judge.runs.remarks import repeats_in
+from ttrace.ir.trace import TraceInfo
+from ttrace.ir.unheld_parameters import unheld_setting
+from ttrace.judge.runs.remarks import parameters_of_no_optimizer, repeats_in
 from ttrace.mapping.map_file import read_map
 from ttrace.pipeline import compare_traces
 
@@ -159,3 +163,28 @@ def test_a_kind_that_no_rule_of_a_map_pairs(tmp_path):
         "and 1 in the candidate: a map that was proposed of runs without them does not "
         "know them; 'ttrace map "
     )
+
+
+def _unheld_info(*names: tuple[tuple[str, str], ...]) -> TraceInfo:
+    info = memory_trace(
+        {f"step0/{module}/param/weight": ONES for module in "ab"}, {"dp": len(names)}
+    ).info
+    return replace(
+        info,
+        ranks=tuple(
+            replace(rank, settings=unheld_setting(of_rank))
+            for rank, of_rank in zip(info.ranks, names, strict=True)
+        ),
+    )
+
+
+def test_what_another_rank_steps_is_held():
+    a, b = ("a", "weight"), ("b", "weight")
+    assert parameters_of_no_optimizer(_unheld_info((a,), (b,))) is None
+    assert parameters_of_no_optimizer(_unheld_info((), ())) is None
+    said = parameters_of_no_optimizer(_unheld_info((a, b), (b,)))
+    assert said is not None and said.startswith(
+        "no optimizer that was given to trace() on any rank holds b.weight, so that no"
+    )
+    said = parameters_of_no_optimizer(_unheld_info((a, b), (a, b)))
+    assert said is not None and "holds a.weight and 1 more parameters, so" in said

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.written_dims import written_settings
 from ttrace.pipeline import compare_traces
@@ -132,3 +132,49 @@ def test_a_description_that_contradicts_is_named_with_its_pattern_and_text():
         "of it in a pattern before that one; else correct what the candidate computes"
     )
     assert "written_dims.parameters" not in report.setup.differences
+
+
+def cut_otherwise(fused: np.ndarray, *lengths: int, known: bool = False):
+    """Two ranks with their shares of each of several parts of dim 0."""
+    parts = np.split(fused, np.cumsum(lengths)[:-1])
+    shares = [np.concatenate([np.split(p, 2)[rank] for p in parts]) for rank in (0, 1)]
+    name, output = "step0/l.0.qkv/param/weight", "step0/mb0/l.0.qkv/output/0"
+    tensors: dict[str, Tensor | np.ndarray] = {
+        name: shares[0],
+        output: np.zeros((3, 2, shares[0].shape[0]), np.float32),
+    }
+    if known:
+        tensors["step0/up/param/weight"] = Tensor(full=UP, dims="d0[model] d1")
+    trace = memory_trace(tensors, {"model": 2}, framework="torch")
+    trace.arrays[1, name] = shares[1]
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("lengths", "known", "text"),
+    [
+        ((12,), False, "tp"),
+        ((4, 4, 4), False, "tp:parts(3)"),
+        ((8, 2, 2), False, "tp:parts(8,2,2)"),
+        ((4, 4, 4), True, "model:parts(3)"),
+    ],
+)
+def test_parts_of_parts_are_recognized_and_what_is_known_stays(lengths, known, text):
+    fused = RNG.normal(size=(12, 4)).astype(np.float32)
+    right: dict[str, Tensor | np.ndarray] = {
+        "step0/l.0.qkv/param/weight": fused,
+        "step0/mb0/l.0.qkv/output/0": np.zeros((3, 2, 12), np.float32),
+        "step0/up/param/weight": UP,
+    }
+    report = compare_traces(
+        memory_trace(right, framework="torch"),
+        cut_otherwise(fused, *lengths, known=known),
+        load_backend("numpy"),
+    )
+    assert f'"l.*.qkv/*/weight": "d0[{text}] d1"' in report.summary
+    assert ("DimsDescription" in report.summary) is not known
+    if known:
+        assert (
+            'torch_capture.trace(..., dims={"l.*.qkv/*/weight": "d0[model:parts(3)] '
+            'd1", "l.*.qkv/output/0": "d0 d1 d2[model:parts(3)]"}); nothing'
+        ) in report.summary

@@ -1,9 +1,11 @@
 """Settings of optimizers that differ, and what is no difference."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from tests.judge import test_evidence
 from tests.judge.optimizers import test_adam_fit
 from ttrace.compare.backend import load_backend
@@ -27,7 +29,7 @@ def settings(*groups, **common):
 
 def differences(reference, candidate):
     sides = [memory_trace(VALUES, settings=s).info for s in (reference, candidate)]
-    found = optimizer_differences(sides[0].ranks[0], sides[1].ranks[0])
+    found = optimizer_differences(*sides)
     compared = compare_settings(*sides)
     assert compared.all == {d.label: (d.reference, d.candidate) for d in found}
     assert not compared.model
@@ -196,4 +198,92 @@ def test_a_setting_that_differs_is_named_before_an_unknown_learning_rate():
     assert "scaled_update" not in found
     assert found["optimizer_settings"].sentence.endswith(
         "optimizer setting nesterov of group 0: reference True, candidate False"
+    )
+
+
+def on_ranks(*ways):
+    """A run of as many ranks, each with settings of its own."""
+    info = memory_trace(VALUES, {"dp": len(ways)}).info
+    return replace(
+        info,
+        ranks=tuple(
+            replace(rank, settings=way)
+            for rank, way in zip(info.ranks, ways, strict=True)
+        ),
+    )
+
+
+def test_the_ranks_that_are_set_otherwise_are_named():
+    decays, plain = settings({"weight_decay": 0.1}), settings({"weight_decay": 0.0})
+    reference = on_ranks(plain)
+    (found,) = optimizer_differences(reference, on_ranks(plain, decays, decays))
+    assert found.sentence == (
+        "optimizer setting weight_decay of group 0 on ranks 1, 2: reference 0, "
+        "candidate 0.1"
+    )
+    (found,) = optimizer_differences(reference, on_ranks(decays, decays))
+    assert found.sentence == (
+        "optimizer setting weight_decay of group 0: reference 0, candidate 0.1"
+    )
+    # A rank that says nothing is none that differs.
+    (found,) = optimizer_differences(reference, on_ranks(decays, {}))
+    assert not found.ranks
+
+
+def test_ranks_are_compared_with_those_that_are_set_like_them():
+    decays, plain = settings({"weight_decay": 0.1}), settings({"weight_decay": 0.0})
+    assert not optimizer_differences(on_ranks(plain, decays), on_ranks(plain, decays))
+    swapped = optimizer_differences(on_ranks(plain, decays), on_ranks(decays, plain))
+    assert [each.ranks for each in swapped] == [(0,), (1,)]
+    cut = on_ranks(plain, plain, decays, decays)
+    assert not optimizer_differences(on_ranks(plain, decays), cut)
+
+
+def of_two_ranks(*, changes, says=(0.0, 0.0)):
+    """An update that a rank makes otherwise, of gradients that are the same."""
+    gradient = np.arange(4, dtype=np.float32) + 1
+    name = "updated_param/w"
+
+    def holding(values, rank=None):
+        holders = None if rank is None else (rank,)
+        return Tensor(full=values, exact_replicas=True, holders=holders)
+
+    trace = memory_trace(
+        {
+            "step0/a/param/w": holding(10 * gradient),
+            "step0/a/main_grad/w": holding(gradient),
+            f"step0/a/{name}": holding(9 * gradient),
+        },
+        {"dp": 2},
+    )
+    if changes:
+        trace.arrays[1, f"step0/a/{name}"] += np.float32(1)
+    for rank, decay in zip(trace.info.ranks, says, strict=True):
+        assert isinstance(rank.settings, dict)
+        rank.settings.update(settings({"weight_decay": decay}))
+    return trace
+
+
+def test_a_setting_of_one_rank_is_no_reduction_that_is_missing():
+    found = test_evidence.diagnoses(
+        of_two_ranks(changes=True, says=(0.0, 0.5)), of_two_ranks(changes=False)
+    )
+    assert "replicas_differ" not in found
+    assert found["optimizer_settings"].sentence == (
+        "1 tensor (updated_param) differs while what the optimizer was given agrees, "
+        "and it is set otherwise: optimizer setting weight_decay of group 0 on rank 1: "
+        "reference 0, candidate 0.5"
+    )
+
+
+def test_replicas_of_updates_behind_gradients_that_agree_miss_no_reduction():
+    found = test_evidence.diagnoses(
+        of_two_ranks(changes=True), of_two_ranks(changes=False)
+    )
+    assert "optimizer_settings" not in found
+    assert found["replicas_differ"].sentence == (
+        "replicas of 1 tensor that must agree over dp do not: what the optimizers are "
+        "given agrees on all ranks, so that they make something else of it over dp: "
+        "look at their settings and their state, and at what hands parameters from "
+        "rank to rank"
     )

@@ -192,12 +192,15 @@ def parameter_key(verdict: TensorVerdict) -> Hashable:
     """What failures of parameters, and of their gradients, are one place by.
 
     Of one kind, and by the same factor, if it is one: an optimizer, or a reduction,
-    goes wrong in many parameters at once.
+    goes wrong in many parameters at once. What clips has a factor for each group of
+    them, and is one place.
     """
     if verdict.result is None:
         return verdict.id.kind, verdict.cause
     stats = verdict.result.stats
     is_multiple = stats.reference_norm > 0 and abs(stats.cosine) > 1 - _PARALLEL
+    if is_multiple and verdict.id.kind is Kind.CLIPPED_GRAD:
+        return verdict.id.kind, "a multiple"
     is_gradient = verdict.id.kind in _GRADIENTS
     if not (is_multiple and is_gradient and stats.count >= _LEAST_ELEMENTS):
         return verdict.id.kind, None

@@ -45,7 +45,7 @@ class _Steps:
         self._failures = failures
         self._held: dict[_Name, Flow] = {}
         self._states: dict[_Name, Flow] = {}
-        self._parameters: set[_Name] = set()
+        self._parameters: dict[_Name, frozenset[int]] = {}
 
     def follow(self, verdicts: Sequence[TensorVerdict]) -> None:
         """Follows those of a step.
@@ -66,7 +66,9 @@ class _Steps:
                 self._held[_name(verdict)] = self._failures.take(
                     verdict, GIVEN, parameter_key(verdict)
                 )
-        self._parameters |= {_name(v) for v in by_kind.get(Kind.PARAM, ())}
+        self._parameters |= {
+            _name(v): v.candidate_ranks for v in by_kind.get(Kind.PARAM, ())
+        }
         held: dict[str, Flow] = {}
         for (module, _), flow in self._held.items():
             held[module] = held.get(module, NOTHING) + flow
@@ -129,11 +131,13 @@ class _Steps:
             given += rates + states.get(name, inside)
             given += self._held.get(name, NOTHING)
             updated[name] = self._take(verdict, given)
+            if not self._parameters.get(name, frozenset()) <= verdict.candidate_ranks:
+                updated[name] += UNKNOWN  # ranks have copies that were not recorded
         for verdict, owner in late:
             given = gradients.get(owner, UNKNOWN) + updated.get(owner, UNKNOWN) + rates
             given += self._states.get(_name(verdict), NOTHING)
             self._states[_name(verdict)] = self._take(verdict, given)
-        for name in self._parameters - updated.keys():  # not recorded
+        for name in self._parameters.keys() - updated.keys():  # not recorded
             flow = gradients.get(name, UNKNOWN)
             updated[name] = self._held[name] + flow + UNKNOWN
         self._held |= updated

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ttrace.ir.averages import averaged_parameter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
@@ -18,9 +19,6 @@ from ttrace.judge.reading.failures import first_failed
 from ttrace.judge.reading.values import values_of
 from ttrace.judge.verdicts.updates import parameter_before
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
-
-_NAME = "averaged"
-"""What frontends call the average of a parameter, behind the name of that."""
 
 _MOST_UNEXPLAINED = 1e-3
 """Of the norm of what an average changes by, that a decay may leave unexplained."""
@@ -76,7 +74,7 @@ def fit_averages(
         if v.id.kind is Kind.UPDATED_PARAM and v.status is Status.PASSED
     }
     failed = first_failed(verdicts, is_average)
-    ids = [v.id for v in failed if _parameter(v.id) in agreeing]
+    ids = [v.id for v in failed if averaged_parameter(v.id) in agreeing]
     found = [
         (id_, ours, theirs)
         for id_ in ids
@@ -98,20 +96,13 @@ def fit_averages(
 
 def is_average(id_: TensorId) -> bool:
     """Whether it is one of the tensors of which the first failed ones are read."""
-    return (
-        id_.kind is Kind.OPTIMIZER_STATE
-        and (id_.slot or "").rpartition(".")[2] == _NAME
-    )
-
-
-def _parameter(average: TensorId) -> TensorId:
-    slot = (average.slot or "").rpartition(".")[0]
-    return replace(average, kind=Kind.UPDATED_PARAM, slot=slot)
+    return averaged_parameter(id_) is not None
 
 
 def _averaging(id_: TensorId, run: TraceSource) -> Averaging | None:
     """What explains an average; None if nothing does, or more than one way."""
-    updated = _parameter(id_)
+    updated = averaged_parameter(id_)
+    assert updated is not None
     record = parameter_before(updated, run.info)
     average, after = values_of(id_, run), values_of(updated, run)
     start = None if record is None else values_of(record.id, run)

@@ -82,9 +82,7 @@ def read_optimizer(
         updates=fit_updates(verdicts, reference, candidate),
         adam=explained(fit_settings, (), verdicts, reference, candidate),
         restart=explained(find_restart, None, verdicts, reference, candidate),
-        settings=optimizer_differences(
-            reference.info.ranks[0], candidate.info.ranks[0]
-        ),
+        settings=optimizer_differences(reference.info, candidate.info),
         early_clipping=find_early_clipping(reference.info, candidate.info),
         average=explained(fit_averages, None, verdicts, reference, candidate),
         state_decays=explained(find_state_decays, (), verdicts, reference, candidate),

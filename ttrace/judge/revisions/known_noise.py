@@ -15,10 +15,13 @@ import numpy as np
 
 from ttrace.compare.backend import Backend
 from ttrace.compare.parts import Part, mask_of
+from ttrace.compare.stats import PairStats
+from ttrace.ir.averages import averaged_parameter
 from ttrace.ir.kinds import ACTIVATIONS, GRADIENTS, Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.revisions.excuse import excused
+from ttrace.judge.revisions.turned_updates import is_made_of_updates
 from ttrace.judge.tolerances.tolerance import Estimator, Tolerance, TolerancePolicy
 from ttrace.judge.verdicts.updates import changes_in_step
 from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
@@ -82,7 +85,7 @@ class KnownNoise:
         self._levels: dict[TensorId, float] = {}
         self._updated: dict[tuple[int, str], list[TensorId]] = {}
         self._noise_of_steps: dict[tuple[TensorId, Part | None], float] = {}
-        self._largest_changes: dict[TensorId, float] = {}
+        self._changes: dict[TensorId, PairStats] = {}
         for verdict in verdicts:
             if verdict.id.kind is Kind.UPDATED_PARAM:
                 of_module = (verdict.id.step, verdict.id.module)
@@ -98,12 +101,20 @@ class KnownNoise:
         if kind in _OF_PARAMETERS:
             norm = self._of_gradient(verdict.id)
             what = "rounding of sums as large as its module's other gradients"
+        elif is_made_of_updates(verdict.id):
+            updated = averaged_parameter(verdict.id) or verdict.id
+            norm = self._of_update(updated)
+            what = "updates made of gradients that are rounding"
+            followed = self._of_followed(updated, verdict)
+            if followed:
+                norm += followed
+                what += (
+                    f", {followed:.3g} of it for updates that are as far off as their "
+                    "gradients may be, which a finer run may round away"
+                )
         elif kind is Kind.OPTIMIZER_STATE:
             norm = self._of_state(verdict)
             what = "rounding of a gradient that is a sum of larger terms"
-        elif kind is Kind.UPDATED_PARAM:
-            norm = self._of_update(verdict.id)
-            what = "updates made of gradients that are rounding"
         elif kind is Kind.OUTPUT:
             norm = self._of_output(verdict)
             what = "a bias whose updates are made of gradients that are rounding"
@@ -173,25 +184,53 @@ class KnownNoise:
             for step in range(updated.step + 1)
         )
 
+    def _of_followed(self, updated: TensorId, verdict: TensorVerdict) -> float:
+        """Of updates that are relatively as far off as their gradients are tolerated.
+
+        Of all steps so far, where the noise was measured in a finer dtype. What is less
+        than the last digit of a parameter is lost in its noise, however much larger it
+        is in the coarser one.
+        """
+        assert verdict.tolerance is not None
+        if verdict.tolerance.estimator is not Estimator.PERTURBED:
+            return 0.0
+        return sum(
+            self._tolerated_share(of_step) * self._change(of_step).difference_norm
+            for step in range(updated.step + 1)
+            for of_step in (replace(updated, step=step),)
+        )
+
+    def _tolerated_share(self, updated: TensorId) -> float:
+        """How far a gradient may be off, relatively; 0 where it is not known, or is."""
+        shares = [0.0]
+        for kind in (Kind.MAIN_GRAD, Kind.CLIPPED_GRAD):
+            found = self._verdicts.get(replace(updated, kind=kind))
+            if found is None or found.result is None or found.tolerance is None:
+                continue
+            norm = found.result.stats.reference_norm
+            if found.status is not Status.PASSED or not norm:
+                return 0.0
+            shares.append(found.tolerance.relative_to(norm))
+        return min(1.0, max(shares))
+
     def _of_step(self, updated: TensorId, part: Part | None = None) -> float:
         """Of the update of one step alone."""
         if (updated, part) not in self._noise_of_steps:
             gradient = replace(updated, kind=Kind.MAIN_GRAD)
             num_noise = self._num_noise_elements(gradient, part)
             self._noise_of_steps[updated, part] = (
-                2 * self._largest_change(updated) * math.sqrt(num_noise)
+                2 * self._change(updated).max_abs_diff * math.sqrt(num_noise)
                 if num_noise
                 else 0.0
             )
         return self._noise_of_steps[updated, part]
 
-    def _largest_change(self, updated: TensorId) -> float:
-        if updated not in self._largest_changes:
-            change = changes_in_step([updated], self._reference, self._backend)
-            self._largest_changes[updated] = (
-                change[updated].max_abs_diff if updated in change else 0.0
-            )
-        return self._largest_changes[updated]
+    def _change(self, updated: TensorId) -> PairStats:
+        """What a step of the reference changes a parameter by; none if not known."""
+        if updated not in self._changes:
+            found = changes_in_step([updated], self._reference, self._backend)
+            self._changes[updated] = found.get(updated, PairStats())
+        return self._changes[updated]
 
     def _num_noise_elements(self, gradient: TensorId, part: Part | None) -> int:
         """Elements of a gradient in the reference that are no larger than rounding."""

@@ -18,7 +18,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.revisions.known_noise import KnownNoise
 from ttrace.judge.revisions.known_parts import known_parts
-from ttrace.judge.revisions.turned_updates import TurnedUpdates
+from ttrace.judge.revisions.turned_updates import TurnedUpdates, is_made_of_updates
 from ttrace.judge.tolerances.limits import Limits
 from ttrace.judge.tolerances.tolerance import Estimator, NoiseEstimate, Tolerance
 from ttrace.judge.verdicts.verdict import (
@@ -220,11 +220,7 @@ class _PartJudge:
             else:
                 tolerance = self._measured(result, part, norm)
             margin = _margin(of_part.difference_norm, tolerance.difference_norm)
-            if (
-                margin > 1
-                and part.noise is not None
-                and verdict.id.kind is Kind.UPDATED_PARAM
-            ):
+            if margin > 1 and part.noise is not None and is_made_of_updates(verdict.id):
                 _, turned = self._turned.of(verdict.id, part.part)
                 margin = _margin(
                     of_part.difference_norm, tolerance.difference_norm + turned

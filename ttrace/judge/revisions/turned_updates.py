@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from ttrace.compare.parts import Part, mask_of
+from ttrace.ir.averages import averaged_parameter
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, TensorRecord
@@ -26,6 +27,11 @@ from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
 
 _SMALL = 64.0
 """Times what the runs differ by, up to which an element of a gradient is small."""
+
+
+def is_made_of_updates(id_: TensorId) -> bool:
+    """Whether it is a parameter after a step, or an average of such."""
+    return id_.kind is Kind.UPDATED_PARAM or averaged_parameter(id_) is not None
 
 
 class TurnedUpdates:
@@ -56,13 +62,15 @@ class TurnedUpdates:
         """What may have turned of a parameter up to the end of a step.
 
         Args:
-            updated: The parameter after the step.
+            updated: The parameter after the step, or its average over steps, which is
+                no further off than the parameters may be.
             part: Only these of its elements; None for all.
 
         Returns:
             Number of elements in the step with the most of them, and the Frobenius norm
             of the difference, summed up over all steps.
         """
+        updated = averaged_parameter(updated) or updated
         norm, num_turned = 0.0, 0
         for step in range(updated.step + 1):
             of_step = replace(updated, step=step)
@@ -83,7 +91,7 @@ def excuse_turned_updates(
     *,
     policy: TolerancePolicy,
 ) -> tuple[TensorVerdict, ...]:
-    """Lets pass an updated parameter whose error is no more than turned updates.
+    """Lets pass updated parameters, and averages, that are off by turned updates.
 
     Args:
         verdicts: One per tensor.
@@ -98,7 +106,7 @@ def excuse_turned_updates(
 
 def _is_candidate(verdict: TensorVerdict) -> bool:
     return (
-        verdict.id.kind is Kind.UPDATED_PARAM
+        is_made_of_updates(verdict.id)
         and verdict.status is Status.FAILED
         and verdict.cause is Cause.ERROR
         and verdict.tolerance is not None

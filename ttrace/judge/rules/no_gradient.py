@@ -281,6 +281,10 @@ def _why_not_given(gone: Sequence[TensorVerdict], findings: Findings) -> str:
     held = findings.own.updated
     is_watched = findings.candidate.ranks[0].framework == "torch"
     steps_for_others = any(step == first.step for step, _, _ in held)
+    if is_watched:
+        skipped = _skipped_step(gone, findings)
+        if skipped:
+            return skipped
     if is_watched and steps_for_others:
         if not any(parameter_of(verdict.id) in held for verdict in gone):
             return (
@@ -301,6 +305,24 @@ def _why_not_given(gone: Sequence[TensorVerdict], findings: Findings) -> str:
         "set_requires_all_reduce(False), or cleared before optimizer.step(), or the "
         "optimizer was made of other parameters, before the model was sharded",
         "left out of the tree that its update is given, or masked",
+    )
+
+
+def _skipped_step(gone: Sequence[TensorVerdict], findings: Findings) -> str:
+    """That the optimizer of parameters does not step, where it does in other steps."""
+    step, held = gone[0].id.step, findings.own.updated
+    of_step = [parameter_of(v.id)[1:] for v in gone if v.id.step == step]
+    if any((step, *name) in held for name in of_step):
+        return ""
+    others: dict[tuple[str, str | None], set[int]] = {}
+    for other, module, slot in held:
+        others.setdefault((module, slot), set()).add(other)
+    if not all(name in others for name in of_step):
+        return ""
+    does = min(others[of_step[0]])
+    return (
+        f"the optimizer that holds these parameters does not step in step {step}, and "
+        f"does in step {does}: look at what leaves its step() out"
     )
 
 

@@ -17,7 +17,9 @@ def optimizer_settings(findings: Findings) -> Diagnosis | None:
     differences = [d for d in findings.evidence.optimizer.settings if d not in told]
     if findings.evidence.optimizer.state_decays:
         differences = [d for d in differences if d.name != "decoupled_weight_decay"]
-    wrong = _wrong_behind_gradients(findings)
+    wrong = wrong_behind_gradients(
+        findings, of_replicas=any(difference.ranks for difference in differences)
+    )
     if not differences or not wrong:
         return None
     verb = "differs" if len(wrong) == 1 else "differ"
@@ -35,16 +37,23 @@ def optimizer_settings(findings: Findings) -> Diagnosis | None:
     )
 
 
-def _wrong_behind_gradients(findings: Findings) -> list[TensorVerdict]:
+def wrong_behind_gradients(
+    findings: Findings, *, of_replicas: bool = False
+) -> list[TensorVerdict]:
     """What the optimizer made of gradients that agree, in the first step it is wrong.
 
     None where any gradient is wrong by then.
+
+    Args:
+        findings: All that is known.
+        of_replicas: What is wrong on some ranks alone counts, too.
     """
+    causes = {Cause.ERROR, Cause.REPLICAS} if of_replicas else {Cause.ERROR}
     made = [
         verdict
         for verdict in findings.failed
         if verdict.id.kind in (Kind.OPTIMIZER_STATE, Kind.UPDATED_PARAM)
-        and verdict.cause is Cause.ERROR
+        and verdict.cause in causes
     ]
     if not made:
         return []

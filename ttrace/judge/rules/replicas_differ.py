@@ -3,6 +3,7 @@
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
+from ttrace.judge.rules.optimizer_settings import wrong_behind_gradients
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.runs.stages import Stages
 from ttrace.judge.verdicts.initial_replicas import candidate_replicas
@@ -65,7 +66,15 @@ def replicas_differ(findings: Findings) -> Diagnosis | None:
     what = tensors(len(differing))
     if differing[0].id.kind is Kind.LEARNING_RATE:
         cause = f"their optimizers step with different learning rates over {over}"
-    elif len(differing) > 1:
+    elif differing[0] in wrong_behind_gradients(findings, of_replicas=True):
+        if any(d.ranks for d in findings.evidence.optimizer.settings):
+            return None  # which says what the ranks do otherwise
+        cause = (
+            "what the optimizers are given agrees on all ranks, so that they make "
+            f"something else of it over {over}: look at their settings and their "
+            "state, and at what hands parameters from rank to rank"
+        )
+    if len(differing) > 1 and differing[0].id.kind is not Kind.LEARNING_RATE:
         named = {str(verdict.id): None for verdict in differing}
         first = findings.evidence.place.first
         if first is not None and first.id in named:

@@ -13,6 +13,7 @@ from ttrace.judge.diagnosis import (
     kinds_of,
     tensors,
 )
+from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.loss_scale import scale_of_loss
 from ttrace.judge.runs.run_numbers import number_sentence
 from ttrace.judge.verdicts.factors import factor_text, rounded_factor
@@ -78,10 +79,10 @@ def scaled(findings: Findings) -> Diagnosis | None:
         factor = of_first[0]
         verdicts = found[factor]
     first = findings.failed[0]
-    if first.id.kind not in _OF_OPTIMIZERS and all(
-        verdict.id.kind in _OF_OPTIMIZERS for verdict in verdicts
+    if all(verdict.id.kind in _OF_OPTIMIZERS for verdict in verdicts) and (
+        first.id.kind not in _OF_OPTIMIZERS or clipping(findings) is not None
     ):
-        return None  # a norm of gradients that are wrong makes them so
+        return None  # a norm of gradients makes them so, as is told or is wrong itself
     are = "are" if len(verdicts) > 1 else "is"
     shared = findings.evidence.runs.shared_samples
     if shared is not None and shared.microbatches:

@@ -85,6 +85,7 @@ from ttrace.judge.rules.trained_in_one import trained_in_one
 from ttrace.judge.rules.transposed_weight import transposed_weight
 from ttrace.judge.rules.unscaled_backward import unscaled_backward
 from ttrace.judge.rules.unseen_clipping import unseen_clipping
+from ttrace.judge.rules.unseen_copies import unseen_copies
 from ttrace.judge.rules.update_hyperparameters import update_hyperparameters
 from ttrace.judge.rules.update_per_shard import update_per_shard
 from ttrace.judge.rules.wiring import wiring
@@ -157,6 +158,7 @@ RULES: tuple[Rule, ...] = (
     average_settings,
     optimizer_settings,
     group_rates,
+    unseen_copies,
     replicas_differ,
     scaled,
     loss_alone,

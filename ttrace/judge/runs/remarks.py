@@ -11,6 +11,7 @@ from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.side import Side
 from ttrace.ir.trace import PRECISION_SETTINGS, SkippedRecord, TraceInfo
 from ttrace.ir.trace_source import TraceSource
+from ttrace.ir.unheld_parameters import unheld_in
 from ttrace.judge.runs.run_lengths import other_lengths
 from ttrace.judge.runs.trace_lines import (
     early_step,
@@ -67,6 +68,9 @@ def find_remarks(
         outside = ranks_outside(trace.info)
         if outside is not None:
             remarks.append(f"in the {side} {outside}")
+        unheld = parameters_of_no_optimizer(trace.info)
+        if unheld is not None:
+            remarks.append(f"in the {side} {unheld}")
     remarks += _runs_without_modules(reference.info, candidate.info)
     names = (reference.name, candidate.name)
     remarks += _other_names(alignment, *names, is_mapped=is_mapped)
@@ -194,10 +198,10 @@ def _noise_of_a_finer_dtype(
     yield (
         f"the noise was measured in {measured} and the candidate computes in "
         f"{coarser.candidate}: tolerances are that noise times up to "
-        f"{coarser.factor:.3g}, far wider than measured ones, and errors below them do "
-        f"not show. Measure it in {coarser.candidate}: give 'ttrace check' the "
-        "reference's command in place of --reference-trace, or record noise runs with "
-        f"--noise-dtype {coarser.candidate}"
+        f"{coarser.factor:.3g}, as a rule far wider than measured ones, and errors "
+        f"below them do not show. Measure it in {coarser.candidate}: give 'ttrace "
+        "check' the reference's command in place of --reference-trace, or record noise "
+        f"runs with --noise-dtype {coarser.candidate}"
     )
 
 
@@ -283,6 +287,33 @@ def ranks_outside(info: TraceInfo) -> str | None:
             "start as many processes as the mesh of the model has, or make it of all"
         )
     return None
+
+
+def parameters_of_no_optimizer(info: TraceInfo) -> str | None:
+    """That no rank of a run holds some of what is trained in an optimizer."""
+    unheld = {rank.rank: unheld_in(rank.settings) for rank in info.ranks}
+    names = dict.fromkeys(name for of_rank in unheld.values() for name in of_rank)
+    if not names:
+        return None
+    ranks = {
+        (id_.module, id_.slot): {shard.rank for shard in record.shards}
+        for id_, record in info.tensors.items()
+        if id_.kind is Kind.PARAM
+    }
+    nowhere = sorted(
+        name
+        for name in names
+        if all(name in unheld[rank] for rank in ranks.get(name, unheld.keys()))
+    )
+    if not nowhere:
+        return None
+    more = f" and {len(nowhere) - 1} more parameters" if len(nowhere) > 1 else ""
+    return (
+        f"no optimizer that was given to trace() on any rank holds "
+        f"{'.'.join(nowhere[0])}{more}, so that no main_grad and no update of it is "
+        "recorded; give trace() all optimizers, or set requires_grad=False on what is "
+        "not trained"
+    )
 
 
 def _is_same(reference: TraceSource, candidate: TraceSource) -> bool:

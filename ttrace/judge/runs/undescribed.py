@@ -7,6 +7,7 @@ ranks that hold what they hold. Then nothing of what else differs is to be expla
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,6 +24,9 @@ _FRAMEWORK = "torch"
 _MAX_NAMED = 3
 
 _MAX_PATTERNS = 6
+
+_MAX_PARTS = 16
+"""Parts of a dim that a rank has its share of each of."""
 
 _REST = '"*": "..."'
 
@@ -57,12 +61,20 @@ class Undescribed:
         num_ranks: Of the candidate.
         are_parts: The ranks' first one, in rank order, is the reference's, bit for bit.
         same_samples: All ranks were given the same ones.
+        axis: Of the mesh of parameters whose layout is known, the one that those
+            without lie along; empty where nothing is known of any.
+        rules: Dims text by pattern, of these parameters and of what their modules
+            return; in the order in which they are to be written.
+        are_more: There are parameters beside those of the rules.
     """
 
     parameters: tuple[ShorterParameter, ...]
     num_ranks: int
     are_parts: bool
     same_samples: bool
+    axis: str = ""
+    rules: tuple[tuple[str, str], ...] = ()
+    are_more: bool = False
 
 
 def shorter_parameters(
@@ -133,24 +145,113 @@ def find_undescribed(
     num_ranks = candidate.info.ranks[0].world_size
     step = min((id_.step for id_ in own_microbatches.info.tensors), default=0)
     same = ranks_with_samples_of_others(own_microbatches, step)
+    axis = _known_axis(shorter[0], candidate.info)
+    by_pattern: dict[str, ShorterParameter] = {}
+    for one in shorter:
+        path = re.sub(r"(?<![^.])\d+(?![^.])", "*", one.id.module)
+        by_pattern.setdefault(f"{path}/*/{one.id.slot}", one)
+    rules: dict[str, str] = {}
+    for pattern, one in list(by_pattern.items())[:_MAX_PATTERNS]:
+        split = f"[{axis or 'tp'}{_order(one, reference, candidate) or ''}]"
+        rules[pattern] = _dims_text(len(one.reference), one.dim, split)
+        if axis:
+            path = pattern.partition("/")[0]
+            rules |= _of_outputs(one, path, split, reference, own_microbatches)
     return Undescribed(
         parameters=shorter,
         num_ranks=num_ranks,
-        are_parts=_are_parts(shorter[0], reference, candidate),
+        are_parts=_order(shorter[0], reference, candidate) == "",
         same_samples=len(same) == num_ranks - 1 and not any(same.values()),
+        axis=axis,
+        rules=tuple(rules.items()),
+        are_more=len(by_pattern) > _MAX_PATTERNS,
     )
 
 
-def _are_parts(
+def _known_axis(one: ShorterParameter, info: TraceInfo) -> str:
+    """The axis over which the run says itself that it cuts other parameters."""
+    for id_, record in info.tensors.items():
+        if id_.kind is not Kind.PARAM:
+            continue
+        layout = record.shards[0].layout
+        if layout.local_shape == record.global_shape:
+            continue
+        for mesh in info.ranks[0].meshes:
+            for axis, size in mesh.sizes.items():
+                if mesh.name == layout.mesh and size == one.factor:
+                    return axis
+    return ""
+
+
+def _order(
     one: ShorterParameter, reference: TraceSource, candidate: TraceSource
-) -> bool:
-    """Whether the values of the first ranks, in order, are the reference's."""
+) -> str | None:
+    """How the ranks' parts, in rank order, make up the reference's, bit for bit.
+
+    Returns:
+        Nothing more to write of the dim where each rank has one piece; ``:parts(3)`` or
+        the lengths of the parts, where it has its share of each of several parts that
+        lie one behind the other, as queries, keys and values do. None where neither
+        does.
+    """
     shards = sorted(candidate.info.tensors[one.id].shards, key=lambda s: s.rank)
-    (whole, *others) = reference.info.tensors[one.id].shards
+    (whole, *_) = reference.info.tensors[one.id].shards
     if len(shards) < one.factor or whole.layout.local_shape != one.reference:
-        return False
-    values = [candidate.load(shard) for shard in shards[: one.factor]]
-    return np.array_equal(np.concatenate(values, one.dim), reference.load(whole))
+        return None
+    right = np.moveaxis(reference.load(whole), one.dim, 0)
+    values = [
+        np.moveaxis(candidate.load(shard), one.dim, 0) for shard in shards[: one.factor]
+    ]
+    lengths = _runs(values[0], right)
+    parts = np.cumsum(lengths)[:-1]
+    pieces = [np.split(each, parts) for each in values]
+    made = [piece for part in zip(*pieces, strict=True) for piece in part]
+    if not np.array_equal(np.concatenate(made), right):
+        return None
+    if len(lengths) == 1:
+        return ""
+    is_even = len(set(lengths)) == 1
+    sizes = [length * one.factor for length in lengths]
+    return f":parts({len(lengths) if is_even else ','.join(map(str, sizes))})"
+
+
+def _runs(rows: np.ndarray, right: np.ndarray) -> list[int]:
+    """Lengths of the runs of rows that lie one behind the other in the reference."""
+    places: dict[bytes, int] = {}
+    for index, row in enumerate(right):
+        places.setdefault(row.tobytes(), index)
+    found = [places.get(row.tobytes()) for row in rows]
+    lengths = [1]
+    for before, after in pairwise(found):
+        if before is not None and after == before + 1:
+            lengths[-1] += 1
+        else:
+            lengths.append(1)
+    return lengths if len(lengths) <= _MAX_PARTS else [len(rows)]
+
+
+def _of_outputs(
+    one: ShorterParameter,
+    path: str,
+    split: str,
+    reference: TraceSource,
+    candidate: TraceSource,
+) -> dict[str, str]:
+    """The texts of outputs that are shorter by as much in their last dim."""
+    texts = {}
+    for id_, record in candidate.info.tensors.items():
+        if id_.kind is not Kind.OUTPUT or id_.module != one.id.module:
+            continue
+        right = reference.info.tensors.get(id_)
+        if right is None or not record.global_shape or one.dim:
+            continue
+        local = record.shards[0].layout.local_shape
+        if len(local) != len(right.global_shape):
+            continue
+        if local[-1] * one.factor == right.global_shape[-1]:
+            last = len(local) - 1
+            texts[f"{path}/output/{id_.slot}"] = _dims_text(len(local), last, split)
+    return texts
 
 
 def undescribed_sentence(found: Undescribed) -> str:
@@ -178,14 +279,15 @@ def undescribed_sentence(found: Undescribed) -> str:
 
 
 def _description(found: Undescribed) -> str:
-    """The text to write, of parameters by pattern; layers are generalized."""
-    texts: dict[str, str] = {}
-    for one in found.parameters:
-        path = re.sub(r"(?<![^.])\d+(?![^.])", "*", one.id.module)
-        texts.setdefault(f"{path}/*/{one.id.slot}", _dims_text(one))
-    shown = list(texts.items())[:_MAX_PATTERNS]
-    rules = [f'"{pattern}": "{text}"' for pattern, text in shown]
-    rules += ["..."] if len(shown) < len(texts) else []
+    """The text to write, of parameters by pattern; layers are generalized.
+
+    Where the run knows how others lie, that is kept, and no description of all asked
+    for.
+    """
+    rules = [f'"{pattern}": "{text}"' for pattern, text in found.rules]
+    rules += ["..."] if found.are_more else []
+    if found.axis:
+        return f"torch_capture.trace(..., dims={{{', '.join(rules)}}})"
     factors = {one.factor for one in found.parameters}
     size = f"{factors.pop()}" if len(factors) == 1 else "..."
     axes = f'sizes={{"tp": {size}}}, coords={{"tp": rank}}'
@@ -196,7 +298,7 @@ def _description(found: Undescribed) -> str:
     )
 
 
-def _dims_text(one: ShorterParameter) -> str:
-    names = [f"d{dim}" for dim in range(len(one.reference))]
-    names[one.dim] += "[tp]"
+def _dims_text(num_dims: int, dim: int, split: str) -> str:
+    names = [f"d{number}" for number in range(num_dims)]
+    names[dim] += split
     return " ".join(names)

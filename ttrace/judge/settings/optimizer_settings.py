@@ -1,19 +1,27 @@
 """Settings of the optimizers of two runs, as far as they are known to differ.
 
+Those of every rank: where ranks are set otherwise, one alone may be wrong.
+
 What only one run says is no difference: frameworks, and versions of one, know other
 settings. Nor is the order of groups that have no labels, or how many groups of equal
 settings there are.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ttrace.ir.optimizer_settings import (
     groups_text,
     is_label,
     parse_setting_key,
 )
-from ttrace.ir.trace import RankInfo
+from ttrace.ir.trace import TraceInfo
+
+_Way = tuple[tuple[str, str], ...]
+"""Keys and texts of the settings of a rank's optimizers."""
+
+_MOST_RANKS = 4
+"""Ranks that are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,19 +34,26 @@ class OptimizerDifference:
             apart.
         reference: Its value in the reference, as text.
         candidate: Its value in the candidate.
+        ranks: The candidate's ranks that differ; empty where all do.
     """
 
     name: str
     groups: tuple[str, ...]
     reference: str
     candidate: str
+    ranks: tuple[int, ...] = ()
 
     @property
     def label(self) -> str:
-        """``optimizer setting betas of group 0``."""
-        if not self.groups:
-            return f"optimizer setting {self.name}"
-        return f"optimizer setting {self.name} of {groups_text(self.groups)}"
+        """``optimizer setting betas of group 0``, and of which ranks, if not of all."""
+        label = f"optimizer setting {self.name}"
+        if self.groups:
+            label += f" of {groups_text(self.groups)}"
+        if self.ranks:
+            named = ", ".join(map(str, self.ranks[:_MOST_RANKS]))
+            more = ", ..." if len(self.ranks) > _MOST_RANKS else ""
+            label += f" on rank{'s' * (len(self.ranks) > 1)} {named}{more}"
+        return label
 
     @property
     def sentence(self) -> str:
@@ -47,31 +62,78 @@ class OptimizerDifference:
 
 
 def optimizer_differences(
-    reference: RankInfo, candidate: RankInfo
+    reference: TraceInfo, candidate: TraceInfo
 ) -> tuple[OptimizerDifference, ...]:
     """The settings that both runs know and have otherwise, in the reference's order.
 
+    Ranks are compared with those of the same number where both runs have as many, else
+    with the reference's ranks that are set most like them. Linear in the ranks.
+
     Args:
-        reference: A rank of the trusted run.
-        candidate: A rank of the run under test.
+        reference: The trusted run.
+        candidate: The run under test.
     """
-    theirs, ours = _by_name(reference), _by_name(candidate)
+    theirs, ours = _ways(reference), _ways(candidate)
+    if not theirs or not ours:
+        return ()
+    pairs: dict[tuple[_Way, _Way], list[int]] = {}
+    if len(theirs) > 1 and reference.ranks[0].world_size == (
+        candidate.ranks[0].world_size
+    ):
+        way_of = {rank: way for way, ranks in theirs.items() for rank in ranks}
+        for way, ranks in ours.items():
+            for rank in ranks:
+                if rank in way_of:
+                    pairs.setdefault((way_of[rank], way), []).append(rank)
+    else:
+        for way, ranks in ours.items():
+            likest = min(theirs, key=lambda other: len(_between(other, way)))
+            pairs[likest, way] = ranks
+    found: dict[OptimizerDifference, list[int]] = {}
+    for (theirs_of, ours_of), ranks in pairs.items():
+        for difference in _between(theirs_of, ours_of):
+            found.setdefault(difference, []).extend(ranks)
+    num_ranks = sum(map(len, pairs.values()))
     return tuple(
+        difference
+        if len(ranks) == num_ranks
+        else replace(difference, ranks=tuple(sorted(ranks)))
+        for difference, ranks in found.items()
+    )
+
+
+def _ways(info: TraceInfo) -> dict[_Way, list[int]]:
+    """Ranks by what their optimizers are set to, without those that say nothing."""
+    found: dict[_Way, list[int]] = {}
+    for rank in info.ranks:
+        way = tuple(
+            (key, str(text))
+            for key, text in rank.settings.items()
+            if parse_setting_key(key) is not None
+        )
+        if way:
+            found.setdefault(way, []).append(rank.rank)
+    return found
+
+
+def _between(reference: _Way, candidate: _Way) -> list[OptimizerDifference]:
+    theirs, ours = _by_name(reference), _by_name(candidate)
+    return [
         difference
         for name in theirs
         if name in ours
         for difference in _differences(name, theirs[name], ours[name])
-    )
+    ]
 
 
-def _by_name(rank: RankInfo) -> dict[str, dict[str, str]]:
+def _by_name(way: _Way) -> dict[str, dict[str, str]]:
     """Texts by name and group."""
     found: dict[str, dict[str, str]] = {}
-    for key, text in rank.settings.items():
+    for key, text in way:
         parsed = parse_setting_key(key)
         if parsed is not None:
             group, name = parsed
-            found.setdefault(name, {})[group] = str(text)
+            found.setdefault(name, {})[group] = text
     return found
 
 

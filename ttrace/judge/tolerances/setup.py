@@ -18,13 +18,14 @@ from ttrace.ir.settings import differing_settings
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
 from ttrace.ir.trace import MODEL_SETTINGS, TraceInfo
 from ttrace.ir.trace_warnings import KEY as WARNINGS
+from ttrace.ir.unheld_parameters import KEY as UNHELD_PARAMETERS
 from ttrace.ir.written_dims import without_written
 from ttrace.judge.settings.dropout_rates import dropout_differences
 from ttrace.judge.settings.module_settings import module_differences
 from ttrace.judge.settings.optimizer_settings import optimizer_differences
 from ttrace.judge.tolerances.tolerance import Estimator, Tolerance
 
-_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS, WARNINGS)
+_OF_OTHER_RULES = (COMPUTED_BUFFERS, FROZEN_PARAMETERS, UNHELD_PARAMETERS, WARNINGS)
 
 SETUP_TOLERANCE = Tolerance(
     difference_norm=0.0,
@@ -65,7 +66,7 @@ def compare_settings(reference: TraceInfo, candidate: TraceInfo) -> SettingDiffe
     )
     differences |= {
         each.label: (each.reference, each.candidate)
-        for each in optimizer_differences(first, second)
+        for each in optimizer_differences(reference, candidate)
     }
     differences |= {
         each.label: (each.reference, each.candidate)

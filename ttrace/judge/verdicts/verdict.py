@@ -153,6 +153,14 @@ class TensorVerdict:
     summed_over: tuple[str, ...] = ()
 
     @property
+    def candidate_ranks(self) -> frozenset[int]:
+        """The candidate's ranks that have some of it; none where it is not compared."""
+        if self.result is None:
+            return frozenset()
+        shards = self.result.plan.match.candidate.shards
+        return frozenset(shard.rank for shard in shards)
+
+    @property
     def noise_dominated(self) -> bool:
         """Whether it passed, with a tolerance in which an error could hide."""
         return (
