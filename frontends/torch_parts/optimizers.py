@@ -10,22 +10,20 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
-from ttrace.frontends.torch_parts.arrays import unobserved
 from ttrace.frontends.torch_parts.clip_times import ClipTimes, Gradients, Remembered
 from ttrace.frontends.torch_parts.clips import Clip
-from ttrace.frontends.torch_parts.description import NamedParameter
 from ttrace.frontends.torch_parts.flat_state import FlatState
 from ttrace.frontends.torch_parts.gradient_norm import (
     NO_NORM,
     NORM_OF_GROUPS,
     NORM_OF_OWN_PART,
-    total_norm,
     whole_values,
 )
 from ttrace.frontends.torch_parts.guards import guarded
 from ttrace.frontends.torch_parts.local_tensor import NoLayout
 from ttrace.frontends.torch_parts.optimized_parameters import TrainedParameters
 from ttrace.frontends.torch_parts.optimizer_settings import settings_of
+from ttrace.frontends.torch_parts.optimizer_values import OptimizerValues
 from ttrace.frontends.torch_parts.session import CaptureSession
 from ttrace.frontends.torch_parts.stepped_groups import SteppedGroups, parameters_of
 from ttrace.ir.kinds import Kind
@@ -90,6 +88,7 @@ class OptimizerTap:
         self._session = session
         self._first_group = first_group
         self._groups = SteppedGroups(optimizer)
+        self._values = OptimizerValues(optimizer)
         self._holds_whole_model = holds_whole_model
         self._leader = leader
         self._all_of_one: list[OptimizerTap] = leader._all_of_one if leader else []
@@ -108,7 +107,7 @@ class OptimizerTap:
         self._left_over: Mapping[int, Remembered] = {}
         self._loss_scale = 1.0
         self._scaled: Mapping[int, Remembered] = {}
-        self._held_scale = self._norm_scale = 1.0
+        self._norm_scale = 1.0
         self._has_warned_of_second_step = False
         self._handles: list[RemovableHandle] = []
 
@@ -145,7 +144,7 @@ class OptimizerTap:
         if is_first and grad_norm is None and self._groups.is_part:
             self._record_norm(NORM_OF_GROUPS)
         elif is_first and grad_norm is None and self._no_own_norm() is None:
-            grad_norm = self._own_norm()
+            grad_norm = self._values.total_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
 
@@ -184,11 +183,11 @@ class OptimizerTap:
         Known of gradients that nothing has changed since their backward.
         """
         if self._scaled and self._scaled == self.remembered_gradients():
-            self._held_scale = self._loss_scale
+            self._values.held_scale = self._loss_scale
         try:
             yield
         finally:
-            self._held_scale = 1.0
+            self._values.held_scale = 1.0
 
     @guarded("record gradients before they are clipped")
     def before_clip(self, clip: Clip) -> None:
@@ -198,14 +197,14 @@ class OptimizerTap:
         that step, and the clip has no effect on this one.
         """
         given = clip.with_gradient or clip.parameter_ids
-        touches = not given.isdisjoint(self._own_parameters())
+        touches = not given.isdisjoint(self._values.parameters())
         gradients = self.remembered_gradients()
         if touches and gradients != self._left_over:
             with self._still_scaled():
                 if clip.limits and not self._session.is_paused:
                     self._clips.before(gradients)
-                    self._session.records.clips_of_scaled(self._held_scale)
-                self._norm_scale = self._held_scale
+                    self._session.records.clips_of_scaled(self._values.held_scale)
+                self._norm_scale = self._values.held_scale
                 if self._is_whole_norm(clip):
                     self._record_main_grads()
                 else:
@@ -231,7 +230,7 @@ class OptimizerTap:
             self._record_norm(norm, scale=scale)
         if not clip.limits:
             self._recorded = self.remembered_gradients()
-        elif not clip.parameter_ids.isdisjoint(self._own_parameters()):
+        elif not clip.parameter_ids.isdisjoint(self._values.parameters()):
             # A DTensor that changes in place does not say so.
             self._was_clipped = now
 
@@ -343,7 +342,7 @@ class OptimizerTap:
             is_clipped = self._is_given_clipped or self._was_clipped[:2] == now[:2]
             if is_clipped or self._have_changed():
                 records.parameters(
-                    Kind.CLIPPED_GRAD, self._gradient, call=self._evaluation
+                    Kind.CLIPPED_GRAD, self._values.gradient, call=self._evaluation
                 )
 
     @guarded("tell what an optimizer is set to")
@@ -385,7 +384,7 @@ class OptimizerTap:
         self._given_gradients = now if self._groups.is_part else every
         self._recorded = self.remembered_gradients()
         session.records.parameters(
-            Kind.MAIN_GRAD, self._gradient, call=self._evaluation
+            Kind.MAIN_GRAD, self._values.gradient, call=self._evaluation
         )
         return True
 
@@ -418,14 +417,6 @@ class OptimizerTap:
             layout=None if is_known else norm,
         )
 
-    def _own_norm(self) -> float | None:
-        norm = total_norm(
-            parameter.grad
-            for parameter in self._own_parameters().values()
-            if parameter.grad is not None
-        )
-        return None if norm is None else norm / self._scale_inside()
-
     def _no_own_norm(self) -> NoLayout | None:
         """Why the norm of its gradients, as this rank has them, is not that of all."""
         if not self._holds_whole_model:
@@ -446,7 +437,7 @@ class OptimizerTap:
         own = {
             id(parameter)
             for tap in self._all_of_one
-            for parameter in tap._own_parameters().values()
+            for parameter in tap._values.parameters().values()
             if parameter.grad is not None
         }
         if not clip.gives_norm:
@@ -467,7 +458,11 @@ class OptimizerTap:
         self._record_parameters()
         records = self._session.records
         if not isinstance(self.optimizer, torch.optim.LBFGS):
-            records.optimizer_state(self._state)
+            # Of another part of the step it is recorded with that.
+            only_own = self._groups.is_part
+            records.optimizer_state(
+                lambda named: self._values.state(named, only_own=only_own)
+            )
             return
         state = FlatState(self.optimizer)
         records.optimizer_state(state.of)
@@ -477,67 +472,18 @@ class OptimizerTap:
                 records.scalar(Kind.OPTIMIZER_STATE, value, slot=slot)
 
     def _record_parameters(self) -> None:
-        own = self._own_parameters()
+        own = self._values.parameters()
         self._session.records.parameters(
             Kind.UPDATED_PARAM,
             lambda named: named.parameter if id(named.parameter) in own else None,
             call=self._evaluation,
         )
 
-    def _own_parameters(self) -> dict[int, torch.Tensor]:
-        return {
-            id(parameter): parameter
-            for group in self.optimizer.param_groups
-            for parameter in group["params"]
-        }
-
-    def _gradient(self, named: NamedParameter) -> torch.Tensor | None:
-        is_own = id(named.parameter) in self._own_parameters()
-        gradient = named.parameter.grad if is_own else None
-        scale = self._scale_inside()
-        if gradient is None or scale == 1:
-            return gradient
-        with unobserved():
-            return gradient / scale
-
-    def _scale_inside(self) -> float:
-        """The loss scale that gradients still have, as a ``GradScaler`` tells it.
-
-        A fused step divides its gradients by it.
-        """
-        scale = getattr(self.optimizer, "grad_scale", None)
-        return float(scale) if isinstance(scale, torch.Tensor) else self._held_scale
-
     def remembered_gradients(self) -> Mapping[int, Remembered]:
         """The gradients as they are now, to tell later whether they have changed."""
-        return {
-            key: Remembered(parameter.grad)
-            for key, parameter in self._own_parameters().items()
-            if parameter.grad is not None
-        }
-
-    def _state(self, named: NamedParameter) -> Mapping[str, torch.Tensor | float]:
-        # Looking a parameter up in the optimizer's defaultdict would add it.
-        is_part = self._groups.is_part
-        if is_part and id(named.parameter) not in self._own_parameters():
-            return {}  # of another part of the step, and recorded with that
-        state = _holder_of_state(self.optimizer).state.get(named.parameter, {})
-        return {
-            name: value
-            for name, value in state.items()
-            if isinstance(value, (torch.Tensor, float, int))
-        }
+        return self._values.remembered()
 
     def _have_changed(self) -> bool:
         """Whether gradients are others than were recorded."""
         now = self.remembered_gradients().items()
         return any(self._recorded.get(key) != gradient for key, gradient in now)
-
-
-def _holder_of_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """What keeps the state: of ZeroRedundancyOptimizer a smaller one of each rank."""
-    loaded = sys.modules.get("torch.distributed.optim")
-    redundancy_free = getattr(loaded, "ZeroRedundancyOptimizer", None)
-    if redundancy_free is not None and isinstance(optimizer, redundancy_free):
-        return getattr(optimizer, "optim", optimizer)
-    return optimizer

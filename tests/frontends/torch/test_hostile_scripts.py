@@ -327,7 +327,7 @@ def test_no_observer_raises_whatever_it_is_given(record, warnings, monkeypatch):
         "parameters.ParameterGradients.flush",
         "optimizers.OptimizerTap._record_given",
         "optimizers.OptimizerTap._record_result",
-        "optimizers.OptimizerTap._own_parameters",
+        "optimizer_values.OptimizerValues.parameters",
         "clip_times.Remembered.__init__",
         "recorder.TensorRecorder.refusal",
         "recorder.TensorRecorder.array",
