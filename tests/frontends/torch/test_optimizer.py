@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ttrace.frontends.torch_parts import optimizers
+from ttrace.frontends.torch_parts import optimizer_values
 from ttrace.frontends.torch_parts.clips import observed_clips
 from ttrace.frontends.torch_parts.description import PlainDescription
 from ttrace.frontends.torch_parts.optimizers import OptimizerTap
@@ -135,7 +135,7 @@ def test_what_fails_at_one_thing_leaves_the_others(monkeypatch):
     def fail(gradients):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(optimizers, "total_norm", fail)
+    monkeypatch.setattr(optimizer_values, "total_norm", fail)
     model = nn.Linear(2, 1, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     session, _, sink = tapped(model, optimizer)
