@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.factories.traces import memory_trace
+from tests.factories.traces import Tensor, memory_trace
 from tests.judge.rules.test_rules import diagnoses
 from ttrace.compare.backend import load_backend
 from ttrace.pipeline import compare_traces
@@ -130,6 +130,25 @@ def test_what_is_no_multiple_may_be_limited_by_value():
     assert how(reference, candidate) == (
         "the limit is another one, or what it limits, as the norm of all gradients, of "
         "a group of them or of each, or each value"
+    )
+
+
+def test_ranks_that_clip_by_the_norms_of_their_shards():
+    """Each rank's part is a multiple, and the whole is none."""
+
+    def run(*factors: float):
+        whole, half = VALUES / 2, np.repeat(np.array(factors, np.float32), 4)
+        tensors = {
+            f"step0/{name}/{kind}/weight": Tensor(full=values, dims="d0[dp]")
+            for kind, values in (("main_grad", VALUES), ("clipped_grad", whole * half))
+            for name in "ab"
+        }
+        return memory_trace(tensors, {"dp": 2})
+
+    found = diagnoses(run(1, 1), run(1.4, 1.5))
+    assert found["clipping"].sentence.endswith(
+        "the limit is another one, or the norm is, which must be that of all "
+        "gradients, on all ranks"
     )
 
 

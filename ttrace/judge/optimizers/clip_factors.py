@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ttrace.compare.execute import TensorResult
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
@@ -33,7 +34,8 @@ class ClipFactor:
         norm: Of the reference's gradient before it is clipped.
         reference: Its factor.
         candidate: That of the candidate, whose gradient agrees before it is clipped.
-        is_multiple: The candidate's clipped gradient is a multiple of the reference's.
+        is_multiple: The candidate's clipped gradient is a multiple of the reference's,
+            or each rank's part of it is one.
     """
 
     verdict: TensorVerdict
@@ -86,10 +88,16 @@ def clip_factors(
                 norm=norms.reference_norm,
                 reference=stats.reference_norm / norms.reference_norm,
                 candidate=stats.candidate_norm / norms.candidate_norm,
-                is_multiple=stats.cosine >= 1 - _PARALLEL,
+                is_multiple=_is_multiple(verdict.result),
             )
         )
     return found
+
+
+def _is_multiple(result: TensorResult) -> bool:
+    parts = [p for p in result.rank_stats.values() if p.reference_norm]
+    by_rank = bool(parts) and all(p.cosine >= 1 - _PARALLEL for p in parts)
+    return by_rank or result.stats.cosine >= 1 - _PARALLEL
 
 
 def common_factor(factors: Iterable[float]) -> float | None:
