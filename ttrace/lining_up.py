@@ -127,7 +127,7 @@ def line_up(
         reference, candidate = mapped.reference, mapped.candidate
         one_sided, unverified = mapped.one_sided, mapped.unverified
     named = candidate
-    rates = rates_by_parameter(reference, candidate)
+    rates = rates_by_parameter(reference, candidate, is_mapped=map_file is not None)
     candidate = rates.candidate
     reference, aside = agreeing_buffers(reference, Side.REFERENCE)
     candidate, aside_too = agreeing_buffers(candidate, Side.CANDIDATE)

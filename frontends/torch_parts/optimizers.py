@@ -141,10 +141,11 @@ class OptimizerTap:
 
     def _record_gradients(self, grad_norm: torch.Tensor | float | None = None) -> None:
         is_first = self._record_main_grads()
-        if is_first and grad_norm is None and self._groups.is_part:
-            self._record_norm(NORM_OF_GROUPS)
-        elif is_first and grad_norm is None and self._no_own_norm() is None:
-            grad_norm = self._values.total_norm()
+        if is_first and grad_norm is None and self._no_own_norm() is None:
+            if self._groups.is_part:
+                self._record_norm(NORM_OF_GROUPS)
+            else:
+                grad_norm = self._values.total_norm()
         if grad_norm is not None:
             self._record_norm(grad_norm)
 

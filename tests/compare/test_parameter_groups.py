@@ -1,6 +1,7 @@
 """Learning rates of groups that hold the same parameters under other numbers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.factories.traces import MemoryTrace, memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.parameter_groups import parameters_key, parameters_text
+from ttrace.mapping.map_file import parse_map
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Outcome, Report
 
@@ -16,6 +18,7 @@ def run(
     rates: Mapping[int, float],
     held: Mapping[int, str] | None = None,
     framework: str = "torch",
+    letters: str = "abcd",
 ) -> MemoryTrace:
     """A step with these rates, by group; the parameters of each, by a letter."""
     tensors = {
@@ -26,7 +29,7 @@ def run(
         parameters_key(group): parameters_text(f"{letter}/weight" for letter in letters)
         for group, letters in (held or {}).items()
     }
-    weights = {f"step0/{x}/updated_param/weight": np.ones(4) for x in "abcd"}
+    weights = {f"step0/{x}/updated_param/weight": np.ones(4) for x in letters}
     return memory_trace({**tensors, **weights}, settings=settings, framework=framework)
 
 
@@ -122,3 +125,19 @@ def test_groups_that_ranks_number_otherwise_are_compared_by_number():
 def test_groups_of_which_one_does_not_say_what_it_holds_are_compared_by_number():
     report = report_on(TWO, run({0: 1e-2, 1: 3e-2}, {1: "ab"}))
     assert report.verdict is Outcome.PASS, report.summary
+
+
+def test_groups_of_a_mapped_run_are_compared_by_number_unless_there_is_one():
+    text = "".join(
+        f'[[tensor]]\nreference = "{theirs}/{{kind}}/weight"\n'
+        f'candidate = "{ours}/{{kind}}/weight"\n'
+        for theirs, ours in zip("abcd", "xyzw", strict=True)
+    )
+    map_file = parse_map(text, Path("map.toml"))
+    one = run({1: 1e-2}, {0: "", 1: "xyzw"}, letters="wxyz")
+    two = run({0: 1e-2, 1: 3e-2}, {0: "xy", 1: "zw"}, letters="wxyz")
+    for reference, candidate in ((ONE, one), (TWO, two)):
+        report = compare_traces(
+            reference, candidate, load_backend("numpy"), map_file=map_file
+        )
+        assert report.verdict is Outcome.PASS, report.summary

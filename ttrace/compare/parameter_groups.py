@@ -39,7 +39,7 @@ class RatesByParameter:
 
 
 def rates_by_parameter(
-    reference: TraceSource, candidate: TraceSource
+    reference: TraceSource, candidate: TraceSource, *, is_mapped: bool = False
 ) -> RatesByParameter:
     """Finds which groups hold the same parameters.
 
@@ -48,13 +48,17 @@ def rates_by_parameter(
     Args:
         reference: The trusted run.
         candidate: The run under test.
+        is_mapped: The runs call their parameters otherwise. Then groups are compared by
+            number, unless each run has a single one with parameters.
 
     Raises:
         CorruptTraceError: The bytes of a learning rate are not those that were written.
     """
     unchanged = RatesByParameter(candidate=candidate)
     theirs, ours = _rates(reference.info), _rates(candidate.info)
-    counterparts = _counterparts(reference.info, theirs, candidate.info, ours)
+    counterparts = _counterparts(
+        reference.info, theirs, candidate.info, ours, is_mapped=is_mapped
+    )
     if all(groups == (group,) for group, groups in counterparts.items()):
         return unchanged
     tensors = dict(candidate.info.tensors)
@@ -100,14 +104,19 @@ def _rates(info: TraceInfo) -> _Rates:
 
 
 def _counterparts(
-    reference: TraceInfo, theirs: _Rates, candidate: TraceInfo, ours: _Rates
+    reference: TraceInfo,
+    theirs: _Rates,
+    candidate: TraceInfo,
+    ours: _Rates,
+    *,
+    is_mapped: bool,
 ) -> dict[str, tuple[str, ...]]:
     """For each group of the reference, those of the candidate with its parameters."""
     of_reference = _groups(reference, theirs)
     of_candidate = _groups(candidate, ours)
     if len(of_reference) == len(of_candidate) == 1:
         return {next(iter(of_reference)): tuple(of_candidate)}
-    if not of_reference or not of_candidate:
+    if is_mapped or not of_reference or not of_candidate:
         return {}
     if reference.ranks[0].framework != candidate.ranks[0].framework:
         return {}

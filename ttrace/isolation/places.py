@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ttrace.ir.kinds import ACTIVATIONS, Kind
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.frontier.culprits import Culprit
-from ttrace.judge.frontier.uncompared import uncompared_before
+from ttrace.judge.frontier.uncompared import Seen, uncompared_before
 from ttrace.judge.verdicts.structure import layers_left_out
 from ttrace.report.isolation import IsolatedPlace
 from ttrace.report.model import Report, TensorReport
@@ -47,12 +47,14 @@ def isolated_places(
         if id_.kind in _GIVEN and id_ not in overwritten
     }
     by_id = {tensor.id: tensor for tensor in report.tensors}
+    tensors = zip(ids, report.tensors, strict=True)
+    seen = [(id_, tensor.status, tensor.reason) for id_, tensor in tensors]
     failed: dict[str, list[TensorReport]] = {}
     for tensor in report.failed():
         failed.setdefault(parse_tensor_id(tensor.id).module, []).append(tensor)
     places: dict[str, IsolatedPlace] = {}
     for culprit in report.culprits:
-        place = _place(culprit, by_id, failed, given, modules)
+        place = _place(culprit, by_id, failed, given, modules, seen)
         form = layers_left_out(place.module)
         before = places.get(form)
         places[form] = place if before is None else _both(before, place)
@@ -65,6 +67,7 @@ def _place(
     failed: _Failed,
     given: Mapping[_Call, bool],
     modules: Collection[str],
+    seen: Sequence[Seen],
 ) -> IsolatedPlace:
     text, num_alike = culprit.id, culprit.num_alike
     of_model = next((id_ for id_ in culprit.ids if _is_from_behind(id_, modules)), None)
@@ -88,7 +91,7 @@ def _place(
         beside = uncompared_before(
             first,
             whose,
-            ((parse_tensor_id(t.id), t.status, t.reason) for t in by_id.values()),
+            seen,
         )
     return IsolatedPlace(
         module=whose,
