@@ -170,7 +170,7 @@ def read_place(
         inputs=inputs,
         submodule=explained(find_scaled_submodule, None, values, verdicts, reference),
         rearrangement=explained(find_rearrangement, None, values),
-        coarse=explained(find_coarse_values, None, values),
+        coarse=explained(find_coarse_values, None, values, *infos),
         epsilon=explained(find_norm_epsilon, None, values, reference),
         activation=explained(
             find_activation_variant, None, values, verdicts, reference
