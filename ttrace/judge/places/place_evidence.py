@@ -162,7 +162,7 @@ def read_place(
     return PlaceEvidence(
         first=first,
         confined=explained(find_confinement, None, diverged, *runs, backend),
-        rows=explained(find_embedding_rows, None, diverged, *runs),
+        rows=explained(find_embedding_rows, None, diverged, verdicts, *runs),
         bias=explained(find_added_bias, None, values, reference, candidate.info),
         wiring=explained(find_wiring, None, diverged, verdicts, *runs),
         rates_inside=rates_inside(first.module, *infos),
