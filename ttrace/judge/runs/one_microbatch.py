@@ -102,7 +102,7 @@ def _possible(
 
 
 def _is_sum_of_all(gradient: TensorId, run: TraceSource) -> bool:
-    """Whether it is what all micro-batches add, up to a factor; or that is not known."""
+    """Whether it is what all micro-batches add, up to a factor, or nothing tells."""
     added, given = dict(_of_microbatches(gradient, run)), values_of(gradient, run)
     if given is None or not added:
         return True
