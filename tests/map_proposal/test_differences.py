@@ -55,6 +55,7 @@ def test_values_repeated_for_every_sample(dim):
         ({"0": X}, {"0": X + BIAS}),  # given nowhere
         ({"0": np.stack([X[0], X[1]])}, {"0": X[0]}),  # not the same each time
         ({"0": X}, {"0": 1.1 * X}),
+        ({"0": X}, {"0": X, "mean": 1e-6 * BIAS}),  # a small statistic
     ],
 )
 def test_what_is_not_known(reference, candidate):

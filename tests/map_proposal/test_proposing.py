@@ -265,3 +265,18 @@ def test_what_cannot_be_read_whole_is_said(monkeypatch):
         "step0/d/param/w",
     }
     assert report.counts.passed == 1 and report.counts.unmatched == 2
+
+
+def test_stages_in_a_flat_list_and_a_name_that_looks_like_a_layer():
+    pair = Pair()
+    names = {
+        "layer1.0": "layer_0",
+        "layer1.1": "layer_1",
+        "layer2.0": "layer_2",
+        "layer_norm": "layer_norm",
+    }
+    for own, other in names.items():
+        pair.add(f"{own}/param/weight", f"{other}/param/weight", pair.values(6))
+        pair.add(f"mb0/{own}/output/0", f"mb0/{other}/output/0", pair.values(4, 6))
+    for runs in ((pair.reference, pair.candidate), (pair.candidate, pair.reference)):
+        require_whole_pass(*propose(*runs))

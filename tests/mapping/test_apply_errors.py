@@ -73,6 +73,17 @@ def test_a_tensor_matched_twice():
     assert str(error.got) == "step0/a.b/param/w"
 
 
+def test_a_tensor_matched_twice_by_patterns_that_say_as_much():
+    tensors = {"step0/a.b/param/w": LOSS, "step0/c.b/param/w": LOSS}
+    text = (
+        '[[tensor]]\nreference = "{m}.b/{kind}/w"\ncandidate = "{m}.b/{kind}/w"\n'
+        '[[tensor]]\nreference = "a.{m}/{kind}/w"\ncandidate = "a.{m}/{kind}/w"\n'
+    )
+    error = error_of(text, tensors, tensors)
+    assert error.what == "a tensor of the candidate is matched twice"
+    assert str(error.got) == "step0/a.b/param/w"
+
+
 def test_two_tensors_that_become_one():
     reference = {"step0/a/param/w": LOSS}
     candidate = {"step0/b/param/w": LOSS, "step0/a/param/w": LOSS}

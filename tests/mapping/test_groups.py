@@ -138,3 +138,20 @@ def test_kinds_limit_a_rule():
     (group,) = find_groups(map_file, reference, candidate)
     assert [str(i) for i in group.candidate.values()] == ["step0/b/param/w"]
     assert len(find_groups(parse_map(RULE, PATH), reference, candidate)) == 2
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_the_pattern_that_says_most_of_a_name_counts(is_swapped):
+    """Stages of one run in a flat list of the other, and a norm beside layers."""
+    pairs = [("l1.{i}", "s_{i}"), ("l2.0", "s_2"), ("norm", "s_norm")]
+    text = "".join(
+        f'[[tensor]]\nreference = "{own}/{{kind}}/w"\n'
+        f'candidate = "{other}/{{kind}}/w"\n'
+        for own, other in (pair[::-1] if is_swapped else pair for pair in pairs)
+    )
+    one = info("l1.0/param/w", "l1.1/param/w", "l2.0/param/w", "norm/param/w")
+    two = info("s_0/param/w", "s_1/param/w", "s_2/param/w", "s_norm/param/w")
+    runs = (two, one) if is_swapped else (one, two)
+    groups = find_groups(parse_map(text, PATH), *runs)
+    assert len(groups) == 4
+    assert all(group.reference and group.candidate for group in groups)

@@ -48,11 +48,36 @@ def test_of_a_single_number_nothing_is_said():
     assert closer_look_sentence(scalar) == ""
 
 
-def test_all_elements():
-    assert closer_look_sentence(report(num_beyond=12)) == (
-        f"12 of the 12 elements of {ID} are {BEYOND}: look for what changes all of it, "
-        "such as a factor or a setting"
+@pytest.mark.parametrize(
+    ("fit", "cosine", "words"),
+    [
+        (1.5, 1.0, "all of it is 1.5 times the reference's"),
+        (
+            0.75,
+            0.5,
+            "no one factor makes it the reference's (cosine 0.5). Go through the "
+            "operations of both in their order: which there are, over which dims, and "
+            "with which settings",
+        ),
+        (
+            0.125,
+            0.125,
+            "its norm is the reference's, as where the same elements lie in another "
+            "order (cosine 0.125). Go through the operations of both in their order: "
+            "which there are, over which dims, and with which settings",
+        ),
+    ],
+)
+def test_all_elements(fit, cosine, words):
+    found = closer_look_sentence(
+        with_tensor(
+            details=replace(DETAILS, num_beyond=12, place=None),
+            scale_fit=fit,
+            cosine=cosine,
+        )
     )
+    assert found.startswith(f"12 of the 12 elements of {ID} are off by more than ")
+    assert found.endswith(f": {words}")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Known reasons for which the same modules give unlike values; verified, no guesses."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,6 +46,12 @@ def known_difference(
     """
     slots = {Side.REFERENCE: slot, Side.CANDIDATE: other_slot}
     values = {side: outputs[side][slots[side]] for side in Side}
+
+    @functools.cache
+    def agrees() -> bool:
+        own, other = values[Side.REFERENCE], values[Side.CANDIDATE]
+        return close_transform(other, own, tolerance) is not None
+
     for side in Side:
         other = other_side(side)
         if _is_repeated(values[side], values[other], tolerance):
@@ -57,6 +64,8 @@ def known_difference(
         for bias_slot, bias in outputs[side].items():
             if bias_slot == slots[side] or bias.shape != values[side].shape[-1:]:
                 continue
+            if bias.any() and agrees():
+                continue  # without it: it is no bias, but a statistic or a state
             sums = {**values, side: values[side] + bias}
             transform = close_transform(
                 sums[Side.CANDIDATE], sums[Side.REFERENCE], tolerance

@@ -162,8 +162,21 @@ def _only_parameters(info: TraceInfo) -> TraceInfo:
 
 
 def _rules(pairings: Iterable[Pairing]) -> list[TensorRule]:
-    rules = (pairing.to_rule() for pairing in _with_both_kinds(generalize(pairings)))
-    return [rule for rule in rules if rule is not None and not _says_nothing(rule)]
+    made = (pairing.to_rule() for pairing in _with_both_kinds(generalize(pairings)))
+    rules = [rule for rule in made if rule is not None]
+    speaking = [
+        pattern
+        for rule in rules
+        if not _says_nothing(rule)
+        for pattern in (*rule.reference, *rule.candidate)
+        if pattern.placeholders
+    ]
+    return [
+        rule
+        for rule in rules
+        if not _says_nothing(rule)
+        or any(pattern.covers(own) for pattern in speaking for own in rule.reference)
+    ]
 
 
 def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
@@ -186,7 +199,10 @@ def _with_both_kinds(pairings: Iterable[Pairing]) -> list[Pairing]:
 
 
 def _says_nothing(rule: TensorRule) -> bool:
-    """A tensor that no rule names keeps its name anyway."""
+    """A tensor that no rule names keeps its name anyway.
+
+    It takes a rule to keep it from another one, such as ``norm`` from ``{i}``.
+    """
     return rule.transform is None and rule.reference == rule.candidate
 
 
@@ -206,24 +222,21 @@ def _checked(
         path: Of the map.
         dropped: Is told of those that gave way, and why.
     """
-    kept: list[TensorRule] = []
-    numbered = [
-        replace(rule, place=f"rule {number}") for number, rule in enumerate(rules)
-    ]
-    try:
-        map_traces(MapFile(path=path, rules=tuple(numbered)), reference, candidate)
-        return tuple(rules)
-    except MapError:
-        pass
-    for rule, original in zip(numbered, rules, strict=True):
+    kept = {f"rule {n}": rule for n, rule in enumerate(rules)}
+    while kept:
+        numbered = tuple(replace(rule, place=place) for place, rule in kept.items())
         try:
-            map_traces(MapFile(path=path, rules=(*kept, rule)), reference, candidate)
+            map_traces(MapFile(path=path, rules=numbered), reference, candidate)
+            break
         except MapError as error:
+            named = [
+                place for place in kept if place in str(error.where).split(" and ")
+            ]
+            place = named[-1] if named else next(reversed(kept))
             names = (
                 ", ".join(map(str, patterns))
-                for patterns in (rule.reference, rule.candidate)
+                for patterns in (kept[place].reference, kept[place].candidate)
             )
             dropped.append(f"{' with '.join(names)}: {error.what}, got {error.got}")
-            continue
-        kept.append(original)
-    return tuple(kept)
+            del kept[place]
+    return tuple(kept.values())

@@ -7,6 +7,7 @@ from ttrace.compare.layouts.per_device_values import device_axes, per_device_rea
 from ttrace.errors import MapError
 from ttrace.ir.capture_filter import CaptureFilter
 from ttrace.ir.kinds import Kind
+from ttrace.ir.left_out import IGNORED
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import ShardRecord, SkippedRecord, TensorRecord, TraceInfo
@@ -212,7 +213,7 @@ class _Mapping:
                     got=f"none of {len(info.tensors)} tensors",
                     remedy="correct the pattern, or take the entry out",
                 )
-            reason = f"ignored by the map: {rule.reason}"
+            reason = f"{IGNORED}: {rule.reason}"
             ignored |= {id_: reason for id_ in ids if id_ not in ignored}
         return ignored
 

@@ -9,6 +9,7 @@ from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace import TraceInfo
+from ttrace.mapping.id_index import IdIndex
 from ttrace.mapping.names import Binding, NamePattern
 from ttrace.mapping.rules import MapFile, TensorRule, listed, other_side
 
@@ -144,7 +145,8 @@ def find_groups(
     """Groups the tensors, recorded and skipped, that rules match.
 
     A rule may match in one run only: a module that is gone is a finding, of which the
-    comparison tells.
+    comparison tells. Of several patterns that match a tensor the one counts that says
+    most of its name: ``layer_norm`` is no ``layer_{i}`` where it has a rule of its own.
 
     Raises:
         MapError: A rule matches nothing in either run, for no filter's sake, or two
@@ -152,30 +154,60 @@ def find_groups(
     """
     states = StateNames(map_file, reference)
     ids = {
-        Side.REFERENCE: _ids(reference),
-        Side.CANDIDATE: _ids(candidate),
+        Side.REFERENCE: IdIndex(_ids(reference)),
+        Side.CANDIDATE: IdIndex(_ids(candidate)),
     }
     renamed: dict[Side, Callable[[str], str]] = {
         Side.REFERENCE: lambda name: name,
         Side.CANDIDATE: states.in_reference,
     }
-    groups = []
+    matched = [
+        {side: list(_matches(rule, side, ids[side], renamed[side])) for side in Side}
+        for rule in map_file.rules
+    ]
+    named = {
+        side: _most_of_name(side, map_file.rules, [each[side] for each in matched])
+        for side in Side
+    }
+    groups: list[Group] = []
     owner: dict[TensorId, TensorRule] = {}
-    for rule in map_file.rules:
-        of_rule: dict[Binding, Group] = {}
+    for rule, of_rule in zip(map_file.rules, matched, strict=True):
+        found: dict[Binding, Group] = {}
         for side in Side:
-            matched = _matches(rule, side, ids[side], renamed[side])
-            for tensor_id, position, key in matched:
-                group = of_rule.setdefault(key, Group(rule=rule, key=key))
+            for tensor_id, position, key in of_rule[side]:
+                pattern = rule.patterns(side)[position.member]
+                if pattern.num_literals < named[side][tensor_id][0]:
+                    continue
+                group = found.setdefault(key, Group(rule=rule, key=key))
                 tensors = group.reference if side is Side.REFERENCE else group.candidate
                 if side is Side.CANDIDATE and tensor_id in owner:
                     raise _matched_twice(tensor_id, owner[tensor_id], rule)
                 if side is Side.CANDIDATE:
                     owner[tensor_id] = rule
                 tensors[position] = tensor_id
-        groups += of_rule.values()
-        _check_matched(rule, list(of_rule.values()), ids, reference, candidate)
+        if not found:
+            for tensor_id, _, _ in of_rule[Side.CANDIDATE]:
+                other = named[Side.CANDIDATE][tensor_id][1]
+                raise _matched_twice(tensor_id, other, rule)
+        groups += found.values()
+        _check_matched(rule, list(found.values()), ids, reference, candidate)
     return groups
+
+
+_Match = tuple[TensorId, Position, Binding]
+
+
+def _most_of_name(
+    side: Side, rules: Iterable[TensorRule], matched: Iterable[Iterable[_Match]]
+) -> dict[TensorId, tuple[int, TensorRule]]:
+    """Of each tensor, how much of its name a pattern says at most, and the rule."""
+    most: dict[TensorId, tuple[int, TensorRule]] = {}
+    for rule, of_rule in zip(rules, matched, strict=True):
+        for tensor_id, position, _ in of_rule:
+            number = rule.patterns(side)[position.member].num_literals
+            if tensor_id not in most or most[tensor_id][0] < number:
+                most[tensor_id] = (number, rule)
+    return most
 
 
 def _ids(info: TraceInfo) -> tuple[TensorId, ...]:
@@ -185,14 +217,14 @@ def _ids(info: TraceInfo) -> tuple[TensorId, ...]:
 def _matches(
     rule: TensorRule,
     side: Side,
-    ids: Iterable[TensorId],
+    ids: IdIndex,
     state_in_reference: Callable[[str], str],
-) -> Iterable[tuple[TensorId, Position, Binding]]:
+) -> Iterable[_Match]:
     stacked = rule.stacked(side)
-    for tensor_id in ids:
-        if rule.kinds is not None and tensor_id.kind not in rule.kinds:
-            continue
-        for member, pattern in enumerate(rule.patterns(side)):
+    for member, pattern in enumerate(rule.patterns(side)):
+        for tensor_id in ids.that_may_match(pattern):
+            if rule.kinds is not None and tensor_id.kind not in rule.kinds:
+                continue
             binding = pattern.match(tensor_id)
             if binding is None:
                 continue

@@ -97,6 +97,24 @@ class NamePattern:
             match[1] for text in templates for match in _PLACEHOLDER.finditer(text)
         )
 
+    @property
+    def num_literals(self) -> int:
+        """How many letters of a name it says itself."""
+        templates = (self.module, self.slot or "", self.call or "")
+        return sum(len(_PLACEHOLDER.sub("", text)) for text in templates)
+
+    def covers(self, other: "NamePattern") -> bool:
+        """Whether it matches what another pattern does, as that is written."""
+        return (
+            self.kind in (None, other.kind)
+            and (self.slot is None) == (other.slot is None)
+            and self.call == other.call
+            and _regex(f"{self.module}/{self.slot}", with_state=False).fullmatch(
+                f"{other.module}/{other.slot}"
+            )
+            is not None
+        )
+
     def match(self, tensor_id: TensorId) -> Binding | None:
         """What the placeholders stand for in an id, or None if it is another one."""
         if self.kind not in (None, tensor_id.kind) or tensor_id.is_index:

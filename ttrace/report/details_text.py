@@ -12,6 +12,12 @@ _WHOLE = 0.95
 _FEW = 0.5
 """Up to this share of its elements, they may have something in common."""
 
+_PARALLEL = 1e-6
+"""What the cosine of a multiple may be less than 1."""
+
+_SAME_NORM = 1e-5
+"""How far norms of the same elements, in two orders, are apart."""
+
 _MAX_RUNS = 4
 """Of neighbouring ranks, that are named."""
 
@@ -63,10 +69,29 @@ def _sentence(
             f"{_place_text(place)}: look at what these have of their own"
         )
     if number > _WHOLE * total:
-        return f"{text}: look for what changes all of it, such as a factor or a setting"
+        return f"{text}: {_of_all(tensor)}"
     if number <= _FEW * total:
         return f"{text}: look at what these have in common"
     return ""
+
+
+def _of_all(tensor: TensorReport) -> str:
+    """What may be said where hardly any element agrees, and no diagnosis does."""
+    cosine, fit = tensor.cosine, tensor.scale_fit
+    if not cosine or not fit:
+        return "look for what changes all of it"
+    if abs(cosine) > 1 - _PARALLEL:
+        return f"all of it is {fit:.4g} times the reference's"
+    # The fit is the ratio of the norms, times the cosine.
+    alike = (
+        "its norm is the reference's, as where the same elements lie in another order"
+        if math.isclose(fit / cosine, 1, rel_tol=_SAME_NORM)
+        else "no one factor makes it the reference's"
+    )
+    return (
+        f"{alike} (cosine {cosine:.3g}). Go through the operations of both in their "
+        "order: which there are, over which dims, and with which settings"
+    )
 
 
 def _limit(tensor: TensorReport) -> str:

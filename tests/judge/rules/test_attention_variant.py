@@ -62,6 +62,11 @@ def changed(**traits) -> np.ndarray:
     [
         ({"scale": 32**-0.5}, "by 0.1768 (1 / sqrt of 32, the width of all heads)"),
         ({"is_tiled": True}, "repeated as a whole (0 1 0 1)"),
+        (
+            {"head_size": 4, "scale": 0.5},
+            "it has 4 heads of 8 features; in the candidate it has 8 of 4",
+        ),
+        ({"is_interleaved": True}, "every 4th feature is of one head"),
         ({"keys": "all"}, "in the candidate a query sees all keys up to its own ("),
         ({"keys": "padding"}, "up to its own that are padding"),
         ({"rotary": Rotary(base=5e5)}, "with a base of 500000"),
@@ -106,3 +111,36 @@ def test_what_is_no_attention_or_differs_by_something_else():
     noise = RNG.normal(size=Q.shape).astype(np.float32)
     assert sentence(changed() + noise, changed()) is None
     assert sentence(changed(scale=1.0) + noise, noise) is None
+
+
+def joined_run(made: np.ndarray, whole: np.ndarray):
+    return memory_trace(
+        {"step0/mb0/a.qkv/output/0": whole, "step0/mb0/a.o/input/0": made}
+    )
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_joined_projection_that_is_read_otherwise(is_swapped):
+    traits = Traits(head_size=8, scale=8**-0.5)
+    whole = RNG.normal(size=(3, 8, 96)).astype(np.float32)
+    as_wholes = whole.reshape(3, 8, 3, 32).transpose(2, 0, 1, 3)
+    by_heads = (
+        whole.reshape(3, 8, 4, 3, 8).transpose(3, 0, 1, 2, 4).reshape(3, 3, 8, 32)
+    )
+    made = [
+        np.stack([attend(*parts[:, i], traits, None) for i in range(3)])
+        for parts in (as_wholes, by_heads)
+    ]
+    words = ["one after the other (3 h d)", "head by head (h 3 d)"]
+    if is_swapped:
+        made, words = made[::-1], words[::-1]
+    report = compare_traces(
+        *(joined_run(each.astype(np.float32), whole) for each in made),
+        load_backend("numpy"),
+    )
+    found = {each.code: each.sentence for each in report.diagnosis}
+    assert (
+        "in the reference queries, keys and values lie in their joined projection "
+        f"{words[0]}; in the candidate they lie in it {words[1]} "
+        in found["attention_variant"]
+    )

@@ -1,10 +1,13 @@
 """Layers that one run leaves out: named as such, and first."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
+from ttrace.mapping.map_file import parse_map
 from ttrace.pipeline import compare_traces
 from ttrace.report.model import Report
 
@@ -62,6 +65,28 @@ def test_a_layer_that_is_never_called():
     first = report.first_divergence
     assert first is not None and first.id == "step0/mb0/layers.2/input/0"
     assert first.sentence == (
+        "step 0, micro-batch 0: input 0 of layers.2: only in the reference; layers.2 "
+        "does not run in the candidate"
+    )
+
+
+def test_a_layer_that_a_map_finds_no_counterpart_of():
+    """It is called nowhere in the buggy run that the map was made of."""
+    candidate = without(a_step(), "layers.2")
+    text = "".join(
+        f'[[ignore]]\nside = "reference"\npattern = "layers.2*/{kind}/*"\n'
+        'reason = "no counterpart was found in the candidate"\n'
+        for kind in ("input", "output")
+    )
+    report = compare_traces(
+        memory_trace(a_step()),
+        memory_trace(candidate),
+        load_backend("numpy"),
+        map_file=parse_map(text, Path("m.toml")),
+    )
+    assert "not_run" in {found.code for found in report.diagnosis}
+    first = report.first_divergence
+    assert first is not None and first.sentence == (
         "step 0, micro-batch 0: input 0 of layers.2: only in the reference; layers.2 "
         "does not run in the candidate"
     )

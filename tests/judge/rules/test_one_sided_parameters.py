@@ -50,7 +50,7 @@ def test_adapters_that_one_run_has(side: str):
         "layers.0.up has parameters lora_A.default/weight, lora_B.default/weight in "
         f"the {side} only, and its output is the first to differ; 2 more, of other "
         f"modules, are in the {side} only: build both models with the same parameters, "
-        "such as adapters or biases of the same modules and layers"
+        "such as adapters, norms or biases of the same modules and layers"
     )
 
 
@@ -69,3 +69,23 @@ def test_nothing_is_said_where_they_are_elsewhere_or_explain_nothing():
 def test_other_names_are_not_taken_for_absent_parameters():
     other = run(adapters=["a", "b"], off=1)
     assert said(run(adapters=ADAPTERS), other) is None
+
+
+def beside(*norms: str, off: float = 0.0) -> MemoryTrace:
+    """A layer with modules before its attention."""
+    tensors: dict[str, Tensor | np.ndarray] = {
+        f"step0/h.0.{name}/param/weight": VALUES for name in (*norms, "attn")
+    }
+    for name in norms:
+        tensors[f"step0/mb0/h.0.{name}/output/0"] = VALUES
+    tensors["step0/mb0/h.0.attn/input/0"] = VALUES + np.float32(off)
+    return memory_trace(tensors)
+
+
+def test_a_norm_before_the_module_that_differs_first():
+    found = said(beside("norm"), beside(off=1))
+    assert found is not None and found.startswith(
+        "h.0.norm is in the reference only, with its parameter weight, and input 0 of "
+        "h.0.attn beside it is the first to differ: build both models"
+    )
+    assert said(beside("norm"), beside("ln", off=1)) is None  # perhaps the same

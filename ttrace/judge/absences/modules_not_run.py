@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ttrace.ir.kinds import Kind
+from ttrace.ir.left_out import IGNORED, SAME_CONTENT
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE, Pass
 from ttrace.judge.absences.absent_layers import AbsentLayer
@@ -108,10 +109,13 @@ def _outermost(verdicts: Iterable[TensorVerdict]) -> dict[str, Side]:
         if module == ROOT_MODULE:
             continue
         is_any_compared = is_any_compared or verdict.status in _COMPARED
+        ignored_in = _ignored_in(verdict)
+        if ignored_in is not None and SAME_CONTENT in verdict.reason:
+            continue  # of whichever module it is
         is_one_sided = verdict.status is Status.UNMATCHED
         for prefix in _prefixes(module):
             present.setdefault(prefix, set()).add(
-                verdict.present if is_one_sided else None
+                verdict.present if is_one_sided else ignored_in
             )
     if not is_any_compared:
         return {}
@@ -126,6 +130,13 @@ def _outermost(verdicts: Iterable[TensorVerdict]) -> dict[str, Side]:
         if side is not None
         and not any(prefix in one_sided for prefix in _prefixes(module)[1:])
     }
+
+
+def _ignored_in(verdict: TensorVerdict) -> Side | None:
+    """The run in which a map ignores a tensor, as that run alone has it."""
+    if verdict.status is not Status.SKIPPED:
+        return None
+    return next((s for s in Side if verdict.reason.startswith(f"{s}: {IGNORED}")), None)
 
 
 def _prefixes(module: str) -> list[str]:

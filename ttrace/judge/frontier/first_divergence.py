@@ -59,7 +59,10 @@ def find_first_divergence(
         first = _state_before(first, failures)
         first = _frozen_before(first, absences)
         if first.id in left_out:
-            return divergence_of(first, _not_run(left_out[first.id]))
+            found = left_out[first.id]
+            if first.status is Status.SKIPPED:  # by a map, for want of a counterpart
+                first = replace(first, reason=f"only in the {found.ran_in}")
+            return divergence_of(first, _not_run(found))
         if first in of_candidate(verdicts):
             return replace(divergence_of(first), phase=SETUP_PHASE)
         lacking = _one_sided_gradient(first, verdicts)

@@ -42,6 +42,7 @@ class Traits:
             ``padding`` (the others) or ``given`` (as a mask says that the module is
             given).
         is_tiled: Heads of keys are repeated as a whole (0 1 0 1); else each in a row.
+        is_interleaved: Neighbouring features are of different heads; else of one.
     """
 
     head_size: int
@@ -50,6 +51,7 @@ class Traits:
     is_causal: bool = True
     keys: str = "all"
     is_tiled: bool = False
+    is_interleaved: bool = False
 
 
 def attend(
@@ -72,7 +74,15 @@ def attend(
         As ``query``.
     """
     num_tokens = len(query)
-    q, k, v = (x.reshape(num_tokens, -1, traits.head_size) for x in (query, key, value))
+    if traits.is_interleaved:
+        q, k, v = (
+            x.reshape(num_tokens, traits.head_size, -1).swapaxes(1, 2)
+            for x in (query, key, value)
+        )
+    else:
+        q, k, v = (
+            x.reshape(num_tokens, -1, traits.head_size) for x in (query, key, value)
+        )
     if traits.rotary is not None:
         q, k = (turned(x, traits.rotary) for x in (q, k))
     times = q.shape[1] // k.shape[1]
@@ -85,6 +95,8 @@ def attend(
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     made = np.einsum("aqk,kad->qad", weights, v, optimize=True)
+    if traits.is_interleaved:
+        made = made.swapaxes(1, 2)
     return made.reshape(num_tokens, -1)
 
 

@@ -17,6 +17,14 @@ _MOST_BEFORE = 6
 """Outputs before, among which queries, keys and values are looked for."""
 
 
+HEAD_SIZES = (64, 128, 32, 16, 8, 80, 96, 256, 4, 48, 112, 192)
+"""Elements of a head, usual ones first."""
+
+_AS_WHOLES = "one after the other (3 h d)"
+_BY_HEADS = "head by head (h 3 d)"
+_BY_FEATURES = "element by element (h d 3)"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sources:
     """What an attention may be computed from, all of ``[samples, tokens, features]``.
@@ -26,12 +34,19 @@ class Sources:
         key: The keys.
         value: The values.
         samples_dim: Of the recorded tensors: 0, or 1 where tokens come first.
+        joined: What all three are read from, ``[samples, tokens, 3 * features]``; None
+            where they are tensors of their own, or heads of keys are fewer.
+        reading: How they lie in it, in words.
+        head_size: Of heads, where they are read by these; else None.
     """
 
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
     samples_dim: int
+    joined: np.ndarray | None = None
+    reading: str = ""
+    head_size: int | None = None
 
 
 def flat(values: np.ndarray, samples_dim: int) -> np.ndarray:
@@ -141,4 +156,48 @@ def _of_joined(whole: np.ndarray, width: int, samples_dim: int) -> Iterator[Sour
     if rest <= 0 or rest % 2 or width % (rest // 2):
         return
     parts = np.split(whole, (width, width + rest // 2), axis=-1)
-    yield Sources(query=parts[0], key=parts[1], value=parts[2], samples_dim=samples_dim)
+    sources = Sources(
+        query=parts[0],
+        key=parts[1],
+        value=parts[2],
+        samples_dim=samples_dim,
+        joined=whole if rest == 2 * width else None,
+        reading=_AS_WHOLES,
+    )
+    yield sources
+    for size in HEAD_SIZES:
+        if sources.joined is not None and width % size == 0:
+            yield from (
+                other
+                for other in other_readings(sources, size)
+                if other.reading == _BY_HEADS
+            )
+
+
+def other_readings(sources: Sources, head_size: int) -> Iterator[Sources]:
+    """The same joined tensor, with queries, keys and values taken from other places.
+
+    Args:
+        sources: As the reference has them; nothing comes of three tensors.
+        head_size: Elements of a head.
+    """
+    whole = sources.joined
+    if whole is None:
+        return
+    tokens = whole.shape[:2]
+    for names, pattern, to_front in (
+        (_AS_WHOLES, (3, -1, head_size), 2),
+        (_BY_HEADS, (-1, 3, head_size), 3),
+        (_BY_FEATURES, (-1, head_size, 3), 4),
+    ):
+        if names != sources.reading:
+            read = np.moveaxis(whole.reshape(*tokens, *pattern), to_front, 0)
+            query, key, value = (part.reshape(*tokens, -1) for part in read)
+            yield replace(
+                sources,
+                query=query,
+                key=key,
+                value=value,
+                reading=names,
+                head_size=head_size,
+            )

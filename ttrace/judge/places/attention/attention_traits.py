@@ -7,9 +7,8 @@ from itertools import product
 import numpy as np
 
 from ttrace.judge.places.attention.attention_math import Rotary, Traits
-from ttrace.judge.places.attention.attention_sources import Sources
+from ttrace.judge.places.attention.attention_sources import HEAD_SIZES, Sources
 
-_HEAD_SIZES = (64, 128, 32, 16, 8, 80, 96, 256, 4, 48, 112, 192)
 BASES = (1e4, 5e5, 1e6, 1e5, 1e3, 1e2, 5e4, 2e4, 8e6, 1e7)
 """Of rotary positions, the usual ones first."""
 
@@ -27,7 +26,8 @@ def usual_traits(sources: Sources, keys: Mapping[str, np.ndarray]) -> Iterator[T
     seen += [(True, name) for name in ("tokens", "given", "masked") if name in keys]
     seen += [(True, "all"), *((False, n) for n in ("tokens",) if n in keys)]
     seen.append((False, "all"))
-    for size, rotary, (is_causal, name) in product(_HEAD_SIZES, turns, seen):
+    sizes = HEAD_SIZES if sources.head_size is None else (sources.head_size,)
+    for size, rotary, (is_causal, name) in product(sizes, turns, seen):
         if width % size == 0 == of_keys % size:
             yield Traits(
                 head_size=size,
@@ -39,9 +39,16 @@ def usual_traits(sources: Sources, keys: Mapping[str, np.ndarray]) -> Iterator[T
 
 
 def other_traits(
-    traits: Traits, width: int, keys: Mapping[str, np.ndarray]
+    traits: Traits, width: int, of_keys: int, keys: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[tuple[str, str], Traits]]:
-    """The same but for one trait, which is named as it is in both."""
+    """The same but for one trait, which is named as it is in both.
+
+    Args:
+        traits: What the reference is.
+        width: Features of all heads of the queries.
+        of_keys: Features of those of the keys.
+        keys: Names of masks, with what they let through.
+    """
     size = traits.head_size
     is_scale = f"scores are multiplied by {traits.scale:.4g} (1 / sqrt of {size}, the "
     is_scale += "size of a head)"
@@ -55,6 +62,22 @@ def other_traits(
     ):
         if scale != traits.scale:
             yield (is_scale, f"by {scale:.4g} ({words})"), replace(traits, scale=scale)
+    for other in HEAD_SIZES:
+        if other != size and width % other == 0 == of_keys % other:
+            yield (
+                (
+                    f"it has {width // size} heads of {size} features",
+                    f"it has {width // other} of {other}",
+                ),
+                replace(traits, head_size=other, scale=other**-0.5),
+            )
+    yield (
+        (
+            "neighbouring features are of one head",
+            f"every {width // size}th feature is of one head",
+        ),
+        replace(traits, is_interleaved=True),
+    )
     yield (
         (
             "heads of keys and values are each repeated in a row (0 0 1 1)",

@@ -20,6 +20,7 @@ from ttrace.judge.places.attention.attention_sources import (
     Sources,
     flat,
     given_masks,
+    other_readings,
     sources_of,
 )
 from ttrace.judge.places.attention.attention_traits import (
@@ -97,13 +98,23 @@ def find_attention_variant(
         )
         if traits is None:
             continue
-        for words, other in other_traits(traits, theirs.shape[-1], keys):
+        of_keys = sources.key.shape[-1]
+        for words, other in other_traits(traits, theirs.shape[-1], of_keys, keys):
             if trial.fits_candidate(other):
                 return AttentionVariant(
                     id=values.id,
                     reference=words[0],
                     candidate=words[1],
                     is_rotary=other.rotary != traits.rotary,
+                )
+        for read in other_readings(sources, traits.head_size):
+            if _Trial(read, keys, values, theirs).fits_candidate(traits):
+                return AttentionVariant(
+                    id=values.id,
+                    reference="queries, keys and values lie in their joined "
+                    f"projection {sources.reading}",
+                    candidate=f"they lie in it {read.reading}",
+                    is_rotary=False,
                 )
         if not traits.is_tiled and trial.has_coarse_weights(traits):
             return AttentionVariant(
