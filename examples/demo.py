@@ -1,7 +1,6 @@
 """What ``ttrace demo`` runs: a live bug of megatron-core, and a correct layout."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ttrace.check_job import run_check
 from ttrace.check_request import CheckRequest, noise_run_name
 from ttrace.compare.backend import Backend
 from ttrace.compare.execute import Progress
+from ttrace.launch.stages import OnStage
 from ttrace.report.model import Outcome, Report
 from ttrace.store.reader import open_trace
 
@@ -70,7 +70,7 @@ def run_scenario(
     backend: Backend,
     *,
     earlier: Path | None = None,
-    on_stage: Callable[[str], None],
+    on_stage: OnStage,
     progress: Progress | None = None,
 ) -> Report:
     """Runs the main job for one scenario: one process against two.

@@ -38,7 +38,7 @@ from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
 from ttrace.launch.log_warnings import unsaid, warnings_in
 from ttrace.launch.record import Recording, record
-from ttrace.launch.stages import stage
+from ttrace.launch.stages import OnStage, Stages
 from ttrace.launch.trace_folders import find_traces, prepare_folder, remove_trace
 from ttrace.localize_job import tolerance_path_beside, tolerances_beside
 from ttrace.mapping.rules import MapFile
@@ -61,6 +61,10 @@ from ttrace.store.output_file import require_writable
 _AGAIN = "reference-again"
 """Folder of a run that tells whether the reference repeats itself."""
 
+_REFERENCE, _CANDIDATE = "the reference", "the candidate"
+_NOISE_RUN = "the noise run before"
+"""Runs by whose time that of later ones is told, in words."""
+
 
 def check(
     reference: str | Sequence[str] | None,
@@ -82,7 +86,7 @@ def check(
     overwrite: bool = False,
     keep: str = defaults.KEEP,
     backend: Backend | str = "auto",
-    on_stage: Callable[[str], None] | None = None,
+    on_stage: OnStage | None = None,
     progress: Progress | None = None,
     closer_look: str = CloserLook.FAILED,
     localize: bool = True,
@@ -112,7 +116,8 @@ def check(
         keep: ``all``, or ``report``: where everything passes, the traces that were
             recorded are deleted.
         backend: As for ``compare``.
-        on_stage: Told what begins, in words.
+        on_stage: Told what begins, in words; a ``ttrace.launch.stages.StageObserver``
+            also how long that may take, and when it has ended.
         progress: Called with elements done and in total.
         closer_look: As for ``compare``.
         localize: Where the candidate diverges, run it once more, every module given
@@ -155,7 +160,7 @@ def run_check(
     request: CheckRequest,
     backend: Backend,
     *,
-    on_stage: Callable[[str], None],
+    on_stage: OnStage,
     progress: Progress | None = None,
 ) -> Report:
     """Records what is missing of reference, noise runs and candidate; compares them.
@@ -182,7 +187,8 @@ def run_check(
     # All that can be refused now, and not after an hour of recording.
     check_kind_names(request.allow_uncovered)
     require_sound(request)
-    request = with_tolerances_beside(request, on_stage)
+    stages = Stages(on_stage)
+    request = with_tolerances_beside(request, stages.say)
     for name in request.recorded_names:
         prepare_folder(request.out / name, overwrite=request.overwrite)
     if (request.out / _AGAIN).exists():
@@ -191,7 +197,7 @@ def run_check(
         require_writable(path)
     runs: dict[str, TraceSource] = {}
     try:
-        report = _run(request, runs, backend, on_stage=on_stage, progress=progress)
+        report = _run(request, runs, backend, stages=stages, progress=progress)
     except TtraceError as error:
         report = report_of_error(
             error,
@@ -237,7 +243,7 @@ def _run(
     runs: dict[str, TraceSource],
     backend: Backend,
     *,
-    on_stage: Callable[[str], None],
+    stages: Stages,
     progress: Progress | None,
 ) -> Report:
     """Records and compares; adds each run to ``runs`` as soon as it is there."""
@@ -245,9 +251,9 @@ def _run(
         runs["reference"] = request.reference_trace
     else:
         assert request.reference is not None
-        with stage(on_stage, "recording the reference"):
+        with stages.run("recording the reference", name=_REFERENCE):
             runs["reference"] = _record(request, "reference", request.reference)
-    with stage(on_stage, "recording the candidate"):
+    with stages.run("recording the candidate", name=_CANDIDATE, like=(_REFERENCE,)):
         runs["candidate"] = _record(request, "candidate", request.candidate)
     # What the candidate rounds to, where that is coarser than what the reference does.
     coarser = coarser_compute(runs["reference"].info, runs["candidate"].info)
@@ -259,7 +265,7 @@ def _run(
         policy = replace(tolerances.policy, multiplier=multiplier)
         tolerances = replace(tolerances, policy=policy)
     measured = _measure_noise(
-        request, runs["reference"], noise_dtype, backend, on_stage, progress
+        request, runs["reference"], noise_dtype, backend, stages, progress
     )
     if measured is not None:
         tolerances = measured
@@ -268,11 +274,11 @@ def _run(
             runs["reference"],
             tolerances,
             backend,
-            on_stage=on_stage,
+            stages=stages,
             progress=progress,
         )
         tolerances.save(request.tolerance_path)
-    with stage(on_stage, "comparing"):
+    with stages.stage("comparing"):
         report = compare_traces(
             runs["reference"],
             runs["candidate"],
@@ -294,7 +300,7 @@ def _run(
     return replace(
         report,
         isolation=_isolation(
-            request, report, runs, tolerances, backend, on_stage, progress
+            request, report, runs, tolerances, backend, stages, progress
         ),
     )
 
@@ -305,7 +311,7 @@ def _isolation(
     runs: Mapping[str, TraceSource],
     tolerances: ToleranceTable,
     backend: Backend,
-    on_stage: Callable[[str], None],
+    stages: Stages,
     progress: Progress | None,
 ) -> Isolation | None:
     """Runs the candidate once more where that can tell more; None where not."""
@@ -332,7 +338,7 @@ def _isolation(
     )
     step = first_failed_step(report)
     try:
-        with stage(on_stage, ISOLATING):
+        with stages.stage(ISOLATING, like=(_CANDIDATE,)):
             return explained(
                 isolate, fault, asked, backend, step=step, progress=progress
             )
@@ -345,7 +351,7 @@ def _measure_noise(
     reference: TraceSource,
     noise_dtype: str | None,
     backend: Backend,
-    on_stage: Callable[[str], None],
+    stages: Stages,
     progress: Progress | None,
 ) -> ToleranceTable | None:
     """Records noise runs, each while the one before is compared; None without any."""
@@ -362,12 +368,12 @@ def _measure_noise(
                 + ("" if noise_dtype is None else f", of roundings to {noise_dtype}")
             )
             name = noise_run_name(noise_seed)
-            with stage(on_stage, words):
+            with stages.run(words, name=_NOISE_RUN, like=(_NOISE_RUN, _REFERENCE)):
                 trace = _record(
                     request, name, request.reference, noise_seed, noise_dtype
                 )
             estimate.add(trace)
-        with stage(on_stage, "measuring the noise"):
+        with stages.stage("measuring the noise"):
             return estimate.table(policy=request.policy, progress=progress)
 
 
@@ -390,7 +396,7 @@ def _require_repeats(
     tolerances: ToleranceTable,
     backend: Backend,
     *,
-    on_stage: Callable[[str], None],
+    stages: Stages,
     progress: Progress | None,
 ) -> None:
     """Records the reference again where its noise looks like more than rounding."""
@@ -402,7 +408,7 @@ def _require_repeats(
         "recording the reference again, without noise, to see whether it repeats "
         f"itself: noise changes {tensor_id} by {share:.2g} of its value"
     )
-    with stage(on_stage, words):
+    with stages.stage(words, like=(_REFERENCE, _NOISE_RUN)):
         again = _record(request, _AGAIN, request.reference)
     require_repeats(reference, again, backend, progress=progress)
     for trace in find_traces(request.out / _AGAIN):  # it has told what it was for
@@ -431,9 +437,14 @@ def _record(
 
 
 def with_tolerances_beside(
-    request: CheckRequest, on_stage: Callable[[str], None]
+    request: CheckRequest, say: Callable[[str], None]
 ) -> CheckRequest:
-    """The request with the tolerances of the check that recorded its reference."""
+    """The request with the tolerances of the check that recorded its reference.
+
+    Args:
+        request: What was asked for.
+        say: Told that they are taken, and from where.
+    """
     trace = request.reference_trace
     if trace is None or request.noise_traces or request.tolerances is not None:
         return request
@@ -441,7 +452,7 @@ def with_tolerances_beside(
     if table is None:
         return request
     path = tolerance_path_beside(trace)
-    on_stage(f"taking the tolerances of {path}, measured on this reference")
+    say(f"taking the tolerances of {path}, measured on this reference")
     return replace(request, tolerances=table)
 
 

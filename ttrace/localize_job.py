@@ -6,7 +6,7 @@ are already open. ``check`` does it of itself where it finds a divergence.
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ttrace.isolation.rerunning import ISOLATING, VALUES, remove_rerun, rerun_of
 from ttrace.judge.tolerances.tolerance import TOLERANCE_FILE, ToleranceTable
 from ttrace.launch import defaults
 from ttrace.launch.commands import split_command
-from ttrace.launch.stages import stage
+from ttrace.launch.stages import OnStage, Stages
 from ttrace.mapping.rules import MapFile
 from ttrace.pipeline import (
     TraceLike,
@@ -72,7 +72,7 @@ def localize(
     map: MapFile | str | os.PathLike[str] | None = None,
     timeout: float | None = defaults.TIMEOUT_S,
     backend: Backend | str = "auto",
-    on_stage: Callable[[str], None] | None = None,
+    on_stage: OnStage | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Names the modules that are wrong by themselves; ``ttrace localize``.
@@ -88,7 +88,7 @@ def localize(
         map: As for ``compare``.
         timeout: Seconds after which the command counts as hanging; None waits for ever.
         backend: As for ``compare``.
-        on_stage: Told what begins, in words.
+        on_stage: As for ``check``.
         progress: Called with elements done and in total.
 
     Returns:
@@ -123,7 +123,7 @@ def run_localize(
     request: LocalizeRequest,
     backend: Backend,
     *,
-    on_stage: Callable[[str], None],
+    on_stage: OnStage,
     progress: Progress | None = None,
 ) -> Report:
     """Compares the two traces, runs the candidate once more, and isolates.
@@ -142,7 +142,8 @@ def run_localize(
     tolerances = request.tolerances
     if tolerances is None:
         tolerances = tolerances_beside(request.reference) or ToleranceTable()
-    with stage(on_stage, "comparing"):
+    stages = Stages(on_stage)
+    with stages.stage("comparing"):
         report = compare_traces(
             request.reference,
             request.candidate,
@@ -162,7 +163,7 @@ def run_localize(
     )
     step = first_failed_step(report)
     try:
-        with stage(on_stage, ISOLATING):
+        with stages.stage(ISOLATING):
             isolation = isolate(asked, backend, step=step, progress=progress)
     finally:
         remove_rerun(request.out)

@@ -49,3 +49,13 @@ def test_no_such_folder(ttrace, tmp_path):
     answer = ttrace("clean", tmp_path / "none")
     assert answer.code == 2 and "there is no such folder" in answer.err
     assert "to do:    give the --out of 'ttrace check'" in answer.err
+
+
+def test_how_much_is_said(ttrace, tmp_path):
+    trace = write_trace(tmp_path / "trace", VALUES).path
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "reference.log").write_text("x")
+    brief = ttrace("clean", tmp_path, "--quiet")
+    assert (brief.code, brief.out) == (0, "") and not trace.exists()
+    full = ttrace("clean", tmp_path, "--verbose")
+    assert f"kept {tmp_path / 'logs' / 'reference.log'}: 1 byte\n" in full.out

@@ -63,7 +63,7 @@ def change_version(path):
     "damage, parts",
     [
         (lambda path: path.unlink(), ["there is no report here", "ttrace compare"]),
-        (cut, ["not a report", "JSONDecodeError"]),
+        (cut, ["not a report", "JSON that breaks off at line"]),
         (change_version, ["a report of another version", "schema version 1", "9"]),
     ],
 )
@@ -80,3 +80,13 @@ def test_a_file_in_no_folder_is_refused_before_the_work(ttrace, tmp_path):
     answer = ttrace("diff", none, none, "--json", none / "diff.json")
     assert answer.code == 2
     assert "the folder for the file of --json does not exist" in answer.err
+
+
+def test_how_much_is_shown(ttrace, nights):
+    old, new = nights
+    brief = ttrace("diff", old, new, "--quiet")
+    assert brief.code == 1
+    assert brief.out.startswith("something got worse\nverdict: pass -> diverged\n")
+    assert "tensors that fail" not in brief.out
+    usual, full = ttrace("diff", old, new), ttrace("diff", old, new, "--verbose")
+    assert "tensors that fail" in usual.out and usual.out == full.out  # few tensors

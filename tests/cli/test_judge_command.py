@@ -73,7 +73,7 @@ def change_version(path):
     "damage, parts",
     [
         (lambda path: path.unlink(), ["there is no report here"]),
-        (cut, ["not a report", "JSONDecodeError"]),
+        (cut, ["not a report", "JSON that breaks off at line"]),
         (change_version, ["a report of another version", "schema version 1", "9"]),
     ],
 )
@@ -99,5 +99,10 @@ def test_options_that_make_no_sense(ttrace, job, options, part):
 
 
 def test_a_trace_in_place_of_a_report(ttrace, job, tmp_path):
-    answer = ttrace("judge", tmp_path / "a", "--multiplier", 2)
+    for command in ("judge", "report"):
+        answer = ttrace(command, tmp_path / "a")
+        assert answer.code == 2 and "this is a trace, and no report" in answer.err
+        assert "'ttrace compare'" in answer.err
+    (tmp_path / "empty").mkdir()
+    answer = ttrace("report", tmp_path / "empty")
     assert answer.code == 2 and "no report.json in this folder" in answer.err

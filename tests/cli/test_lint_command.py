@@ -50,3 +50,19 @@ def test_a_file_in_no_folder_is_refused_before_the_work(ttrace, tmp_path):
     path = tmp_path / "nowhere" / "lint.json"
     answer = lint(ttrace, tmp_path, a_step(MODEL), "--json", path)
     assert answer.code == 2 and "--json" in answer.err
+
+
+def test_how_much_is_shown(ttrace, tmp_path):
+    tensors = a_step(MODEL)
+    for text in tensors:
+        if text.startswith("step0/mb1/b/") or text.startswith("step0/mb1/@root/o"):
+            tensors[text] = tensors[text] * np.nan
+    tensors["step0/mb1/b/input/0"] = np.ones(8, np.float32)
+    full = lint(ttrace, tmp_path, tensors, "--verbose")
+    assert full.code == 1
+    assert "    num_elements: 8\n" in full.out
+    assert "    step0/mb1/b/output/0\n" in full.out
+    options = ("lint", tmp_path / "trace", "--backend", "numpy", "--quiet")
+    brief = ttrace(*options)
+    assert brief.code == 1 and brief.err == ""
+    assert brief.out == f"1 finding in {len(tensors)} tensors\n"

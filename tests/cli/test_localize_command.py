@@ -54,5 +54,5 @@ def test_the_wrong_module_is_named(ttrace, tmp_path):
     answer = ttrace("localize", *traces, "--candidate", fails, "--backend", "numpy")
     said = " ".join(answer.out.split())
     assert answer.code == 1 and "verdict: diverged" in said
-    assert "isolation: the candidate was to run once more" in said
+    assert "isolation: no result: the candidate was to run once more" in said
     assert "the candidate command failed" in said

@@ -124,3 +124,12 @@ def test_runs_with_nothing_in_common(ttrace, tmp_path):
     ).path
     answer = ttrace("map", first, second)
     assert answer.code == 2 and "no parameter of one run is found" in answer.err
+
+
+def test_how_much_is_said(ttrace, tmp_path, folders):
+    path = tmp_path / "port.toml"
+    full = ttrace("map", *folders, "--out", path, "--verbose")
+    assert full.code == 0 and full.out == path.read_text() and "2 rules" in full.err
+    brief = ttrace("map", *folders, "--quiet")
+    assert (brief.code, brief.err) == (0, "")
+    assert "[[tensor]]" in brief.out

@@ -59,3 +59,17 @@ def test_rank_filter_without_a_rank(ttrace, tmp_path):
     out = tmp_path / "trace"
     answer = ttrace("record", "--out", out, "--ranks", "5", "--", *training())
     assert answer.code == 2 and "no rank of this run is to be recorded" in answer.err
+
+
+def test_how_much_is_said(ttrace, tmp_path):
+    out = tmp_path / "trace"
+    brief = ttrace("record", "--out", out, "--quiet", "--", *training())
+    assert (brief.code, brief.out, brief.err) == (0, "", "")
+    options = ("--out", out, "--overwrite", "--verbose", "--kinds", "loss,main_grad")
+    full = ttrace("record", *options, "--", *training())
+    info = open_trace(out).info
+    losses = sum(tensor_id.kind == "loss" for tensor_id in info.tensors)
+    assert losses and full.err.splitlines()[1:] == [
+        f"ttrace: {losses} loss",
+        f"ttrace: {len(info.tensors) - losses} main_grad",
+    ]

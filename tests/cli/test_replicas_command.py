@@ -166,3 +166,19 @@ def test_the_page(ttrace, tmp_path):
     none = tmp_path / "none" / "page.html"
     answer = ttrace("replicas", tmp_path / "no-trace", *options, none)
     assert answer.code == 2 and "the folder for the file of --html" in answer.err
+
+
+def test_how_much_is_shown(ttrace, tmp_path):
+    ids = [f"step0/layers.{number}/main_grad/weight" for number in range(20)]
+    trace = write_trace(
+        tmp_path / "trace", {each: by_rank([1, 3]) for each in ids}, {"dp": 2}
+    )
+    options = ("replicas", trace.path, "--backend", "numpy")
+    usual = ttrace(*options)
+    assert "replicas that differ (12 of 20)" in usual.out and ids[12] not in usual.out
+    full = ttrace(*options, "--verbose")
+    assert full.code == 1 and all(each in full.out for each in ids)
+    page = tmp_path / "page.html"
+    brief = ttrace(*options, "--quiet", "--html", page)
+    assert brief.code == 1 and page.exists()
+    assert (brief.out, brief.err) == ("0 of 20 tensors with replicas agree\n", "")

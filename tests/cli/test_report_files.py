@@ -1,6 +1,7 @@
 """Which files a command may be asked to write: refused before the work."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,14 @@ def test_an_error_does_not_say_where_an_earlier_report_lies(tmp_path, capsys):
         (tmp_path / "new.json").write_text("{}")
         raise UsageError("it is wrong", remedy="mend it")
     assert capsys.readouterr().out == f"report: {tmp_path / 'new.json'}\n"
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_the_work(
+    ttrace, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    none, out = tmp_path / "none", tmp_path / "out.parquet"
+    answer = ttrace("compare", none, none, "--parquet", out)
+    assert answer.code == 2 and not out.exists()
+    assert "a file of --parquet needs pyarrow or polars" in answer.err
+    assert "pip install 'ttrace[parquet]'" in answer.err

@@ -46,8 +46,21 @@ def test_everything_there_is_to_see(ttrace, trace):
 
 def test_pattern(ttrace, trace):
     answer = ttrace("show", trace, "*/main_grad/*")
-    assert "1 tensors" in answer.out and GRAD in answer.out
+    assert answer.out.splitlines()[-6].strip() == "1 tensor" and GRAD in answer.out
     assert OUTPUT not in answer.out and "router" not in answer.out
+
+
+def test_a_pattern_that_matches_nothing(ttrace, trace):
+    answer = ttrace("show", trace, "layer")
+    assert answer.code == 2 and answer.out == ""
+    assert "no tensor of the trace matches" in answer.err
+    assert "got:      layer" in answer.err and f"'ttrace show {trace}'" in answer.err
+
+
+def test_values_come_without_the_settings(ttrace, trace):
+    for options in (("--statistics",), ("--slice", "0"), ("--against", GRAD)):
+        answer = ttrace("show", trace, OUTPUT, *options)
+        assert "ranks 0, 1 of 2" in answer.out and "settings:" not in answer.out
 
 
 def test_incomplete_trace_is_shown_and_said_to_be(ttrace, trace):

@@ -9,7 +9,6 @@ from rich.console import Console
 from ttrace.cli import terminal
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
-from ttrace.launch.stages import stage
 
 
 class Clock:
@@ -65,7 +64,7 @@ def test_the_bar_ends_where_the_work_fails(monkeypatch, clock):
     assert console._live_stack == []  # another bar may start
 
 
-def test_stages_go_to_standard_error(capsys):
+def test_announcements_go_to_standard_error(capsys):
     terminal.announce("recording [the] reference")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -98,50 +97,15 @@ def test_kinds_that_nothing_records_are_refused():
     assert "param, buffer, input, output" in message and "leave it out" in message
 
 
-def test_stages_say_how_long_they_took(clock, capsys):
-    with terminal.stages() as begin:
-        begin("recording")
-        clock.now += 12.34
-        begin("looking")
-        clock.now += 0.05
-        begin("comparing")
-        clock.now += 0.2
-    assert capsys.readouterr().err.splitlines() == [
-        "ttrace: recording",
-        "ttrace: recording: done after 12.3 s",
-        "ttrace: looking",
-        "ttrace: comparing",
-        "ttrace: comparing: done after 0.2 s",
-    ]
-
-
-def test_a_stage_that_fails_is_no_done_one(clock, capsys):
-    with pytest.raises(ValueError), terminal.stages() as begin:
-        begin("recording")
-        clock.now += 3
-        raise ValueError
-    assert "ttrace: recording: stopped after 3.0 s\n" in capsys.readouterr().err
-
-
-def test_a_stage_that_ended_well_is_not_stopped_by_what_follows(clock, capsys):
-    with pytest.raises(ValueError), terminal.stages() as observer:
-        with stage(observer, "recording"):
-            clock.now += 3
-        clock.now += 5
-        raise ValueError
-    assert capsys.readouterr().err == (
-        "ttrace: recording\nttrace: recording: done after 3.0 s\n"
-    )
-    with pytest.raises(ValueError), terminal.stages() as observer:
-        with stage(observer, "comparing"):
-            clock.now += 3
-            raise ValueError
-    assert "comparing: stopped after 3.0 s" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_340_000_000, "2.3 GB")],
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1500, "1.5 kB"),
+        (2_340_000_000, "2.3 GB"),
+    ],
 )
 def test_sizes(num_bytes, text):
     assert terminal.size_text(num_bytes) == text

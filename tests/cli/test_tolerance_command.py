@@ -26,7 +26,7 @@ def test_estimate(ttrace, tmp_path, traces):
     out = tmp_path / "tolerance.json"
     answer = ttrace("tolerance", *traces, "--out", out, "--backend", "numpy")
     assert answer.code == 0
-    assert answer.err == (f"ttrace: {out}: noise of 1 tensors from 2 perturbed runs\n")
+    assert answer.err == (f"ttrace: {out}: noise of 1 tensor from 2 perturbed runs\n")
     table = ToleranceTable.load(out)
     assert table.noise[parse_tensor_id(ID)].draws == (0.03125, 0.0625)
     assert table.reference_run == "abc"
@@ -71,3 +71,16 @@ def test_the_page(ttrace, tmp_path, traces):
     answer = ttrace("tolerance", *traces, *options, page)
     assert (answer.code, answer.out) == (0, f"report: {page}\n")
     assert "what rounding noise did to 1 tensor in 2 noise runs" in page.read_text()
+
+
+def test_how_much_is_shown(ttrace, tmp_path, traces):
+    out = tmp_path / "tolerance.json"
+    options = ("tolerance", *traces, "--out", out, "--backend", "numpy")
+    page = tmp_path / "page.html"
+    brief = ttrace(*options, "--quiet", "--html", page)
+    assert (brief.code, brief.out, brief.err) == (0, "", "")
+    assert out.exists() and page.exists()
+    full = ttrace(*options, "--verbose")
+    (row,) = [line for line in full.out.splitlines() if "output" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["output", "1", "0", "0.0312", "0.0312"]

@@ -108,3 +108,13 @@ def opened(
         yield found
     finally:
         context.close()
+
+
+def clean(found: Opened) -> None:
+    """Demands that a page complained of nothing and asked for nothing."""
+    assert found.complaints == [] and found.requests == []
+
+
+def count(page: Any) -> str:
+    """What a page says of how many tensors pass its filters."""
+    return page.text_content("#f-count")

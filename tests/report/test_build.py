@@ -154,11 +154,12 @@ def test_figures_of_a_tensor():
     assert tensor.shape == (2, 4) and tensor.num_elements == 8
     assert tensor.num_unequal == 1 and tensor.scales == (1.0, 0.5)
     assert tensor.dtypes == ("float32", "float32")
-    assert tensor.layouts == ("2 4 (1 rank)", "x[tp] y (4 ranks)")
+    assert tensor.layouts == ("whole (1 rank)", "x[tp] y (4 ranks)")
     assert tensor.nan == tensor.inf == (0, 0)
     assert tensor.tolerance_from == "uncalibrated"
     assert tensor.tolerance and tensor.rel_err
     assert tensor.margin == pytest.approx(tensor.rel_err / tensor.tolerance)
+    assert tensor.replica_spreads == {"dp": tensor.replica_spread}
     assert tensor.replica_spread == pytest.approx(2 / np.linalg.norm(VALUES[:4]))
     assert tensor.rank_rel_err == {
         "0": 0.0,
@@ -177,7 +178,7 @@ def test_scale_fit():
 def test_layout_of_a_scalar():
     scalar = np.array(2, np.float32)
     (tensor,) = report_of({A: scalar}, {A: scalar}).tensors
-    assert tensor.layouts == ("scalar (1 rank)", "scalar (1 rank)")
+    assert tensor.layouts == ("whole (1 rank)", "whole (1 rank)")
     assert tensor.max_abs_err_at is None
 
 

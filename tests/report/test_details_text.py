@@ -95,8 +95,9 @@ def test_all_elements(fit, cosine, words):
 def test_a_place_and_who_holds_it(ranks, held):
     place = ErrorPlace(dim=1, ranges=((24, 32), (40, 41)), share=0.942, ranks=ranks)
     assert closer_look_sentence(report(place=place)) == (
-        f"3 of the 12 elements of {ID} are {BEYOND}, and 94.2% of the squared error "
-        f"lies at 24:32, 40:41 of dim 1{held}: look at what these have of their own"
+        f"3 of the 12 elements of {ID} are {BEYOND}, and 94.2 % of the squared error "
+        f"lies at indices 24:32, 40 of dim 1{held}: look for what is done to these "
+        "alone"
     )
 
 

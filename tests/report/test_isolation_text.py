@@ -8,6 +8,7 @@ from tests.factories.reports import some_report
 from ttrace.report.html.render import render_html
 from ttrace.report.isolation import IsolatedPlace, Isolation
 from ttrace.report.isolation_text import isolation_lines
+from ttrace.report.junit import render_junit
 from ttrace.report.markdown import render_markdown
 from ttrace.report.model import Report
 from ttrace.report.text import render_text
@@ -53,7 +54,9 @@ def test_a_run_in_which_nothing_is_wrong_and_none_at_all():
     assert "Nothing was wrong then" in line
     assert list(isolation_lines(None)) == []
     (line,) = isolation_lines(Isolation(obstacle="only torch can"))
-    assert line == "isolation: only torch can"
+    assert line == "isolation: no result: only torch can"
+    (line,) = isolation_lines(Isolation(obstacle="only torch can"), heading="")
+    assert line == "no result: only torch can"
 
 
 def test_a_report_keeps_it():
@@ -63,12 +66,12 @@ def test_a_report_keeps_it():
     assert "isolation" not in some_report().to_json()
 
 
-def test_the_page_and_the_job_summary_have_the_lines():
+def test_the_page_the_job_summary_and_junit_have_the_lines():
     report = some_report(isolation=ISOLATION)
     hostile = some_report(
         isolation=Isolation(obstacle="<script>alert(1)</script> **x** was not run")
     )
-    for render in (render_html, render_markdown):
+    for render in (render_html, render_markdown, render_junit):
         rendered = html.unescape(render(report))
         assert "2 places are wrong by themselves:" in rendered
         assert "output 0 of layers.0.mlp: NaN" in rendered

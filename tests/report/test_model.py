@@ -121,7 +121,7 @@ def damaged(change):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "JSONDecodeError"),
+        ("", "an empty file"),
         ("[]", "JSON that is no object (list)"),
         ("{}", "JSON of another kind, with the keys (none)"),
         (damaged(lambda v: v.pop("schema_version")), "'schema_version'"),

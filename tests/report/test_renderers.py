@@ -10,20 +10,22 @@ from ttrace.errors import UsageError
 from ttrace.report.model import Report
 from ttrace.report.renderers import RENDERERS, load_renderer
 
-TABLES = {"csv"}
-"""Formats of the tensors alone; all others give the verdict."""
+TABLES = {"csv", "parquet"}
+"""Formats of the tensors alone; all others give the verdict. Parquet has tests of its
+own."""
 
 
 @pytest.mark.parametrize("name", sorted(RENDERERS.keys() - TABLES))
 def test_every_format_renders_the_verdict(name):
     text = load_renderer(name)(some_report())
+    assert isinstance(text, str)
     assert "diverged" in text and some_report().summary in text
     assert text.endswith("\n")
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_every_tensor(name):
-    text = load_renderer(name)(some_report())
+def test_a_table_has_every_tensor():
+    text = load_renderer("csv")(some_report())
+    assert isinstance(text, str)
     assert all(tensor.id in text for tensor in some_report().tensors)
 
 
@@ -35,6 +37,7 @@ def test_json_is_the_report():
 
 def test_text_is_what_the_terminal_shows():
     text = load_renderer("text")(some_report())
+    assert isinstance(text, str)
     assert text.startswith("verdict: diverged\n") and "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 120
 

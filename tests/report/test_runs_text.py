@@ -37,17 +37,17 @@ def lines(dims: dict[str, str | None], sizes: dict[str, int]) -> list[str]:
         (
             {"a": "i j", "b": "i j"},
             {"dp": 2},
-            "2 ranks (dp 2), none of 2 parameters sharded",
+            "2 ranks (dp 2), none of its 2 parameters sharded",
         ),
         (
             {"a": "i[dp] j", "b": "i[dp] j[tp]", "c": "i j[tp]"},
             {"dp": 2, "tp": 2},
-            "4 ranks (dp 2, tp 2), of 3 parameters 2 over dp and 2 over tp sharded",
+            "4 ranks (dp 2, tp 2), 2 of its 3 parameters sharded over dp, 2 over tp",
         ),
         (
             {"a": "i[dp,tp] j", "b": "i j"},
             {"dp": 2, "tp": 2, "pp": 1},
-            "4 ranks (dp 2, tp 2), of 2 parameters 1 over dp and 1 over tp sharded",
+            "4 ranks (dp 2, tp 2), 1 of its 2 parameters sharded over dp, 1 over tp",
         ),
     ],
 )
@@ -74,6 +74,6 @@ def test_devices_of_jax_that_hold_nothing_are_no_ranks_of_the_run():
     assert said(idle, idle) == []
     (line,) = said(idle, wide)
     assert line == (
-        "runs: the reference on 1 rank; the candidate on 4 ranks (dp 4), none of 1 "
-        "parameters sharded"
+        "runs: the reference on 1 rank; the candidate on 4 ranks (dp 4), none of its "
+        "1 parameters sharded"
     )

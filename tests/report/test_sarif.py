@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.factories.json_schema import SARIF, breaches, schema_of
 from tests.factories.reports import some_report
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.report.isolation import IsolatedPlace, Isolation
@@ -128,3 +129,24 @@ def test_findings_name_file_and_line_of_the_candidate():
 def test_without_code_only_the_tensor_is_named():
     results = run_of(wrong_output())["results"]
     assert all("physicalLocation" not in r["locations"][0] for r in results)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_valid_by_the_schema(name):
+    assert breaches(json.loads(render_sarif(REPORTS[name])), schema_of(SARIF)) == []
+
+
+def test_findings_with_their_code_are_valid_by_the_schema():
+    report = with_code(
+        wrong_output(), candidate=CODE, reference={"@root": "ref.py:3 R"}
+    )
+    assert breaches(json.loads(render_sarif(report)), schema_of(SARIF)) == []
+
+
+def test_the_schema_finds_what_is_against_it():
+    value = json.loads(render_sarif(wrong_output()))
+    value["runs"][0]["results"][0]["level"] = "bad"
+    del value["runs"][0]["tool"]
+    found = breaches(value, schema_of(SARIF))
+    assert any("'bad' is not one of" in each for each in found)
+    assert any("'tool' is a required property" in each for each in found)

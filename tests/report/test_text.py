@@ -10,6 +10,7 @@ from rich.console import Console
 from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
 from ttrace.report.model import Counts, KindCoverage, Outcome, TensorReport
 from ttrace.report.text import Detail, print_report
+from ttrace.testing.report_samples import failed_tensor
 
 
 def rendered(report, width=200, **options):
@@ -219,6 +220,25 @@ def test_the_reason_does_not_repeat_the_figures_beside_it():
     other = replace(failed, cause="replicas", reason="replicas differ over tp")
     text = rendered(replace(some_report(), tensors=(PASSED, other)))
     assert other.reason in text
+
+
+def test_in_a_narrow_terminal_ids_have_the_room_of_what_figures_tell():
+    id_ = "step0/decoder.layers.0.mlp.experts.local_experts.0.linear_fc1/main_grad/w"
+    tensor = replace(
+        failed_tensor(id_),
+        cause="error",
+        rel_err=0.698,
+        max_abs_err=0.5,
+        max_abs_err_at=(28, 1),
+    )
+    report = some_report(tensors=(tensor,), first_divergence=None)
+    narrow, wide = rendered(report, 80), rendered(report, 120)
+    assert "largest difference" in wide and "largest difference" not in narrow
+    rows = [line for line in narrow.splitlines() if line.startswith("│")]
+    assert len(rows) == 2 and max(map(len, narrow.splitlines())) <= 80
+    other = replace(tensor, cause="shape", reason="shapes differ")
+    both = rendered(some_report(tensors=(tensor, other), first_divergence=None), 80)
+    assert "shapes differ" in both and "largest difference" not in both
 
 
 def test_ids_are_not_broken_within_a_word():

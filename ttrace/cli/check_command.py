@@ -17,13 +17,8 @@ from ttrace.cli.report_files import (
     reported_errors,
     wanted_reports,
 )
-from ttrace.cli.terminal import (
-    announce,
-    capture_from,
-    progress_bar,
-    size_text,
-    stages,
-)
+from ttrace.cli.stage_display import stage_display
+from ttrace.cli.terminal import announce, capture_from, size_text
 from ttrace.errors import TtraceError, UsageError
 from ttrace.judge.closer_look import closer_look_named
 from ttrace.judge.tolerances.tolerance import TolerancePolicy, ToleranceTable
@@ -105,12 +100,12 @@ def _print_plan(request: CheckRequest) -> None:
 
 def _checked(request: CheckRequest, backend: str, *, quiet: bool) -> Report:
     try:
-        with (
-            stages(quiet=quiet) as begin,
-            progress_bar("comparing", quiet=quiet) as progress,
-        ):
+        with stage_display(quiet=quiet) as display:
             return run_check(
-                request, program_backend(backend), on_stage=begin, progress=progress
+                request,
+                program_backend(backend),
+                on_stage=display,
+                progress=display.progress,
             )
     except UsageError:
         raise

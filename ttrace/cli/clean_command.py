@@ -14,15 +14,21 @@ def run(args: argparse.Namespace) -> int:
     traces = find_traces(folder)
     for trace in traces:
         remove_trace(trace)
-        console.print(
-            f"deleted {trace.path}: {size_text(trace.num_bytes)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        if not args.quiet:
+            console.print(
+                f"deleted {trace.path}: {size_text(trace.num_bytes)}",
+                markup=False,
+                soft_wrap=True,
+            )
+    if args.quiet:
+        return 0
     if not traces:
         console.print(f"there is no trace to delete in {folder}", markup=False)
     if folder.is_dir():
-        for path in sorted(folder.iterdir()):
+        kept = folder.rglob("*") if args.verbose else folder.iterdir()
+        for path in sorted(kept):
+            if args.verbose and path.is_dir():
+                continue
             size = size_text(num_bytes_in(path))
             console.print(f"kept {path}: {size}", markup=False, soft_wrap=True)
     return 0

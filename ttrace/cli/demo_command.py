@@ -5,7 +5,9 @@ import importlib.util
 from pathlib import Path
 
 from ttrace.cli.program_backend import program_backend
-from ttrace.cli.terminal import announce, output_console, progress_bar
+from ttrace.cli.report_files import detail_from
+from ttrace.cli.stage_display import stage_display
+from ttrace.cli.terminal import output_console
 from ttrace.errors import MissingExtraError
 from ttrace.report.text import print_report
 
@@ -26,20 +28,23 @@ def run(args: argparse.Namespace) -> int:
     as_expected = True
     earlier: Path | None = None
     for scenario in SCENARIOS:
-        console.print(f"\n{scenario.name}: {scenario.title}", markup=False)
+        if not args.quiet:
+            console.print(f"\n{scenario.name}: {scenario.title}", markup=False)
         out = Path(args.out) / scenario.name
-        with progress_bar("comparing") as progress:
+        with stage_display(quiet=args.quiet) as display:
             report = run_scenario(
                 scenario,
                 out,
                 backend,
                 earlier=earlier,
-                on_stage=announce,
-                progress=progress,
+                on_stage=display,
+                progress=display.progress,
             )
         earlier = earlier or out
         json_path = out / "report.json"
-        print_report(report, console, json_path=json_path)
+        if not args.quiet:
+            detail = detail_from(args)
+            print_report(report, console, json_path=json_path, detail=detail)
         met = report.verdict is scenario.expected
         as_expected = as_expected and met
         closing.append(
@@ -49,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if report.first_divergence is not None:
             closing.append(f"  first divergence: {report.first_divergence.sentence}")
-    console.print()
+    if not args.quiet:
+        console.print()
     for line in closing:
         console.print(line, markup=False, soft_wrap=True)
     return 0 if as_expected else 1

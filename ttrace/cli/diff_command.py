@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ttrace.cli.report_files import STDOUT, require_other_file
+from ttrace.cli.report_files import STDOUT, detail_from, require_other_file
 from ttrace.cli.terminal import output_console, status_console
 from ttrace.report.diff_text import render_diff
 from ttrace.report.report_file import report_path
-from ttrace.report.text import print_report_path
+from ttrace.report.text import Detail, print_report_path
 from ttrace.reports import diff_reports
 from ttrace.store.output_file import require_writable, write_output
 
@@ -23,10 +23,12 @@ def run(args: argparse.Namespace) -> int:
         args.old, args.new, factor=args.factor, least_margin=args.least_margin
     )
     console = status_console() if json_path == STDOUT else output_console()
-    console.print(render_diff(diff))
+    detail = detail_from(args)
+    console.print(render_diff(diff, detail=detail))
     if json_path == STDOUT:
         sys.stdout.write(diff.json_text())
     elif json_path is not None:
         write_output(json_path, diff.json_text())
-        print_report_path(json_path, console)
+        if detail is not Detail.BRIEF:
+            print_report_path(json_path, console)
     return 1 if diff.is_worse else 0

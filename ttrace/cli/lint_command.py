@@ -9,6 +9,7 @@ from ttrace.cli.terminal import output_console, progress_bar
 from ttrace.judge.diagnosis import Diagnosis
 from ttrace.pipeline import lint
 from ttrace.report.json_values import encode
+from ttrace.report.wording import figure
 from ttrace.store.output_file import require_writable, write_output
 from ttrace.store.reader import open_trace
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         require_writable(Path(args.json), asked_by="--json")
     trace = open_trace(Path(args.trace))
-    with progress_bar("reading the trace") as progress:
+    with progress_bar("reading the trace", quiet=args.quiet) as progress:
         findings = lint(
             trace, tolerance=args.tolerance, backend=args.backend, progress=progress
         )
@@ -34,8 +35,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     plural = "s" if len(findings) > 1 else ""
     console.print(f"{len(findings)} finding{plural} in {number} tensors", markup=False)
-    for finding in findings:
+    for finding in () if args.quiet else findings:
         console.print(f"{finding.code}: {finding.sentence}", markup=False)
+        if args.verbose:
+            for name, value in finding.evidence.items():
+                shown = figure(value) if isinstance(value, float) else value
+                console.print(f"    {name}: {shown}", markup=False)
+            for tensor_id in finding.tensor_ids:
+                console.print(f"    {tensor_id}", markup=False, soft_wrap=True)
     return 1
 
 

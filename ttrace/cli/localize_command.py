@@ -4,8 +4,13 @@ import argparse
 from pathlib import Path
 
 from ttrace.cli.program_backend import program_backend
-from ttrace.cli.report_files import emit_report, reported_errors, wanted_reports
-from ttrace.cli.terminal import progress_bar, stages
+from ttrace.cli.report_files import (
+    detail_from,
+    emit_report,
+    reported_errors,
+    wanted_reports,
+)
+from ttrace.cli.stage_display import stage_display
 from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.launch.commands import split_command
 from ttrace.localize_job import LocalizeRequest, run_localize
@@ -29,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
             map_file=None if args.map is None else read_map(args.map),
             timeout_s=args.timeout,
         )
-        with stages() as begin, progress_bar("comparing") as progress:
+        with stage_display(quiet=args.quiet) as display:
             report = run_localize(
                 request,
                 program_backend(args.backend),
-                on_stage=begin,
-                progress=progress,
+                on_stage=display,
+                progress=display.progress,
             )
-    emit_report(report, files)
+    emit_report(report, files, detail=detail_from(args))
     return report.verdict.exit_code

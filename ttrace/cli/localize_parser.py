@@ -1,6 +1,11 @@
 """The options of ``ttrace localize``; imports nothing slow."""
 
-from ttrace.cli.option_groups import add_backend, add_report_files, positive_number
+from ttrace.cli.option_groups import (
+    add_backend,
+    add_report_files,
+    add_verbosity,
+    positive_number,
+)
 from ttrace.launch import defaults
 
 
@@ -64,4 +69,5 @@ def add_localize(commands) -> None:
         help="after which the command counts as hanging (default: %(default)g)",
     )
     add_report_files(parser)
+    add_verbosity(parser)
     add_backend(parser)

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         write_output(path, text)
-    for line in summary_lines(proposal):
+        if args.verbose:
+            print(text, end="")
+    for line in () if args.quiet else summary_lines(proposal):
         announce(line)
     return 0

@@ -116,21 +116,32 @@ def add_report_files(
         )
 
 
-def add_verbosity(parser: argparse.ArgumentParser) -> None:
-    """How much the terminal shows."""
+def add_verbosity(
+    parser: argparse.ArgumentParser,
+    *,
+    quiet: str = "the verdict and its sentence alone, and errors",
+    verbose: str = "all tensors that failed or that only one run has, and all reasons",
+) -> None:
+    """How much the terminal shows.
+
+    Args:
+        parser: Of the command.
+        quiet: What it shows with ``--quiet``.
+        verbose: Likewise with ``--verbose``.
+    """
     group = parser.add_argument_group("how much the terminal shows")
     either = group.add_mutually_exclusive_group()
     either.add_argument(
         "-q",
         "--quiet",
         action="store_true",
-        help="the verdict and its sentence alone, and errors",
+        help=quiet,
     )
     either.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help="all tensors that failed or that only one run has, and all reasons",
+        help=verbose,
     )
 
 

@@ -190,6 +190,11 @@ def _add_record(commands) -> None:
         "candidate that computes in it; by default, to that of each tensor",
     )
     add_run_options(parser)
+    add_verbosity(
+        parser,
+        quiet="warnings and errors alone",
+        verbose="how many tensors of each kind were recorded, and what was skipped",
+    )
     parser.add_argument(
         "cmd", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command to run"
     )
@@ -251,6 +256,11 @@ def _add_map(commands) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a file that is there"
     )
+    add_verbosity(
+        parser,
+        quiet="the map alone, where it is printed, and errors",
+        verbose="the map on the terminal, too, where it is written to a file",
+    )
 
 
 def _add_tolerance(commands) -> None:
@@ -280,6 +290,9 @@ def _add_tolerance(commands) -> None:
         "--out", required=True, metavar="FILE", help="write the tolerances there"
     )
     add_page(parser)
+    add_verbosity(
+        parser, quiet="errors alone", verbose="how large the noise of each kind is"
+    )
     add_backend(parser)
     add_processes(parser)
 
@@ -305,6 +318,11 @@ def _add_replicas(commands) -> None:
         "depth)",
     )
     add_page(parser)
+    add_verbosity(
+        parser,
+        quiet="how many tensors agree, and errors",
+        verbose="all tensors that differ, not the first alone",
+    )
     add_backend(parser)
 
 
@@ -328,6 +346,11 @@ def _add_lint(commands) -> None:
         "dtype and depth)",
     )
     parser.add_argument("--json", metavar="FILE", help="write what was found")
+    add_verbosity(
+        parser,
+        quiet="how many findings there are, and errors",
+        verbose="what each finding rests on, and the tensors that it speaks of",
+    )
     add_backend(parser)
 
 
@@ -388,6 +411,11 @@ def _add_clean(commands) -> None:
     parser.add_argument(
         "out", metavar="OUT", help="the --out of 'check', or the folder of a trace"
     )
+    add_verbosity(
+        parser,
+        quiet="errors alone",
+        verbose="each file that is kept, in place of its folder",
+    )
 
 
 def _add_demo(commands) -> None:
@@ -407,6 +435,7 @@ def _add_demo(commands) -> None:
         metavar="DIR",
         help="folder for traces, logs and reports (default: %(default)s)",
     )
+    add_verbosity(parser)
     add_backend(parser)
 
 

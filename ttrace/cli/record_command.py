@@ -1,13 +1,17 @@
 """``ttrace record``: one run of one command."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from ttrace.cli.terminal import announce, capture_from
 from ttrace.errors import UsageError
+from ttrace.ir.kinds import Kind
 from ttrace.judge.runs.remarks import repeats_in
 from ttrace.judge.runs.trace_lines import early_step, early_step_sentence
 from ttrace.launch.record import Recording, record
+from ttrace.report.html.figures import plural
+from ttrace.report.skip_reasons import skipped_in
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,10 +40,17 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     info = trace.info
-    announce(
-        f"{out}: {len(info.tensors)} tensors of {len(info.ranks)} ranks recorded, "
-        f"{len(info.skipped)} skipped"
-    )
+    if not args.quiet:
+        announce(
+            f"{out}: {plural(len(info.tensors), 'tensor')} of "
+            f"{plural(len(info.ranks), 'rank')} recorded, {len(info.skipped)} skipped"
+        )
+    if args.verbose:
+        kinds = Counter(tensor_id.kind for tensor_id in info.tensors)
+        for kind in sorted(kinds, key=list(Kind).index):
+            announce(f"{kinds[kind]} {kind.value}")
+        for line in skipped_in(info):
+            announce(line)
     repeats = repeats_in(info)
     if repeats is not None:
         announce(f"warning: {repeats}")

@@ -1,6 +1,7 @@
 """``ttrace replicas``: the replicas within one trace, against each other."""
 
 import argparse
+import sys
 
 from rich.table import Table
 
@@ -17,6 +18,7 @@ from ttrace.judge.verdicts.replicas import (
 from ttrace.pipeline import replicas
 from ttrace.report.html.replicas_page import render_replicas
 from ttrace.report.id_text import IdText
+from ttrace.report.wording import MAX_ROWS, title_of
 from ttrace.store.reader import open_trace
 
 
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """
     page = wanted_page(args)
     trace = open_trace(args.trace)
-    with progress_bar("comparing replicas") as progress:
+    with progress_bar("comparing replicas", quiet=args.quiet) as progress:
         checks = replicas(
             trace,
             tolerance=args.tolerance,
@@ -40,29 +42,31 @@ def run(args: argparse.Namespace) -> int:
     findings = collective_faults(trace, checks)
     console = status_console() if page == STDOUT else output_console()
     console.print(f"{num_known - len(bad)} of {num_known} tensors with replicas agree")
-    if doubted:
-        console.print(doubted_sentence(doubted), markup=False)
-    for reason in skipped_steps(trace.info).values():
-        console.print(f"{reason}; gradients of that step are not compared")
-    if bad:
-        console.print(_table(bad))
-    for finding in findings:
-        console.print(f"{finding.code}: {finding.sentence}", markup=False)
+    if not args.quiet:
+        if doubted:
+            console.print(doubted_sentence(doubted), markup=False)
+        for reason in skipped_steps(trace.info).values():
+            console.print(f"{reason}; gradients of that step are not compared")
+        if bad:
+            console.print(_table(bad, sys.maxsize if args.verbose else MAX_ROWS))
+        for finding in findings:
+            console.print(f"{finding.code}: {finding.sentence}", markup=False)
     if page is not None:
         text = render_replicas(
             trace.name, trace.info, checks, is_measured=args.tolerance is not None
         )
-        write_page(text, page, console)
+        write_page(text, page, None if args.quiet else console)
     return 1 if bad or findings else 0
 
 
-def _table(bad: list[ReplicaCheck]) -> Table:
-    table = Table(title="replicas that differ", title_justify="left")
+def _table(bad: list[ReplicaCheck], max_rows: int) -> Table:
+    title = title_of("replicas that differ", len(bad), max_rows)
+    table = Table(title=title, title_justify="left")
     table.add_column("tensor")
     table.add_column("spread", justify="right")
     table.add_column("allowed", justify="right")
     table.add_column("ranks", overflow="fold")
-    for check in bad:
+    for check in bad[:max_rows]:
         ranks = (
             f"{replica.rank} from {replica.against}" for replica in check.differing
         )

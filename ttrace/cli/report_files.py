@@ -13,7 +13,7 @@ from ttrace.cli.terminal import output_console, status_console
 from ttrace.errors import StorageFullError, TtraceError, UsageError
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.model import Report
-from ttrace.report.renderers import RENDERERS, load_renderer
+from ttrace.report.renderers import RENDERERS, load_renderer, require_packages
 from ttrace.report.text import Detail, print_report, print_report_path
 from ttrace.store.output_file import require_writable, write_output
 
@@ -36,8 +36,11 @@ def wanted_reports(
         UsageError: The folder of one does not exist, several are to go to standard
             output or to one file, or one would replace a file of the command.
         StorageFullError: One could not be written.
+        MissingExtraError: A format needs a package that is not installed.
     """
     wanted = {name: Path(file) for name in RENDERERS if (file := getattr(args, name))}
+    for name in wanted:
+        require_packages(name)
     to_stdout = [f"--{name}" for name, path in wanted.items() if path == STDOUT]
     if len(to_stdout) > 1:
         raise UsageError(
@@ -141,11 +144,14 @@ def write_reports(report: Report, files: Mapping[str, Path]) -> None:
         StorageFullError: A file could not be written.
     """
     for name, path in files.items():
-        text = load_renderer(name)(report)
-        if path == STDOUT:
-            sys.stdout.write(text)
+        content = load_renderer(name)(report)
+        if path != STDOUT:
+            write_output(path, content)
+        elif isinstance(content, bytes):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
         else:
-            write_output(path, text)
+            sys.stdout.write(content)
 
 
 @contextlib.contextmanager
@@ -211,8 +217,8 @@ def wanted_page(args: argparse.Namespace, *, own: Path | None = None) -> Path | 
     return path
 
 
-def write_page(text: str, path: Path, console: Console) -> None:
-    """Writes a page, and says where it lies.
+def write_page(text: str, path: Path, console: Console | None) -> None:
+    """Writes a page, and says where it lies; not without a console.
 
     Raises:
         StorageFullError: It could not be written.
@@ -221,4 +227,5 @@ def write_page(text: str, path: Path, console: Console) -> None:
         sys.stdout.write(text)
         return
     write_output(path, text)
-    print_report_path(path, console)
+    if console is not None:
+        print_report_path(path, console)

@@ -113,3 +113,8 @@ def add_diff(commands) -> None:
         metavar="FILE",
         help="write what is new there; '-': standard output",
     )
+    add_verbosity(
+        parser,
+        quiet="whether anything got worse, both verdicts and the new sentence",
+        verbose="all tensors that changed, not the first ones alone",
+    )

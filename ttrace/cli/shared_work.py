@@ -46,9 +46,7 @@ def shared_work(args: argparse.Namespace, what: str) -> Iterator[SharedWork]:
             processes = module.joined_processes()
         else:
             processes = stack.enter_context(local_processes(args.processes, args.argv))
-        draw = stack.enter_context(
-            progress_bar(what, quiet=getattr(args, "quiet", False))
-        )
+        draw = stack.enter_context(progress_bar(what, quiet=args.quiet))
 
         def progress(done: int, total: int) -> None:
             draw(done, total)

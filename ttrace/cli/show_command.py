@@ -1,8 +1,6 @@
 """``ttrace show``: what a trace holds."""
 
 import argparse
-from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
@@ -21,12 +19,16 @@ from ttrace.compare.details.value_views import (
 from ttrace.errors import UsageError
 from ttrace.ir.trace import RankInfo, TensorRecord
 from ttrace.ir.trace_source import TraceSource
+from ttrace.report.html.figures import plural
 from ttrace.report.id_text import IdText
-from ttrace.report.skip_reasons import grouped_reasons
+from ttrace.report.skip_reasons import skipped_in
 from ttrace.report.wording import figure
 
 _NOT_WHOLE = "not whole"
 """In place of figures, where shards do not say a tensor whole."""
+
+_ALL = "*"
+"""Matches every tensor: what is shown where no pattern is given."""
 
 _MOST_VALUES = 1000
 """Of a slice, that are printed; of a larger one its ends."""
@@ -37,12 +39,22 @@ def run(args: argparse.Namespace) -> int:
     parts = None if args.slice is None else parse_slice(args.slice)
     trace = open_trace_or_checkpoint(args.trace, allow_incomplete=True)
     console = output_console()
-    _print_run(trace, console)
     tensors = [
         record
         for record in trace.info.tensors.values()
         if record.id.matches(args.pattern)
     ]
+    skipped = list(skipped_in(trace.info, args.pattern))
+    if args.pattern != _ALL and not tensors and not skipped:
+        raise UsageError(
+            "no tensor of the trace matches",
+            where="PATTERN",
+            got=args.pattern,
+            remedy=f"'ttrace show {trace.name}' lists the ids; a pattern is matched "
+            "with the whole id, such as '*/main_grad/*'",
+        )
+    is_list = not args.statistics and parts is None and args.against is None
+    _print_run(trace, console, is_list=is_list)
     if args.against is not None:
         _print_difference(trace, tensors, args.against, console)
     elif parts is not None:
@@ -51,25 +63,15 @@ def run(args: argparse.Namespace) -> int:
         console.print(_figures_table(trace, tensors))
     else:
         console.print(_tensor_table(tensors))
-    for line in _skipped_lines(trace, args.pattern):
+    for line in skipped:
         console.print(line, markup=False)
     for reason in trace.incomplete:
         console.print(f"incomplete: {reason}", markup=False, soft_wrap=True)
     return 2 if trace.incomplete else 0
 
 
-def _skipped_lines(trace: TraceSource, pattern: str) -> Iterator[str]:
-    """``skipped 63: no layout rule, e.g. ID``, the most frequent reason first."""
-    wanted = [item for item in trace.info.skipped.values() if item.id.matches(pattern)]
-    examples: dict[str, str] = {}
-    for item in wanted:
-        examples.setdefault(item.reason, str(item.id))
-    reasons = Counter(item.reason for item in wanted)
-    for text, number in grouped_reasons(reasons, examples):
-        yield f"skipped {number}: {text}"
-
-
-def _print_run(trace: TraceSource, console: Console) -> None:
+def _print_run(trace: TraceSource, console: Console, *, is_list: bool) -> None:
+    """Prints what run it is; of a list, how it was set up, too."""
     if not trace.info.ranks:
         return
     first: RankInfo = trace.info.ranks[0]
@@ -81,11 +83,14 @@ def _print_run(trace: TraceSource, console: Console) -> None:
     if first.rewrites is not None:
         noise += f", with values of {first.rewrites} in place of its own"
     ranks = ", ".join(str(info.rank) for info in trace.info.ranks)
+    word = "rank" if len(trace.info.ranks) == 1 else "ranks"
     console.print(
-        f"{first.framework} run {first.run_id[:8]}{noise}: ranks {ranks} of "
+        f"{first.framework} run {first.run_id[:8]}{noise}: {word} {ranks} of "
         f"{first.world_size}",
         markup=False,
     )
+    if not is_list:
+        return
     for mesh in first.meshes:
         sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.sizes.items())
         console.print(f"mesh {mesh.name}: {sizes}", markup=False)
@@ -95,12 +100,13 @@ def _print_run(trace: TraceSource, console: Console) -> None:
         ("capture", first.capture),
     ):
         if values:
-            text = ", ".join(f"{key} {value}" for key, value in values.items())
+            pairs = ((key, "none" if v == "" else v) for key, v in values.items())
+            text = ", ".join(f"{key} {value}" for key, value in pairs)
             console.print(f"{name}: {text}", markup=False, soft_wrap=True)
 
 
 def _tensor_table(tensors: list[TensorRecord]) -> Table:
-    table = Table(title=f"{len(tensors)} tensors", title_justify="left")
+    table = Table(title=plural(len(tensors), "tensor"), title_justify="left")
     table.add_column("tensor")
     table.add_column("dtype")
     table.add_column("logical shape")
@@ -121,7 +127,7 @@ def _tensor_table(tensors: list[TensorRecord]) -> Table:
 
 def _figures_table(trace: TraceSource, tensors: list[TensorRecord]) -> Table:
     """A row for each tensor, read whole one after the other."""
-    table = Table(title=f"{len(tensors)} tensors", title_justify="left")
+    table = Table(title=plural(len(tensors), "tensor"), title_justify="left")
     table.add_column("tensor")
     for name in ("norm", "mean", "smallest", "largest", "zeros", "NaN", "inf"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What the subcommands share on the terminal: consoles, stages, progress."""
+"""What the subcommands share on the terminal: consoles, sizes, one bar."""
 
 import argparse
 import contextlib
@@ -17,10 +17,6 @@ _QUIET_S = 2.0
 """A progress bar appears for what takes longer."""
 
 
-_BRIEF_S = 0.1
-"""How long a stage took is said of what takes longer."""
-
-
 def output_console() -> Console:
     """The console for results."""
     console = Console(highlight=False)
@@ -36,7 +32,9 @@ def size_text(num_bytes: int) -> str:
         if size < 1000:
             break
         size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+    if unit == "bytes":
+        return "1 byte" if num_bytes == 1 else f"{num_bytes} bytes"
+    return f"{size:.1f} {unit}"
 
 
 def status_console() -> Console:
@@ -47,49 +45,6 @@ def status_console() -> Console:
 def announce(message: str) -> None:
     """Says what begins."""
     status_console().print(f"ttrace: {message}", soft_wrap=True, markup=False)
-
-
-@contextlib.contextmanager
-def stages(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yields a ``StageObserver`` that says what begins, and how long it has taken.
-
-    An exception stops the stage that is running, if one is; not one that has ended.
-
-    Args:
-        quiet: Say nothing.
-    """
-    if quiet:
-        yield lambda message: None
-        return
-    observer = _SaidStages()
-    try:
-        yield observer
-    except BaseException:
-        observer.end("stopped")
-        raise
-    observer.end()
-
-
-class _SaidStages:
-    """A ``StageObserver`` that says all on standard error."""
-
-    def __init__(self):
-        self._running: tuple[str, float] | None = None
-
-    def __call__(self, words: str, /) -> None:
-        self.end()
-        announce(words)
-        self._running = words, time.monotonic()
-
-    def end(self, how: str = "done") -> None:
-        """Says how the running stage has ended, and after how long."""
-        if self._running is None:
-            return
-        words, started = self._running
-        self._running = None
-        took_s = time.monotonic() - started
-        if took_s >= _BRIEF_S:
-            announce(f"{words}: {how} after {took_s:.1f} s")
 
 
 @contextlib.contextmanager

@@ -3,12 +3,17 @@
 import argparse
 from pathlib import Path
 
+from rich.table import Table
+
 from ttrace.cli.program_backend import program_backend
-from ttrace.cli.report_files import wanted_page, write_page
+from ttrace.cli.report_files import STDOUT, wanted_page, write_page
 from ttrace.cli.shared_work import shared_work
-from ttrace.cli.terminal import announce, output_console
+from ttrace.cli.terminal import announce, output_console, status_console
+from ttrace.judge.tolerances.tolerance import ToleranceTable
 from ttrace.pipeline import estimate_tolerance
-from ttrace.report.html.tolerance_page import render_tolerance
+from ttrace.report.html.figures import plural
+from ttrace.report.html.tolerance_page import by_kind, render_tolerance
+from ttrace.report.wording import figure
 from ttrace.store.output_file import require_writable
 
 
@@ -28,10 +33,26 @@ def run(args: argparse.Namespace) -> int:
     if not work.is_reported_here:
         return 0
     table.save(out)
-    announce(
-        f"{out}: noise of {len(table.noise)} tensors from {len(args.perturbed)} "
-        f"perturbed run{'s' if len(args.perturbed) > 1 else ''}"
-    )
+    if not args.quiet:
+        announce(
+            f"{out}: noise of {plural(len(table.noise), 'tensor')} from "
+            f"{plural(len(args.perturbed), 'perturbed run')}"
+        )
+    console = status_console() if page == STDOUT else output_console()
+    if args.verbose:
+        console.print(_kinds_table(table))
     if page is not None:
-        write_page(render_tolerance(table, name=str(out)), page, output_console())
+        text = render_tolerance(table, name=str(out))
+        write_page(text, page, None if args.quiet else console)
     return 0
+
+
+def _kinds_table(table: ToleranceTable) -> Table:
+    rows = Table(title="noise over the value, by kind", title_justify="left")
+    rows.add_column("kind")
+    for name in ("tensors", "unchanged", "median", "largest"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    for kind in by_kind(table):
+        numbers = map(str, (kind.num_tensors, kind.num_silent))
+        rows.add_row(kind.kind, *numbers, figure(kind.median), figure(kind.largest))
+    return rows

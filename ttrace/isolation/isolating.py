@@ -145,9 +145,9 @@ def report_obstacle(report: Report) -> str | None:
             "first failure is: record inputs, outputs and their gradients, too"
         )
     return (
-        f"in step {step}, where the first failure is, forward and backward agree, so "
-        "none is handed on through modules, and a run on the reference's values would "
-        "show the same"
+        f"forward and backward agree in step {step}, where the first failure is, so no "
+        "module hands an error on to others, and running the candidate on the "
+        "reference's values would show the same"
     )
 
 

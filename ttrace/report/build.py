@@ -21,6 +21,7 @@ from ttrace.judge.reading.own_faults import explained
 from ttrace.judge.rules.table import diagnose
 from ttrace.judge.tolerances.setup import SettingDifferences, compare_settings
 from ttrace.judge.tolerances.tolerance import Tolerance, ToleranceTable
+from ttrace.judge.verdicts.replica_axes import AxesApart
 from ttrace.judge.verdicts.structure import StructureDifference
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict, count_statuses
 from ttrace.mapping.left_out import num_activations_left_out
@@ -83,6 +84,7 @@ def build_report(
         candidate=candidate.info,
         evidence=evidence,
     )
+    apart = AxesApart(candidate.info)
     return Report(
         verdict=judged.outcome,
         summary=f"{judged.summary} {note}" if note else judged.summary,
@@ -95,7 +97,7 @@ def build_report(
         first_divergence=evidence.place.first,
         diagnosis=diagnose(verdicts, candidate.info, evidence),
         structure=tuple(structure),
-        tensors=tuple(_tensor_report(v, details.get(v.id)) for v in verdicts),
+        tensors=tuple(_tensor_report(v, details.get(v.id), apart) for v in verdicts),
         setup=_setup(verdicts, reference, candidate, settings, map_file),
         culprits=explained(
             find_culprits,
@@ -124,7 +126,7 @@ def _counts(verdicts: Sequence[TensorVerdict]) -> Counts:
 
 
 def _tensor_report(
-    verdict: TensorVerdict, details: TensorDetails | None
+    verdict: TensorVerdict, details: TensorDetails | None, apart: AxesApart
 ) -> TensorReport:
     bare = {
         "id": str(verdict.id),
@@ -169,8 +171,19 @@ def _tensor_report(
             str(rank): part.rel_err for rank, part in sorted(result.rank_stats.items())
         },
         details=details,
+        replica_spreads=_replica_spreads(result, apart),
         **_multiplier_terms(verdict.tolerance, stats.reference_norm),
     )
+
+
+def _replica_spreads(result: TensorResult, apart: AxesApart) -> dict[str, float] | None:
+    """The largest spread of the candidate's replicas, by the axes they are apart on."""
+    spreads: dict[str, float] = {}
+    mesh = result.plan.match.candidate.shards[0].layout.mesh
+    for replica in result.candidate_replicas:
+        over = apart.between(replica, mesh)
+        spreads[over] = max(replica.spread, spreads.get(over, 0.0))
+    return spreads or None
 
 
 def _multiplier_terms(tolerance: Tolerance, norm: float) -> dict[str, Any]:
@@ -192,7 +205,9 @@ def _scale_fit(result: TensorResult) -> float | None:
 
 def _describe_layout(record: TensorRecord) -> str:
     layout = record.shards[0].layout
-    dims = layout.dims or " ".join(map(str, layout.local_shape)) or "scalar"
+    is_whole = tuple(layout.local_shape) == tuple(record.global_shape)
+    parts = "whole" if is_whole else f"parts of {list(layout.local_shape)}"
+    dims = layout.dims or parts
     ranks = f"{len(record.shards)} rank" + ("s" if len(record.shards) > 1 else "")
     return f"{dims} ({ranks})"
 

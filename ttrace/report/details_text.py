@@ -65,8 +65,8 @@ def _sentence(
         return f"{text}, at {at}: look at what computes this element"
     if place is not None:
         return (
-            f"{text}, and {100 * place.share:.3g}% of the squared error lies at "
-            f"{_place_text(place)}: look at what these have of their own"
+            f"{text}, and {100 * place.share:.3g} % of the squared error lies at "
+            f"{_place_text(place)}: look for what is done to these alone"
         )
     if number > _WHOLE * total:
         return f"{text}: {_of_all(tensor)}"
@@ -106,8 +106,12 @@ def _limit(tensor: TensorReport) -> str:
 
 
 def _place_text(place: ErrorPlace) -> str:
-    ranges = ", ".join(f"{start}:{stop}" for start, stop in place.ranges)
-    text = f"{ranges} of dim {place.dim}"
+    ranges = ", ".join(
+        str(start) if stop == start + 1 else f"{start}:{stop}"
+        for start, stop in place.ranges
+    )
+    is_one = len(place.ranges) == 1 and place.ranges[0][1] == place.ranges[0][0] + 1
+    text = f"{'index' if is_one else 'indices'} {ranges} of dim {place.dim}"
     if not place.ranks:
         return text
     ranks = _ranks_text(place.ranks)

@@ -1,5 +1,6 @@
 """Renders what is new in a report for a terminal; only renders."""
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
@@ -10,6 +11,7 @@ from rich.text import Text
 from ttrace.report.diff import OTHERS, WORSE, ReportDiff, TensorChange
 from ttrace.report.id_text import IdText
 from ttrace.report.printable import Printable
+from ttrace.report.text import Detail
 from ttrace.report.wording import MAX_ROWS, figure, title_of
 
 _TITLES = {
@@ -23,8 +25,9 @@ _TITLES = {
 }
 
 
-def render_diff(diff: ReportDiff) -> RenderableType:
+def render_diff(diff: ReportDiff, *, detail: Detail = Detail.USUAL) -> RenderableType:
     """All that is new as one rich renderable; the worse before the better."""
+    max_rows = sys.maxsize if detail is Detail.FULL else MAX_ROWS
     verdicts = diff.old_verdict.value, diff.new_verdict.value
     changed = verdicts[0] != verdicts[1]
     word, style = (
@@ -49,6 +52,8 @@ def render_diff(diff: ReportDiff) -> RenderableType:
                 style="yellow",
             )
         )
+    if detail is Detail.BRIEF:
+        return Printable(content=Group(*parts))
     parts += (Text(line) for line in _numbers(diff))
     if diff.changed_settings:
         pairs = (f"{n} {a} -> {b}" for n, (a, b) in diff.changed_settings.items())
@@ -56,7 +61,7 @@ def render_diff(diff: ReportDiff) -> RenderableType:
     for name in (*WORSE, *OTHERS):
         changes = getattr(diff, name)
         if changes:
-            parts.append(_table(_TITLES[name], changes))
+            parts.append(_table(_TITLES[name], changes, max_rows))
     return Printable(content=Group(*parts))
 
 
@@ -67,14 +72,15 @@ def _numbers(diff: ReportDiff) -> Iterable[str]:
             yield f"{len(changes)} {_TITLES[name]}"
 
 
-def _table(title: str, changes: Sequence[TensorChange]) -> Table:
-    table = Table(title=title_of(title, len(changes)), title_justify="left")
+def _table(title: str, changes: Sequence[TensorChange], max_rows: int) -> Table:
+    title = title_of(title, len(changes), max_rows)
+    table = Table(title=title, title_justify="left")
     table.add_column("tensor")
     table.add_column("was", no_wrap=True)
     table.add_column("is", no_wrap=True)
     table.add_column("margin", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for change in changes[:MAX_ROWS]:
+    for change in changes[:max_rows]:
         table.add_row(
             IdText(text=change.id),
             change.old_status or "not there",

@@ -10,14 +10,21 @@ from ttrace.report.wording import MAX_ROWS, figure
 _MAX_REASONS = 3
 
 
-def isolation_lines(isolation: Isolation | None) -> Iterator[str]:
-    """The lines; none where a report says nothing of it."""
+def isolation_lines(
+    isolation: Isolation | None, *, heading: str = "isolation: "
+) -> Iterator[str]:
+    """The lines; none where a report says nothing of it.
+
+    Args:
+        isolation: What the run showed.
+        heading: Before the first line, where nothing stands above them.
+    """
     if isolation is None:
         return
     if isolation.obstacle:
-        yield f"isolation: {isolation.obstacle}"
+        yield f"{heading}no result: {isolation.obstacle}"
         return
-    yield _head(isolation)
+    yield heading + _head(isolation)
     for number, place in enumerate(isolation.isolated[:MAX_ROWS], 1):
         yield f"{number}. {_place(place)}"
     if len(isolation.isolated) > MAX_ROWS:
@@ -29,7 +36,7 @@ def isolation_lines(isolation: Isolation | None) -> Iterator[str]:
 
 def _head(isolation: Isolation) -> str:
     ran = (
-        f"isolation: the candidate ran once more, and in step {isolation.step} its "
+        f"the candidate ran once more, and in step {isolation.step} its "
         f"modules were given the reference's values ({isolation.num_overwritten} "
         "inputs and output gradients), so that no error was handed on. "
     )

@@ -11,9 +11,12 @@ from xml.etree import ElementTree
 
 from ttrace.report.caveats import caveats
 from ttrace.report.code_places import code_lines
+from ttrace.report.details_text import closer_look_sentence
+from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import Outcome, Report, TensorReport
 from ttrace.report.places import ModuleKind, by_module_and_kind
 from ttrace.report.printable import printable
+from ttrace.report.runs_text import runs_lines
 from ttrace.report.wording import (
     counts_line,
     figure,
@@ -75,9 +78,13 @@ def _details(report: Report) -> Iterable[str]:
     if first is not None:
         yield f"first divergence: {first.sentence} ({first.id})"
     yield from place_lines(report)
+    yield from isolation_lines(report.isolation)
     yield from code_lines(report)
     yield from (f"diagnosis: {item.sentence}" for item in report.diagnosis)
+    if closer_look := closer_look_sentence(report):
+        yield f"closer look: {closer_look}"
     yield from (f"remark: {remark}" for remark in report.remarks)
+    yield from runs_lines(report.setup)
     yield from (f"skipped {line}" for line in skipped_lines(report))
     yield from caveats(report)
     lines = (only_line(report), setup_line(report), settings_line(report))

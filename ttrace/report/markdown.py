@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 
 from ttrace.report.caveats import caveats
 from ttrace.report.code_places import code_lines
+from ttrace.report.details_text import closer_look_sentence
 from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import ErrorDetails, Report, TensorReport
 from ttrace.report.printable import printable
+from ttrace.report.runs_text import runs_lines
 from ttrace.report.wording import (
     MAX_ROWS,
     counts_line,
@@ -60,9 +62,12 @@ def render_markdown(report: Report) -> str:
             f"{_text(first.sentence)}"
         )
     blocks += _places(report)
-    blocks += _list("Wrong by itself", map(_cut, isolation_lines(report.isolation)))
+    blocks += _list(
+        "Wrong by itself", map(_cut, isolation_lines(report.isolation, heading=""))
+    )
     blocks += _list("Where to look", map(_cut, code_lines(report)))
     blocks += _list("Diagnosis", (item.sentence for item in report.diagnosis))
+    blocks += _list("Closer look", filter(None, [closer_look_sentence(report)]))
     blocks += _failed(report)
     blocks += _unmatched(report)
     blocks += _coverage(report)
@@ -97,6 +102,7 @@ def _places(report: Report) -> Iterable[str]:
 
 def _remarks(report: Report) -> Iterable[str]:
     yield from report.remarks
+    yield from runs_lines(report.setup)
     yield from caveats(report)
     lines = (only_line(report), setup_line(report), settings_line(report))
     yield from filter(None, lines)

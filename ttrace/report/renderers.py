@@ -5,11 +5,12 @@ command line takes its option from the table.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ttrace.errors import UsageError
+from ttrace.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from ttrace.report.model import Report
@@ -21,13 +22,15 @@ class Renderer:
 
     Attributes:
         module: Where its function lies.
-        function: Takes a report, and returns the text of the file.
+        function: Takes a report, and returns the text of the file, or its bytes.
         help: What ``--NAME FILE`` does, for ``--help``.
+        needs: Packages of which it takes one, beside those of ttrace itself.
     """
 
     module: str
     function: str
     help: str
+    needs: tuple[str, ...] = ()
 
 
 RENDERERS = {
@@ -66,11 +69,33 @@ RENDERERS = {
         function="render_csv",
         help="write a table there, one line for each tensor",
     ),
+    "parquet": Renderer(
+        module="ttrace.report.parquet_table",
+        function="render_parquet",
+        help="write the same table there, its columns with their types; needs "
+        "ttrace[parquet]",
+        needs=("pyarrow", "polars"),
+    ),
 }
 """By name, which is also that of the option."""
 
 
-def load_renderer(name: str) -> "Callable[[Report], str]":
+def require_packages(name: str) -> None:
+    """Finds out before the work whether a format can be written.
+
+    Raises:
+        MissingExtraError: None of the packages that it takes one of is installed.
+    """
+    needs = RENDERERS[name].needs
+    if needs and not any(map(importlib.util.find_spec, needs)):
+        raise MissingExtraError(
+            f"a file of --{name} needs {' or '.join(needs)}, and none is installed",
+            where=f"--{name}",
+            remedy=f"pip install 'ttrace[{name}]', or choose another format",
+        )
+
+
+def load_renderer(name: str) -> "Callable[[Report], str | bytes]":
     """Imports the function of a format.
 
     Raises:

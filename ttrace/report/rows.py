@@ -1,57 +1,59 @@
 """A report as a table: one row for each tensor, one plain value for each column."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ttrace.report.places import place_of
 from ttrace.report.tensor_report import TensorReport
 
-COLUMNS = (
-    "id",
-    "step",
-    "microbatch",
-    "module",
-    "kind",
-    "slot",
-    "status",
-    "cause",
-    "reason",
-    "part",
-    "rel_err",
-    "tolerance",
-    "margin",
-    "tolerance_from",
-    "noise_share",
-    "noise_dominated",
-    "failed_part",
-    "reference_norm",
-    "max_abs_err",
-    "max_abs_err_at",
-    "cosine",
-    "scale_fit",
-    "num_unequal",
-    "num_elements",
-    "shape",
-    "dtype_reference",
-    "dtype_candidate",
-    "layout_reference",
-    "layout_candidate",
-    "scale_reference",
-    "scale_candidate",
-    "nan_reference",
-    "nan_candidate",
-    "inf_reference",
-    "inf_candidate",
-    "replica_spread",
-    "worst_rank",
-    "worst_rank_rel_err",
-    "tolerance_derivation",
-    "tolerance_least",
-    "tolerance_per_multiplier",
-    "allowed",
-)
-"""Names of the columns, in order; the docstring of ``TensorReport`` says what they
-hold."""
+COLUMN_TYPES: Mapping[str, type] = {
+    "id": str,
+    "step": int,
+    "microbatch": int,
+    "module": str,
+    "kind": str,
+    "slot": str,
+    "status": str,
+    "cause": str,
+    "reason": str,
+    "part": str,
+    "rel_err": float,
+    "tolerance": float,
+    "margin": float,
+    "tolerance_from": str,
+    "noise_share": float,
+    "noise_dominated": bool,
+    "failed_part": str,
+    "reference_norm": float,
+    "max_abs_err": float,
+    "max_abs_err_at": str,
+    "cosine": float,
+    "scale_fit": float,
+    "num_unequal": int,
+    "num_elements": int,
+    "shape": str,
+    "dtype_reference": str,
+    "dtype_candidate": str,
+    "layout_reference": str,
+    "layout_candidate": str,
+    "scale_reference": float,
+    "scale_candidate": float,
+    "nan_reference": int,
+    "nan_candidate": int,
+    "inf_reference": int,
+    "inf_candidate": int,
+    "replica_spread": float,
+    "worst_rank": int,
+    "worst_rank_rel_err": float,
+    "tolerance_derivation": str,
+    "tolerance_least": float,
+    "tolerance_per_multiplier": float,
+    "allowed": str,
+}
+"""Columns by name, in order, with what a cell holds, or None; the docstring of
+``TensorReport`` says what they mean."""
+
+COLUMNS = tuple(COLUMN_TYPES)
 
 _PAIRS = {"dtypes": "dtype", "layouts": "layout", "scales": "scale"}
 """Fields that hold both sides, and how their columns begin."""

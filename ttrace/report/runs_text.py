@@ -36,12 +36,11 @@ def _axes(run: RunSetup) -> str:
     number = run.num_working_ranks
     if number == 1 or not run.num_parameters:
         return f" ({axes})" if axes and number > 1 else ""
-    sharded = " and ".join(
-        f"{number} over {axis}" for axis, number in run.sharded_parameters.items()
-    )
-    parameters = (
-        f"of {run.num_parameters} parameters {sharded} sharded"
-        if sharded
-        else f"none of {run.num_parameters} parameters sharded"
-    )
+    total = run.num_parameters
+    parts = [
+        f"{number}{f' of its {total} parameters sharded' if place == 0 else ''} "
+        f"over {axis}"
+        for place, (axis, number) in enumerate(run.sharded_parameters.items())
+    ]
+    parameters = ", ".join(parts) or f"none of its {total} parameters sharded"
     return f" ({axes}), {parameters}" if axes else f", {parameters}"

@@ -5,7 +5,10 @@ it was given; who reads a text wants to know how many there are of a kind.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from ttrace.ir.trace import TraceInfo
 
 _NAMES = re.compile(r"[\w@*]+(?:[./][\w@*]+)+")
 """Paths of modules, and ids of tensors."""
@@ -40,6 +43,25 @@ def grouped_reasons(
             text += f", e.g. {examples[example]}"
         found.append((text, sum(group.values())))
     return sorted(found, key=lambda pair: -pair[1])
+
+
+def skipped_in(info: TraceInfo, pattern: str = "*") -> Iterator[str]:
+    """What a run did not record, for a terminal.
+
+    Args:
+        info: What is known of the run.
+        pattern: Only of tensors whose id matches.
+
+    Returns:
+        ``skipped 63: no layout rule, e.g. ID``, the most frequent reason first.
+    """
+    wanted = [item for item in info.skipped.values() if item.id.matches(pattern)]
+    examples: dict[str, str] = {}
+    for item in wanted:
+        examples.setdefault(item.reason, str(item.id))
+    reasons = Counter(item.reason for item in wanted)
+    for text, number in grouped_reasons(reasons, examples):
+        yield f"skipped {number}: {text}"
 
 
 def _kind(reason: str) -> str:

@@ -60,6 +60,8 @@ class TensorReport:
             rest on measured noise alone.
         allowed: What allows it to be unmatched, so that it is skipped: the pattern,
             where it stands, and its reason.
+        replica_spreads: ``replica_spread`` by the axes of the mesh on which the two
+            ranks are apart, e.g. ``tp`` or ``dp+tp``.
     """
 
     id: str
@@ -95,6 +97,7 @@ class TensorReport:
     tolerance_least: float | None = None
     tolerance_per_multiplier: float | None = None
     allowed: str | None = None
+    replica_spreads: Mapping[str, float] | None = None
 
 
 _TUPLE_FIELDS = tuple(

@@ -4,9 +4,16 @@ import enum
 import io
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import (
+    Console,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+    RenderResult,
+)
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +39,7 @@ from ttrace.report.wording import (
     settings_line,
     setup_line,
     skipped_lines,
+    tells_place_only,
     title_of,
 )
 
@@ -43,6 +51,9 @@ _STYLES = {
 
 _TEXT_WIDTH = 120
 """Columns of a text file."""
+
+_NARROW = 100
+"""Columns below which a table has no room for what the figures tell."""
 
 
 class Detail(enum.Enum):
@@ -114,7 +125,8 @@ def render_report(report: Report, *, detail: Detail = Detail.USUAL) -> Renderabl
     parts += _differences(report)
     failed = failed_first_divergence_first(report)
     if failed:
-        parts.append(_tensor_table(_failed_title(detail), failed, max_rows))
+        title = title_of(_failed_title(detail), len(failed), max_rows)
+        parts.append(_TensorTable(title=title, tensors=failed[:max_rows]))
     unmatched = [tensor for tensor in report.tensors if tensor.status == "unmatched"]
     if unmatched:
         parts.append(_reason_table("unmatched tensors", unmatched, max_rows))
@@ -136,22 +148,40 @@ def _differences(report: Report) -> Iterable[RenderableType]:
         yield Text(settings_line(report), style="dim")
 
 
-def _tensor_table(title: str, tensors: Sequence[TensorReport], max_rows: int) -> Table:
-    table = Table(title=title_of(title, len(tensors), max_rows), title_justify="left")
-    table.add_column("tensor")
-    for column in ("rel_err", "tolerance", "margin"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for tensor in tensors[:max_rows]:
-        rel_err, tolerance = figures(tensor)
-        table.add_row(
-            IdText(text=tensor.id),
-            figure(rel_err),
-            figure(tolerance),
-            figure(tensor.margin),
-            escape(reason_beside_figures(tensor)),
-        )
-    return table
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TensorTable:
+    """Tensors with their figures, and why they failed.
+
+    Where it is narrow, ids have the room of what their figures have told already.
+
+    Attributes:
+        title: Above the table.
+        tensors: Its rows.
+    """
+
+    title: str
+    tensors: Sequence[TensorReport]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
+        is_narrow = options.max_width < _NARROW
+        reasons = [
+            "" if is_narrow and tells_place_only(t) else reason_beside_figures(t)
+            for t in self.tensors
+        ]
+        table = Table(title=self.title, title_justify="left")
+        table.add_column("tensor")
+        for column in ("rel_err", "tolerance", "margin"):
+            table.add_column(column, justify="right", no_wrap=True)
+        if any(reasons):
+            table.add_column("why", overflow="fold")
+        for tensor, reason in zip(self.tensors, reasons, strict=True):
+            rel_err, tolerance = figures(tensor)
+            cells = map(figure, (rel_err, tolerance, tensor.margin))
+            why = [escape(reason)] if any(reasons) else []
+            table.add_row(IdText(text=tensor.id), *cells, *why)
+        yield table
 
 
 def _reason_table(title: str, tensors: Sequence[TensorReport], max_rows: int) -> Table:

@@ -131,11 +131,17 @@ def figures(tensor: TensorReport) -> tuple[float | None, float | None]:
     return part.rel_err, part.tolerance
 
 
+def tells_place_only(tensor: TensorReport) -> bool:
+    """Whether its figures say why it failed, and only where is left to tell."""
+    is_error = tensor.cause == Cause.ERROR and tensor.max_abs_err_at is not None
+    return is_error and tensor.failed_part is None
+
+
 def reason_beside_figures(tensor: TensorReport) -> str:
     """Why a tensor failed, without the figures that stand beside it."""
     if tensor.failed_part is not None:
         return f"its part {tensor.failed_part.name}"
-    if tensor.cause != Cause.ERROR or tensor.max_abs_err_at is None:
+    if not tells_place_only(tensor):
         return tensor.reason
     where = f" at {list(tensor.max_abs_err_at)}" if tensor.max_abs_err_at else ""
     return f"largest difference {figure(tensor.max_abs_err)}{where}"

@@ -41,7 +41,7 @@ def read_document(path: Path, expected: str, *, remedy: str) -> Mapping[str, Any
         raise TraceError(
             f"not {expected}",
             where=path,
-            got=f"{type(error).__name__}: {error}",
+            got=_no_json(error),
             remedy=remedy,
         ) from error
     found = "a folder" if path.is_dir() else describe_document(value)
@@ -51,6 +51,19 @@ def read_document(path: Path, expected: str, *, remedy: str) -> Mapping[str, Any
         )
     assert isinstance(value, Mapping)
     return value
+
+
+def _no_json(error: Exception) -> str:
+    """What a file is that is no JSON, in words."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{type(error).__name__}: {error}"
+    if not error.doc.strip():
+        return "an empty file"
+    where = f"line {error.lineno}, column {error.colno}"
+    is_cut = error.msg.startswith("Unterminated string")
+    if is_cut or error.pos >= len(error.doc.rstrip()):
+        return f"JSON that breaks off at {where}: it was not written, or copied, whole"
+    return f"no JSON, from {where} on ({error.msg})"
 
 
 def describe_document(value: Any) -> str:

@@ -9,8 +9,8 @@ from ttrace.errors import StorageFullError, UsageError
 from ttrace.store.files import place_remedy, replacing
 
 
-def write_output(path: Path, text: str) -> None:
-    """Writes a text file into a folder that is there.
+def write_output(path: Path, content: str | bytes) -> None:
+    """Writes a file, of text or of bytes, into a folder that is there.
 
     The file takes its name only once it is whole. Devices and pipes, e.g.
     ``/dev/stdout``, are written to and not replaced.
@@ -20,13 +20,14 @@ def write_output(path: Path, text: str) -> None:
         StorageFullError: It could not be written.
     """
     _require_folder(path, asked_by=None)
+    data = content.encode() if isinstance(content, str) else content
     try:
         if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with path.open("ab") as file:
+                file.write(data)
             return
         with replacing(path.resolve()) as file:
-            file.write(text.encode())
+            file.write(data)
     except OSError as error:
         raise _cannot_write(path, error) from error
 

@@ -126,7 +126,7 @@ def test_another_factor_is_told_where_its_result_is_the_first_to_differ(
             model(torch.arange(1.0, 17).reshape(2, 8))
             trace.step()
         traces.append(open_trace(tmp_path / name))
-    report = compare_traces(*traces, NumpyBackend())
+    report = compare_traces(traces[0], traces[1], NumpyBackend())
     found = {one.code: one.sentence for one in report.diagnosis}
     assert ("module_settings" in found) == (factor != 2)
     if factor != 2:

@@ -60,7 +60,7 @@ def test_a_term_of_a_returned_loss_that_differs_comes_first():
     runs = []
     for number, wrong in ((1.0, ()), (1.5, WRONG)):
         arrays = {text: array for (_, text), array in run(*wrong).arrays.items()}
-        runs.append(memory_trace({**arrays, loss: np.float32([number])}))
+        runs.append(memory_trace({**arrays, loss: np.array([number], np.float32)}))
     found = said(runs[1], runs[0])
     assert found is not None
     assert found.endswith(

@@ -129,5 +129,5 @@ def test_factors_that_the_tolerance_makes_differ_are_one():
         )
         for values in (made, halved)
     ]
-    report = compare_traces(*runs, load_backend("numpy"))
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
     assert "loss_weights" not in {each.code for each in report.diagnosis}

@@ -56,7 +56,7 @@ def test_the_dtype_that_a_run_states_is_no_finding_of_activations(name, is_said)
         memory_trace({name: values}, settings={"mixed_precision": policy})
         for values, policy in zip((X, rounded), policies, strict=True)
     ]
-    report = compare_traces(*runs, load_backend("numpy"))
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
     codes = {each.code for each in report.diagnosis}
     assert ("lower_precision" in codes) == is_said
 

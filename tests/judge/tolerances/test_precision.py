@@ -72,7 +72,7 @@ def test_the_tolerance_is_that_of_the_coarser_computation():
     assert report.verdict is Outcome.PASS, report.summary
     gradient = report.tensors[-1]
     assert gradient.tolerance_derivation == (
-        "8.81 x the largest of 1 noise runs (8e-07, rel 1e-07) x 6.55e+04, as the "
+        "8.81 x the noise of one run (8e-07, rel 1e-07) x 6.55e+04, as the "
         "candidate computes in bfloat16 and the noise was measured in float32: 0.462, "
         "rel 0.0578"
     )

@@ -159,7 +159,7 @@ def test_bad_files_start_from_a_good_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "JSONDecodeError"),
+        ("", "an empty file"),
         ("[]", "JSON that is no object (list)"),
         ("{}", "JSON of another kind, with the keys (none)"),
         (saved(policy={}).replace("schema_version", "x"), "KeyError: 'schema_version'"),

@@ -16,8 +16,8 @@ from ttrace.testing.report_samples import passing_report
         (
             {},
             "Begin with decoder.final_layernorm, where the first divergence is "
-            "(optimizer). The diagnoses below say what was found wrong. What comes "
-            "later may be wrong only because of it.",
+            "(phase: optimizer). The diagnoses below say what was found wrong. What "
+            "comes later may be wrong only because of it.",
         ),
         (
             {"first_divergence": None},
@@ -136,8 +136,8 @@ def test_a_gradient_of_an_input_was_made_by_the_module_itself():
         )
     )
     assert text.startswith(
-        "Begin with mlp, where the first divergence is (backward). The last tensor "
-        "before it that agrees is step0/mb0/mlp/grad_output/0: look at what the "
+        "Begin with mlp, where the first divergence is (phase: backward). The last "
+        "tensor before it that agrees is step0/mb0/mlp/grad_output/0: look at what the "
         "backward of mlp does between the two. "
     )
 

@@ -1,24 +1,18 @@
 """The page in a real browser: it shows what it should, and asks for nothing."""
 
-import math
 from dataclasses import replace
 
 import pytest
 
 from tests.factories.large_reports import large_report
 from tests.factories.reports import FAILED, PASSED, a_culprit, some_report
-from tests.report.browser import browser, missing, opened
-from ttrace.compare.details.tensor_details import (
-    ErrorMap,
-    ErrorPlace,
-    Profile,
-    ShardBorders,
-    TensorDetails,
-    UlpHistogram,
-)
+from tests.report.browser import clean, count, missing, opened
 from ttrace.errors import CommandError
+from ttrace.ir.tensor_id import parse_tensor_id
+from ttrace.judge.tolerances.tolerance import NoiseEstimate, ToleranceTable
 from ttrace.report.failed_job import report_of_error
 from ttrace.report.html.render import render_html
+from ttrace.report.html.tolerance_page import render_tolerance
 from ttrace.testing.report_samples import (
     CONTROLS,
     HOSTILE,
@@ -31,38 +25,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(missing()), reason=f"no browser here: {missing()}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def started():
-    with browser() as started:
-        yield started
-
-
-@pytest.fixture
-def open_report(started, tmp_path):
-    """Opens a report: ``with open_report(report) as found``."""
-
-    def open_report(report, **options):
-        path = tmp_path / "report.html"
-        path.write_text(render_html(report), encoding="utf-8")
-        return opened(started, path, **options)
-
-    return open_report
-
-
-@pytest.fixture(scope="module")
-def layers():
-    """A report of 3 000 tensors, of which the later half goes wrong."""
-    return large_report(3000)
-
-
-def clean(found):
-    assert found.complaints == [] and found.requests == []
-
-
-def count(page):
-    return page.text_content("#f-count")
 
 
 @pytest.mark.parametrize("name", ["pass", "diverged", "error", "empty", "nonfinite"])
@@ -199,68 +161,6 @@ def test_a_tensor_opens_with_all_its_figures(open_report):
         clean(found)
 
 
-def looked_at(report):
-    """The report with a closer look at its failed tensor, of 3 x 4 elements."""
-    closer = TensorDetails(
-        ulp_histogram=UlpHistogram(
-            dtype="bfloat16", counts=(6, 0, 3, 2), num_not_comparable=1
-        ),
-        num_beyond=5,
-        error_map=ErrorMap(
-            dims=(0, 1),
-            edges=((0, 1, 2, 3), (0, 2, 4)),
-            errors=((0.0, 0.1), (0.0, 1.0), (math.nan, math.inf)),
-        ),
-        profiles=(
-            Profile(dim=0, edges=(0, 1, 2, 3), errors=(0.1, 1.0, math.inf)),
-            Profile(dim=1, edges=(0, 2, 4), errors=(0.0, 1.0)),
-        ),
-        borders=(
-            ShardBorders(side="reference", dim=0, positions=(1,)),
-            ShardBorders(side="candidate", dim=1, positions=(2,)),
-        ),
-        place=ErrorPlace(dim=1, ranges=((2, 4),), share=0.97, ranks=(1,)),
-    )
-    tensors = tuple(
-        replace(tensor, details=closer) if tensor.status == "failed" else tensor
-        for tensor in report.tensors
-    )
-    return replace(report, tensors=tensors)
-
-
-def test_a_closer_look_is_drawn(open_report):
-    with open_report(looked_at(diverged_report())) as found:
-        page = found.page
-        page.click("#table tbody .row-failed button")
-        page.wait_for_selector("dialog[open]")
-        assert page.locator("svg.map .cell").count() == 6
-        strengths = page.locator("svg.map .cell").evaluate_all(
-            "cells => cells.map(cell => Number(cell.getAttribute('fill-opacity')))"
-        )
-        assert strengths == [0, 0.06, 0, 1, 0, 1]  # zero, least, most; NaN, infinity
-        assert page.locator("svg.map .border-reference").count() == 1
-        assert page.locator("svg.map .border-candidate").count() == 1
-        ring = page.locator("svg.map .worst circle").last
-        across, down = (float(ring.get_attribute(name)) for name in ("cx", "cy"))
-        box = page.locator("svg.map .map-frame")
-        width, height = (float(box.get_attribute(n)) for n in ("width", "height"))
-        assert across == pytest.approx(width * 1.5 / 4)  # at [2, 1]
-        assert down == pytest.approx(height * 2.5 / 3)
-        assert page.locator("svg.bars").count() == 3
-        body = page.text_content("#details-body")
-        for said in (
-            "units in the last place of bfloat16",
-            "1 element not finite",
-            "5 of 12",
-            "index 2 to 3 of dim 1 has 97 % of the squared error, held by rank 1 of "
-            "the candidate",
-            "shards of the reference meet",
-            "shards of the candidate meet",
-        ):
-            assert said in body
-        clean(found)
-
-
 def test_the_dialog_goes_from_failure_to_failure(open_report, layers):
     first, second = layers.failed()[:2]
     with open_report(layers) as found:
@@ -284,54 +184,37 @@ def test_ids_in_the_text_open_their_tensor(open_report, layers):
         clean(found)
 
 
-def test_the_plot_is_pointed_at_clicked_and_reached_by_keys(open_report, layers):
+def test_a_row_says_no_more_than_its_figures(open_report, layers):
     with open_report(layers) as found:
-        page = found.page
-        page.focus("#plot")
-        page.keyboard.press("ArrowRight")
-        assert page.text_content("#plot-said").startswith(layers.tensors[0].id)
-        page.keyboard.press("Shift+ArrowRight")
-        first = layers.failed()[0]
-        assert page.text_content("#plot-said").startswith(first.id)
-        assert f"margin {first.margin:.3g}" in page.text_content("#plot-said")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("dialog[open]")
-        assert page.text_content("#details-title .id") == first.id
-        page.keyboard.press("Escape")
-        box = page.locator("#plot").bounding_box()
-        x = box["width"] * 0.7
-        y = 30
-        while not page.is_visible("#plot-tip"):  # until some point is near
-            y += 12
-            assert y < box["height"]
-            page.hover("#plot", position={"x": x, "y": y})
-        assert "margin" in page.text_content("#plot-tip")
-        page.click("#plot", position={"x": x, "y": y})
-        page.wait_for_selector("dialog[open]")
+        row = found.page.locator("#table tbody .row-failed").first
+        assert row.locator("td").last.inner_text().strip() == "failed"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_part_of_the_other_pages_is_cut_off(started, tmp_path, width):
+    tensor_id = parse_tensor_id("step0/mb0/decoder.layers.0.mlp.linear_fc1/output/0")
+    noise = NoiseEstimate(draws=(1e-7, 2e-7, 3e-7), reference_norm=2.0)
+    table = ToleranceTable(noise={tensor_id: noise})
+    path = tmp_path / "page.html"
+    path.write_text(render_tolerance(table, name="tolerance.json"), encoding="utf-8")
+    with opened(started, path, width=width) as found:
+        assert found.page.evaluate(
+            "document.documentElement.scrollWidth <= window.innerWidth"
+        )
+        overlap = """[...document.querySelectorAll('thead th')].filter(
+            head => head.scrollWidth > head.clientWidth + 1).length"""
+        assert found.page.evaluate(overlap) == 0
         clean(found)
 
 
-def test_heat_maps(open_report, layers):
-    with open_report(layers) as found:
-        page = found.page
-        assert page.locator("#heat-tabs input").count() == 2  # one step only
-        cells = page.locator("table.heat td")
-        assert cells.count() > 100
-        label = page.locator("table.heat td.heat-7").first.get_attribute("aria-label")
-        assert "worst margin" in label and "failed" in label
-        page.click("#heat-tabs input[value=rank]")
-        assert page.locator("table.heat thead th").count() == 1 + 8
-        page.click("#heat-tabs input[value=kind]")
-        page.locator("table.heat td").first.focus()
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowRight")
-        assert page.evaluate("document.activeElement.dataset.r") == "1"
-        page.keyboard.press("Enter")
-        assert not count(page).startswith("3000")
-        assert page.input_value("#f-kind") != "" and page.input_value("#f-node") != "0"
-        page.click("#heat-path button >> nth=0")
-        assert page.input_value("#f-node") == "0"
-        clean(found)
+@pytest.mark.parametrize("width", [390, 1280, 1920])
+def test_no_part_of_the_page_is_cut_off(open_report, layers, width):
+    for report in (layers, diverged_report()):
+        with open_report(report, width=width) as found:
+            assert found.page.evaluate(
+                "document.documentElement.scrollWidth <= window.innerWidth"
+            )
+            clean(found)
 
 
 def test_the_tree_unfolds_and_restricts(open_report, layers):

@@ -7,10 +7,14 @@ import pytest
 
 from tests.factories.reports import some_report
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("mlflow") is None,
-    reason="no mlflow: pip install 'ttrace[mlflow]'",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("mlflow") is None,
+        reason="no mlflow: pip install 'ttrace[mlflow]'",
+    ),
+    # MLflow 3.17 calls what SQLAlchemy 2.1 is going to drop.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 def test_runs_in_a_folder(ttrace, tmp_path):

@@ -273,8 +273,8 @@ def _match_by_equal_slots(
     # Each has the same rows, and one of them goes with other rows of the rest.
     for left_out in reversed(equal):
         rest = {slot: dim for slot, dim in equal.items() if slot != left_out}
-        found = rest and _match_of(rest, dims, step, reference, candidate)
-        if found:
+        found = _match_of(rest, dims, step, reference, candidate) if rest else None
+        if found is not None:
             return found
     return None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ttrace.compare.assembled import assembled
+from ttrace.compare.masks import Notation
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
@@ -125,7 +126,7 @@ def _kept(
         record = run.info.tensors[verdict.id]
         is_small = math.prod(record.global_shape) <= MAX_ELEMENTS
         values = assembled(record, run) if is_small else None
-        kept.append(None if values is None else notation.keeps(values))
+        kept.append(None if values is None else Notation(notation).keeps(values))
     return kept
 
 

@@ -21,6 +21,7 @@ class BackgroundEstimate:
         self._waiting: list[Future[None]] = []
         self._is_cancelled = False
         self._progress: Progress | None = None
+        self._left: list[Future[None]] = []
 
     def add(self, trace: TraceSource) -> None:
         """Compares a noise run as soon as those before it are done; returns at once.
@@ -42,12 +43,13 @@ class BackgroundEstimate:
 
         Args:
             policy: How noise becomes a tolerance.
-            progress: Called as what is left is compared.
+            progress: Called as the runs that are left are compared.
 
         Raises:
             UnrepeatableError: A noise run was given other parameters or data.
             UsageError: As for ``estimate_tolerance``.
         """
+        self._left = [each for each in self._waiting if not each.done()]
         self._progress = progress
         for each in self._waiting:
             each.result()
@@ -64,8 +66,9 @@ class BackgroundEstimate:
     def _on_progress(self, done: int, total: int) -> None:
         if self._is_cancelled:
             raise _Cancelled
-        if self._progress is not None:
-            self._progress(done, total)
+        if self._progress is not None:  # runs of one command have about one size
+            num_done = sum(each.done() for each in self._left)
+            self._progress(num_done * total + done, len(self._left) * total)
 
 
 class _Cancelled(Exception):

@@ -56,9 +56,16 @@ def estimate_tolerance(
         )
     require_noise_runs(perturbed, reference)
     measured = NoiseMeasurement(reference, backend, processes=processes)
-    for trace in perturbed:
-        measured.add(trace, progress=progress)
+    for number, trace in enumerate(perturbed):
+        measured.add(trace, progress=_of_all(progress, number, len(perturbed)))
     return measured.table(policy=policy)
+
+
+def _of_all(progress: Progress | None, number: int, num_runs: int) -> Progress | None:
+    """Progress within one of several runs, of about one size, as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, num_runs * total)
 
 
 class NoiseMeasurement:

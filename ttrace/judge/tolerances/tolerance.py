@@ -275,8 +275,13 @@ class ToleranceTable:
             estimator = Estimator.PERTURBED
             share = noise.share
             per_multiplier = max(draws) * multiplier / policy.multiplier
+            measured = (
+                "the noise of one run"
+                if len(draws) == 1
+                else f"the largest of {len(draws)} noise runs"
+            )
             derivation = (
-                f"{multiplier:.3g} x the largest of {len(draws)} noise runs "
+                f"{multiplier:.3g} x {measured} "
                 f"({_in_both_units(max(draws), reference_norm)})"
             )
             if coarser is not None:

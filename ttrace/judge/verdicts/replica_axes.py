@@ -59,6 +59,33 @@ def coords_on(mesh: str, info: TraceInfo) -> dict[int, Mapping[str, int]]:
     }
 
 
+class AxesApart:
+    """Along which axes of a mesh two ranks of a run are apart, in words.
+
+    Args:
+        info: The run.
+    """
+
+    def __init__(self, info: TraceInfo):
+        self._info = info
+        self._coords: dict[str, Mapping[int, Mapping[str, int]]] = {}
+
+    def between(self, apart: Apart, mesh: str) -> str:
+        """E.g. ``tp`` or ``dp+tp``.
+
+        Args:
+            apart: The two ranks.
+            mesh: Name of the mesh that their tensor lies on.
+        """
+        if mesh not in self._coords:
+            self._coords[mesh] = coords_on(mesh, self._info)
+        here = self._coords[mesh].get(apart.rank)
+        there = self._coords[mesh].get(apart.against)
+        if here is None or there is None:
+            return "no common mesh"
+        return "+".join(sorted(axes_between(here, there))) or "one place of the mesh"
+
+
 def axes_between(here: Mapping[str, int], there: Mapping[str, int]) -> frozenset[str]:
     """The axes along which two places of a mesh differ."""
     return frozenset(axis for axis in here if here[axis] != there[axis])

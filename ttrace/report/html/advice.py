@@ -51,7 +51,8 @@ def what_to_do(report: Report) -> str:
         )
     near = before_first(report)
     text = (
-        f"Begin with {first.module}, where the first divergence is ({first.phase}). "
+        f"Begin with {first.module}, where the first divergence is (phase: "
+        f"{first.phase}). "
         if near is None
         else _begin(first.module, near)
     )
@@ -73,7 +74,8 @@ def _begin(module: str, near: BeforeFirst) -> str:
     else:
         phase = "backward" if near.kind in BACKWARD else "forward"
         text = (
-            f"Begin with {_module(module)}, where the first divergence is ({phase}). "
+            f"Begin with {_module(module)}, where the first divergence is (phase: "
+            f"{phase}). "
         )
     unseen = list(near.not_compared[:_MAX_MODULES])
     if len(near.not_compared) > _MAX_MODULES:

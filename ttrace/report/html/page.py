@@ -11,10 +11,13 @@ import re
 from importlib import resources
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ttrace.report.html.figures import figure, plural, setting
 from ttrace.report.printable import printable
+
+_SMALL_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?e-\d+)(?![\w.])")
+"""A number that is written with a negative power of ten."""
 
 
 def render_page(
@@ -69,10 +72,18 @@ def _environment() -> jinja2.Environment:
 
 
 def _shown(value: object) -> object:
-    """Text of others without control characters; markup of our own as it is."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(value)
-    return value
+    """Text of others without control characters; markup of our own as it is.
+
+    A browser would break ``1.42e-06`` behind its sign.
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    parts = _SMALL_NUMBER.split(printable(value))
+    if len(parts) == 1:
+        return parts[0]
+    whole = '<span class="nobr">%s</span>'
+    numbered = enumerate(map(escape, parts))
+    return Markup("").join(Markup(whole) % p if n % 2 else p for n, p in numbered)
 
 
 def _breakable(text: str) -> Markup:

@@ -9,6 +9,7 @@ from ttrace.report.html import both_runs, overview, tolerances, words
 from ttrace.report.html.advice import what_to_do
 from ttrace.report.html.page import render_page
 from ttrace.report.html.payload import build_payload
+from ttrace.report.html.replica_spreads import replica_spreads
 from ttrace.report.html.static_tree import static_tree
 from ttrace.report.isolation_text import isolation_lines
 from ttrace.report.model import Report
@@ -47,12 +48,13 @@ def render_html(report: Report) -> str:
         caveats=list(caveats(report)),
         places=overview.places(report),
         only_the_first=only_the_first(report),
-        isolation=list(isolation_lines(report.isolation)),
+        isolation=list(isolation_lines(report.isolation, heading="")),
         code=list(code_lines(report)),
         coverage=overview.coverage_rows(report),
         not_compared=overview.not_compared(report),
         not_compared_headline=overview.not_compared_headline(report),
         max_reasons=overview.MAX_REASONS,
+        replica_rows=replica_spreads(report),
         failures=overview.first_failures(report),
         num_failed=len(report.failed()),
         origins=tolerances.tolerance_origins(report),

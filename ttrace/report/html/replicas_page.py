@@ -1,12 +1,12 @@
 """The page of one run's replicas: how far they differ, by axis of the mesh and kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ttrace.compare.execute import ReplicaResult
 from ttrace.ir.skipped_step import skipped_steps
 from ttrace.ir.trace import TraceInfo
-from ttrace.judge.verdicts.replica_axes import axes_between, coords_on, differing_axes
+from ttrace.judge.verdicts.replica_axes import AxesApart, differing_axes
 from ttrace.judge.verdicts.replicas import (
     ReplicaCheck,
     doubted_replicas,
@@ -99,17 +99,10 @@ class _Axes:
 
     def __init__(self, info: TraceInfo):
         self._info = info
-        self._coords: dict[str, Mapping[int, Mapping[str, int]]] = {}
+        self._apart = AxesApart(info)
 
     def of(self, check: ReplicaCheck, replica: ReplicaResult) -> str:
-        mesh = check.record.shards[0].layout.mesh
-        if mesh not in self._coords:
-            self._coords[mesh] = coords_on(mesh, self._info)
-        here = self._coords[mesh].get(replica.rank)
-        there = self._coords[mesh].get(replica.against)
-        if here is None or there is None:
-            return "no common mesh"
-        return "+".join(sorted(axes_between(here, there))) or "one place of the mesh"
+        return self._apart.between(replica, check.record.shards[0].layout.mesh)
 
     def that_differ(self, check: ReplicaCheck) -> str:
         """The axes along which the ranks differ that hold the same; empty if none."""

@@ -64,7 +64,7 @@ const rowsOf = (i, figures) => {
     ["cosine", number("cosine")],
     ["best fit", some.scale_fit === undefined ? null : `${number("scale_fit")} × reference`],
     ["norm of the reference", number("reference_norm")],
-    ["replicas differ by", some.replica_spread ? number("replica_spread") : null],
+    ["replicas differ by", some.replica_spread ? spreadWords(some) : null],
     ["NaN", countPair(some.nan)],
     ["infinite", countPair(some.inf)],
     ["shape", some.shape ? (some.shape.join(" × ") || "a single number") : null],
@@ -73,6 +73,13 @@ const rowsOf = (i, figures) => {
     ["known scale", some.scales && some.scales.some((scale) => scale !== 1)
       ? pair(some.scales, SHOW_NUMBER) : null],
   ].filter(([, value]) => value !== null && value !== undefined);
+};
+
+// The largest spread, and over which axes there is any.
+const spreadWords = ({ replica_spread: largest, replica_spreads: byAxes }) => {
+  const some = Object.entries(byAxes ?? {}).filter(([, spread]) => numberOf(spread) !== 0);
+  return some.length === 0 ? SHOW_NUMBER(largest)
+    : some.map(([axes, spread]) => `${SHOW_NUMBER(spread)} over ${axes}`).join(", ");
 };
 
 const placeWords = ({ dim, ranges, share, ranks }) => {

@@ -2,20 +2,33 @@
 
 const plot = { points: [], at: -1, left: 58, right: 12, top: 22, bottom: 24, height: 320 };
 
+// A few figures far below all others (the floor under the tolerance of one scalar) would
+// take most of the axis: it begins above a gap of so many decades that so few lie below.
+const GAP = 3;
+const FEW = 0.05;
+
 const plotScale = () => {
   const { rel_err: errors, tolerance: tolerances } = data.columns;
-  let low = Infinity;
-  let high = -Infinity;
+  const logs = [];
+  let failed = Infinity;
   for (const i of plot.points)
     for (const value of [errors[i], tolerances[i]])
       if (Number.isFinite(value) && value > 0) {
-        const log = Math.log10(value);
-        low = Math.min(low, log);
-        high = Math.max(high, log);
+        logs.push(Math.log10(value));
+        if (statusOf(i) === "failed") failed = Math.min(failed, Math.log10(value));
       }
-  if (low > high) [low, high] = [-8, 0];
+  logs.sort((a, b) => a - b);
+  let cut = 0;
+  for (let k = 1; k <= FEW * logs.length; k += 1)
+    if (logs[k] - logs[k - 1] > GAP && logs[k] <= failed) cut = k;
+  const [low, high] = logs.length === 0 ? [-8, 0] : [logs[cut], logs[logs.length - 1]];
   plot.low = Math.floor(low - 0.2);
   plot.high = Math.ceil(high + 0.2);
+  byId("plot-cut").textContent = cut === 0 ? ""
+    : `The axis begins at 1e${plot.low}: ` + (cut === 1
+      ? `one figure far below all others, ${figure(10 ** logs[0])}, is`
+      : `${cut} figures far below all others, down to ${figure(10 ** logs[0])}, are`) +
+      " drawn at its lower edge.";
 };
 
 // Zero lies on a line of its own below, NaN and infinity on one above.
@@ -23,7 +36,7 @@ const plotY = (value) => {
   const bottom = plot.height - plot.bottom;
   if (!Number.isFinite(value)) return plot.top - 10;
   if (value === 0) return bottom - 4;
-  const share = (Math.log10(value) - plot.low) / (plot.high - plot.low);
+  const share = Math.max(0, (Math.log10(value) - plot.low) / (plot.high - plot.low));
   return bottom - 16 - share * (bottom - 16 - plot.top);
 };
 
@@ -193,7 +206,7 @@ const startPlot = () => {
     else if (event.key === "Escape") showPoint(-1, false);
   });
   const phases = ["start", "forward", "backward", "optimizer"];
-  byId("plot-legend").replaceChildren(
+  byId("plot-legend").replaceChildren("phase: ",
     ...phases.flatMap((phase) =>
       [element("span", { class: `key key-${phase}` }, phase), " "]));
   let waiting = 0;

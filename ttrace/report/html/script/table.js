@@ -24,10 +24,6 @@ const sorted = () => {
 const tensorButton = (i) => element("button", { type: "button", class: "id open",
   onclick: () => openDetails(i) }, ...brokenId(idOf(i)));
 
-// What figures tell is told by them.
-const reasonOf = (i) => text("reason", i)
-  || (statusOf(i) === "failed" ? "its error exceeds its tolerance" : "");
-
 const tableRow = (i) => {
   const { rel_err: errors, tolerance: tolerances, margin } = data.columns;
   const status = statusOf(i);
@@ -36,7 +32,7 @@ const tableRow = (i) => {
     ...[errors, tolerances, margin].map((column) =>
       element("td", { class: "num" }, figure(column[i]))),
     element("td", {}, element("span", { class: `badge badge-${status}` }, status), " ",
-      element("span", { class: "clamp" }, shortened(reasonOf(i), 240))));
+      element("span", { class: "clamp" }, shortened(text("reason", i), 240))));
 };
 
 const drawPage = () => {
