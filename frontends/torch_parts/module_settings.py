@@ -2,11 +2,13 @@
 and where their code is.
 
 Of torch's own modules what they list as constants; of others the few attributes whose
-names say what they are, such as the epsilon of a norm.
+names say what they are, such as the epsilon of a norm. Of all what their first call is
+given that is no tensor: factors and flags, which a layer around may compute.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
@@ -33,8 +35,14 @@ class ModuleSettings:
         self._texts: dict[str, str] = {}
         self._is_new = False
 
-    def note(self, path: str, module: torch.nn.Module) -> None:
-        """A module runs."""
+    def note(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """A module runs, on these arguments."""
         if path in self._seen:
             return
         self._seen.add(path)
@@ -42,6 +50,11 @@ class ModuleSettings:
             self._note(
                 module_key(path, attribute), _text(getattr(module, attribute, None))
             )
+        for name, value in (*enumerate(args), *kwargs.items()):
+            # Other integers are sizes and numbers of layers, which layouts change.
+            if isinstance(value, float | bool):
+                key = module_key(path, f"argument {name}")
+                self._note(key, setting_text(value))
         self._note(code_key(path), code_text(type(module), "forward"))
 
     def _note(self, key: str, text: str | None) -> None:

@@ -219,7 +219,7 @@ class ModuleTap:
             capture.calls.begin_microbatch(self)
         if capture.recorder is not None:
             capture.recorder.state_autocast()
-            capture.recorder.note_module(self._path, module)
+            capture.recorder.note_module(self._path, module, args, kwargs)
         inputs, fault = _walked(named_arguments(args, kwargs))
         call = capture.calls.begin_call(
             self._path,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -259,10 +259,19 @@ class TensorRecorder:
                 self._autocast = state
                 self._rank.state({"autocast": state})
 
-    def note_module(self, path: str, module: torch.nn.Module) -> None:
-        """Notes what a module runs with: its configuration, its rates of dropout."""
+    def note_module(
+        self,
+        path: str,
+        module: torch.nn.Module,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        """Notes what a module runs with: its configuration, its rates of dropout.
+
+        And what it is given beside tensors.
+        """
         self._dropout.note(path, module)
-        self._modules.note(path, module)
+        self._modules.note(path, module, args, kwargs)
 
     def state_modules(self, step: int) -> None:
         """Records what modules ran with in a step that ends, unless that was said."""

@@ -12,6 +12,7 @@ from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.revisions.assumed_layouts import skip_apart_in_both
 from ttrace.judge.revisions.call_counts import skip_other_calls
+from ttrace.judge.revisions.carried_inputs import take_carried_inputs
 from ttrace.judge.revisions.deduced_layouts import doubt_layouts
 from ttrace.judge.revisions.idle_gradients import skip_idle_gradients
 from ttrace.judge.revisions.known_noise import KnownNoise, excuse_known_noise
@@ -84,6 +85,7 @@ def judge_tensors(
         allow=allow,
         lost_updates=lost_updates(results, reference, candidate, backend),
     )
+    verdicts = take_carried_inputs(verdicts, reference)
     known = KnownNoise(verdicts, reference, backend, tolerances.policy)
     verdicts = excuse_known_noise(verdicts, known)
     turned = TurnedUpdates(verdicts, reference)

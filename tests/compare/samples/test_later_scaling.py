@@ -59,6 +59,30 @@ def test_a_mean_is_taken_after_the_backward():
     assert scaling(run(GRADIENTS.sum(0), bias=GRADIENTS[0, :2])) == LaterScaling()
 
 
+def in_two_phases(given: np.ndarray, *, later: np.ndarray) -> MemoryTrace:
+    """A step of two losses: one optimizer steps before the second micro-batch."""
+    return memory_trace(
+        {
+            "step0/mb0/critic/param_grad/weight": GRADIENTS[0],
+            "step0/critic/main_grad/weight": given,
+            "step0/mb1/critic/param_grad/weight": GRADIENTS[1],
+            "step0/mb1/maker/param_grad/weight": GRADIENTS[2],
+            "step0/maker/main_grad/weight": later,
+        }
+    )
+
+
+def test_what_comes_behind_an_optimizer_has_no_part_in_what_it_got():
+    trace = in_two_phases(GRADIENTS[0], later=GRADIENTS[2])
+    assert later_scaling(trace, trace.info.tensors, range(2)) == LaterScaling()
+    trace = in_two_phases(GRADIENTS[0] * 2, later=GRADIENTS[2])
+    found = later_scaling(trace, trace.info.tensors, range(2))
+    assert found.obstacle == (
+        "an optimizer was given gradients before the last micro-batch of the step, so "
+        "that it is not known what those of its micro-batches are gradients of"
+    )
+
+
 def test_all_parameters_must_be_their_mean():
     mean, sums = GRADIENTS.sum(0) / 3, GRADIENTS.sum(0)
     for number in range(5):

@@ -337,6 +337,23 @@ def test_one_input_that_differs_does_not_hide_where_the_samples_are(order: Order
     assert [order[p.microbatch][p.row] for p in samples.places[0]] == list(range(8))
 
 
+def test_an_input_that_goes_with_other_samples_does_not_hide_where_they_are():
+    """All inputs have the same rows in both runs, and one of them in another order."""
+
+    def others(order: Order, shift: int) -> dict[str, np.ndarray]:
+        values = {"other": tokens(1), "pairs": np.roll(tokens(2), shift, axis=0)}
+        return {
+            f"step0/mb{number}/@root/input/{slot}": of_slot[list(samples)]
+            for number, samples in enumerate(order)
+            for slot, of_slot in values.items()
+        }
+
+    reference = sample_run(ONE, more=others(ONE, 0))
+    (samples,) = match_samples(reference, sample_run(FOUR, more=others(FOUR, 1)))
+    assert samples.places is not None and not samples.difference
+    assert [FOUR[p.microbatch][p.row] for p in samples.places[0]] == list(range(8))
+
+
 def test_zeros_and_ones_tell_no_sample_from_others():
     """Rows of a mask that are equal in both runs are no sign of the same samples."""
     mask = np.tril(np.ones((8, 8), np.int64))

@@ -1,8 +1,15 @@
 """What modules of torch are configured with, as a run states it."""
 
+import pytest
+import torch
 from torch import nn
 
+from ttrace.backends.numpy_backend import NumpyBackend
+from ttrace.frontends import torch_capture
 from ttrace.frontends.torch_parts.module_settings import ModuleSettings
+from ttrace.pipeline import compare_traces
+from ttrace.recording.request import RecordRequest
+from ttrace.store.reader import open_trace
 
 
 class Norm(nn.Module):
@@ -75,3 +82,55 @@ def test_the_code_of_modules_that_are_none_of_torch():
         f"test_module_settings.py:{line} Block.forward"
     )
     assert not [key for key in found if "linear" in key and key.endswith("code")]
+
+
+class Scaled(nn.Module):
+    def forward(self, x, scaling, *, is_causal=False, layer=0, note="", more=None):
+        return x * scaling
+
+
+def test_numbers_and_flags_that_a_module_is_given():
+    """Integers are sizes more often than not; a later call is not looked at."""
+    settings, module = ModuleSettings(), Scaled()
+    x = torch.ones(2)
+    given = {"is_causal": True, "layer": 3, "note": "a", "more": x}
+    settings.note("adapter", module, (x, 2.0), given)
+    settings.note("adapter", module, (x, 4.0), given)
+    found = settings.end_step()
+    assert {k: v for k, v in found.items() if "argument" in k} == {
+        "module.adapter:argument 1": "2",
+        "module.adapter:argument is_causal": "True",
+    }
+
+
+class Around(nn.Module):
+    def __init__(self, factor: float):
+        super().__init__()
+        self.inner, self.factor = Scaled(), factor
+
+    def forward(self, x):
+        return self.inner(x, scaling=self.factor)
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+def test_another_factor_is_told_where_its_result_is_the_first_to_differ(
+    factor, monkeypatch, tmp_path
+):
+    traces = []
+    for name, each in (("reference", 2.0), ("candidate", factor)):
+        request = RecordRequest(out=tmp_path / name)
+        for variable, value in request.to_environment().items():
+            monkeypatch.setenv(variable, value)
+        model = Around(each)
+        with torch_capture.trace(model) as trace:
+            model(torch.arange(1.0, 17).reshape(2, 8))
+            trace.step()
+        traces.append(open_trace(tmp_path / name))
+    report = compare_traces(traces[0], traces[1], NumpyBackend())
+    found = {one.code: one.sentence for one in report.diagnosis}
+    assert ("module_settings" in found) == (factor != 2)
+    if factor != 2:
+        assert found["module_settings"].startswith(
+            "argument scaling of inner is 2 in the reference and 4 in the candidate, "
+            "and what differs first is step0/mb0/inner/output/0"
+        )

@@ -6,7 +6,7 @@ import pytest
 from tests.factories.traces import memory_trace
 from ttrace.compare.backend import load_backend
 from ttrace.ir.tensor_id import parse_tensor_id
-from ttrace.judge.places.carried_states import carried_from
+from ttrace.judge.reading.carried import carried_from
 from ttrace.pipeline import compare_traces
 
 VALUES = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)

@@ -55,6 +55,22 @@ def test_a_function_with_a_backward_of_its_own():
     assert found.endswith("Look there for a custom_vjp or a stop_gradient")
 
 
+def test_a_term_of_a_returned_loss_that_differs_comes_first():
+    loss = f"{PLACE}/@root/output/0"
+    runs = []
+    for number, wrong in ((1.0, ()), (1.5, WRONG)):
+        arrays = {text: array for (_, text), array in run(*wrong).arrays.items()}
+        runs.append(memory_trace({**arrays, loss: np.array([number], np.float32)}))
+    found = said(runs[1], runs[0])
+    assert found is not None
+    assert found.endswith(
+        f"or of another use of that output. The loss differs, too ({loss}): look first "
+        "at a term of it that is computed from that output beside the rest; else, "
+        "between them, for an autograd.Function with a backward of its own, a hook or "
+        "a detach()"
+    )
+
+
 def test_between_two_stages_it_is_what_they_send_each_other():
     candidate = memory_trace(
         {

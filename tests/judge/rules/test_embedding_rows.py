@@ -56,8 +56,33 @@ def test_gradients_of_rows():
     found = diagnoses(run(), run([5], gradient=True, size=2))["embedding_rows"]
     assert found.startswith(
         f"{GRADIENT} is wrong in the rows of the ids 5 (5 is the last row of rank 0's "
-        "shard), and agrees in all 11 other rows that are not zero"
+        "shard), and agrees in all 11 other rows that are not zero: the output of emb "
+        "agrees, so look at how its backward finds these rows"
     )
+
+
+def test_rows_of_ids_that_occur_several_times():
+    found = diagnoses(run(), run([1, 6], gradient=True))["embedding_rows"]
+    assert "the ids 1, 6, and agrees in all 10 other rows that are not zero" in found
+    assert found.endswith(
+        "they are all the ids that occur more than once in what a rank is given at a "
+        "time. Look at how the backward of emb adds up the gradients of several uses "
+        "of a row, as where one overwrites another or all are averaged"
+    )
+
+
+def test_rows_that_ranks_are_given_once_each_are_not_repeated():
+    cut = run([1, 6], gradient=True)
+    whole = run()
+    candidate = memory_trace(
+        {
+            text: Tensor(full=array, dims="b[dp] s" if "/input/" in text else None)
+            for (_, text), array in cut.arrays.items()
+        },
+        {"dp": 2},
+    )
+    found = diagnoses(whole, candidate)["embedding_rows"]
+    assert "how its backward finds these rows" in found  # 1 occurs once on each rank
 
 
 def test_ids_in_the_other_order_of_dims():

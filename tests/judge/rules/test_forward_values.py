@@ -40,6 +40,30 @@ def test_masks(ours, theirs, says):
     assert says in found.sentence
 
 
+def added(mask):
+    return np.where(mask, 0, -np.inf).astype(np.float32)
+
+
+@pytest.mark.parametrize("of_run", [added, lambda mask: mask])
+@pytest.mark.parametrize("around", [CAUSAL, DOCUMENTS])
+def test_windows_of_other_lengths(around, of_run):
+    """Whatever else the mask drops, such as other documents."""
+    masks = [around & ~np.tril(CAUSAL, -length) for length in (2, 4)]
+    found = diagnoses(*(masked(of_run(mask)) for mask in masks))["mask_differs"]
+    assert "lies 3 before its query, 1 in the reference" in found.sentence
+    word = "kept" if of_run is added else "set"
+    assert f"are {word} in the candidate only" in found.sentence
+
+
+def test_an_added_mask_of_something_else():
+    found = diagnoses(masked(added(CAUSAL)), masked(added(DOCUMENTS)))["mask_differs"]
+    assert "32 are kept in the reference only" in found.sentence
+    assert found.sentence.endswith(
+        "look at what the mask is made of (documents, padding, a window) "
+        "(step0/mb0/layer/input/1)"
+    )
+
+
 def weights(mask, *, more=0.0):
     scores = np.random.default_rng(1).normal(size=mask.shape)
     made = np.where(mask, np.exp(scores), 0)
@@ -53,7 +77,10 @@ def weights(mask, *, more=0.0):
 def test_a_window_behind_a_softmax():
     windows = [CAUSAL & ~np.tril(CAUSAL, -length) for length in (3, 4)]
     found = diagnoses(*map(weights, windows))["mask_differs"]
-    assert "All these are keys 3 before their query" in found.sentence
+    assert (
+        "The farthest key that it lets through lies 3 before its query, 2 in the "
+        "reference, and nothing else differs"
+    ) in found.sentence
     assert "10 are not zero in the candidate only" in found.sentence
     other = weights(windows[1], more=0.1)
     assert "mask_differs" not in diagnoses(weights(windows[0]), other)

@@ -44,8 +44,9 @@ def sentence(reference, candidate) -> str | None:
         ),
         (
             run(1.6),
-            "the gradient of the output agrees too, so that both runs differentiate "
-            "the same loss. Look at what is recorded as the loss",
+            "the gradient of the output agrees too. Look at a term of the loss that is "
+            "not computed from the output, such as an auxiliary loss of a layer or a "
+            "penalty on the weights, and at what is recorded as the loss",
         ),
     ],
 )
@@ -56,6 +57,39 @@ def test_what_is_left_to_differ(candidate, cause):
         "the output of the model agrees in step 0, micro-batch 0 "
         f"(step0/mb0/@root/output/logits), and the loss differs: {cause}"
     )
+
+
+def with_gradients(loss, of_micro_batch, of_step):
+    return run(loss) | {
+        f"{AT}/head/param_grad/weight": of_micro_batch,
+        "step0/head/main_grad/weight": of_step,
+    }
+
+
+@pytest.mark.parametrize(
+    "gradients, first",
+    [
+        ((OTHER, OTHER), f"{AT}/head/param_grad/weight and 1 more"),
+        ((GRADIENT, OTHER), "step0/head/main_grad/weight"),
+    ],
+)
+def test_gradients_of_parameters_show_a_term_beside_the_output(gradients, first):
+    reference = with_gradients(1.5, GRADIENT, GRADIENT)
+    found = sentence(reference, with_gradients(1.6, *gradients))
+    assert found is not None
+    assert found.endswith(
+        "the gradient of the output agrees too, but not all gradients before it "
+        f"({first}). Both follow from a term of the loss that is not computed from the "
+        "output, such as an auxiliary loss of a layer or a penalty on the weights: "
+        "look at these terms, their factors and what they are summed over"
+    )
+
+
+def test_where_all_gradients_agree_the_logged_number_is_left():
+    runs = [with_gradients(loss, GRADIENT, GRADIENT) for loss in (1.5, 1.6)]
+    found = sentence(*runs)
+    assert found is not None
+    assert "and those of the parameters, so that both runs differentiate the" in found
 
 
 def test_without_outputs_of_the_model_the_last_one_is_named():

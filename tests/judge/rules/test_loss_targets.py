@@ -1,5 +1,6 @@
 """What the first gradient shows of the losses of both runs."""
 
+import ml_dtypes
 import numpy as np
 
 from tests.factories.traces import memory_trace
@@ -97,3 +98,36 @@ def test_another_gradient_is_no_cross_entropy():
         noise = RNG.normal(size=(4, 6, 12)).astype(np.float32)
         candidate.arrays[0, id_][...] += noise
     assert not diagnoses(candidate).keys() & {"loss_targets", "loss_weights"}
+
+
+def test_targets_that_weigh_otherwise():
+    weights = np.where(LABELS[0] % 2, 2.0, 0.5)
+    sentence = diagnoses(run(weights=weights))["loss_weights"].sentence
+    assert "2 where the target is 3, 5, 7, 11: the loss" in sentence
+    assert "0.5 where the target is 2" in sentence
+    assert sentence.endswith("Look at the weights of the classes that it is given")
+
+
+def test_tokens_that_weigh_otherwise_for_no_known_reason():
+    weights = RNG.uniform(0.5, 2, size=LABELS[0].shape)
+    sentence = diagnoses(run(weights=weights))["loss_weights"].sentence
+    assert "token by token: tokens or samples count otherwise" in sentence
+    assert "mean of means" not in sentence and "number of tokens" not in sentence
+
+
+def test_factors_that_the_tolerance_makes_differ_are_one():
+    """Half a term's weight, in gradients that are known to three digits only."""
+    made = np.abs(RNG.normal(size=(4, 6, 12)))
+    halved = made / 2 * (1 + RNG.uniform(-1e-2, 1e-2, size=(4, 6, 1)))
+    at = "step0/mb0/head"
+    runs = [
+        memory_trace(
+            {
+                f"{at}/output/0": LOGITS[0],
+                f"{at}/grad_output/0": values.astype(ml_dtypes.bfloat16),
+            }
+        )
+        for values in (made, halved)
+    ]
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
+    assert "loss_weights" not in {each.code for each in report.diagnosis}

@@ -45,6 +45,22 @@ def test_sums_in_a_coarser_dtype():
     assert "are numbers of bfloat16, those of the reference are not" in found
 
 
+@pytest.mark.parametrize(
+    "name, is_said",
+    [("step0/mb0/attention/input/0", False), ("step0/fc/main_grad/weight", True)],
+)
+def test_the_dtype_that_a_run_states_is_no_finding_of_activations(name, is_said):
+    rounded = (X * 1.05).astype(ml_dtypes.bfloat16).astype(np.float32)
+    policies = ("off", "parameters bfloat16, reduction float32")
+    runs = [
+        memory_trace({name: values}, settings={"mixed_precision": policy})
+        for values, policy in zip((X, rounded), policies, strict=True)
+    ]
+    report = compare_traces(runs[0], runs[1], load_backend("numpy"))
+    codes = {each.code for each in report.diagnosis}
+    assert ("lower_precision" in codes) == is_said
+
+
 @pytest.mark.parametrize("candidate", [X * np.float32(1.001), np.sign(X)])
 def test_no_coarser_dtype(candidate):
     name = "step0/mb0/attention/input/0"

@@ -52,6 +52,12 @@ def test_what_is_no_single_micro_batch():
     assert sentence(run(same[0] / K, same), run(same[0], same)) is None
 
 
+@pytest.mark.parametrize("given", [ADDED[-1], ADDED[1:].sum(0)])
+def test_a_loop_in_which_the_reference_leaves_some_out_too(given):
+    """As where an earlier backward of the step is for a look ahead only."""
+    assert sentence(run(ADDED[-1] / 2), run(given)) is None
+
+
 def test_where_the_reference_has_one_micro_batch():
     """The candidate is shown in that one, and was recorded with its own."""
     rows = np.arange(K * 4, dtype=np.int32).reshape(K * 2, 2)

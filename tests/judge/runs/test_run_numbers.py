@@ -111,3 +111,24 @@ def test_only_what_fits_is_named(factor, sentence):
         for what, value in values.items()
     ]
     assert number_sentence(factor, given) == sentence
+
+
+@pytest.mark.parametrize(
+    "kind, sizes, is_named",
+    [
+        ("output", {"dp": 2}, False),
+        ("grad_output", {"dp": 2}, True),
+        ("output", {"tp": 2}, True),
+    ],
+)
+def test_numbers_of_samples_act_on_no_output(kind, sizes, is_named):
+    """Ranks of tp hold the same micro-batches, those of dp have their own."""
+    names = [f"step0/mb{number}/a/{kind}/0" for number in range(2)]
+    holders = [(number,) if "dp" in sizes else (0, 1) for number in range(2)]
+    halved = [Tensor(full=VALUES / 2, holders=ranks) for ranks in holders]
+    candidate = memory_trace(dict(zip(names, halved, strict=True)), sizes)
+    (found,) = compare(memory_trace(dict.fromkeys(names, VALUES)), candidate).diagnosis
+    (axis,) = sizes
+    assert (f"2 is the number of ranks along {axis}" in found.sentence) == is_named
+    of_step = "the number of micro-batches of a step" in found.sentence
+    assert of_step == (kind == "grad_output")

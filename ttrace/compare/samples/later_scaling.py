@@ -29,6 +29,13 @@ _ENOUGH = 3
 """Parameters that are looked at: whatever scales gradients, scales all of them."""
 
 
+_STEPS_WITHIN = (
+    "an optimizer was given gradients before the last micro-batch of the step, so that "
+    "it is not known what those of its micro-batches are gradients of"
+)
+"""Why gradients of activations are not compared, where losses have their own steps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaterScaling:
     """What a run does to the gradients of a step behind the backward.
@@ -66,7 +73,15 @@ def later_scaling(
     if found.obstacle is None or len(microbatches) < 2 or _repeats_parameter(gradients):
         return found
     mean = _summed(trace, gradients, divisor=len(microbatches), enough=None)
-    return mean if mean.obstacle is None else found
+    if mean.obstacle is None:
+        return mean
+    early = _gradients(of_step, microbatches, until_given=True)
+    if sum(len(parts) for _, parts, _ in early) == sum(
+        len(parts) for _, parts, _ in gradients
+    ):
+        return found
+    until = _summed(trace, early, divisor=1, enough=None)
+    return until if until.obstacle is None else LaterScaling(obstacle=_STEPS_WITHIN)
 
 
 def _repeats_parameter(gradients: Sequence[_Gradients]) -> bool:
@@ -129,15 +144,25 @@ def _summed(
 
 
 def _gradients(
-    tensors: Mapping[TensorId, TensorRecord], microbatches: Collection[int]
+    tensors: Mapping[TensorId, TensorRecord],
+    microbatches: Collection[int],
+    *,
+    until_given: bool = False,
 ) -> list[_Gradients]:
     """Gradients of parameters: the optimizer's, the backward's, and if these are all.
 
     An optimizer that calls its closure several times gets gradients after each call,
     of as many micro-batches every time. A backward through several forwards leaves its
     gradients with one of them: others have none, and yet the sum may be whole.
+
+    Args:
+        tensors: Of the step, in order of capture.
+        microbatches: All of the step.
+        until_given: Only those that backward made before the optimizer was given the
+            sum: what later micro-batches make has no part in it.
     """
     found = []
+    places = {id_: place for place, id_ in enumerate(tensors)} if until_given else {}
     final = [id_ for id_ in tensors if id_.kind is Kind.MAIN_GRAD and not id_.is_index]
     num_calls = Counter((id_.module, id_.slot) for id_ in final)
     ascending = sorted(microbatches)
@@ -159,6 +184,9 @@ def _gradients(
             for number in ascending[size * id_.call : size * (id_.call + 1)]
         ]
         of_all = [part for part in parts if part is not None]
+        is_complete = len(of_all) == len(parts)
+        if until_given:
+            of_all = [p for p in of_all if places[p.id] < places[id_]]
         if of_all and all(part.global_shape == record.global_shape for part in of_all):
-            found.append((record, of_all, len(of_all) == len(parts)))
+            found.append((record, of_all, is_complete))
     return sorted(found, key=lambda pair: math.prod(pair[0].global_shape))

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ttrace.compare.samples.later_scaling import LaterScaling, later_scaling
 from ttrace.compare.samples.loss_means import loss_means
+from ttrace.compare.samples.sample_free import sample_free
 from ttrace.compare.samples.sample_search import match_samples
 from ttrace.compare.samples.samples import StepSamples
 from ttrace.compare.samples.step_regrouping import (
@@ -55,8 +56,9 @@ class Regrouped:
 def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
     """Matches samples by what they hold, where micro-batches are not the same ones.
 
-    Reads the recorded inputs of the models, and where gradients of activations could
-    be compared, those of a few parameters.
+    Reads the recorded inputs of the models, activations whose shape is the same in
+    micro-batches of all sizes, and where gradients of activations could be compared,
+    those of a few parameters.
 
     Raises:
         CorruptTraceError: The bytes of a tensor are not those that were written.
@@ -114,6 +116,7 @@ def regroup(reference: TraceSource, candidate: TraceSource) -> Regrouped:
             gradients_obstacle=obstacle,
             losses=losses,
             totals=step_totals(reference, candidate, of_reference, of_candidate),
+            sample_free=sample_free(reference, candidate, of_reference, of_candidate),
         )
         for id_ in of_candidate:
             del tensors[id_]

@@ -255,7 +255,7 @@ def _match_by_equal_slots(
     """Matches samples by those inputs of which both runs have the same rows.
 
     The other inputs, such as labels that only one run masks, are then compared, and say
-    themselves that they differ.
+    themselves that they differ. So does one that goes with other samples.
     """
     equal = {
         slot: dim
@@ -266,9 +266,17 @@ def _match_by_equal_slots(
         )
         and not reference.is_binary(slot)
     }
-    if not equal or len(equal) == len(dims.dims):
-        return None
-    return _match_of(equal, dims, step, reference, candidate)
+    if len(equal) < len(dims.dims):
+        if not equal:
+            return None
+        return _match_of(equal, dims, step, reference, candidate)
+    # Each has the same rows, and one of them goes with other rows of the rest.
+    for left_out in reversed(equal):
+        rest = {slot: dim for slot, dim in equal.items() if slot != left_out}
+        found = _match_of(rest, dims, step, reference, candidate) if rest else None
+        if found is not None:
+            return found
+    return None
 
 
 def _match_of(

@@ -43,6 +43,7 @@ class StepRegrouping:
         gradients_obstacle: Why gradients of activations cannot be matched, or None.
         losses: What losses are compared with.
         totals: Inputs that are one number for the whole step, without micro-batch.
+        sample_free: Activations that are the same for all samples, likewise.
 
     Attributes:
         set_aside: Why a tensor is not compared; filled by ``tensors``.
@@ -61,6 +62,7 @@ class StepRegrouping:
         gradients_obstacle: str | None,
         losses: LossMeans,
         totals: Collection[TensorId] = (),
+        sample_free: Collection[TensorId] = (),
     ):
         assert samples.places is not None
         self.set_aside: dict[TensorId, str] = {}
@@ -70,6 +72,7 @@ class StepRegrouping:
         self._gradients_obstacle = gradients_obstacle
         self._losses = losses
         self._totals = totals
+        self._sample_free = sample_free
         self._skipped = skipped
         self._of_reference = _by_name(reference)
         self._of_candidate = _by_name(candidate)
@@ -98,7 +101,7 @@ class StepRegrouping:
             if of_reference is None:
                 continue
             if name in self._totals:
-                found |= self._step_totals(of_reference, of_candidate)
+                found |= self._of_any(of_reference, of_candidate)
             elif name.kind is Kind.LOSS:
                 found |= self._of_losses(name, of_reference, of_candidate)
             else:
@@ -120,18 +123,19 @@ class StepRegrouping:
                 id_ = replace(name, microbatch=first)
                 yield id_, replace(record, id=id_)
 
-    def _step_totals(
+    def _of_any(
         self,
         of_reference: Mapping[int, TensorRecord],
         of_candidate: Mapping[int, TensorRecord],
     ) -> dict[TensorId, TensorRecord]:
-        """Numbers of the whole step, which any of its micro-batches has."""
+        """What any micro-batch of the step has alike."""
         return {
             record.id: replace(
                 of_candidate[self._places[number][0].microbatch], id=record.id
             )
             for number, record in of_reference.items()
             if number in self._places
+            and self._places[number][0].microbatch in of_candidate
         }
 
     def _of_losses(
@@ -174,6 +178,8 @@ class StepRegrouping:
             dim = self._padded_dims(of_reference, of_candidate)
         elif obstacle is None:
             dim = self._batch_dim(of_reference, of_candidate)
+        if obstacle is None and isinstance(dim, str) and name in self._sample_free:
+            return self._of_any(of_reference, of_candidate)
         for number, record in of_reference.items():
             if number not in self._places:
                 continue

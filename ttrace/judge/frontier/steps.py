@@ -1,9 +1,10 @@
 """Follows failures from step to step: micro-batches, the optimizer, the next step."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ttrace.ir.kinds import KINDS, Kind
+from ttrace.judge.frontier.early_updates import early_updates
 from ttrace.judge.frontier.flow import GIVEN, NOTHING, UNKNOWN, Failures, Flow
 from ttrace.judge.frontier.microbatch import Microbatch, parameter_key
 from ttrace.judge.frontier.outside import split_off
@@ -46,6 +47,7 @@ class _Steps:
         self._held: dict[_Name, Flow] = {}
         self._states: dict[_Name, Flow] = {}
         self._parameters: dict[_Name, frozenset[int]] = {}
+        self._gradients: dict[_Name, Flow] = {}
 
     def follow(self, verdicts: Sequence[TensorVerdict]) -> None:
         """Follows those of a step.
@@ -54,40 +56,61 @@ class _Steps:
             verdicts: On all its tensors, in order of capture.
         """
         parts = split_off(verdicts)
-        by_kind: dict[Kind, list[TensorVerdict]] = {}
+        of_step: list[TensorVerdict] = []
         by_microbatch: dict[int | None, list[TensorVerdict]] = {}
         for verdict in parts.inside:
             if KINDS[verdict.id.kind].per_microbatch:
                 by_microbatch.setdefault(verdict.id.microbatch, []).append(verdict)
             else:
-                by_kind.setdefault(verdict.id.kind, []).append(verdict)
+                of_step.append(verdict)
         for kind in (Kind.PARAM, Kind.BUFFER):
-            for verdict in by_kind.get(kind, ()):
+            for verdict in _of_kind(of_step, kind):
                 self._held[_name(verdict)] = self._failures.take(
                     verdict, GIVEN, parameter_key(verdict)
                 )
         self._parameters |= {
-            _name(v): v.candidate_ranks for v in by_kind.get(Kind.PARAM, ())
+            _name(v): v.candidate_ranks for v in _of_kind(of_step, Kind.PARAM)
         }
-        held: dict[str, Flow] = {}
-        for (module, _), flow in self._held.items():
-            held[module] = held.get(module, NOTHING) + flow
-        begun = [
-            Microbatch(of_one, self._failures, held)
-            for of_one in by_microbatch.values()
-        ]
+        self._gradients = {}
+        begun: list[Microbatch] = []
+        early = early_updates(parts.inside)
+        for number, of_one in by_microbatch.items():
+            if number in early:
+                now = early[number]
+                self._optimize([v for v in of_step if v.id in now], begun)
+                of_step = [v for v in of_step if v.id not in now]
+            begun.append(Microbatch(of_one, self._failures, self._held_by_module()))
         self._failures.take_beside(parts.behind_backward)
-        self._optimize(by_kind, begun)
-        self._buffers(by_kind.get(Kind.UPDATED_BUFFER, ()), begun)
+        updated = {
+            _name(v)
+            for v in parts.inside
+            if v.id.kind in (Kind.UPDATED_PARAM, Kind.WRITTEN_PARAM)
+        }
+        self._optimize(of_step, begun)
+        for name in self._parameters.keys() - updated:  # not recorded
+            flow = self._gradients.get(name, UNKNOWN)
+            self._held[name] += flow + UNKNOWN
+        self._buffers(_of_kind(of_step, Kind.UPDATED_BUFFER), begun)
         self._failures.take_beside(parts.behind_update)
         for flow in (*self._held.values(), *self._states.values()):
             self._failures.closed |= flow.failed
 
+    def _held_by_module(self) -> dict[str, Flow]:
+        held: dict[str, Flow] = {}
+        for (module, _), flow in self._held.items():
+            held[module] = held.get(module, NOTHING) + flow
+        return held
+
     def _optimize(
-        self, by_kind: Mapping[Kind, Sequence[TensorVerdict]], begun: list[Microbatch]
+        self, of_step: Sequence[TensorVerdict], begun: list[Microbatch]
     ) -> None:
-        gradients: dict[_Name, Flow] = {}
+        by_kind: dict[Kind, list[TensorVerdict]] = {}
+        for verdict in of_step:
+            by_kind.setdefault(verdict.id.kind, []).append(verdict)
+        gradients = self._gradients
         total = NOTHING
+        for flow in gradients.values():
+            total += flow
         for verdict in by_kind.get(Kind.MAIN_GRAD, ()):
             name = _name(verdict)
             flow = self._take(verdict, _accumulated(name, begun))
@@ -137,9 +160,6 @@ class _Steps:
             given = gradients.get(owner, UNKNOWN) + updated.get(owner, UNKNOWN) + rates
             given += self._states.get(_name(verdict), NOTHING)
             self._states[_name(verdict)] = self._take(verdict, given)
-        for name in self._parameters.keys() - updated.keys():  # not recorded
-            flow = gradients.get(name, UNKNOWN)
-            updated[name] = self._held[name] + flow + UNKNOWN
         self._held |= updated
         # Such as averages of other parameters.
         given = sum(updated.values(), UNKNOWN)
@@ -161,6 +181,10 @@ class _Steps:
 
     def _take(self, verdict: TensorVerdict, given: Flow) -> Flow:
         return self._failures.take(verdict, given, parameter_key(verdict))
+
+
+def _of_kind(verdicts: Iterable[TensorVerdict], kind: Kind) -> list[TensorVerdict]:
+    return [verdict for verdict in verdicts if verdict.id.kind is kind]
 
 
 def _name(verdict: TensorVerdict) -> _Name:

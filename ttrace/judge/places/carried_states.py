@@ -4,58 +4,19 @@ The state of a recurrent network, a memory or a cache: what a call returned goes
 later one, of the next micro-batch or of the next step.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId
+from ttrace.ir.tensor_id import ROOT_MODULE, TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.places.one_sided_inputs import OneSidedInputs
-from ttrace.judge.reading.values import values_of
+from ttrace.judge.reading.carried import carried_from
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
-
-_LEAST_ELEMENTS = 4
 
 _MAX_CARRIED = 8
 """Inputs of which is looked for where they come from."""
-
-_MAX_READ = 16
-"""Outputs that are read, of the shape of an input; the latest first."""
-
-
-def carried_from(given: TensorId, run: TraceSource) -> TensorId | None:
-    """The earlier output of the same module that an input is, to the bit; or None.
-
-    Args:
-        given: An input of a module.
-        run: The run that gives it.
-    """
-    record = run.info.tensors.get(given)
-    if record is None or math.prod(record.global_shape) < _LEAST_ELEMENTS:
-        return None
-    time = _time(given)
-    outputs = [
-        id_
-        for id_, other in run.info.tensors.items()
-        if id_.kind is Kind.OUTPUT
-        and id_.module == given.module
-        and id_.pass_ is Pass.FORWARD
-        and _time(id_) < time
-        and other.global_shape == record.global_shape
-    ]
-    values = values_of(given, run) if outputs else None
-    if values is None or np.ptp(values) == 0:
-        return None
-    outputs = sorted(outputs, key=_time, reverse=True)[:_MAX_READ]
-    for output in outputs:
-        before = values_of(output, run)
-        if before is not None and np.array_equal(before, values):
-            return output
-    return None
 
 
 def find_carried_states(
@@ -122,16 +83,3 @@ def extra_activation_gradients(
         and verdict.id.module != ROOT_MODULE
         and replace(verdict.id, kind=of_kind[verdict.id.kind]) in agreeing
     ]
-
-
-def when(source: TensorId, given: TensorId) -> str:
-    """When an output was made that an input is: ``micro-batch 0``, ``step 1``."""
-    if source.step != given.step:
-        return f"step {source.step}"
-    if source.microbatch != given.microbatch:
-        return f"micro-batch {source.microbatch}"
-    return f"call {source.call}"
-
-
-def _time(id_: TensorId) -> tuple[int, int, int]:
-    return id_.step, id_.microbatch or 0, id_.call

@@ -1,7 +1,7 @@
 """Which rows of an embedding are wrong: told by the indices that it is given."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ttrace.ir.trace import TraceInfo
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.reading.failures import failed_by_values
 from ttrace.judge.reading.values import values_of
-from ttrace.judge.verdicts.verdict import TensorVerdict
+from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 
 _LARGEST_SHARE = 0.5
 """Of the rows that occur, that may be wrong and still be some of them."""
@@ -30,16 +30,25 @@ class EmbeddingRows:
         rows: Indices of the wrong ones, ascending.
         num_right: Rows that occur and agree.
         ends: Those that are the first or the last one of a rank's shard, in words.
+        forward_agrees: Of a gradient: what the module returns in that step was
+            compared, and agrees.
+        repeated: Of a gradient: the wrong ones are those of the ids that occur several
+            times in what a rank is given at once, all of them.
     """
 
     id: TensorId
     rows: tuple[int, ...]
     num_right: int
     ends: tuple[str, ...]
+    forward_agrees: bool = False
+    repeated: bool = False
 
 
 def find_embedding_rows(
-    verdict: TensorVerdict | None, reference: TraceSource, candidate: TraceSource
+    verdict: TensorVerdict | None,
+    verdicts: Sequence[TensorVerdict],
+    reference: TraceSource,
+    candidate: TraceSource,
 ) -> EmbeddingRows | None:
     """Looks whether the error of a failed tensor is one of some rows of an embedding.
 
@@ -48,6 +57,7 @@ def find_embedding_rows(
 
     Args:
         verdict: On the tensor.
+        verdicts: On all tensors.
         reference: The trusted run.
         candidate: The run under test.
     """
@@ -68,8 +78,16 @@ def find_embedding_rows(
         if ours.ndim != 2:  # of something else that is given integers, as experts are
             return None
         counts = np.asarray(theirs.any(-1))
-        found = _split(np.arange(len(errors)), errors, counts, limit)
-        return None if found is None else _rows(verdict.id, *found, candidate.info)
+        wrong, right = _split(np.arange(len(errors)), errors, counts, limit)
+        repeated = _repeated(inputs, candidate)
+        is_repeated = wrong <= repeated and not repeated & right
+        if not (is_repeated and wrong and right or _are_some(wrong, right)):
+            return None
+        return replace(
+            _rows(verdict.id, wrong, right, candidate.info),
+            forward_agrees=_forward_agrees(verdict.id, verdicts),
+            repeated=is_repeated,
+        )
     for tensor_id in inputs:
         indices = values_of(tensor_id, reference)
         if indices is None:
@@ -78,7 +96,7 @@ def find_embedding_rows(
             if rows.shape != errors.shape:
                 continue
             found = _split(rows, errors, np.ones(rows.shape, bool), limit)
-            if found is not None:
+            if _are_some(*found):
                 return _rows(verdict.id, *found, candidate.info)
     return None
 
@@ -109,8 +127,8 @@ def _is_same_call(one: TensorId, other: TensorId) -> bool:
 
 def _split(
     rows: np.ndarray, errors: np.ndarray, counts: np.ndarray, limit: float
-) -> tuple[list[int], int] | None:
-    """Rows that are wrong and number of those that are right; None if that depends.
+) -> tuple[set[int], set[int]]:
+    """Rows that are wrong somewhere, and those that are right somewhere.
 
     Args:
         rows: Index of the row at each place.
@@ -121,21 +139,50 @@ def _split(
     is_wrong = errors > limit
     wrong = {int(row) for row in rows[is_wrong]}
     right = {int(row) for row in rows[counts & ~is_wrong]}
+    return wrong, right
+
+
+def _are_some(wrong: set[int], right: set[int]) -> bool:
+    """Whether some rows are wrong wherever they occur, and most are right."""
     if not wrong or wrong & right:
-        return None
-    if len(wrong) > _LARGEST_SHARE * (len(wrong) + len(right)):
-        return None
-    return sorted(wrong), len(right)
+        return False
+    return len(wrong) <= _LARGEST_SHARE * (len(wrong) + len(right))
+
+
+def _repeated(inputs: Sequence[TensorId], candidate: TraceSource) -> set[int]:
+    """The ids that occur several times in what a rank is given in one call."""
+    found: set[int] = set()
+    for tensor_id in inputs:
+        record = candidate.info.tensors.get(tensor_id)
+        for shard in () if record is None else record.shards:
+            ids, counts = np.unique(candidate.load(shard), return_counts=True)
+            found.update(ids[counts > 1].tolist())
+    return found
+
+
+def _forward_agrees(gradient: TensorId, verdicts: Sequence[TensorVerdict]) -> bool:
+    """Whether outputs of the module in that step were compared, and all agree."""
+    outputs = [
+        verdict.status
+        for verdict in verdicts
+        if verdict.id.kind is Kind.OUTPUT
+        and verdict.id.module == gradient.module
+        and verdict.id.step == gradient.step
+        and gradient.microbatch in (None, verdict.id.microbatch)
+    ]
+    return Status.PASSED in outputs and not {Status.FAILED, Status.UNMATCHED} & {
+        *outputs
+    }
 
 
 def _rows(
-    tensor_id: TensorId, rows: list[int], num_right: int, info: TraceInfo
+    tensor_id: TensorId, wrong: set[int], right: set[int], info: TraceInfo
 ) -> EmbeddingRows:
     return EmbeddingRows(
         id=tensor_id,
-        rows=tuple(rows),
-        num_right=num_right,
-        ends=tuple(_ends(tensor_id.module, set(rows), info)),
+        rows=tuple(sorted(wrong)),
+        num_right=len(right),
+        ends=tuple(_ends(tensor_id.module, wrong, info)),
     )
 
 

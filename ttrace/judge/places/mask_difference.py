@@ -1,17 +1,20 @@
 """A mask that lets other places through, seen itself or in a softmax behind it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ttrace.compare.assembled import assembled
+from ttrace.compare.masks import Notation
 from ttrace.ir.dtypes import dtype_named
 from ttrace.ir.kinds import Kind
 from ttrace.ir.tensor_id import TensorId
 from ttrace.ir.trace_source import TraceSource
 from ttrace.judge.reading.diverged_values import DivergedValues
-from ttrace.judge.reading.values import values_of
-from ttrace.judge.verdicts.verdict import Status, TensorVerdict
+from ttrace.judge.reading.values import MAX_ELEMENTS, values_of
+from ttrace.judge.verdicts.verdict import Cause, Status, TensorVerdict
 
 _IS_ONE = 1e-2
 """By how much the sum of a row of a softmax may exceed 1: bfloat16 rounds values."""
@@ -38,6 +41,10 @@ class MaskDifference:
         distances: Of all these, how far the key lies before the query, where these are
             few; the last two dims are of one length then.
         is_causal: In the candidate all places up to the query are set and no other.
+        farthest: How far before its query the farthest key lies that the reference and
+            the candidate let through, where nothing else differs; None if that is not
+            so.
+        is_added: It is added to scores, and what counts is where that keeps.
     """
 
     id: TensorId
@@ -48,6 +55,8 @@ class MaskDifference:
     is_inverse: bool
     distances: tuple[int, ...]
     is_causal: bool
+    farthest: tuple[int, int] | None = None
+    is_added: bool = False
 
 
 def find_mask_difference(
@@ -66,15 +75,26 @@ def find_mask_difference(
         reference: The trusted run.
         candidate: The run under test.
     """
-    if verdict is None or verdict.setup or values is None or values.ours.ndim < 2:
+    if verdict is None or verdict.setup:
         return None
-    id_ = values.id
+    id_ = verdict.id
     if id_.kind not in (Kind.INPUT, Kind.OUTPUT):
         return None
-    is_mask = all(_is_mask(id_, run) for run in (reference, candidate))
-    if not is_mask and not _is_softmax_behind_same(values, verdicts):
+    if verdict.cause is Cause.MASKS:
+        theirs, ours = _kept(verdict, reference, candidate)
+        is_mask = is_added = True
+        if theirs is None or ours is None or theirs.shape != ours.shape:
+            return None
+    elif values is not None:
+        is_mask = all(_is_mask(id_, run) for run in (reference, candidate))
+        is_added = False
+        if not is_mask and not _is_softmax_behind_same(values, verdicts):
+            return None
+        ours, theirs = values.ours != 0, values.theirs != 0
+    else:
         return None
-    ours, theirs = values.ours != 0, values.theirs != 0
+    if ours.ndim < 2:
+        return None
     more, less = ours & ~theirs, theirs & ~ours
     if more.sum() + less.sum() < _LEAST_PLACES:
         return None
@@ -90,7 +110,48 @@ def find_mask_difference(
         distances=_distances(more | less) if is_square else (),
         is_causal=is_square
         and any((places == causal).all() for places in (ours, ~ours)),
+        farthest=_farthest(theirs, ours) if is_square else None,
+        is_added=is_added,
     )
+
+
+def _kept(
+    verdict: TensorVerdict, reference: TraceSource, candidate: TraceSource
+) -> list[np.ndarray | None]:
+    """Where masks in their notations keep something, of the reference and of ours."""
+    assert verdict.result is not None and verdict.result.mask_notations is not None
+    kept: list[np.ndarray | None] = []
+    runs = (reference, candidate)
+    for run, notation in zip(runs, verdict.result.mask_notations, strict=True):
+        record = run.info.tensors[verdict.id]
+        is_small = math.prod(record.global_shape) <= MAX_ELEMENTS
+        values = assembled(record, run) if is_small else None
+        kept.append(None if values is None else Notation(notation).keeps(values))
+    return kept
+
+
+def _farthest(theirs: np.ndarray, ours: np.ndarray) -> tuple[int, int] | None:
+    """How far before their query either lets keys through, at most.
+
+    Where one is the other but for what lies farther back, and nothing behind the query.
+
+    Args:
+        theirs: ``[..., queries, keys]``, where something is let through.
+        ours: Likewise.
+    """
+    length = ours.shape[-1]
+    distance = np.arange(length)[:, None] - np.arange(length)
+    if (theirs | ours)[..., distance < 0].any():
+        return None
+    first, second = (
+        int(distance[places.reshape(-1, length, length).any(axis=0)].max(initial=-1))
+        for places in (theirs, ours)
+    )
+    narrow, wide = (theirs, ours) if first < second else (ours, theirs)
+    if first == second or min(first, second) < 0:
+        return None
+    is_rest = np.array_equal(wide & (distance <= min(first, second)), narrow)
+    return (first, second) if is_rest else None
 
 
 def _is_mask(id_: TensorId, run: TraceSource) -> bool:

@@ -18,6 +18,7 @@ from ttrace.judge.places.attention.attention_variant import (
     find_attention_variant,
 )
 from ttrace.judge.places.backward_inside import BackwardInside, find_backward_inside
+from ttrace.judge.places.carried_input import CarriedInput, find_carried_input
 from ttrace.judge.places.carried_states import (
     extra_activation_gradients,
     find_carried_states,
@@ -97,6 +98,8 @@ class PlaceEvidence:
         mask: Places that a mask lets through in one run only.
         backward: Of a gradient: what its module is given agrees, and makes it wrong.
         flipped: The kernel whose flip explains it.
+        carried_input: The earlier output that it is in the reference, if it is an
+            input.
     """
 
     first: FirstDivergence | None = None
@@ -127,6 +130,7 @@ class PlaceEvidence:
     changed: ChangedWeight | None = None
     statistics: BatchStatistics | None = None
     flipped: FlippedKernel | None = None
+    carried_input: CarriedInput | None = None
 
 
 def read_place(
@@ -162,7 +166,7 @@ def read_place(
     return PlaceEvidence(
         first=first,
         confined=explained(find_confinement, None, diverged, *runs, backend),
-        rows=explained(find_embedding_rows, None, diverged, *runs),
+        rows=explained(find_embedding_rows, None, diverged, verdicts, *runs),
         bias=explained(find_added_bias, None, values, reference, candidate.info),
         wiring=explained(find_wiring, None, diverged, verdicts, *runs),
         rates_inside=rates_inside(first.module, *infos),
@@ -170,7 +174,7 @@ def read_place(
         inputs=inputs,
         submodule=explained(find_scaled_submodule, None, values, verdicts, reference),
         rearrangement=explained(find_rearrangement, None, values),
-        coarse=explained(find_coarse_values, None, values),
+        coarse=explained(find_coarse_values, None, values, *infos),
         epsilon=explained(find_norm_epsilon, None, values, reference),
         activation=explained(
             find_activation_variant, None, values, verdicts, reference
@@ -190,6 +194,7 @@ def read_place(
         attention=explained(find_attention_variant, None, values, verdicts, reference),
         dropped=explained(find_dropped_share, None, values, verdicts, reference),
         flipped=explained(find_flipped_kernel, None, values, reference),
+        carried_input=explained(find_carried_input, None, diverged, verdicts, *runs),
     )
 
 

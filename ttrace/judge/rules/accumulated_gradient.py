@@ -20,12 +20,36 @@ def accumulated_gradient(findings: Findings) -> Diagnosis | None:
     return Diagnosis(
         code="accumulated_gradient",
         sentence=f"{tensors(len(verdicts))} of step {step}, all that were examined, "
-        f"are the reference's gradient plus the candidate's own of step {step - 1}"
-        f"{_what_of_it(found)}: "
-        "gradients are not set to zero between the steps "
-        + findings.words("(optimizer.zero_grad())", "(their sum is carried on)"),
+        f"are the reference's gradient plus {_what(found, step - 1)}: "
+        + _remedy(found, findings),
         evidence=evidence,
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _what(found: Accumulated, step: int) -> str:
+    """What they hold of the step before."""
+    own = f"the candidate's own of step {step}{_what_of_it(found)}"
+    if not found.later:
+        return own
+    numbers = ", ".join(map(str, found.later))
+    later = (
+        f"what the backward of micro-batch {numbers} of step {step} adds to them, "
+        "which comes after the update of their parameters"
+    )
+    return later if found.kind is Kind.PARAM_GRAD else f"{own} and {later}"
+
+
+def _remedy(found: Accumulated, findings: Findings) -> str:
+    if found.later:
+        return findings.words(
+            "set them to zero before the backward that their optimizer's step is for, "
+            "as that of another loss reaches these parameters, too "
+            "(optimizer.zero_grad())",
+            "they are carried on",
+        )
+    return "gradients are not set to zero between the steps " + findings.words(
+        "(optimizer.zero_grad())", "(their sum is carried on)"
     )
 
 

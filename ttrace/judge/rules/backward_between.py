@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ttrace.ir.kinds import Kind
-from ttrace.ir.tensor_id import ROOT_MODULE, Pass, parse_tensor_id
+from ttrace.ir.tensor_id import ROOT_MODULE, Pass, TensorId, parse_tensor_id
 from ttrace.judge.diagnosis import Diagnosis, Findings
 from ttrace.judge.reading.failures import failed_by_values
 from ttrace.judge.runs.rank_names import ranks_text
@@ -58,14 +58,38 @@ def backward_between(findings: Findings) -> Diagnosis | None:
             "an autograd.Function with a backward of its own, a hook or a detach()",
             "a custom_vjp or a stop_gradient",
         )
+    loss = next((v for v in findings.failed if _is_loss_of(v, id_)), None)
+    if loss is not None and not border:
+        remedy = (
+            f"The loss differs, too ({loss.id}): look first at a term of it that is "
+            f"computed from that output beside the rest; else, between them, for {look}"
+        )
+    else:
+        remedy = f"Look there for {look}"
     return Diagnosis(
         code="backward_between",
         sentence=f"the forward agrees at {ours} and at {theirs}, the next module, and "
         f"so does the gradient of the latter, while that of the former differs ({id_}):"
         f" it is the backward of what lies between them, or of another use of that "
-        f"output. {border}Look there for {look}",
+        f"output. {border}{remedy}",
         evidence={"from": str(behind.id), "to": str(id_)},
         tensor_ids=(str(id_), str(gradient.id)),
+    )
+
+
+def _is_loss_of(verdict: TensorVerdict, gradient: TensorId) -> bool:
+    """Whether it is a loss, recorded or returned by the model, that differs there."""
+    id_, result = verdict.id, verdict.result
+    is_returned = (
+        id_.kind is Kind.OUTPUT
+        and id_.module == ROOT_MODULE
+        and result is not None
+        and result.stats.count == 1
+    )
+    return (
+        (id_.kind is Kind.LOSS or is_returned)
+        and failed_by_values(verdict)
+        and (id_.step, id_.microbatch) == (gradient.step, gradient.microbatch)
     )
 
 

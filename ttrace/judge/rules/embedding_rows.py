@@ -2,6 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings
+from ttrace.judge.places.embedding_rows import EmbeddingRows
 from ttrace.judge.rules.rank_factors import rank_factors
 from ttrace.judge.rules.replicas_differ import replicas_differ
 
@@ -27,10 +28,30 @@ def embedding_rows(findings: Findings) -> Diagnosis | None:
         others = f"agrees in all {found.num_right} other rows that are not zero"
     return Diagnosis(
         code="embedding_rows",
-        sentence=f"{found.id} is {place}, and {others}: look at how {found.id.module} "
-        "finds these rows, such as the range of ids that a rank takes for its own",
+        sentence=f"{found.id} is {place}, and {others}: {_advice(found)}",
         evidence={"rows": rows, "num_right": found.num_right},
         tensor_ids=(str(found.id),),
+    )
+
+
+def _advice(found: EmbeddingRows) -> str:
+    """Where to look; at the backward, if the rows were found in the forward."""
+    module = found.id.module
+    if found.repeated:
+        return (
+            "they are all the ids that occur more than once in what a rank is given at "
+            f"a time. Look at how the backward of {module} adds up the gradients of "
+            "several uses of a row, as where one overwrites another or all are averaged"
+        )
+    if found.forward_agrees:
+        return (
+            f"the output of {module} agrees, so look at how its backward finds these "
+            "rows, such as the range of ids that a rank takes for its own there, and "
+            "at what else adds to their gradients"
+        )
+    return (
+        f"look at how {module} finds these rows, such as the range of ids that a rank "
+        "takes for its own"
     )
 
 

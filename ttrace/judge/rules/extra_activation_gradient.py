@@ -2,7 +2,7 @@
 
 from ttrace.ir.kinds import Kind
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
-from ttrace.judge.places.carried_states import when
+from ttrace.judge.reading.carried import when
 
 
 def extra_activation_gradient(findings: Findings) -> Diagnosis | None:

@@ -17,6 +17,8 @@ from ttrace.judge.verdicts.verdict import Status, TensorVerdict
 _SLACK = 1e-4
 """How far two factors that are one may be apart, as the loss itself is rounded."""
 
+_OF_PARAMETERS = (Kind.PARAM_GRAD, Kind.MAIN_GRAD)
+
 
 def loss_alone(findings: Findings) -> Diagnosis | None:
     """Says that the outputs agree, and what is left to differ in the loss.
@@ -76,12 +78,7 @@ def _cause(
         and v.result is not None
     ]
     if gradients and all(v.status is Status.PASSED for v in gradients):
-        return (
-            "the gradient of the output agrees too, so that both runs differentiate "
-            "the same loss. Look at what is recorded as the loss: a term that is added "
-            "to it, or a mean over other samples, of the logged number alone",
-            {},
-        )
+        return _beside_the_output(verdicts, loss), {}
     factor = multiple_of(loss)
     scales = [multiple_of(v) for v in gradients]
     if factor is not None and rounded_factor(factor) != 1 and scales:
@@ -121,6 +118,46 @@ def _uncompared(
         return None
     seen = ((v.id, v.status, v.reason) for v in verdicts)
     return uncompared_before(loss.id, ROOT_MODULE, seen)
+
+
+def _beside_the_output(verdicts: Sequence[TensorVerdict], loss: TensorVerdict) -> str:
+    """What is left where the gradient of the output agrees: other gradients tell.
+
+    Those of parameters follow from the output's, unless a term of the loss reaches
+    them on another way.
+    """
+    others = [v for v in verdicts if _is_gradient_of_loss(v, loss)]
+    failed = [v for v in others if v.status is Status.FAILED]
+    agrees = "the gradient of the output agrees too"
+    if failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        return (
+            f"{agrees}, but not all gradients before it ({failed[0].id}{more}). Both "
+            "follow from a term of the loss that is not computed from the output, such "
+            "as an auxiliary loss of a layer or a penalty on the weights: look at "
+            "these terms, their factors and what they are summed over"
+        )
+    if any(v.id.kind in _OF_PARAMETERS for v in others):
+        return (
+            f"{agrees}, and those of the parameters, so that both runs differentiate "
+            "the same loss. Look at what is recorded as the loss: a term that is added "
+            "to it, or a mean over other samples, of the logged number alone"
+        )
+    return (
+        f"{agrees}. Look at a term of the loss that is not computed from the output, "
+        "such as an auxiliary loss of a layer or a penalty on the weights, and at "
+        "what is recorded as the loss"
+    )
+
+
+def _is_gradient_of_loss(verdict: TensorVerdict, loss: TensorVerdict) -> bool:
+    """Whether it was compared, and is a gradient of this loss or of its step."""
+    return (
+        verdict.id.kind in (*_OF_PARAMETERS, Kind.GRAD_OUTPUT, Kind.GRAD_INPUT)
+        and verdict.status in (Status.PASSED, Status.FAILED)
+        and verdict.id.step == loss.id.step
+        and verdict.id.microbatch in (None, loss.id.microbatch)
+    )
 
 
 def _is_loss(verdict: TensorVerdict) -> bool:

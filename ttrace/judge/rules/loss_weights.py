@@ -15,7 +15,7 @@ _LEAST_SPREAD = 1e-3
 _UNEQUAL = "Where they have unequal numbers of tokens, divide"
 
 _MAX_NAMED = 4
-"""Micro-batches whose factors the sentence says."""
+"""Micro-batches, parts, factors or targets that the sentence says."""
 
 
 def loss_weights(findings: Findings) -> Diagnosis | None:
@@ -63,16 +63,25 @@ def _of_tokens(found: TokenWeights) -> Diagnosis:
     step = f"step {found.id.step}"
     if found.id.microbatch is not None:
         step += f", micro-batch {found.id.microbatch}"
+    return Diagnosis(
+        code="loss_weights",
+        sentence=f"the forward of {step} agrees, and the gradient of {found.id.module} "
+        f"is the reference's times {_token_factors(found)}",
+        evidence={
+            "step": found.id.step,
+            "least_factor": found.least,
+            "largest_factor": found.largest,
+        },
+        tensor_ids=(str(found.id),),
+    )
+
+
+def _token_factors(found: TokenWeights) -> str:
+    """The factors of tokens, what they mean, and what to do."""
     what = f"{factor_text(found.least)} to {factor_text(found.largest)}, token by token"
     if found.factors:
-        named = [
-            f"{factor_text(factor)} at {part}"
-            for part, factor in found.factors[:_MAX_NAMED]
-        ]
-        num_more = len(found.factors) - _MAX_NAMED
-        more = f" and so on in {num_more} more parts" if num_more > 0 else ""
-        what = f"{', '.join(named)}{more}"
-    advice = "Divide"
+        named = [f"{factor_text(factor)} at {part}" for part, factor in found.factors]
+        what = _some(named, "parts")
     if found.is_mean_of_means:
         shares = [
             f"{number} in {len(part.indices)}"
@@ -81,23 +90,42 @@ def _of_tokens(found: TokenWeights) -> Diagnosis:
         shares[0] = shares[0].replace(" in ", " tokens count in ") + " indices"
         if len(shares) > _MAX_NAMED:
             shares = [*shares[:_MAX_NAMED], "so on"]
-        advice = (
-            f"There {', '.join(shares[:-1])} and {shares[-1]}, and each factor is as "
-            "much smaller as they are more: the loss is a mean of means. Divide"
+        return (
+            f"{what}: tokens count otherwise in the loss. There "
+            f"{', '.join(shares[:-1])} and {shares[-1]}, and each factor is as much "
+            "smaller as they are more: the loss is a mean of means. Divide the sum of "
+            "all losses by the number of tokens of the whole step, over all "
+            "micro-batches, ranks and devices"
         )
-    return Diagnosis(
-        code="loss_weights",
-        sentence=f"the forward of {step} agrees, and the gradient of {found.id.module} "
-        f"is the reference's times {what}: tokens count otherwise in the loss. "
-        f"{advice} the sum of all losses by the number of tokens of the whole step, "
-        "over all micro-batches, ranks and devices",
-        evidence={
-            "step": found.id.step,
-            "least_factor": found.least,
-            "largest_factor": found.largest,
-        },
-        tensor_ids=(str(found.id),),
+    if found.by_target:
+        by_factor: dict[str, list[str]] = {}
+        for target, factor in found.by_target:
+            by_factor.setdefault(factor_text(factor), []).append(str(target))
+        named = [
+            f"{factor} where the target is {_some(targets, 'targets')}"
+            for factor, targets in by_factor.items()
+        ]
+        return (
+            f"{_some(named, 'factors')}: the loss weighs targets otherwise. Look at "
+            "the weights of the classes that it is given"
+        )
+    if found.is_of_targets:
+        return (
+            f"{what}: tokens or samples count otherwise in the loss. Look at the "
+            "weights that it gives them, and at what the sum of all losses is divided "
+            "by: a mean is to be over all of the step, over all micro-batches, ranks "
+            "and devices"
+        )
+    return (
+        f"{what}: look at what the loss, or a term of it that {found.id.module} goes "
+        "into, multiplies its parts by"
     )
+
+
+def _some(named: Sequence[str], what: str) -> str:
+    num_more = len(named) - _MAX_NAMED
+    more = f" and so on in {num_more} more {what}" if num_more > 0 else ""
+    return f"{', '.join(named[:_MAX_NAMED])}{more}"
 
 
 def _diagnosis(

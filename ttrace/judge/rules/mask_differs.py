@@ -21,9 +21,16 @@ def mask_differs(findings: Findings) -> Diagnosis | None:
     else:
         said = (
             f"{name}, a mask, differs at {found.more + found.less} of {found.size} "
-            f"places ({_number(found, 'set')})"
+            f"places ({_number(found, 'kept' if found.is_added else 'set')})"
         )
-    if found.distances:
+    if found.farthest is not None:
+        theirs, ours = found.farthest
+        said += (
+            f". The farthest key that it lets through lies {ours} before its query, "
+            f"{theirs} in the reference, and nothing else differs: look at how long a "
+            "window is to be, and whether it counts the token itself"
+        )
+    elif found.distances:
         distances = ", ".join(map(str, found.distances))
         said += (
             ". All these are keys "

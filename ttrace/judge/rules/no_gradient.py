@@ -8,7 +8,7 @@ from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
 from ttrace.judge.absences.own_gradients import OwnGradients, Parameter, parameter_of
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of, tensors
-from ttrace.judge.places.carried_states import when
+from ttrace.judge.reading.carried import when
 from ttrace.judge.runs.remarks import repeats_in
 from ttrace.judge.runs.unreduced import unreduced_modules
 from ttrace.judge.verdicts.verdict import Cause, TensorVerdict

@@ -3,7 +3,7 @@
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import ROOT_MODULE
 from ttrace.judge.diagnosis import Diagnosis, Findings
-from ttrace.judge.places.carried_states import when
+from ttrace.judge.reading.carried import when
 
 
 def one_sided_inputs(findings: Findings) -> Diagnosis | None:

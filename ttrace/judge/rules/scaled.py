@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ttrace.ir.kinds import Kind
+from ttrace.ir.kinds import KINDS, Kind, Phase
 from ttrace.judge.diagnosis import (
     LEAST_ELEMENTS,
     Diagnosis,
@@ -88,15 +88,25 @@ def scaled(findings: Findings) -> Diagnosis | None:
     if shared is not None and shared.microbatches:
         why = ""  # a share of more micro-batches is less
     else:
-        why = _taken_out(verdicts, findings) or number_sentence(
-            factor, findings.evidence.runs.numbers
-        )
+        numbers = findings.evidence.runs.numbers
+        if _is_of_module(verdicts[0]):
+            numbers = tuple(number for number in numbers if not number.of_samples)
+        why = _taken_out(verdicts, findings) or number_sentence(factor, numbers)
     return Diagnosis(
         code="scaled",
         sentence=f"{tensors(len(verdicts))} ({kinds_of(verdicts)}) {are} "
         f"{factor_text(factor)} times the reference{why}",
         evidence={"factor": factor},
         tensor_ids=ids_of(verdicts),
+    )
+
+
+def _is_of_module(verdict: TensorVerdict) -> bool:
+    """Whether it is of a forward, and no number such as a loss."""
+    return (
+        KINDS[verdict.id.kind].phase is Phase.FORWARD
+        and verdict.result is not None
+        and verdict.result.stats.count > 1
     )
 
 

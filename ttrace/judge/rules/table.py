@@ -22,6 +22,7 @@ from ttrace.judge.rules.backward_between import backward_between
 from ttrace.judge.rules.backward_inside import backward_inside
 from ttrace.judge.rules.batch_statistics import batch_statistics
 from ttrace.judge.rules.call_counts import call_counts
+from ttrace.judge.rules.carried_input import carried_input
 from ttrace.judge.rules.changed_weight import changed_weight
 from ttrace.judge.rules.clipping import clipping
 from ttrace.judge.rules.coarse_values import coarse_values
@@ -125,6 +126,7 @@ RULES: tuple[Rule, ...] = (
     mask_differs,
     position_restarts,
     out_of_turn,
+    carried_input,
     wiring,
     rearranged,
     coarse_values,

@@ -7,8 +7,8 @@ from ttrace.judge.diagnosis import Diagnosis, Findings
 def wiring(findings: Findings) -> Diagnosis | None:
     """Says what the input is in the reference, and what is given in its place."""
     found = findings.evidence.place.wiring
-    if found is None:
-        return None
+    if found is None or findings.evidence.place.carried_input is not None:
+        return None  # or more is known
     parts, named = [], [found.id]
     if found.source is not None:
         named.append(found.source)

@@ -19,6 +19,9 @@ from ttrace.judge.verdicts.verdict import TensorVerdict
 _MOST_OFF = 1e-6
 """Of the norm of a gradient, what dividing it by a number may round."""
 
+_MOST_OFF_OF_SUM = 0.1
+"""The same of a sum of micro-batches, which may be kept in a coarser dtype."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneMicrobatch:
@@ -43,43 +46,72 @@ class OneMicrobatch:
 
 
 def find_one_microbatch(
-    verdicts: Sequence[TensorVerdict], candidate: TraceSource
+    verdicts: Sequence[TensorVerdict], candidate: TraceSource, reference: TraceSource
 ) -> OneMicrobatch | None:
     """The micro-batch whose gradients all failed ones of a step are; None if none.
+
+    None also where the reference's are not the sum of its micro-batches either: so the
+    loop is meant, as where all but the last backward of a step serve something else.
 
     Args:
         verdicts: On all tensors.
         candidate: The run under test, with its own micro-batches.
+        reference: The trusted run.
     """
     failed = [
         verdict.id
         for verdict in first_failed(verdicts, lambda id_: id_.kind is Kind.MAIN_GRAD)
     ]
-    possible: set[tuple[int, ...]] | None = None
-    number = 0
-    for id_ in failed:
-        own = dict(_of_microbatches(id_, candidate))
-        given = values_of(id_, candidate)
-        number = max(number, len(own))
-        if given is None or len(own) < 2 or sorted(own) != list(range(len(own))):
-            return None
-        found = {
-            turn
-            for turn in _turns(id_, len(own), candidate)
-            if any(
-                _is(given * times, sum(own[microbatch] for microbatch in turn))
-                for times in {1, len(own), len(turn), len(own) / len(turn)}
-            )
-        }
-        possible = found if possible is None else possible & found
-    if possible is None or len(possible) != 1:
+    possible, number = _possible(failed, candidate)
+    if len(possible) != 1:
         return None  # of equal micro-batches each is the mean
+    if _possible(failed, reference)[0]:
+        return None
+    if not all(_is_sum_of_all(id_, reference) for id_ in failed):
+        return None
     return OneMicrobatch(
         step=failed[0].step,
         microbatches=possible.pop(),
         num_microbatches=number,
         ids=tuple(failed),
     )
+
+
+def _possible(
+    gradients: Sequence[TensorId], run: TraceSource
+) -> tuple[set[tuple[int, ...]], int]:
+    """Micro-batches that alone give all of these gradients; and how many there are."""
+    possible: set[tuple[int, ...]] | None = None
+    number = 0
+    for id_ in gradients:
+        own = dict(_of_microbatches(id_, run))
+        given = values_of(id_, run)
+        number = max(number, len(own))
+        if given is None or len(own) < 2:
+            return set(), number
+        found = {
+            turn
+            for turn in _turns(id_, len(own), run)
+            if any(
+                _is(given * times, sum(own[microbatch] for microbatch in turn))
+                for times in {1, len(own), len(turn), len(own) / len(turn)}
+            )
+        }
+        possible = found if possible is None else possible & found
+    return possible or set(), number
+
+
+def _is_sum_of_all(gradient: TensorId, run: TraceSource) -> bool:
+    """Whether it is what all micro-batches add, up to a factor, or nothing tells."""
+    added, given = dict(_of_microbatches(gradient, run)), values_of(gradient, run)
+    if given is None or not added:
+        return True
+    total = np.add.reduce([*added.values()])
+    squares = float(np.square(total).sum())
+    if given.shape != total.shape or not squares:
+        return False
+    factor = float((given * total).sum()) / squares
+    return _is(given, factor * total, _MOST_OFF_OF_SUM)
 
 
 def _turns(
@@ -114,13 +146,15 @@ def _of_microbatches(
         microbatch += 1
 
 
-def _is(first: np.ndarray, second: np.ndarray | float) -> bool:
+def _is(
+    first: np.ndarray, second: np.ndarray | float, most_off: float = _MOST_OFF
+) -> bool:
     norm = float(np.linalg.norm(second))
     return (
         math.isfinite(norm)
         and norm > 0
         and (
             first.shape == np.shape(second)
-            and float(np.linalg.norm(first - second)) <= _MOST_OFF * norm
+            and float(np.linalg.norm(first - second)) <= most_off * norm
         )
     )

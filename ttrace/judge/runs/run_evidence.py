@@ -141,7 +141,9 @@ def read_runs(
         else explained(find_split_ties, (), untied, verdicts, *runs),
         dropout=dropout_differences(reference.info, candidate.info),
         still=explained(find_still_statistics, (), verdicts, *runs),
-        one_microbatch=explained(find_one_microbatch, None, verdicts, own_microbatches),
+        one_microbatch=explained(
+            find_one_microbatch, None, verdicts, own_microbatches, reference
+        ),
         factors=explained(find_microbatch_factors, None, verdicts, *runs),
         steps_apart=only_one_steps_early(reference.info, candidate.info),
         undescribed=explained(find_undescribed, None, *runs, own_microbatches),

@@ -1,8 +1,8 @@
 """Numbers of the runs that a factor may be: of micro-batches, and of ranks."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ttrace.compare.align import is_rank_filtered
 from ttrace.ir.capture_filter import CaptureFilter
@@ -20,10 +20,13 @@ class RunNumber:
     Attributes:
         value: At least 2.
         what: In words, e.g. ``the number of ranks along dp``.
+        of_samples: Of micro-batches, or of ranks that have micro-batches of their own:
+            what acts on losses and gradients, and on no output of a module.
     """
 
     value: int
     what: str
+    of_samples: bool = False
 
 
 def run_numbers(reference: TraceInfo, candidate: TraceInfo) -> tuple[RunNumber, ...]:
@@ -35,18 +38,21 @@ def run_numbers(reference: TraceInfo, candidate: TraceInfo) -> tuple[RunNumber, 
         reference: The trusted run.
         candidate: The run under test, in its own micro-batches.
     """
-    theirs, ours = dict(_numbers(reference)), dict(_numbers(candidate))
+    theirs, ours = (
+        {number.what: number for number in _numbers(info)}
+        for info in (reference, candidate)
+    )
     found = []
     for what in dict.fromkeys((*ours, *theirs)):
-        if ours.get(what) == theirs.get(what):
-            found.append(RunNumber(value=ours[what], what=what))
+        own, other = ours.get(what), theirs.get(what)
+        if own is not None and other is not None and own.value == other.value:
+            found.append(replace(own, of_samples=own.of_samples and other.of_samples))
             continue
-        if what in ours:
-            of = " of the candidate" if what in theirs else ""
-            found.append(RunNumber(value=ours[what], what=what + of))
-        if what in theirs:
-            of = " of the reference"
-            found.append(RunNumber(value=theirs[what], what=what + of))
+        if own is not None:
+            of = " of the candidate" if other is not None else ""
+            found.append(replace(own, what=what + of))
+        if other is not None:
+            found.append(replace(other, what=f"{what} of the reference"))
     return tuple(number for number in found if number.value > 1)
 
 
@@ -70,7 +76,15 @@ def number_sentence(factor: float, numbers: Sequence[RunNumber]) -> str:
     )
 
 
-def _numbers(info: TraceInfo) -> Iterator[tuple[str, int]]:
+def _numbers(info: TraceInfo) -> Iterator[RunNumber]:
+    of_steps: dict[int, set[int]] = {}
+    of_ranks: dict[tuple[int, int], set[int]] = {}
+    for id_, record in info.tensors.items():
+        if id_.kind not in PER_MICROBATCH or id_.microbatch is None:
+            continue
+        of_steps.setdefault(id_.step, set()).add(id_.microbatch)
+        for shard in record.shards:
+            of_ranks.setdefault((id_.step, shard.rank), set()).add(id_.microbatch)
     sizes: dict[str, dict[int, str]] = {}
     for mesh in info.ranks[0].meshes:
         for axis, size in mesh.sizes.items():
@@ -80,27 +94,49 @@ def _numbers(info: TraceInfo) -> Iterator[tuple[str, int]]:
             if size == 1:
                 continue
             of_mesh = f" of the mesh {mesh}" if len(of_axis) > 1 else ""
-            yield f"the number of ranks along {axis}{of_mesh}", size
+            yield RunNumber(
+                value=size,
+                what=f"the number of ranks along {axis}{of_mesh}",
+                of_samples=_parts_samples(axis, mesh, info, of_ranks),
+            )
     world_size = info.ranks[0].world_size
     if world_size > 1 and not any(world_size in of_axis for of_axis in sizes.values()):
-        yield "the number of ranks", world_size
+        yield RunNumber(value=world_size, what="the number of ranks")
     capture = CaptureFilter.from_json(dict(info.ranks[0].capture))
     if capture.microbatches is not None:
         return  # how many a step has is not known
-    of_steps: dict[int, set[int]] = {}
-    of_ranks: dict[tuple[int, int], set[int]] = {}
-    for id_, record in info.tensors.items():
-        if id_.kind not in PER_MICROBATCH or id_.microbatch is None:
-            continue
-        of_steps.setdefault(id_.step, set()).add(id_.microbatch)
-        for shard in record.shards:
-            of_ranks.setdefault((id_.step, shard.rank), set()).add(id_.microbatch)
     of_step = _common(of_steps.values())
     of_rank = _common(of_ranks.values())
     if of_step is not None and not is_rank_filtered(info):
-        yield "the number of micro-batches of a step", of_step
+        what = "the number of micro-batches of a step"
+        yield RunNumber(value=of_step, what=what, of_samples=True)
     if of_rank is not None and of_rank != of_step:
-        yield "the number of micro-batches that each rank runs in a step", of_rank
+        what = "the number of micro-batches that each rank runs in a step"
+        yield RunNumber(value=of_rank, what=what, of_samples=True)
+
+
+def _parts_samples(
+    axis: str,
+    mesh_name: str,
+    info: TraceInfo,
+    of_ranks: Mapping[tuple[int, int], Collection[int]],
+) -> bool:
+    """Whether ranks along an axis have micro-batches of their own, no one in common."""
+    coords: dict[int, Mapping[str, int]] = {}
+    for rank in info.ranks:
+        for mesh in rank.meshes:
+            if mesh.name == mesh_name:
+                coords[rank.rank] = mesh.coords
+    groups: dict[Hashable, list[set[int]]] = {}
+    for (step, rank), numbers in of_ranks.items():
+        if rank in coords:
+            others = {**coords[rank], axis: 0}
+            key = (step, tuple(sorted(others.items())))
+            groups.setdefault(key, []).append(set(numbers))
+    several = [sets for sets in groups.values() if len(sets) > 1]
+    return bool(several) and all(
+        sum(map(len, sets)) == len(set().union(*sets)) for sets in several
+    )
 
 
 def _common(sets: Iterable[set[int]]) -> int | None:

@@ -63,6 +63,9 @@ class TokenWeights:
         least: The smallest factor.
         largest: The largest one.
         is_mean_of_means: Whether the factors times these tokens are all the same.
+        by_target: The factor of each target, where tokens of one target have one
+            factor: classes weigh otherwise; else empty.
+        is_of_targets: Whether both gradients are those of a cross entropy.
     """
 
     id: TensorId
@@ -71,6 +74,8 @@ class TokenWeights:
     least: float
     largest: float
     is_mean_of_means: bool
+    by_target: tuple[tuple[int, float], ...] = ()
+    is_of_targets: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +189,7 @@ def _counted_otherwise(
     if float(np.linalg.norm(rest)) > values.limit or (factors[both] <= 0).any():
         return None
     least, largest = float(factors[both].min()), float(factors[both].max())
-    is_one = largest - least <= _LEAST_SPREAD * largest
+    is_one = largest - least <= _LEAST_SPREAD * largest or _has_one_factor(values, both)
     more, less = in_ours & ~in_theirs, in_theirs & ~in_ours
     if more.any() or less.any():
         if not is_one:
@@ -224,7 +229,43 @@ def _counted_otherwise(
         and any(
             max(each) - min(each) <= _LEAST_SPREAD * max(each) for each in (sums, means)
         ),
+        by_target=()
+        if ours is None or theirs is None
+        else _by_target(factors[both], theirs.ids[both]),
+        is_of_targets=ours is not None and theirs is not None,
     )
+
+
+def _has_one_factor(values: DivergedValues, both: np.ndarray) -> bool:
+    """Whether the factors differ by no more than the tolerance lets them.
+
+    Args:
+        values: Of the gradient.
+        both: Where it counts in both runs.
+    """
+    ours, theirs = values.ours[both], values.theirs[both]
+    factor = float((ours * theirs).sum() / np.square(theirs).sum())
+    rest = float(np.linalg.norm(ours - factor * theirs))
+    return rest <= values.tolerated * max(abs(factor), 1.0)
+
+
+def _by_target(
+    factors: np.ndarray, targets: np.ndarray
+) -> tuple[tuple[int, float], ...]:
+    """The factor of each target; none if tokens of one target have several.
+
+    Args:
+        factors: Of tokens that count, not all the same.
+        targets: Theirs.
+    """
+    found: dict[int, float] = {}
+    for target in np.unique(targets).tolist():
+        own = factors[targets == target]
+        if np.ptp(own) > _LEAST_SPREAD * own.max():
+            return ()
+        found[target] = float(np.median(own))
+    is_repeated = len(found) < len(targets)  # else any factors are of their targets
+    return tuple(found.items()) if is_repeated else ()
 
 
 def _parts(factors: np.ndarray, counts: np.ndarray) -> tuple[tuple[Part, float], ...]:

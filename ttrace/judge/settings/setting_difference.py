@@ -50,8 +50,10 @@ class SettingDifference:
 
     def has(self, module: str) -> bool:
         """Whether a module is one of them."""
-        return self.is_within(module) and any(
-            name.count(".") == module.count(".") for name in self.modules
+        return (
+            module != ROOT_MODULE
+            and self.is_within(module)
+            and any(name.count(".") == module.count(".") for name in self.modules)
         )
 
 
