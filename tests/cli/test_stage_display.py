@@ -5,19 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.factories.clock import Clock
 from ttrace.cli import stage_display as module
 from ttrace.cli.stage_display import StageDisplay, clock_text, stage_display
 from ttrace.launch.stages import Expectation, StageObserver, Stages
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

@@ -6,19 +6,10 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.factories.clock import Clock
 from ttrace.cli import terminal
 from ttrace.errors import UsageError
 from ttrace.ir.capture_filter import CaptureFilter
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

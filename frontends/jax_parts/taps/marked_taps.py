@@ -10,7 +10,7 @@ from ttrace.frontends.jax_parts.taps.call_marks import mark_in, new_mark
 from ttrace.frontends.jax_parts.taps.tap import tap_p
 from ttrace.ir.kinds import Kind
 
-_INNER = {
+INNER_PROGRAMS = {
     private_jax.jit_p: "jaxpr",
     private_jax.scan_p: "jaxpr",
     private_jax.remat_p: "jaxpr",
@@ -18,7 +18,10 @@ _INNER = {
     private_jax.while_p: "body_jaxpr",
     private_jax.cond_p: "branches",
 }
-"""As in ``scopes``: primitives that are looked into."""
+"""Primitives that are looked into, and the parameter that has their programs.
+
+Not those with derivatives of their own: they would not see the taps.
+"""
 
 
 def with_marked_taps(
@@ -93,7 +96,7 @@ def _leading_to(
 def _with_inner(
     eqn: jex_core.JaxprEqn, wants: Callable[[str], bool]
 ) -> jex_core.JaxprEqn:
-    name = _INNER.get(eqn.primitive)
+    name = INNER_PROGRAMS.get(eqn.primitive)
     if name is None:
         return eqn
     inner = eqn.params[name]

@@ -10,24 +10,11 @@ from jax.extend import core as jex_core
 
 from ttrace.frontends.jax_parts import private_jax
 from ttrace.frontends.jax_parts.taps.call_marks import new_mark, without_marks
-from ttrace.frontends.jax_parts.taps.marked_taps import with_marked_taps
+from ttrace.frontends.jax_parts.taps.marked_taps import INNER_PROGRAMS, with_marked_taps
 from ttrace.frontends.jax_parts.taps.patching import Missed, tapped_or_as_it_is
 from ttrace.frontends.jax_parts.taps.sites import next_serial, value_site
 from ttrace.frontends.jax_parts.taps.tap import Role, is_tappable, tap_p
 from ttrace.ir.kinds import Kind
-
-_INNER = {
-    private_jax.jit_p: "jaxpr",
-    private_jax.scan_p: "jaxpr",
-    private_jax.remat_p: "jaxpr",
-    private_jax.shard_map_p: "jaxpr",
-    private_jax.while_p: "body_jaxpr",
-    private_jax.cond_p: "branches",
-}
-"""Primitives that are looked into, and the parameter that has their programs.
-
-Not those with derivatives of their own: they would not see the taps.
-"""
 
 Scope = tuple[str, ...]
 
@@ -175,7 +162,7 @@ class _ScopeTaps:
         return jaxpr if is_same else jaxpr.replace(eqns=eqns)
 
     def _with_inner(self, eqn: jex_core.JaxprEqn, around: Scope) -> jex_core.JaxprEqn:
-        name = _INNER.get(eqn.primitive)
+        name = INNER_PROGRAMS.get(eqn.primitive)
         if name is None:
             return eqn
         inner = eqn.params[name]
