@@ -32,8 +32,10 @@ _ALWAYS_RECORDED = RECORDED_BY_DEFAULT - {
     Kind.BUFFER,
     Kind.UPDATED_BUFFER,
     Kind.CLIPPED_GRAD,
+    Kind.WRITTEN_PARAM,
 }
-"""Some optimizers have no state, some models no buffers, and not every run clips."""
+"""Some optimizers have no state, some models no buffers, not every run clips, and few
+scripts write to parameters themselves."""
 
 _NOT_BY_ALL_OF_TORCH = frozenset({Kind.GRAD_NORM, Kind.GRAD_INPUT})
 """No rank has the norm of sharded gradients where nothing clips them; what has compiled

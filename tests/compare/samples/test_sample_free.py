@@ -14,14 +14,14 @@ NAME = "step0/mb0/bias/output/0"
 
 def compare(of_reference, of_candidate, orders: tuple[Order, Order] = (ONE, FOUR)):
     """Runs whose modules return one array in each micro-batch."""
-    runs = [
+    reference, candidate = (
         sample_run(
             order,
             more={f"step0/mb{n}/bias/output/0": array for n, array in enumerate(of)},
         )
         for order, of in zip(orders, (of_reference, of_candidate), strict=True)
-    ]
-    report = compare_traces(*runs, load_backend("numpy"))
+    )
+    report = compare_traces(reference, candidate, load_backend("numpy"))
     (found,) = [tensor for tensor in report.tensors if tensor.id == NAME]
     return report, found
 

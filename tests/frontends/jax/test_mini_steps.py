@@ -370,4 +370,4 @@ def test_counters_of_several_links_have_one_name_in_both(recorded, loop, around)
         for id_ in candidate.info.tensors
         if id_.kind is Kind.OPTIMIZER_STATE and (id_.slot or "").endswith("count")
     }
-    assert counts == {"ScaleByAdamState.count", "ScaleByScheduleState.count"}
+    assert counts == {"count", "ScaleByScheduleState.count"}

@@ -11,7 +11,7 @@ COUNT = np.zeros((), np.int32)
 
 
 def run(*slots: str, module: str = "@root", framework: str = "jax"):
-    tensors = {"step0/mb0/@root/loss": np.ones((), np.float32)}
+    tensors: dict[str, np.ndarray] = {"step0/mb0/@root/loss": np.ones((), np.float32)}
     for slot in slots:
         tensors[f"step0/{module}/optimizer_state/{slot}"] = COUNT
     return memory_trace(tensors, framework=framework)
@@ -24,8 +24,7 @@ def test_it_is_skipped_with_the_reason():
     backend = load_backend("numpy")
     runs = {"reference": run("count"), "candidate": run("count", OF_A_WRAPPER)}
     for sides in (("reference", "candidate"), ("candidate", "reference")):
-        pair = [runs[name] for name in sides]
-        report = compare_traces(*pair, backend)
+        report = compare_traces(runs[sides[0]], runs[sides[1]], backend)
         assert report.verdict == "pass" and report.counts.unmatched == 0
         lone = "candidate" if sides[0] == "reference" else "reference"
         assert report.counts.skipped_reasons == {
@@ -44,6 +43,9 @@ def test_it_is_skipped_with_the_reason():
     ],
 )
 def test_anything_else_that_one_run_keeps_alone_is_unmatched(slot, module, framework):
-    pair = [run(framework=framework), run(slot, module=module, framework=framework)]
-    report = compare_traces(*pair, load_backend("numpy"))
+    report = compare_traces(
+        run(framework=framework),
+        run(slot, module=module, framework=framework),
+        load_backend("numpy"),
+    )
     assert report.counts.unmatched == 1

@@ -128,16 +128,14 @@ def test_a_joined_projection_that_is_read_otherwise(is_swapped):
         whole.reshape(3, 8, 4, 3, 8).transpose(3, 0, 1, 2, 4).reshape(3, 3, 8, 32)
     )
     made = [
-        np.stack([attend(*parts[:, i], traits, None) for i in range(3)])
-        for parts in (as_wholes, by_heads)
+        np.stack([attend(q[i], k[i], v[i], traits, None) for i in range(3)])
+        for q, k, v in (as_wholes, by_heads)
     ]
     words = ["one after the other (3 h d)", "head by head (h 3 d)"]
     if is_swapped:
         made, words = made[::-1], words[::-1]
-    report = compare_traces(
-        *(joined_run(each.astype(np.float32), whole) for each in made),
-        load_backend("numpy"),
-    )
+    theirs, ours = (joined_run(each.astype(np.float32), whole) for each in made)
+    report = compare_traces(theirs, ours, load_backend("numpy"))
     found = {each.code: each.sentence for each in report.diagnosis}
     assert (
         "in the reference queries, keys and values lie in their joined projection "
