@@ -54,6 +54,7 @@ def find_first_divergence(
     one_sided = [*absences.gradients, *extra_gradients(verdicts)]
     ids = {verdict.id for verdict in one_sided} | set(left_out)
     failures = [v for v in verdicts if v.status is Status.FAILED or v.id in ids]
+    failures = _written_last(failures)
     if failures:
         first = _loss_before(_first_of_backward(failures, verdicts), verdicts)
         first = _state_before(first, failures)
@@ -73,6 +74,20 @@ def find_first_divergence(
         if verdict.status is Status.UNMATCHED:
             return divergence_of(verdict)
     return None
+
+
+def _written_last(failures: Sequence[TensorVerdict]) -> list[TensorVerdict]:
+    """What a script writes to parameters, behind all else of the first failed step.
+
+    A run that does not write is shown with what it had of them before.
+    """
+    step = min((verdict.id.step for verdict in failures), default=0)
+
+    def is_before(verdict: TensorVerdict) -> bool:
+        return verdict.id.step == step and verdict.id.kind is not Kind.WRITTEN_PARAM
+
+    before = [verdict for verdict in failures if is_before(verdict)]
+    return [*before, *(verdict for verdict in failures if not is_before(verdict))]
 
 
 def _first_of_backward(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
-from ttrace.ir.tensor_id import TensorId
+from ttrace.ir.tensor_id import TensorId, parse_tensor_id
 from ttrace.judge.diagnosis import Diagnosis, Findings, ids_of
 from ttrace.judge.reading.writers import writers
 from ttrace.judge.verdicts.verdict import Status, TensorVerdict
@@ -26,9 +26,13 @@ def written_parameters(findings: Findings) -> Diagnosis | None:
         and verdict.result is not None
         and _was_right(verdict.id, by_id)
     ]
-    if not apart:
+    first = findings.evidence.place.first
+    if not apart or first is None:
         return None
     step = min(verdict.id.step for verdict in apart)
+    begun = parse_tensor_id(first.id)
+    if begun.step <= step and begun.kind is not Kind.WRITTEN_PARAM:
+        return None  # something was wrong before the step ended
     apart = [verdict for verdict in apart if verdict.id.step == step]
     found = {writers(verdict) for verdict in apart}
     if len(found) > 1:  # what is said is said of all of them
