@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ttrace.errors import StorageFullError
@@ -41,18 +42,8 @@ def rerun_of(
     """
 
     def rerun(values: Path, capture: CaptureFilter) -> TraceSource:
-        return record(
-            Recording(
-                name="candidate",
-                command=command,
-                out=out / name,
-                log=out / "logs" / f"{name}.log",
-                capture=capture,
-                timeout_s=timeout_s,
-                rewrite=values,
-            ),
-            overwrite=True,
-        )
+        recording = _recording("candidate", name, command, out, capture, timeout_s)
+        return record(replace(recording, rewrite=values), overwrite=True)
 
     return rerun
 
@@ -70,18 +61,32 @@ def reference_operations(
 
     def run(capture: CaptureFilter) -> TraceSource:
         return record(
-            Recording(
-                name="reference",
-                command=command,
-                out=out / REFERENCE_OPERATIONS,
-                log=out / "logs" / f"{REFERENCE_OPERATIONS}.log",
-                capture=capture,
-                timeout_s=timeout_s,
+            _recording(
+                "reference", REFERENCE_OPERATIONS, command, out, capture, timeout_s
             ),
             overwrite=True,
         )
 
     return run
+
+
+def _recording(
+    side: str,
+    name: str,
+    command: Sequence[str],
+    out: Path,
+    capture: CaptureFilter,
+    timeout_s: float | None,
+) -> Recording:
+    """What runs, with a folder and a log of this name."""
+    return Recording(
+        name=side,
+        command=command,
+        out=out / name,
+        log=out / "logs" / f"{name}.log",
+        capture=capture,
+        timeout_s=timeout_s,
+    )
 
 
 def remove_rerun(out: Path) -> None:

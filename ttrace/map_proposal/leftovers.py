@@ -9,6 +9,7 @@ import numpy as np
 from ttrace.ir.kinds import Kind
 from ttrace.ir.side import Side
 from ttrace.ir.tensor_id import TensorId
+from ttrace.map_proposal.beyond_agreement import Output
 from ttrace.map_proposal.contents import is_distinct
 from ttrace.map_proposal.recorded_activations import (
     Activations,
@@ -16,9 +17,6 @@ from ttrace.map_proposal.recorded_activations import (
     pattern_text,
 )
 from ttrace.map_proposal.units import Pairing
-
-Output = tuple[Instance, TensorId]
-"""An output of an instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

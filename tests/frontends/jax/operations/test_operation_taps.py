@@ -44,7 +44,8 @@ def descent(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 def linen_step(model: nn.Module) -> tuple[Callable[..., Any], Any]:
     def loss(params, x):
-        return (model.apply({"params": params}, x) ** 2).sum()  # type: ignore
+        output: Any = model.apply({"params": params}, x)
+        return (output**2).sum()
 
     return descent(loss), model.init(jax.random.key(0), X)["params"]
 
